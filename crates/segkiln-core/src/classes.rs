@@ -1,0 +1,161 @@
+use std::collections::HashSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{CoreError, Palette, Result, Rgb};
+
+/// The classes of a semantic segmentation: names, colours, and the label that is left out of losses and metrics.
+///
+/// Class 0 is the background by convention.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
+pub struct Classes {
+    names: Vec<String>,
+    palette: Palette,
+    ignore_index: Option<u32>,
+}
+
+/// What a file says, before it is known to be a class list.
+#[derive(Deserialize)]
+struct Unchecked {
+    names: Vec<String>,
+    palette: Option<Palette>,
+    ignore_index: Option<u32>,
+}
+
+impl TryFrom<Unchecked> for Classes {
+    type Error = CoreError;
+
+    fn try_from(file: Unchecked) -> Result<Self> {
+        let classes = Self::new(file.names)?.with_ignore_index(file.ignore_index);
+        match file.palette {
+            Some(palette) => classes.with_palette(palette),
+            None => Ok(classes),
+        }
+    }
+}
+
+impl Classes {
+    /// Classes with these names, drawn in the Pascal VOC colours, nothing ignored.
+    ///
+    /// # Errors
+    /// Fewer than two names, or a name that is used twice.
+    pub fn new<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Result<Self> {
+        let names: Vec<String> = names.into_iter().map(Into::into).collect();
+        if names.len() < 2 {
+            return Err(CoreError::TooFewClasses(names.len()));
+        }
+        let mut seen = HashSet::new();
+        if let Some(twice) = names.iter().find(|name| !seen.insert(name.as_str())) {
+            return Err(CoreError::DuplicateClass(twice.clone()));
+        }
+        let palette = Palette::voc(names.len());
+        Ok(Self { names, palette, ignore_index: None })
+    }
+
+    /// Background and foreground.
+    pub fn binary() -> Self {
+        Self { names: vec!["background".into(), "foreground".into()], palette: Palette::voc(2), ignore_index: None }
+    }
+
+    /// The 20 classes of Pascal VOC and its background; the void border 255 is ignored.
+    pub fn voc() -> Self {
+        let names = [
+            "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+            "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+        ];
+        Self { names: names.map(String::from).to_vec(), palette: Palette::voc(21), ignore_index: Some(255) }
+    }
+
+    /// The 19 evaluated classes of Cityscapes in train-id order, with its colours; 255 is ignored.
+    pub fn cityscapes() -> Self {
+        let classes: [(&str, Rgb); 19] = [
+            ("road", [128, 64, 128]),
+            ("sidewalk", [244, 35, 232]),
+            ("building", [70, 70, 70]),
+            ("wall", [102, 102, 156]),
+            ("fence", [190, 153, 153]),
+            ("pole", [153, 153, 153]),
+            ("traffic light", [250, 170, 30]),
+            ("traffic sign", [220, 220, 0]),
+            ("vegetation", [107, 142, 35]),
+            ("terrain", [152, 251, 152]),
+            ("sky", [70, 130, 180]),
+            ("person", [220, 20, 60]),
+            ("rider", [255, 0, 0]),
+            ("car", [0, 0, 142]),
+            ("truck", [0, 0, 70]),
+            ("bus", [0, 60, 100]),
+            ("train", [0, 80, 100]),
+            ("motorcycle", [0, 0, 230]),
+            ("bicycle", [119, 11, 32]),
+        ];
+        Self {
+            names: classes.iter().map(|(name, _)| (*name).into()).collect(),
+            palette: Palette::new(classes.iter().map(|(_, colour)| *colour).collect()),
+            ignore_index: Some(255),
+        }
+    }
+
+    /// The same classes in other colours.
+    ///
+    /// # Errors
+    /// [`CoreError::PaletteTooShort`] if a class would have no colour.
+    pub fn with_palette(mut self, palette: Palette) -> Result<Self> {
+        if palette.colours().len() < self.names.len() {
+            return Err(CoreError::PaletteTooShort { classes: self.names.len(), colours: palette.colours().len() });
+        }
+        self.palette = palette;
+        Ok(self)
+    }
+
+    /// The same classes with a label that losses and metrics leave out.
+    pub fn with_ignore_index(mut self, ignore_index: Option<u32>) -> Self {
+        self.ignore_index = ignore_index;
+        self
+    }
+
+    /// Number of classes, background included; never less than two.
+    pub fn count(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Class names, class 0 first.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Colour of each class.
+    pub fn palette(&self) -> &Palette {
+        &self.palette
+    }
+
+    /// The label that losses and metrics leave out.
+    pub fn ignore_index(&self) -> Option<u32> {
+        self.ignore_index
+    }
+
+    /// Whether `label` is a class or the ignored label.
+    pub fn allows(&self, label: u32) -> bool {
+        (label as usize) < self.names.len() || Some(label) == self.ignore_index
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        assert_eq!(Classes::new(["one"]).unwrap_err(), CoreError::TooFewClasses(1));
+        assert_eq!(Classes::new(["a", "b", "a"]).unwrap_err(), CoreError::DuplicateClass("a".into()));
+        assert!(Classes::binary().with_palette(Palette::new(vec![[0; 3]])).is_err());
+    }
+
+    #[test]
+    fn built_in_lists_are_complete() {
+        assert_eq!(Classes::voc().count(), 21);
+        assert_eq!(Classes::cityscapes().count(), 19);
+        assert!(Classes::voc().allows(255) && !Classes::voc().allows(21));
+    }
+}

@@ -1,0 +1,14 @@
+//! Host-side vocabulary shared by the segkiln crates: what a label map, a class list and a palette are.
+//!
+//! Nothing here knows of tensors or of Burn. The types carry meaning: a [`LabelMap`] always has as many values as
+//! pixels, a [`Classes`] always has a name and a colour for each class.
+
+mod classes;
+mod error;
+mod label_map;
+mod palette;
+
+pub use classes::Classes;
+pub use error::{CoreError, Result};
+pub use label_map::LabelMap;
+pub use palette::{Palette, Rgb};
