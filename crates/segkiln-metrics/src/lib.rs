@@ -1,1 +1,9 @@
-//! placeholder
+//! Losses and metrics for image segmentation, equal to the reference implementations.
+//!
+//! [`losses`] work on tensors of any Burn backend and are differentiable. Their numbers and gradients are those of
+//! PyTorch and segmentation_models_pytorch.
+
+mod error;
+pub mod losses;
+
+pub use error::{MetricsError, Result};

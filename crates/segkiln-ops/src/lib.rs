@@ -1,1 +1,33 @@
-//! placeholder
+//! Tensor operators that segmentation and detection need and Burn lacks, or has only on some backends, or has slowly.
+//!
+//! One folder an operator. In each:
+//!
+//! - `mod.rs`: the function that users call on `Tensor`s, and the trait over Burn's `Backend` that it dispatches to;
+//! - `flex.rs`, `cube.rs`, `ndarray.rs`: one file a backend (CPU; CUDA, ROCm, Vulkan, Metal and WebGPU from one CubeCL
+//!   kernel; the deprecated NdArray);
+//! - `autodiff.rs`: the gradient, written by hand, for every backend at once.
+//!
+//! A new operator is a copy of such a folder.
+
+pub mod resize;
+
+pub use resize::{ResizeMode, resize};
+
+/// The devices that operators' tests run on: `SEGKILN_TEST_DEVICES`, comma-separated names, or the default CPU device.
+#[cfg(test)]
+fn test_devices() -> Vec<burn::tensor::Device> {
+    use burn::tensor::Device;
+
+    let names = std::env::var("SEGKILN_TEST_DEVICES").unwrap_or_else(|_| "flex".into());
+    names
+        .split(',')
+        .map(|name| match name {
+            "flex" => Device::flex(),
+            #[cfg(feature = "ndarray")]
+            "ndarray" => Device::ndarray(),
+            #[cfg(feature = "vulkan")]
+            "vulkan" => Device::vulkan(Default::default()),
+            other => panic!("SEGKILN_TEST_DEVICES: {other:?} is not in this build"),
+        })
+        .collect()
+}

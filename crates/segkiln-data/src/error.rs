@@ -1,0 +1,263 @@
+use std::path::{Path, PathBuf};
+
+/// What can be wrong with images, masks, lists, data sets and the options of this crate.
+///
+/// Each message names the file (where there is one), what is wrong with it, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// The operating system refused.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A folder, a device or a pipe where a file is expected.
+    #[error("{path} is not a regular file")]
+    NotAFile {
+        /// What was opened.
+        path: PathBuf,
+    },
+    /// A file of 0 bytes.
+    #[error("{path} is empty (0 bytes)")]
+    EmptyFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Not an image, or not one that can be read.
+    #[error("{path} is not an image that can be read: PNG, JPEG, TIFF, BMP and WebP are")]
+    UnknownFormat {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An image file that is damaged, truncated, or uses a feature that is not supported.
+    #[error("{path} cannot be decoded as {format}: {reason}")]
+    Decode {
+        /// The file.
+        path: PathBuf,
+        /// What its content or extension says it is.
+        format: &'static str,
+        /// The decoder's words.
+        reason: String,
+    },
+    /// An image larger than [`Limits`](crate::Limits) allows; nothing of that size was allocated.
+    #[error("{path}: the header says {width}x{height} pixels, over the limit of {limit}; raise `Limits` if that is true")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Width in pixels that the header claims.
+        width: u32,
+        /// Height in pixels that the header claims.
+        height: u32,
+        /// The limit, in words.
+        limit: String,
+    },
+    /// A float image with a NaN or an infinity.
+    #[error("{path}: pixel (x {x}, y {y}) is {value}; images must be finite, replace such pixels before training")]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// Column.
+        x: u32,
+        /// Row.
+        y: u32,
+        /// The value.
+        value: f32,
+    },
+    /// An image could not be written.
+    #[error("cannot write {path}: {reason}")]
+    Encode {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// A number of values that is not width × height × channels, or a zero among these.
+    #[error("an image of {width}x{height} pixels and {channels} channels needs {expected} values (at least 1), got {actual}")]
+    ImageShape {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// Values a pixel.
+        channels: usize,
+        /// Width × height × channels.
+        expected: u128,
+        /// Values given.
+        actual: usize,
+    },
+    /// A mask that holds a photograph rather than labels.
+    #[error("{path} does not look like a mask: {reason}; are images and masks swapped?")]
+    NotAMask {
+        /// The file.
+        path: PathBuf,
+        /// What gives it away.
+        reason: String,
+    },
+    /// A mask whose values are not labels.
+    #[error("{path}: {reason}")]
+    MaskValue {
+        /// The file.
+        path: PathBuf,
+        /// Which pixel, and what to do.
+        reason: String,
+    },
+    /// A colour of a colour-mapped mask that the palette lacks.
+    #[error(
+        "{path}: pixel (x {x}, y {y}) has the colour {colour:?}, which is none of the palette's {colours}; add it, or \
+         save the mask without smoothing"
+    )]
+    UnknownColour {
+        /// The file.
+        path: PathBuf,
+        /// Column.
+        x: u32,
+        /// Row.
+        y: u32,
+        /// Red, green, blue.
+        colour: [u8; 3],
+        /// Colours in the palette.
+        colours: usize,
+    },
+    /// A label that is no class.
+    #[error("{path}: label {label} at pixel (x {x}, y {y}) is none of the {classes} classes; {cure}")]
+    LabelOutsideClasses {
+        /// The mask.
+        path: PathBuf,
+        /// The label.
+        label: u32,
+        /// Column of its first pixel.
+        x: u32,
+        /// Row of its first pixel.
+        y: u32,
+        /// Number of classes.
+        classes: usize,
+        /// What to do.
+        cure: &'static str,
+    },
+    /// An image and a mask of different sizes.
+    #[error("{image} has {}x{} pixels, its mask {mask} {}x{}; they must be equal", image_size.0, image_size.1, mask_size.0, mask_size.1)]
+    SizeMismatch {
+        /// The image, or the name of the sample.
+        image: PathBuf,
+        /// Its width and height.
+        image_size: (u32, u32),
+        /// The mask.
+        mask: PathBuf,
+        /// Its width and height.
+        mask_size: (u32, u32),
+    },
+    /// Images without masks, masks without images, or listed samples without either.
+    #[error("{images} and {labels} do not pair up: {reason}")]
+    MissingPairs {
+        /// Folder of the images.
+        images: PathBuf,
+        /// Folder of the masks.
+        labels: PathBuf,
+        /// The stems on each side (the first of them).
+        reason: String,
+    },
+    /// Two files of one stem, so that it is unclear which one is meant.
+    #[error("{first} and {second} have the same stem; keep one of them")]
+    DuplicateStem {
+        /// One of them.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// Nothing to load.
+    #[error("{what} has no samples")]
+    Empty {
+        /// The folder, list or split.
+        what: String,
+    },
+    /// A list file with an unusable line.
+    #[error("{path}, line {line}: {reason}")]
+    List {
+        /// The list.
+        path: PathBuf,
+        /// Line number, from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An option out of its range.
+    #[error("{option}: {reason}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// What it is and what it must be.
+        reason: String,
+    },
+    /// An image whose channels do not fit what is to be done with it.
+    #[error("{what} needs {expected} channels, the image has {actual}")]
+    Channels {
+        /// What is to be done.
+        what: &'static str,
+        /// Channels needed.
+        expected: usize,
+        /// Channels there.
+        actual: usize,
+    },
+    /// Samples of different sizes in one batch.
+    #[error(
+        "a batch needs samples of one size, but {first} is {} and {second} is {} (width x height x channels); \
+         add a crop or resize transform, or set the batch size to 1", size(first_size), size(second_size)
+    )]
+    BatchSizes {
+        /// Name of a sample.
+        first: String,
+        /// Its width, height and channels.
+        first_size: (u32, u32, usize),
+        /// Name of a sample of another size.
+        second: String,
+        /// Its width, height and channels.
+        second_size: (u32, u32, usize),
+    },
+    /// A data set or a transform panicked on one of the loader's threads.
+    #[error("loading sample {index} of the data set panicked: {message}")]
+    Panicked {
+        /// Index in the data set.
+        index: usize,
+        /// The panic's message.
+        message: String,
+    },
+    /// An error of a data set that is not this crate's.
+    #[cfg(feature = "datasets")]
+    #[error(transparent)]
+    Dataset(#[from] burn::data::dataset::DatasetError),
+}
+
+/// A result whose error is a [`DataError`].
+pub type Result<T> = std::result::Result<T, DataError>;
+
+impl DataError {
+    pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::Io { action, path: path.into(), source }
+    }
+
+    #[cfg(feature = "datasets")]
+    pub(crate) fn option(option: &'static str, reason: impl Into<String>) -> Self {
+        Self::Option { option, reason: reason.into() }
+    }
+}
+
+fn size((width, height, channels): &(u32, u32, usize)) -> String {
+    format!("{width}x{height}x{channels}")
+}
+
+/// Burn's data sets and loaders speak [`DatasetError`](burn::data::dataset::DatasetError), which shows the message of
+/// the error inside it unchanged and keeps that error as its `source()`.
+#[cfg(feature = "datasets")]
+impl From<DataError> for burn::data::dataset::DatasetError {
+    fn from(error: DataError) -> Self {
+        match error {
+            DataError::Dataset(inner) => inner,
+            other => Self::new(other),
+        }
+    }
+}

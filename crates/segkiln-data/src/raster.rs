@@ -1,0 +1,142 @@
+//! What a decoder hands over: samples in the file's own type, before they become an image or labels.
+
+use std::borrow::Cow;
+
+use image::DynamicImage;
+use segkiln_core::Rgb;
+
+use crate::{ColorMode, Image};
+
+/// Samples in the type of the file.
+pub(crate) enum Samples<'a> {
+    U8(Cow<'a, [u8]>),
+    U16(Cow<'a, [u16]>),
+    U32(Cow<'a, [u32]>),
+    F32(Cow<'a, [f32]>),
+}
+
+/// Interleaved samples, 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA) a pixel; `width` and `height` are at least 1.
+pub(crate) struct Raster<'a> {
+    pub width: u32,
+    pub height: u32,
+    pub channels: usize,
+    pub samples: Samples<'a>,
+    /// The colours of an indexed file, whose one channel holds indices.
+    pub palette: Option<Vec<Rgb>>,
+}
+
+impl<'a> From<&'a DynamicImage> for Raster<'a> {
+    fn from(image: &'a DynamicImage) -> Self {
+        use Samples::{F32, U8, U16};
+        let (channels, samples) = match image {
+            DynamicImage::ImageLuma8(b) => (1, U8(b.as_raw().into())),
+            DynamicImage::ImageLumaA8(b) => (2, U8(b.as_raw().into())),
+            DynamicImage::ImageRgb8(b) => (3, U8(b.as_raw().into())),
+            DynamicImage::ImageRgba8(b) => (4, U8(b.as_raw().into())),
+            DynamicImage::ImageLuma16(b) => (1, U16(b.as_raw().into())),
+            DynamicImage::ImageLumaA16(b) => (2, U16(b.as_raw().into())),
+            DynamicImage::ImageRgb16(b) => (3, U16(b.as_raw().into())),
+            DynamicImage::ImageRgba16(b) => (4, U16(b.as_raw().into())),
+            DynamicImage::ImageRgb32F(b) => (3, F32(b.as_raw().into())),
+            DynamicImage::ImageRgba32F(b) => (4, F32(b.as_raw().into())),
+            // The enum is non-exhaustive; a kind that is not known yet is taken in its 8-bit form.
+            other => (4, U8(other.to_rgba8().into_raw().into())),
+        };
+        Self { width: image.width(), height: image.height(), channels, samples, palette: None }
+    }
+}
+
+impl Raster<'_> {
+    /// The image in `mode`: integers scaled to `[0, 1]`, floats as they are.
+    pub fn to_image(&self, mode: ColorMode) -> Image {
+        let data = match &self.samples {
+            Samples::U8(v) => self.convert(v, mode, |v| f32::from(v) / 255.0),
+            Samples::U16(v) => self.convert(v, mode, |v| f32::from(v) / 65_535.0),
+            Samples::U32(v) => self.convert(v, mode, |v| (f64::from(v) / f64::from(u32::MAX)) as f32),
+            Samples::F32(v) => self.convert(v, mode, |v| v),
+        };
+        Image::from_parts(self.width, self.height, mode.channels(), data)
+    }
+
+    fn convert<T: Copy>(&self, samples: &[T], mode: ColorMode, value: impl Fn(T) -> f32 + Copy) -> Vec<f32> {
+        match self.channels {
+            1 => convert::<T, 1>(samples, mode, value),
+            2 => convert::<T, 2>(samples, mode, value),
+            3 => convert::<T, 3>(samples, mode, value),
+            _ => convert::<T, 4>(samples, mode, value),
+        }
+    }
+
+    /// The image in the nearest type that `DynamicImage` has: 32-bit integers keep their upper 16 bits, grey floats
+    /// become RGB.
+    pub fn into_dynamic(self) -> DynamicImage {
+        let Self { width, height, channels, samples, .. } = self;
+        let dynamic = match (samples, channels) {
+            (Samples::U8(v), n) => bytes(width, height, n, v.into_owned()),
+            (Samples::U16(v), n) => words(width, height, n, v.into_owned()),
+            (Samples::U32(v), n) => words(width, height, n, v.iter().map(|v| (v >> 16) as u16).collect()),
+            (Samples::F32(v), 1 | 3) => {
+                let rgb = convert_any(&v, channels, ColorMode::Rgb);
+                image::Rgb32FImage::from_raw(width, height, rgb).map(DynamicImage::from)
+            }
+            (Samples::F32(v), _) => {
+                let rgba = convert_any(&v, channels, ColorMode::Rgba);
+                image::Rgba32FImage::from_raw(width, height, rgba).map(DynamicImage::from)
+            }
+        };
+        dynamic.expect("a raster holds width * height * channels samples")
+    }
+}
+
+fn bytes(width: u32, height: u32, channels: usize, v: Vec<u8>) -> Option<DynamicImage> {
+    match channels {
+        1 => image::GrayImage::from_raw(width, height, v).map(DynamicImage::from),
+        2 => image::GrayAlphaImage::from_raw(width, height, v).map(DynamicImage::from),
+        3 => image::RgbImage::from_raw(width, height, v).map(DynamicImage::from),
+        _ => image::RgbaImage::from_raw(width, height, v).map(DynamicImage::from),
+    }
+}
+
+fn words(width: u32, height: u32, channels: usize, v: Vec<u16>) -> Option<DynamicImage> {
+    match channels {
+        1 => image::ImageBuffer::from_raw(width, height, v).map(DynamicImage::ImageLuma16),
+        2 => image::ImageBuffer::from_raw(width, height, v).map(DynamicImage::ImageLumaA16),
+        3 => image::ImageBuffer::from_raw(width, height, v).map(DynamicImage::ImageRgb16),
+        _ => image::ImageBuffer::from_raw(width, height, v).map(DynamicImage::ImageRgba16),
+    }
+}
+
+fn convert_any(samples: &[f32], channels: usize, mode: ColorMode) -> Vec<f32> {
+    match channels {
+        1 => convert::<f32, 1>(samples, mode, |v| v),
+        2 => convert::<f32, 2>(samples, mode, |v| v),
+        3 => convert::<f32, 3>(samples, mode, |v| v),
+        _ => convert::<f32, 4>(samples, mode, |v| v),
+    }
+}
+
+/// Pixels of `S` samples in another mode; `S` is known at compile time so that the loops carry no branch.
+fn convert<T: Copy, const S: usize>(samples: &[T], mode: ColorMode, value: impl Fn(T) -> f32) -> Vec<f32> {
+    let rgb = |p: &[T; S]| {
+        let first = value(p[0]);
+        if S <= 2 { [first; 3] } else { [first, value(p[1]), value(p[2])] }
+    };
+    let alpha = |p: &[T; S]| if S % 2 == 0 { value(p[S - 1]) } else { 1.0 };
+    let (pixels, _) = samples.as_chunks::<S>();
+    let mut out = vec![0.0; pixels.len() * mode.channels()];
+    match mode {
+        ColorMode::Gray if S <= 2 => out.iter_mut().zip(pixels).for_each(|(out, p)| *out = value(p[0])),
+        ColorMode::Gray => out.iter_mut().zip(pixels).for_each(|(out, p)| *out = luma(rgb(p))),
+        ColorMode::Rgb => out.as_chunks_mut().0.iter_mut().zip(pixels).for_each(|(out, p)| *out = rgb(p)),
+        ColorMode::Rgba => out.as_chunks_mut().0.iter_mut().zip(pixels).for_each(|(out, p)| {
+            let [r, g, b] = rgb(p);
+            *out = [r, g, b, alpha(p)];
+        }),
+    }
+    out
+}
+
+/// ITU-R BT.601 luma.
+pub(crate) fn luma([r, g, b]: [f32; 3]) -> f32 {
+    0.299 * r + 0.587 * g + 0.114 * b
+}

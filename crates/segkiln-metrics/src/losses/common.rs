@@ -1,0 +1,145 @@
+//! What the losses share: the targets made ready for arithmetic, and sums that give the same bits every time.
+
+use burn::tensor::activation::{sigmoid, softmax};
+use burn::tensor::{Bool, Device, Int, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::{MetricsError, Result};
+
+/// How the losses of the pixels become one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reduction {
+    /// The mean over the pixels that are not ignored.
+    #[default]
+    Mean,
+    /// The sum.
+    Sum,
+}
+
+/// Targets that fit their logits.
+pub(super) struct Labels {
+    /// `[N, H, W]`, on the device of the logits.
+    targets: Tensor<3, Int>,
+    /// `[N, H, W]`, true where the target is ignored.
+    ignored: Option<Tensor<3, Bool>>,
+    /// Channels of the logits.
+    channels: usize,
+}
+
+impl Labels {
+    /// Panics unless `targets` are `[N, H, W]` for logits `[N, C, H, W]`.
+    pub(super) fn new(logits: &Tensor<4>, targets: Tensor<3, Int>, ignore_index: Option<i64>) -> Self {
+        let [batch, channels, height, width] = logits.dims();
+        assert!(
+            targets.dims() == [batch, height, width] && channels > 0,
+            "targets must be [N, H, W] for logits [N, C, H, W] with at least one channel, got targets {:?} for logits {:?}",
+            targets.dims(),
+            logits.dims(),
+        );
+        let targets = targets.to_device(&logits.device());
+        let ignored = ignore_index.map(|index| targets.clone().equal_scalar(index));
+        Self { targets, ignored, channels }
+    }
+
+    pub(super) fn device(&self) -> Device {
+        self.targets.device()
+    }
+
+    /// The targets as `[N, 1, H, W]` that may index a channel: ignored pixels point at class 0, because their own label is
+    /// out of range.
+    pub(super) fn indices(&self) -> Tensor<4, Int> {
+        self.replace_ignored(0).unsqueeze_dim(1)
+    }
+
+    /// `[N, C, H, W]`: 1 where the pixel is of the channel's class, and 0 elsewhere and at ignored pixels.
+    pub(super) fn one_hot(&self) -> Tensor<4> {
+        if self.channels == 1 {
+            return self.replace_ignored(0).equal_scalar(1).float().unsqueeze_dim(1);
+        }
+        let classes = Tensor::<1, Int>::arange(0..self.channels as i64, &self.device()).cast(self.targets.dtype());
+        let targets = self.replace_ignored(self.channels as i64).unsqueeze_dim::<4>(1);
+        targets.equal(classes.reshape([1, self.channels, 1, 1])).float()
+    }
+
+    /// `x` with 0 at the ignored pixels; channels of `x` are its own.
+    pub(super) fn zero_ignored(&self, x: Tensor<4>) -> Tensor<4> {
+        self.fill_ignored(x, 0.0)
+    }
+
+    /// `x` with `value` at the ignored pixels; channels of `x` are its own.
+    pub(super) fn fill_ignored(&self, x: Tensor<4>, value: f64) -> Tensor<4> {
+        match &self.ignored {
+            Some(ignored) => {
+                let shape = x.dims();
+                x.mask_fill(ignored.clone().unsqueeze_dim::<4>(1).expand(shape), value)
+            }
+            None => x,
+        }
+    }
+
+    /// Number of pixels that are not ignored.
+    pub(super) fn count(&self) -> Tensor<1> {
+        match &self.ignored {
+            Some(ignored) => sum_all(ignored.clone().bool_not().float().unsqueeze_dim(1)),
+            None => Tensor::full([1], self.targets.shape().num_elements() as f32, &self.device()),
+        }
+    }
+
+    fn replace_ignored(&self, label: i64) -> Tensor<3, Int> {
+        match &self.ignored {
+            Some(ignored) => self.targets.clone().mask_fill(ignored.clone(), label),
+            None => self.targets.clone(),
+        }
+    }
+}
+
+/// Foreground or class probabilities of logits `[N, C, H, W]`.
+pub(super) fn probabilities(logits: Tensor<4>) -> Tensor<4> {
+    if logits.dims()[1] == 1 { sigmoid(logits) } else { softmax(logits, 1) }
+}
+
+/// The sum of everything.
+///
+/// Rows first: burn-flex adds four million and more values of one sum in an order that varies from run to run.
+pub(super) fn sum_all(x: Tensor<4>) -> Tensor<1> {
+    x.sum_dim(3).sum()
+}
+
+/// The sum of each channel, `[C]`; rows first as in [`sum_all`].
+pub(super) fn sum_channels(x: Tensor<4>) -> Tensor<1> {
+    let channels = x.dims()[1];
+    x.sum_dim(3).sum_dim(2).sum_dim(0).reshape([channels])
+}
+
+/// A value for each channel as `[1, C, 1, 1]`.
+///
+/// Panics unless there are as many values as channels.
+pub(super) fn per_channel(name: &str, values: &[f32], channels: usize, device: &Device) -> Tensor<4> {
+    assert!(values.len() == channels, "{name} has {} values for {channels} channels", values.len());
+    Tensor::<1>::from_floats(values, device).reshape([1, channels, 1, 1])
+}
+
+/// Refuses a value that is not finite or lies below `low` (or above `high`).
+pub(super) fn in_range(name: &'static str, value: f64, low: f64, high: f64, expected: &'static str) -> Result<()> {
+    if (low..=high).contains(&value) && value.is_finite() {
+        Ok(())
+    } else {
+        Err(MetricsError::OutOfRange { name, expected, value })
+    }
+}
+
+/// Refuses a value that is negative or not finite.
+pub(super) fn not_negative(name: &'static str, value: f64) -> Result<()> {
+    in_range(name, value, 0.0, f64::MAX, "finite and not negative")
+}
+
+/// Refuses weights that are negative, not finite, or all zero.
+pub(super) fn valid_weights(name: &'static str, weights: Option<&[f32]>) -> Result<()> {
+    match weights {
+        Some(w) if w.iter().any(|w| !w.is_finite() || *w < 0.0) || w.iter().all(|w| *w == 0.0) => {
+            Err(MetricsError::Weights { name, values: w.iter().map(|w| f64::from(*w)).collect() })
+        }
+        _ => Ok(()),
+    }
+}

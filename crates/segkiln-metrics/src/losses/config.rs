@@ -1,0 +1,54 @@
+use serde::{Deserialize, Serialize};
+
+use super::{BceLossConfig, CrossEntropyLossConfig, DiceLossConfig, SegmentationLoss, SumLoss};
+use crate::Result;
+
+/// Any loss, as a configuration file names it.
+///
+/// ```
+/// use segkiln_metrics::losses::{DiceLossConfig, LossConfig};
+///
+/// let config = LossConfig::Dice(DiceLossConfig::new());
+/// let json = serde_json::to_string(&config)?;
+/// assert!(json.starts_with(r#"{"dice":{"#));
+/// assert_eq!(serde_json::from_str::<LossConfig>(&json)?, config);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossConfig {
+    /// [`CrossEntropyLoss`](super::CrossEntropyLoss).
+    CrossEntropy(CrossEntropyLossConfig),
+    /// [`BceLoss`](super::BceLoss).
+    Bce(BceLossConfig),
+    /// [`DiceLoss`](super::DiceLoss).
+    Dice(DiceLossConfig),
+    /// [`SumLoss`]: pairs of weight and loss.
+    Sum(Vec<(f64, LossConfig)>),
+}
+
+impl LossConfig {
+    /// The loss.
+    ///
+    /// # Errors
+    /// Those of the loss's own `try_init`.
+    pub fn try_init(&self) -> Result<Box<dyn SegmentationLoss>> {
+        Ok(match self {
+            Self::CrossEntropy(config) => Box::new(config.try_init()?),
+            Self::Bce(config) => Box::new(config.try_init()?),
+            Self::Dice(config) => Box::new(config.try_init()?),
+            Self::Sum(terms) => {
+                let terms = terms.iter().map(|(weight, loss)| Ok((*weight, loss.try_init()?)));
+                Box::new(SumLoss::new(terms.collect::<Result<_>>()?)?)
+            }
+        })
+    }
+
+    /// The loss.
+    ///
+    /// # Panics
+    /// Where [`try_init`](Self::try_init) gives an error.
+    pub fn init(&self) -> Box<dyn SegmentationLoss> {
+        self.try_init().unwrap_or_else(|error| panic!("{error}"))
+    }
+}
