@@ -1,1 +1,25 @@
-//! placeholder
+//! Segmentation networks on Burn.
+//!
+//! - [`layers`]: the few blocks that all networks are built from;
+//! - [`unet`]: U-Net, UNet++ and Attention U-Net;
+//! - [`SegmentationModel`]: any of them behind one type, made from a [`ModelConfig`] that a file can hold;
+//! - [`weights`]: saving and loading, with errors that name tensors.
+//!
+//! Each network is a config with documented defaults, `init` on a device, and `forward`:
+//!
+//! ```
+//! use burn::tensor::{Device, Tensor};
+//! use segkiln_models::unet::UNetConfig;
+//!
+//! let device = Device::default();
+//! let unet = UNetConfig::new(3, 2).with_base(8).with_depth(2).init(&device);
+//! let logits = unet.forward(Tensor::zeros([1, 3, 50, 37], &device));
+//! assert_eq!(logits.dims(), [1, 2, 50, 37]);
+//! ```
+
+pub mod layers;
+mod model;
+pub mod unet;
+pub mod weights;
+
+pub use model::{ModelConfig, SegmentationModel};

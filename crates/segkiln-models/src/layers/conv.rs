@@ -1,0 +1,86 @@
+use burn::{
+    config::Config,
+    module::Module,
+    nn::{
+        PaddingConfig2d,
+        activation::{Activation, ActivationConfig},
+        conv::{Conv2d, Conv2dConfig},
+    },
+    tensor::{Device, Tensor, ops::MaxPoolOptions},
+};
+
+use super::{Norm, NormConfig};
+
+/// Configuration of a [`ConvBlock`].
+#[derive(Config, Debug)]
+pub struct ConvBlockConfig {
+    /// Input channels.
+    pub in_channels: usize,
+    /// Output channels.
+    pub out_channels: usize,
+    /// Side of the square kernel.
+    #[config(default = 3)]
+    pub kernel: usize,
+    /// Zeros around the input: `kernel / 2` keeps height and width, 0 is a valid convolution.
+    #[config(default = 1)]
+    pub padding: usize,
+    /// What follows the convolution. With a norm the convolution has no bias, which the norm's shift replaces.
+    #[config(default = "NormConfig::default()")]
+    pub norm: NormConfig,
+    /// What follows the norm.
+    #[config(default = "ActivationConfig::Relu")]
+    pub activation: ActivationConfig,
+}
+
+impl ConvBlockConfig {
+    /// A block with random weights (Kaiming uniform, PyTorch's default).
+    pub fn init(&self, device: &Device) -> ConvBlock {
+        let norm = self.norm.init(self.out_channels, device);
+        ConvBlock {
+            conv: Conv2dConfig::new([self.in_channels, self.out_channels], [self.kernel; 2])
+                .with_padding(PaddingConfig2d::Explicit(self.padding, self.padding, self.padding, self.padding))
+                .with_bias(norm.is_none())
+                .init(device),
+            norm,
+            activation: self.activation.init(device),
+        }
+    }
+}
+
+/// Convolution, normalisation, activation.
+#[derive(Module, Debug)]
+pub struct ConvBlock {
+    /// The convolution.
+    pub conv: Conv2d,
+    /// The normalisation, if there is one.
+    pub norm: Option<Norm>,
+    /// The activation.
+    pub activation: Activation,
+}
+
+impl ConvBlock {
+    /// # Shapes
+    /// - `x`: `[batch, in_channels, height, width]`
+    /// - output: `[batch, out_channels, height', width']`, the same height and width where the padding is `kernel / 2`
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = conv2d(&self.conv, x);
+        let x = match &self.norm {
+            Some(norm) => norm.forward(x),
+            None => x,
+        };
+        self.activation.forward(x)
+    }
+}
+
+/// Every convolution of every network.
+pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+    conv.forward(x)
+}
+
+/// 2×2 max pooling with stride 2; an odd last row or column is dropped, as PyTorch does.
+///
+/// # Shapes
+/// `[n, c, h, w]` → `[n, c, h / 2, w / 2]`
+pub fn max_pool2d(x: Tensor<4>) -> Tensor<4> {
+    burn::tensor::module::max_pool2d(x, MaxPoolOptions::new([2, 2]))
+}

@@ -1,0 +1,58 @@
+use burn::{
+    config::Config,
+    module::Module,
+    nn::activation::ActivationConfig,
+    tensor::{Device, Tensor},
+};
+
+use super::{ConvBlock, ConvBlockConfig, NormConfig};
+
+/// Configuration of a [`DoubleConv`].
+#[derive(Config, Debug)]
+pub struct DoubleConvConfig {
+    /// Input channels.
+    pub in_channels: usize,
+    /// Channels of both convolutions' outputs.
+    pub out_channels: usize,
+    /// Zeros around each convolution's input: 1 keeps height and width, 0 takes four pixels from each.
+    #[config(default = 1)]
+    pub padding: usize,
+    /// Normalisation after each convolution.
+    #[config(default = "NormConfig::default()")]
+    pub norm: NormConfig,
+    /// Activation after each normalisation.
+    #[config(default = "ActivationConfig::Relu")]
+    pub activation: ActivationConfig,
+}
+
+impl DoubleConvConfig {
+    /// The block with random weights.
+    pub fn init(&self, device: &Device) -> DoubleConv {
+        let block = |in_channels| {
+            ConvBlockConfig::new(in_channels, self.out_channels)
+                .with_padding(self.padding)
+                .with_norm(self.norm.clone())
+                .with_activation(self.activation.clone())
+                .init(device)
+        };
+        DoubleConv { first: block(self.in_channels), second: block(self.out_channels) }
+    }
+}
+
+/// Two 3×3 convolution blocks, the unit of all U-Nets.
+#[derive(Module, Debug)]
+pub struct DoubleConv {
+    /// From the input channels to the output channels.
+    pub first: ConvBlock,
+    /// From the output channels to as many.
+    pub second: ConvBlock,
+}
+
+impl DoubleConv {
+    /// # Shapes
+    /// - `x`: `[batch, in_channels, height, width]`
+    /// - output: `[batch, out_channels, height, width]`, both sides 4 less without padding
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.second.forward(self.first.forward(x))
+    }
+}

@@ -1,0 +1,93 @@
+use burn::{
+    config::Config,
+    module::Module,
+    nn::{BatchNorm, BatchNormConfig, GroupNorm, GroupNormConfig, InstanceNorm, InstanceNormConfig},
+    tensor::{Device, Tensor, module::batch_norm_train},
+};
+
+/// Which normalisation follows a convolution.
+#[derive(Config, Debug, PartialEq)]
+pub enum NormConfig {
+    /// Over the batch, per channel (Ioffe and Szegedy 2015).
+    Batch {
+        /// Added to the variance.
+        epsilon: f64,
+        /// Share of the new batch in the running statistics.
+        momentum: f64,
+    },
+    /// Over groups of channels of each image (Wu and He 2018); for small batches.
+    Group {
+        /// Number of groups; it must divide the channels of every layer.
+        groups: usize,
+    },
+    /// Over each channel of each image (Ulyanov et al. 2016), with scale and shift.
+    Instance,
+    /// None; the convolutions have a bias instead.
+    None,
+}
+
+impl Default for NormConfig {
+    /// Batch normalisation with PyTorch's epsilon 1e-5 and momentum 0.1.
+    fn default() -> Self {
+        Self::Batch { epsilon: 1e-5, momentum: 0.1 }
+    }
+}
+
+impl NormConfig {
+    /// The layer for this many channels.
+    ///
+    /// # Panics
+    /// If the groups do not divide the channels.
+    pub fn init(&self, channels: usize, device: &Device) -> Option<Norm> {
+        match *self {
+            Self::Batch { epsilon, momentum } => Some(Norm::Batch(
+                BatchNormConfig::new(channels).with_epsilon(epsilon).with_momentum(momentum).init(device),
+            )),
+            Self::Group { groups } => Some(Norm::Group(GroupNormConfig::new(groups, channels).init(device))),
+            Self::Instance => Some(Norm::Instance(InstanceNormConfig::new(channels).init(device))),
+            Self::None => None,
+        }
+    }
+}
+
+/// A normalisation layer.
+#[derive(Module, Debug)]
+pub enum Norm {
+    /// Batch normalisation.
+    Batch(BatchNorm),
+    /// Group normalisation.
+    Group(GroupNorm),
+    /// Instance normalisation.
+    Instance(InstanceNorm),
+}
+
+impl Norm {
+    /// # Shapes
+    /// `[n, c, h, w]` → the same
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        match self {
+            Self::Batch(norm) if x.device().is_autodiff() && norm.training.is_enabled() => batch_train(norm, x),
+            Self::Batch(norm) => norm.forward(x),
+            Self::Group(norm) => norm.forward(x),
+            Self::Instance(norm) => norm.forward(x),
+        }
+    }
+}
+
+/// Burn's own training step of batch norm keeps the biased variance as running statistic; PyTorch keeps the unbiased one,
+/// and so do the weights that it exports.
+fn batch_train(norm: &BatchNorm, x: Tensor<4>) -> Tensor<4> {
+    let [n, _, h, w] = x.dims();
+    let count = (n * h * w) as f64;
+    let unbiased = if count > 1.0 { count / (count - 1.0) } else { 1.0 };
+    let result = batch_norm_train(x, norm.gamma.val(), norm.beta.val(), norm.epsilon);
+    let blend = |running: Tensor<1>, new: Tensor<1>, scale: f64| {
+        let device = new.device();
+        (running.to_device(&device).mul_scalar(1.0 - norm.momentum)
+            + new.detach().mul_scalar(norm.momentum * scale))
+        .detach()
+    };
+    norm.running_mean.update(blend(norm.running_mean.value_sync(), result.mean, 1.0));
+    norm.running_var.update(blend(norm.running_var.value_sync(), result.variance, unbiased));
+    result.output
+}

@@ -1,0 +1,57 @@
+use burn::{
+    config::Config,
+    module::Module,
+    nn::conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig},
+    tensor::{Device, Tensor},
+};
+use segkiln_ops::{ResizeMode, resize};
+
+use super::conv2d;
+
+/// How a decoder doubles height and width.
+#[derive(Config, Debug, Copy, PartialEq)]
+pub enum UpsampleConfig {
+    /// 2×2 transposed convolution with stride 2: the paper's "up-convolution".
+    Transposed,
+    /// Bilinear resize (`align_corners = false`) and a 1×1 convolution; no checkerboard patterns.
+    Bilinear,
+}
+
+impl UpsampleConfig {
+    /// The layer from `in_channels` to `out_channels`.
+    pub fn init(&self, in_channels: usize, out_channels: usize, device: &Device) -> Upsample {
+        match self {
+            Self::Transposed => Upsample::Transposed(
+                ConvTranspose2dConfig::new([in_channels, out_channels], [2, 2]).with_stride([2, 2]).init(device),
+            ),
+            Self::Bilinear => {
+                Upsample::Bilinear(Conv2dConfig::new([in_channels, out_channels], [1, 1]).init(device))
+            }
+        }
+    }
+}
+
+/// Doubles height and width.
+#[derive(Module, Debug)]
+pub enum Upsample {
+    /// Transposed convolution.
+    Transposed(ConvTranspose2d),
+    /// Resize and 1×1 convolution.
+    Bilinear(Conv2d),
+}
+
+impl Upsample {
+    /// # Shapes
+    /// `[n, in_channels, h, w]` → `[n, out_channels, 2h, 2w]`
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        match self {
+            Self::Transposed(conv) => conv.forward(x),
+            // A 1×1 convolution and a resize with weights that sum to one commute; before the resize it is a quarter of
+            // the work.
+            Self::Bilinear(conv) => {
+                let [_, _, height, width] = x.dims();
+                resize(conv2d(conv, x), [2 * height, 2 * width], ResizeMode::Bilinear { align_corners: false })
+            }
+        }
+    }
+}

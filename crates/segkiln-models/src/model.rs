@@ -1,0 +1,95 @@
+use burn::{
+    config::Config,
+    module::Module,
+    tensor::{Device, Tensor},
+};
+
+use crate::unet::{
+    AttentionUNet, AttentionUNetConfig, UNet, UNetConfig, UNetPlusPlus, UNetPlusPlusConfig,
+};
+
+/// Any network of this crate, as a file describes it.
+///
+/// ```
+/// use segkiln_models::{ModelConfig, unet::UNetConfig};
+///
+/// let config = ModelConfig::UNet(UNetConfig::new(1, 1).with_base(16));
+/// let json = burn::config::config_to_json(&config);
+/// assert!(json.contains("UNet"));
+/// ```
+#[derive(Config, Debug)]
+pub enum ModelConfig {
+    /// U-Net.
+    UNet(UNetConfig),
+    /// UNet++.
+    UNetPlusPlus(UNetPlusPlusConfig),
+    /// Attention U-Net.
+    AttentionUNet(AttentionUNetConfig),
+}
+
+impl ModelConfig {
+    /// The network with random weights.
+    pub fn init(&self, device: &Device) -> SegmentationModel {
+        match self {
+            Self::UNet(config) => SegmentationModel::UNet(config.init(device)),
+            Self::UNetPlusPlus(config) => SegmentationModel::UNetPlusPlus(config.init(device)),
+            Self::AttentionUNet(config) => SegmentationModel::AttentionUNet(config.init(device)),
+        }
+    }
+
+    /// Channels of the images that the network takes.
+    pub fn in_channels(&self) -> usize {
+        match self {
+            Self::UNet(config) => config.in_channels,
+            Self::UNetPlusPlus(config) => config.in_channels,
+            Self::AttentionUNet(config) => config.in_channels,
+        }
+    }
+
+    /// Channels of the logits: 1 for a binary task, else the number of classes.
+    pub fn classes(&self) -> usize {
+        match self {
+            Self::UNet(config) => config.classes,
+            Self::UNetPlusPlus(config) => config.classes,
+            Self::AttentionUNet(config) => config.classes,
+        }
+    }
+}
+
+/// Any network of this crate behind one type.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+pub enum SegmentationModel {
+    /// U-Net.
+    UNet(UNet),
+    /// UNet++.
+    UNetPlusPlus(UNetPlusPlus),
+    /// Attention U-Net.
+    AttentionUNet(AttentionUNet),
+}
+
+impl SegmentationModel {
+    /// Logits of the image's height and width.
+    ///
+    /// # Shapes
+    /// `[batch, in_channels, height, width]` → `[batch, classes, height, width]`
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        match self {
+            Self::UNet(model) => model.forward_full(x),
+            Self::UNetPlusPlus(model) => model.forward(x),
+            Self::AttentionUNet(model) => model.forward(x),
+        }
+    }
+
+    /// The logits of each head, for a loss with deep supervision. The last is the deepest decoder's; networks with one
+    /// head give one.
+    ///
+    /// # Shapes
+    /// `[batch, in_channels, height, width]` → at least one `[batch, classes, height, width]`
+    pub fn forward_all(&self, x: Tensor<4>) -> Vec<Tensor<4>> {
+        match self {
+            Self::UNetPlusPlus(model) => model.forward_all(x),
+            other => vec![other.forward(x)],
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Attention U-Net: Oktay et al., "Attention U-Net: Learning Where to Look for the Pancreas", 2018,
+//! <https://arxiv.org/abs/1804.03999>. The gate works at the skip's resolution on the already up-sampled signal, as the
+//! common PyTorch implementations do.
+
+use burn::{
+    config::Config,
+    module::Module,
+    nn::{activation::ActivationConfig, conv::Conv2d},
+    tensor::{
+        Device, Tensor,
+        activation::{relu, sigmoid},
+    },
+};
+
+use super::{Blocks, Encoder};
+use crate::layers::{
+    ConvBlock, ConvBlockConfig, DoubleConv, NormConfig, Upsample, UpsampleConfig, conv2d, pad_to_multiple,
+};
+
+/// Configuration of an [`AttentionUNet`].
+#[derive(Config, Debug)]
+pub struct AttentionUNetConfig {
+    /// Channels of the image.
+    pub in_channels: usize,
+    /// Channels of the logits: 1 for a binary task, else the number of classes.
+    pub classes: usize,
+    /// Channels at the input's size; they double at each level.
+    #[config(default = 64)]
+    pub base: usize,
+    /// Number of times that height and width are halved.
+    #[config(default = 4)]
+    pub depth: usize,
+    /// Normalisation after each convolution, the gates' included.
+    #[config(default = "NormConfig::default()")]
+    pub norm: NormConfig,
+    /// Activation after each normalisation.
+    #[config(default = "ActivationConfig::Relu")]
+    pub activation: ActivationConfig,
+    /// How the decoder doubles height and width.
+    #[config(default = "UpsampleConfig::Transposed")]
+    pub upsample: UpsampleConfig,
+    /// Probability with which a value after the deepest level is dropped in training.
+    #[config(default = 0.0)]
+    pub dropout: f64,
+}
+
+impl AttentionUNetConfig {
+    /// The network with random weights.
+    pub fn init(&self, device: &Device) -> AttentionUNet {
+        let blocks = Blocks {
+            in_channels: self.in_channels,
+            base: self.base,
+            depth: self.depth,
+            padding: 1,
+            norm: self.norm.clone(),
+            activation: self.activation.clone(),
+            dropout: self.dropout,
+        };
+        let levels = || (0..self.depth).rev();
+        AttentionUNet {
+            encoder: blocks.encoder(device),
+            up: levels()
+                .map(|level| self.upsample.init(blocks.channels(level + 1), blocks.channels(level), device))
+                .collect(),
+            gates: levels().map(|level| AttentionGate::new(blocks.channels(level), &self.norm, device)).collect(),
+            decoder: levels()
+                .map(|level| blocks.double_conv(2 * blocks.channels(level), level, device))
+                .collect(),
+            head: blocks.head(self.classes, device),
+        }
+    }
+}
+
+/// Weighs a skip's pixels by how well they go with the signal from below: `x · σ(ψ(relu(W_x x + W_g g)))`.
+#[derive(Module, Debug)]
+pub struct AttentionGate {
+    /// `W_g`, 1×1 with norm, on the gating signal.
+    pub signal: ConvBlock,
+    /// `W_x`, 1×1 with norm, on the skip.
+    pub skip: ConvBlock,
+    /// `ψ`, 1×1 to one channel, with norm.
+    pub psi: ConvBlock,
+}
+
+impl AttentionGate {
+    fn new(channels: usize, norm: &NormConfig, device: &Device) -> Self {
+        let inner = (channels / 2).max(1);
+        // A norm over groups of channels has nothing to group in ψ's single channel.
+        let single = if matches!(norm, NormConfig::Group { .. }) { &NormConfig::None } else { norm };
+        let project = |from, to, norm: &NormConfig| {
+            ConvBlockConfig::new(from, to)
+                .with_kernel(1)
+                .with_padding(0)
+                .with_norm(norm.clone())
+                .with_activation(ActivationConfig::Identity)
+                .init(device)
+        };
+        Self {
+            signal: project(channels, inner, norm),
+            skip: project(channels, inner, norm),
+            psi: project(inner, 1, single),
+        }
+    }
+
+    /// # Shapes
+    /// - `signal`, `skip`: `[n, channels, h, w]`
+    /// - output: the weighed skip, of the same shape
+    pub fn forward(&self, signal: Tensor<4>, skip: Tensor<4>) -> Tensor<4> {
+        let joined = relu(self.signal.forward(signal) + self.skip.forward(skip.clone()));
+        skip * sigmoid(self.psi.forward(joined))
+    }
+}
+
+/// The network; see [`AttentionUNetConfig`].
+#[derive(Module, Debug)]
+pub struct AttentionUNet {
+    /// Contracting path.
+    pub encoder: Encoder,
+    /// Up-sampling of the expanding path, deepest first.
+    pub up: Vec<Upsample>,
+    /// Gates of the skips, deepest first.
+    pub gates: Vec<AttentionGate>,
+    /// Convolutions of the expanding path, deepest first.
+    pub decoder: Vec<DoubleConv>,
+    /// 1×1 convolution to the logits.
+    pub head: Conv2d,
+}
+
+impl AttentionUNet {
+    /// # Shapes
+    /// `[batch, in_channels, height, width]` → logits `[batch, classes, height, width]`, any height and width
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let [n, _, height, width] = x.dims();
+        let (mut features, mut x) = self.encoder.forward(pad_to_multiple(x, 1 << self.up.len()));
+        for ((up, gate), decoder) in self.up.iter().zip(&self.gates).zip(&self.decoder) {
+            let below = up.forward(x);
+            let skip = gate.forward(below.clone(), features.pop().expect("as many levels down as up"));
+            x = decoder.forward(Tensor::cat(vec![skip, below], 1));
+        }
+        let logits = conv2d(&self.head, x);
+        let [_, classes, _, _] = logits.dims();
+        logits.slice([0..n, 0..classes, 0..height, 0..width])
+    }
+}

@@ -1,0 +1,96 @@
+//! U-Net and its two best known relatives. One file a network; they differ in how the decoder uses the encoder's features:
+//!
+//! | network | a decoder level concatenates |
+//! |---|---|
+//! | [`UNet`] | the up-sampled level below and the encoder's features |
+//! | [`AttentionUNet`] | the same, the encoder's features weighed by a gate |
+//! | [`UNetPlusPlus`] | the up-sampled level below and all earlier nodes of a nested grid |
+//!
+//! Channels double at each level: `base << level`. With same padding, inputs of any height and width are mirrored up to a
+//! multiple of `2^depth` and the logits cropped back.
+
+mod attention;
+mod plain;
+mod plus_plus;
+
+pub use attention::{AttentionGate, AttentionUNet, AttentionUNetConfig};
+pub use plain::{ConvPadding, UNet, UNetConfig};
+pub use plus_plus::{UNetPlusPlus, UNetPlusPlusConfig};
+
+use burn::{
+    config::Config,
+    module::Module,
+    nn::{
+        Dropout, DropoutConfig,
+        activation::ActivationConfig,
+        conv::{Conv2d, Conv2dConfig},
+    },
+    tensor::{Device, Tensor},
+};
+
+use crate::layers::{DoubleConv, DoubleConvConfig, NormConfig, max_pool2d};
+
+/// The contracting path that the networks of this module share.
+#[derive(Module, Debug)]
+pub struct Encoder {
+    /// Level 0 at the input's size first; each level halves height and width.
+    pub levels: Vec<DoubleConv>,
+    /// The deepest level.
+    pub bottleneck: DoubleConv,
+    /// After the bottleneck, as in the paper.
+    pub dropout: Dropout,
+}
+
+impl Encoder {
+    /// # Shapes
+    /// - `x`: `[n, in_channels, h, w]`
+    /// - output: features of the levels, `[n, base << level, h >> level, w >> level]`, and of the bottleneck
+    pub fn forward(&self, mut x: Tensor<4>) -> (Vec<Tensor<4>>, Tensor<4>) {
+        let mut features = Vec::with_capacity(self.levels.len());
+        for level in &self.levels {
+            x = level.forward(x);
+            features.push(x.clone());
+            x = max_pool2d(x);
+        }
+        (features, self.dropout.forward(self.bottleneck.forward(x)))
+    }
+}
+
+/// What the configs of this module have in common.
+#[derive(Config, Debug)]
+pub(crate) struct Blocks {
+    in_channels: usize,
+    base: usize,
+    depth: usize,
+    padding: usize,
+    norm: NormConfig,
+    activation: ActivationConfig,
+    dropout: f64,
+}
+
+impl Blocks {
+    fn channels(&self, level: usize) -> usize {
+        self.base << level
+    }
+
+    fn double_conv(&self, in_channels: usize, level: usize, device: &Device) -> DoubleConv {
+        DoubleConvConfig::new(in_channels, self.channels(level))
+            .with_padding(self.padding)
+            .with_norm(self.norm.clone())
+            .with_activation(self.activation.clone())
+            .init(device)
+    }
+
+    fn encoder(&self, device: &Device) -> Encoder {
+        let input = |level: usize| if level == 0 { self.in_channels } else { self.channels(level - 1) };
+        Encoder {
+            levels: (0..self.depth).map(|level| self.double_conv(input(level), level, device)).collect(),
+            bottleneck: self.double_conv(input(self.depth), self.depth, device),
+            dropout: DropoutConfig::new(self.dropout).init(),
+        }
+    }
+
+    fn head(&self, classes: usize, device: &Device) -> Conv2d {
+        Conv2dConfig::new([self.base, classes], [1, 1]).init(device)
+    }
+}

@@ -1,0 +1,219 @@
+//! Saving and loading of weights, in Burn's burnpack format (`.bpk`).
+//!
+//! A file holds each parameter and each running statistic under its path in the network, in the order of the network, and
+//! nothing that changes from run to run: the same weights give the same bytes. It is written to a temporary name and
+//! renamed.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    store::{ModuleRecord, burn_pack},
+    tensor::{Tensor, TensorData},
+};
+
+/// Why weights could not be written or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WeightsError {
+    /// The file could not be written; what was there before is untouched.
+    #[error("cannot write weights to {}: {reason}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system or the format says.
+        reason: String,
+    },
+    /// The file is not there, is cut short, or is no burnpack file.
+    #[error("cannot read weights from {}: {reason}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system or the format says.
+        reason: String,
+    },
+    /// The file holds the weights of another network.
+    #[error("the weights in {} are not of this network: {mismatch}", path.display())]
+    Mismatch {
+        /// The file.
+        path: PathBuf,
+        /// Which tensors do not fit.
+        mismatch: Mismatch,
+    },
+}
+
+/// The tensors in which a file and a network differ.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mismatch {
+    /// In the network, not in the file.
+    pub missing: Vec<String>,
+    /// In the file, not in the network.
+    pub unexpected: Vec<String>,
+    /// In both: name, shape in the network, shape in the file.
+    pub shapes: Vec<(String, Vec<usize>, Vec<usize>)>,
+}
+
+impl Mismatch {
+    fn is_empty(&self) -> bool {
+        self.missing.is_empty() && self.unexpected.is_empty() && self.shapes.is_empty()
+    }
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// More names than these help nobody.
+        const SHOWN: usize = 8;
+        let mut parts = Vec::new();
+        let mut part = |what: &str, names: Vec<String>| {
+            if !names.is_empty() {
+                let rest = names.len().saturating_sub(SHOWN);
+                let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+                parts.push(format!("{what} {}{more}", names[..names.len().min(SHOWN)].join(", ")));
+            }
+        };
+        let shapes = self.shapes.iter().map(|(name, network, file)| format!("{name} (needs {network:?}, has {file:?})"));
+        part("of another shape:", shapes.collect());
+        part("missing:", self.missing.clone());
+        part("unexpected:", self.unexpected.clone());
+        f.write_str(&parts.join("; "))
+    }
+}
+
+/// Writes the weights of `module` to `path`, replacing what is there in one step.
+///
+/// # Errors
+/// [`WeightsError::Write`], for example on a full disk.
+pub fn save<M: Module>(module: &M, path: &Path) -> Result<(), WeightsError> {
+    let tensors = named_tensors(module)
+        .into_iter()
+        .map(|(name, data)| {
+            let (bytes, shape, dtype) = data.into_parts();
+            burn_pack::Tensor::new(name, dtype, shape, None, bytes)
+        })
+        .collect();
+    burn_pack::Writer::new(tensors)
+        .auto_extension(false)
+        .write_to_file(path)
+        .map_err(|error| WeightsError::Write { path: path.into(), reason: error.to_string() })
+}
+
+/// Loads the weights in `path` into `module`, which keeps its device.
+///
+/// # Errors
+/// [`WeightsError::Read`], or [`WeightsError::Mismatch`] naming the tensors if the file is not of this network.
+pub fn load<M: Module>(module: M, path: &Path) -> Result<M, WeightsError> {
+    let unreadable = |reason: String| WeightsError::Read { path: path.into(), reason };
+    let file = burn_pack::Reader::from_file_exact(path)
+        .and_then(burn_pack::Reader::into_tensors)
+        .map_err(|error| unreadable(error.to_string()))?;
+    let mut file: BTreeMap<String, Vec<usize>> =
+        file.into_iter().map(|tensor| (tensor.name, tensor.shape.to_vec())).collect();
+
+    let mut mismatch = Mismatch::default();
+    for (name, data) in named_tensors(&module) {
+        let shape = data.shape().to_vec();
+        match file.remove(&name) {
+            None => mismatch.missing.push(name),
+            Some(found) if found != shape => mismatch.shapes.push((name, shape, found)),
+            Some(_) => {}
+        }
+    }
+    mismatch.unexpected = file.into_keys().collect();
+    if !mismatch.is_empty() {
+        return Err(WeightsError::Mismatch { path: path.into(), mismatch });
+    }
+    ModuleRecord::load(path)
+        .and_then(|record| module.try_load_record(record.cast_to_module_dtype()))
+        .map_err(|error| unreadable(error.to_string()))
+}
+
+/// Every parameter and running statistic with its path, in the network's order.
+fn named_tensors<M: Module>(module: &M) -> Vec<(String, TensorData)> {
+    #[derive(Default)]
+    struct Named {
+        path: Vec<String>,
+        tensors: Vec<(String, TensorData)>,
+    }
+
+    impl ModuleVisitor for Named {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.into());
+        }
+
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.tensors.push((self.path.join("."), param.transform_for_save().val().into_data()));
+        }
+    }
+
+    let mut named = Named::default();
+    module.visit(&mut named);
+    named.tensors
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Distribution};
+
+    use super::*;
+    use crate::unet::UNetConfig;
+
+    fn config() -> UNetConfig {
+        UNetConfig::new(1, 2).with_base(2).with_depth(1)
+    }
+
+    #[test]
+    fn the_same_weights_give_the_same_bytes_and_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let device = Device::default();
+        let unet = config().init(&device);
+        let paths = ["a.bpk", "b.bpk"].map(|name| folder.path().join(name));
+        save(&unet, &paths[0]).unwrap();
+        let loaded = load(config().init(&device), &paths[0]).unwrap();
+        save(&loaded, &paths[1]).unwrap();
+        assert_eq!(std::fs::read(&paths[0]).unwrap(), std::fs::read(&paths[1]).unwrap());
+        let x = Tensor::random([1, 1, 8, 8], Distribution::Default, &device);
+        unet.forward(x.clone()).into_data().assert_eq(&loaded.forward(x).into_data(), true);
+    }
+
+    #[test]
+    fn another_network_s_weights_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("small.bpk");
+        let device = Device::default();
+        save(&config().init(&device), &path).unwrap();
+        let error = load(config().with_base(4).with_depth(2).init(&device), &path).unwrap_err().to_string();
+        assert!(error.contains("small.bpk"), "{error}");
+        assert!(error.contains("encoder.levels.0.first.conv.weight (needs [4, 1, 3, 3], has [2, 1, 3, 3])"), "{error}");
+        assert!(error.contains("missing: encoder.levels.1.first.conv.weight"), "{error}");
+    }
+
+    #[test]
+    fn broken_files_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let device = Device::default();
+        let path = folder.path().join("unet.bpk");
+        assert!(matches!(load(config().init(&device), &path), Err(WeightsError::Read { .. })));
+        save(&config().init(&device), &path).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for length in [0, 1, 9, whole.len() / 2, whole.len() - 1] {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let error = load(config().init(&device), &path).unwrap_err();
+            assert!(error.to_string().contains("unet.bpk"), "{length} bytes: {error}");
+        }
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file() {
+        let device = Device::default();
+        let error = save(&config().init(&device), Path::new("/nowhere/at/all.bpk")).unwrap_err();
+        assert!(error.to_string().contains("/nowhere/at/all.bpk"), "{error}");
+    }
+}
