@@ -45,7 +45,9 @@ pub enum DataError {
         reason: String,
     },
     /// An image larger than [`Limits`](crate::Limits) allows; nothing of that size was allocated.
-    #[error("{path}: the header says {width}x{height} pixels, over the limit of {limit}; raise `Limits` if that is true")]
+    #[error(
+        "{path}: the header says {width}x{height} pixels, over the limit of {limit}; raise `Limits` if that is true"
+    )]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -77,7 +79,9 @@ pub enum DataError {
         reason: String,
     },
     /// A number of values that is not width × height × channels, or a zero among these.
-    #[error("an image of {width}x{height} pixels and {channels} channels needs {expected} values (at least 1), got {actual}")]
+    #[error(
+        "an image of {width}x{height} pixels and {channels} channels needs {expected} values (at least 1), got {actual}"
+    )]
     ImageShape {
         /// Width in pixels.
         width: u32,
@@ -206,7 +210,9 @@ pub enum DataError {
     /// Samples of different sizes in one batch.
     #[error(
         "a batch needs samples of one size, but {first} is {} and {second} is {} (width x height x channels); \
-         add a crop or resize transform, or set the batch size to 1", size(first_size), size(second_size)
+         add a crop or resize transform, or set the batch size to 1",
+        size(first_size),
+        size(second_size)
     )]
     BatchSizes {
         /// Name of a sample.

@@ -94,6 +94,25 @@ impl Image {
         dynamic.expect("an image holds width * height * channels values")
     }
 
+    /// The part of `width` × `height` pixels whose upper left corner is at column `left` of row `top`.
+    ///
+    /// # Panics
+    /// If it reaches past the image.
+    pub fn crop(&self, left: u32, top: u32, width: u32, height: u32) -> Self {
+        let inside = |start: u32, length: u32, side: u32| start.checked_add(length).is_some_and(|end| end <= side);
+        assert!(
+            inside(left, width, self.width) && inside(top, height, self.height),
+            "{width}x{height} pixels at ({left}, {top}) are not within {}x{}",
+            self.width,
+            self.height
+        );
+        let row = self.width as usize * self.channels;
+        let (start, length) = (left as usize * self.channels, width as usize * self.channels);
+        let rows = self.data.chunks_exact(row.max(1)).skip(top as usize).take(height as usize);
+        let data = rows.flat_map(|row| &row[start..start + length]).copied().collect();
+        Self { width, height, channels: self.channels, data }
+    }
+
     /// Width in pixels.
     pub fn width(&self) -> u32 {
         self.width

@@ -49,22 +49,14 @@ impl<'a> From<&'a DynamicImage> for Raster<'a> {
 impl Raster<'_> {
     /// The image in `mode`: integers scaled to `[0, 1]`, floats as they are.
     pub fn to_image(&self, mode: ColorMode) -> Image {
+        let channels = self.channels;
         let data = match &self.samples {
-            Samples::U8(v) => self.convert(v, mode, |v| f32::from(v) / 255.0),
-            Samples::U16(v) => self.convert(v, mode, |v| f32::from(v) / 65_535.0),
-            Samples::U32(v) => self.convert(v, mode, |v| (f64::from(v) / f64::from(u32::MAX)) as f32),
-            Samples::F32(v) => self.convert(v, mode, |v| v),
+            Samples::U8(v) => convert(v, channels, mode, |v| f32::from(v) / 255.0),
+            Samples::U16(v) => convert(v, channels, mode, |v| f32::from(v) / 65_535.0),
+            Samples::U32(v) => convert(v, channels, mode, |v| (f64::from(v) / f64::from(u32::MAX)) as f32),
+            Samples::F32(v) => convert(v, channels, mode, |v| v),
         };
         Image::from_parts(self.width, self.height, mode.channels(), data)
-    }
-
-    fn convert<T: Copy>(&self, samples: &[T], mode: ColorMode, value: impl Fn(T) -> f32 + Copy) -> Vec<f32> {
-        match self.channels {
-            1 => convert::<T, 1>(samples, mode, value),
-            2 => convert::<T, 2>(samples, mode, value),
-            3 => convert::<T, 3>(samples, mode, value),
-            _ => convert::<T, 4>(samples, mode, value),
-        }
     }
 
     /// The image in the nearest type that `DynamicImage` has: 32-bit integers keep their upper 16 bits, grey floats
@@ -76,11 +68,11 @@ impl Raster<'_> {
             (Samples::U16(v), n) => words(width, height, n, v.into_owned()),
             (Samples::U32(v), n) => words(width, height, n, v.iter().map(|v| (v >> 16) as u16).collect()),
             (Samples::F32(v), 1 | 3) => {
-                let rgb = convert_any(&v, channels, ColorMode::Rgb);
+                let rgb = convert(&v, channels, ColorMode::Rgb, |v| v);
                 image::Rgb32FImage::from_raw(width, height, rgb).map(DynamicImage::from)
             }
             (Samples::F32(v), _) => {
-                let rgba = convert_any(&v, channels, ColorMode::Rgba);
+                let rgba = convert(&v, channels, ColorMode::Rgba, |v| v);
                 image::Rgba32FImage::from_raw(width, height, rgba).map(DynamicImage::from)
             }
         };
@@ -106,22 +98,23 @@ fn words(width: u32, height: u32, channels: usize, v: Vec<u16>) -> Option<Dynami
     }
 }
 
-fn convert_any(samples: &[f32], channels: usize, mode: ColorMode) -> Vec<f32> {
+/// Pixels of `channels` samples in another mode.
+fn convert<T: Copy>(samples: &[T], channels: usize, mode: ColorMode, value: impl Fn(T) -> f32) -> Vec<f32> {
     match channels {
-        1 => convert::<f32, 1>(samples, mode, |v| v),
-        2 => convert::<f32, 2>(samples, mode, |v| v),
-        3 => convert::<f32, 3>(samples, mode, |v| v),
-        _ => convert::<f32, 4>(samples, mode, |v| v),
+        1 => convert_pixels::<T, 1>(samples, mode, value),
+        2 => convert_pixels::<T, 2>(samples, mode, value),
+        3 => convert_pixels::<T, 3>(samples, mode, value),
+        _ => convert_pixels::<T, 4>(samples, mode, value),
     }
 }
 
-/// Pixels of `S` samples in another mode; `S` is known at compile time so that the loops carry no branch.
-fn convert<T: Copy, const S: usize>(samples: &[T], mode: ColorMode, value: impl Fn(T) -> f32) -> Vec<f32> {
+/// [`convert`] with the number of channels known at compile time, so that the loops carry no branch.
+fn convert_pixels<T: Copy, const S: usize>(samples: &[T], mode: ColorMode, value: impl Fn(T) -> f32) -> Vec<f32> {
     let rgb = |p: &[T; S]| {
         let first = value(p[0]);
         if S <= 2 { [first; 3] } else { [first, value(p[1]), value(p[2])] }
     };
-    let alpha = |p: &[T; S]| if S % 2 == 0 { value(p[S - 1]) } else { 1.0 };
+    let alpha = |p: &[T; S]| if S.is_multiple_of(2) { value(p[S - 1]) } else { 1.0 };
     let (pixels, _) = samples.as_chunks::<S>();
     let mut out = vec![0.0; pixels.len() * mode.channels()];
     match mode {

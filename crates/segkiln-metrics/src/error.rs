@@ -20,6 +20,37 @@ pub enum MetricsError {
         /// The weights given.
         values: Vec<f64>,
     },
+    /// Predictions and targets are not equally many.
+    #[error("{predicted} predicted labels for {target} target labels")]
+    Length {
+        /// Predicted labels.
+        predicted: usize,
+        /// Target labels.
+        target: usize,
+    },
+    /// Predicted and target map differ in size.
+    #[error("predicted map of {}x{} pixels for a target of {}x{}", predicted.0, predicted.1, target.0, target.1)]
+    Size {
+        /// Width and height of the prediction.
+        predicted: (u32, u32),
+        /// Width and height of the target.
+        target: (u32, u32),
+    },
+    /// A label that is neither a class nor ignored.
+    #[error("{of} label {label} at position {position} is not one of {classes} classes")]
+    Label {
+        /// "predicted" or "target".
+        of: &'static str,
+        /// The label.
+        label: u32,
+        /// Its place in the slice.
+        position: usize,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// Two metrics that were set up differently cannot be merged.
+    #[error("{0} that were set up differently cannot be merged")]
+    Unlike(&'static str),
     /// A list that must not be empty is empty.
     #[error("{0} must not be empty")]
     Empty(&'static str),

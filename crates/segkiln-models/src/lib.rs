@@ -3,6 +3,7 @@
 //! - [`layers`]: the few blocks that all networks are built from;
 //! - [`unet`]: U-Net, UNet++ and Attention U-Net;
 //! - [`SegmentationModel`]: any of them behind one type, made from a [`ModelConfig`] that a file can hold;
+//! - [`ModelCard`]: what else must be known to predict with a trained one;
 //! - [`weights`]: saving and loading, with errors that name tensors.
 //!
 //! Each network is a config with documented defaults, `init` on a device, and `forward`:
@@ -17,9 +18,11 @@
 //! assert_eq!(logits.dims(), [1, 2, 50, 37]);
 //! ```
 
+mod card;
 pub mod layers;
 mod model;
 pub mod unet;
 pub mod weights;
 
+pub use card::ModelCard;
 pub use model::{ModelConfig, SegmentationModel};

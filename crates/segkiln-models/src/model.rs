@@ -37,6 +37,19 @@ impl ModelConfig {
         }
     }
 
+    /// Whether the network can be built. A config that came from a file is checked before anything is allocated.
+    ///
+    /// # Errors
+    /// A sentence that names the field out of range.
+    pub fn check(&self) -> Result<(), String> {
+        let blocks = match self {
+            Self::UNet(config) => config.blocks(),
+            Self::UNetPlusPlus(config) => config.blocks(),
+            Self::AttentionUNet(config) => config.blocks(),
+        };
+        blocks.check(self.classes())
+    }
+
     /// Channels of the images that the network takes.
     pub fn in_channels(&self) -> usize {
         match self {
@@ -91,5 +104,25 @@ impl SegmentationModel {
             Self::UNetPlusPlus(model) => model.forward_all(x),
             other => vec![other.forward(x)],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers::NormConfig;
+
+    #[test]
+    fn configs_out_of_range_are_named() {
+        let unet = || UNetConfig::new(1, 2);
+        let refused = |config: UNetConfig| ModelConfig::UNet(config).check().unwrap_err();
+        assert!(ModelConfig::UNet(unet()).check().is_ok());
+        assert!(refused(UNetConfig::new(0, 2)).contains("in_channels"));
+        assert!(refused(unet().with_base(usize::MAX)).contains("base"));
+        assert!(refused(unet().with_depth(63)).contains("63 times"));
+        assert!(refused(unet().with_depth(0)).contains("depth"));
+        assert!(refused(unet().with_dropout(f64::NAN)).contains("dropout"));
+        assert!(refused(unet().with_norm(NormConfig::Group { groups: 5 })).contains("5 norm groups"));
+        assert!(refused(unet().with_norm(NormConfig::Batch { epsilon: 0.0, momentum: 0.1 })).contains("epsilon"));
     }
 }

@@ -1,1 +1,27 @@
-//! placeholder
+//! Training of segmentation networks with burn-train.
+//!
+//! burn-train's `SupervisedTraining` and `Learner` run the loop; this crate adds what they leave to the user:
+//!
+//! - [`task`]: what a step computes: a network with its loss;
+//! - [`schedule`], [`optimizer`], [`ema`]: learning rate over the steps, parameter groups and clipping, averaged weights;
+//! - [`checkpoint`]: a checkpoint as one set that appears in one step, so that a killed run resumes exactly;
+//! - [`strategy`]: the epochs, tied to the loader's epoch and to the checkpoints;
+//! - [`history`], [`curves`]: what was measured, as CSV and as a picture;
+//! - [`train`]: all of it together, from a [`Recipe`] to the files of a run.
+
+pub mod checkpoint;
+pub mod curves;
+pub mod ema;
+mod error;
+mod figures;
+pub mod history;
+pub mod optimizer;
+mod params;
+mod recipe;
+mod renderer;
+pub mod schedule;
+pub mod strategy;
+pub mod task;
+
+pub use error::{Result, TrainError};
+pub use recipe::{Outcome, Recipe, Run, RunConfig, train};

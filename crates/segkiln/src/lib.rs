@@ -1,1 +1,49 @@
-//! p
+//! Image segmentation in pure Rust on the [Burn](https://burn.dev) framework.
+//!
+//! Predict with a trained network in three lines:
+//!
+//! ```no_run
+//! use segkiln::prelude::*;
+//!
+//! let segmenter = Segmenter::load("runs/unet", &Device::default())?;
+//! let result = segmenter.segment(&image::open("cells.png")?)?;
+//! println!("{} foreground pixels", result.map().as_slice().iter().filter(|label| **label == 1).count());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Training (feature `train`) is in [`train`](segkiln_train); `examples/unet_train.rs` shows it whole.
+//!
+//! # Backends
+//! Networks are written once. Cargo features (`flex`, the default, for CPUs; `cuda`, `rocm`, `vulkan`, `metal`, `webgpu`,
+//! `wgpu`) choose what is built in, and a `Device` chooses at run time.
+//!
+//! # Crates
+//! - [`core`](segkiln_core): label maps, classes, palettes
+//! - [`ops`](segkiln_ops): tensor operators
+//! - [`models`](segkiln_models): networks
+//! - [`data`](segkiln_data): images, masks, data sets, transforms, loaders, drawing
+//! - [`metrics`](segkiln_metrics): losses and metrics (feature `train`)
+//! - [`train`](segkiln_train): training (feature `train`)
+
+mod device;
+mod segmenter;
+mod tiles;
+
+pub use device::{UnknownDevice, device_by_name};
+pub use segkiln_core as core;
+pub use segkiln_data as data;
+#[cfg(feature = "train")]
+pub use segkiln_metrics as metrics;
+pub use segkiln_models as models;
+pub use segkiln_ops as ops;
+#[cfg(feature = "train")]
+pub use segkiln_train as train;
+pub use segmenter::{Segmentation, SegmentError, SegmentOptions, Segmenter};
+
+/// What most programs import.
+pub mod prelude {
+    pub use burn::tensor::Device;
+    pub use segkiln_core::{Classes, LabelMap};
+
+    pub use crate::{Segmentation, SegmentError, SegmentOptions, Segmenter, device_by_name};
+}

@@ -2,8 +2,8 @@ use burn::config::Config;
 use burn::tensor::activation::log_sigmoid;
 use burn::tensor::{Int, Tensor};
 
-use super::common::{Labels, Reduction, per_channel, sum_all, valid_weights};
 use super::SegmentationLoss;
+use super::common::{Labels, Reduction, per_channel, sum_all, valid_weights};
 use crate::Result;
 
 /// Configuration of [`BceLoss`].
@@ -52,7 +52,7 @@ pub struct BceLoss {
 impl BceLoss {
     /// The loss of each pixel, `[N, H, W]`: its mean over the channels, 0 where ignored.
     pub fn forward_no_reduction(&self, logits: Tensor<4>, targets: Tensor<3, Int>) -> Tensor<3> {
-        let labels = Labels::new(&logits, targets, self.config.ignore_index);
+        let (logits, labels) = Labels::prepare(logits, targets, self.config.ignore_index);
         self.losses(logits, &labels).mean_dim(1).squeeze_dim(1)
     }
 
@@ -76,7 +76,7 @@ impl BceLoss {
 impl SegmentationLoss for BceLoss {
     fn forward(&self, logits: Tensor<4>, targets: Tensor<3, Int>) -> Tensor<1> {
         let channels = logits.dims()[1];
-        let labels = Labels::new(&logits, targets, self.config.ignore_index);
+        let (logits, labels) = Labels::prepare(logits, targets, self.config.ignore_index);
         let sum = sum_all(self.losses(logits, &labels));
         match self.config.reduction {
             Reduction::Sum => sum,

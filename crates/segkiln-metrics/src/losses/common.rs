@@ -1,7 +1,7 @@
 //! What the losses share: the targets made ready for arithmetic, and sums that give the same bits every time.
 
 use burn::tensor::activation::{sigmoid, softmax};
-use burn::tensor::{Bool, Device, Int, Tensor};
+use burn::tensor::{Bool, DType, Device, FloatDType, Int, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::{MetricsError, Result};
@@ -17,6 +17,9 @@ pub enum Reduction {
     Sum,
 }
 
+/// The losses compute in single precision, because sums of half-precision values overflow.
+const PRECISION: FloatDType = FloatDType::F32;
+
 /// Targets that fit their logits.
 pub(super) struct Labels {
     /// `[N, H, W]`, on the device of the logits.
@@ -28,8 +31,10 @@ pub(super) struct Labels {
 }
 
 impl Labels {
+    /// The logits in the losses' precision, and their labels.
+    ///
     /// Panics unless `targets` are `[N, H, W]` for logits `[N, C, H, W]`.
-    pub(super) fn new(logits: &Tensor<4>, targets: Tensor<3, Int>, ignore_index: Option<i64>) -> Self {
+    pub(super) fn prepare(logits: Tensor<4>, targets: Tensor<3, Int>, ignore_index: Option<i64>) -> (Tensor<4>, Self) {
         let [batch, channels, height, width] = logits.dims();
         assert!(
             targets.dims() == [batch, height, width] && channels > 0,
@@ -39,27 +44,26 @@ impl Labels {
         );
         let targets = targets.to_device(&logits.device());
         let ignored = ignore_index.map(|index| targets.clone().equal_scalar(index));
-        Self { targets, ignored, channels }
+        (logits.cast(PRECISION), Self { targets, ignored, channels })
     }
 
     pub(super) fn device(&self) -> Device {
         self.targets.device()
     }
 
-    /// The targets as `[N, 1, H, W]` that may index a channel: ignored pixels point at class 0, because their own label is
-    /// out of range.
-    pub(super) fn indices(&self) -> Tensor<4, Int> {
-        self.replace_ignored(0).unsqueeze_dim(1)
-    }
-
     /// `[N, C, H, W]`: 1 where the pixel is of the channel's class, and 0 elsewhere and at ignored pixels.
     pub(super) fn one_hot(&self) -> Tensor<4> {
+        indicator(self.is_of_channel())
+    }
+
+    /// `[N, C, H, W]`: whether the pixel is of the channel's class; an ignored pixel is of none.
+    pub(super) fn is_of_channel(&self) -> Tensor<4, Bool> {
         if self.channels == 1 {
-            return self.replace_ignored(0).equal_scalar(1).float().unsqueeze_dim(1);
+            return self.replace_ignored(0).equal_scalar(1).unsqueeze_dim(1);
         }
         let classes = Tensor::<1, Int>::arange(0..self.channels as i64, &self.device()).cast(self.targets.dtype());
         let targets = self.replace_ignored(self.channels as i64).unsqueeze_dim::<4>(1);
-        targets.equal(classes.reshape([1, self.channels, 1, 1])).float()
+        targets.equal(classes.reshape([1, self.channels, 1, 1]))
     }
 
     /// `x` with 0 at the ignored pixels; channels of `x` are its own.
@@ -81,8 +85,8 @@ impl Labels {
     /// Number of pixels that are not ignored.
     pub(super) fn count(&self) -> Tensor<1> {
         match &self.ignored {
-            Some(ignored) => sum_all(ignored.clone().bool_not().float().unsqueeze_dim(1)),
-            None => Tensor::full([1], self.targets.shape().num_elements() as f32, &self.device()),
+            Some(ignored) => sum_all(indicator(ignored.clone().bool_not()).unsqueeze_dim(1)),
+            None => floats(&[self.targets.shape().num_elements() as f32], &self.device()),
         }
     }
 
@@ -112,12 +116,28 @@ pub(super) fn sum_channels(x: Tensor<4>) -> Tensor<1> {
     x.sum_dim(3).sum_dim(2).sum_dim(0).reshape([channels])
 }
 
+/// Values in the losses' precision.
+pub(super) fn floats(values: &[f32], device: &Device) -> Tensor<1> {
+    Tensor::from_data(values, (device, DType::from(PRECISION)))
+}
+
+/// 1 where true and 0 where false, in the losses' precision.
+pub(super) fn indicator<const D: usize>(mask: Tensor<D, Bool>) -> Tensor<D> {
+    mask.float().cast(PRECISION)
+}
+
+/// The sum of channel values `[C]`, each times its share.
+pub(super) fn weighted_sum(values: Tensor<1>, shares: &[f32]) -> Tensor<1> {
+    let shares = floats(shares, &values.device());
+    (values * shares).sum()
+}
+
 /// A value for each channel as `[1, C, 1, 1]`.
 ///
 /// Panics unless there are as many values as channels.
 pub(super) fn per_channel(name: &str, values: &[f32], channels: usize, device: &Device) -> Tensor<4> {
     assert!(values.len() == channels, "{name} has {} values for {channels} channels", values.len());
-    Tensor::<1>::from_floats(values, device).reshape([1, channels, 1, 1])
+    floats(values, device).reshape([1, channels, 1, 1])
 }
 
 /// Refuses a value that is not finite or lies below `low` (or above `high`).

@@ -1,6 +1,9 @@
 use serde::{Deserialize, Serialize};
 
-use super::{BceLossConfig, CrossEntropyLossConfig, DiceLossConfig, SegmentationLoss, SumLoss};
+use super::{
+    BceLossConfig, BoundaryLossConfig, CrossEntropyLossConfig, DiceLossConfig, FocalLossConfig, FocalTverskyLossConfig,
+    JaccardLossConfig, LovaszLossConfig, MccLossConfig, SegmentationLoss, SumLoss, TverskyLossConfig,
+};
 use crate::Result;
 
 /// Any loss, as a configuration file names it.
@@ -23,6 +26,20 @@ pub enum LossConfig {
     Bce(BceLossConfig),
     /// [`DiceLoss`](super::DiceLoss).
     Dice(DiceLossConfig),
+    /// [`JaccardLoss`](super::JaccardLoss).
+    Jaccard(JaccardLossConfig),
+    /// [`TverskyLoss`](super::TverskyLoss).
+    Tversky(TverskyLossConfig),
+    /// [`FocalLoss`](super::FocalLoss).
+    Focal(FocalLossConfig),
+    /// [`FocalTverskyLoss`](super::FocalTverskyLoss).
+    FocalTversky(FocalTverskyLossConfig),
+    /// [`LovaszLoss`](super::LovaszLoss).
+    Lovasz(LovaszLossConfig),
+    /// [`MccLoss`](super::MccLoss).
+    Mcc(MccLossConfig),
+    /// [`BoundaryLoss`](super::BoundaryLoss).
+    Boundary(BoundaryLossConfig),
     /// [`SumLoss`]: pairs of weight and loss.
     Sum(Vec<(f64, LossConfig)>),
 }
@@ -37,6 +54,13 @@ impl LossConfig {
             Self::CrossEntropy(config) => Box::new(config.try_init()?),
             Self::Bce(config) => Box::new(config.try_init()?),
             Self::Dice(config) => Box::new(config.try_init()?),
+            Self::Jaccard(config) => Box::new(config.try_init()?),
+            Self::Tversky(config) => Box::new(config.try_init()?),
+            Self::Focal(config) => Box::new(config.try_init()?),
+            Self::FocalTversky(config) => Box::new(config.try_init()?),
+            Self::Lovasz(config) => Box::new(config.try_init()?),
+            Self::Mcc(config) => Box::new(config.try_init()?),
+            Self::Boundary(config) => Box::new(config.try_init()?),
             Self::Sum(terms) => {
                 let terms = terms.iter().map(|(weight, loss)| Ok((*weight, loss.try_init()?)));
                 Box::new(SumLoss::new(terms.collect::<Result<_>>()?)?)

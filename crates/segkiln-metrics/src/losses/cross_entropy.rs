@@ -3,7 +3,7 @@ use burn::tensor::{Int, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::SegmentationLoss;
-use super::common::{Labels, Reduction, in_range, per_channel, sum_all, valid_weights};
+use super::common::{Labels, Reduction, floats, in_range, indicator, per_channel, sum_all, valid_weights};
 use crate::Result;
 
 /// Which pixels [`CrossEntropyLoss`] learns from: the hardest of the batch.
@@ -91,27 +91,23 @@ struct PixelLosses {
 impl CrossEntropyLoss {
     /// The weighted loss of each pixel, `[N, H, W]`, 0 where ignored; hard pixels are not chosen.
     pub fn forward_no_reduction(&self, logits: Tensor<4>, targets: Tensor<3, Int>) -> Tensor<3> {
-        let labels = Labels::new(&logits, targets, self.config.ignore_index);
+        let (logits, labels) = Labels::prepare(as_classes(logits), targets, self.config.ignore_index);
         self.pixel_losses(logits, &labels).loss.squeeze_dim(1)
     }
 
     fn pixel_losses(&self, logits: Tensor<4>, labels: &Labels) -> PixelLosses {
-        let logits = match logits.dims()[1] {
-            1 => Tensor::cat(vec![logits.zeros_like(), logits], 1),
-            _ => logits,
-        };
-        let (channels, device) = (logits.dims()[1], logits.device());
-        // Log-sum-exp and gather in place of a log-softmax, which would be one more pass over all channels.
-        let shifted = logits.clone() - logits.detach().max_dim(1);
+        let (shape @ [_, channels, _, _], device) = (logits.dims(), logits.device());
+        // Log-sum-exp less the true logit in place of a log-softmax, which would be one more pass over all channels. The
+        // true one is picked by a mask, on a CPU many times faster than gather and its gradient's scatter.
+        let shifted = logits.clone() - logits.without_autodiff().max_dim(1);
         let log_sum = shifted.clone().exp().sum_dim(1).log();
-        let indices = labels.indices();
-        let likelihood = log_sum.clone() - shifted.clone().gather(1, indices.clone());
+        let other_class = labels.is_of_channel().bool_not();
+        let pick = |x: Tensor<4>| x.mask_fill(other_class.clone(), 0).sum_dim(1);
+        let likelihood = log_sum.clone() - pick(shifted.clone());
 
-        let class_weights = self.config.class_weights.as_deref().map(|w| per_channel("class_weights", w, channels, &device));
-        let weight = class_weights.clone().map(|weights| {
-            let shape = indices.shape();
-            labels.zero_ignored(weights.flatten::<1>(0, 3).select(0, indices.flatten(0, 3)).reshape(shape))
-        });
+        let class_weights =
+            self.config.class_weights.as_deref().map(|w| per_channel("class_weights", w, channels, &device));
+        let weight = class_weights.clone().map(|weights| pick(weights.expand(shape)));
         let mut loss = likelihood.clone();
         if let Some(weight) = &weight {
             loss = loss * weight.clone();
@@ -120,7 +116,7 @@ impl CrossEntropyLoss {
         if smoothing > 0.0 {
             let (weighted, total) = match class_weights {
                 Some(weights) => (shifted * weights.clone(), weights.sum_dim(1)),
-                None => (shifted, Tensor::full([1, 1, 1, 1], channels as f32, &device)),
+                None => (shifted, floats(&[channels as f32], &device).reshape([1, 1, 1, 1])),
             };
             let all_classes = log_sum * total - weighted.sum_dim(1);
             loss = loss * (1.0 - smoothing) + all_classes * (smoothing / channels as f64);
@@ -133,31 +129,39 @@ impl CrossEntropyLoss {
         let candidates = labels.count().into_scalar::<f32>() as usize;
         let device = labels.device();
         if candidates == 0 {
-            return (sum_all(pixels.loss), Tensor::ones([1], &device));
+            return (sum_all(pixels.loss), floats(&[1.0], &device));
         }
         match hard {
             HardPixels::TopK { percent } => {
                 let count = ((candidates as f64 * percent / 100.0) as usize).max(1);
                 let loss = labels.fill_ignored(pixels.loss, f64::from(f32::MIN)).flatten::<1>(0, 3);
-                let order = loss.clone().detach().argsort_descending(0).narrow(0, 0, count);
-                (loss.select(0, order).sum(), Tensor::full([1], count as f32, &device))
+                let order = loss.clone().without_autodiff().argsort_descending(0).narrow(0, 0, count);
+                (loss.select(0, order).sum(), floats(&[count as f32], &device))
             }
             HardPixels::Ohem { threshold, min_kept } => {
-                let likelihood = labels.fill_ignored(pixels.likelihood.detach(), f64::from(f32::MIN));
+                let likelihood = labels.fill_ignored(pixels.likelihood.without_autodiff(), f64::from(f32::MIN));
                 let order = likelihood.clone().flatten::<1>(0, 3).sort_descending(0);
                 let last_kept = order.narrow(0, min_kept.min(candidates - 1), 1);
                 let bound = last_kept.clamp_max(-threshold.ln()).reshape([1, 1, 1, 1]);
                 let easy = likelihood.clone().lower_equal(bound.expand(likelihood.dims()));
-                let kept = sum_all(easy.clone().bool_not().float());
+                let kept = sum_all(indicator(easy.clone().bool_not()));
                 (sum_all(pixels.loss.mask_fill(easy, 0)), kept)
             }
         }
     }
 }
 
+/// Binary logits as two classes.
+fn as_classes(logits: Tensor<4>) -> Tensor<4> {
+    match logits.dims()[1] {
+        1 => Tensor::cat(vec![logits.zeros_like(), logits], 1),
+        _ => logits,
+    }
+}
+
 impl SegmentationLoss for CrossEntropyLoss {
     fn forward(&self, logits: Tensor<4>, targets: Tensor<3, Int>) -> Tensor<1> {
-        let labels = Labels::new(&logits, targets, self.config.ignore_index);
+        let (logits, labels) = Labels::prepare(as_classes(logits), targets, self.config.ignore_index);
         let pixels = self.pixel_losses(logits, &labels);
         let (sum, divisor) = match (self.config.hard_pixels, &pixels.weight) {
             (Some(hard), _) => Self::hardest(hard, pixels, &labels),

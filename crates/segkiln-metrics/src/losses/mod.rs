@@ -43,19 +43,35 @@
 //! ```
 
 mod bce;
+mod boundary;
 mod common;
 mod config;
 mod cross_entropy;
+mod deep_supervision;
 mod dice;
+mod focal;
+mod focal_tversky;
+mod jaccard;
+mod lovasz;
+mod mcc;
 mod region;
 mod sum;
+mod tversky;
 
 pub use bce::{BceLoss, BceLossConfig};
+pub use boundary::{BoundaryLoss, BoundaryLossConfig};
 pub use common::Reduction;
 pub use config::LossConfig;
 pub use cross_entropy::{CrossEntropyLoss, CrossEntropyLossConfig, HardPixels};
+pub use deep_supervision::{DeepSupervision, DeepSupervisionConfig};
 pub use dice::{DiceLoss, DiceLossConfig};
+pub use focal::{FocalLoss, FocalLossConfig};
+pub use focal_tversky::{FocalTverskyLoss, FocalTverskyLossConfig};
+pub use jaccard::{JaccardLoss, JaccardLossConfig};
+pub use lovasz::{LovaszLoss, LovaszLossConfig};
+pub use mcc::{MccLoss, MccLossConfig};
 pub use sum::SumLoss;
+pub use tversky::{TverskyLoss, TverskyLossConfig};
 
 use std::fmt::Debug;
 

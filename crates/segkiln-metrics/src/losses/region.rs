@@ -2,7 +2,7 @@
 
 use burn::tensor::{Int, Tensor};
 
-use super::common::{Labels, not_negative, probabilities, sum_channels, valid_weights};
+use super::common::{Labels, not_negative, probabilities, sum_channels, valid_weights, weighted_sum};
 use crate::{MetricsError, Result};
 
 /// Soft Tversky index (TP + smooth) / (TP + α·FP + β·FN + smooth) of each channel, over the whole batch.
@@ -36,7 +36,7 @@ impl Region {
 
     /// Loss of each channel, `[C]`; 0 for a class that no pixel of the batch has.
     pub(super) fn channel_losses(&self, logits: Tensor<4>, targets: Tensor<3, Int>) -> Tensor<1> {
-        let labels = Labels::new(&logits, targets, self.ignore_index);
+        let (logits, labels) = Labels::prepare(logits, targets, self.ignore_index);
         let predicted = if self.from_logits { probabilities(logits) } else { logits };
         let predicted = labels.zero_ignored(predicted);
         let truth = labels.one_hot();
@@ -57,8 +57,19 @@ impl Region {
     pub(super) fn mean(&self, channel_losses: Tensor<1>) -> Tensor<1> {
         let channels = channel_losses.dims()[0];
         let shares = channel_shares(channels, self.classes.as_deref(), self.class_weights.as_deref());
-        (channel_losses.clone() * Tensor::from_floats(shares.as_slice(), &channel_losses.device())).sum()
+        weighted_sum(channel_losses, &shares)
     }
+}
+
+/// `losses` to the power `gamma`, with gradient 0 where a loss is 0.
+///
+/// There the slope of a power below 1 is infinite, and rounding may have left the loss just below 0.
+pub(super) fn power(losses: Tensor<1>, gamma: f64) -> Tensor<1> {
+    if gamma == 1.0 {
+        return losses;
+    }
+    let perfect = losses.clone().lower_equal_scalar(0);
+    losses.mask_fill(perfect.clone(), 1).powf_scalar(gamma).mask_fill(perfect, 0)
 }
 
 /// The share of each channel in the mean, summing to 1.

@@ -34,6 +34,25 @@ impl Default for NormConfig {
 }
 
 impl NormConfig {
+    /// Whether the layer can be built for multiples of `channels`.
+    ///
+    /// # Errors
+    /// A sentence that names the number out of range.
+    pub fn check(&self, channels: usize) -> Result<(), String> {
+        match *self {
+            Self::Batch { epsilon, .. } if !(epsilon.is_finite() && epsilon > 0.0) => {
+                Err(format!("norm epsilon must be finite and above 0, is {epsilon}"))
+            }
+            Self::Batch { momentum, .. } if !(0.0..=1.0).contains(&momentum) => {
+                Err(format!("norm momentum must be from 0 to 1, is {momentum}"))
+            }
+            Self::Group { groups } if groups == 0 || channels % groups != 0 => {
+                Err(format!("{groups} norm groups do not divide {channels} channels"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The layer for this many channels.
     ///
     /// # Panics

@@ -45,9 +45,8 @@ pub struct AttentionUNetConfig {
 }
 
 impl AttentionUNetConfig {
-    /// The network with random weights.
-    pub fn init(&self, device: &Device) -> AttentionUNet {
-        let blocks = Blocks {
+    pub(crate) fn blocks(&self) -> Blocks {
+        Blocks {
             in_channels: self.in_channels,
             base: self.base,
             depth: self.depth,
@@ -55,7 +54,12 @@ impl AttentionUNetConfig {
             norm: self.norm.clone(),
             activation: self.activation.clone(),
             dropout: self.dropout,
-        };
+        }
+    }
+
+    /// The network with random weights.
+    pub fn init(&self, device: &Device) -> AttentionUNet {
+        let blocks = self.blocks();
         let levels = || (0..self.depth).rev();
         AttentionUNet {
             encoder: blocks.encoder(device),

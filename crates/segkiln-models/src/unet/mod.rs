@@ -18,7 +18,6 @@ pub use plain::{ConvPadding, UNet, UNetConfig};
 pub use plus_plus::{UNetPlusPlus, UNetPlusPlusConfig};
 
 use burn::{
-    config::Config,
     module::Module,
     nn::{
         Dropout, DropoutConfig,
@@ -57,7 +56,6 @@ impl Encoder {
 }
 
 /// What the configs of this module have in common.
-#[derive(Config, Debug)]
 pub(crate) struct Blocks {
     in_channels: usize,
     base: usize,
@@ -69,6 +67,28 @@ pub(crate) struct Blocks {
 }
 
 impl Blocks {
+    /// Whether networks of these blocks can be built: files are checked before anything is allocated.
+    pub(crate) fn check(&self, classes: usize) -> Result<(), String> {
+        /// More channels than any published U-Net has, few enough for their products to be in range.
+        const MOST: usize = 1 << 16;
+        let deepest = u32::try_from(self.depth).ok().and_then(|depth| self.base.checked_mul(2usize.checked_pow(depth)?));
+        let in_range = |name: &str, value: usize| match (1..=MOST).contains(&value) {
+            true => Ok(()),
+            false => Err(format!("{name} must be from 1 to {MOST}, is {value}")),
+        };
+        in_range("in_channels", self.in_channels)?;
+        in_range("classes", classes)?;
+        in_range("base", self.base)?;
+        in_range("depth", self.depth)?;
+        if deepest.is_none_or(|channels| channels > MOST) {
+            return Err(format!("base {} doubled {} times is over {MOST} channels", self.base, self.depth));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(format!("dropout must be at least 0 and below 1, is {}", self.dropout));
+        }
+        self.norm.check(self.base)
+    }
+
     fn channels(&self, level: usize) -> usize {
         self.base << level
     }

@@ -59,9 +59,8 @@ impl UNetConfig {
         Self::new(1, 2).with_norm(NormConfig::None).with_padding(ConvPadding::Valid).with_dropout(0.5)
     }
 
-    /// The network with random weights.
-    pub fn init(&self, device: &Device) -> UNet {
-        let blocks = Blocks {
+    pub(crate) fn blocks(&self) -> Blocks {
+        Blocks {
             in_channels: self.in_channels,
             base: self.base,
             depth: self.depth,
@@ -69,7 +68,12 @@ impl UNetConfig {
             norm: self.norm.clone(),
             activation: self.activation.clone(),
             dropout: self.dropout,
-        };
+        }
+    }
+
+    /// The network with random weights.
+    pub fn init(&self, device: &Device) -> UNet {
+        let blocks = self.blocks();
         let levels = || (0..self.depth).rev();
         UNet {
             encoder: blocks.encoder(device),

@@ -43,9 +43,8 @@ pub struct UNetPlusPlusConfig {
 }
 
 impl UNetPlusPlusConfig {
-    /// The network with random weights.
-    pub fn init(&self, device: &Device) -> UNetPlusPlus {
-        let blocks = Blocks {
+    pub(crate) fn blocks(&self) -> Blocks {
+        Blocks {
             in_channels: self.in_channels,
             base: self.base,
             depth: self.depth,
@@ -53,7 +52,12 @@ impl UNetPlusPlusConfig {
             norm: self.norm.clone(),
             activation: self.activation.clone(),
             dropout: self.dropout,
-        };
+        }
+    }
+
+    /// The network with random weights.
+    pub fn init(&self, device: &Device) -> UNetPlusPlus {
+        let blocks = self.blocks();
         let columns = 1..=self.depth;
         UNetPlusPlus {
             encoder: blocks.encoder(device),

@@ -1,0 +1,75 @@
+use std::{
+    fs,
+    io::{Cursor, Write},
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use image::{DynamicImage, ImageBuffer, ImageFormat, Luma};
+use segkiln_core::LabelMap;
+
+use crate::{DataError, Result};
+
+/// Writes a label map as a grey PNG: 8 bits where the largest label fits, else 16 bits.
+///
+/// The file appears under its name only when it is complete.
+///
+/// # Errors
+/// If a label is over 65,535, the map has no pixels, or the file cannot be written.
+pub fn write_labels(path: impl AsRef<Path>, map: &LabelMap) -> Result<()> {
+    let path = path.as_ref();
+    let refused = |reason: String| DataError::Encode { path: path.into(), reason };
+    let (width, height) = (map.width(), map.height());
+    let largest = map.max().ok_or_else(|| refused("the label map has no pixels".into()))?;
+    let image = if largest <= u32::from(u8::MAX) {
+        let labels = map.as_slice().iter().map(|label| *label as u8).collect();
+        ImageBuffer::<Luma<u8>, _>::from_raw(width, height, labels).map(DynamicImage::from)
+    } else if largest <= u32::from(u16::MAX) {
+        let labels = map.as_slice().iter().map(|label| *label as u16).collect();
+        ImageBuffer::<Luma<u16>, _>::from_raw(width, height, labels).map(DynamicImage::from)
+    } else {
+        return Err(refused(format!("label {largest} does not fit the 16 bits of a PNG; number the labels anew")));
+    };
+    encode(path, &image.expect("a label map holds width * height labels"), ImageFormat::Png)
+}
+
+/// Writes an image in the format of the file's extension.
+///
+/// The file appears under its name only when it is complete.
+///
+/// # Errors
+/// If the extension is not one of [`EXTENSIONS`](crate::EXTENSIONS), the format cannot hold such an image, or the file
+/// cannot be written.
+pub fn write_image(path: impl AsRef<Path>, image: &DynamicImage) -> Result<()> {
+    let path = path.as_ref();
+    let format = ImageFormat::from_path(path).ok().filter(|format| super::format_name(*format).is_some());
+    let format = format.ok_or_else(|| DataError::Encode {
+        path: path.into(),
+        reason: format!("its extension is none of {}", super::EXTENSIONS.join(", ")),
+    })?;
+    encode(path, image, format)
+}
+
+fn encode(path: &Path, image: &DynamicImage, format: ImageFormat) -> Result<()> {
+    let mut bytes = Vec::new();
+    image
+        .write_to(&mut Cursor::new(&mut bytes), format)
+        .map_err(|error| DataError::Encode { path: path.into(), reason: error.to_string() })?;
+    write_whole(path, &bytes).map_err(|source| DataError::io("write", path, source))
+}
+
+/// Writes beside `path` and renames, so that neither a reader nor a crash meets half a file.
+fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    static COUNTER: AtomicUsize = AtomicUsize::new(0);
+    let name = path.file_name().ok_or(std::io::ErrorKind::InvalidInput)?;
+    let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let partial = path.with_file_name(format!(".{}.{}.{unique}.part", name.display(), std::process::id()));
+    let written = fs::File::create_new(&partial)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&partial, path));
+    if written.is_err() {
+        // The first error is the one to report.
+        let _ = fs::remove_file(&partial);
+    }
+    written
+}

@@ -1,0 +1,28 @@
+//! Data sets of [`Sample`](crate::Sample)s, for Burn's [`Dataset`](burn::data::dataset::Dataset) trait.
+//!
+//! Each is checked when it is opened (all pairs exist, none is empty) and again sample by sample when it is read (sizes
+//! agree, labels are classes). Their order is that of the list, or else of the sorted names, never that of the file
+//! system. Errors travel through Burn as `DatasetError`, whose message is that of the
+//! [`DataError`](crate::DataError) within.
+//!
+//! Like a slice, a data set panics at an index past its end.
+
+mod cached;
+mod cityscapes;
+mod dsb2018;
+mod folder;
+mod in_memory;
+mod pairs;
+mod regions;
+mod voc;
+
+pub use cached::Cached;
+pub use cityscapes::Cityscapes;
+pub use dsb2018::Dsb2018;
+pub use folder::{FolderDataset, FolderOptions};
+pub use in_memory::InMemoryDataset;
+pub use regions::{Region, RegionsDataset};
+pub use voc::VocSegmentation;
+
+#[cfg(test)]
+mod tests;

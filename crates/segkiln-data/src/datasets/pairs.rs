@@ -1,0 +1,166 @@
+//! Pairs of an image file and a mask file, which all data sets of files come down to.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use segkiln_core::{Classes, LabelMap};
+
+use crate::{ColorMode, DataError, EXTENSIONS, Limits, MaskFormat, Result, Sample, read_image, read_labels};
+
+/// How many names an error lists before it only counts.
+const LISTED: usize = 10;
+
+/// Extensions of images that this crate does not read. Other unknown files (notes, lists, `Thumbs.db`) are no samples.
+const UNREADABLE: [&str; 14] =
+    ["avif", "dcm", "exr", "gif", "heic", "jp2", "mat", "nii", "npy", "npz", "pbm", "pgm", "ppm", "tga"];
+
+#[derive(Debug, Clone)]
+pub(super) struct Pair {
+    pub name: String,
+    pub image: PathBuf,
+    pub mask: PathBuf,
+}
+
+/// Pairs of files and how to read them.
+#[derive(Debug, Clone)]
+pub(super) struct Pairs {
+    pub pairs: Vec<Pair>,
+    pub color: ColorMode,
+    pub format: MaskFormat,
+    /// Turns the labels of the files to those of the classes.
+    pub relabel: fn(u32) -> u32,
+    /// What labels are held against.
+    pub classes: Classes,
+    pub limits: Limits,
+}
+
+impl Pairs {
+    /// Reads a pair and checks that its parts fit each other and the classes.
+    ///
+    /// # Panics
+    /// If `index` is past the end.
+    pub fn get(&self, index: usize) -> Result<Sample> {
+        let pair = &self.pairs[index];
+        let image = read_image(&pair.image, self.color, &self.limits)?;
+        let mask = read_labels(&pair.mask, &self.format, &self.limits)?.map(self.relabel);
+        let image_size = (image.width(), image.height());
+        let mask_size = (mask.width(), mask.height());
+        if image_size != mask_size {
+            let (image, mask) = (pair.image.clone(), pair.mask.clone());
+            return Err(DataError::SizeMismatch { image, image_size, mask, mask_size });
+        }
+        if self.format != MaskFormat::Instances {
+            check_labels(&mask, &self.classes, &pair.mask)?;
+        }
+        Ok(Sample { name: pair.name.clone(), image, mask })
+    }
+
+    pub fn names(&self) -> Vec<&str> {
+        self.pairs.iter().map(|pair| pair.name.as_str()).collect()
+    }
+}
+
+fn check_labels(mask: &LabelMap, classes: &Classes, path: &Path) -> Result<()> {
+    let Some(at) = mask.as_slice().iter().position(|label| !classes.allows(*label)) else { return Ok(()) };
+    let label = mask.as_slice()[at];
+    let cure = match (label, classes.count(), classes.ignore_index()) {
+        (_, 2, _) => "read masks of 0 and 255, or of instance ids, as `MaskFormat::Binary`",
+        (255, _, None) => "if 255 marks pixels to leave out, set it with `Classes::with_ignore_index`",
+        _ => "add the class, or correct the mask",
+    };
+    let (x, y) = (at as u32 % mask.width(), at as u32 / mask.width());
+    Err(DataError::LabelOutsideClasses { path: path.into(), label, x, y, classes: classes.count(), cure })
+}
+
+/// Files by what their images and masks have in common, sorted.
+pub(super) type Files = BTreeMap<String, PathBuf>;
+
+/// Pairs the files of two folders by stem. With a list of stems, those, in its order; else all, sorted, and none may be
+/// without its partner. The stem of a mask is its name without `suffix`.
+pub(super) fn by_stem(images: &Path, labels: &Path, suffix: &str, stems: Option<&[String]>) -> Result<Vec<Pair>> {
+    join((images, &files(images, "")?), (labels, &files(labels, suffix)?), stems)
+}
+
+/// Pairs images and masks, each given with the folder that they are from.
+pub(super) fn join(images: (&Path, &Files), masks: (&Path, &Files), stems: Option<&[String]>) -> Result<Vec<Pair>> {
+    let stems: Vec<&str> = match stems {
+        Some(stems) => stems.iter().map(String::as_str).collect(),
+        None => {
+            images.1.keys().chain(masks.1.keys()).map(String::as_str).collect::<BTreeSet<_>>().into_iter().collect()
+        }
+    };
+    if stems.is_empty() {
+        return Err(DataError::Empty { what: images.0.display().to_string() });
+    }
+    let mut pairs = Vec::with_capacity(stems.len());
+    let (mut no_image, mut no_mask) = (Vec::new(), Vec::new());
+    for stem in stems {
+        match (images.1.get(stem), masks.1.get(stem)) {
+            (Some(image), Some(mask)) => {
+                pairs.push(Pair { name: stem.into(), image: image.clone(), mask: mask.clone() })
+            }
+            (image, mask) => {
+                no_image.extend(image.is_none().then_some(stem));
+                no_mask.extend(mask.is_none().then_some(stem));
+            }
+        }
+    }
+    let lacking = [lacking("image", &no_image), lacking("mask", &no_mask)];
+    let reason: Vec<String> = lacking.into_iter().flatten().collect();
+    if reason.is_empty() {
+        return Ok(pairs);
+    }
+    Err(DataError::MissingPairs { images: images.0.into(), labels: masks.0.into(), reason: reason.join("; ") })
+}
+
+/// `no mask for 3 (a, b, c)`, cut short where there are many.
+fn lacking(what: &str, stems: &[&str]) -> Option<String> {
+    let shown = stems[..stems.len().min(LISTED)].join(", ");
+    let more = if stems.len() > LISTED { ", ..." } else { "" };
+    (!stems.is_empty()).then(|| format!("no {what} for {} ({shown}{more})", stems.len()))
+}
+
+/// Adds a file; two of one stem are an error.
+pub(super) fn add(files: &mut Files, stem: String, path: PathBuf) -> Result<()> {
+    match files.insert(stem, path.clone()) {
+        None => Ok(()),
+        Some(first) => Err(DataError::DuplicateStem { first, second: path }),
+    }
+}
+
+/// The image files of a folder by their stems. Hidden files are left out.
+fn files(folder: &Path, suffix: &str) -> Result<Files> {
+    let mut files = Files::new();
+    for path in entries(folder)? {
+        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+        if UNREADABLE.contains(&extension.as_str()) {
+            return Err(DataError::UnknownFormat { path });
+        }
+        if !EXTENSIONS.contains(&extension.as_str()) {
+            continue;
+        }
+        let Some(stem) = path.file_stem().and_then(|stem| stem.to_str()) else {
+            let invalid = std::io::Error::new(std::io::ErrorKind::InvalidData, "its name is not UTF-8; rename it");
+            return Err(DataError::io("use", &path, invalid));
+        };
+        let stem = stem.strip_suffix(suffix).unwrap_or(stem).to_owned();
+        add(&mut files, stem, path)?;
+    }
+    Ok(files)
+}
+
+/// What a folder holds but for hidden files, sorted.
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let io = |source| DataError::io("list the folder", folder, source);
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}

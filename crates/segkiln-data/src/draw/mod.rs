@@ -1,0 +1,181 @@
+//! Pictures of label maps: overlays, legends, plain colours.
+
+mod font;
+
+use image::{DynamicImage, Rgb, RgbImage};
+use segkiln_core::{Classes, LabelMap, Palette};
+
+use crate::{DataError, Result};
+
+/// Dots between things, and around them.
+const GAP: u32 = 8;
+/// How much the font is enlarged.
+const SCALE: u32 = 2;
+const WHITE: Rgb<u8> = Rgb([255; 3]);
+const INK: Rgb<u8> = Rgb([32; 3]);
+
+/// The image with each class drawn over it in its colour: `opacity` of the colour in [0, 1] inside, all of it along the
+/// border of each region. Class 0 and the ignored label leave the image as it is. Labels past the classes (instance ids)
+/// are drawn in the palette's colours over again.
+///
+/// # Errors
+/// If image and map differ in size, or `opacity` lies outside `[0, 1]`.
+///
+/// ```
+/// use image::{DynamicImage, RgbImage};
+/// use segkiln_core::{Classes, LabelMap};
+/// use segkiln_data::draw;
+///
+/// let image = DynamicImage::from(RgbImage::new(3, 3));
+/// let map = LabelMap::new(3, 3, vec![0, 0, 0, 0, 1, 0, 0, 0, 0])?;
+/// let drawn = draw::overlay(&image, &map, &Classes::binary(), 0.5)?;
+/// assert_eq!(drawn.get_pixel(1, 1).0, [128, 0, 0]); // a region of one pixel is all border
+/// assert_eq!(drawn.get_pixel(0, 0).0, [0, 0, 0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn overlay(image: &DynamicImage, map: &LabelMap, classes: &Classes, opacity: f32) -> Result<RgbImage> {
+    let (image_size, mask_size) = ((image.width(), image.height()), (map.width(), map.height()));
+    if image_size != mask_size {
+        return Err(DataError::SizeMismatch { image: "image".into(), image_size, mask: "mask".into(), mask_size });
+    }
+    if !(0.0..=1.0).contains(&opacity) {
+        return Err(DataError::Option { option: "opacity", reason: format!("must lie in [0, 1], got {opacity}") });
+    }
+    let mut drawn = image.to_rgb8();
+    for (x, y, pixel) in drawn.enumerate_pixels_mut() {
+        let at = |x: u32, y: u32| map.get(x, y);
+        let Some(label) = at(x, y).filter(|label| *label != 0 && Some(*label) != classes.ignore_index()) else {
+            continue;
+        };
+        let neighbours = [at(x.wrapping_sub(1), y), at(x + 1, y), at(x, y.wrapping_sub(1)), at(x, y + 1)];
+        let border = neighbours.into_iter().flatten().any(|other| other != label);
+        let opacity = if border { 1.0 } else { opacity };
+        for (value, colour) in pixel.0.iter_mut().zip(classes.palette().colour(label as usize)) {
+            *value = (f32::from(*value) * (1.0 - opacity) + f32::from(colour) * opacity).round() as u8;
+        }
+    }
+    Ok(drawn)
+}
+
+/// Each label in its colour; labels past the palette start again at colour 1.
+pub fn colorize(map: &LabelMap, palette: &Palette) -> RgbImage {
+    let mut drawn = RgbImage::new(map.width(), map.height());
+    for (pixel, label) in drawn.pixels_mut().zip(map.as_slice()) {
+        *pixel = Rgb(palette.colour(*label as usize));
+    }
+    drawn
+}
+
+/// A list of the classes: a swatch of the colour and the name of each, dark on white. Characters outside printable ASCII
+/// are shown as `?`.
+pub fn legend(classes: &Classes) -> RgbImage {
+    let line = font::HEIGHT * SCALE + GAP;
+    let advance = (font::WIDTH + 1) * SCALE;
+    let swatch = font::HEIGHT * SCALE;
+    let longest = classes.names().iter().map(|name| name.chars().count()).max().unwrap_or(0) as u32;
+    let width = GAP + swatch + GAP + longest * advance + GAP;
+    let mut drawn = RgbImage::from_pixel(width, GAP + line * classes.count() as u32, WHITE);
+    for (index, name) in classes.names().iter().enumerate() {
+        let top = GAP + line * index as u32;
+        fill(&mut drawn, GAP, top, swatch, Rgb(classes.palette().colour(index)));
+        for (position, character) in name.chars().enumerate() {
+            let left = GAP + swatch + GAP + position as u32 * advance;
+            write(&mut drawn, left, top, character);
+        }
+    }
+    drawn
+}
+
+/// Images in a row, aligned at the top, on white with a gap between them.
+pub fn side_by_side(images: &[RgbImage]) -> RgbImage {
+    let gaps = GAP * images.len().saturating_sub(1) as u32;
+    let width = images.iter().map(RgbImage::width).sum::<u32>() + gaps;
+    let height = images.iter().map(RgbImage::height).max().unwrap_or(0);
+    let mut row = RgbImage::from_pixel(width, height, WHITE);
+    let mut left = 0;
+    for image in images {
+        image::imageops::replace(&mut row, image, i64::from(left), 0);
+        left += image.width() + GAP;
+    }
+    row
+}
+
+fn write(image: &mut RgbImage, left: u32, top: u32, character: char) {
+    for y in 0..font::HEIGHT {
+        for x in (0..font::WIDTH).filter(|x| font::dot(character, *x, y)) {
+            fill(image, left + x * SCALE, top + y * SCALE, SCALE, INK);
+        }
+    }
+}
+
+/// A square of `side` dots.
+fn fill(image: &mut RgbImage, left: u32, top: u32, side: u32, colour: Rgb<u8>) {
+    for y in top..top + side {
+        for x in left..left + side {
+            image.put_pixel(x, y, colour);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grey(width: u32, height: u32) -> DynamicImage {
+        RgbImage::from_pixel(width, height, Rgb([100; 3])).into()
+    }
+
+    #[test]
+    fn overlay_blends_inside_and_draws_borders() {
+        let mut map = LabelMap::filled(5, 5, 0);
+        for y in 1..5 {
+            for x in 1..5 {
+                map.as_mut_slice()[y * 5 + x] = 1;
+            }
+        }
+        let drawn = overlay(&grey(5, 5), &map, &Classes::binary(), 0.25).unwrap();
+        assert_eq!(drawn.get_pixel(0, 0).0, [100; 3]);
+        assert_eq!(drawn.get_pixel(1, 1).0, [128, 0, 0]);
+        // (4, 4) touches the image's edge, which is no border
+        assert_eq!(drawn.get_pixel(4, 4).0, [107, 75, 75]);
+    }
+
+    #[test]
+    fn overlay_leaves_the_ignored_label() {
+        let map = LabelMap::filled(2, 2, 255);
+        assert_eq!(overlay(&grey(2, 2), &map, &Classes::voc(), 1.0).unwrap(), grey(2, 2).to_rgb8());
+    }
+
+    #[test]
+    fn overlay_refuses_other_sizes_and_opacities() {
+        let map = LabelMap::filled(2, 3, 0);
+        let error = overlay(&grey(2, 2), &map, &Classes::binary(), 0.5).unwrap_err().to_string();
+        assert!(error.contains("2x2") && error.contains("2x3"), "{error}");
+        assert!(overlay(&grey(2, 3), &map, &Classes::binary(), f32::NAN).is_err());
+    }
+
+    #[test]
+    fn legend_shows_colours_and_letters() {
+        let drawn = legend(&Classes::new(["background", "H\u{e9}"]).unwrap());
+        assert_eq!(drawn.dimensions(), (8 + 14 + 8 + 10 * 12 + 8, 8 + 2 * 22));
+        assert_eq!(drawn.get_pixel(10, 8 + 22 + 2).0, [128, 0, 0]);
+        // the left stem of the H, and the space between its stems
+        assert_eq!(drawn.get_pixel(30, 30).0, INK.0);
+        assert_eq!(drawn.get_pixel(33, 30).0, WHITE.0);
+    }
+
+    #[test]
+    fn rows_are_as_high_as_the_highest() {
+        let row = side_by_side(&[RgbImage::new(3, 2), RgbImage::new(1, 4)]);
+        assert_eq!(row.dimensions(), (12, 4));
+        assert_eq!(row.get_pixel(2, 1).0, [0; 3]);
+        assert_eq!(row.get_pixel(2, 2).0, [255; 3]);
+        assert_eq!(side_by_side(&[]).dimensions(), (0, 0));
+    }
+
+    #[test]
+    fn colorize_uses_the_palette() {
+        let map = LabelMap::new(3, 1, vec![0, 1, 2]).unwrap();
+        assert_eq!(colorize(&map, &Palette::voc(3)).into_raw(), [0, 0, 0, 128, 0, 0, 0, 128, 0]);
+    }
+}

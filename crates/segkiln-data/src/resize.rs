@@ -1,0 +1,162 @@
+//! Resizing with half-pixel centres: pixel `i` of `n` covers `[i, i + 1]`, and the edges of both images coincide.
+
+use segkiln_core::LabelMap;
+
+use crate::{DataError, Image, Result};
+
+/// Resizes an image bilinearly; on the way down the filter widens with the scale, so that detail is averaged, not
+/// skipped. This is PIL's `BILINEAR` and PyTorch's `interpolate(mode="bilinear", antialias=True, align_corners=False)`.
+///
+/// # Errors
+/// If a side is 0.
+///
+/// ```
+/// use segkiln_data::{Image, resize_image};
+///
+/// let image = Image::new(2, 1, 1, vec![0.0, 1.0])?;
+/// assert_eq!(resize_image(&image, 4, 1)?.as_slice(), [0.0, 0.25, 0.75, 1.0]);
+/// # Ok::<(), segkiln_data::DataError>(())
+/// ```
+pub fn resize_image(image: &Image, width: u32, height: u32) -> Result<Image> {
+    check(width, height)?;
+    let (channels, old_width) = (image.channels(), image.width() as usize);
+    let rows = if width == image.width() {
+        image.as_slice().to_vec()
+    } else {
+        let taps = taps(image.width(), width);
+        let mut out = vec![0.0; width as usize * image.height() as usize * channels];
+        for (to, from) in
+            out.chunks_exact_mut(width as usize * channels).zip(image.as_slice().chunks_exact(old_width * channels))
+        {
+            for (pixel, taps) in to.chunks_exact_mut(channels).zip(&taps) {
+                let sources = from[taps.first * channels..].chunks_exact(channels);
+                for (weight, source) in taps.weights.iter().zip(sources) {
+                    pixel.iter_mut().zip(source).for_each(|(to, from)| *to += weight * from);
+                }
+            }
+        }
+        out
+    };
+    if height == image.height() {
+        return Ok(Image::from_parts(width, height, channels, rows));
+    }
+    let stride = width as usize * channels;
+    let mut out = vec![0.0; stride * height as usize];
+    for (to, taps) in out.chunks_exact_mut(stride).zip(taps(image.height(), height)) {
+        for (weight, from) in taps.weights.iter().zip(rows[taps.first * stride..].chunks_exact(stride)) {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to += weight * from);
+        }
+    }
+    Ok(Image::from_parts(width, height, channels, out))
+}
+
+/// Resizes a label map: each pixel takes the label in which its centre lies.
+///
+/// # Errors
+/// If a side is 0, or the map has no pixels.
+pub fn resize_labels(map: &LabelMap, width: u32, height: u32) -> Result<LabelMap> {
+    check(width, height)?;
+    check(map.width(), map.height())?;
+    let source = |i: u32, from: u32, to: u32| ((2 * u64::from(i) + 1) * u64::from(from) / (2 * u64::from(to))) as usize;
+    let columns: Vec<usize> = (0..width).map(|x| source(x, map.width(), width)).collect();
+    let mut labels = Vec::with_capacity(width as usize * height as usize);
+    for y in 0..height {
+        let row = &map.as_slice()[source(y, map.height(), height) * map.width() as usize..];
+        labels.extend(columns.iter().map(|x| row[*x]));
+    }
+    Ok(LabelMap::new(width, height, labels).expect("each pixel has one label"))
+}
+
+fn check(width: u32, height: u32) -> Result<()> {
+    if width > 0 && height > 0 {
+        return Ok(());
+    }
+    Err(DataError::Option { option: "size", reason: format!("both sides must be at least 1, got {width}x{height}") })
+}
+
+/// The neighbouring source pixels that make up one output pixel; the weights sum to 1.
+struct Taps {
+    first: usize,
+    weights: Vec<f32>,
+}
+
+fn taps(from: u32, to: u32) -> Vec<Taps> {
+    let scale = f64::from(from) / f64::from(to);
+    let support = scale.max(1.0);
+    (0..to)
+        .map(|i| {
+            let centre = (f64::from(i) + 0.5) * scale;
+            let first = (centre - support + 0.5).max(0.0) as usize;
+            let last = ((centre + support + 0.5) as usize).min(from as usize);
+            let weight = |at: usize| (1.0 - ((at as f64 + 0.5 - centre) / support).abs()).max(0.0);
+            let total: f64 = (first..last).map(weight).sum();
+            Taps { first, weights: (first..last).map(|at| (weight(at) / total) as f32).collect() }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values from `tests/parity/data_resize.py`.
+    #[test]
+    fn images_are_resized_as_by_pil() {
+        let values = (0..20u32).map(|i| (i % 5, i / 5)).map(|(x, y)| ((3 * x * x + 7 * y + x * y) % 17) as f32);
+        let image = Image::new(5, 4, 1, values.collect()).unwrap();
+        let cases: [(u32, u32, &[f32]); 5] = [
+            (
+                7,
+                6,
+                &[
+                    0.0, 1.71429, 5.57143, 12.0, 10.57143, 11.71429, 14.0, 3.5, 5.5, 7.28571, 8.0, 6.92857, 8.42857,
+                    11.0, 8.16667, 8.92857, 8.35714, 5.5, 4.90476, 5.66667, 7.0, 12.83333, 7.5, 5.78571, 11.5,
+                    11.38095, 7.7619, 3.0, 9.0, 7.28571, 6.85714, 9.0, 9.35714, 8.64286, 7.5, 4.0, 7.42857, 8.57143,
+                    5.0, 5.71429, 9.0, 13.0,
+                ],
+            ),
+            (3, 2, &[5.55102, 7.88889, 8.73469, 7.85714, 8.0, 8.0]),
+            (5, 2, &[5.0, 6.28571, 8.71429, 7.42857, 9.71429, 8.71429, 6.71429, 8.28571, 8.57143, 7.57143]),
+            (2, 4, &[4.40909, 11.40909, 7.77273, 5.18182, 8.81818, 9.0, 6.77273, 8.18182]),
+            (
+                13,
+                3,
+                &[
+                    2.1, 2.35385, 3.62308, 4.89231, 6.36923, 7.98462, 9.6, 8.94615, 8.29231, 8.56154, 10.21538,
+                    11.86923, 12.2, 10.5, 10.19231, 8.65385, 7.11538, 6.96154, 7.73077, 8.5, 8.30769, 8.11539, 7.53846,
+                    6.38462, 5.23077, 5.0, 7.0, 7.04615, 7.27692, 7.50769, 7.55385, 7.47692, 7.4, 7.66923, 7.93846,
+                    8.34615, 8.96154, 9.57692, 9.7,
+                ],
+            ),
+        ];
+        for (width, height, expected) in cases {
+            let resized = resize_image(&image, width, height).unwrap();
+            assert_eq!((resized.width(), resized.height()), (width, height));
+            for (actual, expected) in resized.as_slice().iter().zip(expected) {
+                assert!((actual - expected).abs() < 2e-5, "{width}x{height}: {actual} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn channels_do_not_mix() {
+        let image = Image::new(2, 2, 3, (0..12).map(|i| i as f32).collect()).unwrap();
+        let resized = resize_image(&image, 3, 5).unwrap();
+        for pixel in resized.as_slice().chunks_exact(3) {
+            assert!((pixel[1] - pixel[0] - 1.0).abs() < 1e-5 && (pixel[2] - pixel[0] - 2.0).abs() < 1e-5);
+        }
+        assert_eq!(resize_image(&image, 2, 2).unwrap(), image);
+    }
+
+    #[test]
+    fn labels_take_the_one_under_their_centre() {
+        let map = LabelMap::new(2, 1, vec![3, 9]).unwrap();
+        assert_eq!(resize_labels(&map, 4, 2).unwrap().as_slice(), [3, 3, 9, 9, 3, 3, 9, 9]);
+        // the middle of three centres lies on the border, and belongs to the right
+        assert_eq!(resize_labels(&map, 3, 1).unwrap().as_slice(), [3, 9, 9]);
+        let wide = LabelMap::new(5, 1, vec![0, 1, 2, 3, 4]).unwrap();
+        assert_eq!(resize_labels(&wide, 2, 1).unwrap().as_slice(), [1, 3]);
+        assert!(resize_labels(&wide, 0, 1).is_err());
+        assert!(resize_labels(&LabelMap::filled(0, 0, 0), 1, 1).is_err());
+    }
+}

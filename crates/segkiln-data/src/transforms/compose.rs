@@ -1,0 +1,64 @@
+use super::Transform;
+use crate::{Result, Sample, TransformRng};
+
+/// Transforms one after the other.
+///
+/// ```
+/// use segkiln_data::transforms::{Compose, HorizontalFlip, RandomTurn90};
+///
+/// let transform = Compose::new().then(HorizontalFlip { p: 0.5 }).then(RandomTurn90);
+/// assert_eq!(transform.0.len(), 2);
+/// ```
+#[derive(Debug, Default)]
+pub struct Compose(pub Vec<Box<dyn Transform>>);
+
+impl Compose {
+    /// No transform.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The same with another transform at the end.
+    pub fn then(mut self, transform: impl Transform + 'static) -> Self {
+        self.0.push(Box::new(transform));
+        self
+    }
+}
+
+impl Transform for Compose {
+    fn apply(&self, sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
+        self.0.iter().try_fold(sample, |sample, transform| transform.apply(sample, rng))
+    }
+}
+
+/// A transform that is applied to a share of the samples.
+#[derive(Debug)]
+pub struct Probability<T> {
+    /// The share; never at 0 or less, always at 1 or more.
+    pub p: f32,
+    /// What is applied.
+    pub transform: T,
+}
+
+impl<T: Transform> Transform for Probability<T> {
+    fn apply(&self, sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
+        if rng.chance(self.p) { self.transform.apply(sample, rng) } else { Ok(sample) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transforms::{HorizontalFlip, VerticalFlip, testing::ramp};
+
+    #[test]
+    fn applies_in_order_and_by_chance() {
+        let mut rng = TransformRng::new(0, 0, 0);
+        let sample = ramp(3, 2, 1);
+        let both = Compose::new().then(HorizontalFlip { p: 1.0 }).then(VerticalFlip { p: 1.0 });
+        let turned = both.apply(sample.clone(), &mut rng).unwrap();
+        assert_eq!(turned.mask.as_slice(), [5, 4, 3, 2, 1, 0]);
+        let never = Probability { p: 0.0, transform: both };
+        assert_eq!(never.apply(sample.clone(), &mut rng).unwrap(), sample);
+    }
+}

@@ -1,0 +1,124 @@
+use super::{Border, Transform, check_size, crop::offset, geometry::crop};
+use crate::{Result, Sample, TransformRng};
+
+/// A random crop that shows some foreground more often than chance would.
+///
+/// With the given probability a foreground pixel is drawn, each equally likely, and then a window among those inside the
+/// sample that contain it; otherwise, and in samples without foreground, the window is that of a
+/// [`RandomCrop`](super::RandomCrop). Foreground is every label but 0 and the ignored one. Against images that are mostly
+/// background; nnU-Net (Isensee et al. 2021) draws a third of its patches so.
+///
+/// ```
+/// use segkiln_data::transforms::ForegroundCrop;
+///
+/// let crop = ForegroundCrop::new(128, 128, 0.33)?.ignore_index(Some(255));
+/// # Ok::<(), segkiln_data::DataError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ForegroundCrop {
+    width: u32,
+    height: u32,
+    probability: f32,
+    ignore_index: Option<u32>,
+    border: Border,
+}
+
+impl ForegroundCrop {
+    /// Windows of this size, `probability` of them with foreground for certain.
+    ///
+    /// # Errors
+    /// If a side is 0.
+    pub fn new(width: u32, height: u32, probability: f32) -> Result<Self> {
+        check_size("ForegroundCrop", width, height)?;
+        Ok(Self { width, height, probability, ignore_index: None, border: Border::default() })
+    }
+
+    /// The label that is not foreground though it is not 0.
+    pub fn ignore_index(mut self, label: Option<u32>) -> Self {
+        self.ignore_index = label;
+        self
+    }
+
+    /// What is seen beyond the edges of a smaller sample.
+    pub fn border(mut self, border: Border) -> Self {
+        self.border = border;
+        self
+    }
+
+    fn foreground_pixel(&self, sample: &Sample, rng: &mut TransformRng) -> Option<usize> {
+        let foreground = |label: &u32| *label != 0 && Some(*label) != self.ignore_index;
+        let labels = sample.mask.as_slice();
+        let count = labels.iter().filter(|label| foreground(label)).count();
+        let nth = (count > 0).then(|| rng.below(count))?;
+        labels.iter().enumerate().filter(|(_, label)| foreground(label)).nth(nth).map(|(at, _)| at)
+    }
+}
+
+impl Transform for ForegroundCrop {
+    fn apply(&self, sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
+        let target = if rng.chance(self.probability) { self.foreground_pixel(&sample, rng) } else { None };
+        let (width, height) = (sample.image.width(), sample.image.height());
+        let (left, top) = match target {
+            Some(at) => {
+                let (x, y) = (at as u32 % width, at as u32 / width);
+                (around(x, width, self.width, rng), around(y, height, self.height, rng))
+            }
+            None => (offset(width, self.width, rng), offset(height, self.height, rng)),
+        };
+        Ok(crop(&sample, left, top, self.width, self.height, self.border))
+    }
+}
+
+/// A place for a window of `length` along a side of `from` pixels such that it contains `at`.
+fn around(at: u32, from: u32, length: u32, rng: &mut TransformRng) -> i64 {
+    if length >= from {
+        return offset(from, length, rng);
+    }
+    let first = (i64::from(at) - i64::from(length) + 1).max(0);
+    let last = i64::from(at).min(i64::from(from) - i64::from(length));
+    first + rng.below((last - first) as usize + 1) as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transforms::testing::{agrees, ramp};
+
+    fn one_pixel(label: u32) -> Sample {
+        let mut sample = ramp(32, 32, 1);
+        sample.image.as_mut_slice().fill(0.0);
+        sample.mask.as_mut_slice().fill(0);
+        sample.mask.as_mut_slice()[5 * 32 + 30] = label;
+        sample.image.as_mut_slice()[5 * 32 + 30] = label as f32;
+        sample
+    }
+
+    fn hits(probability: f32, sample: &Sample) -> usize {
+        let crop = ForegroundCrop::new(8, 8, probability).unwrap().ignore_index(Some(255));
+        (0..200)
+            .filter(|position| {
+                let cut = crop.apply(sample.clone(), &mut TransformRng::new(0, 0, *position)).unwrap();
+                assert!(agrees(&cut) && cut.mask.width() == 8 && cut.mask.height() == 8);
+                cut.mask.max() != Some(0)
+            })
+            .count()
+    }
+
+    #[test]
+    fn foreground_is_found_with_the_probability() {
+        assert_eq!(hits(1.0, &one_pixel(3)), 200);
+        let by_chance = hits(0.0, &one_pixel(3));
+        assert!(by_chance < 20, "{by_chance}");
+        let half = hits(0.5, &one_pixel(3));
+        assert!((80..130).contains(&half), "{half}");
+        assert!(hits(1.0, &one_pixel(255)) < 20);
+    }
+
+    #[test]
+    fn small_samples_are_padded() {
+        let crop = ForegroundCrop::new(50, 8, 1.0).unwrap();
+        let cut = crop.apply(one_pixel(1), &mut TransformRng::new(0, 0, 0)).unwrap();
+        assert_eq!((cut.mask.width(), cut.mask.height()), (50, 8));
+        assert!(agrees(&cut) && cut.mask.max() == Some(1));
+    }
+}

@@ -1,0 +1,170 @@
+//! Moving pixels whole: what flips, turns, crops and pads have in common.
+
+use segkiln_core::LabelMap;
+use serde::{Deserialize, Serialize};
+
+use crate::{Image, Sample};
+
+/// What is seen beyond the edge of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Border {
+    /// Image and mask mirrored at the edge, the outermost pixel twice: `c b a | a b c | c b a`.
+    #[default]
+    Mirror,
+    /// The image mirrored, the mask filled with this label: that of the background, or the ignored one so that only true
+    /// pixels count.
+    MirrorImage {
+        /// The label beyond the edge.
+        label: u32,
+    },
+    /// A constant.
+    Constant {
+        /// The value of each channel beyond the edge.
+        value: f32,
+        /// The label beyond the edge.
+        label: u32,
+    },
+}
+
+impl Border {
+    /// The value of the image beyond the edge, `None` where it is mirrored.
+    pub(super) fn value(self) -> Option<f32> {
+        match self {
+            Self::Mirror | Self::MirrorImage { .. } => None,
+            Self::Constant { value, .. } => Some(value),
+        }
+    }
+
+    /// The label beyond the edge, `None` where the mask is mirrored.
+    pub(super) fn label(self) -> Option<u32> {
+        match self {
+            Self::Mirror => None,
+            Self::MirrorImage { label } | Self::Constant { label, .. } => Some(label),
+        }
+    }
+}
+
+/// The pixel of `0..n` that is seen at `i` when both edges are mirrors.
+pub(super) fn mirror(i: i64, n: i64) -> i64 {
+    let i = i.rem_euclid(2 * n);
+    i.min(2 * n - 1 - i)
+}
+
+/// A sample of another size (or the same) each of whose pixels is that at index `source(x, y)` of the old one.
+pub(super) fn rearrange(sample: Sample, width: u32, height: u32, source: impl Fn(usize, usize) -> usize) -> Sample {
+    let channels = sample.image.channels();
+    let (columns, rows) = (width as usize, height as usize);
+    let mut values = vec![0.0; columns * rows * channels];
+    let mut labels = vec![0; columns * rows];
+    let (old_values, old_labels) = (sample.image.as_slice(), sample.mask.as_slice());
+    for y in 0..rows {
+        for x in 0..columns {
+            let (to, from) = (y * columns + x, source(x, y));
+            labels[to] = old_labels[from];
+            values[to * channels..][..channels].copy_from_slice(&old_values[from * channels..][..channels]);
+        }
+    }
+    rebuilt(sample.name, width, height, channels, values, labels)
+}
+
+/// A sample from data that have the right lengths.
+pub(super) fn rebuilt(
+    name: String,
+    width: u32,
+    height: u32,
+    channels: usize,
+    values: Vec<f32>,
+    labels: Vec<u32>,
+) -> Sample {
+    let mask = LabelMap::new(width, height, labels).expect("one label a pixel");
+    Sample { name, image: Image::from_parts(width, height, channels, values), mask }
+}
+
+/// The window of `width` x `height` pixels whose upper left one is (`left`, `top`); it may reach beyond the edges.
+pub(crate) fn crop(sample: &Sample, left: i64, top: i64, width: u32, height: u32, border: Border) -> Sample {
+    let channels = sample.image.channels();
+    let size = (i64::from(sample.image.width()), i64::from(sample.image.height()));
+    let window = Window { left, top, width: width as usize, height: height as usize, size };
+    let values = window.cut(sample.image.as_slice(), channels, border.value());
+    let labels = window.cut(sample.mask.as_slice(), 1, border.label());
+    rebuilt(sample.name.clone(), width, height, channels, values, labels)
+}
+
+struct Window {
+    left: i64,
+    top: i64,
+    width: usize,
+    height: usize,
+    /// Width and height of what it is cut from.
+    size: (i64, i64),
+}
+
+impl Window {
+    fn cut<T: Copy + Default>(&self, from: &[T], channels: usize, outside: Option<T>) -> Vec<T> {
+        let (columns, rows) = self.size;
+        let mut out = vec![outside.unwrap_or_default(); self.width * self.height * channels];
+        for (y, to) in (self.top..).zip(out.chunks_exact_mut(self.width * channels)) {
+            let y = match outside {
+                Some(_) if !(0..rows).contains(&y) => continue,
+                _ => mirror(y, rows) as usize,
+            };
+            let row = &from[y * columns as usize * channels..][..columns as usize * channels];
+            // The columns that lie inside are copied at once.
+            let first = self.left.clamp(0, columns);
+            let last = (self.left + self.width as i64).clamp(first, columns);
+            if first < last {
+                let at = (first - self.left) as usize * channels;
+                let inside = &row[first as usize * channels..last as usize * channels];
+                to[at..at + inside.len()].copy_from_slice(inside);
+            }
+            if outside.is_none() {
+                let end = self.left + self.width as i64;
+                for x in (self.left..end).filter(|x| !(first..last).contains(x)) {
+                    let at = (x - self.left) as usize * channels;
+                    let seen = mirror(x, columns) as usize * channels;
+                    to[at..at + channels].copy_from_slice(&row[seen..seen + channels]);
+                }
+            }
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transforms::testing::{agrees, ramp};
+
+    #[test]
+    fn mirrors_repeat_the_edge() {
+        let seen: Vec<i64> = (-4..7).map(|i| mirror(i, 3)).collect();
+        assert_eq!(seen, [2, 2, 1, 0, 0, 1, 2, 2, 1, 0, 0]);
+        assert_eq!(mirror(-1_000_000_007, 1), 0);
+    }
+
+    #[test]
+    fn crops_inside_and_beyond() {
+        let inside = crop(&ramp(4, 3, 3), 1, 1, 2, 2, Border::Mirror);
+        assert!(agrees(&inside));
+        assert_eq!(inside.mask.as_slice(), [5, 6, 9, 10]);
+
+        let around = crop(&ramp(2, 2, 2), -1, -1, 4, 4, Border::Mirror);
+        assert!(agrees(&around));
+        assert_eq!(around.mask.as_slice(), [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3]);
+
+        let far = crop(&ramp(2, 1, 1), 5, 0, 2, 1, Border::Mirror);
+        assert_eq!(far.mask.as_slice(), [1, 1]);
+    }
+
+    #[test]
+    fn borders_fill() {
+        let labelled = crop(&ramp(2, 1, 1), -1, 0, 4, 1, Border::MirrorImage { label: 255 });
+        assert_eq!(labelled.mask.as_slice(), [255, 0, 1, 255]);
+        assert_eq!(labelled.image.as_slice(), [0.0, 0.0, 1.0, 1.0]);
+
+        let constant = crop(&ramp(2, 1, 1), 1, -1, 2, 2, Border::Constant { value: 0.5, label: 9 });
+        assert_eq!(constant.mask.as_slice(), [9, 9, 1, 9]);
+        assert_eq!(constant.image.as_slice(), [0.5, 0.5, 1.0, 0.5]);
+    }
+}

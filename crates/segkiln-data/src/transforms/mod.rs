@@ -1,0 +1,159 @@
+//! Transforms that move an image and its mask together, and transforms of the image's values.
+//!
+//! **Sampling.** Pixel (x, y) covers the square from (x, y) to (x + 1, y + 1); its centre is at (x + 0.5, y + 0.5).
+//! Where a transform moves centres off centres, the image is sampled bilinearly and the mask takes the label in whose
+//! square the point falls. Flips, turns and crops move pixels whole and change no value.
+//!
+//! **Beyond the edge** a [`Border`] says what is seen; by default image and mask are mirrored, so that mirrored objects
+//! keep their labels.
+//!
+//! **Values.** Transforms of colour expect values in `[0, 1]` and clamp to it, so they come before
+//! [`Normalize`](crate::Normalize). They leave the fourth channel (alpha) of four as it is.
+//!
+//! **Random numbers** come from the [`TransformRng`] that is handed in, and from nowhere else.
+
+mod affine;
+mod blur;
+mod brightness;
+mod compose;
+mod contrast;
+mod crop;
+mod cutout;
+mod elastic;
+mod flip;
+mod foreground_crop;
+mod gamma;
+mod geometry;
+mod hue;
+mod jitter;
+mod noise;
+mod pad;
+mod resize;
+mod saturation;
+mod turn;
+mod warp;
+
+use std::fmt::Debug;
+
+pub use affine::Affine;
+pub use blur::GaussianBlur;
+pub use brightness::Brightness;
+pub use compose::{Compose, Probability};
+pub use contrast::Contrast;
+pub use crop::{CenterCrop, RandomCrop};
+pub use cutout::Cutout;
+pub use elastic::ElasticDeformation;
+pub use flip::{HorizontalFlip, VerticalFlip};
+pub use foreground_crop::ForegroundCrop;
+pub use gamma::Gamma;
+pub use geometry::Border;
+pub(crate) use geometry::crop;
+pub use hue::Hue;
+pub use jitter::ScaleJitter;
+pub use noise::GaussianNoise;
+pub use pad::PadToMultiple;
+pub use resize::Resize;
+pub use saturation::Saturation;
+pub use turn::RandomTurn90;
+
+use crate::{DataError, Image, Normalize, Result, Sample, TransformRng};
+
+/// A change of a sample. Random choices are drawn from `rng` alone.
+///
+/// ```
+/// use segkiln_data::{Result, Sample, TransformRng, transforms::Transform};
+///
+/// /// Turns the image to its negative.
+/// #[derive(Debug)]
+/// struct Invert;
+///
+/// impl Transform for Invert {
+///     fn apply(&self, mut sample: Sample, _rng: &mut TransformRng) -> Result<Sample> {
+///         sample.image.as_mut_slice().iter_mut().for_each(|value| *value = 1.0 - *value);
+///         Ok(sample)
+///     }
+/// }
+/// ```
+pub trait Transform: Send + Sync + Debug {
+    /// The changed sample; image and mask keep equal sizes.
+    ///
+    /// # Errors
+    /// If the sample does not fit the transform; each says when.
+    fn apply(&self, sample: Sample, rng: &mut TransformRng) -> Result<Sample>;
+}
+
+impl<T: Transform + ?Sized> Transform for Box<T> {
+    fn apply(&self, sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
+        (**self).apply(sample, rng)
+    }
+}
+
+impl<T: Transform + ?Sized> Transform for std::sync::Arc<T> {
+    fn apply(&self, sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
+        (**self).apply(sample, rng)
+    }
+}
+
+impl Transform for Normalize {
+    fn apply(&self, mut sample: Sample, _rng: &mut TransformRng) -> Result<Sample> {
+        // The inherent method, which normalizes an image.
+        Normalize::apply(self, &mut sample.image)?;
+        Ok(sample)
+    }
+}
+
+/// Bounds of a random number, checked.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Bounds {
+    low: f32,
+    high: f32,
+}
+
+impl Bounds {
+    /// `low..=high` within `allowed`.
+    fn new(option: &'static str, [low, high]: [f32; 2], allowed: std::ops::RangeInclusive<f32>) -> Result<Self> {
+        if low <= high && allowed.contains(&low) && allowed.contains(&high) {
+            return Ok(Self { low, high });
+        }
+        let (least, most) = allowed.into_inner();
+        let reason = format!("needs two bounds in order between {least} and {most}, got [{low}, {high}]");
+        Err(DataError::option(option, reason))
+    }
+
+    fn draw(self, rng: &mut TransformRng) -> f32 {
+        rng.uniform(self.low, self.high)
+    }
+}
+
+/// A width and a height of at least 1.
+fn check_size(option: &'static str, width: u32, height: u32) -> Result<()> {
+    if width > 0 && height > 0 {
+        return Ok(());
+    }
+    Err(DataError::option(option, format!("both sides must be at least 1, got {width}x{height}")))
+}
+
+/// How many of an image's channels are colours; the rest is alpha.
+fn colour_channels(image: &Image) -> usize {
+    match image.channels() {
+        4 => 3,
+        n => n,
+    }
+}
+
+/// Changes each colour value, and clamps it to `[0, 1]`.
+fn map_colours(image: &mut Image, change: impl Fn(f32) -> f32) {
+    let colours = colour_channels(image);
+    let channels = image.channels();
+    let clamped = |value: &mut f32| *value = change(*value).clamp(0.0, 1.0);
+    if colours == channels {
+        image.as_mut_slice().iter_mut().for_each(clamped);
+    } else {
+        for pixel in image.as_mut_slice().chunks_exact_mut(channels) {
+            pixel[..colours].iter_mut().for_each(clamped);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -1,0 +1,90 @@
+use super::{Transform, check_size};
+use crate::{DataError, Result, Sample, TransformRng, resize_image, resize_labels};
+
+/// Resizes: the image by [`resize_image`], the mask by [`resize_labels`].
+///
+/// ```
+/// use segkiln_data::transforms::Resize;
+///
+/// let square = Resize::exact(256, 256)?;
+/// let keeps_its_shape = Resize::shorter_side(520)?;
+/// # Ok::<(), segkiln_data::DataError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resize(Target);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Exact(u32, u32),
+    ShorterSide(u32),
+}
+
+impl Resize {
+    /// To this width and height, whatever the shape was.
+    ///
+    /// # Errors
+    /// If a side is 0.
+    pub fn exact(width: u32, height: u32) -> Result<Self> {
+        check_size("Resize", width, height)?;
+        Ok(Self(Target::Exact(width, height)))
+    }
+
+    /// So that the shorter side has this length and the shape stays.
+    ///
+    /// # Errors
+    /// If the length is 0.
+    pub fn shorter_side(length: u32) -> Result<Self> {
+        check_size("Resize", length, length)?;
+        Ok(Self(Target::ShorterSide(length)))
+    }
+}
+
+impl Transform for Resize {
+    fn apply(&self, sample: Sample, _rng: &mut TransformRng) -> Result<Sample> {
+        match self.0 {
+            Target::Exact(width, height) => resized(sample, width, height),
+            Target::ShorterSide(length) => {
+                let shorter = sample.image.width().min(sample.image.height());
+                scaled(sample, f64::from(length) / f64::from(shorter))
+            }
+        }
+    }
+}
+
+/// The sample with both sides times `factor`, rounded, at least 1.
+pub(super) fn scaled(sample: Sample, factor: f64) -> Result<Sample> {
+    let side = |length: u32| (f64::from(length) * factor).round().clamp(1.0, f64::from(u32::MAX)) as u32;
+    let (width, height) = (side(sample.image.width()), side(sample.image.height()));
+    resized(sample, width, height)
+}
+
+fn resized(sample: Sample, width: u32, height: u32) -> Result<Sample> {
+    const MOST_PIXELS: u64 = 1 << 32;
+    if u64::from(width) * u64::from(height) > MOST_PIXELS {
+        let reason = format!("{width}x{height} would be more than 2^32 pixels (sample {})", sample.name);
+        return Err(DataError::option("Resize", reason));
+    }
+    let image = resize_image(&sample.image, width, height)?;
+    let mask = resize_labels(&sample.mask, width, height)?;
+    Ok(Sample { name: sample.name, image, mask })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transforms::testing::{agrees, ramp};
+
+    #[test]
+    fn shapes() {
+        let mut rng = TransformRng::new(0, 0, 0);
+        let size = |sample: &Sample| (sample.image.width(), sample.mask.height());
+        let exact = Resize::exact(5, 7).unwrap().apply(ramp(3, 2, 3), &mut rng).unwrap();
+        assert_eq!(size(&exact), (5, 7));
+        let shorter = Resize::shorter_side(4).unwrap().apply(ramp(3, 2, 3), &mut rng).unwrap();
+        assert_eq!(size(&shorter), (6, 4));
+        let same = Resize::exact(3, 2).unwrap().apply(ramp(3, 2, 3), &mut rng).unwrap();
+        assert!(agrees(&same));
+        assert!(Resize::exact(1, 0).is_err());
+        assert!(Resize::exact(u32::MAX, u32::MAX).unwrap().apply(ramp(3, 2, 3), &mut rng).is_err());
+    }
+}

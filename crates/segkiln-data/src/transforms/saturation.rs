@@ -1,0 +1,47 @@
+use super::{Bounds, Transform, colour_channels};
+use crate::{Result, Sample, TransformRng, raster::luma};
+
+/// Moves each colour away from its grey by a random factor, as torchvision's `adjust_saturation`. Images that are not RGB
+/// or RGBA stay as they are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Saturation(Bounds);
+
+impl Saturation {
+    /// Factors drawn evenly from a range; 1 changes nothing, 0 is grey.
+    ///
+    /// # Errors
+    /// If the bounds are not in order or not between 0 and 100.
+    pub fn new(factors: [f32; 2]) -> Result<Self> {
+        Bounds::new("Saturation", factors, 0.0..=100.0).map(Self)
+    }
+}
+
+impl Transform for Saturation {
+    fn apply(&self, mut sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
+        let factor = self.0.draw(rng);
+        let channels = sample.image.channels();
+        if colour_channels(&sample.image) == 3 {
+            for pixel in sample.image.as_mut_slice().chunks_exact_mut(channels) {
+                let grey = luma([pixel[0], pixel[1], pixel[2]]);
+                pixel[..3].iter_mut().for_each(|value| *value = (grey + (*value - grey) * factor).clamp(0.0, 1.0));
+            }
+        }
+        Ok(sample)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transforms::testing::pixels;
+
+    #[test]
+    fn none_is_grey_and_grey_has_none() {
+        let mut rng = TransformRng::new(0, 0, 0);
+        let none = Saturation::new([0.0, 0.0]).unwrap();
+        let sample = none.apply(pixels(4, &[0.0, 1.0, 0.0, 0.5]), &mut rng).unwrap();
+        assert_eq!(sample.image.as_slice(), [0.587, 0.587, 0.587, 0.5]);
+        let grey = pixels(1, &[0.25]);
+        assert_eq!(none.apply(grey.clone(), &mut rng).unwrap(), grey);
+    }
+}

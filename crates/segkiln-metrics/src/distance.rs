@@ -1,0 +1,118 @@
+//! Exact Euclidean distance transform: Felzenszwalb and Huttenlocher 2012, *Distance Transforms of Sampled Functions*.
+
+/// The distance of each pixel of a row-major mask to the nearest pixel that is set; infinite where none is.
+///
+/// `spacing` is the size of a pixel, height before width. Time and memory are linear in the number of pixels.
+pub(crate) fn distance_transform(mask: &[bool], width: usize, spacing: [f64; 2]) -> Vec<f64> {
+    let mut squared = column_distances(mask, width, spacing[0]);
+    let mut envelope = Envelope::default();
+    for row in squared.chunks_exact_mut(width.max(1)) {
+        envelope.transform(row, spacing[1]);
+    }
+    squared.iter_mut().for_each(|distance| *distance = distance.sqrt());
+    squared
+}
+
+/// Squared distance to the nearest set pixel of the same column, infinite where the column has none.
+fn column_distances(mask: &[bool], width: usize, spacing: f64) -> Vec<f64> {
+    let mut distances = vec![f64::INFINITY; mask.len()];
+    for (distance, _) in distances.iter_mut().zip(mask).filter(|(_, set)| **set) {
+        *distance = 0.0;
+    }
+    // Counts rows and scales at the end, so that whole distances stay exact.
+    for i in width..mask.len() {
+        distances[i] = distances[i].min(distances[i - width] + 1.0);
+    }
+    for i in (0..mask.len().saturating_sub(width)).rev() {
+        distances[i] = distances[i].min(distances[i + width] + 1.0);
+    }
+    distances.iter_mut().for_each(|rows| *rows = (*rows * spacing).powi(2));
+    distances
+}
+
+/// The parabolas that are lowest somewhere in a row, from left to right; kept from row to row for its memory.
+#[derive(Default)]
+struct Envelope {
+    /// Where a parabola stands and how high.
+    parabolas: Vec<(f64, f64)>,
+    /// Where each becomes the lowest.
+    starts: Vec<f64>,
+}
+
+impl Envelope {
+    /// Replaces squared distances along columns by squared distances in the plane.
+    fn transform(&mut self, row: &mut [f64], spacing: f64) {
+        self.parabolas.clear();
+        self.starts.clear();
+        for (column, &height) in row.iter().enumerate().filter(|(_, height)| height.is_finite()) {
+            self.push(column as f64 * spacing, height);
+        }
+        if self.parabolas.is_empty() {
+            return;
+        }
+        let mut lowest = 0;
+        for (column, distance) in row.iter_mut().enumerate() {
+            let x = column as f64 * spacing;
+            while lowest + 1 < self.starts.len() && self.starts[lowest + 1] <= x {
+                lowest += 1;
+            }
+            let (centre, height) = self.parabolas[lowest];
+            *distance = (x - centre).powi(2) + height;
+        }
+    }
+
+    fn push(&mut self, centre: f64, height: f64) {
+        let mut start = f64::NEG_INFINITY;
+        while let Some(&(other, other_height)) = self.parabolas.last() {
+            start = ((height + centre * centre) - (other_height + other * other)) / (2.0 * (centre - other));
+            if start > self.starts[self.starts.len() - 1] {
+                break;
+            }
+            self.parabolas.pop();
+            self.starts.pop();
+            start = f64::NEG_INFINITY;
+        }
+        self.parabolas.push((centre, height));
+        self.starts.push(start);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn brute_force(mask: &[bool], width: usize, spacing: [f64; 2]) -> Vec<f64> {
+        let place = |i: usize| ((i / width) as f64 * spacing[0], (i % width) as f64 * spacing[1]);
+        (0..mask.len())
+            .map(|i| {
+                let sites = (0..mask.len()).filter(|&j| mask[j]);
+                let squared = sites.map(|j| (place(i).0 - place(j).0).powi(2) + (place(i).1 - place(j).1).powi(2));
+                squared.fold(f64::INFINITY, f64::min).sqrt()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn equals_brute_force() {
+        let mut state = 1u32;
+        let mut random = move || {
+            state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+            state >> 16
+        };
+        for (width, height, one_in) in [(1, 1, 1), (7, 1, 3), (1, 9, 4), (13, 11, 2), (13, 11, 20), (30, 17, 200)] {
+            for spacing in [[1.0, 1.0], [2.5, 0.75]] {
+                let mask: Vec<bool> = (0..width * height).map(|_| random() % one_in == 0).collect();
+                let expected = brute_force(&mask, width, spacing);
+                for (actual, expected) in distance_transform(&mask, width, spacing).iter().zip(expected) {
+                    assert!(*actual == expected || (actual - expected).abs() < 1e-12, "{actual} for {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_site_is_infinitely_far() {
+        assert_eq!(distance_transform(&[false; 6], 3, [1.0, 1.0]), [f64::INFINITY; 6]);
+        assert!(distance_transform(&[], 0, [1.0, 1.0]).is_empty());
+    }
+}

@@ -1,0 +1,80 @@
+use std::path::PathBuf;
+
+/// Why a training did not start or did not end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// The data could not be read.
+    #[error(transparent)]
+    Data(#[from] segkiln_data::DataError),
+    /// The loss or a metric was configured with nonsense.
+    #[error(transparent)]
+    Metrics(#[from] segkiln_metrics::MetricsError),
+    /// Weights could not be read or written.
+    #[error(transparent)]
+    Weights(#[from] segkiln_models::weights::WeightsError),
+    /// A field of the recipe is out of range.
+    #[error("recipe: {field} {reason}")]
+    Recipe {
+        /// The field.
+        field: &'static str,
+        /// What it must be.
+        reason: String,
+    },
+    /// A file of the run could not be written; what was there before is untouched.
+    #[error("cannot write {}: {reason}", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system says.
+        reason: String,
+    },
+    /// A file of the run could not be read.
+    #[error("cannot read {}: {reason}", path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system or the format says, and what to do.
+        reason: String,
+    },
+    /// A run is to be resumed with other settings than it was started with.
+    #[error(
+        "{} was started with other settings ({difference}); resume with the same, or start in another folder",
+        path.display()
+    )]
+    OtherRun {
+        /// The run's config.json.
+        path: PathBuf,
+        /// The first settings that differ.
+        difference: String,
+    },
+    /// The loss left the finite numbers.
+    #[error(
+        "the loss is {loss} at step {step} of epoch {epoch} (learning rate {learning_rate:.2e}); stopped, the last good \
+         checkpoint is kept. Lower the learning rate or clip the gradients"
+    )]
+    NonFiniteLoss {
+        /// NaN or infinity.
+        loss: f64,
+        /// Epoch, from 1.
+        epoch: usize,
+        /// Step in the epoch, from 1.
+        step: usize,
+        /// Learning rate of the step.
+        learning_rate: f64,
+    },
+    /// burn-train stopped with an error.
+    #[error("training stopped: {0}")]
+    Stopped(String),
+    /// A picture could not be drawn.
+    #[error("cannot draw {}: {reason}", path.display())]
+    Draw {
+        /// The file.
+        path: PathBuf,
+        /// What the plotting library says.
+        reason: String,
+    },
+}
+
+/// A result whose error is a [`TrainError`].
+pub type Result<T> = std::result::Result<T, TrainError>;

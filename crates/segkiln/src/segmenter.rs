@@ -1,0 +1,492 @@
+use std::path::{Path, PathBuf};
+
+use burn::{
+    module::Module,
+    tensor::{
+        Device, Tensor, TensorData,
+        activation::{sigmoid, softmax},
+    },
+};
+use image::{DynamicImage, RgbImage};
+use segkiln_core::{Classes, LabelMap};
+use segkiln_data::{DataError, Image, draw};
+use segkiln_models::{
+    ModelCard, SegmentationModel,
+    weights::{self, WeightsError},
+};
+
+use crate::tiles::{bell, starts};
+
+/// Why a network could not be loaded or an image not be segmented.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SegmentError {
+    /// `config.json` is missing, or is not what training writes.
+    #[error("cannot use {}: {reason}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What the system or the parser says.
+        reason: String,
+    },
+    /// The weights are missing, damaged, or another network's.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// An option is out of range.
+    #[error("{option} {reason}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// What it must be.
+        reason: String,
+    },
+    /// The image cannot be brought to what the network takes.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The device could not compute or give back the result.
+    #[error("the device failed: {0}")]
+    Device(String),
+}
+
+/// How an image is segmented.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SegmentOptions {
+    /// Side of the square tiles that a large image is cut into, in pixels. Without, images of up to 2²⁰ pixels are done
+    /// whole and larger ones in tiles of 512.
+    pub tile: Option<u32>,
+    /// Share of a tile that neighbours have in common, in `[0, 0.95]`.
+    pub overlap: f32,
+    /// Whether the four mirror images are segmented too and the probabilities averaged: slower, a little better.
+    pub flips: bool,
+    /// Whether probabilities are kept: 4 bytes a pixel and class. The map alone needs 4 bytes a pixel.
+    pub probabilities: bool,
+}
+
+impl Default for SegmentOptions {
+    fn default() -> Self {
+        Self { tile: None, overlap: 0.25, flips: false, probabilities: true }
+    }
+}
+
+impl SegmentOptions {
+    /// Images of more pixels than this are tiled when no tile is given.
+    const WHOLE: u64 = 1 << 20;
+    const DEFAULT_TILE: u32 = 512;
+
+    fn check(&self) -> Result<(), SegmentError> {
+        let refuse = |option, reason: &str| Err(SegmentError::Option { option, reason: reason.into() });
+        match self {
+            Self { tile: Some(0..16), .. } => refuse("tile", "must be at least 16 pixels"),
+            Self { overlap, .. } if !(0.0..=0.95).contains(overlap) => refuse("overlap", "must be from 0 to 0.95"),
+            _ => Ok(()),
+        }
+    }
+
+    fn tile_for(&self, width: u32, height: u32) -> usize {
+        let tile = match self.tile {
+            Some(tile) => tile,
+            None if u64::from(width) * u64::from(height) <= Self::WHOLE => width.max(height),
+            None => Self::DEFAULT_TILE,
+        };
+        tile as usize
+    }
+}
+
+/// A trained network that segments images of any size.
+///
+/// It is `Send + Sync`: one loaded network serves many threads.
+///
+/// ```no_run
+/// use segkiln::prelude::*;
+///
+/// let segmenter = Segmenter::load("runs/unet", &Device::default())?;
+/// let image = image::open("street.jpg")?;
+/// let result = segmenter.segment(&image)?;
+/// result.overlay(&image, 0.5)?.save("overlay.png")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Segmenter {
+    model: SegmentationModel,
+    card: ModelCard,
+    device: Device,
+}
+
+impl Segmenter {
+    /// A network in memory.
+    ///
+    /// # Errors
+    /// [`SegmentError::Option`] if the parts of the card do not fit each other.
+    pub fn new(model: SegmentationModel, card: ModelCard, device: &Device) -> Result<Self, SegmentError> {
+        card.check().map_err(|reason| SegmentError::Option { option: "card", reason })?;
+        // Gradients are never wanted here, whatever device the network comes from.
+        let device = device.clone().inner();
+        let model = if model.devices().iter().any(Device::is_autodiff) { model.valid() } else { model };
+        Ok(Self { model, card, device })
+    }
+
+    /// Loads what a training wrote: a folder (its `best.bpk` and `config.json`) or a `.bpk` file beside a `config.json`.
+    ///
+    /// # Errors
+    /// [`SegmentError::Config`] or [`SegmentError::Weights`], naming the file.
+    pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self, SegmentError> {
+        let path = path.as_ref();
+        let file = if path.is_dir() { path.join("best.bpk") } else { path.to_owned() };
+        let config = file.with_file_name("config.json");
+        let refuse = |reason: String| SegmentError::Config { path: config.clone(), reason };
+        let text = std::fs::read_to_string(&config).map_err(|error| refuse(error.to_string()))?;
+        let card: ModelCard = serde_json::from_str(&text).map_err(|error| refuse(error.to_string()))?;
+        card.check().map_err(refuse)?;
+        let model = weights::load(card.model.init(device), &file)?;
+        Self::new(model, card, device)
+    }
+
+    /// The classes that it tells apart.
+    pub fn classes(&self) -> &Classes {
+        &self.card.classes
+    }
+
+    /// Segments an image with the default options.
+    ///
+    /// # Errors
+    /// [`SegmentError::Data`] if the image has no pixels, [`SegmentError::Device`] if the device fails.
+    pub fn segment(&self, image: &DynamicImage) -> Result<Segmentation, SegmentError> {
+        self.segment_with(image, &SegmentOptions::default())
+    }
+
+    /// Segments an image.
+    ///
+    /// Tiles are weighed with a bell around their middle, because a pixel at a border knows less of its surroundings
+    /// (Isensee et al., nnU-Net). Memory is bounded by a band of the image as high as a tile, and the result.
+    ///
+    /// # Errors
+    /// As [`segment`](Self::segment), and [`SegmentError::Option`].
+    pub fn segment_with(&self, image: &DynamicImage, options: &SegmentOptions) -> Result<Segmentation, SegmentError> {
+        self.in_tiles(image.width(), image.height(), options, |left, top, width, height| {
+            Image::from_dynamic(&image.crop_imm(left, top, width, height), self.card.color)
+        })
+    }
+
+    /// Segments an image of any number of channels, with the values that the data set had before it was normalised.
+    ///
+    /// # Errors
+    /// As [`segment_with`](Self::segment_with), and if the channels are not those that the network takes.
+    pub fn segment_values(&self, image: &Image, options: &SegmentOptions) -> Result<Segmentation, SegmentError> {
+        self.in_tiles(image.width(), image.height(), options, |left, top, width, height| {
+            image.crop(left, top, width, height)
+        })
+    }
+
+    fn in_tiles(
+        &self,
+        width: u32,
+        height: u32,
+        options: &SegmentOptions,
+        part: impl Fn(u32, u32, u32, u32) -> Image,
+    ) -> Result<Segmentation, SegmentError> {
+        options.check()?;
+        if width == 0 || height == 0 {
+            return Err(SegmentError::Option { option: "image", reason: "has no pixels".into() });
+        }
+        let tile = options.tile_for(width, height);
+        let (width, height) = (width as usize, height as usize);
+        let (tile_width, tile_height) = (tile.min(width), tile.min(height));
+        let (columns, rows) = (starts(width, tile, options.overlap), starts(height, tile, options.overlap));
+        let (bell_x, bell_y) = (bell(tile_width), bell(tile_height));
+
+        let mut result = ResultRows::new(self.card.classes.clone(), width, height, options.probabilities);
+        let mut band = Band::new(self.card.classes.count(), width, tile_height);
+        for (index, &top) in rows.iter().enumerate() {
+            for &left in &columns {
+                let part = part(left as u32, top as u32, tile_width as u32, tile_height as u32);
+                band.add(&self.probabilities(part, options.flips)?, left, &bell_x, &bell_y);
+            }
+            let done = rows.get(index + 1).map_or(tile_height, |next| next - top);
+            band.finish(done, &mut result);
+        }
+        Ok(result.into_segmentation())
+    }
+
+    /// Probabilities of each class, `[class][row][column]`.
+    fn probabilities(&self, mut image: Image, flips: bool) -> Result<Vec<f32>, SegmentError> {
+        self.card.normalize.apply(&mut image)?;
+        let shape = [1, image.height() as usize, image.width() as usize, image.channels()];
+        let x = Tensor::<4>::from_data(TensorData::new(image.into_vec(), shape), &self.device).permute([0, 3, 1, 2]);
+        let mirrored: &[&[usize]] = if flips { &[&[], &[2], &[3], &[2, 3]] } else { &[&[]] };
+        let sum = mirrored
+            .iter()
+            .map(|axes| {
+                let logits = self.model.forward(flip(x.clone(), axes));
+                flip(class_probabilities(logits), axes)
+            })
+            .reduce(|sum, next| sum + next)
+            .expect("the image itself is always there");
+        let mean = if flips { sum.div_scalar(mirrored.len() as f64) } else { sum };
+        let data = mean.try_into_data().map_err(|error| SegmentError::Device(error.to_string()))?;
+        data.try_to_vec().map_err(|error| SegmentError::Device(error.to_string()))
+    }
+}
+
+fn flip(x: Tensor<4>, axes: &[usize]) -> Tensor<4> {
+    axes.iter().fold(x, |x, axis| x.flip([*axis as isize]))
+}
+
+/// `[1, c, h, w]` → `[1, classes, h, w]`; a single logit gives two classes.
+fn class_probabilities(logits: Tensor<4>) -> Tensor<4> {
+    match logits.dims()[1] {
+        1 => {
+            let foreground = sigmoid(logits);
+            Tensor::cat(vec![foreground.clone().neg().add_scalar(1.0), foreground], 1)
+        }
+        _ => softmax(logits, 1),
+    }
+}
+
+/// Weighted sums of the tiles that overlap the rows at hand.
+struct Band {
+    classes: usize,
+    width: usize,
+    height: usize,
+    /// `[class][row][column]`
+    sums: Vec<f32>,
+    /// `[row][column]`
+    weights: Vec<f32>,
+}
+
+impl Band {
+    fn new(classes: usize, width: usize, height: usize) -> Self {
+        Self { classes, width, height, sums: vec![0.0; classes * width * height], weights: vec![0.0; width * height] }
+    }
+
+    /// Adds a tile whose left column is `left`; `values` is `[class][row][column]` of the tile.
+    fn add(&mut self, values: &[f32], left: usize, bell_x: &[f32], bell_y: &[f32]) {
+        for (index, values) in values.chunks_exact(bell_x.len()).enumerate() {
+            let (class, row) = (index / self.height, index % self.height);
+            let start = (class * self.height + row) * self.width + left;
+            let sums = &mut self.sums[start..start + bell_x.len()];
+            for ((sum, value), weight) in sums.iter_mut().zip(values).zip(bell_x) {
+                *sum += value * weight * bell_y[row];
+            }
+        }
+        for (row, weight_y) in bell_y.iter().enumerate() {
+            let start = row * self.width + left;
+            for (total, weight_x) in self.weights[start..start + bell_x.len()].iter_mut().zip(bell_x) {
+                *total += weight_x * weight_y;
+            }
+        }
+    }
+
+    /// Hands the first `rows` rows over and moves the rest up.
+    fn finish(&mut self, rows: usize, result: &mut ResultRows) {
+        let (done, plane) = (rows * self.width, self.height * self.width);
+        let class_rows = |sums: &[f32], class: usize, pixel: usize| sums[class * plane + pixel];
+        for pixel in 0..done {
+            let weight = self.weights[pixel];
+            result.push((0..self.classes).map(|class| class_rows(&self.sums, class, pixel) / weight));
+        }
+        for plane in self.sums.chunks_exact_mut(plane).chain([self.weights.as_mut_slice()]) {
+            plane.copy_within(done.., 0);
+            let kept = plane.len() - done;
+            plane[kept..].fill(0.0);
+        }
+    }
+}
+
+/// The result, filled pixel by pixel from the top.
+struct ResultRows {
+    classes: Classes,
+    width: usize,
+    height: usize,
+    labels: Vec<u32>,
+    /// `[class][row][column]`
+    probabilities: Option<Vec<f32>>,
+}
+
+impl ResultRows {
+    fn new(classes: Classes, width: usize, height: usize, probabilities: bool) -> Self {
+        let probabilities = probabilities.then(|| vec![0.0; classes.count() * width * height]);
+        Self { classes, width, height, labels: Vec::with_capacity(width * height), probabilities }
+    }
+
+    fn push(&mut self, values: impl Iterator<Item = f32>) {
+        let (mut best, mut highest) = (0, f32::NEG_INFINITY);
+        let (pixel, plane) = (self.labels.len(), self.width * self.height);
+        for (class, value) in values.enumerate() {
+            if value > highest {
+                (best, highest) = (class as u32, value);
+            }
+            if let Some(probabilities) = &mut self.probabilities {
+                probabilities[class * plane + pixel] = value;
+            }
+        }
+        self.labels.push(best);
+    }
+
+    fn into_segmentation(self) -> Segmentation {
+        let map = LabelMap::new(self.width as u32, self.height as u32, self.labels).expect("each pixel was pushed");
+        Segmentation { classes: self.classes, map, probabilities: self.probabilities }
+    }
+}
+
+/// What an image was segmented into, in the image's own width and height.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Segmentation {
+    classes: Classes,
+    map: LabelMap,
+    probabilities: Option<Vec<f32>>,
+}
+
+impl Segmentation {
+    /// The most likely class of each pixel.
+    pub fn map(&self) -> &LabelMap {
+        &self.map
+    }
+
+    /// The probabilities of one class, row-major, in `[0, 1]`; none if they were not kept or there is no such class.
+    pub fn probabilities(&self, class: usize) -> Option<&[f32]> {
+        let plane = self.map.as_slice().len();
+        self.probabilities.as_deref()?.get(class * plane..(class + 1) * plane)
+    }
+
+    /// The image with each class but the background in its colour.
+    ///
+    /// # Errors
+    /// If the image has another size, or `opacity` is not in `[0, 1]`.
+    pub fn overlay(&self, image: &DynamicImage, opacity: f32) -> Result<RgbImage, SegmentError> {
+        Ok(draw::overlay(image, &self.map, &self.classes, opacity)?)
+    }
+
+    /// The classes' colours and names.
+    pub fn legend(&self) -> RgbImage {
+        draw::legend(&self.classes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::module::{ModuleMapper, Param};
+    use segkiln_core::Classes;
+    use segkiln_data::{ColorMode, Normalize};
+    use segkiln_models::{ModelConfig, unet::UNetConfig};
+
+    use super::*;
+
+    fn segmenter(classes: usize) -> Segmenter {
+        let device = Device::default();
+        let logits = if classes == 2 { 1 } else { classes };
+        let model = ModelConfig::UNet(UNetConfig::new(1, logits).with_base(2).with_depth(1));
+        let names = (0..classes).map(|class| format!("class {class}"));
+        let card = ModelCard {
+            classes: Classes::new(names).unwrap(),
+            color: ColorMode::Gray,
+            normalize: Normalize::identity(1),
+            model: model.clone(),
+        };
+        Segmenter::new(model.init(&device), card, &device).unwrap()
+    }
+
+    /// A picture with something in it.
+    fn picture(width: u32, height: u32) -> DynamicImage {
+        let value = |x: u32, y: u32| ((x * 7 + y * 13) % 251) as u8;
+        DynamicImage::from(image::GrayImage::from_fn(width, height, |x, y| image::Luma([value(x, y)])))
+    }
+
+    #[test]
+    fn one_segmenter_serves_many_threads() {
+        fn shared<T: Send + Sync>(_: &T) {}
+        let segmenter = segmenter(2);
+        shared(&segmenter);
+        let image = picture(20, 17);
+        let alone = segmenter.segment(&image).unwrap();
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| segmenter.segment(&image).unwrap())).collect();
+            for thread in threads {
+                assert_eq!(thread.join().unwrap(), alone);
+            }
+        });
+    }
+
+    #[test]
+    fn any_size_and_class_count_comes_back() {
+        for (classes, width, height) in [(2, 1, 1), (3, 5, 40), (4, 33, 2)] {
+            let result = segmenter(classes).segment(&picture(width, height)).unwrap();
+            assert_eq!((result.map().width(), result.map().height()), (width, height));
+            let planes: Vec<&[f32]> = (0..classes).map(|class| result.probabilities(class).unwrap()).collect();
+            assert!(result.probabilities(classes).is_none());
+            for (pixel, label) in result.map().as_slice().iter().enumerate() {
+                let sum: f32 = planes.iter().map(|plane| plane[pixel]).sum();
+                assert!((sum - 1.0).abs() < 1e-5);
+                assert!(planes.iter().all(|plane| plane[pixel] <= planes[*label as usize][pixel]));
+            }
+        }
+    }
+
+    /// A network whose output at a pixel depends on that pixel alone gives the same in tiles as whole.
+    #[test]
+    fn tiles_blend_to_the_whole() {
+        struct CentreOnly;
+
+        impl ModuleMapper for CentreOnly {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                if D != 4 || param.val().shape()[2] != 3 {
+                    return param;
+                }
+                param.map(|weight| {
+                    let mut mask = vec![0.0f32; weight.shape().num_elements()];
+                    mask.iter_mut().skip(4).step_by(9).for_each(|value| *value = 1.0);
+                    let mask = Tensor::<D>::from_data(TensorData::new(mask, weight.shape()), &weight.device());
+                    weight * mask
+                })
+            }
+        }
+
+        let mut segmenter = segmenter(3);
+        segmenter.model = segmenter.model.map(&mut CentreOnly);
+        // Constant in 2x2 blocks, so that pooling is harmless and tiles at even starts see the same blocks.
+        let image = picture(45, 30).resize_exact(90, 60, image::imageops::FilterType::Nearest);
+        let whole = segmenter.segment(&image).unwrap();
+        let options = SegmentOptions { tile: Some(30), overlap: 0.0, ..Default::default() };
+        let tiled = segmenter.segment_with(&image, &options).unwrap();
+        for class in 0..3 {
+            let pairs = whole.probabilities(class).unwrap().iter().zip(tiled.probabilities(class).unwrap());
+            assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-5));
+        }
+        assert_eq!(whole.map(), tiled.map());
+    }
+
+    #[test]
+    fn mirror_images_make_the_result_symmetric() {
+        let segmenter = segmenter(2);
+        let image = picture(24, 16);
+        let options = SegmentOptions { flips: true, ..Default::default() };
+        let straight = segmenter.segment_with(&image, &options).unwrap();
+        let mirrored = segmenter.segment_with(&image.fliph(), &options).unwrap();
+        let (a, b) = (straight.probabilities(1).unwrap(), mirrored.probabilities(1).unwrap());
+        for (row_a, row_b) in a.chunks(24).zip(b.chunks(24)) {
+            assert!(row_a.iter().zip(row_b.iter().rev()).all(|(a, b)| (a - b).abs() < 1e-5));
+        }
+    }
+
+    #[test]
+    fn options_out_of_range_are_refused() {
+        let segmenter = segmenter(2);
+        for options in [
+            SegmentOptions { tile: Some(3), ..Default::default() },
+            SegmentOptions { overlap: 1.0, ..Default::default() },
+            SegmentOptions { overlap: f32::NAN, ..Default::default() },
+        ] {
+            assert!(segmenter.segment_with(&picture(4, 4), &options).is_err());
+        }
+        assert!(segmenter.segment(&DynamicImage::new_luma8(0, 5)).is_err());
+    }
+
+    #[test]
+    fn without_probabilities_the_map_is_the_same() {
+        let segmenter = segmenter(3);
+        let image = picture(40, 33);
+        let lean = SegmentOptions { probabilities: false, ..Default::default() };
+        let lean = segmenter.segment_with(&image, &lean).unwrap();
+        assert_eq!(lean.map(), segmenter.segment(&image).unwrap().map());
+        assert!(lean.probabilities(0).is_none());
+    }
+}

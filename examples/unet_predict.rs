@@ -1,0 +1,126 @@
+//! Segments images with what `unet_train` wrote.
+//!
+//! ```text
+//! cargo run --example unet_predict -- --model runs/unet --input data/nuclei_sample/image.png --output out
+//! ```
+//!
+//! For each image it writes `STEM.png`, the class of each pixel as a grey value, and `STEM_overlay.png`.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
+
+use burn::tensor::Device;
+use clap::Parser;
+use segkiln::{
+    SegmentOptions, Segmenter,
+    data::{EXTENSIONS, Limits, read_dynamic, write_image, write_labels},
+    device_by_name,
+};
+use serde_json::json;
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Segments images with a trained network.
+#[derive(Parser)]
+struct Args {
+    /// Folder of a training run, or a .bpk file in one
+    #[arg(long)]
+    model: PathBuf,
+    /// An image, or a folder of images
+    #[arg(long)]
+    input: PathBuf,
+    /// Folder for the results
+    #[arg(long)]
+    output: PathBuf,
+    /// Side of the tiles that large images are cut into [default: images of up to a million pixels whole, else 512]
+    #[arg(long)]
+    tile: Option<u32>,
+    /// Share of a tile that neighbours have in common
+    #[arg(long, default_value_t = 0.25)]
+    overlap: f32,
+    /// Average over the four mirror images
+    #[arg(long)]
+    tta: bool,
+    /// A backend that is built in, such as flex, cuda or vulkan [default: the best one, or BURN_DEVICE]
+    #[arg(long)]
+    device: Option<String>,
+    /// Seed of the device's random numbers; prediction draws none
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(result) => {
+            println!("{result}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<serde_json::Value, Failure> {
+    let start = Instant::now();
+    let device = match &args.device {
+        Some(name) => device_by_name(name)?,
+        None => Device::default(),
+    };
+    device.seed(args.seed);
+    let segmenter = Segmenter::load(&args.model, &device)?;
+    let options =
+        SegmentOptions { tile: args.tile, overlap: args.overlap, flips: args.tta, probabilities: false };
+    let images = inputs(&args.input)?;
+    std::fs::create_dir_all(&args.output)
+        .map_err(|error| format!("cannot create {}: {error}", args.output.display()))?;
+    for (stem, path) in &images {
+        let image = read_dynamic(path, &Limits::default())?;
+        let result = segmenter.segment_with(&image, &options).map_err(|error| format!("{}: {error}", path.display()))?;
+        write_labels(args.output.join(format!("{stem}.png")), result.map())?;
+        write_image(args.output.join(format!("{stem}_overlay.png")), &result.overlay(&image, 0.4)?.into())?;
+        println!("{}", path.display());
+    }
+    Ok(json!({ "images": images.len(), "output": args.output, "seconds": start.elapsed().as_secs_f64() }))
+}
+
+/// The images by the name of their results, which must differ.
+fn inputs(input: &Path) -> Result<BTreeMap<String, PathBuf>, Failure> {
+    let mut files = Vec::new();
+    if input.is_dir() {
+        let unreadable = |error: std::io::Error| format!("cannot list {}: {error}", input.display());
+        for entry in std::fs::read_dir(input).map_err(unreadable)? {
+            let path = entry.map_err(unreadable)?.path();
+            let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
+            match extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str())) {
+                true => files.push(path),
+                false => eprintln!("{}: no image, left out", path.display()),
+            }
+        }
+    } else {
+        files.push(input.to_owned());
+    }
+    files.sort();
+    let mut images: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for path in files {
+        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        if let Some(other) = images.insert(stem.clone(), path.clone()) {
+            let (one, two) = (other.display(), path.display());
+            return Err(format!("{one} and {two} would both be written to {stem}.png; rename one").into());
+        }
+    }
+    for stem in images.keys() {
+        if let Some(other) = stem.strip_suffix("_overlay").and_then(|other| images.get(other)) {
+            return Err(format!("the overlay of {} would overwrite {stem}.png; rename one", other.display()).into());
+        }
+    }
+    match images.is_empty() {
+        true => Err(format!("no images in {}; known are {}", input.display(), EXTENSIONS.join(", ")).into()),
+        false => Ok(images),
+    }
+}
