@@ -77,7 +77,9 @@ fn codecs(c: &mut Criterion) {
         b.iter(|| read_image(format!("{folder}/image.png"), ColorMode::Gray, &limits).expect("the nuclei sample"));
     });
     group.bench_function("read_labels/png_512", |b| {
-        b.iter(|| read_labels(format!("{folder}/labels.png"), &MaskFormat::Binary, &limits).expect("the nuclei sample"));
+        b.iter(|| {
+            read_labels(format!("{folder}/labels.png"), &MaskFormat::Binary, &limits).expect("the nuclei sample")
+        });
     });
     let image = sample(3).image;
     group.bench_function("resize_image/512_to_256", |b| b.iter(|| resize_image(black_box(&image), 256, 256)));

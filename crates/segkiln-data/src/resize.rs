@@ -25,14 +25,14 @@ pub fn resize_image(image: &Image, width: u32, height: u32) -> Result<Image> {
     } else {
         let taps = taps(image.width(), width);
         let mut out = vec![0.0; width as usize * image.height() as usize * channels];
-        for (to, from) in
-            out.chunks_exact_mut(width as usize * channels).zip(image.as_slice().chunks_exact(old_width * channels))
-        {
-            for (pixel, taps) in to.chunks_exact_mut(channels).zip(&taps) {
-                let sources = from[taps.first * channels..].chunks_exact(channels);
-                for (weight, source) in taps.weights.iter().zip(sources) {
-                    pixel.iter_mut().zip(source).for_each(|(to, from)| *to += weight * from);
-                }
+        let rows = out.chunks_exact_mut(width as usize * channels);
+        for (to, from) in rows.zip(image.as_slice().chunks_exact(old_width * channels)) {
+            // With the number of channels known, the inner loop is unrolled.
+            match channels {
+                1 => resize_row::<1>(from, to, &taps),
+                3 => resize_row::<3>(from, to, &taps),
+                4 => resize_row::<4>(from, to, &taps),
+                _ => resize_any_row(from, to, &taps, channels),
             }
         }
         out
@@ -48,6 +48,25 @@ pub fn resize_image(image: &Image, width: u32, height: u32) -> Result<Image> {
         }
     }
     Ok(Image::from_parts(width, height, channels, out))
+}
+
+fn resize_row<const C: usize>(from: &[f32], to: &mut [f32], taps: &[Taps]) {
+    let (from, _) = from.as_chunks::<C>();
+    for (pixel, taps) in to.as_chunks_mut::<C>().0.iter_mut().zip(taps) {
+        for (weight, source) in taps.weights.iter().zip(&from[taps.first..]) {
+            for c in 0..C {
+                pixel[c] += weight * source[c];
+            }
+        }
+    }
+}
+
+fn resize_any_row(from: &[f32], to: &mut [f32], taps: &[Taps], channels: usize) {
+    for (pixel, taps) in to.chunks_exact_mut(channels).zip(taps) {
+        for (weight, source) in taps.weights.iter().zip(from[taps.first * channels..].chunks_exact(channels)) {
+            pixel.iter_mut().zip(source).for_each(|(to, from)| *to += weight * from);
+        }
+    }
 }
 
 /// Resizes a label map: each pixel takes the label in which its centre lies.

@@ -14,8 +14,8 @@ use crate::{
 
 /// How the values of a mask file become labels.
 ///
-/// The *value* of a pixel is its palette index in an indexed file (PNG and TIFF; 1 to 8 bits), its grey value as it is
-/// stored in a grey one (1 to 32 bits, never scaled), and the common value of its channels in an RGB file whose channels
+/// The *value* of a pixel is its palette index in an indexed PNG (1 to 8 bits), its grey value as it is stored in a grey
+/// file (1 to 32 bits, never scaled), and the common value of its channels in an RGB file whose channels
 /// agree. An alpha channel is ignored if it is the same everywhere.
 ///
 /// Files that cannot be masks are refused: JPEG, lossy WebP, and grey photographs, which are known by their noise. A
@@ -27,7 +27,7 @@ pub enum MaskFormat {
     /// The value is the class.
     #[default]
     Index,
-    /// Each colour stands for a class: its index in this palette. Indexed files are taken by their colours.
+    /// Each colour stands for a class: its index in this palette. An indexed PNG is taken by its colours.
     Colors(Palette),
     /// Value 0 is the background (class 0), any other the foreground (class 1).
     Binary,

@@ -437,3 +437,27 @@ fn random_damage_never_panics() {
         }
     }
 }
+
+/// Files of `tests/parity/data_tiff.py`, whose values are 0 to 14 in 5 columns if not said otherwise.
+#[test]
+fn tiffs_of_other_programs_are_read() {
+    let fixture = |name: &str| format!("{}/tests/fixtures/{name}.tif", env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str, mode| image(Path::new(&fixture(name)), mode).unwrap();
+    let ids = |name: &str| labels(Path::new(&fixture(name)), &MaskFormat::Instances).unwrap().into_vec();
+    let counted: Vec<u32> = (0..15).collect();
+
+    let planar: Vec<u8> = read("planar", ColorMode::Rgb).to_dynamic().into_bytes();
+    assert_eq!(planar, (0..15).flat_map(|i| [i, i + 100, i + 200]).collect::<Vec<u8>>());
+    assert_eq!(ids("lzw_u16"), counted.iter().map(|i| i * 1000).collect::<Vec<_>>());
+    assert_eq!(ids("deflate_i64"), counted);
+    for name in ["big_endian_f64", "f16"] {
+        assert_eq!(read(name, ColorMode::Gray).into_vec(), (0..15).map(|i| i as f32 / 2.0).collect::<Vec<_>>());
+    }
+    let tiled: Vec<u8> = read("tiled", ColorMode::Gray).to_dynamic().into_bytes();
+    assert_eq!(tiled, (0..1024u32).map(|i| (i / 32 + i % 32) as u8).collect::<Vec<_>>());
+    assert_eq!(ids("bilevel"), counted.iter().map(|i| i % 2).collect::<Vec<_>>());
+    assert_eq!(read("bilevel", ColorMode::Gray).as_slice()[..4], [0.0, 1.0, 0.0, 1.0]);
+    let palette = fixture("palette");
+    let refused = message(labels(Path::new(&palette), &MaskFormat::Index), Path::new(&palette));
+    assert!(refused.contains("RGBPalette") && refused.contains("unsupported"), "{refused}");
+}

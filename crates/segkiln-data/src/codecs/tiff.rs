@@ -5,7 +5,6 @@ use std::{borrow::Cow, io::Cursor};
 use ::tiff::{
     ColorType, TiffError,
     decoder::{Decoder, DecodingResult},
-    tags::Tag,
 };
 
 use super::{ImageFile, Limits, unpack};
@@ -14,8 +13,7 @@ use crate::{
     raster::{Raster, Samples},
 };
 
-/// What the samples are for: signed and 64-bit integers may be labels but are no brightness, indexed colours are
-/// looked up for an image and kept for a mask.
+/// What the samples are for: signed and 64-bit integers may be labels, but are no brightness.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
     Image,
@@ -44,7 +42,7 @@ pub(super) fn decode(file: &ImageFile<'_>, limits: &Limits, purpose: Use) -> Res
     let bits = color.bit_depth();
     limits.check(file.path, width, height, u32::from(bits) * u32::from(color.num_samples()))?;
     let channels = match color {
-        ColorType::Gray(_) | ColorType::Palette(_) => 1,
+        ColorType::Gray(_) => 1,
         ColorType::GrayA(_) => 2,
         ColorType::RGB(_) => 3,
         ColorType::RGBA(_) => 4,
@@ -78,25 +76,11 @@ pub(super) fn decode(file: &ImageFile<'_>, limits: &Limits, purpose: Use) -> Res
         return Err(DataError::NotFinite { path: file.path.into(), x, y, value: values[at] });
     }
 
-    let palette = match color {
-        ColorType::Palette(_) => Some(decoder.get_tag_u16_vec(Tag::ColorMap).map_err(damaged)?),
-        _ => None,
-    };
-    if purpose == Use::Image {
-        if let Some(map) = palette {
-            let samples = Samples::U16(colours(file, &samples, &map)?.into());
-            return Ok(Raster { width, height, channels: 3, samples, palette: None });
-        }
-        if let (Samples::U8(values), 1..8) = (&mut samples, bits) {
-            let scale = 255 / ((1 << bits) - 1);
-            values.to_mut().iter_mut().for_each(|value| *value *= scale);
-        }
+    if let (Use::Image, Samples::U8(values), 1..8) = (purpose, &mut samples, bits) {
+        let scale = 255 / ((1 << bits) - 1);
+        values.to_mut().iter_mut().for_each(|value| *value *= scale);
     }
-    let palette = palette.map(|map| {
-        let n = map.len() / 3;
-        (0..n).map(|i| [map[i], map[n + i], map[2 * n + i]].map(|v| (v >> 8) as u8)).collect()
-    });
-    Ok(Raster { width, height, channels, samples, palette })
+    Ok(Raster { width, height, channels, samples, palette: None })
 }
 
 /// `[planes, pixels]` to `[pixels, planes]`.
@@ -124,20 +108,4 @@ fn integers(file: &ImageFile<'_>, values: DecodingResult) -> Result<Vec<u32>> {
         DecodingResult::U64(v) => narrow(file, v),
         _ => Err(file.damaged("its samples are no integers")),
     }
-}
-
-/// The colours of palette indices. TIFF stores all reds, then all greens, then all blues.
-fn colours(file: &ImageFile<'_>, indices: &Samples<'_>, map: &[u16]) -> Result<Vec<u16>> {
-    let n = map.len() / 3;
-    let colour = |index: usize| {
-        (index < n)
-            .then(|| [map[index], map[n + index], map[2 * n + index]])
-            .ok_or_else(|| file.damaged(format!("index {index} is past the {n} colours of its palette")))
-    };
-    let rgb: Result<Vec<[u16; 3]>> = match indices {
-        Samples::U8(v) => v.iter().map(|v| colour(usize::from(*v))).collect(),
-        Samples::U16(v) => v.iter().map(|v| colour(usize::from(*v))).collect(),
-        _ => Err(file.damaged("palette indices of more than 16 bits")),
-    };
-    Ok(rgb?.into_flattened())
 }

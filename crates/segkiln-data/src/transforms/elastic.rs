@@ -73,8 +73,7 @@ impl Transform for ElasticDeformation {
 
 /// The four grid points around a pixel and their weights.
 struct Cubic {
-    first: i64,
-    last: i64,
+    at: [usize; 4],
     weights: [f32; 4],
 }
 
@@ -86,14 +85,15 @@ impl Cubic {
         let (t2, t3) = (t * t, t * t * t);
         let weights =
             [-0.5 * t + t2 - 0.5 * t3, 1.0 - 2.5 * t2 + 1.5 * t3, 0.5 * t + 2.0 * t2 - 1.5 * t3, -0.5 * t2 + 0.5 * t3];
-        Self { first: place.floor() as i64 - 1, last: n as i64 - 1, weights }
+        // Beyond the grid its outermost values go on.
+        let at = [-1, 0, 1, 2].map(|i| (place.floor() as i64 + i).clamp(0, n as i64 - 1) as usize);
+        Self { at, weights }
     }
 
-    /// Beyond the grid its outermost values go on.
     fn mix(&self, value: impl Fn(usize) -> [f32; 2]) -> [f32; 2] {
         let mut mixed = [0.0; 2];
-        for (i, weight) in (self.first..).zip(self.weights) {
-            let [dx, dy] = value(i.clamp(0, self.last) as usize);
+        for (at, weight) in self.at.into_iter().zip(self.weights) {
+            let [dx, dy] = value(at);
             mixed[0] += weight * dx;
             mixed[1] += weight * dy;
         }

@@ -1,4 +1,4 @@
-//! Moving pixels whole: what flips, turns, crops and pads have in common.
+//! What lies beyond the edges, and cutting windows out of samples: what crops, pads and warps have in common.
 
 use segkiln_core::LabelMap;
 use serde::{Deserialize, Serialize};
@@ -47,25 +47,11 @@ impl Border {
 
 /// The pixel of `0..n` that is seen at `i` when both edges are mirrors.
 pub(super) fn mirror(i: i64, n: i64) -> i64 {
+    if (0..n).contains(&i) {
+        return i;
+    }
     let i = i.rem_euclid(2 * n);
     i.min(2 * n - 1 - i)
-}
-
-/// A sample of another size (or the same) each of whose pixels is that at index `source(x, y)` of the old one.
-pub(super) fn rearrange(sample: Sample, width: u32, height: u32, source: impl Fn(usize, usize) -> usize) -> Sample {
-    let channels = sample.image.channels();
-    let (columns, rows) = (width as usize, height as usize);
-    let mut values = vec![0.0; columns * rows * channels];
-    let mut labels = vec![0; columns * rows];
-    let (old_values, old_labels) = (sample.image.as_slice(), sample.mask.as_slice());
-    for y in 0..rows {
-        for x in 0..columns {
-            let (to, from) = (y * columns + x, source(x, y));
-            labels[to] = old_labels[from];
-            values[to * channels..][..channels].copy_from_slice(&old_values[from * channels..][..channels]);
-        }
-    }
-    rebuilt(sample.name, width, height, channels, values, labels)
 }
 
 /// A sample from data that have the right lengths.

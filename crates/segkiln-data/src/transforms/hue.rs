@@ -45,9 +45,11 @@ fn turned([r, g, b]: [f32; 3], turn: f32) -> [f32; 3] {
     } else {
         (r - g) / chroma + 4.0
     };
-    let hue = hue + 6.0 * turn;
+    // A turn is at most half, so that one lap takes it back to 0..6; a remainder would be a call.
+    let lap = |hue: f32| if hue < 0.0 { hue + 6.0 } else { hue - if hue >= 6.0 { 6.0 } else { 0.0 } };
+    let hue = lap(hue + 6.0 * turn);
     [5.0, 3.0, 1.0].map(|offset| {
-        let k = (hue + offset).rem_euclid(6.0);
+        let k = lap(hue + offset);
         value - chroma * k.min(4.0 - k).clamp(0.0, 1.0)
     })
 }

@@ -125,12 +125,14 @@ impl Bounds {
     }
 }
 
-/// A width and a height of at least 1.
+/// A width and a height of at least 1, and a number of pixels that memory may hold.
 fn check_size(option: &'static str, width: u32, height: u32) -> Result<()> {
-    if width > 0 && height > 0 {
+    const MOST_PIXELS: u64 = 1 << 32;
+    if (1..=MOST_PIXELS).contains(&(u64::from(width) * u64::from(height))) {
         return Ok(());
     }
-    Err(DataError::option(option, format!("both sides must be at least 1, got {width}x{height}")))
+    let reason = format!("both sides must be at least 1 and the pixels at most {MOST_PIXELS}, got {width}x{height}");
+    Err(DataError::option(option, reason))
 }
 
 /// How many of an image's channels are colours; the rest is alpha.

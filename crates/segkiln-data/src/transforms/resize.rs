@@ -1,5 +1,5 @@
 use super::{Transform, check_size};
-use crate::{DataError, Result, Sample, TransformRng, resize_image, resize_labels};
+use crate::{Result, Sample, TransformRng, resize_image, resize_labels};
 
 /// Resizes: the image by [`resize_image`], the mask by [`resize_labels`].
 ///
@@ -59,11 +59,8 @@ pub(super) fn scaled(sample: Sample, factor: f64) -> Result<Sample> {
 }
 
 fn resized(sample: Sample, width: u32, height: u32) -> Result<Sample> {
-    const MOST_PIXELS: u64 = 1 << 32;
-    if u64::from(width) * u64::from(height) > MOST_PIXELS {
-        let reason = format!("{width}x{height} would be more than 2^32 pixels (sample {})", sample.name);
-        return Err(DataError::option("Resize", reason));
-    }
+    // A factor may have led anywhere.
+    check_size("Resize", width, height)?;
     let image = resize_image(&sample.image, width, height)?;
     let mask = resize_labels(&sample.mask, width, height)?;
     Ok(Sample { name: sample.name, image, mask })
@@ -85,6 +82,7 @@ mod tests {
         let same = Resize::exact(3, 2).unwrap().apply(ramp(3, 2, 3), &mut rng).unwrap();
         assert!(agrees(&same));
         assert!(Resize::exact(1, 0).is_err());
-        assert!(Resize::exact(u32::MAX, u32::MAX).unwrap().apply(ramp(3, 2, 3), &mut rng).is_err());
+        assert!(Resize::exact(u32::MAX, u32::MAX).is_err());
+        assert!(Resize::shorter_side(60_000).unwrap().apply(ramp(3, 1, 1), &mut rng).is_err());
     }
 }

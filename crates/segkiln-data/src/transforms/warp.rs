@@ -17,15 +17,16 @@ pub(super) fn warp(sample: Sample, border: Border, mut row: impl FnMut(usize, &m
     let rows = new_values.chunks_exact_mut(columns * channels).zip(new_labels.chunks_exact_mut(columns));
     for (y, (value_row, label_row)) in rows.enumerate() {
         row(y, &mut points);
-        for (label, point) in label_row.iter_mut().zip(&points) {
-            *label = labels.nearest(*point);
-        }
+        labels.nearest_row(&points, label_row);
         // With the number of channels known, the inner loop is unrolled.
         match channels {
             1 => values.bilinear_row::<1>(&points, value_row),
             3 => values.bilinear_row::<3>(&points, value_row),
             4 => values.bilinear_row::<4>(&points, value_row),
-            _ => values.bilinear_row_any(&points, value_row),
+            _ => {
+                let pixels = value_row.chunks_exact_mut(channels).zip(&points);
+                pixels.for_each(|(pixel, point)| values.bilinear_anywhere(*point, pixel));
+            }
         }
     }
     rebuilt(sample.name, width, height, channels, new_values, new_labels)
@@ -55,31 +56,35 @@ impl<'a, T: Copy> Grid<'a, T> {
         }
     }
 
-    fn at(&self, x: i64, y: i64, channel: usize) -> T {
-        match (self.index(x, y), self.outside) {
+    fn value(&self, index: Option<usize>, channel: usize) -> T {
+        match (index, self.outside) {
             (None, Some(outside)) => outside,
             (index, _) => self.data[index.unwrap_or(0) + channel],
         }
     }
 
-    fn nearest(&self, [x, y]: [f32; 2]) -> T {
-        let (column, row) = (x.floor(), y.floor());
-        if column >= 0.0 && row >= 0.0 && column < self.width as f32 && row < self.height as f32 {
-            return self.data[row as usize * self.width + column as usize];
+    fn nearest_row(&self, points: &[[f32; 2]], out: &mut [T]) {
+        let (width, height) = (self.width as f32, self.height as f32);
+        for (value, [x, y]) in out.iter_mut().zip(points) {
+            // Inside, to cut off the fraction is to round down, and takes one instruction where `floor` is a call.
+            *value = if *x >= 0.0 && *y >= 0.0 && *x < width && *y < height {
+                self.data[*y as u32 as usize * self.width + *x as u32 as usize]
+            } else {
+                self.value(self.index(cell(x.floor()), cell(y.floor())), 0)
+            };
         }
-        self.at(cell(column), cell(row), 0)
     }
 }
 
 impl Grid<'_, f32> {
     fn bilinear_row<const C: usize>(&self, points: &[[f32; 2]], out: &mut [f32]) {
         let stride = self.width * C;
-        for (pixel, [x, y]) in out.as_chunks_mut::<C>().0.iter_mut().zip(points) {
-            let (x, y) = (x - 0.5, y - 0.5);
-            let (left, top) = (x.floor(), y.floor());
-            let (right_share, lower_share) = (x - left, y - top);
-            let inside = left >= 0.0 && top >= 0.0 && left + 1.0 < self.width as f32 && top + 1.0 < self.height as f32;
-            if inside {
+        let (last_column, last_row) = (self.width as f32 - 1.0, self.height as f32 - 1.0);
+        for (pixel, point) in out.as_chunks_mut::<C>().0.iter_mut().zip(points) {
+            let [x, y] = point.map(|v| v - 0.5);
+            if x >= 0.0 && y >= 0.0 && x < last_column && y < last_row {
+                let (left, top) = (x as u32, y as u32);
+                let (right_share, lower_share) = (x - left as f32, y - top as f32);
                 let at = top as usize * stride + left as usize * C;
                 let upper = &self.data[at..at + 2 * C];
                 let lower = &self.data[at + stride..at + stride + 2 * C];
@@ -89,30 +94,24 @@ impl Grid<'_, f32> {
                     pixel[c] = above + (below - above) * lower_share;
                 }
             } else {
-                for (c, value) in pixel.iter_mut().enumerate() {
-                    *value = self.bilinear(cell(left), cell(top), right_share, lower_share, c);
-                }
+                self.bilinear_anywhere(*point, pixel);
             }
         }
     }
 
-    fn bilinear_row_any(&self, points: &[[f32; 2]], out: &mut [f32]) {
-        for (pixel, [x, y]) in out.chunks_exact_mut(self.channels).zip(points) {
-            let (x, y) = (x - 0.5, y - 0.5);
-            let (left, top) = (x.floor(), y.floor());
-            for (c, value) in pixel.iter_mut().enumerate() {
-                *value = self.bilinear(cell(left), cell(top), x - left, y - top, c);
-            }
+    /// The pixel at a point that may lie beyond the edge, with any number of channels.
+    fn bilinear_anywhere(&self, point: [f32; 2], pixel: &mut [f32]) {
+        let [x, y] = point.map(|v| v - 0.5);
+        let (left, top) = (x.floor(), y.floor());
+        let (right_share, lower_share) = (x - left, y - top);
+        let (left, top) = (cell(left), cell(top));
+        let corners = [(left, top), (left + 1, top), (left, top + 1), (left + 1, top + 1)];
+        let corners = corners.map(|(column, row)| self.index(column, row));
+        for (c, value) in pixel.iter_mut().enumerate() {
+            let [a, b, d, e] = corners.map(|corner| self.value(corner, c));
+            let (above, below) = (a + (b - a) * right_share, d + (e - d) * right_share);
+            *value = above + (below - above) * lower_share;
         }
-    }
-
-    fn bilinear(&self, left: i64, top: i64, right_share: f32, lower_share: f32, channel: usize) -> f32 {
-        let mix = |row: i64| {
-            let (a, b) = (self.at(left, row, channel), self.at(left + 1, row, channel));
-            a + (b - a) * right_share
-        };
-        let (above, below) = (mix(top), mix(top + 1));
-        above + (below - above) * lower_share
     }
 }
 

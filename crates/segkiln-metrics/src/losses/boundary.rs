@@ -42,7 +42,7 @@ impl BoundaryLossConfig {
 ///
 /// The distance of a pixel outside is that to the nearest pixel of the class; inside it is one less than that to the
 /// nearest pixel of another class, so pixels at the inner edge have 0, as in the paper's code. A class that has no pixel of
-/// an image, or all of them, has no boundary there and contributes 0.
+/// an image, or all of them, has no boundary there and contributes 0. To the distances an ignored pixel is of another class.
 ///
 /// The distances are computed on the host, which waits for the targets.
 #[derive(Debug, Clone)]
