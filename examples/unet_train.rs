@@ -24,13 +24,13 @@ use segkiln::{
         ColorMode, Image, Loader, MaskFormat, Normalize, Sample,
         datasets::{Cached, FolderDataset, FolderOptions},
         draw, splits,
-        transforms::{Compose, HorizontalFlip, RandomCrop, RandomTurn90},
+        transforms::{Affine, Compose, Gamma, HorizontalFlip, Probability, RandomCrop, RandomTurn90},
         write_image,
     },
     device_by_name,
     metrics::metrics::ConfusionMatrix,
     models::{ModelCard, ModelConfig, unet::UNetConfig},
-    train::{Recipe, Run, RunConfig, train},
+    train::{Recipe, Run, RunConfig, checkpoint::sweep, train},
 };
 use serde_json::json;
 
@@ -38,6 +38,7 @@ type Failure = Box<dyn std::error::Error>;
 
 /// Trains a U-Net to tell foreground from background.
 #[derive(Parser)]
+#[command(args_override_self = true)]
 struct Args {
     /// Folder with images/, labels/, train.txt, val.txt and perhaps test.txt [default: the sample in the repository]
     #[arg(long)]
@@ -105,7 +106,13 @@ fn run(args: &Args) -> Result<serde_json::Value, Failure> {
 
     let most = if args.data.is_none() { 128 } else { 256 };
     let crop = args.crop.unwrap_or(most.min(seen.longest_side.next_multiple_of(16)));
-    let augment = Compose::new()
+    let mut augment = Compose::new();
+    if train_split.len() < SHORTEST_EPOCH {
+        // Few images are seen hundreds of times each, so they are also bent, scaled and lit differently.
+        let transform = Affine::new().rotate([-20.0, 20.0])?.scale([0.8, 1.25])?;
+        augment = augment.then(Probability { p: 0.5, transform }).then(Gamma::new([0.7, 1.4])?);
+    }
+    let augment = augment
         .then(RandomCrop::new(crop, crop)?)
         .then(HorizontalFlip { p: 0.5 })
         .then(RandomTurn90)
@@ -199,6 +206,7 @@ impl Survey {
 /// Segments every image of a split, and draws some beside their masks.
 fn evaluate(segmenter: &Segmenter, dataset: &FolderDataset, pictures: &Path) -> Result<ConfusionMatrix, Failure> {
     std::fs::create_dir_all(pictures).map_err(|error| format!("cannot create {}: {error}", pictures.display()))?;
+    sweep(pictures)?;
     let mut matrix = ConfusionMatrix::new(segmenter.classes().count(), segmenter.classes().ignore_index())?;
     let options = SegmentOptions { probabilities: false, ..Default::default() };
     for (index, sample) in dataset.iter().enumerate() {

@@ -9,8 +9,10 @@
 //!
 //! A new operator is a copy of such a folder.
 
+pub mod conv2d;
 pub mod resize;
 
+pub use conv2d::conv2d;
 pub use resize::{ResizeMode, resize};
 
 /// The devices that operators' tests run on: `SEGKILN_TEST_DEVICES`, comma-separated names, or the default CPU device.

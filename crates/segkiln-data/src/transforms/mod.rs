@@ -8,7 +8,7 @@
 //! keep their labels.
 //!
 //! **Values.** Transforms of colour expect values in `[0, 1]` and clamp to it, so they come before
-//! [`Normalize`](crate::Normalize). They leave the fourth channel (alpha) of four as it is.
+//! [`Normalize`]. They leave the fourth channel (alpha) of four as it is.
 //!
 //! **Random numbers** come from the [`TransformRng`] that is handed in, and from nowhere else.
 

@@ -1,12 +1,15 @@
 use burn::{
     config::Config,
-    module::Module,
+    module::{Module, Param},
     nn::{
         PaddingConfig2d,
         activation::{Activation, ActivationConfig},
         conv::{Conv2d, Conv2dConfig},
     },
-    tensor::{Device, Tensor, ops::MaxPoolOptions},
+    tensor::{
+        Device, Tensor,
+        ops::{ConvOptions, MaxPoolOptions},
+    },
 };
 
 use super::{Norm, NormConfig};
@@ -72,9 +75,15 @@ impl ConvBlock {
     }
 }
 
-/// Every convolution of every network.
+/// Every convolution of every network: Burn's layer, computed by [`segkiln_ops::conv2d()`].
 pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
-    conv.forward(x)
+    let padding = match conv.padding {
+        PaddingConfig2d::Valid => [(0, 0), (0, 0)],
+        PaddingConfig2d::Explicit(top, left, bottom, right) => [(top, bottom), (left, right)],
+        PaddingConfig2d::Same => return conv.forward(x),
+    };
+    let options = ConvOptions { stride: conv.stride, padding, dilation: conv.dilation, groups: conv.groups };
+    segkiln_ops::conv2d(x, conv.weight.val(), conv.bias.as_ref().map(Param::val), options)
 }
 
 /// 2×2 max pooling with stride 2; an odd last row or column is dropped, as PyTorch does.

@@ -1,0 +1,91 @@
+//! Two-dimensional convolution, as PyTorch's `conv2d` computes it.
+//!
+//! On the CPU Burn's own convolution lays out the whole input as a matrix and computes weight gradients as one convolution
+//! with a kernel as large as the image. Here the matrix is made a block at a time, small enough to stay in the cache, for
+//! the output and for both gradients. Other backends compute with Burn's operators.
+
+use burn::{
+    backend::{Backend, Dispatch, backend_extension, ops::ModuleOps, tensor::FloatTensor},
+    tensor::{Tensor, ops::ConvOptions},
+};
+
+mod autodiff;
+#[cfg(feature = "cubecl")]
+mod cube;
+#[cfg(feature = "flex")]
+mod flex;
+#[cfg(feature = "ndarray")]
+mod ndarray;
+
+/// Convolves `x` with `weight` and adds `bias`.
+///
+/// # Shapes
+/// - `x`: `[batch, channels_in, height, width]`
+/// - `weight`: `[channels_out, channels_in / groups, kernel_height, kernel_width]`
+/// - `bias`: `[channels_out]`
+/// - output: `[batch, channels_out, height', width']`
+///
+/// # Panics
+/// If the shapes do not fit, or the kernel is larger than the padded input.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor, ops::ConvOptions};
+/// use segkiln_ops::conv2d;
+///
+/// let device = Device::default();
+/// let x = Tensor::<4>::ones([1, 2, 5, 5], &device);
+/// let weight = Tensor::<4>::ones([1, 2, 3, 3], &device);
+/// let y = conv2d(x, weight, None, ConvOptions::new([1, 1], [0, 0], [1, 1], 1));
+/// assert_eq!(y.into_data().try_to_vec::<f32>().unwrap(), [18.0; 9]);
+/// ```
+pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, options: ConvOptions<2>) -> Tensor<4> {
+    let y = Tensor::from_dispatch(<Dispatch as Conv2dOps>::convolve(x.into_dispatch(), weight.into_dispatch(), options));
+    match bias {
+        Some(bias) => {
+            let channels = bias.dims()[0];
+            y + bias.reshape([1, channels, 1, 1])
+        }
+        None => y,
+    }
+}
+
+/// What a backend provides for [`conv2d`]; where it provides nothing, Burn's operators are used.
+#[backend_extension(
+    Flex: cfg(feature = "flex"),
+    Cube: cfg(feature = "cubecl"),
+    NdArray: cfg(feature = "ndarray"),
+    Fusion: cfg(feature = "cubecl"),
+    Autodiff,
+)]
+pub trait Conv2dOps: Backend {
+    /// The output, without bias.
+    #[fusion(default)]
+    fn convolve(x: FloatTensor<Self>, weight: FloatTensor<Self>, options: ConvOptions<2>) -> FloatTensor<Self> {
+        <Self as ModuleOps<Self>>::conv2d(x, weight, None, options)
+    }
+
+    /// The gradient of the input.
+    #[fusion(default)]
+    fn convolve_x_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        options: ConvOptions<2>,
+    ) -> FloatTensor<Self> {
+        <Self as ModuleOps<Self>>::conv2d_x_backward(x, weight, grad, options)
+    }
+
+    /// The gradient of the weight.
+    #[fusion(default)]
+    fn convolve_weight_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        options: ConvOptions<2>,
+    ) -> FloatTensor<Self> {
+        <Self as ModuleOps<Self>>::conv2d_weight_backward(x, weight, grad, options)
+    }
+}
+
+#[cfg(test)]
+mod tests;

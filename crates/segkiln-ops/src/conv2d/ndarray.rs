@@ -1,0 +1,5 @@
+use burn::backend::NdArray;
+
+use super::Conv2dOps;
+
+impl Conv2dOps for NdArray {}

@@ -1,0 +1,92 @@
+use burn::tensor::{Device, Tensor, TensorData, Tolerance, module::conv2d as burn_conv2d, ops::ConvOptions};
+
+use super::conv2d;
+
+fn options(stride: [usize; 2], padding: [usize; 2], dilation: [usize; 2], groups: usize) -> ConvOptions<2> {
+    ConvOptions::new(stride, padding, dilation, groups)
+}
+
+/// Input, weight and options: kernels of one to seven, odd and one-pixel sizes, batches, strides, dilations, groups,
+/// padding beyond the kernel, more channels than a task has.
+fn cases() -> Vec<([usize; 4], [usize; 4], ConvOptions<2>)> {
+    vec![
+        ([2, 3, 9, 11], [4, 3, 3, 3], options([1, 1], [1, 1], [1, 1], 1)),
+        ([1, 40, 6, 5], [7, 40, 3, 3], options([1, 1], [1, 1], [1, 1], 1)),
+        ([3, 5, 7, 6], [4, 5, 1, 1], options([1, 1], [0, 0], [1, 1], 1)),
+        ([1, 2, 12, 13], [3, 2, 7, 7], options([2, 2], [3, 3], [1, 1], 1)),
+        ([1, 3, 10, 9], [2, 3, 3, 3], options([1, 1], [2, 2], [2, 2], 1)),
+        ([1, 3, 10, 9], [2, 3, 3, 3], options([3, 2], [0, 1], [1, 2], 1)),
+        ([2, 4, 5, 5], [6, 2, 3, 3], options([1, 1], [1, 1], [1, 1], 2)),
+        ([1, 1, 1, 1], [2, 1, 3, 3], options([1, 1], [1, 1], [1, 1], 1)),
+        ([1, 2, 4, 300], [3, 2, 3, 5], options([1, 1], [1, 2], [1, 1], 1)),
+        ([1, 2, 3, 4], [2, 2, 2, 3], options([1, 1], [4, 5], [1, 1], 1)),
+        ([2, 2, 8, 8], [2, 2, 1, 1], options([2, 2], [0, 0], [1, 1], 1)),
+        ([1, 3, 200, 180], [5, 3, 3, 3], options([1, 1], [0, 0], [1, 1], 1)),
+    ]
+}
+
+fn values(shape: [usize; 4], phase: f32, device: &Device) -> Tensor<4> {
+    let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(|i| (i as f32 * 0.37 + phase).sin()).collect();
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+/// Output and both gradients against Burn's own operator.
+#[test]
+fn equals_burn_s_convolution() {
+    for device in crate::test_devices() {
+        let device = device.autodiff();
+        for (x_shape, weight_shape, options) in cases() {
+            let run = |f: &dyn Fn(Tensor<4>, Tensor<4>) -> Tensor<4>| {
+                let x = values(x_shape, 0.0, &device).require_grad();
+                let weight = values(weight_shape, 1.0, &device).require_grad();
+                let y = f(x.clone(), weight.clone());
+                let target = values(y.dims(), 2.0, &device);
+                let gradients = (y.clone() * target).sum().backward();
+                [y.inner(), x.grad(&gradients).unwrap(), weight.grad(&gradients).unwrap()].map(Tensor::into_data)
+            };
+            let ours = run(&|x, weight| conv2d(x, weight, None, options.clone()));
+            let burn = run(&|x, weight| burn_conv2d(x, weight, None, options.clone()));
+            for (ours, burn) in ours.iter().zip(&burn) {
+                ours.assert_approx_eq::<f32>(burn, Tolerance::rel_abs(1e-4, 1e-3));
+            }
+        }
+    }
+}
+
+#[test]
+fn views_bias_and_empty_batches_work() {
+    for device in crate::test_devices() {
+        let options = options([1, 1], [1, 1], [1, 1], 1);
+        let weight = values([4, 3, 3, 3], 1.0, &device);
+        let bias = Tensor::<1>::from_floats([1.0, 2.0, 3.0, 4.0], &device);
+        let view = values([1, 6, 8, 9], 0.0, &device).swap_dims(2, 3).slice([0..1, 1..4, 1..8, 2..7]);
+        let copy = Tensor::<4>::from_data(view.to_data(), &device);
+        let [of_view, of_copy] =
+            [view, copy.clone()].map(|x| conv2d(x, weight.clone(), Some(bias.clone()), options.clone()).into_data());
+        of_view.assert_eq(&of_copy, true);
+        let plain = conv2d(copy, weight.clone(), None, options.clone()) + bias.reshape([1, 4, 1, 1]);
+        of_view.assert_approx_eq::<f32>(&plain.into_data(), Tolerance::default());
+        let none = conv2d(Tensor::zeros([0, 3, 5, 5], &device), weight, None, options);
+        assert_eq!(none.dims(), [0, 4, 5, 5]);
+    }
+}
+
+/// Large enough that several blocks and tasks are at work.
+#[test]
+fn bits_do_not_depend_on_the_thread_count() {
+    let device = Device::flex().autodiff();
+    let run = || {
+        let x = values([2, 48, 40, 64], 0.0, &device).require_grad();
+        let weight = values([32, 48, 3, 3], 1.0, &device).require_grad();
+        let y = conv2d(x.clone(), weight.clone(), None, options([1, 1], [1, 1], [1, 1], 1));
+        let gradients = (y.clone() * y.clone()).sum_dim(3).sum().backward();
+        [y.inner(), x.grad(&gradients).unwrap(), weight.grad(&gradients).unwrap()].map(Tensor::into_data)
+    };
+    let with = |threads: usize| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(run);
+    let one = with(1);
+    for threads in [2, 3, 8] {
+        for (ours, one) in with(threads).iter().zip(&one) {
+            ours.assert_eq(one, true);
+        }
+    }
+}
