@@ -15,9 +15,9 @@ use burn::{
 };
 use clap::Parser;
 use segkiln::{
-    device_by_name,
     metrics::losses::{CrossEntropyLossConfig, SegmentationLoss},
     models::unet::{UNet, UNetConfig},
+    select_device,
 };
 use serde_json::json;
 
@@ -64,10 +64,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         return Err("--runs must be at least 1".into());
     }
     rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
-    let device = match &args.device {
-        Some(name) => device_by_name(name)?,
-        None => Device::default(),
-    };
+    let device = select_device(args.device.as_deref())?;
     for name in &args.cases {
         let Some((_, case)) = CASES.iter().find(|(known, _)| known == name) else {
             let known: Vec<_> = CASES.iter().map(|(name, _)| *name).collect();

@@ -8,17 +8,17 @@
 
 use std::{
     collections::BTreeMap,
+    io::{Write, stdout},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Instant,
 };
 
-use burn::tensor::Device;
 use clap::Parser;
 use segkiln::{
     SegmentOptions, Segmenter,
     data::{EXTENSIONS, Limits, read_dynamic, write_image, write_labels},
-    device_by_name,
+    select_device,
 };
 use serde_json::json;
 
@@ -26,6 +26,7 @@ type Failure = Box<dyn std::error::Error>;
 
 /// Segments images with a trained network.
 #[derive(Parser)]
+#[command(args_override_self = true)]
 struct Args {
     /// Folder of a training run, or a .bpk file in one
     #[arg(long)]
@@ -55,10 +56,7 @@ struct Args {
 
 fn main() -> ExitCode {
     match run(&Args::parse()) {
-        Ok(result) => {
-            println!("{result}");
-            ExitCode::SUCCESS
-        }
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
@@ -66,12 +64,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<serde_json::Value, Failure> {
+fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
-    let device = match &args.device {
-        Some(name) => device_by_name(name)?,
-        None => Device::default(),
-    };
+    let device = select_device(args.device.as_deref())?;
     device.seed(args.seed);
     let segmenter = Segmenter::load(&args.model, &device)?;
     let options =
@@ -84,9 +79,11 @@ fn run(args: &Args) -> Result<serde_json::Value, Failure> {
         let result = segmenter.segment_with(&image, &options).map_err(|error| format!("{}: {error}", path.display()))?;
         write_labels(args.output.join(format!("{stem}.png")), result.map())?;
         write_image(args.output.join(format!("{stem}_overlay.png")), &result.overlay(&image, 0.4)?.into())?;
-        println!("{}", path.display());
+        writeln!(stdout(), "{}", path.display())?;
     }
-    Ok(json!({ "images": images.len(), "output": args.output, "seconds": start.elapsed().as_secs_f64() }))
+    let seconds = start.elapsed().as_secs_f64();
+    writeln!(stdout(), "{}", json!({ "images": images.len(), "output": args.output, "seconds": seconds }))?;
+    Ok(())
 }
 
 /// The images by the name of their results, which must differ.

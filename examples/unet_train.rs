@@ -9,13 +9,14 @@
 //! `val.txt` and, if there is one, `test.txt`: stems, one a line.
 
 use std::{
+    io::{Write, stdout},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
     time::Instant,
 };
 
-use burn::{data::dataset::Dataset, tensor::Device};
+use burn::data::dataset::Dataset;
 use clap::Parser;
 use segkiln::{
     SegmentOptions, Segmenter,
@@ -27,9 +28,9 @@ use segkiln::{
         transforms::{Affine, Compose, Gamma, HorizontalFlip, Probability, RandomCrop, RandomTurn90},
         write_image,
     },
-    device_by_name,
     metrics::metrics::ConfusionMatrix,
     models::{ModelCard, ModelConfig, unet::UNetConfig},
+    select_device,
     train::{Recipe, Run, RunConfig, checkpoint::sweep, train},
 };
 use serde_json::json;
@@ -74,10 +75,7 @@ struct Args {
 
 fn main() -> ExitCode {
     match run(&Args::parse()) {
-        Ok(result) => {
-            println!("{result}");
-            ExitCode::SUCCESS
-        }
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
@@ -85,23 +83,23 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<serde_json::Value, Failure> {
+fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
-    let device = match &args.device {
-        Some(name) => device_by_name(name)?,
-        None => Device::default(),
-    };
+    let device = select_device(args.device.as_deref())?;
     let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/nuclei_sample");
     let folder = args.data.clone().unwrap_or_else(|| sample.into());
     let classes = Classes::binary();
 
-    // A look at every training and validation image before the first step: bad files are found here, not in epoch 7.
+    // A look at every image before the first step: bad files are found here, not in epoch 7 or after the last.
     let train_split = open(&folder, "train", ColorMode::Rgb, &classes)?;
     let valid_split = open(&folder, "val", ColorMode::Rgb, &classes)?;
     let seen = Survey::of(&[&train_split, &valid_split])?;
     let color = if seen.grey { ColorMode::Gray } else { ColorMode::Rgb };
     let train_split = Arc::new(Cached::new(open(&folder, "train", color, &classes)?, CACHE));
     let valid_split = Arc::new(Cached::new(open(&folder, "val", color, &classes)?, CACHE));
+    let measured = if folder.join("test.txt").exists() { "test" } else { "val" };
+    let test_split = open(&folder, measured, color, &classes)?;
+    Survey::of(&[&test_split])?;
     let normalize = Normalize::of_dataset(&train_split)?;
 
     let most = if args.data.is_none() { 128 } else { 256 };
@@ -144,26 +142,26 @@ fn run(args: &Args) -> Result<serde_json::Value, Failure> {
     };
     let outcome = train(Run {
         folder: args.out.clone(),
-        config: RunConfig { card: card.clone(), recipe },
+        config: RunConfig { card: card.clone(), recipe, data: json!({ "crop": crop }) },
         train: training,
         valid: validation,
         device: device.clone(),
         resume: args.resume,
     })?;
 
-    let split = if folder.join("test.txt").exists() { "test" } else { "val" };
-    let dataset = open(&folder, split, color, &classes)?;
     let segmenter = Segmenter::new(outcome.model, card, &device)?;
-    let matrix = evaluate(&segmenter, &dataset, &args.out.join("overlays"))?;
-    Ok(json!({
-        "split": split,
+    let matrix = evaluate(&segmenter, &test_split, &args.out.join("overlays"))?;
+    let result = json!({
+        "split": measured,
         "dice": matrix.dice(1),
         "iou": matrix.iou(1),
         "pixel_accuracy": matrix.pixel_accuracy(),
-        "images": dataset.len(),
+        "images": test_split.len(),
         "epochs": outcome.history.epochs().len(),
         "seconds": start.elapsed().as_secs_f64(),
-    }))
+    });
+    writeln!(stdout(), "{result}")?;
+    Ok(())
 }
 
 /// Small sets are gone through several times an epoch, so that an epoch is worth validating and saving.

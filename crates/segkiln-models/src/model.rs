@@ -113,13 +113,23 @@ mod tests {
     use crate::layers::NormConfig;
 
     #[test]
+    fn group_norm_fits_the_gates() {
+        let config = AttentionUNetConfig::new(1, 2).with_base(8).with_depth(1).with_norm(NormConfig::Group { groups: 8 });
+        let config = ModelConfig::AttentionUNet(config);
+        config.check().unwrap();
+        let device = Device::default();
+        assert_eq!(config.init(&device).forward(Tensor::zeros([1, 1, 8, 8], &device)).dims(), [1, 2, 8, 8]);
+    }
+
+    #[test]
     fn configs_out_of_range_are_named() {
         let unet = || UNetConfig::new(1, 2);
         let refused = |config: UNetConfig| ModelConfig::UNet(config).check().unwrap_err();
         assert!(ModelConfig::UNet(unet()).check().is_ok());
         assert!(refused(UNetConfig::new(0, 2)).contains("in_channels"));
         assert!(refused(unet().with_base(usize::MAX)).contains("base"));
-        assert!(refused(unet().with_depth(63)).contains("63 times"));
+        assert!(refused(unet().with_depth(63)).contains("depth"));
+        assert!(refused(unet().with_base(64).with_depth(12)).contains("12 times"));
         assert!(refused(unet().with_depth(0)).contains("depth"));
         assert!(refused(unet().with_dropout(f64::NAN)).contains("dropout"));
         assert!(refused(unet().with_norm(NormConfig::Group { groups: 5 })).contains("5 norm groups"));

@@ -88,7 +88,7 @@ impl fmt::Display for Mismatch {
 /// # Errors
 /// [`WeightsError::Write`], for example on a full disk.
 pub fn save<M: Module>(module: &M, path: &Path) -> Result<(), WeightsError> {
-    let tensors = named_tensors(module)
+    let tensors = visit(module, |param| param.data())
         .into_iter()
         .map(|(name, data)| {
             let (bytes, shape, dtype) = data.into_parts();
@@ -114,8 +114,7 @@ pub fn load<M: Module>(module: M, path: &Path) -> Result<M, WeightsError> {
         file.into_iter().map(|tensor| (tensor.name, tensor.shape.to_vec())).collect();
 
     let mut mismatch = Mismatch::default();
-    for (name, data) in named_tensors(&module) {
-        let shape = data.shape().to_vec();
+    for (name, shape) in visit(&module, |param| param.shape()) {
         match file.remove(&name) {
             None => mismatch.missing.push(name),
             Some(found) if found != shape => mismatch.shapes.push((name, shape, found)),
@@ -131,15 +130,32 @@ pub fn load<M: Module>(module: M, path: &Path) -> Result<M, WeightsError> {
         .map_err(|error| unreadable(error.to_string()))
 }
 
-/// Every parameter and running statistic with its path, in the network's order.
-fn named_tensors<M: Module>(module: &M) -> Vec<(String, TensorData)> {
-    #[derive(Default)]
-    struct Named {
-        path: Vec<String>,
-        tensors: Vec<(String, TensorData)>,
+/// A parameter of any rank.
+trait AnyParam {
+    /// Does not allocate a parameter that has no values yet.
+    fn shape(&self) -> Vec<usize>;
+    fn data(&self) -> TensorData;
+}
+
+impl<const D: usize> AnyParam for Param<Tensor<D>> {
+    fn shape(&self) -> Vec<usize> {
+        self.lazy_shape().to_vec()
     }
 
-    impl ModuleVisitor for Named {
+    fn data(&self) -> TensorData {
+        self.transform_for_save().val().into_data()
+    }
+}
+
+/// What `read` makes of every parameter and running statistic, with its path, in the network's order.
+fn visit<M: Module, T>(module: &M, read: impl Fn(&dyn AnyParam) -> T) -> Vec<(String, T)> {
+    struct Named<T, F> {
+        path: Vec<String>,
+        read: F,
+        found: Vec<(String, T)>,
+    }
+
+    impl<T, F: Fn(&dyn AnyParam) -> T> ModuleVisitor for Named<T, F> {
         fn enter_module(&mut self, name: &str, _container: &str) {
             self.path.push(name.into());
         }
@@ -149,13 +165,13 @@ fn named_tensors<M: Module>(module: &M) -> Vec<(String, TensorData)> {
         }
 
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.tensors.push((self.path.join("."), param.transform_for_save().val().into_data()));
+            self.found.push((self.path.join("."), (self.read)(param)));
         }
     }
 
-    let mut named = Named::default();
+    let mut named = Named { path: Vec::new(), read, found: Vec::new() };
     module.visit(&mut named);
-    named.tensors
+    named.found
 }
 
 #[cfg(test)]

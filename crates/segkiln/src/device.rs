@@ -54,3 +54,15 @@ pub fn device_by_name(name: &str) -> Result<Device, UnknownDevice> {
         }),
     }
 }
+
+/// The device called `name`, else the one that the environment's `BURN_DEVICE` names, else the best of this build.
+///
+/// # Errors
+/// [`UnknownDevice`] for a name, given or in the environment, that this build does not have; `Device::default()` panics
+/// there.
+pub fn select_device(name: Option<&str>) -> Result<Device, UnknownDevice> {
+    match name.map(str::to_owned).or_else(|| std::env::var("BURN_DEVICE").ok()) {
+        Some(name) => device_by_name(&name.to_lowercase()),
+        None => Ok(Device::default()),
+    }
+}

@@ -11,25 +11,25 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Training (feature `train`) is in [`train`](segkiln_train); `examples/unet_train.rs` shows it whole.
+//! Training (feature `train`) is in the module `train`; `examples/unet_train.rs` shows it whole.
 //!
 //! # Backends
 //! Networks are written once. Cargo features (`flex`, the default, for CPUs; `cuda`, `rocm`, `vulkan`, `metal`, `webgpu`,
 //! `wgpu`) choose what is built in, and a `Device` chooses at run time.
 //!
 //! # Crates
-//! - [`core`](segkiln_core): label maps, classes, palettes
-//! - [`ops`](segkiln_ops): tensor operators
-//! - [`models`](segkiln_models): networks
-//! - [`data`](segkiln_data): images, masks, data sets, transforms, loaders, drawing
-//! - [`metrics`](segkiln_metrics): losses and metrics (feature `train`)
-//! - [`train`](segkiln_train): training (feature `train`)
+//! - label maps, classes, palettes: [`mod@core`]
+//! - tensor operators: [`ops`]
+//! - networks: [`models`]
+//! - images, masks, data sets, transforms, loaders, drawing: [`data`]
+//! - losses and metrics (feature `train`): `metrics`
+//! - training (feature `train`): `train`
 
 mod device;
 mod segmenter;
 mod tiles;
 
-pub use device::{UnknownDevice, device_by_name};
+pub use device::{UnknownDevice, device_by_name, select_device};
 pub use segkiln_core as core;
 pub use segkiln_data as data;
 #[cfg(feature = "train")]
@@ -45,5 +45,9 @@ pub mod prelude {
     pub use burn::tensor::Device;
     pub use segkiln_core::{Classes, LabelMap};
 
-    pub use crate::{Segmentation, SegmentError, SegmentOptions, Segmenter, device_by_name};
+    pub use crate::{Segmentation, SegmentError, SegmentOptions, Segmenter, device_by_name, select_device};
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -131,7 +131,11 @@ impl Segmenter {
     /// [`SegmentError::Config`] or [`SegmentError::Weights`], naming the file.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self, SegmentError> {
         let path = path.as_ref();
-        let file = if path.is_dir() { path.join("best.bpk") } else { path.to_owned() };
+        let file = match std::fs::metadata(path) {
+            Ok(meta) if meta.is_dir() => path.join("best.bpk"),
+            Ok(_) => path.to_owned(),
+            Err(error) => return Err(WeightsError::Read { path: path.into(), reason: error.to_string() }.into()),
+        };
         let config = file.with_file_name("config.json");
         let refuse = |reason: String| SegmentError::Config { path: config.clone(), reason };
         let text = std::fs::read_to_string(&config).map_err(|error| refuse(error.to_string()))?;

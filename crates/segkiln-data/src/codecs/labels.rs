@@ -178,7 +178,7 @@ fn by_colour(raster: &Raster<'_>, palette: &Palette, path: &Path) -> Result<Vec<
 
 /// Refuses a photograph.
 ///
-/// Measured on DSB2018 (268 instance maps, 268 images) and BCCD (292 photos): the share of horizontal neighbours that
+/// Measured on DSB2018 (267 instance maps and images, the sample) and BCCD (292 photos): the share of horizontal neighbours that
 /// differ is at most 0.042 in the maps and at least 0.22 in the photographs; that of pixels which differ from all four
 /// neighbours at most 0.0001, and at least 0.08.
 fn check_regions(map: &LabelMap, path: &Path) -> Result<()> {

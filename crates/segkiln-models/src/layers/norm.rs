@@ -46,7 +46,7 @@ impl NormConfig {
             Self::Batch { momentum, .. } if !(0.0..=1.0).contains(&momentum) => {
                 Err(format!("norm momentum must be from 0 to 1, is {momentum}"))
             }
-            Self::Group { groups } if groups == 0 || channels % groups != 0 => {
+            Self::Group { groups } if groups == 0 || !channels.is_multiple_of(groups) => {
                 Err(format!("{groups} norm groups do not divide {channels} channels"))
             }
             _ => Ok(()),

@@ -89,9 +89,9 @@ pub struct AttentionGate {
 impl AttentionGate {
     fn new(channels: usize, norm: &NormConfig, device: &Device) -> Self {
         let inner = (channels / 2).max(1);
-        // A norm over groups of channels has nothing to group in ψ's single channel.
-        let single = if matches!(norm, NormConfig::Group { .. }) { &NormConfig::None } else { norm };
-        let project = |from, to, norm: &NormConfig| {
+        // The gates' few channels, down to ψ's single one, are one group.
+        let norm = if let NormConfig::Group { .. } = norm { NormConfig::Group { groups: 1 } } else { norm.clone() };
+        let project = |from, to| {
             ConvBlockConfig::new(from, to)
                 .with_kernel(1)
                 .with_padding(0)
@@ -100,9 +100,9 @@ impl AttentionGate {
                 .init(device)
         };
         Self {
-            signal: project(channels, inner, norm),
-            skip: project(channels, inner, norm),
-            psi: project(inner, 1, single),
+            signal: project(channels, inner),
+            skip: project(channels, inner),
+            psi: project(inner, 1),
         }
     }
 

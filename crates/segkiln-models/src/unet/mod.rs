@@ -67,21 +67,22 @@ pub(crate) struct Blocks {
 }
 
 impl Blocks {
-    /// Whether networks of these blocks can be built: files are checked before anything is allocated.
+    /// Whether networks of these blocks can be built: configs from files are checked before anything is allocated.
     pub(crate) fn check(&self, classes: usize) -> Result<(), String> {
-        /// More channels than any published U-Net has, few enough for their products to be in range.
-        const MOST: usize = 1 << 16;
-        let deepest = u32::try_from(self.depth).ok().and_then(|depth| self.base.checked_mul(2usize.checked_pow(depth)?));
-        let in_range = |name: &str, value: usize| match (1..=MOST).contains(&value) {
+        /// Several times what published U-Nets have; a convolution of so many channels takes 2.4 GB.
+        const MOST_CHANNELS: usize = 8192;
+        /// Images are padded to a multiple of two to the power of this.
+        const DEEPEST: usize = 12;
+        let in_range = |name: &str, value: usize, most: usize| match (1..=most).contains(&value) {
             true => Ok(()),
-            false => Err(format!("{name} must be from 1 to {MOST}, is {value}")),
+            false => Err(format!("{name} must be from 1 to {most}, is {value}")),
         };
-        in_range("in_channels", self.in_channels)?;
-        in_range("classes", classes)?;
-        in_range("base", self.base)?;
-        in_range("depth", self.depth)?;
-        if deepest.is_none_or(|channels| channels > MOST) {
-            return Err(format!("base {} doubled {} times is over {MOST} channels", self.base, self.depth));
+        in_range("in_channels", self.in_channels, MOST_CHANNELS)?;
+        in_range("classes", classes, MOST_CHANNELS)?;
+        in_range("base", self.base, MOST_CHANNELS)?;
+        in_range("depth", self.depth, DEEPEST)?;
+        if self.channels(self.depth) > MOST_CHANNELS {
+            return Err(format!("base {} doubled {} times is over {MOST_CHANNELS} channels", self.base, self.depth));
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(format!("dropout must be at least 0 and below 1, is {}", self.dropout));
