@@ -21,6 +21,10 @@ use segkiln::{
 };
 use serde_json::json;
 
+mod common;
+
+use common::{Failure, say};
+
 /// Times benchmark cases.
 #[derive(Parser)]
 struct Args {
@@ -50,16 +54,10 @@ const CASES: [Case; 3] = [
 ];
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    common::main(run)
 }
 
-fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
+fn run(args: &Args) -> Result<(), Failure> {
     if args.runs == 0 {
         return Err("--runs must be at least 1".into());
     }
@@ -83,10 +81,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         times.sort_by(f64::total_cmp);
         let middle = times.len() / 2;
         let median = if times.len() % 2 == 1 { times[middle] } else { (times[middle - 1] + times[middle]) / 2.0 };
-        println!(
-            "{}",
-            json!({ "case": name, "peer": "segkiln", "median_ms": median, "min_ms": times[0], "runs": args.runs })
-        );
+        say(json!({ "case": name, "peer": "segkiln", "median_ms": median, "min_ms": times[0], "runs": args.runs }))?;
     }
     Ok(())
 }

@@ -8,7 +8,6 @@
 
 use std::{
     collections::BTreeMap,
-    io::{Write, stdout},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Instant,
@@ -22,7 +21,9 @@ use segkiln::{
 };
 use serde_json::json;
 
-type Failure = Box<dyn std::error::Error>;
+mod common;
+
+use common::{Failure, say};
 
 /// Segments images with a trained network.
 #[derive(Parser)]
@@ -55,13 +56,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    common::main(run)
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
@@ -69,20 +64,20 @@ fn run(args: &Args) -> Result<(), Failure> {
     let device = select_device(args.device.as_deref())?;
     device.seed(args.seed);
     let segmenter = Segmenter::load(&args.model, &device)?;
-    let options =
-        SegmentOptions { tile: args.tile, overlap: args.overlap, flips: args.tta, probabilities: false };
+    let options = SegmentOptions { tile: args.tile, overlap: args.overlap, flips: args.tta, probabilities: false };
     let images = inputs(&args.input)?;
     std::fs::create_dir_all(&args.output)
         .map_err(|error| format!("cannot create {}: {error}", args.output.display()))?;
     for (stem, path) in &images {
         let image = read_dynamic(path, &Limits::default())?;
-        let result = segmenter.segment_with(&image, &options).map_err(|error| format!("{}: {error}", path.display()))?;
+        let result =
+            segmenter.segment_with(&image, &options).map_err(|error| format!("{}: {error}", path.display()))?;
         write_labels(args.output.join(format!("{stem}.png")), result.map())?;
         write_image(args.output.join(format!("{stem}_overlay.png")), &result.overlay(&image, 0.4)?.into())?;
-        writeln!(stdout(), "{}", path.display())?;
+        say(path.display())?;
     }
     let seconds = start.elapsed().as_secs_f64();
-    writeln!(stdout(), "{}", json!({ "images": images.len(), "output": args.output, "seconds": seconds }))?;
+    say(json!({ "images": images.len(), "output": args.output, "seconds": seconds }))?;
     Ok(())
 }
 

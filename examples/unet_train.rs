@@ -9,7 +9,6 @@
 //! `val.txt` and, if there is one, `test.txt`: stems, one a line.
 
 use std::{
-    io::{Write, stdout},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -35,7 +34,9 @@ use segkiln::{
 };
 use serde_json::json;
 
-type Failure = Box<dyn std::error::Error>;
+mod common;
+
+use common::{Failure, say};
 
 /// Trains a U-Net to tell foreground from background.
 #[derive(Parser)]
@@ -45,10 +46,10 @@ struct Args {
     #[arg(long)]
     data: Option<PathBuf>,
     /// Passes over the training images
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 24)]
     epochs: usize,
     /// Images a step
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 4)]
     batch_size: usize,
     /// Side of the random crops in pixels [default: 128 for the sample, else 256 or the images' size if that is less]
     #[arg(long)]
@@ -74,13 +75,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    common::main(run)
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
@@ -104,6 +99,9 @@ fn run(args: &Args) -> Result<(), Failure> {
 
     let most = if args.data.is_none() { 128 } else { 256 };
     let crop = args.crop.unwrap_or(most.min(seen.longest_side.next_multiple_of(16)));
+    if crop > LARGEST_CROP {
+        return Err(format!("--crop must be at most {LARGEST_CROP}, is {crop}").into());
+    }
     let mut augment = Compose::new();
     if train_split.len() < SHORTEST_EPOCH {
         // Few images are seen hundreds of times each, so they are also bent, scaled and lit differently.
@@ -117,15 +115,12 @@ fn run(args: &Args) -> Result<(), Failure> {
         .then(normalize.clone());
     let training = Loader::builder(train_split.clone())
         .transform(augment)
-        .epoch_length(Some(train_split.len().max(SHORTEST_EPOCH)))
-        .batch_size(args.batch_size)
-        .shuffle(true)
-        .seed(args.seed)
-        .build()?;
-    let validation = Loader::builder(valid_split)
-        .transform(normalize.clone())
-        .batch_size(if seen.one_size { args.batch_size } else { 1 })
-        .build()?;
+        .epoch_length(Some(train_split.len().max(SHORTEST_EPOCH)));
+    let validation = Loader::builder(valid_split).transform(normalize.clone()).batch_size(if seen.one_size {
+        args.batch_size
+    } else {
+        1
+    });
 
     let card = ModelCard {
         model: ModelConfig::UNet(UNetConfig::new(color.channels(), 1).with_base(args.base)),
@@ -151,7 +146,7 @@ fn run(args: &Args) -> Result<(), Failure> {
 
     let segmenter = Segmenter::new(outcome.model, card, &device)?;
     let matrix = evaluate(&segmenter, &test_split, &args.out.join("overlays"))?;
-    let result = json!({
+    say(json!({
         "split": measured,
         "dice": matrix.dice(1),
         "iou": matrix.iou(1),
@@ -159,13 +154,14 @@ fn run(args: &Args) -> Result<(), Failure> {
         "images": test_split.len(),
         "epochs": outcome.history.epochs().len(),
         "seconds": start.elapsed().as_secs_f64(),
-    });
-    writeln!(stdout(), "{result}")?;
+    }))?;
     Ok(())
 }
 
 /// Small sets are gone through several times an epoch, so that an epoch is worth validating and saving.
 const SHORTEST_EPOCH: usize = 96;
+/// Larger crops would not fit into memory with the network's features.
+const LARGEST_CROP: u32 = 4096;
 /// Bytes of decoded images that are kept.
 const CACHE: usize = 2 << 30;
 /// Pictures drawn at the end.

@@ -61,8 +61,27 @@ impl Classes {
     /// The 20 classes of Pascal VOC and its background; the void border 255 is ignored.
     pub fn voc() -> Self {
         let names = [
-            "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-            "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+            "background",
+            "aeroplane",
+            "bicycle",
+            "bird",
+            "boat",
+            "bottle",
+            "bus",
+            "car",
+            "cat",
+            "chair",
+            "cow",
+            "diningtable",
+            "dog",
+            "horse",
+            "motorbike",
+            "person",
+            "pottedplant",
+            "sheep",
+            "sofa",
+            "train",
+            "tvmonitor",
         ];
         Self { names: names.map(String::from).to_vec(), palette: Palette::voc(21), ignore_index: Some(255) }
     }

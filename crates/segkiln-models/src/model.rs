@@ -4,9 +4,7 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use crate::unet::{
-    AttentionUNet, AttentionUNetConfig, UNet, UNetConfig, UNetPlusPlus, UNetPlusPlusConfig,
-};
+use crate::unet::{AttentionUNet, AttentionUNetConfig, UNet, UNetConfig, UNetPlusPlus, UNetPlusPlusConfig};
 
 /// Any network of this crate, as a file describes it.
 ///
@@ -114,7 +112,8 @@ mod tests {
 
     #[test]
     fn group_norm_fits_the_gates() {
-        let config = AttentionUNetConfig::new(1, 2).with_base(8).with_depth(1).with_norm(NormConfig::Group { groups: 8 });
+        let config =
+            AttentionUNetConfig::new(1, 2).with_base(8).with_depth(1).with_norm(NormConfig::Group { groups: 8 });
         let config = ModelConfig::AttentionUNet(config);
         config.check().unwrap();
         let device = Device::default();

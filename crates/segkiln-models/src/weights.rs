@@ -75,7 +75,8 @@ impl fmt::Display for Mismatch {
                 parts.push(format!("{what} {}{more}", names[..names.len().min(SHOWN)].join(", ")));
             }
         };
-        let shapes = self.shapes.iter().map(|(name, network, file)| format!("{name} (needs {network:?}, has {file:?})"));
+        let shapes =
+            self.shapes.iter().map(|(name, network, file)| format!("{name} (needs {network:?}, has {file:?})"));
         part("of another shape:", shapes.collect());
         part("missing:", self.missing.clone());
         part("unexpected:", self.unexpected.clone());

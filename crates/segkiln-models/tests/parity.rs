@@ -144,9 +144,7 @@ fn unet_plus_plus() {
     for (name, deep) in [("plus_plus", false), ("plus_plus_deep", true)] {
         check(
             name,
-            |device| {
-                UNetPlusPlusConfig::new(1, 2).with_base(4).with_depth(2).with_deep_supervision(deep).init(device)
-            },
+            |device| UNetPlusPlusConfig::new(1, 2).with_base(4).with_depth(2).with_deep_supervision(deep).init(device),
             UNetPlusPlus::forward,
             |m| m.encoder.levels[0].first.conv.weight.val(),
             |m| m.heads.last().unwrap().weight.val(),

@@ -7,7 +7,7 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{ErrorKind, Write},
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -30,6 +30,8 @@ const OPTIMIZER: &str = "optimizer.bpk";
 const SCHEDULE: &str = "schedule.bpk";
 const AVERAGE: &str = "average.bpk";
 const STATE: &str = "state.json";
+/// Extension of the folder of a set that is not whole yet.
+const PARTIAL: &str = "partial";
 
 /// The checkpoints of one run: at most one complete set, of the last epoch.
 #[derive(Clone)]
@@ -58,37 +60,41 @@ impl CheckpointSet {
     /// # Errors
     /// [`TrainError::Read`] if the folder is there and cannot be listed.
     pub fn latest(&self) -> Result<Option<usize>> {
-        Ok(self.sets()?.into_iter().map(|(epoch, _)| epoch).max())
+        Ok(self.entries()?.iter().filter_map(|path| epoch_of(path)).max())
     }
 
-    fn sets(&self) -> Result<Vec<(usize, PathBuf)>> {
-        let entries = match fs::read_dir(&self.folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(self.unreadable(&self.folder, error)),
-        };
-        let mut sets = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(|error| self.unreadable(&self.folder, error))?.path();
-            if let Some(epoch) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok()) {
-                sets.push((epoch, path));
+    fn entries(&self) -> Result<Vec<PathBuf>> {
+        match fs::read_dir(&self.folder).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect()) {
+            Ok(paths) => Ok(paths),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(self.unreadable(&self.folder, error)),
+        }
+    }
+
+    /// Removes all sets, whole or not, but that of `epoch`.
+    fn keep_only(&self, epoch: usize) -> Result<()> {
+        let partial = |path: &Path| path.extension().is_some_and(|extension| extension == PARTIAL);
+        for path in self.entries()? {
+            if epoch_of(&path).map_or(partial(&path), |other| other != epoch) {
+                fs::remove_dir_all(&path).map_err(|error| unwritable(&path, error))?;
             }
         }
-        Ok(sets)
+        Ok(())
     }
 
     /// Reads the set of `epoch`: its records wait for burn-train's checkpointers to ask for them; the state and the
-    /// averaged weights, if there are any, are returned.
+    /// averaged weights, if there are any, are returned. What a killed process left of other sets is removed.
     ///
     /// # Errors
-    /// [`TrainError::Read`], naming the file.
+    /// [`TrainError::Read`], naming the file; [`TrainError::Write`] if leftovers cannot be removed.
     pub fn open<S: DeserializeOwned>(&self, epoch: usize) -> Result<(S, Option<ModuleRecord>)> {
         let folder = self.folder_of(epoch);
         let read = |name: &str| {
             let path = folder.join(name);
             fs::read(&path).map(Bytes::from_bytes_vec).map_err(|error| self.unreadable(&path, error))
         };
-        let state = serde_json::from_slice(&read(STATE)?).map_err(|error| self.unreadable(&folder.join(STATE), error))?;
+        let state =
+            serde_json::from_slice(&read(STATE)?).map_err(|error| self.unreadable(&folder.join(STATE), error))?;
         let average = match folder.join(AVERAGE).exists() {
             false => None,
             true => Some(
@@ -116,6 +122,7 @@ impl CheckpointSet {
             SCHEDULE,
             LrSchedulerRecord::from_bytes(bytes(&records.schedule)).map(drop).map_err(|e| e.to_string()),
         )?;
+        self.keep_only(epoch)?;
         *self.records() = records;
         Ok((state, average))
     }
@@ -136,7 +143,7 @@ impl CheckpointSet {
     /// # Errors
     /// [`TrainError::Write`], for example on a full disk; the older set is still there then.
     pub fn commit<S: Serialize>(&self, epoch: usize, state: &S, average: Option<ModuleRecord>) -> Result<()> {
-        let partial = self.folder.join(format!("{epoch:05}.partial"));
+        let partial = self.folder_of(epoch).with_extension(PARTIAL);
         let records = self.take()?;
         let state = serde_json::to_vec_pretty(state).expect("the state has string keys and finite or null numbers");
         let written = self.write(epoch, &partial, records, &state, average);
@@ -168,16 +175,12 @@ impl CheckpointSet {
         }
         write_bytes(&partial.join(STATE), state)?;
 
-        let older = self.sets()?;
         let complete = self.folder_of(epoch);
         if complete.exists() {
             fs::remove_dir_all(&complete).map_err(|error| unwritable(&complete, error))?;
         }
         fs::rename(partial, &complete).map_err(|error| unwritable(&complete, error))?;
-        for (_, path) in older.into_iter().filter(|(_, path)| *path != complete) {
-            fs::remove_dir_all(&path).map_err(|error| unwritable(&path, error))?;
-        }
-        Ok(())
+        self.keep_only(epoch)
     }
 
     /// Waits until the three checkpointers' threads have delivered.
@@ -189,9 +192,8 @@ impl CheckpointSet {
                 && (records.model.is_none() || records.optimizer.is_none() || records.schedule.is_none())
         };
         let (_, delivered) = &*self.shared;
-        let (mut records, _) = delivered
-            .wait_timeout_while(self.records(), PATIENCE, incomplete)
-            .unwrap_or_else(PoisonError::into_inner);
+        let (mut records, _) =
+            delivered.wait_timeout_while(self.records(), PATIENCE, incomplete).unwrap_or_else(PoisonError::into_inner);
         let Records { model, optimizer, schedule, failed } = std::mem::take(&mut *records);
         match (model, optimizer, schedule, failed) {
             (Some(model), Some(optimizer), Some(schedule), None) => Ok([model, optimizer, schedule]),
@@ -213,6 +215,11 @@ impl CheckpointSet {
         let reason = format!("{}; without the checkpoint the run can only be started anew", error.to_string());
         TrainError::Read { path: path.into(), reason }
     }
+}
+
+/// The epoch of a set by the name of its folder.
+fn epoch_of(path: &Path) -> Option<usize> {
+    path.file_name()?.to_str()?.parse().ok()
 }
 
 /// The record's place in a set.
@@ -284,18 +291,43 @@ fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     guard.commit().map_err(|error| unwritable(path, error))
 }
 
+/// Removes what a killed process left of the files that it was writing to `folder`: `NAME.PID-N.tmp` of Burn,
+/// `.NAME.PID.N.part` of [`segkiln_data::write_image`]. It is no error if there is no such folder.
+///
+/// # Errors
+/// [`TrainError::Write`] if the folder cannot be listed or a file not be removed.
+pub fn sweep(folder: &Path) -> Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(unwritable(folder, error)),
+    };
+    for entry in entries {
+        let path = entry.map_err(|error| unwritable(folder, error))?.path();
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(is_leftover) {
+            fs::remove_file(&path).map_err(|error| unwritable(&path, error))?;
+        }
+    }
+    Ok(())
+}
+
+fn is_leftover(name: &str) -> bool {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let burn = || name.strip_suffix(".tmp")?.rsplit_once('.')?.1.split_once('-');
+    let data = || {
+        let (name, count) = name.strip_prefix('.')?.strip_suffix(".part")?.rsplit_once('.')?;
+        Some((name.rsplit_once('.')?.1, count))
+    };
+    burn().or_else(data).is_some_and(|(process, count)| number(process) && number(count))
+}
+
 fn unwritable(path: &Path, error: impl ToString) -> TrainError {
     TrainError::Write { path: path.into(), reason: error.to_string() }
 }
 
 #[cfg(test)]
 mod tests {
-    use burn::{
-        lr_scheduler::LrScheduler,
-        module::Module,
-        nn::LinearConfig,
-        tensor::Device,
-    };
+    use burn::{lr_scheduler::LrScheduler, module::Module, nn::LinearConfig, tensor::Device};
 
     use super::*;
     use crate::{
@@ -321,7 +353,7 @@ mod tests {
             set.commit(epoch, &format!("state {epoch}"), None).unwrap();
             assert_eq!(set.latest().unwrap(), Some(epoch));
         }
-        assert_eq!(set.sets().unwrap().len(), 1);
+        assert_eq!(set.entries().unwrap().len(), 1);
         let (state, average) = set.open::<String>(2).unwrap();
         assert_eq!(state, "state 2");
         assert!(average.is_none());
@@ -336,12 +368,42 @@ mod tests {
         fill(&set);
         set.commit(1, &"one", None).unwrap();
         // A file where the folder of the attempt belongs, as a stand-in for a disk that refuses.
-        fs::write(folder.path().join("00002.partial"), "in the way").unwrap();
+        let in_the_way = folder.path().join("00002.partial");
+        fs::write(&in_the_way, "").unwrap();
         fill(&set);
         let error = set.commit(2, &"two", None).unwrap_err().to_string();
         assert!(error.contains("00002.partial"), "{error}");
+        fs::remove_file(in_the_way).unwrap();
         assert_eq!(set.latest().unwrap(), Some(1));
         assert_eq!(set.open::<String>(1).unwrap().0, "one");
+    }
+
+    #[test]
+    fn leftovers_are_swept_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let keep = ["best.bpk", "notes.tmp", "a.12-x.tmp", ".a.png.part", "a.12.3.part"];
+        let sweep_away = ["best.bpk.12-3.tmp", ".a.png.12.3.part"];
+        for name in keep.iter().chain(&sweep_away) {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        sweep(folder.path()).unwrap();
+        assert!(keep.iter().all(|name| folder.path().join(name).exists()));
+        assert!(!sweep_away.iter().any(|name| folder.path().join(name).exists()));
+        sweep(&folder.path().join("missing")).unwrap();
+    }
+
+    #[test]
+    fn what_a_kill_left_of_other_sets_goes_when_one_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let set = CheckpointSet::new(folder.path());
+        fill(&set);
+        set.commit(2, &"two", None).unwrap();
+        for name in ["00001", "00003.partial"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        assert_eq!(set.latest().unwrap(), Some(2));
+        set.open::<String>(2).unwrap();
+        assert_eq!(set.entries().unwrap(), [folder.path().join("00002")]);
     }
 
     #[test]
@@ -354,7 +416,8 @@ mod tests {
             let path = folder.path().join("00003").join(name);
             let whole = fs::read(&path).unwrap();
             fs::write(&path, &whole[..5]).unwrap();
-            let error = set.open::<String>(3).err().unwrap_or_else(|| panic!("{name} of {} bytes", whole.len())).to_string();
+            let error =
+                set.open::<String>(3).err().unwrap_or_else(|| panic!("{name} of {} bytes", whole.len())).to_string();
             assert!(error.contains(name), "{error}");
             fs::write(&path, whole).unwrap();
         }

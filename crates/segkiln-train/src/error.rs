@@ -50,8 +50,8 @@ pub enum TrainError {
     },
     /// The loss left the finite numbers.
     #[error(
-        "the loss is {loss} at step {step} of epoch {epoch} (learning rate {learning_rate:.2e}); stopped, the last good \
-         checkpoint is kept. Lower the learning rate or clip the gradients"
+        "the loss is {loss} at step {step} of epoch {epoch} (learning rate {learning_rate:.2e}); stopped, what the \
+         epochs before it wrote is kept. Lower the learning rate or clip the gradients"
     )]
     NonFiniteLoss {
         /// NaN or infinity.

@@ -4,34 +4,35 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use burn::{
-    module::Module,
-    tensor::Device,
-};
+use burn::{module::Module, tensor::Device};
 use burn_train::{
     Interrupter, Learner, SupervisedTraining, TrainingStrategy,
     metric::{LossMetric, Metric},
 };
-use segkiln_data::Loader;
+use segkiln_data::LoaderBuilder;
 use segkiln_metrics::{
     losses::{BceLossConfig, CrossEntropyLossConfig, DiceLossConfig, LossConfig},
     metrics::{Average, Figure, Score, SegmentationMetric},
 };
 use segkiln_models::{ModelCard, SegmentationModel, weights};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     Result, TrainError,
-    checkpoint::{CheckpointSet, EveryEpoch, write_text},
+    checkpoint::{CheckpointSet, EveryEpoch, sweep, write_text},
     curves,
     figures::Figures,
     history::{Epoch, History, Monitor},
     optimizer::OptimizerConfig,
-    renderer::renderer,
+    renderer::{renderer, say},
     schedule::{Schedule, ScheduleConfig},
     strategy::{ExactEpochs, State, lock},
     task::SegmentationTask,
 };
+
+/// Names of the validation metrics in the history.
+const METRICS: [&str; 4] = ["loss", "dice", "iou", "pixel_accuracy"];
 
 /// How a network is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,11 +57,14 @@ pub struct Recipe {
     pub patience: Option<usize>,
     /// What is minimised.
     pub loss: LossConfig,
+    /// Which epoch is the best: by the validation `loss`, `dice`, `iou` or `pixel_accuracy`.
+    pub monitor: Monitor,
 }
 
 impl Recipe {
     /// AdamW with one cycle up to 2e-3, and cross-entropy (binary where there is one logit) plus soft Dice; `logits` is the
-    /// number of the network's output channels.
+    /// number of the network's output channels. The best epoch is the one with the lowest validation loss: on few
+    /// images Dice is noisy, and picks an epoch before the network has settled.
     pub fn new(logits: usize, ignore_index: Option<u32>) -> Self {
         let ignore = ignore_index.map(i64::from);
         let pixels = match logits {
@@ -71,7 +75,7 @@ impl Recipe {
         Self {
             seed: 0,
             epochs: 20,
-            batch_size: 8,
+            batch_size: 4,
             learning_rate: 2e-3,
             schedule: ScheduleConfig::one_cycle(),
             optimizer: OptimizerConfig::default(),
@@ -79,6 +83,7 @@ impl Recipe {
             ema_decay: None,
             patience: None,
             loss: LossConfig::Sum(vec![(1.0, pixels), (1.0, region)]),
+            monitor: Monitor { metric: "loss".into(), higher_is_better: false },
         }
     }
 
@@ -96,6 +101,9 @@ impl Recipe {
         if self.ema_decay.is_some_and(|decay| !(0.0..1.0).contains(&decay)) {
             return refuse("ema_decay", "must be at least 0 and below 1");
         }
+        if !METRICS.contains(&self.monitor.metric.as_str()) {
+            return refuse("monitor", &format!("must name one of {}", METRICS.join(", ")));
+        }
         if self.patience == Some(0) {
             return refuse("patience", "must be at least 1");
         }
@@ -103,7 +111,7 @@ impl Recipe {
     }
 }
 
-/// What `config.json` holds: all of a run but its data.
+/// What `config.json` holds: all of a run but its data. A run that is resumed must have the same.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunConfig {
     /// What a predictor needs.
@@ -111,6 +119,8 @@ pub struct RunConfig {
     pub card: ModelCard,
     /// How the network is trained.
     pub recipe: Recipe,
+    /// How the data are read, in the program's own words: crops, augmentation. `null` if it has none.
+    pub data: Value,
 }
 
 /// A training to be done.
@@ -119,10 +129,10 @@ pub struct Run {
     pub folder: PathBuf,
     /// Network, classes, normalisation and recipe.
     pub config: RunConfig,
-    /// The training split; its images are normalised and augmented, its seed and batch size are the recipe's.
-    pub train: Loader,
+    /// The training split, its images augmented and normalised; order, seed and batch size are set from the recipe.
+    pub train: LoaderBuilder,
     /// The validation split, normalised.
-    pub valid: Loader,
+    pub valid: LoaderBuilder,
     /// Where the network trains.
     pub device: Device,
     /// Whether to go on where an earlier run with the same settings in the same folder ended, if there is one.
@@ -144,7 +154,7 @@ pub struct Outcome {
 /// Trains a network and keeps, in the run's folder, `config.json`, `best.bpk`, `last.bpk`, `metrics.csv`, `curves.svg` and
 /// the checkpoint to resume from, each epoch anew.
 ///
-/// The best epoch is the one with the highest validation Dice: of the foreground for two classes, else the classes' mean.
+/// Dice and IoU are the foreground's where there are two classes, else the classes' mean.
 ///
 /// # Errors
 /// [`TrainError`]; the files of the last epoch that ended well are kept.
@@ -154,32 +164,31 @@ pub fn train(run: Run) -> Result<Outcome> {
     recipe.check()?;
     config.card.check().map_err(|reason| TrainError::Recipe { field: "model", reason })?;
     let loss = Arc::from(recipe.loss.try_init()?);
+    let train = train.shuffle(true).seed(recipe.seed).batch_size(recipe.batch_size).build()?;
+    let valid = valid.build()?;
 
     let checkpoints = CheckpointSet::new(folder.join("checkpoint"));
-    let last_epoch = match resume {
-        true => checkpoints.latest()?,
-        false => {
-            set_aside(&folder)?;
-            None
-        }
-    };
+    let last_epoch = if resume { checkpoints.latest()? } else { None };
+    // A run that was killed before its first checkpoint left a config.json and nothing to lose.
+    let worth_keeping = folder.join(if resume { "last.bpk" } else { "config.json" });
+    if last_epoch.is_none() && worth_keeping.exists() {
+        set_aside(&folder)?;
+    }
     fs::create_dir_all(&folder).map_err(|error| unwritable(&folder, error))?;
+    sweep(&folder)?;
     let config_path = folder.join("config.json");
-    let json = serde_json::to_value(&config).expect("a config has string keys and finite numbers");
+    let json = serde_json::to_string_pretty(&config).expect("a config has string keys and finite numbers");
     if last_epoch.is_some() {
         same_settings(&config_path, &json)?;
     }
-    write_text(&config_path, &format!("{json:#}\n"))?;
+    write_text(&config_path, &format!("{json}\n"))?;
 
     device.seed(recipe.seed);
-    let init = |device: &Device| {
-        let task = SegmentationTask::new(config.card.model.init(device), Arc::clone(&loss), recipe.clip_norm);
-        task.materialize()
-    };
-    let task = init(&device.clone().autodiff());
+    let network = config.card.model.init(&device.clone().autodiff());
+    let task = SegmentationTask::new(network, loss, recipe.clip_norm).materialize();
     let metrics = Metrics::new(&config.card)?;
     let on_epoch = {
-        let (folder, monitor) = (folder.clone(), metrics.monitor.clone());
+        let (folder, monitor) = (folder.clone(), recipe.monitor.clone());
         move |task: &SegmentationTask, state: &State| write_epoch(&folder, &monitor, task, state)
     };
 
@@ -188,20 +197,22 @@ pub fn train(run: Run) -> Result<Outcome> {
     if let Some(epoch) = last_epoch {
         let (read, record) = checkpoints.open::<State>(epoch)?;
         state = read;
+        // Averages go by the ids of what they average. A record brings the ids of parameters along but not those of running
+        // statistics, so it is loaded into a copy of the network that trains on.
         average = match record {
-            Some(record) => Some(restored(init(&device), record, &folder)?),
+            Some(record) => Some(restored(task.valid(), record, &folder)?),
             None => None,
         };
         // The process may have ended between the checkpoint and the files made from it.
         let predictor = match &average {
             Some(average) => average.clone(),
-            None => restored(init(&device), checkpoints.model()?, &folder)?,
+            None => restored(task.valid(), checkpoints.model()?, &folder)?,
         };
         on_epoch(&predictor, &state)?;
     }
 
     let finished = last_epoch.is_some_and(|epoch| epoch >= recipe.epochs)
-        || recipe.patience.is_some_and(|patience| state.history.stale(&metrics.monitor) >= patience);
+        || recipe.patience.is_some_and(|patience| state.history.stale(&recipe.monitor) >= patience);
     let mut interrupted = false;
     if !finished {
         let strategy = Arc::new(ExactEpochs {
@@ -210,7 +221,7 @@ pub fn train(run: Run) -> Result<Outcome> {
             seed: recipe.seed,
             ema_decay: recipe.ema_decay,
             patience: recipe.patience,
-            monitor: metrics.monitor.clone(),
+            monitor: recipe.monitor.clone(),
             metrics: metrics.names(),
             checkpoints: checkpoints.clone(),
             on_epoch: Box::new(on_epoch),
@@ -219,7 +230,8 @@ pub fn train(run: Run) -> Result<Outcome> {
             error: Mutex::new(None),
         });
         let optimizer = recipe.optimizer.init(&task);
-        let schedule = Schedule::new(recipe.schedule, recipe.learning_rate, train.num_batches() * recipe.epochs);
+        let schedule =
+            Schedule::new(recipe.schedule, recipe.learning_rate, train.num_batches().saturating_mul(recipe.epochs));
         let interrupter = Interrupter::new();
         let mut training = SupervisedTraining::new(&folder, Arc::new(train), Arc::new(valid))
             .with_training_strategy(TrainingStrategy::Custom(strategy.clone()))
@@ -250,10 +262,10 @@ pub fn train(run: Run) -> Result<Outcome> {
         state = lock(&strategy.state).clone();
     }
 
-    let Some(best) = state.history.best(&metrics.monitor).cloned() else {
+    let Some(best) = state.history.best(&recipe.monitor).cloned() else {
         let reason = match interrupted {
             true => "it was stopped before the end of the first epoch".into(),
-            false => format!("no epoch has a validation {}", metrics.monitor.metric),
+            false => format!("no epoch has a validation {}", recipe.monitor.metric),
         };
         return Err(TrainError::Stopped(reason));
     };
@@ -263,7 +275,6 @@ pub fn train(run: Run) -> Result<Outcome> {
 
 /// The validation metrics of a run.
 struct Metrics {
-    monitor: Monitor,
     loss: LossMetric,
     scores: Vec<(&'static str, SegmentationMetric)>,
 }
@@ -277,7 +288,6 @@ impl Metrics {
         };
         let metric = |score| SegmentationMetric::new(score, classes, ignore);
         Ok(Self {
-            monitor: Monitor { metric: "dice".into(), higher_is_better: true },
             loss: LossMetric::new(),
             scores: vec![
                 ("dice", metric(figure(Figure::Dice))?),
@@ -319,27 +329,27 @@ fn set_aside(folder: &Path) -> Result<()> {
     let free = (1..).map(|n| folder.with_file_name(format!("{name}.{n}"))).find(|path| !path.exists());
     let free = free.expect("some number is free");
     fs::rename(folder, &free).map_err(|error| unwritable(&free, error))?;
-    println!("the earlier run in {} is now in {}", folder.display(), free.display());
+    say(format_args!("the earlier run in {} is now in {}", folder.display(), free.display()));
     Ok(())
 }
 
-fn same_settings(path: &Path, now: &serde_json::Value) -> Result<()> {
+/// Both are taken from text, because serde_json does not give every number the last bit that was written.
+fn same_settings(path: &Path, now: &str) -> Result<()> {
     let unreadable = |reason: String| TrainError::Read { path: path.into(), reason };
-    let text = fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-    let before: serde_json::Value = serde_json::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
-    match difference(&before, now, "") {
+    let parsed = |text: &str| serde_json::from_str::<Value>(text).map_err(|error| unreadable(error.to_string()));
+    let before = fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+    match difference(&parsed(&before)?, &parsed(now)?, "") {
         None => Ok(()),
         Some(difference) => Err(TrainError::OtherRun { path: path.into(), difference }),
     }
 }
 
 /// The first field in which two configs differ.
-fn difference(before: &serde_json::Value, now: &serde_json::Value, name: &str) -> Option<String> {
-    use serde_json::Value::{Null, Object};
+fn difference(before: &Value, now: &Value, name: &str) -> Option<String> {
     match (before, now) {
-        (Object(a), Object(b)) => a.keys().chain(b.keys()).find_map(|key| {
+        (Value::Object(a), Value::Object(b)) => a.keys().chain(b.keys()).find_map(|key| {
             let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
-            difference(a.get(key).unwrap_or(&Null), b.get(key).unwrap_or(&Null), &name)
+            difference(a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null), &name)
         }),
         _ => (before != now).then(|| format!("{name} was {before}, is {now}")),
     }

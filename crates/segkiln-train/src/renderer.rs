@@ -1,5 +1,6 @@
 use std::{
-    io::IsTerminal,
+    fmt::Display,
+    io::{IsTerminal, Write},
     time::{Duration, Instant},
 };
 
@@ -12,6 +13,11 @@ use burn_train::{
         default_renderer,
     },
 };
+
+/// Writes a line to stdout. That nobody reads it any more, as in `unet_train | head`, does not end a training.
+pub fn say(line: impl Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
 
 /// burn-train's dashboard on a terminal, plain lines elsewhere.
 pub fn renderer(interrupter: Interrupter, resumed: Option<usize>) -> Box<dyn MetricsRenderer> {
@@ -54,7 +60,7 @@ impl TrainingProgressLogger for Lines {
     fn update_split(&mut self, items: usize) {
         if self.last.elapsed() >= Self::PAUSE {
             self.last = Instant::now();
-            println!("epoch {}/{}: {} {items}/{}", self.epoch, self.epochs, self.split, self.total);
+            say(format_args!("epoch {}/{}: {} {items}/{}", self.epoch, self.epochs, self.split, self.total));
         }
     }
 
@@ -62,9 +68,8 @@ impl TrainingProgressLogger for Lines {
 
     fn end(&mut self) {}
 
-    fn log_event_training(&mut self, event: String) {
-        println!("{event}");
-    }
+    /// burn-train's events are one word a step, always the same.
+    fn log_event_training(&mut self, _event: String) {}
 }
 
 impl EvaluationProgressLogger for Lines {
@@ -78,9 +83,7 @@ impl EvaluationProgressLogger for Lines {
 
     fn end_global_progress(&mut self) {}
 
-    fn log_event_evaluation(&mut self, event: String) {
-        println!("{event}");
-    }
+    fn log_event_evaluation(&mut self, _event: String) {}
 }
 
 impl MetricsRendererTraining for Lines {

@@ -72,7 +72,8 @@ impl Schedule {
         let step = step.min(self.steps - 1) as f64;
         let steps = self.steps as f64;
         let share = |from: f64, to: f64| if to > from { ((step - from) / (to - from)).clamp(0.0, 1.0) } else { 1.0 };
-        let cosine = |from: f64, to: f64, share: f64| to + (from - to) / 2.0 * (1.0 + (std::f64::consts::PI * share).cos());
+        let cosine =
+            |from: f64, to: f64, share: f64| to + (from - to) / 2.0 * (1.0 + (std::f64::consts::PI * share).cos());
         match self.config {
             ScheduleConfig::Constant => self.peak,
             ScheduleConfig::Polynomial { power } => self.peak * (1.0 - step / steps).powf(power),
@@ -125,10 +126,7 @@ mod tests {
     #[test]
     fn one_cycle_is_pytorch_s() {
         let schedule = Schedule::new(ScheduleConfig::one_cycle(), 0.1, 10);
-        let expected = [
-            0.004, 0.052, 0.1, 0.09504846320134738, 0.08117456539497631, 0.06112620219362893, 0.03887419780637107,
-            0.01882583460502369, 0.004951936798652624, 4e-07,
-        ];
+        let expected = [0.004, 0.052, 0.1, 0.09504846, 0.08117457, 0.0611262, 0.0388742, 0.01882583, 0.00495194, 4e-7];
         for (step, expected) in expected.into_iter().enumerate() {
             assert!((schedule.at(step) - expected).abs() < 1e-6, "step {step}: {} for {expected}", schedule.at(step));
         }

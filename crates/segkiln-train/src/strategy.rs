@@ -24,6 +24,7 @@ use crate::{
     checkpoint::CheckpointSet,
     ema::Ema,
     history::{Epoch, History, Monitor},
+    renderer::say,
     task::HasLoss,
 };
 
@@ -179,9 +180,7 @@ where
     /// The mean loss, or none if the user stopped the training.
     fn train_epoch(&mut self, epoch: usize) -> Result<Option<f64>> {
         let total_items = self.train.num_items();
-        self.processed(|events| {
-            events.process_train(LearnerEvent::StartSplit { epoch_number: epoch, total_items })
-        })?;
+        self.processed(|events| events.process_train(LearnerEvent::StartSplit { epoch_number: epoch, total_items }))?;
         let train = self.train.clone();
         let mut batches = train.iter();
         let (mut sum, mut step) = (0.0, 0);
@@ -213,9 +212,7 @@ where
     /// False if the user stopped the training.
     fn validate(&mut self, epoch: usize, predictor: &M) -> Result<bool> {
         let total_items = self.valid.num_items();
-        self.processed(|events| {
-            events.process_valid(LearnerEvent::StartSplit { epoch_number: epoch, total_items })
-        })?;
+        self.processed(|events| events.process_valid(LearnerEvent::StartSplit { epoch_number: epoch, total_items }))?;
         let valid = self.valid.clone();
         let mut batches = valid.iter();
         let mut step = 0;
@@ -262,7 +259,7 @@ where
         }
         let best = self.state.history.best(&self.strategy.monitor).is_some_and(|best| best.epoch == epoch);
         let metrics: Vec<String> = last.valid.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
-        println!(
+        say(format_args!(
             "epoch {epoch}/{}  lr {:.2e}  train loss {:.4}  valid {}  {:.1} s{}",
             self.components.num_epochs,
             last.learning_rate,
@@ -270,7 +267,7 @@ where
             metrics.join("  "),
             last.seconds,
             if best { "  best" } else { "" }
-        );
+        ));
     }
 
     fn processed<E: ToString>(

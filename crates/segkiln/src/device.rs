@@ -48,10 +48,9 @@ pub fn device_by_name(name: &str) -> Result<Device, UnknownDevice> {
     let devices = devices();
     match devices.iter().find(|(known, _)| *known == name) {
         Some((_, device)) => Ok(device()),
-        None => Err(UnknownDevice {
-            name: name.to_owned(),
-            available: devices.iter().map(|(known, _)| *known).collect(),
-        }),
+        None => {
+            Err(UnknownDevice { name: name.to_owned(), available: devices.iter().map(|(known, _)| *known).collect() })
+        }
     }
 }
 

@@ -38,14 +38,14 @@ pub use segkiln_models as models;
 pub use segkiln_ops as ops;
 #[cfg(feature = "train")]
 pub use segkiln_train as train;
-pub use segmenter::{Segmentation, SegmentError, SegmentOptions, Segmenter};
+pub use segmenter::{SegmentError, SegmentOptions, Segmentation, Segmenter};
 
 /// What most programs import.
 pub mod prelude {
     pub use burn::tensor::Device;
     pub use segkiln_core::{Classes, LabelMap};
 
-    pub use crate::{Segmentation, SegmentError, SegmentOptions, Segmenter, device_by_name, select_device};
+    pub use crate::{SegmentError, SegmentOptions, Segmentation, Segmenter, device_by_name, select_device};
 }
 
 #[cfg(doctest)]

@@ -25,7 +25,9 @@ mod tests {
 
     #[test]
     fn windows_cover_the_side_and_overlap() {
-        for (side, tile, overlap) in [(10, 10, 0.5), (3, 10, 0.5), (11, 10, 0.5), (100, 16, 0.25), (1000, 512, 0.9), (7, 1, 0.0)] {
+        for (side, tile, overlap) in
+            [(10, 10, 0.5), (3, 10, 0.5), (11, 10, 0.5), (100, 16, 0.25), (1000, 512, 0.9), (7, 1, 0.0)]
+        {
             let starts = starts(side, tile, overlap);
             let tile = tile.min(side);
             assert_eq!(starts[0], 0);

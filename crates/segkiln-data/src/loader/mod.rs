@@ -285,14 +285,15 @@ impl Plan {
     }
 
     fn positions_of(&self, batch: usize) -> Range<usize> {
-        let start = self.positions.start + batch * self.core.batch_size;
-        start..(start + self.core.batch_size).min(self.positions.end)
+        let start = self.positions.start.saturating_add(batch.saturating_mul(self.core.batch_size));
+        start..start.saturating_add(self.core.batch_size).min(self.positions.end)
     }
 
     /// Loads a batch, or gives up with `None` before a sample at which `stopped` says so.
     fn batch(&self, batch: usize, stopped: impl Fn() -> bool) -> Option<Result<HostBatch>> {
-        let mut samples = Vec::with_capacity(self.core.batch_size);
-        for position in self.positions_of(batch) {
+        let positions = self.positions_of(batch);
+        let mut samples = Vec::with_capacity(positions.len());
+        for position in positions {
             if stopped() {
                 return None;
             }

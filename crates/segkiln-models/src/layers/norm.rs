@@ -102,9 +102,8 @@ fn batch_train(norm: &BatchNorm, x: Tensor<4>) -> Tensor<4> {
     let result = batch_norm_train(x, norm.gamma.val(), norm.beta.val(), norm.epsilon);
     let blend = |running: Tensor<1>, new: Tensor<1>, scale: f64| {
         let device = new.device();
-        (running.to_device(&device).mul_scalar(1.0 - norm.momentum)
-            + new.detach().mul_scalar(norm.momentum * scale))
-        .detach()
+        (running.to_device(&device).mul_scalar(1.0 - norm.momentum) + new.detach().mul_scalar(norm.momentum * scale))
+            .detach()
     };
     norm.running_mean.update(blend(norm.running_mean.value_sync(), result.mean, 1.0));
     norm.running_var.update(blend(norm.running_var.value_sync(), result.variance, unbiased));

@@ -24,9 +24,7 @@ impl UpsampleConfig {
             Self::Transposed => Upsample::Transposed(
                 ConvTranspose2dConfig::new([in_channels, out_channels], [2, 2]).with_stride([2, 2]).init(device),
             ),
-            Self::Bilinear => {
-                Upsample::Bilinear(Conv2dConfig::new([in_channels, out_channels], [1, 1]).init(device))
-            }
+            Self::Bilinear => Upsample::Bilinear(Conv2dConfig::new([in_channels, out_channels], [1, 1]).init(device)),
         }
     }
 }

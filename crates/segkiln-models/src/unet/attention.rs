@@ -67,9 +67,7 @@ impl AttentionUNetConfig {
                 .map(|level| self.upsample.init(blocks.channels(level + 1), blocks.channels(level), device))
                 .collect(),
             gates: levels().map(|level| AttentionGate::new(blocks.channels(level), &self.norm, device)).collect(),
-            decoder: levels()
-                .map(|level| blocks.double_conv(2 * blocks.channels(level), level, device))
-                .collect(),
+            decoder: levels().map(|level| blocks.double_conv(2 * blocks.channels(level), level, device)).collect(),
             head: blocks.head(self.classes, device),
         }
     }
@@ -99,11 +97,7 @@ impl AttentionGate {
                 .with_activation(ActivationConfig::Identity)
                 .init(device)
         };
-        Self {
-            signal: project(channels, inner),
-            skip: project(channels, inner),
-            psi: project(inner, 1),
-        }
+        Self { signal: project(channels, inner), skip: project(channels, inner), psi: project(inner, 1) }
     }
 
     /// # Shapes

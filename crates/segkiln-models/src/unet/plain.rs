@@ -80,9 +80,7 @@ impl UNetConfig {
             up: levels()
                 .map(|level| self.upsample.init(blocks.channels(level + 1), blocks.channels(level), device))
                 .collect(),
-            decoder: levels()
-                .map(|level| blocks.double_conv(2 * blocks.channels(level), level, device))
-                .collect(),
+            decoder: levels().map(|level| blocks.double_conv(2 * blocks.channels(level), level, device)).collect(),
             head: blocks.head(self.classes, device),
             padding: self.padding,
         }

@@ -23,9 +23,7 @@ impl<B: Backend + Conv2dOps, C: CheckpointStrategy> Conv2dOps for Autodiff<B, C>
                 let output = B::convolve(x.into_primitive(), weight.into_primitive(), options);
                 prep.finish(state, output)
             }
-            OpsKind::UnTracked(prep) => {
-                prep.finish(B::convolve(x.into_primitive(), weight.into_primitive(), options))
-            }
+            OpsKind::UnTracked(prep) => prep.finish(B::convolve(x.into_primitive(), weight.into_primitive(), options)),
         }
     }
 }

@@ -39,7 +39,8 @@ mod ndarray;
 /// assert_eq!(y.into_data().try_to_vec::<f32>().unwrap(), [18.0; 9]);
 /// ```
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, options: ConvOptions<2>) -> Tensor<4> {
-    let y = Tensor::from_dispatch(<Dispatch as Conv2dOps>::convolve(x.into_dispatch(), weight.into_dispatch(), options));
+    let y =
+        Tensor::from_dispatch(<Dispatch as Conv2dOps>::convolve(x.into_dispatch(), weight.into_dispatch(), options));
     match bias {
         Some(bias) => {
             let channels = bias.dims()[0];

@@ -20,12 +20,7 @@ impl ResizeOps for CubeBackend {
 fn launch(x: CubeTensor, size: [usize; 2], mode: ResizeMode, backward: bool) -> CubeTensor {
     let x = into_contiguous(x);
     let [n, c, height, width] = x.shape().dims();
-    let output = empty_device_dtype(
-        x.client.clone(),
-        x.device.clone(),
-        Shape::new([n, c, size[0], size[1]]),
-        x.dtype,
-    );
+    let output = empty_device_dtype(x.client.clone(), x.device.clone(), Shape::new([n, c, size[0], size[1]]), x.dtype);
     let elements = n * c * size[0] * size[1];
     if elements == 0 {
         return output;

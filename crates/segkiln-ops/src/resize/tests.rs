@@ -2,11 +2,8 @@ use burn::tensor::{Device, Tensor, TensorData, Tolerance};
 
 use super::{ResizeMode, resize};
 
-const MODES: [ResizeMode; 3] = [
-    ResizeMode::Nearest,
-    ResizeMode::Bilinear { align_corners: false },
-    ResizeMode::Bilinear { align_corners: true },
-];
+const MODES: [ResizeMode; 3] =
+    [ResizeMode::Nearest, ResizeMode::Bilinear { align_corners: false }, ResizeMode::Bilinear { align_corners: true }];
 
 /// Up, down, mixed, odd, one pixel wide or high.
 const SIZES: [([usize; 2], [usize; 2]); 8] = [
@@ -67,10 +64,8 @@ fn equals_the_definition() {
             for (from, to) in SIZES {
                 let x = ramp([2, 3, from[0], from[1]], &device);
                 let planes: Vec<f64> = x.to_data().iter::<f64>().collect();
-                let expected: Vec<f64> = planes
-                    .chunks(from[0] * from[1])
-                    .flat_map(|plane| reference(plane, from, to, mode))
-                    .collect();
+                let expected: Vec<f64> =
+                    planes.chunks(from[0] * from[1]).flat_map(|plane| reference(plane, from, to, mode)).collect();
                 resize(x, to, mode).into_data().assert_approx_eq::<f32>(
                     &TensorData::new(expected, [2, 3, to[0], to[1]]).convert::<f32>(),
                     Tolerance::absolute(2e-5),
@@ -78,6 +73,12 @@ fn equals_the_definition() {
             }
         }
     }
+}
+
+/// The sum of a tensor's values, on the host: Mesa's software Vulkan driver crashes on Burn's kernel for it. `backward` adds
+/// up by itself.
+fn sum(x: Tensor<4>) -> f64 {
+    x.into_data().iter::<f64>().sum()
 }
 
 /// Resizing is linear, so its gradient is the adjoint: ⟨resize(x), g⟩ = ⟨x, resize'(g)⟩ for any x and g.
@@ -89,12 +90,11 @@ fn gradient_is_the_adjoint() {
             for (from, to) in SIZES {
                 let x = ramp([2, 3, from[0], from[1]], &device).require_grad();
                 let g = ramp([2, 3, to[0], to[1]], &device).mul_scalar(0.5);
-                let product = (resize(x.clone(), to, mode) * g).sum();
+                let product = resize(x.clone(), to, mode) * g;
                 let gradient = x.grad(&product.backward()).expect("x is tracked");
-                let adjoint = (x.inner() * gradient).sum().into_scalar::<f32>();
-                let product = product.into_scalar::<f32>();
+                let (product, adjoint) = (sum(product.inner()), sum(x.inner() * gradient));
                 assert!(
-                    (product - adjoint).abs() <= 1e-3 * product.abs().max(1.0),
+                    (product - adjoint).abs() <= 1e-4 * product.abs().max(1.0),
                     "{mode:?} {from:?} -> {to:?}: {product} against {adjoint}"
                 );
             }
@@ -108,23 +108,23 @@ fn gradient_equals_finite_differences() {
         for mode in MODES {
             let shape = [1, 1, 3, 4];
             let weights = ramp([1, 1, 5, 3], &device);
-            let loss = |x: Tensor<4>, weights: Tensor<4>| (resize(x, [5, 3], mode).powi_scalar(2) * weights).sum();
+            let loss = |x: Tensor<4>, weights: Tensor<4>| resize(x, [5, 3], mode).square() * weights;
             let tracked = ramp(shape, &device.clone().autodiff()).require_grad();
             let lifted = Tensor::from_inner(weights.clone());
             let gradient = tracked.grad(&loss(tracked.clone(), lifted).backward()).expect("x is tracked");
             let gradient = gradient.into_data().try_to_vec::<f32>().unwrap();
             let x = ramp(shape, &device).into_data().try_to_vec::<f32>().unwrap();
             for index in 0..x.len() {
+                let gradient = f64::from(gradient[index]);
                 let at = |step: f32| {
                     let mut x = x.clone();
                     x[index] += step;
-                    loss(Tensor::from_data(TensorData::new(x, shape), &device), weights.clone()).into_scalar::<f32>()
+                    sum(loss(Tensor::from_data(TensorData::new(x, shape), &device), weights.clone()))
                 };
                 let difference = (at(0.05) - at(-0.05)) / 0.1;
                 assert!(
-                    (difference - gradient[index]).abs() < 1e-2 * (1.0 + difference.abs()),
-                    "{mode:?} at {index}: {difference} against {}",
-                    gradient[index]
+                    (difference - gradient).abs() < 1e-3 * (1.0 + difference.abs()),
+                    "{mode:?} at {index}: {difference} against {gradient}"
                 );
             }
         }

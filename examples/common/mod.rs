@@ -1,0 +1,41 @@
+//! What the examples have in common: results on stdout, and one line on stderr and a failing exit status when something is
+//! wrong.
+
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::Parser;
+
+/// Any error; its text is one line.
+pub type Failure = Box<dyn std::error::Error>;
+
+/// Reads the flags and runs the program.
+pub fn main<A: Parser>(run: impl Fn(&A) -> Result<(), Failure>) -> ExitCode {
+    let args = match A::try_parse() {
+        Ok(args) => args,
+        // --help, which is no failure
+        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) => {
+            let text = error.to_string();
+            let cause = text.split("\n\n").next().unwrap_or_default();
+            let words: Vec<&str> = cause.split_whitespace().collect();
+            eprintln!("{}; see --help", words.join(" "));
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes a line to stdout. That nobody reads it is an error, where `println!` would panic.
+pub fn say(line: impl Display) -> io::Result<()> {
+    writeln!(io::stdout(), "{line}")
+}

@@ -1,0 +1,231 @@
+//! From files to a trained network and back to files, as a user goes: `unet_train`, `unet_predict`, `embed`.
+
+mod common;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use burn::tensor::Device;
+use common::{Random, discs, example, files, run, run_well, unet_predict, unet_train, write_pair};
+use image::{DynamicImage, GrayImage, ImageBuffer, ImageFormat, Luma, Rgba};
+use segkiln::{Segmenter, core::LabelMap, data::write_image};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const EPOCHS: usize = 4;
+
+/// A trained network with the folders that it was made from and in.
+struct Trained {
+    folder: TempDir,
+    stdout: String,
+    result: Value,
+}
+
+impl Trained {
+    /// Trains on images of several sizes, depths and formats.
+    fn new(splits: &[(&str, usize)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        for (number, (split, count)) in splits.iter().enumerate() {
+            let stems: Vec<String> = (0..*count).map(|index| format!("{split} {index}")).collect();
+            for (index, stem) in stems.iter().enumerate() {
+                let [width, height] = [[48, 40], [64, 56], [33, 71], [80, 48]][index % 4];
+                let (image, mask) = discs((100 * number + index) as u64, width, height);
+                let (extension, image) = match index % 4 {
+                    0 => ("tiff", yellow(&image)),
+                    1 => ("png", sixteen_bits(&image)),
+                    2 => ("jpg", image.into()),
+                    _ => ("bmp", image.into()),
+                };
+                write_pair(&data, stem, extension, &image, &mask);
+            }
+            fs::write(data.join(format!("{split}.txt")), stems.join("\r\n")).unwrap();
+        }
+        let mut command = unet_train(&data, &folder.path().join("run"));
+        command.args(["--epochs", &EPOCHS.to_string(), "--base", "4", "--lr", "2e-2"]);
+        let ended = run(&mut command);
+        assert_eq!(ended.code, Some(0), "{}\n{}", ended.stdout, ended.stderr);
+        assert_eq!(ended.stderr, "");
+        Self { result: ended.result(), stdout: ended.stdout, folder }
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.folder.path().join(path)
+    }
+
+    fn segmenter(&self) -> Segmenter {
+        Segmenter::load(self.at("run"), &Device::default()).unwrap()
+    }
+}
+
+fn yellow(image: &GrayImage) -> DynamicImage {
+    let mut image = DynamicImage::from(image.clone()).into_rgb8();
+    image.pixels_mut().for_each(|pixel| pixel[2] /= 4);
+    image.into()
+}
+
+fn sixteen_bits(image: &GrayImage) -> DynamicImage {
+    let pixels = image.pixels().map(|pixel| u16::from(pixel[0]) * 257).collect();
+    ImageBuffer::<Luma<u16>, _>::from_raw(image.width(), image.height(), pixels).unwrap().into()
+}
+
+/// A map that `unet_predict` wrote: 8-bit grey, of the two classes, as large as the image.
+fn class_map(path: &Path, [width, height]: [u32; 2]) -> Vec<u8> {
+    let DynamicImage::ImageLuma8(map) = image::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    else {
+        panic!("{} is not 8-bit grey", path.display());
+    };
+    assert_eq!([map.width(), map.height()], [width, height], "{}", path.display());
+    assert!(map.as_raw().iter().all(|class| *class <= 1), "{} has other classes", path.display());
+    map.into_raw()
+}
+
+fn bytes(map: &LabelMap) -> Vec<u8> {
+    map.as_slice().iter().map(|label| *label as u8).collect()
+}
+
+/// Share of the pixels in which two maps agree.
+fn agreement(a: &[u8], b: &[u8]) -> f64 {
+    a.iter().zip(b).filter(|(a, b)| a == b).count() as f64 / a.len() as f64
+}
+
+#[test]
+fn a_network_learns_and_its_files_are_as_promised() {
+    let trained = Trained::new(&[("train", 8), ("val", 4), ("test", 3)]);
+    let result = trained.result.as_object().unwrap();
+    let mut keys: Vec<_> = result.keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["dice", "epochs", "images", "iou", "pixel_accuracy", "seconds", "split"]);
+    assert_eq!((&result["split"], &result["images"], &result["epochs"]), (&"test".into(), &3.into(), &EPOCHS.into()));
+    let figure = |name: &str| result[name].as_f64().unwrap_or_else(|| panic!("{name} of {result:?} is no number"));
+    let (dice, iou) = (figure("dice"), figure("iou"));
+    assert!(dice > 0.9 && figure("pixel_accuracy") > 0.95, "{result:?}");
+    assert!((iou - dice / (2.0 - dice)).abs() < 1e-9, "{result:?}");
+    assert!(figure("seconds") > 0.0);
+
+    // Between the start and the result a line an epoch, and nothing else.
+    let lines: Vec<&str> = trained.stdout.lines().collect();
+    assert_eq!(lines.len(), EPOCHS + 1, "{}", trained.stdout);
+    for (index, line) in lines[..EPOCHS].iter().enumerate() {
+        assert!(line.starts_with(&format!("epoch {}/{EPOCHS}  lr ", index + 1)), "{line}");
+    }
+
+    let mut expected = [
+        "best.bpk",
+        "checkpoint/00004/model.bpk",
+        "checkpoint/00004/optimizer.bpk",
+        "checkpoint/00004/schedule.bpk",
+        "checkpoint/00004/state.json",
+        "config.json",
+        "curves.svg",
+        "last.bpk",
+        "metrics.csv",
+        "overlays/test 0.png",
+        "overlays/test 1.png",
+        "overlays/test 2.png",
+    ]
+    .map(PathBuf::from);
+    expected.sort();
+    assert_eq!(files(&trained.at("run")), expected);
+    let csv = fs::read_to_string(trained.at("run/metrics.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 1 + EPOCHS, "{csv}");
+    assert!(csv.lines().all(|line| line.split(',').count() == 8 && !line.contains(",,")), "{csv}");
+    assert!(fs::read_to_string(trained.at("run/curves.svg")).unwrap().starts_with("<svg"));
+    // The image, the truth and the result in a row.
+    let overlay = image::open(trained.at("run/overlays/test 1.png")).unwrap();
+    assert!(overlay.width() >= 3 * 64 && overlay.height() == 56, "{}x{}", overlay.width(), overlay.height());
+}
+
+#[test]
+fn without_a_test_list_the_validation_images_are_measured() {
+    let trained = Trained::new(&[("train", 4), ("val", 2)]);
+    assert_eq!((&trained.result["split"], &trained.result["images"]), (&"val".into(), &2.into()));
+}
+
+#[test]
+fn images_of_any_format_and_size_are_predicted_as_by_the_library() {
+    let trained = Trained::new(&[("train", 8), ("val", 4), ("test", 1)]);
+    let input = trained.at("input");
+    fs::create_dir(&input).unwrap();
+    let (picture, truth) = discs(77, 96, 80);
+    let rgba = |x: u32, y: u32| Rgba([picture.get_pixel(x, y)[0], picture.get_pixel(x, y)[0], 0, 200]);
+    let images: [(&str, DynamicImage); 8] = [
+        ("one pixel.png", GrayImage::from_pixel(1, 1, Luma([200])).into()),
+        ("narrow.png", discs(5, 7, 300).0.into()),
+        ("wide.bmp", discs(6, 301, 3).0.into()),
+        ("deep.png", sixteen_bits(&picture)),
+        ("clear.png", ImageBuffer::from_fn(96, 80, rgba).into()),
+        ("photo.JPG", picture.clone().into()),
+        ("scan.tif", yellow(&picture)),
+        ("web.webp", DynamicImage::from(picture.clone()).into_rgb8().into()),
+    ];
+    for (name, image) in &images {
+        write_image(input.join(name), image).unwrap();
+    }
+    fs::write(input.join("notes.txt"), "no image").unwrap();
+    let result = run_well(&mut unet_predict(&trained.at("run"), &input, &trained.at("out")));
+    assert_eq!(result["images"], images.len());
+    assert_eq!(files(&trained.at("out")).len(), 2 * images.len());
+
+    let segmenter = trained.segmenter();
+    for (name, image) in &images {
+        let stem = name.split('.').next().unwrap();
+        let map = class_map(&trained.at("out").join(format!("{stem}.png")), [image.width(), image.height()]);
+        let overlay = image::open(trained.at("out").join(format!("{stem}_overlay.png"))).unwrap();
+        assert_eq!([overlay.width(), overlay.height()], [image.width(), image.height()], "{name}");
+        let format = ImageFormat::from_path(name).unwrap();
+        let image = image::load_from_memory_with_format(&fs::read(input.join(name)).unwrap(), format).unwrap();
+        assert!(map == bytes(segmenter.segment(&image).unwrap().map()), "{name}: the library gives another map");
+    }
+    // Depth, alpha and compression do not change what is in a picture.
+    let truth: Vec<u8> = truth.as_slice().iter().map(|label| u8::from(*label > 0)).collect();
+    for stem in ["deep", "clear", "photo", "scan", "web"] {
+        let share = agreement(&class_map(&trained.at("out").join(format!("{stem}.png")), [96, 80]), &truth);
+        assert!(share > 0.93, "{stem}: {share} of the pixels are right");
+    }
+}
+
+#[test]
+fn tiles_and_mirror_images_mostly_agree_with_the_whole() {
+    let trained = Trained::new(&[("train", 8), ("val", 4), ("test", 1)]);
+    // A field of 6 × 5 small pictures, with discs on the tiles' borders too.
+    let mut random = Random(1);
+    let mut field = GrayImage::new(6 * 40, 5 * 36);
+    for (x, y) in (0..5).flat_map(|row| (0..6).map(move |column| (column * 40, row * 36))) {
+        image::imageops::replace(&mut field, &discs(random.next(), 40, 36).0, x, y);
+    }
+    let input = trained.at("field.png");
+    field.save(&input).unwrap();
+    let size = [field.width(), field.height()];
+
+    let predict = |out: &str, options: &[&str]| {
+        run_well(unet_predict(&trained.at("run"), &input, &trained.at(out)).args(options));
+        class_map(&trained.at(out).join("field.png"), size)
+    };
+    let whole = predict("whole", &[]);
+    let foreground = whole.iter().filter(|class| **class == 1).count() as f64 / whole.len() as f64;
+    assert!((0.1..0.6).contains(&foreground), "{foreground} is foreground");
+    let in_tiles = predict("in tiles", &["--tile", "64", "--overlap", "0.5", "--tta"]);
+    let share = agreement(&whole, &in_tiles);
+    assert!(share > 0.97, "{share} of the pixels agree");
+    assert!(whole != in_tiles, "tiles and mirror images change nothing: are they used?");
+    assert!(whole == predict("one tile", &["--tile", "240"]), "one tile is the whole image");
+}
+
+#[test]
+fn embed_counts_the_foreground_of_each_image() {
+    let trained = Trained::new(&[("train", 4), ("val", 2)]);
+    let images = ["data/images/train 1.png", "data/images/val 0.tiff"].map(|path| trained.at(path));
+    let ended = run(example("embed").arg(trained.at("run")).args(&images));
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let segmenter = trained.segmenter();
+    for path in images {
+        let result = segmenter.segment(&image::open(&path).unwrap()).unwrap();
+        let labels = result.map().as_slice();
+        let share = 100.0 * labels.iter().filter(|label| **label > 0).count() as f64 / labels.len() as f64;
+        let line = format!("{}: {share:.1} % foreground", path.display());
+        assert!(ended.stdout.lines().any(|other| other == line), "no {line:?} in\n{}", ended.stdout);
+    }
+}
