@@ -9,6 +9,9 @@
 //!
 //! A new operator is a copy of such a folder.
 
+// The backend is deprecated upstream and kept as an option here.
+#![cfg_attr(feature = "ndarray", allow(deprecated))]
+
 pub mod conv2d;
 pub mod resize;
 

@@ -12,7 +12,8 @@ pub struct UnknownDevice {
 
 type Constructor = fn() -> Device;
 
-/// The devices of this build by name: the Cargo features that are on.
+/// The devices of this build by name: the Cargo features that are on. (NdArray is deprecated upstream.)
+#[cfg_attr(feature = "ndarray", allow(deprecated))]
 fn devices() -> Vec<(&'static str, Constructor)> {
     vec![
         #[cfg(feature = "cuda")]

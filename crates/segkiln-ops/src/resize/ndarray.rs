@@ -31,5 +31,5 @@ fn weights(input: usize, output: usize, mode: ResizeMode, like: &FloatTensor<NdA
         row[tap.second] += tap.share;
     }
     let matrix = TensorData::new(matrix, [1, 1, output, input]).convert_dtype(like.dtype());
-    NdArray::float_from_data(matrix, &NdArray::float_device(like))
+    NdArray::float_from_data(matrix, &like.device())
 }
