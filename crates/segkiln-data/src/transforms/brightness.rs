@@ -1,7 +1,7 @@
 use super::{Bounds, Transform, map_colours};
 use crate::{Result, Sample, TransformRng};
 
-/// Multiplies the colours by a random factor, as torchvision's `adjust_brightness`.
+/// Multiplies the colours by a random factor, by the formula of torchvision's `adjust_brightness`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Brightness(Bounds);
 

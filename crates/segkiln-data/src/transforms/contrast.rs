@@ -1,7 +1,7 @@
 use super::{Bounds, Transform, colour_channels, map_colours};
 use crate::{Image, Result, Sample, TransformRng, raster::luma};
 
-/// Moves the colours away from the image's mean grey by a random factor, as torchvision's `adjust_contrast`.
+/// Moves the colours away from the image's mean grey by a random factor, by the formula of torchvision's `adjust_contrast`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Contrast(Bounds);
 

@@ -1,7 +1,7 @@
 use super::{Bounds, Transform, colour_channels};
 use crate::{Result, Sample, TransformRng, raster::luma};
 
-/// Moves each colour away from its grey by a random factor, as torchvision's `adjust_saturation`. Images that are not RGB
+/// Moves each colour away from its grey by a random factor, by the formula of torchvision's `adjust_saturation`. Images that are not RGB
 /// or RGBA stay as they are.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Saturation(Bounds);
