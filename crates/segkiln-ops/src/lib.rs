@@ -12,10 +12,14 @@
 // The backend is deprecated upstream and kept as an option here.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
 
+pub mod batch_norm;
 pub mod conv2d;
 pub mod resize;
+#[cfg(feature = "flex")]
+mod simd;
 
-pub use conv2d::conv2d;
+pub use batch_norm::{BatchNormOutput, batch_norm_train};
+pub use conv2d::{conv2d, conv2d_affine};
 pub use resize::{ResizeMode, resize};
 
 /// The devices that operators' tests run on: `SEGKILN_TEST_DEVICES`, comma-separated names, or the default CPU device.

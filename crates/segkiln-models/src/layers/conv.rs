@@ -12,7 +12,12 @@ use burn::{
     },
 };
 
-use super::{Norm, NormConfig};
+use segkiln_ops::conv2d_affine;
+
+use super::{
+    Norm, NormConfig,
+    norm::{affine, batch_train, trains},
+};
 
 /// Configuration of a [`ConvBlock`].
 #[derive(Config, Debug)]
@@ -66,24 +71,46 @@ impl ConvBlock {
     /// - `x`: `[batch, in_channels, height, width]`
     /// - output: `[batch, out_channels, height', width']`, the same height and width where the padding is `kernel / 2`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = conv2d(&self.conv, x);
-        let x = match &self.norm {
-            Some(norm) => norm.forward(x),
-            None => x,
-        };
-        self.activation.forward(x)
+        let relu = matches!(self.activation, Activation::Relu(_));
+        match &self.norm {
+            // Where they can be, norm and ReLU are computed with what is before them, and not in passes of their own.
+            Some(Norm::Batch(norm)) => {
+                let x = match (trains(norm, &x), options(&self.conv)) {
+                    (true, _) => batch_train(norm, conv2d(&self.conv, x), relu),
+                    (false, Some(options)) if self.conv.bias.is_none() => {
+                        let [scale, shift] = affine(norm, &x.device());
+                        let range = relu.then_some([0.0, f32::INFINITY]);
+                        conv2d_affine(x, self.conv.weight.val(), scale, shift, range, options)
+                    }
+                    (false, _) => {
+                        let x = norm.forward(conv2d(&self.conv, x));
+                        if relu { self.activation.forward(x) } else { x }
+                    }
+                };
+                if relu { x } else { self.activation.forward(x) }
+            }
+            Some(norm) => self.activation.forward(norm.forward(conv2d(&self.conv, x))),
+            None => self.activation.forward(conv2d(&self.conv, x)),
+        }
     }
 }
 
 /// Every convolution of every network: Burn's layer, computed by [`segkiln_ops::conv2d()`].
 pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+    match options(conv) {
+        Some(options) => segkiln_ops::conv2d(x, conv.weight.val(), conv.bias.as_ref().map(Param::val), options),
+        None => conv.forward(x),
+    }
+}
+
+/// None where the padding depends on the image.
+fn options(conv: &Conv2d) -> Option<ConvOptions<2>> {
     let padding = match conv.padding {
         PaddingConfig2d::Valid => [(0, 0), (0, 0)],
         PaddingConfig2d::Explicit(top, left, bottom, right) => [(top, bottom), (left, right)],
-        PaddingConfig2d::Same => return conv.forward(x),
+        PaddingConfig2d::Same => return None,
     };
-    let options = ConvOptions { stride: conv.stride, padding, dilation: conv.dilation, groups: conv.groups };
-    segkiln_ops::conv2d(x, conv.weight.val(), conv.bias.as_ref().map(Param::val), options)
+    Some(ConvOptions { stride: conv.stride, padding, dilation: conv.dilation, groups: conv.groups })
 }
 
 /// 2×2 max pooling with stride 2; an odd last row or column is dropped, as PyTorch does.

@@ -2,8 +2,9 @@ use burn::{
     config::Config,
     module::Module,
     nn::{BatchNorm, BatchNormConfig, GroupNorm, GroupNormConfig, InstanceNorm, InstanceNormConfig},
-    tensor::{Device, Tensor, module::batch_norm_train},
+    tensor::{Device, Tensor},
 };
+use segkiln_ops::batch_norm_train;
 
 /// Which normalisation follows a convolution.
 #[derive(Config, Debug, PartialEq)]
@@ -85,7 +86,7 @@ impl Norm {
     /// `[n, c, h, w]` → the same
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         match self {
-            Self::Batch(norm) if x.device().is_autodiff() && norm.training.is_enabled() => batch_train(norm, x),
+            Self::Batch(norm) if trains(norm, &x) => batch_train(norm, x, false),
             Self::Batch(norm) => norm.forward(x),
             Self::Group(norm) => norm.forward(x),
             Self::Instance(norm) => norm.forward(x),
@@ -93,13 +94,27 @@ impl Norm {
     }
 }
 
-/// Burn's own training step of batch norm keeps the biased variance as running statistic; PyTorch keeps the unbiased one,
-/// and so do the weights that it exports.
-fn batch_train(norm: &BatchNorm, x: Tensor<4>) -> Tensor<4> {
+/// Whether batch norm takes the batch's statistics and not the running ones.
+pub(super) fn trains(norm: &BatchNorm, x: &Tensor<4>) -> bool {
+    x.device().is_autodiff() && norm.training.is_enabled()
+}
+
+/// What evaluated batch norm multiplies by and what it adds, for each channel.
+pub(super) fn affine(norm: &BatchNorm, device: &Device) -> [Tensor<1>; 2] {
+    let [mean, variance] =
+        [&norm.running_mean, &norm.running_var].map(|running| running.value_sync().to_device(device));
+    let scale = norm.gamma.val() / variance.add_scalar(norm.epsilon).sqrt();
+    let shift = norm.beta.val() - mean * scale.clone();
+    [scale, shift]
+}
+
+/// Batch norm and, if `relu`, ReLU in training. Burn's own training step keeps the biased variance as running statistic;
+/// PyTorch keeps the unbiased one, and so do the weights that it exports.
+pub(super) fn batch_train(norm: &BatchNorm, x: Tensor<4>, relu: bool) -> Tensor<4> {
     let [n, _, h, w] = x.dims();
     let count = (n * h * w) as f64;
     let unbiased = if count > 1.0 { count / (count - 1.0) } else { 1.0 };
-    let result = batch_norm_train(x, norm.gamma.val(), norm.beta.val(), norm.epsilon);
+    let result = batch_norm_train(x, norm.gamma.val(), norm.beta.val(), norm.epsilon, relu);
     let blend = |running: Tensor<1>, new: Tensor<1>, scale: f64| {
         let device = new.device();
         (running.to_device(&device).mul_scalar(1.0 - norm.momentum) + new.detach().mul_scalar(norm.momentum * scale))

@@ -5,8 +5,8 @@
 //! the output and for both gradients. Other backends compute with Burn's operators.
 
 use burn::{
-    backend::{Backend, Dispatch, backend_extension, ops::ModuleOps, tensor::FloatTensor},
-    tensor::{Tensor, ops::ConvOptions},
+    backend::{Backend, Dispatch, TensorMetadata, backend_extension, ops::ModuleOps, tensor::FloatTensor},
+    tensor::{Shape, Tensor, ops::ConvOptions},
 };
 
 mod autodiff;
@@ -39,6 +39,11 @@ mod ndarray;
 /// assert_eq!(y.into_data().try_to_vec::<f32>().unwrap(), [18.0; 9]);
 /// ```
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, options: ConvOptions<2>) -> Tensor<4> {
+    if let Some(bias) = &bias
+        && !x.is_autodiff()
+    {
+        return conv2d_affine(x, weight, bias.ones_like(), bias.clone(), None, options);
+    }
     let y =
         Tensor::from_dispatch(<Dispatch as Conv2dOps>::convolve(x.into_dispatch(), weight.into_dispatch(), options));
     match bias {
@@ -48,6 +53,45 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, options:
         }
         None => y,
     }
+}
+
+/// Convolves `x` with `weight`, multiplies by `scale`, adds `shift` and bounds by `range`, in one pass where the backend
+/// can: a convolution with its batch normalisation and ReLU when a network is evaluated.
+///
+/// # Shapes
+/// As [`conv2d`]; `scale` and `shift`: `[channels_out]`.
+///
+/// # Panics
+/// As [`conv2d`].
+///
+/// ```
+/// use burn::tensor::{Device, Tensor, ops::ConvOptions};
+/// use segkiln_ops::conv2d_affine;
+///
+/// let device = Device::default();
+/// let x = Tensor::<4>::ones([1, 2, 5, 5], &device);
+/// let weight = Tensor::<4>::ones([1, 2, 3, 3], &device);
+/// let (scale, shift) = (Tensor::from_floats([2.0], &device), Tensor::from_floats([-30.0], &device));
+/// let options = ConvOptions::new([1, 1], [0, 0], [1, 1], 1);
+/// let y = conv2d_affine(x, weight, scale, shift, Some([0.0, 5.0]), options);
+/// assert_eq!(y.into_data().try_to_vec::<f32>().unwrap(), [5.0; 9]); // 18 · 2 - 30 = 6
+/// ```
+pub fn conv2d_affine(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    scale: Tensor<1>,
+    shift: Tensor<1>,
+    range: Option<[f32; 2]>,
+    options: ConvOptions<2>,
+) -> Tensor<4> {
+    Tensor::from_dispatch(<Dispatch as Conv2dOps>::convolve_affine(
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        scale.into_dispatch(),
+        shift.into_dispatch(),
+        range,
+        options,
+    ))
 }
 
 /// What a backend provides for [`conv2d`]; where it provides nothing, Burn's operators are used.
@@ -63,6 +107,19 @@ pub trait Conv2dOps: Backend {
     #[fusion(default)]
     fn convolve(x: FloatTensor<Self>, weight: FloatTensor<Self>, options: ConvOptions<2>) -> FloatTensor<Self> {
         <Self as ModuleOps<Self>>::conv2d(x, weight, None, options)
+    }
+
+    /// The output times `scale` plus `shift`, one of each a channel, bounded by `range`.
+    #[fusion(default)]
+    fn convolve_affine(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        range: Option<[f32; 2]>,
+        options: ConvOptions<2>,
+    ) -> FloatTensor<Self> {
+        affine::<Self>(Self::convolve(x, weight, options), scale, shift, range)
     }
 
     /// The gradient of the input.
@@ -85,6 +142,24 @@ pub trait Conv2dOps: Backend {
         options: ConvOptions<2>,
     ) -> FloatTensor<Self> {
         <Self as ModuleOps<Self>>::conv2d_weight_backward(x, weight, grad, options)
+    }
+}
+
+/// `x · scale + shift` by channel, within `range`.
+fn affine<B: Backend>(
+    x: FloatTensor<B>,
+    scale: FloatTensor<B>,
+    shift: FloatTensor<B>,
+    range: Option<[f32; 2]>,
+) -> FloatTensor<B> {
+    let by_channel = |values: FloatTensor<B>| {
+        let channels = values.shape()[0];
+        B::float_reshape(values, Shape::new([1, channels, 1, 1]))
+    };
+    let y = B::float_add(B::float_mul(x, by_channel(scale)), by_channel(shift));
+    match range {
+        Some([low, high]) => B::float_clamp(y, low.into(), high.into()),
+        None => y,
     }
 }
 

@@ -1,19 +1,11 @@
 //! Implicit GEMM: for a block of output pixels, the input values that each reads are copied to a column each of a matrix
 //! `[channels_in · kernel_height · kernel_width, pixels]`, and the weight times that matrix is the output block.
 
-use burn::{
-    backend::{
-        Flex,
-        flex::{FlexTensor, Layout},
-        ops::ModuleOps,
-        tensor::FloatTensor,
-    },
-    tensor::{Bytes, DType, Shape, ops::ConvOptions},
-};
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::Conv2dOps;
+use super::{Epilogue, Geometry};
+use crate::simd::Shared;
 
 /// Values of a block's matrix: 1 MiB of f32, about a core's second-level cache.
 const BLOCK: usize = 1 << 18;
@@ -22,118 +14,7 @@ const FEWEST_PIXELS: usize = 128;
 /// Input channels whose weight gradients are one task. Fixed, so that sums do not depend on the thread count.
 const CHANNELS: usize = 16;
 
-impl Conv2dOps for Flex {
-    fn convolve(x: FloatTensor<Self>, weight: FloatTensor<Self>, options: ConvOptions<2>) -> FloatTensor<Self> {
-        match Geometry::of(x.layout().shape(), weight.layout().shape(), &options) {
-            Some(geometry) if all_f32(&[&x, &weight]) => forward(&geometry, x, weight),
-            _ => <Flex as ModuleOps<Flex>>::conv2d(x, weight, None, options),
-        }
-    }
-
-    fn convolve_x_backward(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        options: ConvOptions<2>,
-    ) -> FloatTensor<Self> {
-        let geometry = Geometry::of(x.layout().shape(), weight.layout().shape(), &options);
-        match geometry.and_then(|geometry| geometry.adjoint()) {
-            Some(adjoint) if all_f32(&[&weight, &grad]) => forward(&adjoint, grad, adjoint_weight(&weight)),
-            _ => <Flex as ModuleOps<Flex>>::conv2d_x_backward(x, weight, grad, options),
-        }
-    }
-
-    fn convolve_weight_backward(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        options: ConvOptions<2>,
-    ) -> FloatTensor<Self> {
-        match Geometry::of(x.layout().shape(), weight.layout().shape(), &options) {
-            Some(geometry) if all_f32(&[&x, &grad]) => weight_gradient(&geometry, x, grad),
-            _ => <Flex as ModuleOps<Flex>>::conv2d_weight_backward(x, weight, grad, options),
-        }
-    }
-}
-
-fn all_f32(tensors: &[&FlexTensor]) -> bool {
-    tensors.iter().all(|tensor| tensor.dtype() == DType::F32)
-}
-
-fn tensor(values: Vec<f32>, shape: [usize; 4]) -> FlexTensor {
-    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::new(shape)), DType::F32)
-}
-
-/// The sizes of a convolution without groups.
-#[derive(Debug, Clone, Copy)]
-struct Geometry {
-    batch: usize,
-    /// Channels in and out.
-    channels: [usize; 2],
-    input: [usize; 2],
-    output: [usize; 2],
-    kernel: [usize; 2],
-    stride: [usize; 2],
-    /// Zeros before the first row and column; those after the last follow from the sizes.
-    padding: [usize; 2],
-    dilation: [usize; 2],
-}
-
 impl Geometry {
-    /// None where Burn's convolution is used: groups, and anything without values.
-    fn of(x: &Shape, weight: &Shape, options: &ConvOptions<2>) -> Option<Self> {
-        let [batch, channels_in, height, width] = x.dims();
-        let [channels_out, weight_in, kernel_height, kernel_width] = weight.dims();
-        assert_eq!(channels_in, weight_in * options.groups, "input channels and weight {weight:?}");
-        let side = |axis: usize, input: usize, kernel: usize| {
-            let reach = options.dilation[axis] * (kernel - 1) + 1;
-            let (before, after) = options.padding[axis];
-            Some((input + before + after).checked_sub(reach)? / options.stride[axis] + 1)
-        };
-        let geometry = Self {
-            batch,
-            channels: [channels_in, channels_out],
-            input: [height, width],
-            output: [side(0, height, kernel_height)?, side(1, width, kernel_width)?],
-            kernel: [kernel_height, kernel_width],
-            stride: options.stride,
-            padding: options.padding.map(|(before, _)| before),
-            dilation: options.dilation,
-        };
-        let values = batch * channels_in * channels_out * height * width * kernel_height * kernel_width;
-        (options.groups == 1 && values > 0).then_some(geometry)
-    }
-
-    /// The convolution from the output's gradient to the input's, with the kernel turned round; there is one for stride 1.
-    fn adjoint(self) -> Option<Self> {
-        let padding = |axis: usize| (self.dilation[axis] * (self.kernel[axis] - 1)).checked_sub(self.padding[axis]);
-        (self.stride == [1, 1]).then_some(())?;
-        Some(Self {
-            channels: [self.channels[1], self.channels[0]],
-            input: self.output,
-            output: self.input,
-            padding: [padding(0)?, padding(1)?],
-            ..self
-        })
-    }
-
-    /// Whether the block matrix is the input itself.
-    fn is_pointwise(&self) -> bool {
-        self.kernel == [1, 1] && self.stride == [1, 1] && self.padding == [0, 0]
-    }
-
-    fn taps(&self) -> usize {
-        self.kernel[0] * self.kernel[1]
-    }
-
-    fn input_plane(&self) -> usize {
-        self.input[0] * self.input[1]
-    }
-
-    fn output_plane(&self) -> usize {
-        self.output[0] * self.output[1]
-    }
-
     /// Output rows a block.
     fn rows(&self, channels: usize) -> usize {
         let pixels = (BLOCK / (channels * self.taps())).max(FEWEST_PIXELS);
@@ -184,24 +65,6 @@ impl Geometry {
     }
 }
 
-/// A pointer that threads share; each writes rows or columns of its own.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
-
-// SAFETY: every task writes a range of the buffer that no other task reads or writes.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    /// # Safety
-    /// `offset` is within the buffer.
-    unsafe fn at(self, offset: usize) -> *mut f32 {
-        // SAFETY: the caller's promise.
-        unsafe { self.0.add(offset) }
-    }
-}
-
 /// `output += lhs · rhs`, or `=` where `add` is false, all with the given strides of rows and columns.
 ///
 /// # Safety
@@ -244,14 +107,11 @@ unsafe fn multiply(
     }
 }
 
-fn forward(geometry: &Geometry, x: FlexTensor, weight: FlexTensor) -> FlexTensor {
-    let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
-    let (x, weight): (&[f32], &[f32]) = (x.storage(), weight.storage());
+/// Writes the convolution of `x` to `output`.
+pub(super) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], epilogue: Epilogue, target: Shared) {
     let [channels_in, channels_out] = geometry.channels;
     let (plane, depth) = (geometry.output_plane(), channels_in * geometry.taps());
     let image_size = channels_in * geometry.input_plane();
-    let mut output: Vec<f32> = Vec::with_capacity(geometry.batch * channels_out * plane);
-    let target = Shared(output.as_mut_ptr());
 
     let rows = geometry.rows(channels_in);
     let blocks = geometry.blocks(rows);
@@ -271,6 +131,12 @@ fn forward(geometry: &Geometry, x: FlexTensor, weight: FlexTensor) -> FlexTensor
             let output = target.at(image * channels_out * plane + first * geometry.output[1]);
             let sizes = [channels_out, pixels, depth];
             multiply(sizes, output, plane, false, weight.as_ptr(), depth, rhs, [rhs_row, 1], parallelism);
+            if !epilogue.is_none() {
+                for channel in 0..channels_out {
+                    let values = std::slice::from_raw_parts_mut(output.add(channel * plane), pixels);
+                    epilogue.apply(channel, values);
+                }
+            }
         }
     };
     if blocks.len() >= rayon::current_num_threads() {
@@ -279,28 +145,10 @@ fn forward(geometry: &Geometry, x: FlexTensor, weight: FlexTensor) -> FlexTensor
         let mut matrix = Vec::new();
         blocks.iter().for_each(|block| task(&mut matrix, block, Parallelism::Rayon(0)));
     }
-    // SAFETY: the blocks cover each image's rows, so every value has been written.
-    unsafe { output.set_len(geometry.batch * channels_out * plane) };
-    tensor(output, [geometry.batch, channels_out, geometry.output[0], geometry.output[1]])
 }
 
-/// `[out, in, …]` → `[in, out, …]` with the kernel turned by half a turn.
-fn adjoint_weight(weight: &FlexTensor) -> FlexTensor {
-    let [channels_out, channels_in, height, width] = weight.layout().shape().dims();
-    let weight = weight.to_contiguous();
-    let kernels: Vec<&[f32]> = weight.storage::<f32>().chunks_exact(height * width).collect();
-    let mut turned = Vec::with_capacity(kernels.len() * height * width);
-    for channel_in in 0..channels_in {
-        for channel_out in 0..channels_out {
-            turned.extend(kernels[channel_out * channels_in + channel_in].iter().rev());
-        }
-    }
-    tensor(turned, [channels_in, channels_out, height, width])
-}
-
-fn weight_gradient(geometry: &Geometry, x: FlexTensor, grad: FlexTensor) -> FlexTensor {
-    let (x, grad) = (x.to_contiguous(), grad.to_contiguous());
-    let (x, grad): (&[f32], &[f32]) = (x.storage(), grad.storage());
+/// The gradient of the weight, `[channels_out, channels_in, kernel_height, kernel_width]`.
+pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
     let [channels_in, channels_out] = geometry.channels;
     let (plane, input_plane, depth) = (geometry.output_plane(), geometry.input_plane(), channels_in * geometry.taps());
     let mut output = vec![0.0f32; channels_out * depth];
@@ -338,5 +186,5 @@ fn weight_gradient(geometry: &Geometry, x: FlexTensor, grad: FlexTensor) -> Flex
         let mut matrix = Vec::new();
         groups.iter().for_each(|group| task(&mut matrix, group, Parallelism::Rayon(0)));
     }
-    tensor(output, [channels_out, channels_in, geometry.kernel[0], geometry.kernel[1]])
+    output
 }

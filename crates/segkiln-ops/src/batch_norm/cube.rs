@@ -1,0 +1,5 @@
+use burn_cubecl::CubeBackend;
+
+use super::BatchNormOps;
+
+impl BatchNormOps for CubeBackend {}

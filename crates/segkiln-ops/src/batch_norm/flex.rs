@@ -1,0 +1,355 @@
+//! A channel is a task: it is read for its statistics and again to be normalised while it is in the cache.
+
+use burn::{
+    backend::{
+        Flex,
+        flex::{FlexTensor, Layout},
+        tensor::FloatTensor,
+    },
+    tensor::{Bytes, DType, Shape},
+};
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::{BatchNormOps, backward};
+use crate::simd::{Lanes, Shared};
+
+/// Values that are added up in f32 before they go into an f64 sum.
+const CHUNK: usize = 4096;
+
+impl BatchNormOps for Flex {
+    fn normalize(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+        relu: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        if !all_f32(&[&x, &gamma, &beta]) {
+            let result = <Flex as burn::backend::ops::ModuleOps<Flex>>::batch_norm_train(x, gamma, beta, epsilon);
+            let output = match relu {
+                true => <Flex as burn::backend::ops::ActivationOps<Flex>>::relu(result.output),
+                false => result.output,
+            };
+            return (output, result.mean, result.variance);
+        }
+        let (x, gamma, beta) = (x.to_contiguous(), gamma.to_contiguous(), beta.to_contiguous());
+        let shape: [usize; 4] = x.layout().shape().dims();
+        let planes = Planes::new(shape);
+        let (gamma, beta): (&[f32], &[f32]) = (gamma.storage(), beta.storage());
+        let x: &[f32] = x.storage();
+        let arch = Arch::new();
+        let mut output: Vec<f32> = Vec::with_capacity(x.len());
+        let target = Shared(output.as_mut_ptr());
+        let statistics: Vec<[f32; 2]> = (0..planes.channels)
+            .into_par_iter()
+            .map(|channel| {
+                let (gamma, beta) = (gamma[channel], beta[channel]);
+                arch.dispatch(Normalize { planes, channel, x, gamma, beta, epsilon, relu, target })
+            })
+            .collect();
+        // SAFETY: the channels are all of the values.
+        unsafe { output.set_len(x.len()) };
+        let [mean, variance] = [0, 1].map(|i| statistics.iter().map(|both| both[i]).collect());
+        (tensor(output, shape), tensor(mean, [planes.channels]), tensor(variance, [planes.channels]))
+    }
+
+    fn normalize_backward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        variance: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        epsilon: f64,
+        relu: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        if !all_f32(&[&x, &gamma, &beta, &mean, &variance, &grad]) {
+            return backward::<Flex>(x, gamma, beta, mean, variance, grad, epsilon, relu);
+        }
+        let shape: [usize; 4] = x.layout().shape().dims();
+        let planes = Planes::new(shape);
+        let [x, grad, gamma, beta, mean, variance] =
+            [x, grad, gamma, beta, mean, variance].map(|tensor| tensor.to_contiguous());
+        let [gamma, beta, mean, variance] = [&gamma, &beta, &mean, &variance].map(|tensor| tensor.storage::<f32>());
+        let (x, grad): (&[f32], &[f32]) = (x.storage(), grad.storage());
+        let arch = Arch::new();
+        let mut output: Vec<f32> = Vec::with_capacity(x.len());
+        let target = Shared(output.as_mut_ptr());
+        let gradients: Vec<[f32; 2]> = (0..planes.channels)
+            .into_par_iter()
+            .map(|channel| {
+                let inverse = f64::from(variance[channel]) + epsilon;
+                arch.dispatch(NormalizeBackward {
+                    planes,
+                    channel,
+                    x,
+                    grad,
+                    gamma: gamma[channel],
+                    beta: beta[channel],
+                    mean: mean[channel],
+                    inverse: inverse.sqrt().recip() as f32,
+                    relu,
+                    target,
+                })
+            })
+            .collect();
+        // SAFETY: the channels are all of the values.
+        unsafe { output.set_len(x.len()) };
+        let [gamma, beta] = [0, 1].map(|i| gradients.iter().map(|both| both[i]).collect());
+        (tensor(output, shape), tensor(gamma, [planes.channels]), tensor(beta, [planes.channels]))
+    }
+}
+
+fn all_f32(tensors: &[&FlexTensor]) -> bool {
+    tensors.iter().all(|tensor| tensor.dtype() == DType::F32)
+}
+
+fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::new(shape)), DType::F32)
+}
+
+/// Where a channel lies in memory.
+#[derive(Clone, Copy)]
+struct Planes {
+    batch: usize,
+    channels: usize,
+    /// Pixels of an image.
+    size: usize,
+}
+
+impl Planes {
+    fn new([batch, channels, height, width]: [usize; 4]) -> Self {
+        Self { batch, channels, size: height * width }
+    }
+
+    fn start(&self, image: usize, channel: usize) -> usize {
+        (image * self.channels + channel) * self.size
+    }
+
+    fn count(&self) -> f64 {
+        (self.batch * self.size) as f64
+    }
+}
+
+/// Output and statistics of one channel.
+struct Normalize<'a> {
+    planes: Planes,
+    channel: usize,
+    x: &'a [f32],
+    gamma: f32,
+    beta: f32,
+    epsilon: f64,
+    relu: bool,
+    target: Shared,
+}
+
+impl WithSimd for Normalize<'_> {
+    /// Mean and variance.
+    type Output = [f32; 2];
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> [f32; 2] {
+        let Self { planes, channel, x, gamma, beta, epsilon, relu, target } = self;
+        let mut sum = 0.0;
+        for image in 0..planes.batch {
+            for chunk in x[planes.start(image, channel)..][..planes.size].chunks(CHUNK) {
+                sum += f64::from(total(simd, chunk));
+            }
+        }
+        let mean = (sum / planes.count()) as f32;
+        let mut squares = 0.0;
+        for image in 0..planes.batch {
+            for chunk in x[planes.start(image, channel)..][..planes.size].chunks(CHUNK) {
+                squares += f64::from(total_squares(simd, chunk, mean));
+            }
+        }
+        let variance = squares / planes.count();
+        let scale = gamma * (variance + epsilon).sqrt().recip() as f32;
+        for image in 0..planes.batch {
+            let start = planes.start(image, channel);
+            // SAFETY: this channel of the output is written here only, and never read.
+            unsafe { rescale(simd, &x[start..][..planes.size], [scale, mean, beta], relu, target.at(start)) };
+        }
+        [mean, variance as f32]
+    }
+}
+
+/// The sum of a chunk.
+#[inline(always)]
+fn total<S: Simd>(simd: S, values: &[f32]) -> f32 {
+    let (registers, rest) = S::as_simd_f32s(values);
+    let mut sums = [simd.splat_f32s(0.0); 4];
+    let (fours, ones) = registers.as_chunks::<4>();
+    for four in fours {
+        for (sum, value) in sums.iter_mut().zip(four) {
+            *sum = simd.add_f32s(*sum, *value);
+        }
+    }
+    for value in ones {
+        sums[0] = simd.add_f32s(sums[0], *value);
+    }
+    let sum = simd.add_f32s(simd.add_f32s(sums[0], sums[1]), simd.add_f32s(sums[2], sums[3]));
+    simd.reduce_sum_f32s(sum) + rest.iter().sum::<f32>()
+}
+
+/// The sum of squared differences from `mean` of a chunk.
+#[inline(always)]
+fn total_squares<S: Simd>(simd: S, values: &[f32], mean: f32) -> f32 {
+    let (registers, rest) = S::as_simd_f32s(values);
+    let mean_register = simd.splat_f32s(mean);
+    let mut sums = [simd.splat_f32s(0.0); 4];
+    let (fours, ones) = registers.as_chunks::<4>();
+    for four in fours {
+        for (sum, value) in sums.iter_mut().zip(four) {
+            let value = simd.sub_f32s(*value, mean_register);
+            *sum = simd.mul_add_e_f32s(value, value, *sum);
+        }
+    }
+    for value in ones {
+        let value = simd.sub_f32s(*value, mean_register);
+        sums[0] = simd.mul_add_e_f32s(value, value, sums[0]);
+    }
+    let sum = simd.add_f32s(simd.add_f32s(sums[0], sums[1]), simd.add_f32s(sums[2], sums[3]));
+    let mut total = simd.reduce_sum_f32s(sum);
+    for value in rest {
+        total += (value - mean) * (value - mean);
+    }
+    total
+}
+
+/// Writes `(x − mean) · scale + shift`, or its positive part.
+///
+/// # Safety
+/// `target` has room for as many values.
+#[inline(always)]
+unsafe fn rescale<S: Simd>(simd: S, x: &[f32], [scale, mean, shift]: [f32; 3], relu: bool, target: *mut f32) {
+    let (registers, rest) = S::as_simd_f32s(x);
+    let low = if relu { 0.0 } else { f32::NEG_INFINITY };
+    let [scales, means, shifts, lows] = [scale, mean, shift, low].map(|value| simd.splat_f32s(value));
+    for (index, value) in registers.iter().enumerate() {
+        let value = simd.mul_add_e_f32s(simd.sub_f32s(*value, means), scales, shifts);
+        // SAFETY: the caller's promise.
+        unsafe { Lanes(simd, simd.max_f32s(value, lows)).store(target.add(index * S::F32_LANES)) };
+    }
+    for (index, value) in rest.iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe { target.add(registers.len() * S::F32_LANES + index).write(((value - mean) * scale + shift).max(low)) };
+    }
+}
+
+/// The gradient of one channel of the input, and of its gamma and beta.
+struct NormalizeBackward<'a> {
+    planes: Planes,
+    channel: usize,
+    x: &'a [f32],
+    grad: &'a [f32],
+    gamma: f32,
+    beta: f32,
+    mean: f32,
+    /// 1 / √(variance + ε)
+    inverse: f32,
+    relu: bool,
+    target: Shared,
+}
+
+impl WithSimd for NormalizeBackward<'_> {
+    /// The gradients of gamma and beta.
+    type Output = [f32; 2];
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> [f32; 2] {
+        let Self { planes, channel, x, grad, gamma, beta, mean, inverse, relu, target } = self;
+        // The output is (x − mean) · scale + beta.
+        let scale = gamma * inverse;
+        let affine = [scale, mean, beta];
+        let mut sums = [0.0f64; 2];
+        for image in 0..planes.batch {
+            let range = planes.start(image, channel)..planes.start(image, channel) + planes.size;
+            for (x, grad) in x[range.clone()].chunks(CHUNK).zip(grad[range].chunks(CHUNK)) {
+                let both = gradient_totals(simd, x, grad, affine, relu);
+                sums[0] += f64::from(both[0]);
+                sums[1] += f64::from(both[1]);
+            }
+        }
+        // With centred x: dx = scale · (dy − mean(dy) − x̂ · mean(dy · x̂)), x̂ = x · inverse.
+        let mean_grad = (sums[0] / planes.count()) as f32;
+        let slope = (sums[1] / planes.count() * f64::from(inverse) * f64::from(inverse)) as f32;
+        for image in 0..planes.batch {
+            let start = planes.start(image, channel);
+            let (x, grad) = (&x[start..][..planes.size], &grad[start..][..planes.size]);
+            // SAFETY: this channel of the gradient is written here only, and never read.
+            unsafe { gradient(simd, x, grad, affine, [mean_grad, slope], relu, target.at(start)) };
+        }
+        [(sums[1] * f64::from(inverse)) as f32, sums[0] as f32]
+    }
+}
+
+/// The sums of the gradient and of its products with the centred input, where the output is positive.
+#[inline(always)]
+fn gradient_totals<S: Simd>(simd: S, x: &[f32], grad: &[f32], [scale, mean, shift]: [f32; 3], relu: bool) -> [f32; 2] {
+    let ((x, x_rest), (grad, grad_rest)) = (S::as_simd_f32s(x), S::as_simd_f32s(grad));
+    let [scales, means, shifts, zero] = [scale, mean, shift, 0.0].map(|value| simd.splat_f32s(value));
+    let mut sums = [[zero; 2]; 2];
+    for (index, (x, grad)) in x.iter().zip(grad).enumerate() {
+        let x = simd.sub_f32s(*x, means);
+        let grad = match relu {
+            true => {
+                let positive = simd.greater_than_f32s(simd.mul_add_e_f32s(x, scales, shifts), zero);
+                simd.select_f32s(positive, *grad, zero)
+            }
+            false => *grad,
+        };
+        let sums = &mut sums[index % 2];
+        sums[0] = simd.add_f32s(sums[0], grad);
+        sums[1] = simd.mul_add_e_f32s(grad, x, sums[1]);
+    }
+    let mut totals = [0, 1].map(|i| simd.reduce_sum_f32s(simd.add_f32s(sums[0][i], sums[1][i])));
+    for (x, grad) in x_rest.iter().zip(grad_rest) {
+        let x = x - mean;
+        if !relu || x * scale + shift > 0.0 {
+            totals[0] += grad;
+            totals[1] += grad * x;
+        }
+    }
+    totals
+}
+
+/// Writes the gradient of the input.
+///
+/// # Safety
+/// `target` has room for as many values.
+#[inline(always)]
+unsafe fn gradient<S: Simd>(
+    simd: S,
+    x: &[f32],
+    grad: &[f32],
+    [scale, mean, shift]: [f32; 3],
+    [mean_grad, slope]: [f32; 2],
+    relu: bool,
+    target: *mut f32,
+) {
+    let ((x, x_rest), (grad, grad_rest)) = (S::as_simd_f32s(x), S::as_simd_f32s(grad));
+    let [scales, means, shifts, zero] = [scale, mean, shift, 0.0].map(|value| simd.splat_f32s(value));
+    let [mean_grads, slopes] = [mean_grad, slope].map(|value| simd.splat_f32s(value));
+    for (index, (x, grad)) in x.iter().zip(grad).enumerate() {
+        let x = simd.sub_f32s(*x, means);
+        let grad = match relu {
+            true => {
+                let positive = simd.greater_than_f32s(simd.mul_add_e_f32s(x, scales, shifts), zero);
+                simd.select_f32s(positive, *grad, zero)
+            }
+            false => *grad,
+        };
+        let centred = simd.sub_f32s(simd.sub_f32s(grad, mean_grads), simd.mul_f32s(x, slopes));
+        // SAFETY: the caller's promise.
+        unsafe { Lanes(simd, simd.mul_f32s(centred, scales)).store(target.add(index * S::F32_LANES)) };
+    }
+    for (index, (x_value, grad)) in x_rest.iter().zip(grad_rest).enumerate() {
+        let x_value = x_value - mean;
+        let grad = if !relu || x_value * scale + shift > 0.0 { *grad } else { 0.0 };
+        let value = (grad - mean_grad - x_value * slope) * scale;
+        // SAFETY: the caller's promise.
+        unsafe { target.add(x.len() * S::F32_LANES + index).write(value) };
+    }
+}

@@ -1,0 +1,5 @@
+use burn::backend::NdArray;
+
+use super::BatchNormOps;
+
+impl BatchNormOps for NdArray {}

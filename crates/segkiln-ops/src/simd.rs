@@ -1,0 +1,300 @@
+//! Vectors of the widest registers that the processor has, and the matrix product in them.
+
+use std::{
+    any::Any,
+    ops::{Add, Mul, Sub},
+};
+
+use pulp::Simd;
+#[cfg(target_arch = "x86_64")]
+use pulp::x86::{V3, V4};
+
+/// `value` as another type of the same size.
+///
+/// A function and not `transmute`, because the sizes are the same only where the code is reached.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn cast<T: pulp::bytemuck::NoUninit, U: pulp::bytemuck::AnyBitPattern>(value: T) -> U {
+    assert_eq!(size_of::<T>(), size_of::<U>());
+    // SAFETY: the sizes are equal, and any bits are a value.
+    unsafe { std::mem::transmute_copy(&value) }
+}
+
+/// A register of f32 values.
+#[derive(Clone, Copy)]
+pub(crate) struct Lanes<S: Simd>(pub S, pub S::f32s);
+
+impl<S: Simd> Lanes<S> {
+    /// # Safety
+    /// A register's number of values can be read from `pointer`.
+    #[inline(always)]
+    pub unsafe fn load(simd: S, pointer: *const f32) -> Self {
+        // SAFETY: the caller's promise.
+        Self(simd, unsafe { pointer.cast::<S::f32s>().read_unaligned() })
+    }
+
+    /// # Safety
+    /// A register's number of values can be written to `pointer`.
+    #[inline(always)]
+    pub unsafe fn store(self, pointer: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { pointer.cast::<S::f32s>().write_unaligned(self.1) }
+    }
+
+    #[inline(always)]
+    pub fn splat(simd: S, value: f32) -> Self {
+        Self(simd, simd.splat_f32s(value))
+    }
+
+    /// `self · factor + other`, perhaps rounded once.
+    #[inline(always)]
+    pub fn scaled_plus(self, factor: f32, other: Self) -> Self {
+        Self(self.0, self.0.mul_add_e_f32s(self.1, self.0.splat_f32s(factor), other.1))
+    }
+
+    #[inline(always)]
+    pub fn mul_add(self, factor: Self, other: Self) -> Self {
+        Self(self.0, self.0.mul_add_e_f32s(self.1, factor.1, other.1))
+    }
+
+    #[inline(always)]
+    pub fn max(self, other: Self) -> Self {
+        Self(self.0, self.0.max_f32s(self.1, other.1))
+    }
+
+    #[inline(always)]
+    pub fn min(self, other: Self) -> Self {
+        Self(self.0, self.0.min_f32s(self.1, other.1))
+    }
+}
+
+impl<S: Simd> Lanes<S> {
+    /// The values at even and at odd places of two registers' values in a row.
+    #[inline(always)]
+    pub fn unzip(self, next: Self) -> [Self; 2] {
+        let simd = self.0;
+        #[cfg(target_arch = "x86_64")]
+        {
+            if let Some(v4) = (&simd as &dyn Any).downcast_ref::<V4>() {
+                let even = cast([0i32, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30]);
+                let odd = cast([1i32, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31]);
+                let (a, b) = (cast(self.1), cast(next.1));
+                return [
+                    Self(simd, cast(v4.avx512f._mm512_permutex2var_ps(a, even, b))),
+                    Self(simd, cast(v4.avx512f._mm512_permutex2var_ps(a, odd, b))),
+                ];
+            }
+            if let Some(v3) = (&simd as &dyn Any).downcast_ref::<V3>() {
+                let (a, b) = (cast(self.1), cast(next.1));
+                let even = cast(v3.avx._mm256_shuffle_ps::<0b10_00_10_00>(a, b));
+                let odd = cast(v3.avx._mm256_shuffle_ps::<0b11_01_11_01>(a, b));
+                return [
+                    Self(simd, cast(v3.avx2._mm256_permute4x64_pd::<0b11_01_10_00>(even))),
+                    Self(simd, cast(v3.avx2._mm256_permute4x64_pd::<0b11_01_10_00>(odd))),
+                ];
+            }
+        }
+        let (mut whole, mut even, mut odd) = ([0.0; 32], [0.0; 16], [0.0; 16]);
+        // SAFETY: the arrays hold two registers and one.
+        unsafe {
+            self.store(whole.as_mut_ptr());
+            next.store(whole.as_mut_ptr().add(S::F32_LANES));
+            for lane in 0..S::F32_LANES {
+                even[lane] = whole[2 * lane];
+                odd[lane] = whole[2 * lane + 1];
+            }
+            [Self::load(simd, even.as_ptr()), Self::load(simd, odd.as_ptr())]
+        }
+    }
+
+    /// The inverse of [`unzip`](Self::unzip): values of both registers in turn.
+    #[inline(always)]
+    pub fn zip(self, other: Self) -> [Self; 2] {
+        let simd = self.0;
+        #[cfg(target_arch = "x86_64")]
+        {
+            if let Some(v4) = (&simd as &dyn Any).downcast_ref::<V4>() {
+                let low = cast([0i32, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23]);
+                let high = cast([8i32, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31]);
+                let (a, b) = (cast(self.1), cast(other.1));
+                return [
+                    Self(simd, cast(v4.avx512f._mm512_permutex2var_ps(a, low, b))),
+                    Self(simd, cast(v4.avx512f._mm512_permutex2var_ps(a, high, b))),
+                ];
+            }
+            if let Some(v3) = (&simd as &dyn Any).downcast_ref::<V3>() {
+                let (a, b) = (cast(self.1), cast(other.1));
+                let (low, high) = (v3.avx._mm256_unpacklo_ps(a, b), v3.avx._mm256_unpackhi_ps(a, b));
+                return [
+                    Self(simd, cast(v3.avx._mm256_permute2f128_ps::<0x20>(low, high))),
+                    Self(simd, cast(v3.avx._mm256_permute2f128_ps::<0x31>(low, high))),
+                ];
+            }
+        }
+        let (mut whole, mut even, mut odd) = ([0.0; 32], [0.0; 16], [0.0; 16]);
+        // SAFETY: the arrays hold two registers and one.
+        unsafe {
+            self.store(even.as_mut_ptr());
+            other.store(odd.as_mut_ptr());
+            for lane in 0..S::F32_LANES {
+                whole[2 * lane] = even[lane];
+                whole[2 * lane + 1] = odd[lane];
+            }
+            [Self::load(simd, whole.as_ptr()), Self::load(simd, whole.as_ptr().add(S::F32_LANES))]
+        }
+    }
+}
+
+impl<S: Simd> Add for Lanes<S> {
+    type Output = Self;
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        Self(self.0, self.0.add_f32s(self.1, other.1))
+    }
+}
+
+impl<S: Simd> Sub for Lanes<S> {
+    type Output = Self;
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        Self(self.0, self.0.sub_f32s(self.1, other.1))
+    }
+}
+
+impl<S: Simd> Mul<f32> for Lanes<S> {
+    type Output = Self;
+    #[inline(always)]
+    fn mul(self, factor: f32) -> Self {
+        Self(self.0, self.0.mul_f32s(self.1, self.0.splat_f32s(factor)))
+    }
+}
+
+/// Columns `4·lane + b` of four registers' values in a row, for each `b`.
+#[inline(always)]
+pub(crate) fn unzip4<S: Simd>([a, b, c, d]: [Lanes<S>; 4]) -> [Lanes<S>; 4] {
+    let ([e0, o0], [e1, o1]) = (a.unzip(b), c.unzip(d));
+    let ([p0, p2], [p1, p3]) = (e0.unzip(e1), o0.unzip(o1));
+    [p0, p1, p2, p3]
+}
+
+/// The inverse of [`unzip4`].
+#[inline(always)]
+pub(crate) fn zip4<S: Simd>([p0, p1, p2, p3]: [Lanes<S>; 4]) -> [Lanes<S>; 4] {
+    let ([e0, e1], [o0, o1]) = (p0.zip(p2), p1.zip(p3));
+    let ([a, b], [c, d]) = (e0.zip(o0), e1.zip(o1));
+    [a, b, c, d]
+}
+
+/// Exchanges rows and columns of a square of registers, the first [`Simd::F32_LANES`] of `rows`.
+#[inline(always)]
+pub(crate) fn transpose<S: Simd>(rows: &mut [Lanes<S>; 16]) {
+    let half = S::F32_LANES / 2;
+    for _ in 0..S::F32_LANES.ilog2() {
+        let before = *rows;
+        for i in 0..half {
+            [rows[2 * i], rows[2 * i + 1]] = before[i].zip(before[i + half]);
+        }
+    }
+}
+
+/// Rows of the left matrix that one kernel multiplies.
+pub(crate) const fn kernel_rows<S: Simd>() -> usize {
+    if S::REGISTER_COUNT >= 32 { 8 } else { 4 }
+}
+
+/// `output[i][j] (+)= Σ_p lhs[i][p] · rhs[p][j]` for `rows` rows up to [`kernel_rows`] and `vectors` registers of columns, 1 or 2.
+///
+/// # Safety
+/// `lhs` has [`kernel_rows`] rows even where `rows` is less; all pointers are valid for the sizes and strides.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+pub(crate) unsafe fn kernel<S: Simd>(
+    simd: S,
+    depth: usize,
+    lhs: *const f32,
+    lhs_strides: [usize; 2],
+    rhs: *const f32,
+    rhs_stride: usize,
+    output: *mut f32,
+    output_stride: usize,
+    rows: usize,
+    vectors: usize,
+    add: bool,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (S::REGISTER_COUNT >= 32, vectors) {
+            (true, 2) => {
+                fixed::<S, 8, 2>(simd, depth, lhs, lhs_strides, rhs, rhs_stride, output, output_stride, rows, add)
+            }
+            (true, _) => {
+                fixed::<S, 8, 1>(simd, depth, lhs, lhs_strides, rhs, rhs_stride, output, output_stride, rows, add)
+            }
+            (false, 2) => {
+                fixed::<S, 4, 2>(simd, depth, lhs, lhs_strides, rhs, rhs_stride, output, output_stride, rows, add)
+            }
+            (false, _) => {
+                fixed::<S, 4, 1>(simd, depth, lhs, lhs_strides, rhs, rhs_stride, output, output_stride, rows, add)
+            }
+        }
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn fixed<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    depth: usize,
+    lhs: *const f32,
+    [lhs_row, lhs_depth]: [usize; 2],
+    rhs: *const f32,
+    rhs_stride: usize,
+    output: *mut f32,
+    output_stride: usize,
+    rows: usize,
+    add: bool,
+) {
+    let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+    // SAFETY: the caller's promise.
+    unsafe {
+        for p in 0..depth {
+            let mut right = [simd.splat_f32s(0.0); VECTORS];
+            for (j, right) in right.iter_mut().enumerate() {
+                *right = Lanes::load(simd, rhs.add(p * rhs_stride + j * S::F32_LANES)).1;
+            }
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let left = simd.splat_f32s(*lhs.add(i * lhs_row + p * lhs_depth));
+                for (sum, right) in sums.iter_mut().zip(right) {
+                    *sum = simd.mul_add_e_f32s(left, right, *sum);
+                }
+            }
+        }
+        for (i, sums) in sums.iter().enumerate() {
+            if i < rows {
+                for (j, sum) in sums.iter().enumerate() {
+                    let target = output.add(i * output_stride + j * S::F32_LANES);
+                    let sum = Lanes(simd, *sum);
+                    let sum = if add { Lanes::load(simd, target) + sum } else { sum };
+                    sum.store(target);
+                }
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Shared(pub *mut f32);
+
+// SAFETY: every task writes a range of the buffer that no other task reads or writes.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// # Safety
+    /// `offset` is within the buffer.
+    pub unsafe fn at(self, offset: usize) -> *mut f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(offset) }
+    }
+}
