@@ -2,12 +2,17 @@
 
 use std::{
     any::Any,
+    cell::RefCell,
     ops::{Add, Mul, Sub},
 };
 
-use pulp::Simd;
+use burn::{
+    backend::flex::{FlexTensor, Layout},
+    tensor::{Bytes, DType, Shape},
+};
 #[cfg(target_arch = "x86_64")]
 use pulp::x86::{V3, V4};
+use pulp::{Simd, WithSimd};
 
 /// `value` as another type of the same size.
 ///
@@ -19,6 +24,9 @@ fn cast<T: pulp::bytemuck::NoUninit, U: pulp::bytemuck::AnyBitPattern>(value: T)
     // SAFETY: the sizes are equal, and any bits are a value.
     unsafe { std::mem::transmute_copy(&value) }
 }
+
+/// Most values in a register.
+pub(crate) const MOST_LANES: usize = 16;
 
 /// A register of f32 values.
 #[derive(Clone, Copy)]
@@ -282,6 +290,7 @@ unsafe fn fixed<S: Simd, const ROWS: usize, const VECTORS: usize>(
     }
 }
 
+/// A pointer that threads share; each writes places of its own.
 #[derive(Clone, Copy)]
 pub(crate) struct Shared(pub *mut f32);
 
@@ -297,4 +306,70 @@ impl Shared {
         // SAFETY: the caller's promise.
         unsafe { self.0.add(offset) }
     }
+}
+
+/// A contiguous tensor.
+pub(crate) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::new(shape)), DType::F32)
+}
+
+/// The number of registers' values and the kernel's rows of this processor.
+pub(crate) struct Sizes;
+
+impl WithSimd for Sizes {
+    type Output = [usize; 2];
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> [usize; 2] {
+        [S::F32_LANES, kernel_rows::<S>()]
+    }
+}
+
+thread_local! {
+    /// What a thread computes in; it stays for the next convolution.
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends a thread's scratch memory.
+pub(crate) fn with_scratch<const N: usize>(sizes: [usize; N], f: impl FnOnce([&mut [f32]; N])) {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let total = sizes.iter().map(|size| size + MOST_LANES).sum();
+        if scratch.len() < total {
+            scratch.resize(total, 0.0);
+        }
+        let mut rest = scratch.as_mut_slice();
+        f(sizes.map(|size| {
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(size);
+            rest = after;
+            part
+        }));
+    });
+}
+
+pub(crate) fn uninit(len: usize) -> Vec<f32> {
+    let mut values = Vec::with_capacity(len);
+    // SAFETY: every value is written before it is read.
+    #[allow(clippy::uninit_vec)]
+    unsafe {
+        values.set_len(len)
+    };
+    values
+}
+
+/// The sum of values, of which there should not be so many that an f32 sum is inexact.
+#[inline(always)]
+pub(crate) fn total<S: Simd>(simd: S, values: &[f32]) -> f32 {
+    let (registers, rest) = S::as_simd_f32s(values);
+    let mut sums = [simd.splat_f32s(0.0); 4];
+    let (fours, ones) = registers.as_chunks::<4>();
+    for four in fours {
+        for (sum, value) in sums.iter_mut().zip(four) {
+            *sum = simd.add_f32s(*sum, *value);
+        }
+    }
+    for value in ones {
+        sums[0] = simd.add_f32s(sums[0], *value);
+    }
+    let sum = simd.add_f32s(simd.add_f32s(sums[0], sums[1]), simd.add_f32s(sums[2], sums[3]));
+    simd.reduce_sum_f32s(sum) + rest.iter().sum::<f32>()
 }

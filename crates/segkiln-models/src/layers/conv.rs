@@ -118,5 +118,5 @@ fn options(conv: &Conv2d) -> Option<ConvOptions<2>> {
 /// # Shapes
 /// `[n, c, h, w]` → `[n, c, h / 2, w / 2]`
 pub fn max_pool2d(x: Tensor<4>) -> Tensor<4> {
-    burn::tensor::module::max_pool2d(x, MaxPoolOptions::new([2, 2]))
+    segkiln_ops::max_pool2d(x, MaxPoolOptions::new([2, 2]))
 }

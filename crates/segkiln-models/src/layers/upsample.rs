@@ -1,10 +1,10 @@
 use burn::{
     config::Config,
-    module::Module,
+    module::{Module, Param},
     nn::conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig},
-    tensor::{Device, Tensor},
+    tensor::{Device, Tensor, ops::ConvTransposeOptions},
 };
-use segkiln_ops::{ResizeMode, resize};
+use segkiln_ops::{ResizeMode, conv_transpose2d, resize};
 
 use super::conv2d;
 
@@ -43,7 +43,11 @@ impl Upsample {
     /// `[n, in_channels, h, w]` → `[n, out_channels, 2h, 2w]`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         match self {
-            Self::Transposed(conv) => conv.forward(x),
+            Self::Transposed(conv) => {
+                let options =
+                    ConvTransposeOptions::new(conv.stride, conv.padding, conv.padding_out, conv.dilation, conv.groups);
+                conv_transpose2d(x, conv.weight.val(), conv.bias.as_ref().map(Param::val), options)
+            }
             // A 1×1 convolution and a resize with weights that sum to one commute; before the resize it is a quarter of
             // the work.
             Self::Bilinear(conv) => {

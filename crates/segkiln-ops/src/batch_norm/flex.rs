@@ -1,18 +1,14 @@
 //! A channel is a task: it is read for its statistics and again to be normalised while it is in the cache.
 
 use burn::{
-    backend::{
-        Flex,
-        flex::{FlexTensor, Layout},
-        tensor::FloatTensor,
-    },
-    tensor::{Bytes, DType, Shape},
+    backend::{Flex, flex::FlexTensor, tensor::FloatTensor},
+    tensor::DType,
 };
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{BatchNormOps, backward};
-use crate::simd::{Lanes, Shared};
+use crate::simd::{Lanes, Shared, tensor, total};
 
 /// Values that are added up in f32 before they go into an f64 sum.
 const CHUNK: usize = 4096;
@@ -105,10 +101,6 @@ fn all_f32(tensors: &[&FlexTensor]) -> bool {
     tensors.iter().all(|tensor| tensor.dtype() == DType::F32)
 }
 
-fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
-    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::new(shape)), DType::F32)
-}
-
 /// Where a channel lies in memory.
 #[derive(Clone, Copy)]
 struct Planes {
@@ -173,24 +165,6 @@ impl WithSimd for Normalize<'_> {
         }
         [mean, variance as f32]
     }
-}
-
-/// The sum of a chunk.
-#[inline(always)]
-fn total<S: Simd>(simd: S, values: &[f32]) -> f32 {
-    let (registers, rest) = S::as_simd_f32s(values);
-    let mut sums = [simd.splat_f32s(0.0); 4];
-    let (fours, ones) = registers.as_chunks::<4>();
-    for four in fours {
-        for (sum, value) in sums.iter_mut().zip(four) {
-            *sum = simd.add_f32s(*sum, *value);
-        }
-    }
-    for value in ones {
-        sums[0] = simd.add_f32s(sums[0], *value);
-    }
-    let sum = simd.add_f32s(simd.add_f32s(sums[0], sums[1]), simd.add_f32s(sums[2], sums[3]));
-    simd.reduce_sum_f32s(sum) + rest.iter().sum::<f32>()
 }
 
 /// The sum of squared differences from `mean` of a chunk.

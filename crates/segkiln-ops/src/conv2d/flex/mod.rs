@@ -1,17 +1,12 @@
 //! Convolution on the CPU. [`Method::of`] tells which of the files here computes what.
 
 use burn::{
-    backend::{
-        Flex,
-        flex::{FlexTensor, Layout},
-        ops::ModuleOps,
-        tensor::FloatTensor,
-    },
-    tensor::{Bytes, DType, Shape, ops::ConvOptions},
+    backend::{Flex, flex::FlexTensor, ops::ModuleOps, tensor::FloatTensor},
+    tensor::{DType, Shape, ops::ConvOptions},
 };
 
 use super::{Conv2dOps, affine};
-use crate::simd::Shared;
+use crate::simd::{Shared, tensor};
 
 mod gemm;
 mod winograd;
@@ -146,10 +141,6 @@ fn turned(geometry: &Geometry, weight: &[f32]) -> Vec<f32> {
         }
     }
     turned
-}
-
-fn tensor(values: Vec<f32>, shape: [usize; 4]) -> FlexTensor {
-    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::new(shape)), DType::F32)
 }
 
 /// The sizes of a convolution without groups.

@@ -15,18 +15,18 @@
     reason = "what is compiled for wide registers is plain loops and arguments: closures and iterators may stay calls"
 )]
 
-use std::{cell::RefCell, ops::Range};
+use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{Epilogue, Geometry, Kernels};
-use crate::simd::{Lanes, Shared, kernel, kernel_rows, transpose, unzip4, zip4};
+use crate::simd::{
+    Lanes, MOST_LANES, Shared, Sizes, kernel, kernel_rows, transpose, uninit, unzip4, with_scratch, zip4,
+};
 
 /// Values of a transformed tile or kernel.
 const POINTS: usize = 36;
-/// Most values in a register.
-const MOST_LANES: usize = 16;
 /// Added between the planes of points, so that a tile's points do not share a set of the first-level cache.
 const SKEW: usize = 16;
 /// Values of the transformed input and output of a block of tiles: what stays in a second-level cache of 1 MiB.
@@ -622,49 +622,6 @@ unsafe fn store(geometry: &Geometry, run: &Run, values: &[f32], row: *mut f32) {
             }
         }
     }
-}
-
-/// The number of registers' values and the kernel's rows of this processor.
-struct Sizes;
-
-impl WithSimd for Sizes {
-    type Output = [usize; 2];
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> [usize; 2] {
-        [S::F32_LANES, kernel_rows::<S>()]
-    }
-}
-
-thread_local! {
-    /// What a thread computes in; it stays for the next convolution.
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Lends a thread's scratch memory.
-fn with_scratch<const N: usize>(sizes: [usize; N], f: impl FnOnce([&mut [f32]; N])) {
-    SCRATCH.with_borrow_mut(|scratch| {
-        let total = sizes.iter().map(|size| size + MOST_LANES).sum();
-        if scratch.len() < total {
-            scratch.resize(total, 0.0);
-        }
-        let mut rest = scratch.as_mut_slice();
-        f(sizes.map(|size| {
-            let (part, after) = std::mem::take(&mut rest).split_at_mut(size);
-            rest = after;
-            part
-        }));
-    });
-}
-
-fn uninit(len: usize) -> Vec<f32> {
-    let mut values = Vec::with_capacity(len);
-    // SAFETY: every value is written before it is read.
-    #[allow(clippy::uninit_vec)]
-    unsafe {
-        values.set_len(len)
-    };
-    values
 }
 
 /// Writes the convolution of `x` to `output`.

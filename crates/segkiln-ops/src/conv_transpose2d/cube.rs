@@ -1,0 +1,5 @@
+use burn_cubecl::CubeBackend;
+
+use super::ConvTranspose2dOps;
+
+impl ConvTranspose2dOps for CubeBackend {}

@@ -1,0 +1,111 @@
+//! Two-dimensional transposed convolution, as PyTorch's `conv_transpose2d` computes it.
+//!
+//! On the CPU the one that doubles height and width, with a 2×2 kernel and stride 2, has a path of its own: each pixel
+//! becomes four by one matrix product, whose results are interleaved in registers. Everything else is Burn's.
+
+use burn::{
+    backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor},
+    tensor::{Tensor, ops::ConvTransposeOptions},
+};
+
+mod autodiff;
+#[cfg(feature = "cubecl")]
+mod cube;
+#[cfg(feature = "flex")]
+mod flex;
+#[cfg(feature = "ndarray")]
+mod ndarray;
+
+/// Transposed convolution of `x` with `weight`, plus `bias`.
+///
+/// # Shapes
+/// - `x`: `[batch, channels_in, height, width]`
+/// - `weight`: `[channels_in, channels_out / groups, kernel_height, kernel_width]`
+/// - `bias`: `[channels_out]`
+/// - output: `[batch, channels_out, height', width']`
+///
+/// # Panics
+/// If the shapes do not fit.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor, ops::ConvTransposeOptions};
+/// use segkiln_ops::conv_transpose2d;
+///
+/// let device = Device::default();
+/// let x = Tensor::<4>::from_floats([[[[1.0, 2.0]]]], &device);
+/// let weight = Tensor::<4>::from_floats([[[[1.0, 10.0], [100.0, 1000.0]]]], &device);
+/// let y = conv_transpose2d(x, weight, None, ConvTransposeOptions::new([2, 2], [0, 0], [0, 0], [1, 1], 1));
+/// assert_eq!(y.into_data().try_to_vec::<f32>().unwrap(), [1.0, 10.0, 2.0, 20.0, 100.0, 1000.0, 200.0, 2000.0]);
+/// ```
+pub fn conv_transpose2d(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    options: ConvTransposeOptions<2>,
+) -> Tensor<4> {
+    let ([_, channels_in, _, _], [weight_in, channels_out, height, width]) = (x.dims(), weight.dims());
+    let ConvTransposeOptions { stride, padding, padding_out, dilation, groups } = &options;
+    let doubles = [height, width] == [2, 2]
+        && *stride == [2, 2]
+        && *padding == [0, 0]
+        && *padding_out == [0, 0]
+        && *dilation == [1, 1]
+        && *groups == 1
+        && channels_in == weight_in;
+    if !doubles || x.shape().num_elements() == 0 {
+        return burn::tensor::module::conv_transpose2d(x, weight, bias, options);
+    }
+    let bias = bias.unwrap_or_else(|| Tensor::zeros([channels_out], &x.device()));
+    assert_eq!(bias.dims(), [channels_out], "bias of {channels_out} channels");
+    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as ConvTranspose2dOps>::double(x, weight, bias))
+}
+
+/// What a backend provides for [`conv_transpose2d`]; where it provides nothing, Burn's operators are used.
+#[backend_extension(
+    Flex: cfg(feature = "flex"),
+    Cube: cfg(feature = "cubecl"),
+    NdArray: cfg(feature = "ndarray"),
+    Fusion: cfg(feature = "cubecl"),
+    Autodiff,
+)]
+pub trait ConvTranspose2dOps: Backend {
+    /// With a 2×2 kernel and stride 2.
+    #[fusion(default)]
+    fn double(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::conv_transpose2d(x, weight, Some(bias), doubling())
+    }
+
+    /// The gradient of `x`.
+    #[fusion(default)]
+    fn double_x_backward(weight: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::conv_transpose2d_x_backward(weight, grad, doubling())
+    }
+
+    /// The gradient of the weight.
+    #[fusion(default)]
+    fn double_weight_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        Self::conv_transpose2d_weight_backward(x, weight, grad, doubling())
+    }
+
+    /// The gradient of the bias.
+    #[fusion(default)]
+    fn double_bias_backward(
+        x: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        Self::conv_transpose2d_bias_backward(x, bias, grad)
+    }
+}
+
+fn doubling() -> ConvTransposeOptions<2> {
+    ConvTransposeOptions::new([2, 2], [0, 0], [0, 0], [1, 1], 1)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! A channel of an image is a task.
+
+use burn::{
+    backend::{Flex, tensor::FloatTensor},
+    tensor::DType,
+};
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::{MaxPool2dOps, backward, forward};
+use crate::simd::{Lanes, Shared, tensor};
+
+impl MaxPool2dOps for Flex {
+    fn halve(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        if x.dtype() != DType::F32 {
+            return forward::<Flex>(x);
+        }
+        let x = x.to_contiguous();
+        let [batch, channels, height, width] = x.layout().shape().dims();
+        let x: &[f32] = x.storage();
+        let arch = Arch::new();
+        let size = (height / 2) * (width / 2);
+        let mut output: Vec<f32> = Vec::with_capacity(batch * channels * size);
+        let target = Shared(output.as_mut_ptr());
+        (0..batch * channels).into_par_iter().for_each(|plane| {
+            let x = &x[plane * height * width..][..height * width];
+            // SAFETY: each plane has its own values of the output.
+            let target = Shared(unsafe { target.at(plane * size) });
+            arch.dispatch(Halve { x, size: [height, width], target });
+        });
+        // SAFETY: the planes are all of the values.
+        unsafe { output.set_len(batch * channels * size) };
+        tensor(output, [batch, channels, height / 2, width / 2])
+    }
+
+    fn halve_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        if x.dtype() != DType::F32 || grad.dtype() != DType::F32 {
+            return backward::<Flex>(x, grad);
+        }
+        let (x, grad) = (x.to_contiguous(), grad.to_contiguous());
+        let [batch, channels, height, width] = x.layout().shape().dims();
+        let (x, grad): (&[f32], &[f32]) = (x.storage(), grad.storage());
+        let arch = Arch::new();
+        let (size, half) = (height * width, (height / 2) * (width / 2));
+        let mut output: Vec<f32> = Vec::with_capacity(x.len());
+        let target = Shared(output.as_mut_ptr());
+        (0..batch * channels).into_par_iter().for_each(|plane| {
+            let (x, grad) = (&x[plane * size..][..size], &grad[plane * half..][..half]);
+            // SAFETY: each plane has its own values of the output.
+            let target = Shared(unsafe { target.at(plane * size) });
+            arch.dispatch(HalveBackward { x, grad, size: [height, width], target });
+        });
+        // SAFETY: the planes are all of the values.
+        unsafe { output.set_len(x.len()) };
+        tensor(output, [batch, channels, height, width])
+    }
+}
+
+/// The four values of each of a register's windows, in rows.
+///
+/// # Safety
+/// Both rows have two registers' values.
+#[inline(always)]
+unsafe fn windows<S: Simd>(simd: S, upper: *const f32, lower: *const f32) -> [Lanes<S>; 4] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let [a, b] = Lanes::load(simd, upper).unzip(Lanes::load(simd, upper.add(S::F32_LANES)));
+        let [c, d] = Lanes::load(simd, lower).unzip(Lanes::load(simd, lower.add(S::F32_LANES)));
+        [a, b, c, d]
+    }
+}
+
+/// Whether `next` takes the place of the largest so far: it is larger, or not a number.
+#[inline(always)]
+fn is_larger<S: Simd>(next: Lanes<S>, largest: Lanes<S>) -> S::m32s {
+    let simd = next.0;
+    simd.or_m32s(simd.greater_than_f32s(next.1, largest.1), simd.not_m32s(simd.equal_f32s(next.1, next.1)))
+}
+
+/// Largest values of one plane.
+struct Halve<'a> {
+    x: &'a [f32],
+    size: [usize; 2],
+    target: Shared,
+}
+
+impl WithSimd for Halve<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { x, size: [height, width], target } = self;
+        let columns = width / 2;
+        for row in 0..height / 2 {
+            let (upper, lower) = (&x[2 * row * width..][..width], &x[(2 * row + 1) * width..][..width]);
+            let mut column = 0;
+            while column + S::F32_LANES <= columns {
+                // SAFETY: both rows have two values for each of these columns, and the output one.
+                unsafe {
+                    let [mut largest, b, c, d] =
+                        windows(simd, upper.as_ptr().add(2 * column), lower.as_ptr().add(2 * column));
+                    for next in [b, c, d] {
+                        largest = Lanes(simd, simd.select_f32s(is_larger(next, largest), next.1, largest.1));
+                    }
+                    largest.store(target.at(row * columns + column));
+                }
+                column += S::F32_LANES;
+            }
+            for column in column..columns {
+                let mut largest = upper[2 * column];
+                for next in [upper[2 * column + 1], lower[2 * column], lower[2 * column + 1]] {
+                    if next > largest || next.is_nan() {
+                        largest = next;
+                    }
+                }
+                // SAFETY: the output has this row and column.
+                unsafe { target.at(row * columns + column).write(largest) };
+            }
+        }
+    }
+}
+
+/// The gradient of one plane.
+struct HalveBackward<'a> {
+    x: &'a [f32],
+    grad: &'a [f32],
+    size: [usize; 2],
+    target: Shared,
+}
+
+impl WithSimd for HalveBackward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { x, grad, size: [height, width], target } = self;
+        let columns = width / 2;
+        // SAFETY: the target is a plane.
+        let target = unsafe { std::slice::from_raw_parts_mut(target.at(0), height * width) };
+        let zero = Lanes::splat(simd, 0.0);
+        for row in 0..height / 2 {
+            let (upper, lower) = (&x[2 * row * width..][..width], &x[(2 * row + 1) * width..][..width]);
+            let (upper_target, lower_target) = target[2 * row * width..][..2 * width].split_at_mut(width);
+            let grad = &grad[row * columns..][..columns];
+            let mut column = 0;
+            while column + S::F32_LANES <= columns {
+                // SAFETY: all rows have two values for each of these columns, and the gradient one.
+                unsafe {
+                    let [a, b, c, d] = windows(simd, upper.as_ptr().add(2 * column), lower.as_ptr().add(2 * column));
+                    let grad = Lanes::load(simd, grad.as_ptr().add(column));
+                    let pick = |mask, yes: Lanes<S>, no: Lanes<S>| Lanes(simd, simd.select_f32s(mask, yes.1, no.1));
+                    // Each candidate in turn takes the gradient from those before.
+                    let take_b = is_larger(b, a);
+                    let largest = pick(take_b, b, a);
+                    let take_c = is_larger(c, largest);
+                    let largest = pick(take_c, c, largest);
+                    let take_d = is_larger(d, largest);
+                    let grad_d = pick(take_d, grad, zero);
+                    let rest = pick(take_d, zero, grad);
+                    let grad_c = pick(take_c, rest, zero);
+                    let rest = pick(take_c, zero, rest);
+                    let grad_b = pick(take_b, rest, zero);
+                    let grad_a = pick(take_b, zero, rest);
+                    let (upper, lower) = (upper_target.as_mut_ptr(), lower_target.as_mut_ptr());
+                    for (pair, target) in [(grad_a.zip(grad_b), upper), (grad_c.zip(grad_d), lower)] {
+                        pair[0].store(target.add(2 * column));
+                        pair[1].store(target.add(2 * column + S::F32_LANES));
+                    }
+                }
+                column += S::F32_LANES;
+            }
+            for column in column..columns {
+                let window = [upper[2 * column], upper[2 * column + 1], lower[2 * column], lower[2 * column + 1]];
+                let mut place = 0;
+                for next in 1..4 {
+                    if window[next] > window[place] || window[next].is_nan() {
+                        place = next;
+                    }
+                }
+                let mut values = [0.0; 4];
+                values[place] = grad[column];
+                upper_target[2 * column..][..2].copy_from_slice(&values[..2]);
+                lower_target[2 * column..][..2].copy_from_slice(&values[2..]);
+            }
+            if width % 2 == 1 {
+                upper_target[width - 1] = 0.0;
+                lower_target[width - 1] = 0.0;
+            }
+        }
+        if height % 2 == 1 {
+            target[(height - 1) * width..].fill(0.0);
+        }
+    }
+}
