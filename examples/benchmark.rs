@@ -11,12 +11,13 @@ use std::{process::ExitCode, time::Instant};
 use burn::{
     module::Module,
     optim::{AdamConfig, GradientsParams},
-    tensor::{Device, Distribution, Int, Tensor},
+    tensor::{Device, Distribution, Int, Tensor, ops::ConvOptions},
 };
 use clap::Parser;
 use segkiln::{
     metrics::losses::{CrossEntropyLossConfig, SegmentationLoss},
     models::unet::{UNet, UNetConfig},
+    ops::conv2d,
     select_device,
 };
 use serde_json::json;
@@ -45,13 +46,20 @@ struct Args {
     seed: u64,
 }
 
-type Case = (&'static str, fn(&Device) -> Box<dyn FnMut()>);
+/// What is timed; it is called once before.
+type Case = Box<dyn FnMut()>;
 
-const CASES: [Case; 3] = [
-    ("unet32_infer_256", |device| unet_infer(32, 256, device)),
-    ("unet64_infer_512", |device| unet_infer(64, 512, device)),
-    ("unet32_train_256", |device| unet_train(32, 256, 2, device)),
-];
+fn case(name: &str, device: &Device) -> Option<Case> {
+    Some(match name {
+        "unet32_infer_256" => unet_infer(32, 256, device),
+        "unet64_infer_512" => unet_infer(64, 512, device),
+        "unet32_train_256" => unet_train(32, 256, 2, device),
+        _ => Convolution::parse(name)?.case(device),
+    })
+}
+
+const KNOWN: &str = "unet32_infer_256, unet64_infer_512, unet32_train_256, conv_iCI_oCO_kK_sS_dD_gG_nN and the same with \
+                     _backward";
 
 fn main() -> ExitCode {
     common::main(run)
@@ -64,12 +72,10 @@ fn run(args: &Args) -> Result<(), Failure> {
     rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
     let device = select_device(args.device.as_deref())?;
     for name in &args.cases {
-        let Some((_, case)) = CASES.iter().find(|(known, _)| known == name) else {
-            let known: Vec<_> = CASES.iter().map(|(name, _)| *name).collect();
-            return Err(format!("no case {name:?}; known are {}", known.join(", ")).into());
-        };
         device.seed(args.seed);
-        let mut case = case(&device);
+        let Some(mut case) = case(name, &device) else {
+            return Err(format!("no case {name:?}; known are {KNOWN}").into());
+        };
         case();
         let mut times: Vec<f64> = (0..args.runs)
             .map(|_| {
@@ -86,7 +92,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-fn unet_infer(base: usize, side: usize, device: &Device) -> Box<dyn FnMut()> {
+fn unet_infer(base: usize, side: usize, device: &Device) -> Case {
     let unet = UNetConfig::new(3, 2).with_base(base).init(device).materialize();
     let x = Tensor::<4>::random([1, 3, side, side], Distribution::Normal(0.0, 1.0), device);
     Box::new(move || {
@@ -94,7 +100,7 @@ fn unet_infer(base: usize, side: usize, device: &Device) -> Box<dyn FnMut()> {
     })
 }
 
-fn unet_train(base: usize, side: usize, batch: usize, device: &Device) -> Box<dyn FnMut()> {
+fn unet_train(base: usize, side: usize, batch: usize, device: &Device) -> Case {
     let device = device.clone().autodiff();
     let mut unet = Some(UNetConfig::new(3, 2).with_base(base).init(&device).materialize());
     let mut optimizer = AdamConfig::new().with_epsilon(1e-8).init();
@@ -110,4 +116,53 @@ fn unet_train(base: usize, side: usize, batch: usize, device: &Device) -> Box<dy
         value.into_scalar::<f32>();
         device.sync().expect("the device finishes its work");
     })
+}
+
+/// One layer on one square image: channels in and out, kernel, stride, dilation, groups, side; padding is
+/// `dilation · (kernel / 2)`.
+struct Convolution {
+    sizes: [usize; 7],
+    backward: bool,
+}
+
+impl Convolution {
+    /// None if the name has another form or its numbers do not fit.
+    fn parse(name: &str) -> Option<Self> {
+        let (name, backward) = match name.strip_suffix("_backward") {
+            Some(name) => (name, true),
+            None => (name, false),
+        };
+        let mut fields = name.strip_prefix("conv_")?.split('_');
+        let mut sizes = [0usize; 7];
+        for (size, letter) in sizes.iter_mut().zip(["i", "o", "k", "s", "d", "g", "n"]) {
+            *size = fields.next()?.strip_prefix(letter)?.parse().ok().filter(|size| (1..=1 << 14).contains(size))?;
+        }
+        let [channels_in, channels_out, kernel, _, dilation, groups, side] = sizes;
+        let fits = channels_in.is_multiple_of(groups)
+            && channels_out.is_multiple_of(groups)
+            && dilation * (kernel - 1) < side + 2 * dilation * (kernel / 2);
+        (fields.next().is_none() && fits).then_some(Self { sizes, backward })
+    }
+
+    fn case(&self, device: &Device) -> Case {
+        let [channels_in, channels_out, kernel, stride, dilation, groups, side] = self.sizes;
+        let random = |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), device);
+        let x = random([1, channels_in, side, side]);
+        let weight = random([channels_out, channels_in / groups, kernel, kernel]);
+        let padding = dilation * (kernel / 2);
+        let options = ConvOptions::new([stride; 2], [padding; 2], [dilation; 2], groups);
+        if !self.backward {
+            return Box::new(move || {
+                conv2d(x.clone(), weight.clone(), None, options.clone()).into_data();
+            });
+        }
+        let (x, weight) = (x.autodiff(), weight.autodiff());
+        Box::new(move || {
+            let (x, weight) = (x.clone().require_grad(), weight.clone().require_grad());
+            let gradients = conv2d(x.clone(), weight.clone(), None, options.clone()).sum().backward();
+            for gradient in [x.grad(&gradients), weight.grad(&gradients)] {
+                gradient.expect("it was required").into_data();
+            }
+        })
+    }
 }

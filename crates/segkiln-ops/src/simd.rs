@@ -177,6 +177,18 @@ impl<S: Simd> Mul<f32> for Lanes<S> {
     }
 }
 
+/// Asks for a value that is read soon; nothing happens where it is not memory.
+#[inline(always)]
+pub(crate) fn prefetch(pointer: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which every processor of this architecture has and which reads nothing.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(pointer.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = pointer;
+}
+
 /// Columns `4·lane + b` of four registers' values in a row, for each `b`.
 #[inline(always)]
 pub(crate) fn unzip4<S: Simd>([a, b, c, d]: [Lanes<S>; 4]) -> [Lanes<S>; 4] {

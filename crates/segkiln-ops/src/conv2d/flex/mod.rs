@@ -8,7 +8,7 @@ use burn::{
 use super::{Conv2dOps, affine};
 use crate::simd::{Shared, tensor};
 
-mod gemm;
+mod implicit;
 mod winograd;
 
 /// How a convolution is computed.
@@ -16,9 +16,9 @@ mod winograd;
 enum Method {
     /// 3×3 kernels of stride 1 on several channels: a quarter of the multiplications.
     Winograd,
-    /// Everything else without groups.
-    Gemm,
-    /// Burn's own operator: groups, other types than f32, and tensors without values.
+    /// Everything else.
+    Implicit,
+    /// Burn's own operator: other types than f32, and tensors without values.
     Burn,
 }
 
@@ -35,8 +35,8 @@ impl Conv2dOps for Flex {
     fn convolve(x: FloatTensor<Self>, weight: FloatTensor<Self>, options: ConvOptions<2>) -> FloatTensor<Self> {
         let geometry = Geometry::of(x.layout().shape(), weight.layout().shape(), &options);
         match (geometry, Method::of(geometry.as_ref(), [&x, &weight])) {
-            (Some(geometry), method @ (Method::Winograd | Method::Gemm)) => {
-                forward(method, &geometry, x, weight, false, Epilogue::default())
+            (Some(geometry), method @ (Method::Winograd | Method::Implicit)) => {
+                forward(method, &geometry, x, weight, Epilogue::default())
             }
             _ => <Flex as ModuleOps<Flex>>::conv2d(x, weight, None, options),
         }
@@ -54,10 +54,10 @@ impl Conv2dOps for Flex {
         let method = Method::of(geometry.as_ref(), [&x, &weight]);
         let vectors = scale.dtype() == DType::F32 && shift.dtype() == DType::F32;
         match (geometry, method) {
-            (Some(geometry), Method::Winograd | Method::Gemm) if vectors => {
+            (Some(geometry), Method::Winograd | Method::Implicit) if vectors => {
                 let (scale, shift) = (scale.to_contiguous(), shift.to_contiguous());
                 let epilogue = Epilogue { scale: Some(scale.storage()), shift: Some(shift.storage()), range };
-                forward(method, &geometry, x, weight, false, epilogue)
+                forward(method, &geometry, x, weight, epilogue)
             }
             _ => affine::<Self>(Self::convolve(x, weight, options), scale, shift, range),
         }
@@ -70,10 +70,9 @@ impl Conv2dOps for Flex {
         options: ConvOptions<2>,
     ) -> FloatTensor<Self> {
         let geometry = Geometry::of(x.layout().shape(), weight.layout().shape(), &options);
-        let adjoint = geometry.and_then(Geometry::adjoint);
-        match (adjoint, Method::of(adjoint.as_ref(), [&weight, &grad])) {
-            (Some(adjoint), method @ (Method::Winograd | Method::Gemm)) => {
-                forward(method, &adjoint, grad, weight, true, Epilogue::default())
+        match (geometry, Method::of(geometry.as_ref(), [&weight, &grad])) {
+            (Some(geometry), method @ (Method::Winograd | Method::Implicit)) => {
+                input_gradient(method, &geometry, weight, grad)
             }
             _ => <Flex as ModuleOps<Flex>>::conv2d_x_backward(x, weight, grad, options),
         }
@@ -87,63 +86,59 @@ impl Conv2dOps for Flex {
     ) -> FloatTensor<Self> {
         let geometry = Geometry::of(x.layout().shape(), weight.layout().shape(), &options);
         match (geometry, Method::of(geometry.as_ref(), [&x, &grad])) {
-            (Some(geometry), method @ (Method::Winograd | Method::Gemm)) => weight_gradient(method, &geometry, x, grad),
+            (Some(geometry), method @ (Method::Winograd | Method::Implicit)) => {
+                weight_gradient(method, &geometry, x, grad)
+            }
             _ => <Flex as ModuleOps<Flex>>::conv2d_weight_backward(x, weight, grad, options),
         }
     }
 }
 
-/// `adjoint`: the weight is that of the convolution whose input's gradient this one computes.
-fn forward(
-    method: Method,
-    geometry: &Geometry,
-    x: FlexTensor,
-    weight: FlexTensor,
-    adjoint: bool,
-    epilogue: Epilogue,
-) -> FlexTensor {
+fn forward(method: Method, geometry: &Geometry, x: FlexTensor, weight: FlexTensor, epilogue: Epilogue) -> FlexTensor {
     let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
     let [channels_in, channels_out] = geometry.channels;
     let mut output: Vec<f32> = Vec::with_capacity(geometry.batch * channels_out * geometry.output_plane());
     let target = Shared(output.as_mut_ptr());
     match method {
         Method::Winograd => {
-            let strides = if adjoint { [9, channels_out * 9] } else { [channels_in * 9, 9] };
-            let kernels = Kernels { values: weight.storage(), strides, turned: adjoint };
+            let kernels = Kernels { values: weight.storage(), strides: [channels_in * 9, 9], turned: false };
             winograd::forward(geometry, x.storage(), kernels, epilogue, target);
         }
-        _ if adjoint => gemm::forward(geometry, x.storage(), &turned(geometry, weight.storage()), epilogue, target),
-        _ => gemm::forward(geometry, x.storage(), weight.storage(), epilogue, target),
+        _ => implicit::forward(geometry, x.storage(), weight.storage(), epilogue, target),
     }
     // SAFETY: both methods write every value.
-    unsafe { output.set_len(output.capacity().min(geometry.batch * channels_out * geometry.output_plane())) };
+    unsafe { output.set_len(geometry.batch * channels_out * geometry.output_plane()) };
     tensor(output, [geometry.batch, channels_out, geometry.output[0], geometry.output[1]])
+}
+
+fn input_gradient(method: Method, geometry: &Geometry, weight: FlexTensor, grad: FlexTensor) -> FlexTensor {
+    let (weight, grad) = (weight.to_contiguous(), grad.to_contiguous());
+    let channels_in = geometry.channels[0];
+    let mut output: Vec<f32> = Vec::with_capacity(geometry.batch * channels_in * geometry.input_plane());
+    let target = Shared(output.as_mut_ptr());
+    match (method, geometry.adjoint()) {
+        (Method::Winograd, Some(adjoint)) => {
+            let kernels = Kernels { values: weight.storage(), strides: [9, channels_in * 9], turned: true };
+            winograd::forward(&adjoint, grad.storage(), kernels, Epilogue::default(), target);
+        }
+        _ => implicit::input_gradient(geometry, weight.storage(), grad.storage(), target),
+    }
+    // SAFETY: both methods write every value.
+    unsafe { output.set_len(geometry.batch * channels_in * geometry.input_plane()) };
+    tensor(output, [geometry.batch, channels_in, geometry.input[0], geometry.input[1]])
 }
 
 fn weight_gradient(method: Method, geometry: &Geometry, x: FlexTensor, grad: FlexTensor) -> FlexTensor {
     let (x, grad) = (x.to_contiguous(), grad.to_contiguous());
     let gradient = match method {
         Method::Winograd => winograd::weight_gradient(geometry, x.storage(), grad.storage()),
-        _ => gemm::weight_gradient(geometry, x.storage(), grad.storage()),
+        _ => implicit::weight_gradient(geometry, x.storage(), grad.storage()),
     };
     let [channels_in, channels_out] = geometry.channels;
-    tensor(gradient, [channels_out, channels_in, geometry.kernel[0], geometry.kernel[1]])
+    tensor(gradient, [channels_out, channels_in / geometry.groups, geometry.kernel[0], geometry.kernel[1]])
 }
 
-/// `[out, in, …]` → `[in, out, …]` with the kernel turned by half a turn; `geometry` is the adjoint's.
-fn turned(geometry: &Geometry, weight: &[f32]) -> Vec<f32> {
-    let [channels_out, channels_in] = geometry.channels;
-    let kernels: Vec<&[f32]> = weight.chunks_exact(geometry.taps()).collect();
-    let mut turned = Vec::with_capacity(weight.len());
-    for channel_in in 0..channels_in {
-        for channel_out in 0..channels_out {
-            turned.extend(kernels[channel_out * channels_in + channel_in].iter().rev());
-        }
-    }
-    turned
-}
-
-/// The sizes of a convolution without groups.
+/// The sizes of a convolution.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Geometry {
     batch: usize,
@@ -156,10 +151,11 @@ pub(super) struct Geometry {
     /// Zeros before the first row and column; those after the last follow from the sizes.
     padding: [usize; 2],
     dilation: [usize; 2],
+    groups: usize,
 }
 
 impl Geometry {
-    /// None where Burn's convolution is used: groups, and anything without values.
+    /// None where there are no values, or the channels are not whole groups.
     fn of(x: &Shape, weight: &Shape, options: &ConvOptions<2>) -> Option<Self> {
         let [batch, channels_in, height, width] = x.dims();
         let [channels_out, weight_in, kernel_height, kernel_width] = weight.dims();
@@ -178,13 +174,14 @@ impl Geometry {
             stride: options.stride,
             padding: options.padding.map(|(before, _)| before),
             dilation: options.dilation,
+            groups: options.groups,
         };
         let values = batch * channels_in * channels_out * height * width * kernel_height * kernel_width;
-        (options.groups == 1 && values > 0).then_some(geometry)
+        (values > 0 && channels_out.is_multiple_of(options.groups)).then_some(geometry)
     }
 
     /// The convolution from the output's gradient to the input's, with the kernel turned round; there is one for stride 1.
-    fn adjoint(self) -> Option<Self> {
+    fn adjoint(&self) -> Option<Self> {
         let padding = |axis: usize| (self.dilation[axis] * (self.kernel[axis] - 1)).checked_sub(self.padding[axis]);
         (self.stride == [1, 1]).then_some(())?;
         Some(Self {
@@ -192,7 +189,7 @@ impl Geometry {
             input: self.output,
             output: self.input,
             padding: [padding(0)?, padding(1)?],
-            ..self
+            ..*self
         })
     }
 
@@ -200,15 +197,10 @@ impl Geometry {
         let [channels_in, channels_out] = self.channels;
         // Few channels leave the transforms of tiles without enough products to pay for them.
         let worth = channels_in >= 3 && channels_out >= 8;
-        match self.kernel == [3, 3] && self.stride == [1, 1] && worth {
+        match self.kernel == [3, 3] && self.stride == [1, 1] && self.groups == 1 && worth {
             true => Method::Winograd,
-            false => Method::Gemm,
+            false => Method::Implicit,
         }
-    }
-
-    /// Whether the block matrix is the input itself.
-    fn is_pointwise(&self) -> bool {
-        self.kernel == [1, 1] && self.stride == [1, 1] && self.padding == [0, 0]
     }
 
     fn taps(&self) -> usize {

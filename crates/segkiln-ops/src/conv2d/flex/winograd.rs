@@ -22,7 +22,7 @@ use rayon::prelude::*;
 
 use super::{Epilogue, Geometry, Kernels};
 use crate::simd::{
-    Lanes, MOST_LANES, Shared, Sizes, kernel, kernel_rows, transpose, uninit, unzip4, with_scratch, zip4,
+    Lanes, MOST_LANES, Shared, Sizes, kernel, kernel_rows, prefetch, transpose, uninit, unzip4, with_scratch, zip4,
 };
 
 /// Values of a transformed tile or kernel.
@@ -131,13 +131,34 @@ impl Geometry {
         if runs[0].tiles == lanes { 4 } else { APART }
     }
 
+    /// Asks for the lines of a channel that are read soon: they are too far apart for the processor to guess.
+    #[inline(always)]
+    fn prefetch<S: Simd>(&self, source: &Source, channel: usize, run: &Run) {
+        let [height, width] = source.size;
+        let plane = (run.image * source.channels + channel) * height;
+        for a in 0..6 {
+            let row = (plane + run.row + a * self.dilation[0]).wrapping_sub(source.padding[0]);
+            let start = row.wrapping_mul(width).wrapping_add(run.column).wrapping_sub(source.padding[1]);
+            for offset in (0..4 * S::F32_LANES + 2).step_by(16) {
+                prefetch(source.values.as_ptr().wrapping_add(start).wrapping_add(offset));
+            }
+        }
+    }
+
     /// The values of a line from a column on that is counted with `padding` zeros before the line.
     #[inline(always)]
     fn fetch(&self, line: &[f32], column: usize, padding: usize, values: &mut [f32]) {
         let (step, count) = (self.dilation[1], values.len());
         if step > 1 {
-            for (b, value) in values.iter_mut().enumerate() {
-                *value = line.get((column + b * step).wrapping_sub(padding)).copied().unwrap_or(0.0);
+            let start = padding.saturating_sub(column).div_ceil(step).min(count);
+            let end = (line.len() + padding).saturating_sub(column).div_ceil(step).clamp(start, count);
+            values[..start].fill(0.0);
+            values[end..].fill(0.0);
+            if end > start {
+                let line = line[column + start * step - padding..].iter().step_by(step);
+                for (value, from) in values[start..end].iter_mut().zip(line) {
+                    *value = *from;
+                }
             }
             return;
         }
@@ -399,15 +420,18 @@ impl WithSimd for TransformInput<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { geometry, source, channels, first_tile, panels, target } = self;
         let stride = panels.plane();
-        let (mut runs, mut halves) = (Vec::new(), [Line::EMPTY; 6]);
-        for vector in 0..panels.vectors {
-            geometry.runs(first_tile + vector * S::F32_LANES, S::F32_LANES, &mut runs);
-            let mut copies = [Line::EMPTY; 6];
-            for channel in channels.clone() {
+        let (mut copies, mut halves) = ([Line::EMPTY; 6], [Line::EMPTY; 6]);
+        let mut runs = vec![Vec::new(); panels.vectors];
+        for (vector, runs) in runs.iter_mut().enumerate() {
+            geometry.runs(first_tile + vector * S::F32_LANES, S::F32_LANES, runs);
+        }
+        for channel in channels {
+            for (vector, runs) in runs.iter().enumerate() {
+                geometry.prefetch::<S>(&source, channel + 1, &runs[0]);
                 // SAFETY: the target has all panels, and this channel and register are written here only.
                 unsafe {
                     let target = target.at(panels.at(channel, vector));
-                    input_points(simd, geometry, &source, channel, &runs, &mut copies, &mut halves, |point, value| {
+                    input_points(simd, geometry, &source, channel, runs, &mut copies, &mut halves, |point, value| {
                         value.store(target.add(point * stride));
                     });
                 }
