@@ -10,10 +10,12 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{Epilogue, Geometry};
-use crate::simd::{Lanes, MOST_LANES, Shared, Sizes, kernel, kernel_rows, transpose, uninit, with_scratch};
+use crate::simd::{Lanes, MOST_LANES, Shared, Sizes, kernel, kernel_rows, prefetch, transpose, uninit, with_scratch};
 
-/// Pixels of a block.
+/// Pixels of a block whose weights' gradient is computed.
 const BLOCK: usize = 64;
+/// Values of a block's matrix, as far as it has no fewer than [`BLOCK`] pixels: what stays in the second-level cache.
+const MATRIX: usize = 1 << 17;
 /// Matrix rows whose weights' gradients are one task.
 const CHUNK: usize = 64;
 /// Tasks wanted; fixed, so that sums do not depend on the number of threads.
@@ -38,66 +40,62 @@ impl Grid {
         self.source[0] * self.source[1]
     }
 
-    /// Pieces of rows among `count` pixels from `first` on: first pixel, row, column, pixels.
-    #[inline(always)]
-    fn pieces(&self, first: usize, count: usize, mut f: impl FnMut(usize, usize, usize, usize)) {
-        let (width, end) = (self.pixels[1], first + count);
-        let mut pixel = first;
-        while pixel < end {
-            let column = pixel % width;
-            let piece = (width - column).min(end - pixel);
-            f(pixel - first, pixel / width, column, piece);
-            pixel += piece;
-        }
+    /// Whether pixels read themselves.
+    fn is_identity(&self) -> bool {
+        self.pixels == self.source && self.stride == [1, 1] && self.taps == [[0, 0]]
     }
 
     /// What `values.len()` pixels from `first` on read of a plane at a tap.
     #[inline(always)]
     fn gather<S: Simd>(&self, simd: S, plane: &[f32], tap: [isize; 2], first: usize, values: &mut [f32]) {
-        let [height, width] = self.source;
-        self.pieces(first, values.len(), |offset, row, column, count| {
-            let values = &mut values[offset..offset + count];
+        let ([height, width], step) = (self.source, self.stride[1]);
+        let mut done = 0;
+        while done < values.len() {
+            let (row, column) = ((first + done) / self.pixels[1], (first + done) % self.pixels[1]);
+            let count = (self.pixels[1] - column).min(values.len() - done);
+            let piece = &mut values[done..done + count];
+            done += count;
             let row = (row * self.stride[0]).wrapping_add_signed(tap[0]);
             if row >= height {
-                values.fill(0.0);
-                return;
+                piece.fill(0.0);
+                continue;
             }
-            let (line, step) = (&plane[row * width..][..width], self.stride[1]);
             let column = (column * step) as isize + tap[1];
             // Values before `start` and from `end` on are outside.
             let start = (-column).max(0).unsigned_abs().div_ceil(step).min(count);
             let end = (width as isize - column).max(0).unsigned_abs().div_ceil(step).clamp(start, count);
-            values[..start].fill(0.0);
-            values[end..].fill(0.0);
+            piece[..start].fill(0.0);
+            piece[end..].fill(0.0);
             if end > start {
-                let line = &line[(column + (start * step) as isize) as usize..];
-                copy_every(simd, line, step, &mut values[start..end]);
+                let line = &plane[row * width..][..width][(column + (start * step) as isize) as usize..];
+                copy_every(simd, line, step, &mut piece[start..end]);
             }
-        });
+        }
     }
 }
 
 /// Every `step`-th value of `line`.
 #[inline(always)]
 fn copy_every<S: Simd>(simd: S, line: &[f32], step: usize, values: &mut [f32]) {
+    assert!(line.len() > (values.len() - 1) * step);
     let mut done = 0;
-    match step {
-        1 => {
-            values.copy_from_slice(&line[..values.len()]);
-            return;
-        }
-        2 => {
-            while done + S::F32_LANES <= values.len() && 2 * (done + S::F32_LANES) <= line.len() {
-                // SAFETY: two registers of the line and one of the values are left.
-                unsafe {
-                    let pair = line.as_ptr().add(2 * done);
-                    let [even, _] = Lanes::load(simd, pair).unzip(Lanes::load(simd, pair.add(S::F32_LANES)));
-                    even.store(values.as_mut_ptr().add(done));
-                }
+    // SAFETY: a register of the values is left, and as many times `step` of the line.
+    unsafe {
+        let (line, target) = (line.as_ptr(), values.as_mut_ptr());
+        if step == 1 {
+            while done + S::F32_LANES <= values.len() {
+                Lanes::load(simd, line.add(done)).store(target.add(done));
+                done += S::F32_LANES;
+            }
+        } else if step == 2 {
+            // The last register's pair may reach past the line by a value.
+            while done + S::F32_LANES < values.len() {
+                let pair = line.add(2 * done);
+                let [even, _] = Lanes::load(simd, pair).unzip(Lanes::load(simd, pair.add(S::F32_LANES)));
+                even.store(target.add(done));
                 done += S::F32_LANES;
             }
         }
-        _ => {}
     }
     for (value, from) in values[done..].iter_mut().zip(line[done * step..].iter().step_by(step)) {
         *value = *from;
@@ -210,17 +208,19 @@ fn convolve(
 ) {
     let arch = Arch::new();
     let [_, step] = arch.dispatch(Sizes);
-    let blocks = grid.count().div_ceil(BLOCK);
+    let depth = channels[0] * grid.taps.len();
+    let size = (MATRIX / depth.max(1) / BLOCK * BLOCK).clamp(BLOCK, 4 * BLOCK);
+    let blocks = grid.count().div_ceil(size);
     // Where there are few pixels, output channels are shared out too.
     let all = channels[1].div_ceil(step);
     let parts = TASKS.div_ceil(batch * blocks).min(all.div_ceil(8)).max(1);
     let per_part = all.div_ceil(parts);
-    let scratch = channels[0] * grid.taps.len() * BLOCK;
     (0..batch * blocks * parts).into_par_iter().for_each(|task| {
         let (part, block) = (task % parts, task / parts);
         let range = part * per_part..((part + 1) * per_part).min(all);
-        let (image, first) = (block / blocks, block % blocks * BLOCK);
-        with_scratch([scratch], |[matrix]| {
+        let (image, first) = (block / blocks, block % blocks * size);
+        let count = size.min(grid.count() - first);
+        with_scratch([depth * size], |[matrix]| {
             arch.dispatch(Multiply {
                 grid,
                 groups,
@@ -231,6 +231,7 @@ fn convolve(
                 range,
                 x,
                 first,
+                count,
                 matrix,
                 places,
                 epilogue,
@@ -253,6 +254,8 @@ struct Multiply<'a> {
     range: std::ops::Range<usize>,
     x: &'a [f32],
     first: usize,
+    /// Pixels.
+    count: usize,
     /// Scratch.
     matrix: &'a mut [f32],
     places: Places,
@@ -265,22 +268,45 @@ impl WithSimd for Multiply<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { grid, groups, group, image, channels, panels, range, x, first, matrix, places, epilogue, output } =
-            self;
+        let Self {
+            grid,
+            groups,
+            group,
+            image,
+            channels,
+            panels,
+            range,
+            x,
+            first,
+            count,
+            matrix,
+            places,
+            epilogue,
+            output,
+        } = self;
         let (step, width) = (kernel_rows::<S>(), 2 * S::F32_LANES);
         let [channels_in, channels_out] = channels;
         let (taps, plane) = (grid.taps.len(), grid.source_plane());
         let depth = channels_in * taps;
-        let count = BLOCK.min(grid.count() - first);
-        let pairs = count.div_ceil(width);
+        let (pairs, is_identity) = (count.div_ceil(width), grid.is_identity());
         // `[pair of registers][channel, tap][pixel]`
         for channel in 0..channels_in {
             let source = &x[((image * groups + group) * channels_in + channel) * plane..][..plane];
+            if is_identity {
+                // Two channels ahead: planes are too far apart for the processor to guess.
+                for offset in (0..count).step_by(16) {
+                    prefetch(source.as_ptr().wrapping_add(2 * plane + first + offset));
+                }
+            }
             for (tap, offsets) in grid.taps.iter().enumerate() {
                 for pair in 0..pairs {
                     let row = &mut matrix[(pair * depth + channel * taps + tap) * width..][..width];
                     let pixels = width.min(count - pair * width);
-                    grid.gather(simd, source, *offsets, first + pair * width, &mut row[..pixels]);
+                    let start = first + pair * width;
+                    match is_identity {
+                        true => copy_every(simd, &source[start..start + pixels], 1, &mut row[..pixels]),
+                        false => grid.gather(simd, source, *offsets, start, &mut row[..pixels]),
+                    }
                     row[pixels..].fill(0.0);
                 }
             }
@@ -310,14 +336,13 @@ impl WithSimd for Multiply<'_> {
                         unsafe { std::ptr::copy_nonoverlapping(products.as_ptr(), output.at(start + first), pixels) };
                         continue;
                     }
-                    grid.pieces(first, pixels, |offset, row, column, count| {
-                        let line = start + (row * places.step[0] + places.first[0]) * places.size[1];
-                        for (index, value) in products[offset..offset + count].iter().enumerate() {
-                            let place = (column + index) * places.step[1] + places.first[1];
-                            // SAFETY: as above.
-                            unsafe { output.at(line + place).write(*value) };
-                        }
-                    });
+                    for (index, value) in products.iter().enumerate() {
+                        let (row, column) = ((first + index) / grid.pixels[1], (first + index) % grid.pixels[1]);
+                        let row = row * places.step[0] + places.first[0];
+                        let column = column * places.step[1] + places.first[1];
+                        // SAFETY: as above.
+                        unsafe { output.at(start + row * places.size[1] + column).write(*value) };
+                    }
                 }
             }
         }

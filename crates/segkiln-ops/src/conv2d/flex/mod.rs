@@ -8,6 +8,7 @@ use burn::{
 use super::{Conv2dOps, affine};
 use crate::simd::{Shared, tensor};
 
+mod depthwise;
 mod implicit;
 mod winograd;
 
@@ -16,6 +17,8 @@ mod winograd;
 enum Method {
     /// 3×3 kernels of stride 1 on several channels: a quarter of the multiplications.
     Winograd,
+    /// Each channel by itself.
+    Depthwise,
     /// Everything else.
     Implicit,
     /// Burn's own operator: other types than f32, and tensors without values.
@@ -35,7 +38,7 @@ impl Conv2dOps for Flex {
     fn convolve(x: FloatTensor<Self>, weight: FloatTensor<Self>, options: ConvOptions<2>) -> FloatTensor<Self> {
         let geometry = Geometry::of(x.layout().shape(), weight.layout().shape(), &options);
         match (geometry, Method::of(geometry.as_ref(), [&x, &weight])) {
-            (Some(geometry), method @ (Method::Winograd | Method::Implicit)) => {
+            (Some(geometry), method @ (Method::Winograd | Method::Depthwise | Method::Implicit)) => {
                 forward(method, &geometry, x, weight, Epilogue::default())
             }
             _ => <Flex as ModuleOps<Flex>>::conv2d(x, weight, None, options),
@@ -54,7 +57,7 @@ impl Conv2dOps for Flex {
         let method = Method::of(geometry.as_ref(), [&x, &weight]);
         let vectors = scale.dtype() == DType::F32 && shift.dtype() == DType::F32;
         match (geometry, method) {
-            (Some(geometry), Method::Winograd | Method::Implicit) if vectors => {
+            (Some(geometry), Method::Winograd | Method::Depthwise | Method::Implicit) if vectors => {
                 let (scale, shift) = (scale.to_contiguous(), shift.to_contiguous());
                 let epilogue = Epilogue { scale: Some(scale.storage()), shift: Some(shift.storage()), range };
                 forward(method, &geometry, x, weight, epilogue)
@@ -71,7 +74,7 @@ impl Conv2dOps for Flex {
     ) -> FloatTensor<Self> {
         let geometry = Geometry::of(x.layout().shape(), weight.layout().shape(), &options);
         match (geometry, Method::of(geometry.as_ref(), [&weight, &grad])) {
-            (Some(geometry), method @ (Method::Winograd | Method::Implicit)) => {
+            (Some(geometry), method @ (Method::Winograd | Method::Depthwise | Method::Implicit)) => {
                 input_gradient(method, &geometry, weight, grad)
             }
             _ => <Flex as ModuleOps<Flex>>::conv2d_x_backward(x, weight, grad, options),
@@ -86,7 +89,7 @@ impl Conv2dOps for Flex {
     ) -> FloatTensor<Self> {
         let geometry = Geometry::of(x.layout().shape(), weight.layout().shape(), &options);
         match (geometry, Method::of(geometry.as_ref(), [&x, &grad])) {
-            (Some(geometry), method @ (Method::Winograd | Method::Implicit)) => {
+            (Some(geometry), method @ (Method::Winograd | Method::Depthwise | Method::Implicit)) => {
                 weight_gradient(method, &geometry, x, grad)
             }
             _ => <Flex as ModuleOps<Flex>>::conv2d_weight_backward(x, weight, grad, options),
@@ -104,6 +107,7 @@ fn forward(method: Method, geometry: &Geometry, x: FlexTensor, weight: FlexTenso
             let kernels = Kernels { values: weight.storage(), strides: [channels_in * 9, 9], turned: false };
             winograd::forward(geometry, x.storage(), kernels, epilogue, target);
         }
+        Method::Depthwise => depthwise::forward(geometry, x.storage(), weight.storage(), epilogue, target),
         _ => implicit::forward(geometry, x.storage(), weight.storage(), epilogue, target),
     }
     // SAFETY: both methods write every value.
@@ -121,6 +125,7 @@ fn input_gradient(method: Method, geometry: &Geometry, weight: FlexTensor, grad:
             let kernels = Kernels { values: weight.storage(), strides: [9, channels_in * 9], turned: true };
             winograd::forward(&adjoint, grad.storage(), kernels, Epilogue::default(), target);
         }
+        (Method::Depthwise, _) => depthwise::input_gradient(geometry, weight.storage(), grad.storage(), target),
         _ => implicit::input_gradient(geometry, weight.storage(), grad.storage(), target),
     }
     // SAFETY: both methods write every value.
@@ -132,6 +137,7 @@ fn weight_gradient(method: Method, geometry: &Geometry, x: FlexTensor, grad: Fle
     let (x, grad) = (x.to_contiguous(), grad.to_contiguous());
     let gradient = match method {
         Method::Winograd => winograd::weight_gradient(geometry, x.storage(), grad.storage()),
+        Method::Depthwise => depthwise::weight_gradient(geometry, x.storage(), grad.storage()),
         _ => implicit::weight_gradient(geometry, x.storage(), grad.storage()),
     };
     let [channels_in, channels_out] = geometry.channels;
@@ -197,9 +203,12 @@ impl Geometry {
         let [channels_in, channels_out] = self.channels;
         // Few channels leave the transforms of tiles without enough products to pay for them.
         let worth = channels_in >= 3 && channels_out >= 8;
-        match self.kernel == [3, 3] && self.stride == [1, 1] && self.groups == 1 && worth {
-            true => Method::Winograd,
-            false => Method::Implicit,
+        if self.kernel == [3, 3] && self.stride == [1, 1] && self.groups == 1 && worth {
+            Method::Winograd
+        } else if self.groups == channels_in && self.groups == channels_out && self.groups > 1 {
+            Method::Depthwise
+        } else {
+            Method::Implicit
         }
     }
 
