@@ -1,9 +1,11 @@
 //! Vectors of the widest registers that the processor has, and the matrix product in them.
 
+#[cfg(target_arch = "x86_64")]
+use std::any::Any;
 use std::{
-    any::Any,
     cell::RefCell,
     ops::{Add, Mul, Sub},
+    sync::LazyLock,
 };
 
 use burn::{
@@ -12,7 +14,7 @@ use burn::{
 };
 #[cfg(target_arch = "x86_64")]
 use pulp::x86::{V3, V4};
-use pulp::{Simd, WithSimd};
+use pulp::{Arch, Simd, WithSimd};
 
 /// `value` as another type of the same size.
 ///
@@ -23,6 +25,18 @@ fn cast<T: pulp::bytemuck::NoUninit, U: pulp::bytemuck::AnyBitPattern>(value: T)
     assert_eq!(size_of::<T>(), size_of::<U>());
     // SAFETY: the sizes are equal, and any bits are a value.
     unsafe { std::mem::transmute_copy(&value) }
+}
+
+/// The instructions that the operators are computed with: the widest that the processor has or, for tests and to tell a
+/// processor's fault from ours, those that the environment variable `SEGKILN_SIMD` names: `avx2` or `scalar`.
+pub(crate) fn arch() -> Arch {
+    static ARCH: LazyLock<Arch> = LazyLock::new(|| match std::env::var("SEGKILN_SIMD").as_deref() {
+        Ok("scalar") => Arch::Scalar,
+        #[cfg(target_arch = "x86_64")]
+        Ok("avx2") => V3::try_new().map_or(Arch::Scalar, Arch::V3),
+        _ => Arch::new(),
+    });
+    *ARCH
 }
 
 /// Most values in a register.
@@ -65,14 +79,16 @@ impl<S: Simd> Lanes<S> {
         Self(self.0, self.0.mul_add_e_f32s(self.1, factor.1, other.1))
     }
 
+    /// The larger; what is not a number stays so.
     #[inline(always)]
-    pub fn max(self, other: Self) -> Self {
-        Self(self.0, self.0.max_f32s(self.1, other.1))
+    pub fn max(self, low: Self) -> Self {
+        Self(self.0, self.0.select_f32s(self.0.less_than_f32s(self.1, low.1), low.1, self.1))
     }
 
+    /// The smaller; what is not a number stays so.
     #[inline(always)]
-    pub fn min(self, other: Self) -> Self {
-        Self(self.0, self.0.min_f32s(self.1, other.1))
+    pub fn min(self, high: Self) -> Self {
+        Self(self.0, self.0.select_f32s(self.0.greater_than_f32s(self.1, high.1), high.1, self.1))
     }
 }
 
@@ -320,6 +336,12 @@ impl Shared {
     }
 }
 
+/// The larger; what is not a number stays so, which [`f32::max`] would drop.
+#[inline(always)]
+pub(crate) fn at_least(value: f32, low: f32) -> f32 {
+    if value < low { low } else { value }
+}
+
 /// A contiguous tensor.
 pub(crate) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
     FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::new(shape)), DType::F32)
@@ -338,11 +360,14 @@ impl WithSimd for Sizes {
 }
 
 thread_local! {
-    /// What a thread computes in; it stays for the next convolution.
+    /// What a thread computes in; it stays for the next operator.
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Lends a thread's scratch memory.
+/// Values of scratch memory that a thread keeps: 16 MiB.
+const KEPT: usize = 1 << 22;
+
+/// Lends a thread's scratch memory, with whatever was left in it. `f` must not wait for other tasks of rayon's.
 pub(crate) fn with_scratch<const N: usize>(sizes: [usize; N], f: impl FnOnce([&mut [f32]; N])) {
     SCRATCH.with_borrow_mut(|scratch| {
         let total = sizes.iter().map(|size| size + MOST_LANES).sum();
@@ -355,6 +380,9 @@ pub(crate) fn with_scratch<const N: usize>(sizes: [usize; N], f: impl FnOnce([&m
             rest = after;
             part
         }));
+        if scratch.len() > KEPT {
+            *scratch = Vec::new();
+        }
     });
 }
 

@@ -4,11 +4,11 @@ use burn::{
     backend::{Flex, flex::FlexTensor, tensor::FloatTensor},
     tensor::DType,
 };
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{BatchNormOps, backward};
-use crate::simd::{Lanes, Shared, tensor, total};
+use crate::simd::{self, Lanes, Shared, at_least, tensor, total};
 
 /// Values that are added up in f32 before they go into an f64 sum.
 const CHUNK: usize = 4096;
@@ -34,7 +34,7 @@ impl BatchNormOps for Flex {
         let planes = Planes::new(shape);
         let (gamma, beta): (&[f32], &[f32]) = (gamma.storage(), beta.storage());
         let x: &[f32] = x.storage();
-        let arch = Arch::new();
+        let arch = simd::arch();
         let mut output: Vec<f32> = Vec::with_capacity(x.len());
         let target = Shared(output.as_mut_ptr());
         let statistics: Vec<[f32; 2]> = (0..planes.channels)
@@ -69,7 +69,7 @@ impl BatchNormOps for Flex {
             [x, grad, gamma, beta, mean, variance].map(|tensor| tensor.to_contiguous());
         let [gamma, beta, mean, variance] = [&gamma, &beta, &mean, &variance].map(|tensor| tensor.storage::<f32>());
         let (x, grad): (&[f32], &[f32]) = (x.storage(), grad.storage());
-        let arch = Arch::new();
+        let arch = simd::arch();
         let mut output: Vec<f32> = Vec::with_capacity(x.len());
         let target = Shared(output.as_mut_ptr());
         let gradients: Vec<[f32; 2]> = (0..planes.channels)
@@ -204,11 +204,13 @@ unsafe fn rescale<S: Simd>(simd: S, x: &[f32], [scale, mean, shift]: [f32; 3], r
     for (index, value) in registers.iter().enumerate() {
         let value = simd.mul_add_e_f32s(simd.sub_f32s(*value, means), scales, shifts);
         // SAFETY: the caller's promise.
-        unsafe { Lanes(simd, simd.max_f32s(value, lows)).store(target.add(index * S::F32_LANES)) };
+        unsafe { Lanes(simd, value).max(Lanes(simd, lows)).store(target.add(index * S::F32_LANES)) };
     }
     for (index, value) in rest.iter().enumerate() {
         // SAFETY: the caller's promise.
-        unsafe { target.add(registers.len() * S::F32_LANES + index).write(((value - mean) * scale + shift).max(low)) };
+        unsafe {
+            target.add(registers.len() * S::F32_LANES + index).write(at_least((value - mean) * scale + shift, low))
+        };
     }
 }
 
@@ -269,8 +271,8 @@ fn gradient_totals<S: Simd>(simd: S, x: &[f32], grad: &[f32], [scale, mean, shif
         let x = simd.sub_f32s(*x, means);
         let grad = match relu {
             true => {
-                let positive = simd.greater_than_f32s(simd.mul_add_e_f32s(x, scales, shifts), zero);
-                simd.select_f32s(positive, *grad, zero)
+                let cut = simd.less_than_or_equal_f32s(simd.mul_add_e_f32s(x, scales, shifts), zero);
+                simd.select_f32s(cut, zero, *grad)
             }
             false => *grad,
         };
@@ -281,10 +283,9 @@ fn gradient_totals<S: Simd>(simd: S, x: &[f32], grad: &[f32], [scale, mean, shif
     let mut totals = [0, 1].map(|i| simd.reduce_sum_f32s(simd.add_f32s(sums[0][i], sums[1][i])));
     for (x, grad) in x_rest.iter().zip(grad_rest) {
         let x = x - mean;
-        if !relu || x * scale + shift > 0.0 {
-            totals[0] += grad;
-            totals[1] += grad * x;
-        }
+        let grad = if relu && x * scale + shift <= 0.0 { 0.0 } else { *grad };
+        totals[0] += grad;
+        totals[1] += grad * x;
     }
     totals
 }
@@ -310,8 +311,8 @@ unsafe fn gradient<S: Simd>(
         let x = simd.sub_f32s(*x, means);
         let grad = match relu {
             true => {
-                let positive = simd.greater_than_f32s(simd.mul_add_e_f32s(x, scales, shifts), zero);
-                simd.select_f32s(positive, *grad, zero)
+                let cut = simd.less_than_or_equal_f32s(simd.mul_add_e_f32s(x, scales, shifts), zero);
+                simd.select_f32s(cut, zero, *grad)
             }
             false => *grad,
         };
@@ -321,7 +322,7 @@ unsafe fn gradient<S: Simd>(
     }
     for (index, (x_value, grad)) in x_rest.iter().zip(grad_rest).enumerate() {
         let x_value = x_value - mean;
-        let grad = if !relu || x_value * scale + shift > 0.0 { *grad } else { 0.0 };
+        let grad = if relu && x_value * scale + shift <= 0.0 { 0.0 } else { *grad };
         let value = (grad - mean_grad - x_value * slope) * scale;
         // SAFETY: the caller's promise.
         unsafe { target.add(x.len() * S::F32_LANES + index).write(value) };

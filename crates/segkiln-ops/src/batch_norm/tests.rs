@@ -71,3 +71,14 @@ fn bits_do_not_depend_on_the_thread_count() {
         }
     }
 }
+
+/// A training that has gone wrong must not look as if it had not.
+#[test]
+fn what_is_not_a_number_is_kept() {
+    let device = Device::flex();
+    for relu in [false, true] {
+        let x = values([1, 1, 5, 7], 0.0, &device).mul_scalar(f32::NAN);
+        let y = batch_norm_train(x, Tensor::ones([1], &device), Tensor::ones([1], &device), 1e-5, relu).output;
+        assert!(y.into_data().iter::<f32>().all(f32::is_nan));
+    }
+}

@@ -39,6 +39,10 @@ mod ndarray;
 /// assert_eq!(y.into_data().try_to_vec::<f32>().unwrap(), [18.0; 9]);
 /// ```
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, options: ConvOptions<2>) -> Tensor<4> {
+    if let Some(bias) = &bias {
+        let [channels_out, ..] = weight.dims();
+        assert_eq!(bias.dims(), [channels_out], "bias of {channels_out} channels");
+    }
     if let Some(bias) = &bias
         && !x.is_autodiff()
     {
@@ -84,6 +88,9 @@ pub fn conv2d_affine(
     range: Option<[f32; 2]>,
     options: ConvOptions<2>,
 ) -> Tensor<4> {
+    let [channels_out, ..] = weight.dims();
+    assert_eq!(scale.dims(), [channels_out], "scale of {channels_out} channels");
+    assert_eq!(shift.dims(), [channels_out], "shift of {channels_out} channels");
     Tensor::from_dispatch(<Dispatch as Conv2dOps>::convolve_affine(
         x.into_dispatch(),
         weight.into_dispatch(),

@@ -1,6 +1,7 @@
 use burn::tensor::{Device, Tensor, TensorData, Tolerance, module::conv2d as burn_conv2d, ops::ConvOptions};
 
-use super::conv2d;
+use super::{conv2d, conv2d_affine};
+use crate::test_devices;
 
 fn options(stride: [usize; 2], padding: [usize; 2], dilation: [usize; 2], groups: usize) -> ConvOptions<2> {
     ConvOptions::new(stride, padding, dilation, groups)
@@ -29,6 +30,8 @@ fn cases() -> Vec<([usize; 4], [usize; 4], ConvOptions<2>)> {
         ([2, 10, 15, 37], [9, 10, 3, 3], options([1, 1], [1, 1], [1, 1], 1)),
         ([1, 10, 26, 30], [9, 10, 3, 3], options([1, 1], [4, 3], [4, 3], 1)),
         ([1, 70, 13, 21], [66, 70, 3, 3], options([2, 2], [1, 1], [1, 1], 1)),
+        ([1, 8, 6, 5], [9, 8, 3, 3], options([1, 1], [7, 9], [7, 9], 1)),
+        ([1, 2, 3, 3], [2, 1, 3, 3], options([1, 1], [1, 1], [1, 1], 2)),
         ([1, 3, 200, 180], [5, 3, 3, 3], options([1, 1], [0, 0], [1, 1], 1)),
     ]
 }
@@ -74,6 +77,41 @@ fn views_bias_and_empty_batches_work() {
     of_view.assert_approx_eq::<f32>(&plain.into_data(), Tolerance::default());
     let none = conv2d(Tensor::zeros([0, 3, 5, 5], &device), weight, None, options);
     assert_eq!(none.dims(), [0, 4, 5, 5]);
+}
+
+/// Scale, shift and range against the operators that they stand for, by every method.
+#[test]
+fn affine_equals_operators_one_by_one() {
+    for device in test_devices() {
+        for (x_shape, weight_shape, groups) in
+            [([2, 8, 9, 35], [9, 8, 3, 3], 1), ([2, 3, 9, 11], [4, 3, 2, 3], 1), ([1, 5, 7, 18], [5, 1, 3, 3], 5)]
+        {
+            let options = options([1, 1], [1, 1], [1, 1], groups);
+            let (x, weight) = (values(x_shape, 0.0, &device), values(weight_shape, 1.0, &device));
+            let channels = weight_shape[0];
+            let [scale, shift] = [2.0, 3.0].map(|phase| values([1, channels, 1, 1], phase, &device));
+            let y = conv2d(x.clone(), weight.clone(), None, options.clone()) * scale.clone() + shift.clone();
+            for (range, expected) in [(None, y.clone()), (Some([-0.5, 1.0]), y.clamp(-0.5, 1.0))] {
+                let [scale, shift] = [&scale, &shift].map(|values| values.clone().reshape([channels]));
+                let fused = conv2d_affine(x.clone(), weight.clone(), scale, shift, range, options.clone());
+                fused.into_data().assert_approx_eq::<f32>(&expected.into_data(), Tolerance::rel_abs(1e-4, 1e-4));
+            }
+        }
+    }
+}
+
+/// A training that has gone wrong must not look as if it had not.
+#[test]
+fn what_is_not_a_number_is_kept() {
+    let device = Device::flex();
+    for (weight_shape, groups) in [([8, 4, 3, 3], 1), ([2, 4, 3, 3], 1), ([4, 1, 3, 3], 4)] {
+        let x = values([1, 4, 7, 37], 0.0, &device).mul_scalar(f32::NAN);
+        let weight = values(weight_shape, 1.0, &device);
+        let ones = Tensor::<1>::ones([weight_shape[0]], &device);
+        let options = options([1, 1], [1, 1], [1, 1], groups);
+        let y = conv2d_affine(x, weight, ones.clone(), ones, Some([0.0, f32::INFINITY]), options);
+        assert!(y.into_data().iter::<f32>().all(f32::is_nan));
+    }
 }
 
 /// Large enough that several blocks and tasks are at work.

@@ -5,12 +5,12 @@ use burn::{
     backend::{Flex, flex::FlexTensor, ops::ModuleOps, tensor::FloatTensor},
     tensor::DType,
 };
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{ConvTranspose2dOps, doubling};
 use crate::simd::{
-    Lanes, MOST_LANES, Shared, Sizes, kernel, kernel_rows, tensor, total, transpose, uninit, with_scratch,
+    self, Lanes, MOST_LANES, Shared, Sizes, kernel, kernel_rows, tensor, total, transpose, uninit, with_scratch,
 };
 
 /// Pixels of a block.
@@ -28,7 +28,7 @@ impl ConvTranspose2dOps for Flex {
         let [x, weight, bias] = [x, weight, bias].map(|tensor| tensor.to_contiguous());
         let sizes = Doubling::new(&x, weight.layout().shape().dims::<4>()[1]);
         let Doubling { batch, channels: [channels_in, channels_out], size: [height, width] } = sizes;
-        let arch = Arch::new();
+        let arch = simd::arch();
         let [_, step] = arch.dispatch(Sizes);
         let rows = 4 * channels_out;
         let panels = packed(weight.storage(), rows, channels_in, [1, rows], step);
@@ -51,9 +51,10 @@ impl ConvTranspose2dOps for Flex {
         }
         let [weight, grad] = [weight, grad].map(|tensor| tensor.to_contiguous());
         let [channels_in, channels_out, _, _] = weight.layout().shape().dims();
-        let [batch, _, height, width] = grad.layout().shape().dims();
+        let [batch, channels, height, width] = grad.layout().shape().dims();
+        assert_eq!(channels, channels_out, "channels of the output's gradient");
         let sizes = Doubling { batch, channels: [channels_in, channels_out], size: [height / 2, width / 2] };
-        let arch = Arch::new();
+        let arch = simd::arch();
         let [_, step] = arch.dispatch(Sizes);
         let rows = 4 * channels_out;
         let panels = packed(weight.storage(), channels_in, rows, [rows, 1], step);
@@ -81,9 +82,11 @@ impl ConvTranspose2dOps for Flex {
         let [x, grad] = [x, grad].map(|tensor| tensor.to_contiguous());
         let channels_out = weight.layout().shape().dims::<4>()[1];
         let sizes = Doubling::new(&x, channels_out);
+        let Doubling { batch, channels: [channels_in, _], size: [height, width] } = sizes;
+        let grad_shape: [usize; 4] = grad.layout().shape().dims();
+        assert_eq!(grad_shape, [batch, channels_out, 2 * height, 2 * width], "the output's gradient");
         let (x, grad): (&[f32], &[f32]) = (x.storage(), grad.storage());
-        let [channels_in, _] = sizes.channels;
-        let arch = Arch::new();
+        let arch = simd::arch();
         let [lanes, step] = arch.dispatch(Sizes);
         let rows = 4 * channels_out;
         let blocks = sizes.blocks();
@@ -126,7 +129,7 @@ impl ConvTranspose2dOps for Flex {
         }
         let grad = grad.to_contiguous();
         let [batch, channels, height, width] = grad.layout().shape().dims();
-        let (grad, size, arch): (&[f32], _, _) = (grad.storage(), height * width, Arch::new());
+        let (grad, size, arch): (&[f32], _, _) = (grad.storage(), height * width, simd::arch());
         let sums = (0..channels).into_par_iter().map(|channel| {
             let planes = (0..batch).map(|image| &grad[(image * channels + channel) * size..][..size]);
             planes.map(|plane| arch.dispatch(Total(plane))).sum::<f64>() as f32

@@ -52,7 +52,7 @@ pub fn conv_transpose2d(
         && *dilation == [1, 1]
         && *groups == 1
         && channels_in == weight_in;
-    if !doubles || x.shape().num_elements() == 0 {
+    if !doubles || channels_out == 0 || x.shape().num_elements() == 0 {
         return burn::tensor::module::conv_transpose2d(x, weight, bias, options);
     }
     let bias = bias.unwrap_or_else(|| Tensor::zeros([channels_out], &x.device()));

@@ -4,11 +4,11 @@ use burn::{
     backend::{Flex, tensor::FloatTensor},
     tensor::DType,
 };
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{MaxPool2dOps, backward, forward};
-use crate::simd::{Lanes, Shared, tensor};
+use crate::simd::{self, Lanes, Shared, tensor};
 
 impl MaxPool2dOps for Flex {
     fn halve(x: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -18,7 +18,7 @@ impl MaxPool2dOps for Flex {
         let x = x.to_contiguous();
         let [batch, channels, height, width] = x.layout().shape().dims();
         let x: &[f32] = x.storage();
-        let arch = Arch::new();
+        let arch = simd::arch();
         let size = (height / 2) * (width / 2);
         let mut output: Vec<f32> = Vec::with_capacity(batch * channels * size);
         let target = Shared(output.as_mut_ptr());
@@ -40,7 +40,7 @@ impl MaxPool2dOps for Flex {
         let (x, grad) = (x.to_contiguous(), grad.to_contiguous());
         let [batch, channels, height, width] = x.layout().shape().dims();
         let (x, grad): (&[f32], &[f32]) = (x.storage(), grad.storage());
-        let arch = Arch::new();
+        let arch = simd::arch();
         let (size, half) = (height * width, (height / 2) * (width / 2));
         let mut output: Vec<f32> = Vec::with_capacity(x.len());
         let target = Shared(output.as_mut_ptr());

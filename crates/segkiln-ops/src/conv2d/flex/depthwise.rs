@@ -3,11 +3,11 @@
 
 use std::ops::Range;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{Epilogue, Geometry};
-use crate::simd::{Lanes, MOST_LANES, Shared, with_scratch};
+use crate::simd::{self, Lanes, MOST_LANES, Shared, with_scratch};
 
 /// Registers of an output row that are computed together.
 const REGISTERS: usize = 4;
@@ -54,7 +54,7 @@ impl Padded {
             let first = skipped * padded.phases + phase - padding[1];
             let count = width.saturating_sub(first).div_ceil(padded.phases).min(padded.width.saturating_sub(skipped));
             let start = index * padded.width + skipped;
-            (row < height && count > 0).then_some((row * width + first, start..start + count, padded.phases))
+            (row < height && count > 0).then(|| (row * width + first, start..start + count, padded.phases))
         })
     }
 
@@ -84,7 +84,7 @@ impl Padded {
 
 /// Writes the convolution of `x` to `output`.
 pub(super) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], epilogue: Epilogue, output: Shared) {
-    let (arch, padded) = (Arch::new(), Padded::new(geometry));
+    let (arch, padded) = (simd::arch(), Padded::new(geometry));
     let (channels, taps) = (geometry.channels[0], geometry.taps());
     let (plane, output_plane) = (geometry.input_plane(), geometry.output_plane());
     (0..geometry.batch * channels).into_par_iter().for_each(|index| {
@@ -104,7 +104,7 @@ pub(super) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], epilogue: 
 
 /// Writes the gradient of the input to `output`.
 pub(super) fn input_gradient(geometry: &Geometry, weight: &[f32], grad: &[f32], output: Shared) {
-    let (arch, padded) = (Arch::new(), Padded::new(geometry));
+    let (arch, padded) = (simd::arch(), Padded::new(geometry));
     let (channels, taps) = (geometry.channels[0], geometry.taps());
     let (plane, output_plane) = (geometry.input_plane(), geometry.output_plane());
     (0..geometry.batch * channels).into_par_iter().for_each(|index| {
@@ -120,11 +120,11 @@ pub(super) fn input_gradient(geometry: &Geometry, weight: &[f32], grad: &[f32], 
 
 /// The gradient of the weight, `[channels, 1, kernel_height, kernel_width]`.
 pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
-    let (arch, padded) = (Arch::new(), Padded::new(geometry));
+    let (arch, padded) = (simd::arch(), Padded::new(geometry));
     let (channels, taps) = (geometry.channels[0], geometry.taps());
     let mut gradient = vec![0.0f32; channels * taps];
     gradient.par_chunks_exact_mut(taps).enumerate().for_each(|(channel, gradient)| {
-        with_scratch([padded.len(), geometry.output[1] + MOST_LANES], |[values, line]| {
+        with_scratch([padded.len(), 2 * MOST_LANES], |[values, line]| {
             arch.dispatch(WeightGradient { geometry, padded, x, grad, channel, values, line, gradient });
         });
     });
@@ -263,11 +263,14 @@ impl WithSimd for WeightGradient<'_> {
                             }
                         }
                         if whole < width {
-                            line[..width - whole].copy_from_slice(&grad[whole..]);
-                            // SAFETY: the line has a register, with zeros after the row's end, and a phase room for one.
+                            // Zeros after the row's end on both sides: beyond it there may be infinities.
+                            let rest = width - whole;
+                            line[..rest].copy_from_slice(&grad[whole..]);
+                            line[MOST_LANES..][..rest].copy_from_slice(&values[start + whole..][..rest]);
+                            // SAFETY: the line has a register from each place.
                             unsafe {
                                 let grad = Lanes::load(simd, line.as_ptr());
-                                sum = grad.mul_add(Lanes::load(simd, values.as_ptr().add(start + whole)), sum);
+                                sum = grad.mul_add(Lanes::load(simd, line.as_ptr().add(MOST_LANES)), sum);
                             }
                         }
                     }

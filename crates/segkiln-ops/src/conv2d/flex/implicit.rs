@@ -6,11 +6,13 @@
 //! reached through some rows of the kernel and those of odd rows through the others, so that each such grid of the input
 //! is a convolution of the output's gradient by itself.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{Epilogue, Geometry};
-use crate::simd::{Lanes, MOST_LANES, Shared, Sizes, kernel, kernel_rows, prefetch, transpose, uninit, with_scratch};
+use crate::simd::{
+    self, Lanes, MOST_LANES, Shared, Sizes, kernel, kernel_rows, prefetch, transpose, uninit, with_scratch,
+};
 
 /// Pixels of a block whose weights' gradient is computed.
 const BLOCK: usize = 64;
@@ -139,7 +141,7 @@ fn packed(rows: usize, depth: usize, step: usize, value: impl Fn(usize, usize) -
 
 /// Writes the convolution of `x` to `output`.
 pub(super) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], epilogue: Epilogue, output: Shared) {
-    let [_, step] = Arch::new().dispatch(Sizes);
+    let [_, step] = simd::arch().dispatch(Sizes);
     let [channels_in, channels_out] = geometry.group_channels();
     let depth = channels_in * geometry.taps();
     let places = Places { size: geometry.output, step: [1, 1], first: [0, 0] };
@@ -154,7 +156,7 @@ pub(super) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], epilogue: 
 
 /// Writes the gradient of the input to `output`.
 pub(super) fn input_gradient(geometry: &Geometry, weight: &[f32], grad: &[f32], output: Shared) {
-    let [_, step] = Arch::new().dispatch(Sizes);
+    let [_, step] = simd::arch().dispatch(Sizes);
     let [channels_in, channels_out] = geometry.group_channels();
     let taps = geometry.taps();
     // Along an axis: taps that reach the input's rows (columns) `first + i · stride`, and from how far.
@@ -206,7 +208,7 @@ fn convolve(
     epilogue: Epilogue,
     output: Shared,
 ) {
-    let arch = Arch::new();
+    let arch = simd::arch();
     let [_, step] = arch.dispatch(Sizes);
     let depth = channels[0] * grid.taps.len();
     let size = (MATRIX / depth.max(1) / BLOCK * BLOCK).clamp(BLOCK, 4 * BLOCK);
@@ -351,7 +353,7 @@ impl WithSimd for Multiply<'_> {
 
 /// The gradient of the weight, `[channels_out, channels_in / groups, kernel_height, kernel_width]`.
 pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
-    let arch = Arch::new();
+    let arch = simd::arch();
     let [lanes, step] = arch.dispatch(Sizes);
     let [channels_in, channels_out] = geometry.group_channels();
     let grid = geometry.grid();

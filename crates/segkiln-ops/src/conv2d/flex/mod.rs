@@ -6,7 +6,7 @@ use burn::{
 };
 
 use super::{Conv2dOps, affine};
-use crate::simd::{Shared, tensor};
+use crate::simd::{Shared, at_least, tensor};
 
 mod depthwise;
 mod implicit;
@@ -166,6 +166,9 @@ impl Geometry {
         let [batch, channels_in, height, width] = x.dims();
         let [channels_out, weight_in, kernel_height, kernel_width] = weight.dims();
         assert_eq!(channels_in, weight_in * options.groups, "input channels and weight {weight:?}");
+        if [batch, channels_in, channels_out, height, width, kernel_height, kernel_width].contains(&0) {
+            return None;
+        }
         let side = |axis: usize, input: usize, kernel: usize| {
             let reach = options.dilation[axis] * (kernel - 1) + 1;
             let (before, after) = options.padding[axis];
@@ -182,8 +185,7 @@ impl Geometry {
             dilation: options.dilation,
             groups: options.groups,
         };
-        let values = batch * channels_in * channels_out * height * width * kernel_height * kernel_width;
-        (values > 0 && channels_out.is_multiple_of(options.groups)).then_some(geometry)
+        channels_out.is_multiple_of(options.groups).then_some(geometry)
     }
 
     /// The convolution from the output's gradient to the input's, with the kernel turned round; there is one for stride 1.
@@ -201,8 +203,9 @@ impl Geometry {
 
     fn method(&self) -> Method {
         let [channels_in, channels_out] = self.channels;
-        // Few channels leave the transforms of tiles without enough products to pay for them.
-        let worth = channels_in >= 3 && channels_out >= 8;
+        // Few channels leave the transforms of tiles without enough products to pay for them, and a dilation near the
+        // image's size leaves the tiles half empty.
+        let worth = channels_in >= 3 && channels_out >= 8 && winograd::products(self) <= self.products();
         if self.kernel == [3, 3] && self.stride == [1, 1] && self.groups == 1 && worth {
             Method::Winograd
         } else if self.groups == channels_in && self.groups == channels_out && self.groups > 1 {
@@ -210,6 +213,11 @@ impl Geometry {
         } else {
             Method::Implicit
         }
+    }
+
+    /// Products for each pair of channels by the definition.
+    fn products(&self) -> usize {
+        self.batch * self.output_plane() * self.taps()
     }
 
     fn taps(&self) -> usize {
@@ -252,7 +260,8 @@ impl Epilogue<'_> {
             (self.scale.map_or(1.0, |scale| scale[channel]), self.shift.map_or(0.0, |shift| shift[channel]));
         let [low, high] = self.range.unwrap_or([f32::NEG_INFINITY, f32::INFINITY]);
         for value in values {
-            *value = (*value * scale + shift).max(low).min(high);
+            let scaled = at_least(*value * scale + shift, low);
+            *value = if scaled > high { high } else { scaled };
         }
     }
 

@@ -17,12 +17,13 @@
 
 use std::ops::Range;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{Epilogue, Geometry, Kernels};
 use crate::simd::{
-    Lanes, MOST_LANES, Shared, Sizes, kernel, kernel_rows, prefetch, transpose, uninit, unzip4, with_scratch, zip4,
+    self, Lanes, MOST_LANES, Shared, Sizes, kernel, kernel_rows, prefetch, transpose, uninit, unzip4, with_scratch,
+    zip4,
 };
 
 /// Values of a transformed tile or kernel.
@@ -50,31 +51,33 @@ impl Geometry {
         [0, 1].map(|axis| self.output[axis].div_ceil(self.dilation[axis]).div_ceil(4))
     }
 
-    fn grids(&self) -> usize {
-        self.dilation[0] * self.dilation[1]
+    /// Rows and columns of interleaved grids.
+    fn grids(&self) -> [usize; 2] {
+        [0, 1].map(|axis| self.dilation[axis].min(self.output[axis]))
     }
 
     fn all_tiles(&self) -> usize {
         let [rows, columns] = self.tiles();
-        self.batch * self.grids() * rows * columns
+        let [grid_rows, grid_columns] = self.grids();
+        self.batch * grid_rows * grid_columns * rows * columns
     }
 
     /// The tiles of the registers that begin with tile `first`.
     fn runs(&self, first: usize, lanes: usize, runs: &mut Vec<Run>) {
         runs.clear();
-        let [rows, columns] = self.tiles();
+        let ([rows, columns], [grid_rows, grid_columns]) = (self.tiles(), self.grids());
         let (mut tile, end) = (first, (first + lanes).min(self.all_tiles()));
         while tile < end {
             let column = tile % columns;
             let tiles = (columns - column).min(end - tile);
             let row = tile / columns % rows;
-            let grid = tile / columns / rows % self.grids();
+            let grid = tile / columns / rows % (grid_rows * grid_columns);
             runs.push(Run {
                 lane: tile - first,
                 tiles,
-                image: tile / columns / rows / self.grids(),
-                row: 4 * row * self.dilation[0] + grid / self.dilation[1],
-                column: 4 * column * self.dilation[1] + grid % self.dilation[1],
+                image: tile / columns / rows / (grid_rows * grid_columns),
+                row: 4 * row * self.dilation[0] + grid / grid_columns,
+                column: 4 * column * self.dilation[1] + grid % grid_columns,
             });
             tile += tiles;
         }
@@ -648,9 +651,14 @@ unsafe fn store(geometry: &Geometry, run: &Run, values: &[f32], row: *mut f32) {
     }
 }
 
+/// Products for each pair of channels.
+pub(super) fn products(geometry: &Geometry) -> usize {
+    POINTS * geometry.all_tiles()
+}
+
 /// Writes the convolution of `x` to `output`.
 pub(super) fn forward(geometry: &Geometry, x: &[f32], kernels: Kernels, epilogue: Epilogue, output: Shared) {
-    let arch = Arch::new();
+    let arch = simd::arch();
     let [lanes, step] = arch.dispatch(Sizes);
     let [channels_in, channels_out] = geometry.channels;
     let tiles = geometry.all_tiles();
@@ -884,7 +892,7 @@ impl WithSimd for Correlate<'_> {
 
 /// The gradient of the kernels, `[channels out, channels in, 3, 3]`, from the input and the output's gradient.
 pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
-    let arch = Arch::new();
+    let arch = simd::arch();
     let [lanes, step] = arch.dispatch(Sizes);
     let [channels_in, channels_out] = geometry.channels;
     let x = Source { values: x, channels: channels_in, size: geometry.input, padding: geometry.padding };
@@ -935,8 +943,13 @@ pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], grad: &[f32]) -> V
             let (total, others) = sums.split_at_mut(most);
             let len = size(out, input);
             for other in others.chunks_exact(most) {
-                for (total, other) in total[..len].iter_mut().zip(&other[..len]) {
-                    *total += other;
+                // Between the planes of points nothing was written.
+                for (total, other) in total[..len].chunks_exact_mut(len / POINTS).zip(other.chunks_exact(len / POINTS))
+                {
+                    let written = total.len() - SKEW;
+                    for (total, other) in total[..written].iter_mut().zip(other) {
+                        *total += other;
+                    }
                 }
             }
             finish(out, input, total);
