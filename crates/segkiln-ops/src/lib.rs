@@ -7,7 +7,7 @@
 //!   kernel; the deprecated NdArray);
 //! - `autodiff.rs`: the gradient, written by hand, for every backend at once.
 //!
-//! A new operator is a copy of such a folder.
+//! A new operator is a copy of such a folder. The CPU's vectors and matrix kernel are in `simd.rs`.
 
 // The backend is deprecated upstream and kept as an option here.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
