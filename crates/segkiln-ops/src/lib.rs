@@ -16,6 +16,8 @@ pub mod batch_norm;
 pub mod conv2d;
 pub mod conv_transpose2d;
 pub mod max_pool2d;
+#[cfg(feature = "flex")]
+mod pool;
 pub mod resize;
 #[cfg(feature = "flex")]
 mod simd;
@@ -24,6 +26,8 @@ pub use batch_norm::{BatchNormOutput, batch_norm_train};
 pub use conv_transpose2d::conv_transpose2d;
 pub use conv2d::{conv2d, conv2d_affine};
 pub use max_pool2d::max_pool2d;
+#[cfg(feature = "flex")]
+pub use pool::release_memory;
 pub use resize::{ResizeMode, resize};
 
 /// The devices that operators' tests run on: `SEGKILN_TEST_DEVICES`, comma-separated names, or the default CPU device.

@@ -16,6 +16,8 @@ use burn::{
 use pulp::x86::{V3, V4};
 use pulp::{Arch, Simd, WithSimd};
 
+use crate::pool::Pooled;
+
 /// `value` as another type of the same size.
 ///
 /// A function and not `transmute`, because the sizes are the same only where the code is reached.
@@ -342,9 +344,31 @@ pub(crate) fn at_least(value: f32, low: f32) -> f32 {
     if value < low { low } else { value }
 }
 
+/// `tensor` in contiguous memory. The gradient of a sum is one number for all places, which Burn copies one by one.
+pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
+    let layout = tensor.layout();
+    let (len, dims) = (layout.num_elements(), layout.shape().num_dims());
+    if tensor.dtype() != DType::F32 || len <= 1 || dims != 4 || layout.strides().iter().any(|stride| *stride != 0) {
+        return tensor.to_contiguous();
+    }
+    let values = vec![tensor.storage::<f32>()[layout.start_offset()]; len];
+    self::tensor(values, layout.shape().dims::<4>())
+}
+
 /// A contiguous tensor.
 pub(crate) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
     FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::new(shape)), DType::F32)
+}
+
+/// A contiguous tensor whose memory goes to the [pool](crate::pool) with its end.
+pub(crate) fn pooled_tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
+    let len = size_of_val(values.as_slice());
+    let bytes = match Pooled::new(values) {
+        // SAFETY: these are the values' bytes.
+        Ok(pooled) => unsafe { Bytes::from_controller(Box::new(pooled), len) },
+        Err(values) => Bytes::from_elems(values),
+    };
+    FlexTensor::new(bytes, Layout::contiguous(Shape::new(shape)), DType::F32)
 }
 
 /// The number of registers' values and the kernel's rows of this processor.

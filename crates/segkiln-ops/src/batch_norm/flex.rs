@@ -8,7 +8,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{BatchNormOps, backward};
-use crate::simd::{self, Lanes, Shared, at_least, tensor, total};
+use crate::simd::{self, Lanes, Shared, at_least, contiguous, tensor, total};
 
 /// Values that are added up in f32 before they go into an f64 sum.
 const CHUNK: usize = 4096;
@@ -65,8 +65,7 @@ impl BatchNormOps for Flex {
         }
         let shape: [usize; 4] = x.layout().shape().dims();
         let planes = Planes::new(shape);
-        let [x, grad, gamma, beta, mean, variance] =
-            [x, grad, gamma, beta, mean, variance].map(|tensor| tensor.to_contiguous());
+        let [x, grad, gamma, beta, mean, variance] = [x, grad, gamma, beta, mean, variance].map(contiguous);
         let [gamma, beta, mean, variance] = [&gamma, &beta, &mean, &variance].map(|tensor| tensor.storage::<f32>());
         let (x, grad): (&[f32], &[f32]) = (x.storage(), grad.storage());
         let arch = simd::arch();

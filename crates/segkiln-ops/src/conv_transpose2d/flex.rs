@@ -9,8 +9,12 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{ConvTranspose2dOps, doubling};
-use crate::simd::{
-    self, Lanes, MOST_LANES, Shared, Sizes, kernel, kernel_rows, tensor, total, transpose, uninit, with_scratch,
+use crate::{
+    pool::vector,
+    simd::{
+        self, Lanes, MOST_LANES, Shared, Sizes, contiguous, kernel, kernel_rows, pooled_tensor, tensor, total,
+        transpose, uninit, with_scratch,
+    },
 };
 
 /// Pixels of a block.
@@ -25,7 +29,7 @@ impl ConvTranspose2dOps for Flex {
         if !all_f32(&[&x, &weight, &bias]) {
             return <Flex as ModuleOps<Flex>>::conv_transpose2d(x, weight, Some(bias), doubling());
         }
-        let [x, weight, bias] = [x, weight, bias].map(|tensor| tensor.to_contiguous());
+        let [x, weight, bias] = [x, weight, bias].map(contiguous);
         let sizes = Doubling::new(&x, weight.layout().shape().dims::<4>()[1]);
         let Doubling { batch, channels: [channels_in, channels_out], size: [height, width] } = sizes;
         let arch = simd::arch();
@@ -33,7 +37,7 @@ impl ConvTranspose2dOps for Flex {
         let rows = 4 * channels_out;
         let panels = packed(weight.storage(), rows, channels_in, [1, rows], step);
         let (x, bias): (&[f32], &[f32]) = (x.storage(), bias.storage());
-        let mut output: Vec<f32> = Vec::with_capacity(batch * rows * sizes.pixels());
+        let mut output = vector(batch * rows * sizes.pixels());
         let target = Shared(output.as_mut_ptr());
         sizes.blocks().into_par_iter().for_each(|(image, first)| {
             with_scratch([channels_in * BLOCK], |[block]| {
@@ -42,14 +46,14 @@ impl ConvTranspose2dOps for Flex {
         });
         // SAFETY: the blocks are all of the input's pixels, and each writes its four.
         unsafe { output.set_len(batch * rows * sizes.pixels()) };
-        tensor(output, [batch, channels_out, 2 * height, 2 * width])
+        pooled_tensor(output, [batch, channels_out, 2 * height, 2 * width])
     }
 
     fn double_x_backward(weight: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         if !all_f32(&[&weight, &grad]) {
             return <Flex as ModuleOps<Flex>>::conv_transpose2d_x_backward(weight, grad, doubling());
         }
-        let [weight, grad] = [weight, grad].map(|tensor| tensor.to_contiguous());
+        let [weight, grad] = [weight, grad].map(contiguous);
         let [channels_in, channels_out, _, _] = weight.layout().shape().dims();
         let [batch, channels, height, width] = grad.layout().shape().dims();
         assert_eq!(channels, channels_out, "channels of the output's gradient");
@@ -79,7 +83,7 @@ impl ConvTranspose2dOps for Flex {
         if !all_f32(&[&x, &grad]) {
             return <Flex as ModuleOps<Flex>>::conv_transpose2d_weight_backward(x, weight, grad, doubling());
         }
-        let [x, grad] = [x, grad].map(|tensor| tensor.to_contiguous());
+        let [x, grad] = [x, grad].map(contiguous);
         let channels_out = weight.layout().shape().dims::<4>()[1];
         let sizes = Doubling::new(&x, channels_out);
         let Doubling { batch, channels: [channels_in, _], size: [height, width] } = sizes;
@@ -127,7 +131,7 @@ impl ConvTranspose2dOps for Flex {
         if !all_f32(&[&grad]) {
             return <Flex as ModuleOps<Flex>>::conv_transpose2d_bias_backward(x, bias, grad);
         }
-        let grad = grad.to_contiguous();
+        let grad = contiguous(grad);
         let [batch, channels, height, width] = grad.layout().shape().dims();
         let (grad, size, arch): (&[f32], _, _) = (grad.storage(), height * width, simd::arch());
         let sums = (0..channels).into_par_iter().map(|channel| {

@@ -8,7 +8,10 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{MaxPool2dOps, backward, forward};
-use crate::simd::{self, Lanes, Shared, tensor};
+use crate::{
+    pool::vector,
+    simd::{self, Lanes, Shared, contiguous, pooled_tensor, tensor},
+};
 
 impl MaxPool2dOps for Flex {
     fn halve(x: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -20,7 +23,7 @@ impl MaxPool2dOps for Flex {
         let x: &[f32] = x.storage();
         let arch = simd::arch();
         let size = (height / 2) * (width / 2);
-        let mut output: Vec<f32> = Vec::with_capacity(batch * channels * size);
+        let mut output = vector(batch * channels * size);
         let target = Shared(output.as_mut_ptr());
         (0..batch * channels).into_par_iter().for_each(|plane| {
             let x = &x[plane * height * width..][..height * width];
@@ -30,14 +33,14 @@ impl MaxPool2dOps for Flex {
         });
         // SAFETY: the planes are all of the values.
         unsafe { output.set_len(batch * channels * size) };
-        tensor(output, [batch, channels, height / 2, width / 2])
+        pooled_tensor(output, [batch, channels, height / 2, width / 2])
     }
 
     fn halve_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         if x.dtype() != DType::F32 || grad.dtype() != DType::F32 {
             return backward::<Flex>(x, grad);
         }
-        let (x, grad) = (x.to_contiguous(), grad.to_contiguous());
+        let (x, grad) = (x.to_contiguous(), contiguous(grad));
         let [batch, channels, height, width] = x.layout().shape().dims();
         let (x, grad): (&[f32], &[f32]) = (x.storage(), grad.storage());
         let arch = simd::arch();

@@ -6,7 +6,10 @@ use burn::{
 };
 
 use super::{Conv2dOps, affine};
-use crate::simd::{Shared, at_least, tensor};
+use crate::{
+    pool::vector,
+    simd::{Shared, at_least, contiguous, pooled_tensor, tensor},
+};
 
 mod depthwise;
 mod implicit;
@@ -100,7 +103,10 @@ impl Conv2dOps for Flex {
 fn forward(method: Method, geometry: &Geometry, x: FlexTensor, weight: FlexTensor, epilogue: Epilogue) -> FlexTensor {
     let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
     let [channels_in, channels_out] = geometry.channels;
-    let mut output: Vec<f32> = Vec::with_capacity(geometry.batch * channels_out * geometry.output_plane());
+    let len = geometry.batch * channels_out * geometry.output_plane();
+    // A training keeps its tensors until the backward pass, and then a pool is only in the way.
+    let evaluated = !epilogue.is_none();
+    let mut output = if evaluated { vector(len) } else { Vec::with_capacity(len) };
     let target = Shared(output.as_mut_ptr());
     match method {
         Method::Winograd => {
@@ -111,12 +117,13 @@ fn forward(method: Method, geometry: &Geometry, x: FlexTensor, weight: FlexTenso
         _ => implicit::forward(geometry, x.storage(), weight.storage(), epilogue, target),
     }
     // SAFETY: both methods write every value.
-    unsafe { output.set_len(geometry.batch * channels_out * geometry.output_plane()) };
-    tensor(output, [geometry.batch, channels_out, geometry.output[0], geometry.output[1]])
+    unsafe { output.set_len(len) };
+    let shape = [geometry.batch, channels_out, geometry.output[0], geometry.output[1]];
+    if evaluated { pooled_tensor(output, shape) } else { tensor(output, shape) }
 }
 
 fn input_gradient(method: Method, geometry: &Geometry, weight: FlexTensor, grad: FlexTensor) -> FlexTensor {
-    let (weight, grad) = (weight.to_contiguous(), grad.to_contiguous());
+    let (weight, grad) = (weight.to_contiguous(), contiguous(grad));
     let channels_in = geometry.channels[0];
     let mut output: Vec<f32> = Vec::with_capacity(geometry.batch * channels_in * geometry.input_plane());
     let target = Shared(output.as_mut_ptr());
@@ -134,7 +141,7 @@ fn input_gradient(method: Method, geometry: &Geometry, weight: FlexTensor, grad:
 }
 
 fn weight_gradient(method: Method, geometry: &Geometry, x: FlexTensor, grad: FlexTensor) -> FlexTensor {
-    let (x, grad) = (x.to_contiguous(), grad.to_contiguous());
+    let (x, grad) = (x.to_contiguous(), contiguous(grad));
     let gradient = match method {
         Method::Winograd => winograd::weight_gradient(geometry, x.storage(), grad.storage()),
         Method::Depthwise => depthwise::weight_gradient(geometry, x.storage(), grad.storage()),
