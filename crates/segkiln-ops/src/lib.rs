@@ -7,7 +7,7 @@
 //!   kernel; the deprecated NdArray);
 //! - `autodiff.rs`: the gradient, written by hand, for every backend at once.
 //!
-//! A new operator is a copy of such a folder. The CPU's vectors and matrix kernel are in `simd.rs`.
+//! A new operator is a copy of such a folder. What its CPU file is made of is in `cpu`.
 
 // The backend is deprecated upstream and kept as an option here.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
@@ -15,19 +15,17 @@
 pub mod batch_norm;
 pub mod conv2d;
 pub mod conv_transpose2d;
+#[cfg(feature = "flex")]
+mod cpu;
 pub mod max_pool2d;
-#[cfg(feature = "flex")]
-mod pool;
 pub mod resize;
-#[cfg(feature = "flex")]
-mod simd;
 
 pub use batch_norm::{BatchNormOutput, batch_norm_train};
 pub use conv_transpose2d::conv_transpose2d;
 pub use conv2d::{conv2d, conv2d_affine};
-pub use max_pool2d::max_pool2d;
 #[cfg(feature = "flex")]
-pub use pool::release_memory;
+pub use cpu::release_memory;
+pub use max_pool2d::max_pool2d;
 pub use resize::{ResizeMode, resize};
 
 /// The devices that operators' tests run on: `SEGKILN_TEST_DEVICES`, comma-separated names, or the default CPU device.

@@ -1,14 +1,14 @@
 //! A channel is a task: it is read for its statistics and again to be normalised while it is in the cache.
 
-use burn::{
-    backend::{Flex, flex::FlexTensor, tensor::FloatTensor},
-    tensor::DType,
-};
+use burn::backend::{Flex, tensor::FloatTensor};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{BatchNormOps, backward};
-use crate::simd::{self, Lanes, Shared, at_least, contiguous, tensor, total};
+use crate::cpu::{
+    memory::{Memory, Shared, all_f32, contiguous, tensor, written},
+    simd::{self, Lanes, at_least, total},
+};
 
 /// Values that are added up in f32 before they go into an f64 sum.
 const CHUNK: usize = 4096;
@@ -35,19 +35,20 @@ impl BatchNormOps for Flex {
         let (gamma, beta): (&[f32], &[f32]) = (gamma.storage(), beta.storage());
         let x: &[f32] = x.storage();
         let arch = simd::arch();
-        let mut output: Vec<f32> = Vec::with_capacity(x.len());
-        let target = Shared(output.as_mut_ptr());
-        let statistics: Vec<[f32; 2]> = (0..planes.channels)
-            .into_par_iter()
-            .map(|channel| {
-                let (gamma, beta) = (gamma[channel], beta[channel]);
-                arch.dispatch(Normalize { planes, channel, x, gamma, beta, epsilon, relu, target })
-            })
-            .collect();
+        let mut statistics: Vec<[f32; 2]> = Vec::new();
         // SAFETY: the channels are all of the values.
-        unsafe { output.set_len(x.len()) };
+        let output = unsafe {
+            written(shape, Memory::Allocated, |target| {
+                let channels = (0..planes.channels).into_par_iter();
+                let normalized = channels.map(|channel| {
+                    let (gamma, beta) = (gamma[channel], beta[channel]);
+                    arch.dispatch(Normalize { planes, channel, x, gamma, beta, epsilon, relu, target })
+                });
+                normalized.collect_into_vec(&mut statistics);
+            })
+        };
         let [mean, variance] = [0, 1].map(|i| statistics.iter().map(|both| both[i]).collect());
-        (tensor(output, shape), tensor(mean, [planes.channels]), tensor(variance, [planes.channels]))
+        (output, tensor(mean, [planes.channels]), tensor(variance, [planes.channels]))
     }
 
     fn normalize_backward(
@@ -69,35 +70,32 @@ impl BatchNormOps for Flex {
         let [gamma, beta, mean, variance] = [&gamma, &beta, &mean, &variance].map(|tensor| tensor.storage::<f32>());
         let (x, grad): (&[f32], &[f32]) = (x.storage(), grad.storage());
         let arch = simd::arch();
-        let mut output: Vec<f32> = Vec::with_capacity(x.len());
-        let target = Shared(output.as_mut_ptr());
-        let gradients: Vec<[f32; 2]> = (0..planes.channels)
-            .into_par_iter()
-            .map(|channel| {
-                let inverse = f64::from(variance[channel]) + epsilon;
-                arch.dispatch(NormalizeBackward {
-                    planes,
-                    channel,
-                    x,
-                    grad,
-                    gamma: gamma[channel],
-                    beta: beta[channel],
-                    mean: mean[channel],
-                    inverse: inverse.sqrt().recip() as f32,
-                    relu,
-                    target,
-                })
-            })
-            .collect();
+        let mut gradients: Vec<[f32; 2]> = Vec::new();
         // SAFETY: the channels are all of the values.
-        unsafe { output.set_len(x.len()) };
+        let output = unsafe {
+            written(shape, Memory::Allocated, |target| {
+                let channels = (0..planes.channels).into_par_iter();
+                let of_channels = channels.map(|channel| {
+                    let inverse = f64::from(variance[channel]) + epsilon;
+                    arch.dispatch(NormalizeBackward {
+                        planes,
+                        channel,
+                        x,
+                        grad,
+                        gamma: gamma[channel],
+                        beta: beta[channel],
+                        mean: mean[channel],
+                        inverse: inverse.sqrt().recip() as f32,
+                        relu,
+                        target,
+                    })
+                });
+                of_channels.collect_into_vec(&mut gradients);
+            })
+        };
         let [gamma, beta] = [0, 1].map(|i| gradients.iter().map(|both| both[i]).collect());
-        (tensor(output, shape), tensor(gamma, [planes.channels]), tensor(beta, [planes.channels]))
+        (output, tensor(gamma, [planes.channels]), tensor(beta, [planes.channels]))
     }
-}
-
-fn all_f32(tensors: &[&FlexTensor]) -> bool {
-    tensors.iter().all(|tensor| tensor.dtype() == DType::F32)
 }
 
 /// Where a channel lies in memory.

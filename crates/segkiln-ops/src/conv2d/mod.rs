@@ -16,7 +16,7 @@ mod autodiff;
 #[cfg(feature = "cubecl")]
 mod cube;
 #[cfg(feature = "flex")]
-mod flex;
+pub(crate) mod flex;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 

@@ -1,7 +1,6 @@
 //! Two-dimensional transposed convolution, as PyTorch's `conv_transpose2d` computes it.
 //!
-//! On the CPU the one that doubles height and width, with a 2×2 kernel and stride 2, has a path of its own: each pixel
-//! becomes four by one matrix product, whose results are interleaved in registers. Everything else is Burn's.
+//! On the CPU it is computed as [`conv2d`](mod@crate::conv2d)'s gradients are; other backends compute with Burn's operators.
 
 use burn::{
     backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor},
@@ -43,22 +42,12 @@ pub fn conv_transpose2d(
     bias: Option<Tensor<1>>,
     options: ConvTransposeOptions<2>,
 ) -> Tensor<4> {
-    let ([_, channels_in, _, _], [weight_in, channels_out, height, width]) = (x.dims(), weight.dims());
-    let ConvTransposeOptions { stride, padding, padding_out, dilation, groups } = &options;
-    let doubles = [height, width] == [2, 2]
-        && *stride == [2, 2]
-        && *padding == [0, 0]
-        && *padding_out == [0, 0]
-        && *dilation == [1, 1]
-        && *groups == 1
-        && channels_in == weight_in;
-    if !doubles || channels_out == 0 || x.shape().num_elements() == 0 {
-        return burn::tensor::module::conv_transpose2d(x, weight, bias, options);
-    }
+    let [_, channels_out, _, _] = weight.dims();
+    let channels_out = channels_out * options.groups;
     let bias = bias.unwrap_or_else(|| Tensor::zeros([channels_out], &x.device()));
     assert_eq!(bias.dims(), [channels_out], "bias of {channels_out} channels");
     let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as ConvTranspose2dOps>::double(x, weight, bias))
+    Tensor::from_dispatch(<Dispatch as ConvTranspose2dOps>::convolve_transposed(x, weight, bias, options))
 }
 
 /// What a backend provides for [`conv_transpose2d`]; where it provides nothing, Burn's operators are used.
@@ -70,41 +59,49 @@ pub fn conv_transpose2d(
     Autodiff,
 )]
 pub trait ConvTranspose2dOps: Backend {
-    /// With a 2×2 kernel and stride 2.
+    /// The output.
     #[fusion(default)]
-    fn double(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::conv_transpose2d(x, weight, Some(bias), doubling())
+    fn convolve_transposed(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        options: ConvTransposeOptions<2>,
+    ) -> FloatTensor<Self> {
+        Self::conv_transpose2d(x, weight, Some(bias), options)
     }
 
-    /// The gradient of `x`.
+    /// The gradient of `x`, of which only the shape counts.
     #[fusion(default)]
-    fn double_x_backward(weight: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::conv_transpose2d_x_backward(weight, grad, doubling())
+    fn convolve_transposed_x_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        options: ConvTransposeOptions<2>,
+    ) -> FloatTensor<Self> {
+        let _ = x;
+        Self::conv_transpose2d_x_backward(weight, grad, options)
     }
 
     /// The gradient of the weight.
     #[fusion(default)]
-    fn double_weight_backward(
+    fn convolve_transposed_weight_backward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         grad: FloatTensor<Self>,
+        options: ConvTransposeOptions<2>,
     ) -> FloatTensor<Self> {
-        Self::conv_transpose2d_weight_backward(x, weight, grad, doubling())
+        Self::conv_transpose2d_weight_backward(x, weight, grad, options)
     }
 
     /// The gradient of the bias.
     #[fusion(default)]
-    fn double_bias_backward(
+    fn convolve_transposed_bias_backward(
         x: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         Self::conv_transpose2d_bias_backward(x, bias, grad)
     }
-}
-
-fn doubling() -> ConvTransposeOptions<2> {
-    ConvTransposeOptions::new([2, 2], [0, 0], [0, 0], [1, 1], 1)
 }
 
 #[cfg(test)]

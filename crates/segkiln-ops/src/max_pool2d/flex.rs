@@ -1,21 +1,18 @@
 //! A channel of an image is a task.
 
-use burn::{
-    backend::{Flex, tensor::FloatTensor},
-    tensor::DType,
-};
+use burn::backend::{Flex, tensor::FloatTensor};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{MaxPool2dOps, backward, forward};
-use crate::{
-    pool::vector,
-    simd::{self, Lanes, Shared, contiguous, pooled_tensor, tensor},
+use crate::cpu::{
+    memory::{Memory, Shared, all_f32, contiguous, written},
+    simd::{self, Lanes},
 };
 
 impl MaxPool2dOps for Flex {
     fn halve(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        if x.dtype() != DType::F32 {
+        if !all_f32(&[&x]) {
             return forward::<Flex>(x);
         }
         let x = x.to_contiguous();
@@ -23,21 +20,19 @@ impl MaxPool2dOps for Flex {
         let x: &[f32] = x.storage();
         let arch = simd::arch();
         let size = (height / 2) * (width / 2);
-        let mut output = vector(batch * channels * size);
-        let target = Shared(output.as_mut_ptr());
-        (0..batch * channels).into_par_iter().for_each(|plane| {
-            let x = &x[plane * height * width..][..height * width];
-            // SAFETY: each plane has its own values of the output.
-            let target = Shared(unsafe { target.at(plane * size) });
-            arch.dispatch(Halve { x, size: [height, width], target });
-        });
-        // SAFETY: the planes are all of the values.
-        unsafe { output.set_len(batch * channels * size) };
-        pooled_tensor(output, [batch, channels, height / 2, width / 2])
+        // SAFETY: the planes are all of the values, and each has its own.
+        unsafe {
+            written([batch, channels, height / 2, width / 2], Memory::Pooled, |target| {
+                (0..batch * channels).into_par_iter().for_each(|plane| {
+                    let x = &x[plane * height * width..][..height * width];
+                    arch.dispatch(Halve { x, size: [height, width], target: Shared(target.at(plane * size)) });
+                });
+            })
+        }
     }
 
     fn halve_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
-        if x.dtype() != DType::F32 || grad.dtype() != DType::F32 {
+        if !all_f32(&[&x, &grad]) {
             return backward::<Flex>(x, grad);
         }
         let (x, grad) = (x.to_contiguous(), contiguous(grad));
@@ -45,17 +40,16 @@ impl MaxPool2dOps for Flex {
         let (x, grad): (&[f32], &[f32]) = (x.storage(), grad.storage());
         let arch = simd::arch();
         let (size, half) = (height * width, (height / 2) * (width / 2));
-        let mut output: Vec<f32> = Vec::with_capacity(x.len());
-        let target = Shared(output.as_mut_ptr());
-        (0..batch * channels).into_par_iter().for_each(|plane| {
-            let (x, grad) = (&x[plane * size..][..size], &grad[plane * half..][..half]);
-            // SAFETY: each plane has its own values of the output.
-            let target = Shared(unsafe { target.at(plane * size) });
-            arch.dispatch(HalveBackward { x, grad, size: [height, width], target });
-        });
-        // SAFETY: the planes are all of the values.
-        unsafe { output.set_len(x.len()) };
-        tensor(output, [batch, channels, height, width])
+        // SAFETY: the planes are all of the values, and each has its own.
+        unsafe {
+            written([batch, channels, height, width], Memory::Allocated, |target| {
+                (0..batch * channels).into_par_iter().for_each(|plane| {
+                    let (x, grad) = (&x[plane * size..][..size], &grad[plane * half..][..half]);
+                    let target = Shared(target.at(plane * size));
+                    arch.dispatch(HalveBackward { x, grad, size: [height, width], target });
+                });
+            })
+        }
     }
 }
 

@@ -7,7 +7,10 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{Epilogue, Geometry};
-use crate::simd::{self, Lanes, MOST_LANES, Shared, with_scratch};
+use crate::cpu::{
+    memory::{Shared, with_scratch},
+    simd::{self, Lanes, MOST_LANES},
+};
 
 /// Registers of an output row that are computed together.
 const REGISTERS: usize = 4;
@@ -83,7 +86,7 @@ impl Padded {
 }
 
 /// Writes the convolution of `x` to `output`.
-pub(super) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], epilogue: Epilogue, output: Shared) {
+pub(super) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], epilogue: Option<Epilogue>, output: Shared) {
     let (arch, padded) = (simd::arch(), Padded::new(geometry));
     let (channels, taps) = (geometry.channels[0], geometry.taps());
     let (plane, output_plane) = (geometry.input_plane(), geometry.output_plane());
@@ -95,7 +98,7 @@ pub(super) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], epilogue: 
             let output = unsafe { std::slice::from_raw_parts_mut(output.at(index * output_plane), output_plane) };
             let weight = &weight[channel * taps..][..taps];
             arch.dispatch(Forward { geometry, padded, x, weight, values, output });
-            if !epilogue.is_none() {
+            if let Some(epilogue) = epilogue {
                 epilogue.apply(channel, output);
             }
         });
@@ -103,7 +106,13 @@ pub(super) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], epilogue: 
 }
 
 /// Writes the gradient of the input to `output`.
-pub(super) fn input_gradient(geometry: &Geometry, weight: &[f32], grad: &[f32], output: Shared) {
+pub(super) fn input_gradient(
+    geometry: &Geometry,
+    weight: &[f32],
+    grad: &[f32],
+    epilogue: Option<Epilogue>,
+    output: Shared,
+) {
     let (arch, padded) = (simd::arch(), Padded::new(geometry));
     let (channels, taps) = (geometry.channels[0], geometry.taps());
     let (plane, output_plane) = (geometry.input_plane(), geometry.output_plane());
@@ -114,6 +123,9 @@ pub(super) fn input_gradient(geometry: &Geometry, weight: &[f32], grad: &[f32], 
             // SAFETY: every plane of the output is written by one task.
             let output = unsafe { std::slice::from_raw_parts_mut(output.at(index * plane), plane) };
             arch.dispatch(InputGradient { geometry, padded, grad, weight, values, line, output });
+            if let Some(epilogue) = epilogue {
+                epilogue.apply(index % channels, output);
+            }
         });
     });
 }

@@ -1,14 +1,14 @@
-//! Convolution on the CPU. [`Method::of`] tells which of the files here computes what.
+//! Convolution on the CPU. [`Geometry::method`] tells which of the files here computes what.
 
 use burn::{
     backend::{Flex, flex::FlexTensor, ops::ModuleOps, tensor::FloatTensor},
-    tensor::{DType, Shape, ops::ConvOptions},
+    tensor::ops::ConvOptions,
 };
 
 use super::{Conv2dOps, affine};
-use crate::{
-    pool::vector,
-    simd::{Shared, at_least, contiguous, pooled_tensor, tensor},
+use crate::cpu::{
+    memory::{Memory, all_f32, contiguous, tensor, written},
+    simd::at_least,
 };
 
 mod depthwise;
@@ -24,26 +24,12 @@ enum Method {
     Depthwise,
     /// Everything else.
     Implicit,
-    /// Burn's own operator: other types than f32, and tensors without values.
-    Burn,
-}
-
-impl Method {
-    fn of(geometry: Option<&Geometry>, tensors: [&FlexTensor; 2]) -> Self {
-        match geometry {
-            Some(geometry) if tensors.iter().all(|tensor| tensor.dtype() == DType::F32) => geometry.method(),
-            _ => Self::Burn,
-        }
-    }
 }
 
 impl Conv2dOps for Flex {
     fn convolve(x: FloatTensor<Self>, weight: FloatTensor<Self>, options: ConvOptions<2>) -> FloatTensor<Self> {
-        let geometry = Geometry::of(x.layout().shape(), weight.layout().shape(), &options);
-        match (geometry, Method::of(geometry.as_ref(), [&x, &weight])) {
-            (Some(geometry), method @ (Method::Winograd | Method::Depthwise | Method::Implicit)) => {
-                forward(method, &geometry, x, weight, Epilogue::default())
-            }
+        match Geometry::of(&x, &weight, &options) {
+            Some(geometry) if all_f32(&[&x, &weight]) => forward(&geometry, x, weight, None),
             _ => <Flex as ModuleOps<Flex>>::conv2d(x, weight, None, options),
         }
     }
@@ -56,14 +42,11 @@ impl Conv2dOps for Flex {
         range: Option<[f32; 2]>,
         options: ConvOptions<2>,
     ) -> FloatTensor<Self> {
-        let geometry = Geometry::of(x.layout().shape(), weight.layout().shape(), &options);
-        let method = Method::of(geometry.as_ref(), [&x, &weight]);
-        let vectors = scale.dtype() == DType::F32 && shift.dtype() == DType::F32;
-        match (geometry, method) {
-            (Some(geometry), Method::Winograd | Method::Depthwise | Method::Implicit) if vectors => {
+        match Geometry::of(&x, &weight, &options) {
+            Some(geometry) if all_f32(&[&x, &weight, &scale, &shift]) => {
                 let (scale, shift) = (scale.to_contiguous(), shift.to_contiguous());
-                let epilogue = Epilogue { scale: Some(scale.storage()), shift: Some(shift.storage()), range };
-                forward(method, &geometry, x, weight, epilogue)
+                let range = range.unwrap_or(Epilogue::UNBOUNDED);
+                forward(&geometry, x, weight, Some(Epilogue { scale: scale.storage(), shift: shift.storage(), range }))
             }
             _ => affine::<Self>(Self::convolve(x, weight, options), scale, shift, range),
         }
@@ -75,11 +58,8 @@ impl Conv2dOps for Flex {
         grad: FloatTensor<Self>,
         options: ConvOptions<2>,
     ) -> FloatTensor<Self> {
-        let geometry = Geometry::of(x.layout().shape(), weight.layout().shape(), &options);
-        match (geometry, Method::of(geometry.as_ref(), [&weight, &grad])) {
-            (Some(geometry), method @ (Method::Winograd | Method::Depthwise | Method::Implicit)) => {
-                input_gradient(method, &geometry, weight, grad)
-            }
+        match Geometry::of(&x, &weight, &options) {
+            Some(geometry) if all_f32(&[&weight, &grad]) => input_gradient(&geometry, weight, grad, None),
             _ => <Flex as ModuleOps<Flex>>::conv2d_x_backward(x, weight, grad, options),
         }
     }
@@ -90,62 +70,62 @@ impl Conv2dOps for Flex {
         grad: FloatTensor<Self>,
         options: ConvOptions<2>,
     ) -> FloatTensor<Self> {
-        let geometry = Geometry::of(x.layout().shape(), weight.layout().shape(), &options);
-        match (geometry, Method::of(geometry.as_ref(), [&x, &grad])) {
-            (Some(geometry), method @ (Method::Winograd | Method::Depthwise | Method::Implicit)) => {
-                weight_gradient(method, &geometry, x, grad)
-            }
+        match Geometry::of(&x, &weight, &options) {
+            Some(geometry) if all_f32(&[&x, &grad]) => weight_gradient(&geometry, x, grad),
             _ => <Flex as ModuleOps<Flex>>::conv2d_weight_backward(x, weight, grad, options),
         }
     }
 }
 
-fn forward(method: Method, geometry: &Geometry, x: FlexTensor, weight: FlexTensor, epilogue: Epilogue) -> FlexTensor {
+pub(crate) fn forward(
+    geometry: &Geometry,
+    x: FlexTensor,
+    weight: FlexTensor,
+    epilogue: Option<Epilogue>,
+) -> FlexTensor {
     let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
-    let [channels_in, channels_out] = geometry.channels;
-    let len = geometry.batch * channels_out * geometry.output_plane();
-    // A training keeps its tensors until the backward pass, and then a pool is only in the way.
-    let evaluated = !epilogue.is_none();
-    let mut output = if evaluated { vector(len) } else { Vec::with_capacity(len) };
-    let target = Shared(output.as_mut_ptr());
-    match method {
-        Method::Winograd => {
-            let kernels = Kernels { values: weight.storage(), strides: [channels_in * 9, 9], turned: false };
-            winograd::forward(geometry, x.storage(), kernels, epilogue, target);
-        }
-        Method::Depthwise => depthwise::forward(geometry, x.storage(), weight.storage(), epilogue, target),
-        _ => implicit::forward(geometry, x.storage(), weight.storage(), epilogue, target),
+    let (x, weight) = (x.storage(), weight.storage());
+    // Only what is evaluated has an epilogue.
+    let memory = if epilogue.is_some() { Memory::Pooled } else { Memory::Allocated };
+    // SAFETY: every method writes every value.
+    unsafe {
+        written(geometry.output_shape(), memory, |output| match geometry.method() {
+            Method::Winograd => winograd::forward(geometry, x, geometry.kernels(weight), epilogue, output),
+            Method::Depthwise => depthwise::forward(geometry, x, weight, epilogue, output),
+            Method::Implicit => implicit::forward(geometry, x, weight, epilogue, output),
+        })
     }
-    // SAFETY: both methods write every value.
-    unsafe { output.set_len(len) };
-    let shape = [geometry.batch, channels_out, geometry.output[0], geometry.output[1]];
-    if evaluated { pooled_tensor(output, shape) } else { tensor(output, shape) }
 }
 
-fn input_gradient(method: Method, geometry: &Geometry, weight: FlexTensor, grad: FlexTensor) -> FlexTensor {
+/// The gradient of the input, after the epilogue.
+pub(crate) fn input_gradient(
+    geometry: &Geometry,
+    weight: FlexTensor,
+    grad: FlexTensor,
+    epilogue: Option<Epilogue>,
+) -> FlexTensor {
     let (weight, grad) = (weight.to_contiguous(), contiguous(grad));
-    let channels_in = geometry.channels[0];
-    let mut output: Vec<f32> = Vec::with_capacity(geometry.batch * channels_in * geometry.input_plane());
-    let target = Shared(output.as_mut_ptr());
-    match (method, geometry.adjoint()) {
-        (Method::Winograd, Some(adjoint)) => {
-            let kernels = Kernels { values: weight.storage(), strides: [9, channels_in * 9], turned: true };
-            winograd::forward(&adjoint, grad.storage(), kernels, Epilogue::default(), target);
-        }
-        (Method::Depthwise, _) => depthwise::input_gradient(geometry, weight.storage(), grad.storage(), target),
-        _ => implicit::input_gradient(geometry, weight.storage(), grad.storage(), target),
+    let (weight, grad) = (weight.storage(), grad.storage());
+    let memory = if epilogue.is_some() { Memory::Pooled } else { Memory::Allocated };
+    // SAFETY: every method writes every value.
+    unsafe {
+        written(geometry.input_shape(), memory, |output| match (geometry.method(), geometry.adjoint()) {
+            (Method::Winograd, Some(adjoint)) => {
+                winograd::forward(&adjoint, grad, geometry.kernels(weight).turned(), epilogue, output);
+            }
+            (Method::Depthwise, _) => depthwise::input_gradient(geometry, weight, grad, epilogue, output),
+            _ => implicit::input_gradient(geometry, weight, grad, epilogue, output),
+        })
     }
-    // SAFETY: both methods write every value.
-    unsafe { output.set_len(geometry.batch * channels_in * geometry.input_plane()) };
-    tensor(output, [geometry.batch, channels_in, geometry.input[0], geometry.input[1]])
 }
 
-fn weight_gradient(method: Method, geometry: &Geometry, x: FlexTensor, grad: FlexTensor) -> FlexTensor {
+pub(crate) fn weight_gradient(geometry: &Geometry, x: FlexTensor, grad: FlexTensor) -> FlexTensor {
     let (x, grad) = (x.to_contiguous(), contiguous(grad));
-    let gradient = match method {
-        Method::Winograd => winograd::weight_gradient(geometry, x.storage(), grad.storage()),
-        Method::Depthwise => depthwise::weight_gradient(geometry, x.storage(), grad.storage()),
-        _ => implicit::weight_gradient(geometry, x.storage(), grad.storage()),
+    let (x, grad) = (x.storage(), grad.storage());
+    let gradient = match geometry.method() {
+        Method::Winograd => winograd::weight_gradient(geometry, x, grad),
+        Method::Depthwise => depthwise::weight_gradient(geometry, x, grad),
+        Method::Implicit => implicit::weight_gradient(geometry, x, grad),
     };
     let [channels_in, channels_out] = geometry.channels;
     tensor(gradient, [channels_out, channels_in / geometry.groups, geometry.kernel[0], geometry.kernel[1]])
@@ -153,7 +133,7 @@ fn weight_gradient(method: Method, geometry: &Geometry, x: FlexTensor, grad: Fle
 
 /// The sizes of a convolution.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Geometry {
+pub(crate) struct Geometry {
     batch: usize,
     /// Channels in and out.
     channels: [usize; 2],
@@ -169,30 +149,41 @@ pub(super) struct Geometry {
 
 impl Geometry {
     /// None where there are no values, or the channels are not whole groups.
-    fn of(x: &Shape, weight: &Shape, options: &ConvOptions<2>) -> Option<Self> {
-        let [batch, channels_in, height, width] = x.dims();
-        let [channels_out, weight_in, kernel_height, kernel_width] = weight.dims();
-        assert_eq!(channels_in, weight_in * options.groups, "input channels and weight {weight:?}");
-        if [batch, channels_in, channels_out, height, width, kernel_height, kernel_width].contains(&0) {
-            return None;
-        }
-        let side = |axis: usize, input: usize, kernel: usize| {
-            let reach = options.dilation[axis] * (kernel - 1) + 1;
+    fn of(x: &FlexTensor, weight: &FlexTensor, options: &ConvOptions<2>) -> Option<Self> {
+        let (x, weight) = (x.layout().shape().dims(), weight.layout().shape().dims());
+        let side = |axis: usize| {
+            let reach = options.dilation[axis] * weight[2 + axis].checked_sub(1)? + 1;
             let (before, after) = options.padding[axis];
-            Some((input + before + after).checked_sub(reach)? / options.stride[axis] + 1)
+            Some((x[2 + axis] + before + after).checked_sub(reach)? / options.stride[axis] + 1)
         };
-        let geometry = Self {
+        let padding = options.padding.map(|(before, _)| before);
+        Self::new(x, weight, [side(0)?, side(1)?], options.stride, padding, options.dilation, options.groups)
+    }
+
+    /// As [`of`](Self::of), with the output's size.
+    pub fn new(
+        [batch, channels_in, height, width]: [usize; 4],
+        [channels_out, weight_in, kernel_height, kernel_width]: [usize; 4],
+        output: [usize; 2],
+        stride: [usize; 2],
+        padding: [usize; 2],
+        dilation: [usize; 2],
+        groups: usize,
+    ) -> Option<Self> {
+        assert_eq!(channels_in, weight_in * groups, "input channels and weight's times {groups} groups");
+        let sizes = [batch, channels_in, channels_out, height, width, kernel_height, kernel_width];
+        let fits = !sizes.contains(&0) && channels_out.is_multiple_of(groups);
+        fits.then_some(Self {
             batch,
             channels: [channels_in, channels_out],
             input: [height, width],
-            output: [side(0, height, kernel_height)?, side(1, width, kernel_width)?],
+            output,
             kernel: [kernel_height, kernel_width],
-            stride: options.stride,
-            padding: options.padding.map(|(before, _)| before),
-            dilation: options.dilation,
-            groups: options.groups,
-        };
-        channels_out.is_multiple_of(options.groups).then_some(geometry)
+            stride,
+            padding,
+            dilation,
+            groups,
+        })
     }
 
     /// The convolution from the output's gradient to the input's, with the kernel turned round; there is one for stride 1.
@@ -238,6 +229,19 @@ impl Geometry {
     fn output_plane(&self) -> usize {
         self.output[0] * self.output[1]
     }
+
+    fn input_shape(&self) -> [usize; 4] {
+        [self.batch, self.channels[0], self.input[0], self.input[1]]
+    }
+
+    fn output_shape(&self) -> [usize; 4] {
+        [self.batch, self.channels[1], self.output[0], self.output[1]]
+    }
+
+    /// The weight of one group, for Winograd's transforms.
+    fn kernels<'a>(&self, weight: &'a [f32]) -> Kernels<'a> {
+        Kernels { values: weight, strides: [self.channels[0] * 9, 9], turned: false }
+    }
 }
 
 /// Kernels in memory.
@@ -250,29 +254,31 @@ pub(super) struct Kernels<'a> {
     pub turned: bool,
 }
 
-/// What happens to an output before it is stored.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Epilogue<'a> {
-    /// A factor for each channel.
-    pub scale: Option<&'a [f32]>,
-    /// A summand for each channel.
-    pub shift: Option<&'a [f32]>,
+impl Kernels<'_> {
+    /// Turned round, with channels in and out exchanged: what the gradient of the input is convolved with.
+    fn turned(self) -> Self {
+        let [out, input] = self.strides;
+        Self { values: self.values, strides: [input, out], turned: true }
+    }
+}
+
+/// What happens to an output before it is stored: `range` bounds `output · scale + shift`, one of each a channel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Epilogue<'a> {
+    pub scale: &'a [f32],
+    pub shift: &'a [f32],
     /// Smallest and largest value.
-    pub range: Option<[f32; 2]>,
+    pub range: [f32; 2],
 }
 
 impl Epilogue<'_> {
+    pub const UNBOUNDED: [f32; 2] = [f32::NEG_INFINITY, f32::INFINITY];
+
     fn apply(&self, channel: usize, values: &mut [f32]) {
-        let (scale, shift) =
-            (self.scale.map_or(1.0, |scale| scale[channel]), self.shift.map_or(0.0, |shift| shift[channel]));
-        let [low, high] = self.range.unwrap_or([f32::NEG_INFINITY, f32::INFINITY]);
+        let (scale, shift, [low, high]) = (self.scale[channel], self.shift[channel], self.range);
         for value in values {
             let scaled = at_least(*value * scale + shift, low);
             *value = if scaled > high { high } else { scaled };
         }
-    }
-
-    fn is_none(&self) -> bool {
-        self.scale.is_none() && self.shift.is_none() && self.range.is_none()
     }
 }

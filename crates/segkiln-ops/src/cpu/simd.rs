@@ -1,22 +1,15 @@
-//! Vectors of the widest registers that the processor has, and the matrix product in them.
+//! Vectors of the widest registers that the processor has.
 
 #[cfg(target_arch = "x86_64")]
 use std::any::Any;
 use std::{
-    cell::RefCell,
-    ops::{Add, Mul, Sub},
+    ops::{Add, Mul, Range, Sub},
     sync::LazyLock,
 };
 
-use burn::{
-    backend::flex::{FlexTensor, Layout},
-    tensor::{Bytes, DType, Shape},
-};
 #[cfg(target_arch = "x86_64")]
 use pulp::x86::{V3, V4};
-use pulp::{Arch, Simd, WithSimd};
-
-use crate::pool::Pooled;
+use pulp::{Arch, MemMask, Simd};
 
 /// `value` as another type of the same size.
 ///
@@ -44,6 +37,14 @@ pub(crate) fn arch() -> Arch {
 /// Most values in a register.
 pub(crate) const MOST_LANES: usize = 16;
 
+/// The mask of some places of a register.
+#[inline(always)]
+pub(crate) fn places<S: Simd>(simd: S, places: Range<usize>) -> S::m32s {
+    // pulp's panics where a range begins at a register's end.
+    let Range { start, end } = if places.is_empty() { 0..0 } else { places };
+    simd.mask_between_m32s(start as u32, end as u32).mask()
+}
+
 /// A register of f32 values.
 #[derive(Clone, Copy)]
 pub(crate) struct Lanes<S: Simd>(pub S, pub S::f32s);
@@ -65,6 +66,35 @@ impl<S: Simd> Lanes<S> {
         unsafe { pointer.cast::<S::f32s>().write_unaligned(self.1) }
     }
 
+    /// The values where `mask` is set, zeros elsewhere.
+    ///
+    /// # Safety
+    /// Those values can be read, `pointer` being the first place.
+    #[inline(always)]
+    pub unsafe fn load_masked(simd: S, pointer: *const f32, mask: S::m32s) -> Self {
+        // SAFETY: the caller's promise.
+        Self(simd, unsafe { simd.mask_load_ptr_f32s(MemMask::new(mask), pointer) })
+    }
+
+    /// The first `count` values, zeros after them.
+    ///
+    /// # Safety
+    /// Those values can be read from `pointer`.
+    #[inline(always)]
+    pub unsafe fn load_first(simd: S, pointer: *const f32, count: usize) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { Self::load_masked(simd, pointer, places(simd, 0..count)) }
+    }
+
+    /// # Safety
+    /// The first `count` values can be written to `pointer`.
+    #[inline(always)]
+    pub unsafe fn store_first(self, pointer: *mut f32, count: usize) {
+        let mask = MemMask::new(places(self.0, 0..count));
+        // SAFETY: the caller's promise.
+        unsafe { self.0.mask_store_ptr_f32s(mask, pointer, self.1) };
+    }
+
     #[inline(always)]
     pub fn splat(simd: S, value: f32) -> Self {
         Self(simd, simd.splat_f32s(value))
@@ -79,6 +109,12 @@ impl<S: Simd> Lanes<S> {
     #[inline(always)]
     pub fn mul_add(self, factor: Self, other: Self) -> Self {
         Self(self.0, self.0.mul_add_e_f32s(self.1, factor.1, other.1))
+    }
+
+    /// The bits of both.
+    #[inline(always)]
+    pub fn or(self, other: Self) -> Self {
+        Self(self.0, self.0.or_f32s(self.1, other.1))
     }
 
     /// The larger; what is not a number stays so.
@@ -235,189 +271,10 @@ pub(crate) fn transpose<S: Simd>(rows: &mut [Lanes<S>; 16]) {
     }
 }
 
-/// Rows of the left matrix that one kernel multiplies.
-pub(crate) const fn kernel_rows<S: Simd>() -> usize {
-    if S::REGISTER_COUNT >= 32 { 8 } else { 4 }
-}
-
-/// `output[i][j] (+)= Σ_p lhs[i][p] · rhs[p][j]` for `rows` rows up to [`kernel_rows`] and `vectors` registers of columns, 1 or 2.
-///
-/// # Safety
-/// `lhs` has [`kernel_rows`] rows even where `rows` is less; all pointers are valid for the sizes and strides.
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-pub(crate) unsafe fn kernel<S: Simd>(
-    simd: S,
-    depth: usize,
-    lhs: *const f32,
-    lhs_strides: [usize; 2],
-    rhs: *const f32,
-    rhs_stride: usize,
-    output: *mut f32,
-    output_stride: usize,
-    rows: usize,
-    vectors: usize,
-    add: bool,
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match (S::REGISTER_COUNT >= 32, vectors) {
-            (true, 2) => {
-                fixed::<S, 8, 2>(simd, depth, lhs, lhs_strides, rhs, rhs_stride, output, output_stride, rows, add)
-            }
-            (true, _) => {
-                fixed::<S, 8, 1>(simd, depth, lhs, lhs_strides, rhs, rhs_stride, output, output_stride, rows, add)
-            }
-            (false, 2) => {
-                fixed::<S, 4, 2>(simd, depth, lhs, lhs_strides, rhs, rhs_stride, output, output_stride, rows, add)
-            }
-            (false, _) => {
-                fixed::<S, 4, 1>(simd, depth, lhs, lhs_strides, rhs, rhs_stride, output, output_stride, rows, add)
-            }
-        }
-    }
-}
-
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-unsafe fn fixed<S: Simd, const ROWS: usize, const VECTORS: usize>(
-    simd: S,
-    depth: usize,
-    lhs: *const f32,
-    [lhs_row, lhs_depth]: [usize; 2],
-    rhs: *const f32,
-    rhs_stride: usize,
-    output: *mut f32,
-    output_stride: usize,
-    rows: usize,
-    add: bool,
-) {
-    let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-    // SAFETY: the caller's promise.
-    unsafe {
-        for p in 0..depth {
-            let mut right = [simd.splat_f32s(0.0); VECTORS];
-            for (j, right) in right.iter_mut().enumerate() {
-                *right = Lanes::load(simd, rhs.add(p * rhs_stride + j * S::F32_LANES)).1;
-            }
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let left = simd.splat_f32s(*lhs.add(i * lhs_row + p * lhs_depth));
-                for (sum, right) in sums.iter_mut().zip(right) {
-                    *sum = simd.mul_add_e_f32s(left, right, *sum);
-                }
-            }
-        }
-        for (i, sums) in sums.iter().enumerate() {
-            if i < rows {
-                for (j, sum) in sums.iter().enumerate() {
-                    let target = output.add(i * output_stride + j * S::F32_LANES);
-                    let sum = Lanes(simd, *sum);
-                    let sum = if add { Lanes::load(simd, target) + sum } else { sum };
-                    sum.store(target);
-                }
-            }
-        }
-    }
-}
-
-/// A pointer that threads share; each writes places of its own.
-#[derive(Clone, Copy)]
-pub(crate) struct Shared(pub *mut f32);
-
-// SAFETY: every task writes a range of the buffer that no other task reads or writes.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    /// # Safety
-    /// `offset` is within the buffer.
-    pub unsafe fn at(self, offset: usize) -> *mut f32 {
-        // SAFETY: the caller's promise.
-        unsafe { self.0.add(offset) }
-    }
-}
-
 /// The larger; what is not a number stays so, which [`f32::max`] would drop.
 #[inline(always)]
 pub(crate) fn at_least(value: f32, low: f32) -> f32 {
     if value < low { low } else { value }
-}
-
-/// `tensor` in contiguous memory. The gradient of a sum is one number for all places, which Burn copies one by one.
-pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
-    let layout = tensor.layout();
-    let (len, dims) = (layout.num_elements(), layout.shape().num_dims());
-    if tensor.dtype() != DType::F32 || len <= 1 || dims != 4 || layout.strides().iter().any(|stride| *stride != 0) {
-        return tensor.to_contiguous();
-    }
-    let values = vec![tensor.storage::<f32>()[layout.start_offset()]; len];
-    self::tensor(values, layout.shape().dims::<4>())
-}
-
-/// A contiguous tensor.
-pub(crate) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
-    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::new(shape)), DType::F32)
-}
-
-/// A contiguous tensor whose memory goes to the [pool](crate::pool) with its end.
-pub(crate) fn pooled_tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
-    let len = size_of_val(values.as_slice());
-    let bytes = match Pooled::new(values) {
-        // SAFETY: these are the values' bytes.
-        Ok(pooled) => unsafe { Bytes::from_controller(Box::new(pooled), len) },
-        Err(values) => Bytes::from_elems(values),
-    };
-    FlexTensor::new(bytes, Layout::contiguous(Shape::new(shape)), DType::F32)
-}
-
-/// The number of registers' values and the kernel's rows of this processor.
-pub(crate) struct Sizes;
-
-impl WithSimd for Sizes {
-    type Output = [usize; 2];
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> [usize; 2] {
-        [S::F32_LANES, kernel_rows::<S>()]
-    }
-}
-
-thread_local! {
-    /// What a thread computes in; it stays for the next operator.
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Values of scratch memory that a thread keeps: 16 MiB.
-const KEPT: usize = 1 << 22;
-
-/// Lends a thread's scratch memory, with whatever was left in it. `f` must not wait for other tasks of rayon's.
-pub(crate) fn with_scratch<const N: usize>(sizes: [usize; N], f: impl FnOnce([&mut [f32]; N])) {
-    SCRATCH.with_borrow_mut(|scratch| {
-        let total = sizes.iter().map(|size| size + MOST_LANES).sum();
-        if scratch.len() < total {
-            scratch.resize(total, 0.0);
-        }
-        let mut rest = scratch.as_mut_slice();
-        f(sizes.map(|size| {
-            let (part, after) = std::mem::take(&mut rest).split_at_mut(size);
-            rest = after;
-            part
-        }));
-        if scratch.len() > KEPT {
-            *scratch = Vec::new();
-        }
-    });
-}
-
-pub(crate) fn uninit(len: usize) -> Vec<f32> {
-    let mut values = Vec::with_capacity(len);
-    // SAFETY: every value is written before it is read.
-    #[allow(clippy::uninit_vec)]
-    unsafe {
-        values.set_len(len)
-    };
-    values
 }
 
 /// The sum of values, of which there should not be so many that an f32 sum is inexact.

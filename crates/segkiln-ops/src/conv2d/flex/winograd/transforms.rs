@@ -1,0 +1,164 @@
+//! The transforms, of registers of tiles and of kernels.
+
+use pulp::Simd;
+
+use super::tiles::{APART, Line, Run, Source};
+use crate::{
+    conv2d::flex::Geometry,
+    cpu::simd::{Lanes, unzip4},
+};
+
+/// `B^T d`, for a column of six.
+#[inline(always)]
+pub(super) fn input_column<S: Simd>([d0, d1, d2, d3, d4, d5]: [Lanes<S>; 6]) -> [Lanes<S>; 6] {
+    let (even, odd) = (d2.scaled_plus(-4.0, d4), d1.scaled_plus(-4.0, d3));
+    let (even_2, odd_2) = (d4 - d2, (d3 - d1) * 2.0);
+    [
+        d0.scaled_plus(4.0, d2.scaled_plus(-5.0, d4)),
+        even + odd,
+        even - odd,
+        even_2 + odd_2,
+        even_2 - odd_2,
+        d1.scaled_plus(4.0, d3.scaled_plus(-5.0, d5)),
+    ]
+}
+
+/// `A^T m`, for a column of six.
+#[inline(always)]
+pub(super) fn output_column<S: Simd>([m0, m1, m2, m3, m4, m5]: [Lanes<S>; 6]) -> [Lanes<S>; 4] {
+    let (sum, difference) = (m1 + m2, m1 - m2);
+    let (sum_2, difference_2) = (m3 + m4, m3 - m4);
+    [
+        m0 + sum + sum_2,
+        difference_2.scaled_plus(2.0, difference),
+        sum_2.scaled_plus(4.0, sum),
+        difference_2.scaled_plus(8.0, difference) + m5,
+    ]
+}
+
+/// `A y`, for a column of four: the adjoint of [`output_column`].
+#[inline(always)]
+pub(super) fn gradient_column<S: Simd>([y0, y1, y2, y3]: [Lanes<S>; 4]) -> [Lanes<S>; 6] {
+    let (even, odd) = (y0 + y2, y1 + y3);
+    let even_2 = y2.scaled_plus(4.0, y0);
+    let odd_2 = y3.scaled_plus(4.0, y1) * 2.0;
+    [y0, even + odd, even - odd, even_2 + odd_2, even_2 - odd_2, y3]
+}
+
+/// `G g`, for a column of three.
+#[inline(always)]
+pub(super) fn kernel_column([g0, g1, g2]: [f32; 3]) -> [f32; 6] {
+    let (even, odd) = ((g0 + g2) * (-1.0 / 6.0), g1 * (-1.0 / 6.0));
+    let (even_2, odd_2) = (g0 * (1.0 / 24.0) + g2 * (1.0 / 6.0), g1 * (1.0 / 12.0));
+    [g0 * 0.25, even + odd, even - odd, even_2 + odd_2, even_2 - odd_2, g2]
+}
+
+/// `G^T u`, for a column of six: the adjoint of [`kernel_column`].
+#[inline(always)]
+pub(super) fn kernel_gradient_column([u0, u1, u2, u3, u4, u5]: [f32; 6]) -> [f32; 3] {
+    let (sum, difference) = ((u1 + u2) * (-1.0 / 6.0), (u1 - u2) * (-1.0 / 6.0));
+    let (sum_2, difference_2) = (u3 + u4, u3 - u4);
+    [u0 * 0.25 + sum + sum_2 * (1.0 / 24.0), difference + difference_2 * (1.0 / 12.0), sum + sum_2 * (1.0 / 6.0) + u5]
+}
+
+/// The points of a register's tiles for one channel.
+#[inline(always)]
+pub(super) fn input_points<S: Simd>(
+    simd: S,
+    geometry: &Geometry,
+    source: &Source,
+    channel: usize,
+    runs: &[Run],
+    copies: &mut [Line; 6],
+    halves: &mut [Line; 6],
+    mut store: impl FnMut(usize, Lanes<S>),
+) {
+    let lanes = S::F32_LANES;
+    let mut lines = [std::ptr::null(); 6];
+    let halo = geometry.lines::<S, 6, 2>(simd, source, channel, runs, copies, &mut lines);
+    let (main, after) = if halo == APART { (4, 4) } else { ((4 * lanes + 2).div_ceil(lanes), 0) };
+    for index in 0..main + after {
+        let offset = if index < main { index * lanes } else { APART + (index - main) * lanes };
+        // SAFETY: `lines` gives pointers to as many values.
+        unsafe {
+            let [d0, d1, d2, d3, d4, d5] = lines;
+            let column = input_column([
+                Lanes::load(simd, d0.add(offset)),
+                Lanes::load(simd, d1.add(offset)),
+                Lanes::load(simd, d2.add(offset)),
+                Lanes::load(simd, d3.add(offset)),
+                Lanes::load(simd, d4.add(offset)),
+                Lanes::load(simd, d5.add(offset)),
+            ]);
+            for a in 0..6 {
+                column[a].store(halves[a].0.as_mut_ptr().add(offset));
+            }
+        }
+    }
+    for a in 0..6 {
+        // SAFETY: four registers of columns and, from `halo` on, four of those after.
+        let row = unsafe {
+            let line = halves[a].0.as_ptr();
+            let [d0, d1, d2, d3] = unzip4(four(simd, line));
+            let [d4, d5, ..] = unzip4(four(simd, line.add(halo)));
+            input_column([d0, d1, d2, d3, d4, d5])
+        };
+        for b in 0..6 {
+            store(a * 6 + b, row[b]);
+        }
+    }
+}
+
+/// # Safety
+/// There are four registers' values.
+#[inline(always)]
+unsafe fn four<S: Simd>(simd: S, line: *const f32) -> [Lanes<S>; 4] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        [
+            Lanes::load(simd, line),
+            Lanes::load(simd, line.add(S::F32_LANES)),
+            Lanes::load(simd, line.add(2 * S::F32_LANES)),
+            Lanes::load(simd, line.add(3 * S::F32_LANES)),
+        ]
+    }
+}
+
+/// The points of the gradient of a register's tiles for one channel.
+#[inline(always)]
+pub(super) fn gradient_points<S: Simd>(
+    simd: S,
+    geometry: &Geometry,
+    source: &Source,
+    channel: usize,
+    runs: &[Run],
+    copies: &mut [Line; 4],
+    halves: &mut [Line; 6],
+    mut store: impl FnMut(usize, Lanes<S>),
+) {
+    let lanes = S::F32_LANES;
+    let mut lines = [std::ptr::null(); 4];
+    geometry.lines::<S, 4, 0>(simd, source, channel, runs, copies, &mut lines);
+    for offset in [0, lanes, 2 * lanes, 3 * lanes] {
+        // SAFETY: `lines` gives pointers to as many values.
+        unsafe {
+            let [y0, y1, y2, y3] = lines;
+            let column = gradient_column([
+                Lanes::load(simd, y0.add(offset)),
+                Lanes::load(simd, y1.add(offset)),
+                Lanes::load(simd, y2.add(offset)),
+                Lanes::load(simd, y3.add(offset)),
+            ]);
+            for a in 0..6 {
+                column[a].store(halves[a].0.as_mut_ptr().add(offset));
+            }
+        }
+    }
+    for a in 0..6 {
+        // SAFETY: four registers of columns.
+        let row = gradient_column(unzip4(unsafe { four(simd, halves[a].0.as_ptr()) }));
+        for b in 0..6 {
+            store(a * 6 + b, row[b]);
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The matrix product in registers.
+
+use pulp::{Simd, WithSimd};
+
+use super::simd::Lanes;
+
+/// Rows of the left matrix that are multiplied together.
+pub(crate) const fn kernel_rows<S: Simd>() -> usize {
+    if S::REGISTER_COUNT >= 32 { 8 } else { 4 }
+}
+
+/// The number of a register's values and [`kernel_rows`] of this processor.
+pub(crate) struct Sizes;
+
+impl WithSimd for Sizes {
+    type Output = [usize; 2];
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> [usize; 2] {
+        [S::F32_LANES, kernel_rows::<S>()]
+    }
+}
+
+/// The left matrix of a [`Product`].
+#[derive(Clone, Copy)]
+pub(crate) enum Left {
+    /// `[depth][kernel_rows]`, whatever the number of rows.
+    Panel(*const f32),
+    /// `[row][depth]`, with so many values from a row to the next.
+    Rows(*const f32, usize),
+}
+
+/// `output[i][j] = Σ_p left[i][p] · right[p][j]`, as far as it goes at once.
+#[derive(Clone, Copy)]
+pub(crate) struct Product {
+    pub depth: usize,
+    pub left: Left,
+    pub right: *const f32,
+    pub right_stride: usize,
+    pub output: *mut f32,
+    pub output_stride: usize,
+    /// Up to [`kernel_rows`].
+    pub rows: usize,
+    /// Up to two registers' values.
+    pub columns: usize,
+}
+
+/// What becomes of a product.
+#[derive(Clone, Copy)]
+pub(crate) enum Finish<'a> {
+    Store,
+    /// It is added to the output.
+    Add,
+    /// Row `i` is multiplied by `scale[i]`, `shift[i]` is added, and it is bounded by `range`.
+    Affine {
+        scale: &'a [f32],
+        shift: &'a [f32],
+        range: [f32; 2],
+    },
+}
+
+impl Product {
+    /// # Safety
+    /// All pointers are valid for the sizes and strides; of the right matrix whole registers are read.
+    #[inline(always)]
+    pub unsafe fn compute<S: Simd>(self, simd: S, finish: Finish) {
+        let few = self.rows <= 4;
+        // SAFETY: the caller's promise.
+        unsafe {
+            match (S::REGISTER_COUNT >= 32 && !few, self.columns > S::F32_LANES) {
+                (true, true) => self.fixed::<S, 8, 2>(simd, finish),
+                (true, false) => self.fixed::<S, 8, 1>(simd, finish),
+                (false, true) => self.fixed::<S, 4, 2>(simd, finish),
+                (false, false) => self.fixed::<S, 4, 1>(simd, finish),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn fixed<S: Simd, const ROWS: usize, const VECTORS: usize>(self, simd: S, finish: Finish) {
+        let Self { depth, left, right, right_stride, output, output_stride, rows, columns } = self;
+        // Rows that are not wanted are the last one again.
+        let (left, step, mut offsets) = match left {
+            Left::Panel(left) => (left, kernel_rows::<S>(), [0; ROWS]),
+            Left::Rows(left, _) => (left, 1, [0; ROWS]),
+        };
+        for (i, offset) in offsets.iter_mut().enumerate() {
+            *offset = match self.left {
+                Left::Panel(_) => i,
+                Left::Rows(_, stride) => i.min(rows - 1) * stride,
+            };
+        }
+        let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+        // SAFETY: the caller's promise.
+        unsafe {
+            for p in 0..depth {
+                let mut values = [simd.splat_f32s(0.0); VECTORS];
+                for (j, value) in values.iter_mut().enumerate() {
+                    *value = Lanes::load(simd, right.add(p * right_stride + j * S::F32_LANES)).1;
+                }
+                let left = left.add(p * step);
+                for (sums, offset) in sums.iter_mut().zip(offsets) {
+                    let factor = simd.splat_f32s(*left.add(offset));
+                    for (sum, value) in sums.iter_mut().zip(values) {
+                        *sum = simd.mul_add_e_f32s(factor, value, *sum);
+                    }
+                }
+            }
+            for (i, sums) in sums.iter().enumerate() {
+                if i >= rows {
+                    break;
+                }
+                for (j, sum) in sums.iter().enumerate() {
+                    let target = output.add(i * output_stride + j * S::F32_LANES);
+                    let columns = columns - j * S::F32_LANES;
+                    let sum = Lanes(simd, *sum);
+                    let sum = match finish {
+                        Finish::Store => sum,
+                        Finish::Add if columns >= S::F32_LANES => Lanes::load(simd, target) + sum,
+                        Finish::Add => Lanes::load_first(simd, target, columns) + sum,
+                        Finish::Affine { scale, shift, range: [low, high] } => {
+                            let [scale, shift] = [scale, shift].map(|values| Lanes::splat(simd, values[i]));
+                            let [low, high] = [low, high].map(|bound| Lanes::splat(simd, bound));
+                            sum.mul_add(scale, shift).max(low).min(high)
+                        }
+                    };
+                    if columns >= S::F32_LANES {
+                        sum.store(target);
+                    } else {
+                        sum.store_first(target, columns);
+                    }
+                }
+            }
+        }
+    }
+}

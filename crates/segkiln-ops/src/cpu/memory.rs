@@ -1,0 +1,126 @@
+//! Tensors, scratch memory and what threads share.
+
+use std::cell::RefCell;
+
+use burn::{
+    backend::flex::{FlexTensor, Layout},
+    tensor::{Bytes, DType, Shape},
+};
+
+use super::{
+    pool::{self, Pooled},
+    simd::MOST_LANES,
+};
+
+/// A pointer that threads share; each writes places of its own.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared(pub *mut f32);
+
+// SAFETY: every task writes a range of the buffer that no other task reads or writes.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// # Safety
+    /// `offset` is within the buffer.
+    pub unsafe fn at(self, offset: usize) -> *mut f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(offset) }
+    }
+}
+
+/// Where a tensor's memory comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Memory {
+    /// The allocator: a training keeps its tensors until the backward pass, and then a pool is only in the way.
+    Allocated,
+    /// The [pool], to which it goes back with the tensor's end: an evaluation drops a tensor when the next is made.
+    Pooled,
+}
+
+/// A contiguous tensor that `write` writes.
+///
+/// # Safety
+/// `write` writes every value.
+pub(crate) unsafe fn written<const D: usize>(
+    shape: [usize; D],
+    memory: Memory,
+    write: impl FnOnce(Shared),
+) -> FlexTensor {
+    let len = shape.iter().product();
+    let mut values = match memory {
+        Memory::Allocated => Vec::with_capacity(len),
+        Memory::Pooled => pool::vector(len),
+    };
+    write(Shared(values.as_mut_ptr()));
+    // SAFETY: the caller's promise.
+    unsafe { values.set_len(len) };
+    let bytes = match memory {
+        Memory::Allocated => Bytes::from_elems(values),
+        Memory::Pooled => match Pooled::new(values) {
+            // SAFETY: these are the values' bytes.
+            Ok(pooled) => unsafe { Bytes::from_controller(Box::new(pooled), len * size_of::<f32>()) },
+            Err(values) => Bytes::from_elems(values),
+        },
+    };
+    FlexTensor::new(bytes, Layout::contiguous(Shape::new(shape)), DType::F32)
+}
+
+/// A contiguous tensor.
+pub(crate) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::new(shape)), DType::F32)
+}
+
+pub(crate) fn all_f32(tensors: &[&FlexTensor]) -> bool {
+    tensors.iter().all(|tensor| tensor.dtype() == DType::F32)
+}
+
+/// `tensor` in contiguous memory. The gradient of a sum is one number for all places, which Burn copies one by one.
+pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
+    let layout = tensor.layout();
+    let (len, dims) = (layout.num_elements(), layout.shape().num_dims());
+    if tensor.dtype() != DType::F32 || len <= 1 || dims != 4 || layout.strides().iter().any(|stride| *stride != 0) {
+        return tensor.to_contiguous();
+    }
+    let values = vec![tensor.storage::<f32>()[layout.start_offset()]; len];
+    self::tensor(values, layout.shape().dims::<4>())
+}
+
+thread_local! {
+    /// What a thread computes in; it stays for the next operator.
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Values of scratch memory that a thread keeps: 16 MiB.
+const KEPT: usize = 1 << 22;
+
+/// Lends a thread's scratch memory, with whatever was left in it. `f` must not wait for other tasks of rayon's.
+pub(crate) fn with_scratch<const N: usize>(sizes: [usize; N], f: impl FnOnce([&mut [f32]; N])) {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let total = sizes.iter().map(|size| size + MOST_LANES).sum();
+        if scratch.len() < total {
+            scratch.resize(total, 0.0);
+        }
+        let mut rest = scratch.as_mut_slice();
+        f(sizes.map(|size| {
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(size);
+            rest = after;
+            part
+        }));
+        if scratch.len() > KEPT {
+            *scratch = Vec::new();
+        }
+    });
+}
+
+/// Values that are written before they are read.
+pub(crate) fn uninit(len: usize) -> Vec<f32> {
+    let mut values = Vec::with_capacity(len);
+    // SAFETY: every value is written before it is read.
+    #[allow(clippy::uninit_vec)]
+    unsafe {
+        values.set_len(len)
+    };
+    values
+}

@@ -1,0 +1,13 @@
+//! What the operators of the CPU backend, Flex, are made of:
+//!
+//! - `simd`: registers, chosen when the program runs;
+//! - `matrix`: the matrix product in registers;
+//! - `memory`: tensors, scratch memory and what threads share;
+//! - `pool`: memory of evaluated tensors, kept for the next ones.
+
+pub(crate) mod matrix;
+pub(crate) mod memory;
+mod pool;
+pub(crate) mod simd;
+
+pub use pool::release_memory;
