@@ -1,7 +1,6 @@
 use burn::tensor::{Device, Tensor, TensorData, Tolerance, module, ops::ConvTransposeOptions};
 
 use super::conv_transpose2d;
-use crate::test_devices;
 
 fn values<const D: usize>(shape: [usize; D], phase: f32, device: &Device) -> Tensor<D> {
     let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(|i| (i as f32 * 0.37 + phase).sin()).collect();
@@ -12,46 +11,40 @@ fn doubling() -> ConvTransposeOptions<2> {
     ConvTransposeOptions::new([2, 2], [0, 0], [0, 0], [1, 1], 1)
 }
 
-/// Output and the three gradients against Burn's operator on the CPU: sizes that fill blocks, registers and kernels' rows
+/// Output and the three gradients against Burn's operator: sizes that fill blocks, registers and kernels' rows
 /// and ones that do not, several tasks, other kernels, strides, paddings, dilations and groups.
+///
+/// Other devices have Burn's operator; its kernels end lavapipe's compiler.
 #[test]
 fn equals_burn_s_operator() {
-    for device in test_devices() {
-        let on_cpu = device == Device::flex();
-        for (x_shape, weight_shape, options) in [
-            ([2, 3, 5, 7], [3, 5, 2, 2], doubling()),
-            ([1, 16, 16, 16], [16, 8, 2, 2], doubling()),
-            ([1, 20, 9, 40], [20, 33, 2, 2], doubling()),
-            ([3, 2, 1, 1], [2, 1, 2, 2], doubling()),
-            ([1, 4, 48, 64], [4, 4, 2, 2], doubling()),
-            ([1, 2, 4, 3], [2, 3, 3, 3], ConvTransposeOptions::new([2, 2], [1, 1], [1, 1], [1, 1], 1)),
-            ([2, 6, 7, 19], [6, 4, 4, 3], ConvTransposeOptions::new([2, 3], [1, 0], [0, 2], [1, 1], 2)),
-            ([1, 8, 9, 11], [8, 9, 3, 3], ConvTransposeOptions::new([1, 1], [1, 1], [0, 0], [2, 1], 1)),
-            ([1, 3, 6, 20], [3, 1, 5, 5], ConvTransposeOptions::new([2, 2], [2, 2], [1, 1], [1, 1], 3)),
-            ([1, 4, 5, 6], [4, 2, 1, 1], ConvTransposeOptions::new([3, 2], [0, 0], [1, 0], [1, 1], 1)),
-        ] {
-            let run = |device: Device, ours: bool| {
-                let device = device.autodiff();
-                let x = values(x_shape, 0.0, &device).require_grad();
-                let weight = values(weight_shape, 1.0, &device).require_grad();
-                let bias = values([weight_shape[1] * options.groups], 2.0, &device).require_grad();
-                let (a, b, c) = (x.clone(), weight.clone(), Some(bias.clone()));
-                let y = match ours {
-                    true => conv_transpose2d(a, b, c, options.clone()),
-                    false => module::conv_transpose2d(a, b, c, options.clone()),
-                };
-                let output = y.clone().inner().into_data();
-                if !on_cpu {
-                    // The gradients are Burn's there, and its kernels for them end lavapipe's compiler.
-                    return vec![output];
-                }
-                let gradients = (y.clone() * values(y.dims(), 3.0, &device)).backward();
-                let [x, weight] = [x, weight].map(|tensor| tensor.grad(&gradients).unwrap().into_data());
-                vec![output, x, weight, bias.grad(&gradients).unwrap().into_data()]
+    let device = Device::flex().autodiff();
+    for (x_shape, weight_shape, options) in [
+        ([2, 3, 5, 7], [3, 5, 2, 2], doubling()),
+        ([1, 16, 16, 16], [16, 8, 2, 2], doubling()),
+        ([1, 20, 9, 40], [20, 33, 2, 2], doubling()),
+        ([3, 2, 1, 1], [2, 1, 2, 2], doubling()),
+        ([1, 4, 48, 64], [4, 4, 2, 2], doubling()),
+        ([1, 2, 4, 3], [2, 3, 3, 3], ConvTransposeOptions::new([2, 2], [1, 1], [1, 1], [1, 1], 1)),
+        ([2, 6, 7, 19], [6, 4, 4, 3], ConvTransposeOptions::new([2, 3], [1, 0], [0, 2], [1, 1], 2)),
+        ([1, 8, 9, 11], [8, 9, 3, 3], ConvTransposeOptions::new([1, 1], [1, 1], [0, 0], [2, 1], 1)),
+        ([1, 3, 6, 20], [3, 1, 5, 5], ConvTransposeOptions::new([2, 2], [2, 2], [1, 1], [1, 1], 3)),
+        ([1, 4, 5, 6], [4, 2, 1, 1], ConvTransposeOptions::new([3, 2], [0, 0], [1, 0], [1, 1], 1)),
+    ] {
+        let run = |ours: bool| {
+            let x = values(x_shape, 0.0, &device).require_grad();
+            let weight = values(weight_shape, 1.0, &device).require_grad();
+            let bias = values([weight_shape[1] * options.groups], 2.0, &device).require_grad();
+            let (a, b, c) = (x.clone(), weight.clone(), Some(bias.clone()));
+            let y = match ours {
+                true => conv_transpose2d(a, b, c, options.clone()),
+                false => module::conv_transpose2d(a, b, c, options.clone()),
             };
-            for (ours, burn) in run(device.clone(), true).iter().zip(run(Device::flex(), false)) {
-                ours.assert_approx_eq::<f32>(&burn, Tolerance::rel_abs(1e-4, 1e-3));
-            }
+            let gradients = (y.clone() * values(y.dims(), 3.0, &device)).backward();
+            let [x, weight] = [x, weight].map(|tensor| tensor.grad(&gradients).unwrap().into_data());
+            [y.inner().into_data(), x, weight, bias.grad(&gradients).unwrap().into_data()]
+        };
+        for (ours, burn) in run(true).iter().zip(run(false)) {
+            ours.assert_approx_eq::<f32>(&burn, Tolerance::rel_abs(1e-4, 1e-3));
         }
     }
 }
