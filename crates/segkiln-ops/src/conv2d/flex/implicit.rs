@@ -53,117 +53,158 @@ impl Reader {
 
 type Tap = [isize; 2];
 
-/// The places of a register that come from one row of the source.
+/// The places of a register of the matrix that come from one row of the source.
 #[derive(Clone, Copy)]
 struct Part<S: Simd> {
+    /// The register's place in the matrix, for channel 0.
+    place: usize,
     /// Of the register's first place in a plane; what the masks leave out may be anywhere.
     offset: isize,
     /// Two for the two registers that stride 2 reads.
     masks: [S::m32s; 2],
+    /// Whether the register has another part before this one.
+    continues: bool,
 }
 
-/// How registers of a matrix are filled, for one tap and all channels.
+/// How a matrix is filled, for one channel; it is the same for the others.
 struct Filling<S: Simd> {
-    /// Each register's first place of channel 0, and its parts.
-    registers: Vec<(usize, Range<usize>)>,
     parts: Vec<Part<S>>,
+    /// Whether other channels' values are asked for ahead of time: they are too far apart for the processor to guess.
+    ahead: bool,
 }
 
 impl<S: Simd> Filling<S> {
-    const fn new() -> Self {
-        Self { registers: Vec::new(), parts: Vec::new() }
+    /// `registers` registers of what pixels from `pixels.start` on read at each tap, with zeros for those after the last and
+    /// outside of the source. Register `i` of tap `t` is at `place(t, i)`.
+    #[inline(always)]
+    fn new(
+        simd: S,
+        reader: &Reader,
+        taps: &[Tap],
+        pixels: Range<usize>,
+        registers: usize,
+        place: impl Fn(usize, usize) -> usize,
+    ) -> Self {
+        let mut filling = Self { parts: Vec::with_capacity(2 * registers * taps.len()), ahead: taps.len() == 1 };
+        for register in 0..registers {
+            let first = pixels.start + register * S::F32_LANES;
+            let count = pixels.end.saturating_sub(first).min(S::F32_LANES);
+            let start = [first / reader.pixels[1], first % reader.pixels[1]];
+            for (index, tap) in taps.iter().enumerate() {
+                let place = place(index, register);
+                match reader.stride[1] {
+                    1 => filling.register::<1>(simd, reader, *tap, start, count, place),
+                    2 => filling.register::<2>(simd, reader, *tap, start, count, place),
+                    _ => filling.register::<0>(simd, reader, *tap, start, count, place),
+                }
+            }
+        }
+        filling
     }
 
-    /// Plans `registers` registers of what `count` pixels from `first` on read at a tap, with zeros after those and
-    /// outside of the source. Register `i` is `i · step` places from `place`.
+    /// One register, `STRIDE` being 0 where there is no code for it.
     #[inline(always)]
-    fn plan(
+    fn register<const STRIDE: usize>(
         &mut self,
         simd: S,
         reader: &Reader,
         tap: Tap,
-        first: usize,
+        [mut row, mut column]: [usize; 2],
         count: usize,
-        registers: usize,
         place: usize,
-        step: usize,
     ) {
-        let (lanes, [height, width], stride) = (S::F32_LANES, reader.source, reader.stride[1]);
-        let (mut row, mut column) = (first / reader.pixels[1], first % reader.pixels[1]);
-        for register in 0..registers {
-            let begin = self.parts.len();
-            let end = count.saturating_sub(register * lanes).min(lanes);
-            let mut lane = 0;
-            while lane < end {
-                let pixels = (reader.pixels[1] - column).min(end - lane);
-                let line = (row * reader.stride[0]).wrapping_add_signed(tap[0]);
-                let start = (column * stride) as isize + tap[1];
-                // Of these pixels the first that is within the row, and the one after the last.
-                let low = (-start).max(0).unsigned_abs().div_ceil(stride).min(pixels);
-                let high = (width as isize - start).max(0).unsigned_abs().div_ceil(stride).min(pixels);
-                if line < height && low < high {
-                    let (low, high) = (lane + low, lane + high);
-                    let masks = if stride == 2 {
-                        let (low, high) = (2 * low, 2 * high - 1);
-                        let after = low.saturating_sub(lanes)..high.saturating_sub(lanes);
-                        [places(simd, low..high.min(lanes)), places(simd, after)]
-                    } else {
-                        [places(simd, low..high); 2]
-                    };
-                    let offset = (line * width) as isize + start - (lane * stride) as isize;
-                    self.parts.push(Part { offset, masks });
-                }
-                lane += pixels;
-                column += pixels;
-                if column == reader.pixels[1] {
-                    (row, column) = (row + 1, 0);
-                }
+        let (lanes, [height, width]) = (S::F32_LANES, reader.source);
+        let stride = if STRIDE == 0 { reader.stride[1] } else { STRIDE };
+        let (mut lane, mut continues) = (0, false);
+        while lane < count {
+            let pixels = (reader.pixels[1] - column).min(count - lane);
+            let line = (row * reader.stride[0]).wrapping_add_signed(tap[0]);
+            let start = (column * stride) as isize + tap[1];
+            // Of these pixels the first that is within the row, and the one after the last.
+            let low = (-start).max(0).unsigned_abs().div_ceil(stride).min(pixels);
+            let high = (width as isize - start).max(0).unsigned_abs().div_ceil(stride).min(pixels);
+            if line < height && low < high {
+                let (low, high) = (lane + low, lane + high);
+                let masks = if STRIDE == 2 {
+                    let (low, high) = (2 * low, 2 * high - 1);
+                    let after = low.saturating_sub(lanes)..high.saturating_sub(lanes);
+                    [places(simd, low..high.min(lanes)), places(simd, after)]
+                } else {
+                    [places(simd, low..high); 2]
+                };
+                let offset = (line * width) as isize + start - (lane * stride) as isize;
+                self.parts.push(Part { place, offset, masks, continues });
+                continues = true;
             }
-            self.registers.push((place + register * step, begin..self.parts.len()));
+            lane += pixels;
+            column += pixels;
+            if column == reader.pixels[1] {
+                (row, column) = (row + 1, 0);
+            }
+        }
+        if !continues {
+            self.parts.push(Part { place, offset: 0, masks: [places(simd, 0..0); 2], continues });
         }
     }
 
-    /// Fills the registers for each plane of `x` and forgets them; from a plane to the next places are `step` apart.
+    /// Fills the matrix from each plane of `x`; from a plane to the next places are `step` apart.
     ///
     /// # Safety
     /// The matrix has all places.
     #[inline(always)]
-    unsafe fn fill(&mut self, simd: S, reader: &Reader, x: &[f32], matrix: &mut [f32], step: usize, ahead: bool) {
-        let (plane, lanes) = (reader.plane(), S::F32_LANES);
-        for (channel, x) in x.chunks_exact(plane).enumerate() {
-            for (place, parts) in &self.registers {
-                let mut value = Lanes::splat(simd, 0.0);
-                for index in parts.clone() {
-                    let Part { offset, masks } = self.parts[index];
-                    let from = x.as_ptr().wrapping_offset(offset);
-                    if ahead {
-                        prefetch(from.wrapping_add(2 * plane));
-                    }
-                    // SAFETY: the masks keep to the plane.
-                    value = value.or(unsafe {
-                        match reader.stride[1] {
-                            1 => Lanes::load_masked(simd, from, masks[0]),
-                            2 => {
-                                let next = Lanes::load_masked(simd, from.wrapping_add(lanes), masks[1]);
-                                Lanes::load_masked(simd, from, masks[0]).unzip(next)[0]
-                            }
-                            stride => {
-                                let mut values = [0.0f32; MOST_LANES];
-                                for lane in 0..lanes {
-                                    let index = offset.wrapping_add_unsigned(lane * stride) as usize;
-                                    values[lane] = if index < plane { x[index] } else { 0.0 };
-                                }
-                                Lanes::load_masked(simd, values.as_ptr(), masks[0])
-                            }
-                        }
-                    });
-                }
-                // SAFETY: the caller's promise.
-                unsafe { value.store(matrix.as_mut_ptr().add(place + channel * step)) };
+    unsafe fn fill(&self, simd: S, reader: &Reader, x: &[f32], matrix: &mut [f32], step: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match reader.stride[1] {
+                1 => self.fill_by::<1>(simd, reader, x, matrix, step),
+                2 => self.fill_by::<2>(simd, reader, x, matrix, step),
+                _ => self.fill_by::<0>(simd, reader, x, matrix, step),
             }
         }
-        self.registers.clear();
-        self.parts.clear();
+    }
+
+    #[inline(always)]
+    unsafe fn fill_by<const STRIDE: usize>(
+        &self,
+        simd: S,
+        reader: &Reader,
+        x: &[f32],
+        matrix: &mut [f32],
+        step: usize,
+    ) {
+        let (plane, lanes) = (reader.plane(), S::F32_LANES);
+        for (channel, x) in x.chunks_exact(plane).enumerate() {
+            for part in &self.parts {
+                let Part { place, offset, masks, continues } = *part;
+                let from = x.as_ptr().wrapping_offset(offset);
+                if self.ahead {
+                    prefetch(from.wrapping_add(2 * plane));
+                }
+                // SAFETY: the masks keep to the plane, and the caller gives the matrix.
+                unsafe {
+                    let mut value = match STRIDE {
+                        1 => Lanes::load_masked(simd, from, masks[0]),
+                        2 => {
+                            let next = Lanes::load_masked(simd, from.wrapping_add(lanes), masks[1]);
+                            Lanes::load_masked(simd, from, masks[0]).unzip(next)[0]
+                        }
+                        _ => {
+                            let mut values = [0.0f32; MOST_LANES];
+                            for lane in 0..lanes {
+                                let index = offset.wrapping_add_unsigned(lane * reader.stride[1]) as usize;
+                                values[lane] = if index < plane { x[index] } else { 0.0 };
+                            }
+                            Lanes::load_masked(simd, values.as_ptr(), masks[0])
+                        }
+                    };
+                    let target = matrix.as_mut_ptr().add(place + channel * step);
+                    if continues {
+                        value = value.or(Lanes::load(simd, target));
+                    }
+                    value.store(target);
+                }
+            }
+        }
     }
 }
 
@@ -328,16 +369,20 @@ impl Sweep<'_> {
         let panels = self.channels[1].div_ceil(step);
         let parts = TASKS.div_ceil(self.batch * self.groups * blocks).min(panels.div_ceil(8)).max(1);
         let per_part = panels.div_ceil(parts) * step;
-        (0..self.batch * self.groups * blocks * parts).into_par_iter().for_each(|task| {
-            let (part, block) = (task % parts, task / parts);
+        // Groups are filled alike.
+        let per_task = (self.batch * self.groups * blocks / (2 * TASKS)).clamp(1, self.groups);
+        let sets = self.groups.div_ceil(per_task);
+        (0..self.batch * sets * blocks * parts).into_par_iter().for_each(|task| {
+            let (part, set, block) = (task % parts, task / parts % sets, task / parts / sets);
             let first = block % blocks * size;
+            let groups = set * per_task..((set + 1) * per_task).min(self.groups);
             let channels = part * per_part..((part + 1) * per_part).min(self.channels[1]);
             with_scratch([rows * size], |[matrix]| {
                 arch.dispatch(Block {
                     sweep: self,
                     x,
-                    image: block / blocks / self.groups,
-                    group: block / blocks % self.groups,
+                    image: block / blocks,
+                    groups,
                     pixels: first..(first + size).min(pixels),
                     channels,
                     matrix,
@@ -353,9 +398,9 @@ struct Block<'a> {
     sweep: &'a Sweep<'a>,
     x: &'a [f32],
     image: usize,
-    group: usize,
+    groups: Range<usize>,
     pixels: Range<usize>,
-    /// That are written, of the group.
+    /// That are written, of each group.
     channels: Range<usize>,
     /// Scratch, `[taps][pair of registers][channel, tap][pixel]`.
     matrix: &'a mut [f32],
@@ -366,43 +411,37 @@ impl WithSimd for Block<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
-        self.fill(simd);
-        if self.sweep.step == [1, 1] {
-            self.multiply(simd);
-        } else {
-            for row in 0..self.sweep.step[0] {
-                self.multiply_phases(simd, row);
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (sweep, lanes) = (self.sweep, S::F32_LANES);
+        let (read, pairs, plane) = (sweep.channels[0], self.pixels.len().div_ceil(2 * lanes), sweep.reader.plane());
+        let mut fillings = Vec::with_capacity(sweep.taps.len());
+        for taps in &sweep.taps {
+            let place = |tap: usize, register: usize| {
+                (register / 2 * read * taps.len() + tap) * 2 * lanes + register % 2 * lanes
+            };
+            fillings.push(Filling::new(simd, &sweep.reader, taps, self.pixels.clone(), 2 * pairs, place));
+        }
+        for group in self.groups.clone() {
+            let x = &self.x[(self.image * sweep.groups + group) * read * plane..][..read * plane];
+            let mut matrix = &mut self.matrix[..];
+            for (taps, filling) in sweep.taps.iter().zip(&fillings) {
+                let (this, rest) = std::mem::take(&mut matrix).split_at_mut(pairs * read * taps.len() * 2 * lanes);
+                matrix = rest;
+                // SAFETY: the matrix has a row for each channel and tap.
+                unsafe { filling.fill(simd, &sweep.reader, x, this, taps.len() * 2 * lanes) };
+            }
+            if sweep.step == [1, 1] {
+                self.multiply(simd, group);
+            } else {
+                for row in 0..sweep.step[0] {
+                    self.multiply_phases(simd, group, row);
+                }
             }
         }
     }
 }
 
 impl Block<'_> {
-    #[inline(always)]
-    fn fill<S: Simd>(&mut self, simd: S) {
-        let Self { sweep, x, image, group, pixels, matrix, .. } = self;
-        let (width, reader) = (2 * S::F32_LANES, &sweep.reader);
-        let (read, pairs) = (sweep.channels[0], pixels.len().div_ceil(width));
-        let x = &x[(*image * sweep.groups + *group) * read * reader.plane()..][..read * reader.plane()];
-        let mut matrix = &mut matrix[..];
-        let mut filling = Filling::new();
-        for taps in &sweep.taps {
-            let depth = read * taps.len();
-            let (this, rest) = std::mem::take(&mut matrix).split_at_mut(pairs * depth * width);
-            matrix = rest;
-            for (tap, offset) in taps.iter().enumerate() {
-                for pair in 0..pairs {
-                    let (first, count) = (pixels.start + pair * width, pixels.len() - pair * width);
-                    let place = (pair * depth + tap) * width;
-                    filling.plan(simd, reader, *offset, first, count, 2, place, S::F32_LANES);
-                }
-                // SAFETY: the matrix has `depth` rows a pair. Planes are too far apart for the processor to guess.
-                unsafe { filling.fill(simd, reader, x, this, taps.len() * width, taps.len() == 1) };
-            }
-        }
-    }
-
     /// Depth and matrix of a phase.
     #[inline(always)]
     fn matrix<S: Simd>(&self, phase: &Phase) -> (usize, &[f32]) {
@@ -416,8 +455,8 @@ impl Block<'_> {
 
     /// The epilogue of channels from `channel` on of the group.
     #[inline(always)]
-    fn finish(&self, channel: usize) -> Finish<'_> {
-        let first = self.group * self.sweep.channels[1] + channel;
+    fn finish(&self, group: usize, channel: usize) -> Finish<'_> {
+        let first = group * self.sweep.channels[1] + channel;
         match self.sweep.epilogue {
             Some(Epilogue { scale, shift, range }) => {
                 Finish::Affine { scale: &scale[first..], shift: &shift[first..], range }
@@ -428,12 +467,12 @@ impl Block<'_> {
 
     /// A target that has the reader's pixels, in the same order.
     #[inline(always)]
-    fn multiply<S: Simd>(&self, simd: S) {
+    fn multiply<S: Simd>(&self, simd: S, group: usize) {
         let (sweep, width) = (self.sweep, 2 * S::F32_LANES);
         let (phase, plane) = (&sweep.phases[0], sweep.target[0] * sweep.target[1]);
         let (depth, matrix) = self.matrix::<S>(phase);
-        let weight = &phase.weight[self.group * sweep.channels[1] * depth..];
-        let first_plane = (self.image * sweep.groups + self.group) * sweep.channels[1];
+        let weight = &phase.weight[group * sweep.channels[1] * depth..];
+        let first_plane = (self.image * sweep.groups + group) * sweep.channels[1];
         for first in self.channels.clone().step_by(kernel_rows::<S>()) {
             let rows = kernel_rows::<S>().min(self.channels.end - first);
             for (pair, pixel) in self.pixels.clone().step_by(width).enumerate() {
@@ -450,7 +489,7 @@ impl Block<'_> {
                         rows,
                         columns: width.min(self.pixels.end - pixel),
                     };
-                    product.compute(simd, self.finish(first));
+                    product.compute(simd, self.finish(group, first));
                 }
             }
         }
@@ -458,11 +497,11 @@ impl Block<'_> {
 
     /// The phases of one row: products of neighbouring columns are put side by side before they are written.
     #[inline(always)]
-    fn multiply_phases<S: Simd>(&self, simd: S, phase_row: usize) {
+    fn multiply_phases<S: Simd>(&self, simd: S, group: usize, phase_row: usize) {
         let (sweep, width) = (self.sweep, 2 * S::F32_LANES);
         let ([height, target_width], [_, columns]) = (sweep.target, sweep.step);
         let phases = &sweep.phases[phase_row * columns..][..columns];
-        let first_plane = (self.image * sweep.groups + self.group) * sweep.channels[1];
+        let first_plane = (self.image * sweep.groups + group) * sweep.channels[1];
         let mut products = vec![0.0f32; columns * 8 * width];
         let mut line = vec![0.0f32; columns * width];
         for first in self.channels.clone().step_by(kernel_rows::<S>()) {
@@ -471,7 +510,7 @@ impl Block<'_> {
                 let count = width.min(self.pixels.end - pixel);
                 for (phase, products) in phases.iter().zip(products.chunks_exact_mut(8 * width)) {
                     let (depth, matrix) = self.matrix::<S>(phase);
-                    let weight = &phase.weight[self.group * sweep.channels[1] * depth..];
+                    let weight = &phase.weight[group * sweep.channels[1] * depth..];
                     let product = Product {
                         depth,
                         left: Left::Rows(weight[first * depth..].as_ptr(), depth),
@@ -483,7 +522,7 @@ impl Block<'_> {
                         columns: width,
                     };
                     // SAFETY: the weight has `depth` values a row, the matrix as many rows, and products eight of a pair.
-                    unsafe { product.compute(simd, self.finish(first)) };
+                    unsafe { product.compute(simd, self.finish(group, first)) };
                 }
                 for row in 0..rows {
                     if columns == 2 {
@@ -529,33 +568,39 @@ impl Block<'_> {
 
 /// Pixels of a block whose weights' gradient is computed.
 const GRADIENT_BLOCK: usize = 64;
-/// Matrix rows and output channels whose weights' gradients are one task.
+/// Matrix rows, or three channels if they are more, and output channels whose weights' gradients are one task.
 const CHUNK: [usize; 2] = [64, 256];
+
+/// Channels whose matrix rows are one task: those that fill registers best.
+fn chunk_channels(taps: usize, lanes: usize) -> usize {
+    let most = (CHUNK[0] / taps).max(3);
+    let waste = |channels: &usize| (channels * taps).next_multiple_of(lanes) * 1000 / (channels * taps);
+    (1..=most).rev().min_by_key(waste).unwrap_or(1)
+}
 
 /// The gradient of the weight, `[channels_out, channels_in / groups, kernel_height, kernel_width]`.
 pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
     let arch = simd::arch();
+    let [lanes, _] = arch.dispatch(Sizes);
     let [channels_in, channels_out] = geometry.group_channels();
     let (reader, taps) = (geometry.reader(), geometry.offsets());
-    let rows = channels_in * taps.len();
-    let chunks = [rows.div_ceil(CHUNK[0]), channels_out.div_ceil(CHUNK[1])];
+    let chunk = [chunk_channels(taps.len(), lanes).min(channels_in), CHUNK[1].min(channels_out)];
+    let chunks = [channels_in.div_ceil(chunk[0]), channels_out.div_ceil(chunk[1])];
     let per_image = reader.count().div_ceil(GRADIENT_BLOCK);
     let blocks = geometry.batch * per_image;
     let others = chunks[0] * chunks[1] * geometry.groups;
     let per_part = blocks.div_ceil(TASKS.div_ceil(others)).max(4);
     let parts = blocks.div_ceil(per_part);
     // `[part][channel out][matrix row]`
-    let len = geometry.channels[1] * rows;
+    let len = geometry.channels[1] * channels_in * taps.len();
     let mut sums: Vec<f32> = Vec::with_capacity(parts * len);
     let target = Shared(sums.as_mut_ptr());
     (0..others * parts).into_par_iter().for_each(|task| {
         let (part, group) = (task % parts, task / parts / (chunks[0] * chunks[1]));
-        let (chunk_row, chunk_out) = (task / parts % chunks[0], task / parts / chunks[0] % chunks[1]);
-        let range = |chunk: usize, size: usize, all: usize| chunk * size..((chunk + 1) * size).min(all);
-        let outs = range(chunk_out, CHUNK[1], channels_out);
-        let rows_range = range(chunk_row, CHUNK[0], rows);
-        let width = CHUNK[0].min(rows).next_multiple_of(MOST_LANES) * GRADIENT_BLOCK;
-        with_scratch([outs.len() * GRADIENT_BLOCK, width, width], |[grads, matrix, turned]| {
+        let (chunk_in, chunk_out) = (task / parts % chunks[0], task / parts / chunks[0] % chunks[1]);
+        let range = |index: usize, size: usize, all: usize| index * size..((index + 1) * size).min(all);
+        let width = (chunk[0] * taps.len()).next_multiple_of(lanes) * GRADIENT_BLOCK;
+        with_scratch([chunk[1] * GRADIENT_BLOCK, width, width], |[grads, matrix, turned]| {
             arch.dispatch(Correlate {
                 geometry,
                 reader,
@@ -563,8 +608,8 @@ pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], grad: &[f32]) -> V
                 group,
                 x,
                 grad,
-                outs,
-                rows: rows_range,
+                ins: range(chunk_in, chunk[0], channels_in),
+                outs: range(chunk_out, chunk[1], channels_out),
                 per_image,
                 blocks: range(part, per_part, blocks),
                 grads,
@@ -575,7 +620,7 @@ pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], grad: &[f32]) -> V
             });
         });
     });
-    // SAFETY: every task has written its rows and channels of its part.
+    // SAFETY: every task has written its channels of its part.
     unsafe { sums.set_len(parts * len) };
     let (first, others) = sums.split_at_mut(len);
     first.par_chunks_mut(4096).enumerate().for_each(|(chunk, first)| {
@@ -597,10 +642,9 @@ struct Correlate<'a> {
     group: usize,
     x: &'a [f32],
     grad: &'a [f32],
-    /// Channels out, of the group.
+    /// Channels of the group.
+    ins: Range<usize>,
     outs: Range<usize>,
-    /// Of the matrix.
-    rows: Range<usize>,
     per_image: usize,
     blocks: Range<usize>,
     /// Scratch.
@@ -622,8 +666,8 @@ impl WithSimd for Correlate<'_> {
             group,
             x,
             grad,
+            ins,
             outs,
-            rows,
             per_image,
             blocks,
             grads,
@@ -631,15 +675,15 @@ impl WithSimd for Correlate<'_> {
             turned,
             target,
         } = self;
-        let (lanes, block_lanes) = (S::F32_LANES, GRADIENT_BLOCK / S::F32_LANES);
+        let lanes = S::F32_LANES;
         let [channels_in, channels_out] = geometry.group_channels();
-        let (plane, pixels, depth) = (reader.plane(), reader.count(), channels_in * taps.len());
-        let registers = rows.len().div_ceil(lanes);
+        let (plane, pixels) = (reader.plane(), reader.count());
+        let (rows, all_rows) = (ins.len() * taps.len(), channels_in * taps.len());
+        let registers = rows.div_ceil(lanes);
         assert!(grads.len() >= outs.len() * GRADIENT_BLOCK);
         assert!(matrix.len() >= registers * lanes * GRADIENT_BLOCK && turned.len() >= matrix.len());
         matrix.fill(0.0);
         let begin = blocks.start;
-        let mut filling = Filling::new();
         for block in blocks {
             let (image, first) = (block / per_image, block % per_image * GRADIENT_BLOCK);
             let count = GRADIENT_BLOCK.min(pixels - first);
@@ -649,18 +693,12 @@ impl WithSimd for Correlate<'_> {
                 grads[..count].copy_from_slice(&grad[start..][..count]);
                 grads[count..].fill(0.0);
             }
-            for tap in 0..taps.len() {
-                // The rows of this tap: `channel · taps + tap`.
-                let from = rows.start.saturating_sub(tap).div_ceil(taps.len());
-                let to = rows.end.saturating_sub(tap).div_ceil(taps.len());
-                if from < to {
-                    let place = (from * taps.len() + tap - rows.start) * GRADIENT_BLOCK;
-                    filling.plan(simd, &reader, taps[tap], first, count, block_lanes, place, lanes);
-                    let x = &x[(planes * channels_in + from) * plane..][..(to - from) * plane];
-                    // SAFETY: the matrix has a block for each row.
-                    unsafe { filling.fill(simd, &reader, x, matrix, taps.len() * GRADIENT_BLOCK, false) };
-                }
-            }
+            let place = |tap: usize, register: usize| tap * GRADIENT_BLOCK + register * lanes;
+            let read = first..first + count;
+            let filling = Filling::new(simd, &reader, taps, read, GRADIENT_BLOCK / lanes, place);
+            let x = &x[(planes * channels_in + ins.start) * plane..][..ins.len() * plane];
+            // SAFETY: the matrix has a block for each row.
+            unsafe { filling.fill(simd, &reader, x, matrix, taps.len() * GRADIENT_BLOCK) };
             // `[pair of registers of rows][pixel][row]`
             for register in 0..registers {
                 let (pair, panel) = (register / 2, (registers - register / 2 * 2).min(2) * lanes);
@@ -682,7 +720,7 @@ impl WithSimd for Correlate<'_> {
             }
             for out in (0..outs.len()).step_by(kernel_rows::<S>()) {
                 for pair in 0..registers.div_ceil(2) {
-                    let row = rows.start + 2 * pair * lanes;
+                    let row = 2 * pair * lanes;
                     let channel = group * channels_out + outs.start + out;
                     // SAFETY: the sizes were compared above; these sums are this task's.
                     unsafe {
@@ -691,10 +729,10 @@ impl WithSimd for Correlate<'_> {
                             left: Left::Rows(grads[out * GRADIENT_BLOCK..].as_ptr(), GRADIENT_BLOCK),
                             right: turned[2 * pair * lanes * GRADIENT_BLOCK..].as_ptr(),
                             right_stride: (registers - 2 * pair).min(2) * lanes,
-                            output: target.at(channel * depth + row),
-                            output_stride: depth,
+                            output: target.at(channel * all_rows + ins.start * taps.len() + row),
+                            output_stride: all_rows,
                             rows: kernel_rows::<S>().min(outs.len() - out),
-                            columns: (2 * lanes).min(rows.end - row),
+                            columns: (2 * lanes).min(rows - row),
                         };
                         product.compute(simd, if block > begin { Finish::Add } else { Finish::Store });
                     }

@@ -203,7 +203,7 @@ impl Geometry {
         let [channels_in, channels_out] = self.channels;
         // Few channels leave the transforms of tiles without enough products to pay for them, and a dilation near the
         // image's size leaves the tiles half empty.
-        let worth = channels_in >= 3 && channels_out >= 8 && winograd::products(self) <= self.products();
+        let worth = channels_in >= 8 && channels_out >= 8 && winograd::products(self) <= self.products();
         if self.kernel == [3, 3] && self.stride == [1, 1] && self.groups == 1 && worth {
             Method::Winograd
         } else if self.groups == channels_in && self.groups == channels_out && self.groups > 1 {
