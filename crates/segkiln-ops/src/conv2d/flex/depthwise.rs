@@ -1,7 +1,10 @@
-//! Convolutions of each channel by itself. A plane is copied once with its padding, columns that are a stride apart side
-//! by side, so that every tap of every stride reads whole registers; the gradient of the input goes the same way back.
+//! Convolutions of each channel by itself. Rows of a plane are copied with their padding, a band at a time, columns that are
+//! a stride apart side by side, so that every tap of every stride reads whole registers.
 
-use std::ops::Range;
+#![allow(
+    clippy::needless_range_loop,
+    reason = "what is compiled for wide registers is plain loops: closures and iterators may stay calls"
+)]
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -9,77 +12,100 @@ use rayon::prelude::*;
 use super::{Epilogue, Geometry};
 use crate::cpu::{
     memory::{Shared, with_scratch},
-    simd::{self, Lanes, MOST_LANES},
+    simd::{self, Lanes, MOST_LANES, places},
 };
 
-/// Registers of an output row that are computed together.
-const REGISTERS: usize = 4;
-/// Rows that are added up in f32 before they go into an f64 sum.
-const ROWS: usize = 8;
+/// Values of a band, as far as it has a few rows: what stays in a first-level cache.
+const BAND: usize = 6 << 10;
+/// Most output rows that are computed together.
+const ROWS: usize = 4;
+/// Registers that are added up in f32 before they go into an f64 sum.
+const CHUNK: usize = 512;
 
-/// A plane with its padding: `[row][phase][column]`, where the column of the image is `column · stride + phase`.
+/// Rows of a plane with their padding: `[row][phase][column]`, where the column of the padded plane is
+/// `column · stride + phase`.
 #[derive(Clone, Copy)]
-struct Padded {
+struct Band {
+    /// Output rows, and the rows that they read.
+    outputs: usize,
     rows: usize,
     phases: usize,
-    /// Columns of a phase, with room for whole registers past the last.
+    /// Columns of a phase, whole registers and room for the last tap.
     width: usize,
 }
 
-impl Padded {
+impl Band {
     fn new(geometry: &Geometry) -> Self {
         let reach = [0, 1].map(|axis| geometry.dilation[axis] * (geometry.kernel[axis] - 1));
-        Self {
-            rows: (geometry.output[0] - 1) * geometry.stride[0] + reach[0] + 1,
-            phases: geometry.stride[1],
-            width: geometry.output[1] + reach[1] / geometry.stride[1] + 1 + REGISTERS * MOST_LANES,
-        }
+        let phases = geometry.stride[1];
+        let width =
+            (geometry.output[1].next_multiple_of(MOST_LANES) + reach[1] / phases + 1).next_multiple_of(MOST_LANES);
+        let rows = (BAND / (phases * width)).saturating_sub(reach[0]) / geometry.stride[0];
+        let outputs = rows.clamp(ROWS, geometry.output[0].max(ROWS)).next_multiple_of(ROWS);
+        Self { outputs, rows: (outputs - 1) * geometry.stride[0] + reach[0] + 1, phases, width }
     }
 
     fn len(&self) -> usize {
-        self.rows * self.phases * self.width
+        self.rows * self.row()
     }
 
-    /// Where output row `row` reads its first column at a tap.
-    fn at(&self, geometry: &Geometry, row: usize, tap: usize) -> usize {
-        let column = tap % geometry.kernel[1] * geometry.dilation[1];
-        let row = row * geometry.stride[0] + tap / geometry.kernel[1] * geometry.dilation[0];
-        (row * self.phases + column % self.phases) * self.width + column / self.phases
+    fn row(&self) -> usize {
+        self.phases * self.width
     }
 
-    /// For each row of the image and phase: its row, the row's and the phase's columns, first and step in the image.
-    fn rows(&self, geometry: &Geometry) -> impl Iterator<Item = (usize, Range<usize>, usize)> {
-        let (padded, padding, [height, width]) = (*self, geometry.padding, geometry.input);
-        (0..padded.rows * padded.phases).filter_map(move |index| {
-            let (row, phase) = ((index / padded.phases).wrapping_sub(padding[0]), index % padded.phases);
-            // The first column of the phase that is in the image.
-            let skipped = padding[1].saturating_sub(phase).div_ceil(padded.phases);
-            let first = skipped * padded.phases + phase - padding[1];
-            let count = width.saturating_sub(first).div_ceil(padded.phases).min(padded.width.saturating_sub(skipped));
-            let start = index * padded.width + skipped;
-            (row < height && count > 0).then(|| (row * width + first, start..start + count, padded.phases))
-        })
+    /// What a tap adds to the place of an output's first value.
+    fn tap(&self, geometry: &Geometry, tap: usize) -> usize {
+        let [row, column] =
+            [tap / geometry.kernel[1] * geometry.dilation[0], tap % geometry.kernel[1] * geometry.dilation[1]];
+        row * self.row() + column % self.phases * self.width + column / self.phases
     }
 
-    fn fill(&self, geometry: &Geometry, plane: &[f32], values: &mut [f32]) {
-        values.fill(0.0);
-        for (first, range, step) in self.rows(geometry) {
-            let values = &mut values[range];
-            if step == 1 {
-                values.copy_from_slice(&plane[first..first + values.len()]);
-            } else {
-                for (value, from) in values.iter_mut().zip(plane[first..].iter().step_by(step)) {
-                    *value = *from;
-                }
+    /// Copies the rows that output rows from `first` on read.
+    #[inline(always)]
+    fn fill<S: Simd>(&self, simd: S, geometry: &Geometry, plane: &[f32], first: usize, values: &mut [f32]) {
+        let (lanes, [height, width], padding) = (S::F32_LANES, geometry.input, geometry.padding);
+        assert!(values.len() >= self.len());
+        for (index, values) in values.chunks_exact_mut(self.row()).enumerate().take(self.rows) {
+            let row = (first * geometry.stride[0] + index).wrapping_sub(padding[0]);
+            if row >= height {
+                values.fill(0.0);
+                continue;
             }
-        }
-    }
-
-    fn empty(&self, geometry: &Geometry, values: &[f32], plane: &mut [f32]) {
-        plane.fill(0.0);
-        for (first, range, step) in self.rows(geometry) {
-            for (value, to) in values[range].iter().zip(plane[first..].iter_mut().step_by(step)) {
-                *to = *value;
+            let line = &plane[row * width..][..width];
+            // The values of a register from a column of the padded plane on.
+            let load = |column: usize| {
+                let from = line.as_ptr().wrapping_add(column).wrapping_sub(padding[1]);
+                let begin = padding[1].saturating_sub(column).min(lanes);
+                let end = (padding[1] + width).saturating_sub(column).min(lanes);
+                // SAFETY: only places within the line are read.
+                unsafe {
+                    if begin == 0 && end == lanes {
+                        Lanes::load(simd, from)
+                    } else {
+                        Lanes::load_masked(simd, from, places(simd, begin..end))
+                    }
+                }
+            };
+            for column in (0..self.width).step_by(lanes) {
+                // SAFETY: a phase has whole registers.
+                unsafe {
+                    match self.phases {
+                        1 => load(column).store(values[column..].as_mut_ptr()),
+                        2 => {
+                            let [even, odd] = load(2 * column).unzip(load(2 * column + lanes));
+                            even.store(values[column..].as_mut_ptr());
+                            odd.store(values[self.width + column..].as_mut_ptr());
+                        }
+                        phases => {
+                            for phase in 0..phases {
+                                for column in column..column + lanes {
+                                    let from = (column * phases + phase).wrapping_sub(padding[1]);
+                                    values[phase * self.width + column] = if from < width { line[from] } else { 0.0 };
+                                }
+                            }
+                        }
+                    }
+                }
             }
         }
     }
@@ -87,25 +113,22 @@ impl Padded {
 
 /// Writes the convolution of `x` to `output`.
 pub(super) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], epilogue: Option<Epilogue>, output: Shared) {
-    let (arch, padded) = (simd::arch(), Padded::new(geometry));
+    let (arch, band) = (simd::arch(), Band::new(geometry));
     let (channels, taps) = (geometry.channels[0], geometry.taps());
     let (plane, output_plane) = (geometry.input_plane(), geometry.output_plane());
     (0..geometry.batch * channels).into_par_iter().for_each(|index| {
         let channel = index % channels;
-        with_scratch([padded.len()], |[values]| {
+        with_scratch([band.len()], |[values]| {
             let x = &x[index * plane..][..plane];
             // SAFETY: every plane of the output is written by one task.
-            let output = unsafe { std::slice::from_raw_parts_mut(output.at(index * output_plane), output_plane) };
+            let output = Shared(unsafe { output.at(index * output_plane) });
             let weight = &weight[channel * taps..][..taps];
-            arch.dispatch(Forward { geometry, padded, x, weight, values, output });
-            if let Some(epilogue) = epilogue {
-                epilogue.apply(channel, output);
-            }
+            arch.dispatch(Forward { geometry, band, x, weight, channel, epilogue, values, output });
         });
     });
 }
 
-/// Writes the gradient of the input to `output`.
+/// Writes the gradient of the input to `output`, after the epilogue.
 pub(super) fn input_gradient(
     geometry: &Geometry,
     weight: &[f32],
@@ -113,16 +136,24 @@ pub(super) fn input_gradient(
     epilogue: Option<Epilogue>,
     output: Shared,
 ) {
-    let (arch, padded) = (simd::arch(), Padded::new(geometry));
-    let (channels, taps) = (geometry.channels[0], geometry.taps());
+    let taps = geometry.taps();
+    if let Some(adjoint) = geometry.adjoint() {
+        let turned: Vec<f32> = weight.chunks_exact(taps).flat_map(|kernel| kernel.iter().rev().copied()).collect();
+        return forward(&adjoint, grad, &turned, epilogue, output);
+    }
+    let (arch, channels) = (simd::arch(), geometry.channels[0]);
+    // All rows at once.
+    let band = Band { outputs: geometry.output[0], rows: 0, ..Band::new(geometry) };
+    let reach = geometry.dilation[0] * (geometry.kernel[0] - 1);
+    let band = Band { rows: (band.outputs - 1) * geometry.stride[0] + reach + 1, ..band };
     let (plane, output_plane) = (geometry.input_plane(), geometry.output_plane());
     (0..geometry.batch * channels).into_par_iter().for_each(|index| {
-        with_scratch([padded.len(), geometry.output[1] + MOST_LANES], |[values, line]| {
+        with_scratch([band.len()], |[values]| {
             let grad = &grad[index * output_plane..][..output_plane];
             let weight = &weight[index % channels * taps..][..taps];
             // SAFETY: every plane of the output is written by one task.
             let output = unsafe { std::slice::from_raw_parts_mut(output.at(index * plane), plane) };
-            arch.dispatch(InputGradient { geometry, padded, grad, weight, values, line, output });
+            arch.dispatch(Scatter { geometry, band, grad, weight, values, output });
             if let Some(epilogue) = epilogue {
                 epilogue.apply(index % channels, output);
             }
@@ -132,12 +163,12 @@ pub(super) fn input_gradient(
 
 /// The gradient of the weight, `[channels, 1, kernel_height, kernel_width]`.
 pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
-    let (arch, padded) = (simd::arch(), Padded::new(geometry));
+    let (arch, band) = (simd::arch(), Band::new(geometry));
     let (channels, taps) = (geometry.channels[0], geometry.taps());
     let mut gradient = vec![0.0f32; channels * taps];
     gradient.par_chunks_exact_mut(taps).enumerate().for_each(|(channel, gradient)| {
-        with_scratch([padded.len(), 2 * MOST_LANES], |[values, line]| {
-            arch.dispatch(WeightGradient { geometry, padded, x, grad, channel, values, line, gradient });
+        with_scratch([band.len()], |[values]| {
+            arch.dispatch(WeightGradient { geometry, band, x, grad, channel, values, gradient });
         });
     });
     gradient
@@ -146,12 +177,14 @@ pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], grad: &[f32]) -> V
 /// One plane of the output.
 struct Forward<'a> {
     geometry: &'a Geometry,
-    padded: Padded,
+    band: Band,
     x: &'a [f32],
     weight: &'a [f32],
+    channel: usize,
+    epilogue: Option<Epilogue<'a>>,
     /// Scratch.
     values: &'a mut [f32],
-    output: &'a mut [f32],
+    output: Shared,
 }
 
 impl WithSimd for Forward<'_> {
@@ -159,90 +192,157 @@ impl WithSimd for Forward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { geometry, padded, x, weight, values, output } = self;
-        padded.fill(geometry, x, values);
-        let [height, width] = geometry.output;
-        for row in 0..height {
-            for column in (0..width).step_by(REGISTERS * S::F32_LANES) {
-                let mut sums = [Lanes::splat(simd, 0.0); REGISTERS];
-                for (tap, weight) in weight.iter().enumerate() {
-                    let weight = Lanes::splat(simd, *weight);
-                    let start = padded.at(geometry, row, tap) + column;
-                    for (register, sum) in sums.iter_mut().enumerate() {
-                        // SAFETY: a phase has room for whole registers past its last column.
-                        let value = unsafe { Lanes::load(simd, values.as_ptr().add(start + register * S::F32_LANES)) };
-                        *sum = value.mul_add(weight, *sum);
+        let Geometry { kernel, stride, dilation, .. } = *self.geometry;
+        match (kernel, stride, dilation) {
+            ([3, 3], [1, 1], [1, 1]) => self.run::<S, 3, 1, 4>(simd),
+            ([3, 3], [2, 2], [1, 1]) => self.run::<S, 3, 2, 4>(simd),
+            ([5, 5], [1, 1], [1, 1]) => self.run::<S, 5, 1, 2>(simd),
+            ([5, 5], [2, 2], [1, 1]) => self.run::<S, 5, 2, 2>(simd),
+            ([7, 7], [1, 1], [1, 1]) => self.run::<S, 7, 1, 1>(simd),
+            _ => self.run_any(simd),
+        }
+    }
+}
+
+impl Forward<'_> {
+    /// `HEIGHT` rows of the output at once, for a square kernel.
+    #[inline(always)]
+    fn run<S: Simd, const KERNEL: usize, const STRIDE: usize, const HEIGHT: usize>(mut self, simd: S) {
+        let (band, [height, width]) = (self.band, self.geometry.output);
+        let mut weight = [[Lanes::splat(simd, 0.0); KERNEL]; KERNEL];
+        for a in 0..KERNEL {
+            for b in 0..KERNEL {
+                weight[a][b] = Lanes::splat(simd, self.weight[a * KERNEL + b]);
+            }
+        }
+        for first in (0..height).step_by(band.outputs) {
+            band.fill(simd, self.geometry, self.x, first, self.values);
+            for row in (0..band.outputs.min(height - first)).step_by(HEIGHT) {
+                for column in (0..width).step_by(S::F32_LANES) {
+                    let values = self.values[row * STRIDE * band.row() + column..].as_ptr();
+                    let mut sums = [Lanes::splat(simd, 0.0); HEIGHT];
+                    for q in 0..HEIGHT {
+                        for a in 0..KERNEL {
+                            for b in 0..KERNEL {
+                                let place = (q * STRIDE + a) * band.row() + b % STRIDE * band.width + b / STRIDE;
+                                // SAFETY: the band has the rows of whole blocks of `HEIGHT`, and a phase room for a
+                                // register from its last column on.
+                                let value = unsafe { Lanes::load(simd, values.add(place)) };
+                                sums[q] = value.mul_add(weight[a][b], sums[q]);
+                            }
+                        }
                     }
-                }
-                let output = &mut output[row * width + column..(row + 1) * width];
-                for (register, sum) in sums.iter().enumerate() {
-                    let offset = register * S::F32_LANES;
-                    if offset + S::F32_LANES <= output.len() {
-                        // SAFETY: the row has a register left.
-                        unsafe { sum.store(output.as_mut_ptr().add(offset)) };
-                    } else if offset < output.len() {
-                        let mut last = [0.0f32; MOST_LANES];
-                        // SAFETY: the array holds at least a register.
-                        unsafe { sum.store(last.as_mut_ptr()) };
-                        let rest = output.len() - offset;
-                        output[offset..].copy_from_slice(&last[..rest]);
+                    for q in 0..HEIGHT {
+                        if first + row + q < height {
+                            self.finish(simd, first + row + q, column, sums[q]);
+                        }
                     }
                 }
             }
         }
     }
+
+    #[inline(always)]
+    fn run_any<S: Simd>(mut self, simd: S) {
+        let (band, [height, width]) = (self.band, self.geometry.output);
+        let places: Vec<usize> = (0..self.weight.len()).map(|tap| band.tap(self.geometry, tap)).collect();
+        for first in (0..height).step_by(band.outputs) {
+            band.fill(simd, self.geometry, self.x, first, self.values);
+            for row in 0..band.outputs.min(height - first) {
+                for column in (0..width).step_by(S::F32_LANES) {
+                    let values = self.values[row * self.geometry.stride[0] * band.row() + column..].as_ptr();
+                    let mut sum = Lanes::splat(simd, 0.0);
+                    for (place, weight) in places.iter().zip(self.weight) {
+                        // SAFETY: a phase has room for a register from its last column on.
+                        let value = unsafe { Lanes::load(simd, values.add(*place)) };
+                        sum = value.scaled_plus(*weight, sum);
+                    }
+                    self.finish(simd, first + row, column, sum);
+                }
+            }
+        }
+    }
+
+    /// Writes a register, as far as it is within the row.
+    #[inline(always)]
+    fn finish<S: Simd>(&mut self, simd: S, row: usize, column: usize, mut sum: Lanes<S>) {
+        if let Some(Epilogue { scale, shift, range: [low, high] }) = self.epilogue {
+            let [scale, shift] = [scale, shift].map(|values| Lanes::splat(simd, values[self.channel]));
+            sum = sum.mul_add(scale, shift).max(Lanes::splat(simd, low)).min(Lanes::splat(simd, high));
+        }
+        let width = self.geometry.output[1];
+        // SAFETY: the places are within the row.
+        unsafe {
+            let target = self.output.at(row * width + column);
+            if column + S::F32_LANES <= width {
+                sum.store(target);
+            } else {
+                sum.store_first(target, width - column);
+            }
+        }
+    }
 }
 
-/// One plane of the input's gradient.
-struct InputGradient<'a> {
+/// One plane of the input's gradient, where there is a stride.
+struct Scatter<'a> {
     geometry: &'a Geometry,
-    padded: Padded,
+    band: Band,
     grad: &'a [f32],
     weight: &'a [f32],
     /// Scratch.
     values: &'a mut [f32],
-    line: &'a mut [f32],
     output: &'a mut [f32],
 }
 
-impl WithSimd for InputGradient<'_> {
+impl WithSimd for Scatter<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { geometry, padded, grad, weight, values, line, output } = self;
-        let [height, width] = geometry.output;
+        let Self { geometry, band, grad, weight, values, output } = self;
+        let ([height, width], lanes) = (geometry.output, S::F32_LANES);
+        let places: Vec<usize> = (0..weight.len()).map(|tap| band.tap(geometry, tap)).collect();
         values.fill(0.0);
-        line.fill(0.0);
         for row in 0..height {
-            line[..width].copy_from_slice(&grad[row * width..][..width]);
-            for (tap, weight) in weight.iter().enumerate() {
-                let weight = Lanes::splat(simd, *weight);
-                let start = padded.at(geometry, row, tap);
-                for column in (0..width).step_by(S::F32_LANES) {
-                    // SAFETY: the line and a phase have room for a whole register past the last column.
-                    unsafe {
-                        let target = values.as_mut_ptr().add(start + column);
-                        let grad = Lanes::load(simd, line.as_ptr().add(column));
-                        grad.mul_add(weight, Lanes::load(simd, target)).store(target);
+            for column in (0..width).step_by(lanes) {
+                let from = grad[row * width + column..].as_ptr();
+                // SAFETY: the values are within the row, and a phase has room for a register from its last column on.
+                unsafe {
+                    let grad = Lanes::load_first(simd, from, (width - column).min(lanes));
+                    let target = values[row * geometry.stride[0] * band.row() + column..].as_mut_ptr();
+                    for (place, weight) in places.iter().zip(weight) {
+                        let target = target.add(*place);
+                        grad.scaled_plus(*weight, Lanes::load(simd, target)).store(target);
                     }
                 }
             }
         }
-        padded.empty(geometry, values, output);
+        let [height, width] = geometry.input;
+        for (row, output) in output.chunks_exact_mut(width).enumerate().take(height) {
+            let row = row + geometry.padding[0];
+            if row >= band.rows {
+                output.fill(0.0);
+                continue;
+            }
+            let values = &values[row * band.row()..][..band.row()];
+            for (column, output) in output.iter_mut().enumerate() {
+                let column = column + geometry.padding[1];
+                let (phase, place) = (column % band.phases, column / band.phases);
+                *output = if place < band.width { values[phase * band.width + place] } else { 0.0 };
+            }
+        }
     }
 }
 
 /// One channel of the weight's gradient.
 struct WeightGradient<'a> {
     geometry: &'a Geometry,
-    padded: Padded,
+    band: Band,
     x: &'a [f32],
     grad: &'a [f32],
     channel: usize,
     /// Scratch.
     values: &'a mut [f32],
-    line: &'a mut [f32],
     gradient: &'a mut [f32],
 }
 
@@ -251,42 +351,67 @@ impl WithSimd for WeightGradient<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { geometry, padded, x, grad, channel, values, line, gradient } = self;
-        let [height, width] = geometry.output;
+        match self.gradient.len() {
+            25 if S::REGISTER_COUNT >= 32 => self.run::<S, 25>(simd),
+            taps if taps.is_multiple_of(9) => self.run::<S, 9>(simd),
+            taps if taps.is_multiple_of(7) => self.run::<S, 7>(simd),
+            taps if taps.is_multiple_of(5) => self.run::<S, 5>(simd),
+            _ => self.run::<S, 1>(simd),
+        }
+    }
+}
+
+impl WeightGradient<'_> {
+    /// `TAPS` sums at a time.
+    #[inline(always)]
+    fn run<S: Simd, const TAPS: usize>(self, simd: S) {
+        let Self { geometry, band, x, grad, channel, values, gradient } = self;
+        let ([height, width], lanes) = (geometry.output, S::F32_LANES);
         let (plane, output_plane) = (geometry.input_plane(), geometry.output_plane());
+        let all_places: Vec<usize> = (0..gradient.len()).map(|tap| band.tap(geometry, tap)).collect();
         let mut totals = vec![0.0f64; gradient.len()];
-        line.fill(0.0);
+        let rows_a_chunk = (CHUNK / width.div_ceil(lanes)).max(1);
         for image in 0..geometry.batch {
             let index = image * geometry.channels[0] + channel;
-            padded.fill(geometry, &x[index * plane..][..plane], values);
-            let grad = &grad[index * output_plane..][..output_plane];
-            for first in (0..height).step_by(ROWS) {
-                for (tap, total) in totals.iter_mut().enumerate() {
-                    let mut sum = Lanes::splat(simd, 0.0);
-                    for row in first..(first + ROWS).min(height) {
-                        let start = padded.at(geometry, row, tap);
-                        let grad = &grad[row * width..][..width];
-                        let whole = width / S::F32_LANES * S::F32_LANES;
-                        for column in (0..whole).step_by(S::F32_LANES) {
-                            // SAFETY: the row has a register left, and a phase room for one.
-                            unsafe {
-                                let grad = Lanes::load(simd, grad.as_ptr().add(column));
-                                sum = grad.mul_add(Lanes::load(simd, values.as_ptr().add(start + column)), sum);
+            let (x, grad) = (&x[index * plane..][..plane], &grad[index * output_plane..][..output_plane]);
+            for first in (0..height).step_by(band.outputs) {
+                band.fill(simd, geometry, x, first, values);
+                let end = height.min(first + band.outputs);
+                for begin in (first..end).step_by(rows_a_chunk) {
+                    for (places, totals) in all_places.chunks_exact(TAPS).zip(totals.chunks_exact_mut(TAPS)) {
+                        let mut offsets = [0; TAPS];
+                        offsets.copy_from_slice(places);
+                        let mut sums = [Lanes::splat(simd, 0.0); TAPS];
+                        for row in begin..end.min(begin + rows_a_chunk) {
+                            let line = (row - first) * geometry.stride[0] * band.row();
+                            for column in (0..width).step_by(lanes) {
+                                let values = values[line + column..].as_ptr();
+                                let from = grad[row * width + column..].as_ptr();
+                                let count = width - column;
+                                // SAFETY: the gradients are within the row, and a phase has room for a register from its
+                                // last column on.
+                                unsafe {
+                                    if count >= lanes {
+                                        let grad = Lanes::load(simd, from);
+                                        for tap in 0..TAPS {
+                                            let value = Lanes::load(simd, values.add(offsets[tap]));
+                                            sums[tap] = grad.mul_add(value, sums[tap]);
+                                        }
+                                        continue;
+                                    }
+                                    // Zeros after the row's end on both sides: beyond it there may be infinities.
+                                    let grad = Lanes::load_first(simd, from, count);
+                                    for tap in 0..TAPS {
+                                        let value = Lanes::load_first(simd, values.add(offsets[tap]), count);
+                                        sums[tap] = grad.mul_add(value, sums[tap]);
+                                    }
+                                }
                             }
                         }
-                        if whole < width {
-                            // Zeros after the row's end on both sides: beyond it there may be infinities.
-                            let rest = width - whole;
-                            line[..rest].copy_from_slice(&grad[whole..]);
-                            line[MOST_LANES..][..rest].copy_from_slice(&values[start + whole..][..rest]);
-                            // SAFETY: the line has a register from each place.
-                            unsafe {
-                                let grad = Lanes::load(simd, line.as_ptr());
-                                sum = grad.mul_add(Lanes::load(simd, line.as_ptr().add(MOST_LANES)), sum);
-                            }
+                        for tap in 0..TAPS {
+                            totals[tap] += f64::from(simd.reduce_sum_f32s(sums[tap].1));
                         }
                     }
-                    *total += f64::from(simd.reduce_sum_f32s(sum.1));
                 }
             }
         }
