@@ -159,8 +159,8 @@ impl Convolution {
         let (x, weight) = (x.autodiff(), weight.autodiff());
         Box::new(move || {
             let (x, weight) = (x.clone().require_grad(), weight.clone().require_grad());
-            let gradients = conv2d(x.clone(), weight.clone(), None, options.clone()).sum().backward();
-            for gradient in [x.grad(&gradients), weight.grad(&gradients)] {
+            let mut gradients = conv2d(x.clone(), weight.clone(), None, options.clone()).sum().backward();
+            for gradient in [x.grad_remove(&mut gradients), weight.grad_remove(&mut gradients)] {
                 gradient.expect("it was required").into_data();
             }
         })

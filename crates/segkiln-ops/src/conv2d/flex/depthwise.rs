@@ -72,36 +72,49 @@ impl Band {
                 continue;
             }
             let line = &plane[row * width..][..width];
-            // The values of a register from a column of the padded plane on.
+            // A register of the columns of the padded plane from `column` on, and one that lies within the image.
             let load = |column: usize| {
-                let from = line.as_ptr().wrapping_add(column).wrapping_sub(padding[1]);
                 let begin = padding[1].saturating_sub(column).min(lanes);
                 let end = (padding[1] + width).saturating_sub(column).min(lanes);
                 // SAFETY: only places within the line are read.
                 unsafe {
-                    if begin == 0 && end == lanes {
-                        Lanes::load(simd, from)
-                    } else {
-                        Lanes::load_masked(simd, from, places(simd, begin..end))
-                    }
+                    let from = line.as_ptr().wrapping_add(column).wrapping_sub(padding[1]);
+                    Lanes::load_masked(simd, from, places(simd, begin..end))
                 }
             };
-            for column in (0..self.width).step_by(lanes) {
-                // SAFETY: a phase has whole registers.
-                unsafe {
-                    match self.phases {
-                        1 => load(column).store(values[column..].as_mut_ptr()),
-                        2 => {
-                            let [even, odd] = load(2 * column).unzip(load(2 * column + lanes));
+            // SAFETY: the whole register is within the line.
+            let load_whole = |column: usize| unsafe { Lanes::load(simd, line[column - padding[1]..].as_ptr()) };
+            // From here on so many registers, or pairs of them, are whole.
+            let step = self.phases * lanes;
+            let before = padding[1].div_ceil(step) * lanes;
+            let whole = (padding[1] + width) / step * lanes;
+            // SAFETY: a phase has whole registers.
+            unsafe {
+                match self.phases {
+                    1 => {
+                        for column in (0..self.width).step_by(lanes) {
+                            let inside = column >= before && column < whole;
+                            let value = if inside { load_whole(column) } else { load(column) };
+                            value.store(values[column..].as_mut_ptr());
+                        }
+                    }
+                    2 => {
+                        for column in (0..self.width).step_by(lanes) {
+                            let inside = column >= before && column < whole;
+                            let [low, high] = match inside {
+                                true => [load_whole(2 * column), load_whole(2 * column + lanes)],
+                                false => [load(2 * column), load(2 * column + lanes)],
+                            };
+                            let [even, odd] = low.unzip(high);
                             even.store(values[column..].as_mut_ptr());
                             odd.store(values[self.width + column..].as_mut_ptr());
                         }
-                        phases => {
-                            for phase in 0..phases {
-                                for column in column..column + lanes {
-                                    let from = (column * phases + phase).wrapping_sub(padding[1]);
-                                    values[phase * self.width + column] = if from < width { line[from] } else { 0.0 };
-                                }
+                    }
+                    phases => {
+                        for phase in 0..phases {
+                            for column in 0..self.width {
+                                let from = (column * phases + phase).wrapping_sub(padding[1]);
+                                values[phase * self.width + column] = if from < width { line[from] } else { 0.0 };
                             }
                         }
                     }
@@ -141,11 +154,46 @@ pub(super) fn input_gradient(
         let turned: Vec<f32> = weight.chunks_exact(taps).flat_map(|kernel| kernel.iter().rev().copied()).collect();
         return forward(&adjoint, grad, &turned, epilogue, output);
     }
-    let (arch, channels) = (simd::arch(), geometry.channels[0]);
-    // All rows at once.
-    let band = Band { outputs: geometry.output[0], rows: 0, ..Band::new(geometry) };
-    let reach = geometry.dilation[0] * (geometry.kernel[0] - 1);
-    let band = Band { rows: (band.outputs - 1) * geometry.stride[0] + reach + 1, ..band };
+    // Along an axis, for the input's rows (columns) `i · stride + phase`: taps that reach them, and from where relative to `i`.
+    let reach = |axis: usize| -> Vec<Vec<(usize, isize)>> {
+        let stride = geometry.stride[axis] as isize;
+        let offset = |phase: usize, tap: usize| {
+            (phase + geometry.padding[axis]) as isize - (tap * geometry.dilation[axis]) as isize
+        };
+        let of_phase = |phase: usize| {
+            let taps = (0..geometry.kernel[axis]).filter(|tap| offset(phase, *tap).rem_euclid(stride) == 0);
+            taps.map(|tap| (tap, offset(phase, tap).div_euclid(stride))).collect()
+        };
+        (0..geometry.stride[axis]).map(of_phase).collect()
+    };
+    let reach = [reach(0), reach(1)];
+    let ends = [0, 1].map(|axis| {
+        let offsets = reach[axis].iter().flatten().map(|(_, offset)| *offset);
+        offsets.fold([0, 0], |[low, high], offset| [offset.min(low), offset.max(high)])
+    });
+    // What the pixels of all phases read, as if it were one convolution of stride 1.
+    let reader = Geometry {
+        input: geometry.output,
+        output: [0, 1].map(|axis| geometry.input[axis].div_ceil(geometry.stride[axis])),
+        kernel: ends.map(|[low, high]| (high - low + 1).unsigned_abs()),
+        stride: [1, 1],
+        padding: ends.map(|[low, _]| low.unsigned_abs()),
+        dilation: [1, 1],
+        ..*geometry
+    };
+    let (arch, band, channels) = (simd::arch(), Band::new(&reader), geometry.channels[0]);
+    // Place and tap, by phase.
+    let mut phases = Vec::new();
+    for rows in &reach[0] {
+        for columns in &reach[1] {
+            let both = rows.iter().flat_map(|row| columns.iter().map(move |column| (row, column)));
+            let tap = |(row, column): (&(usize, isize), &(usize, isize))| {
+                let place = (row.1 - ends[0][0]).unsigned_abs() * band.row() + (column.1 - ends[1][0]).unsigned_abs();
+                (place, row.0 * geometry.kernel[1] + column.0)
+            };
+            phases.push(both.map(tap).collect());
+        }
+    }
     let (plane, output_plane) = (geometry.input_plane(), geometry.output_plane());
     (0..geometry.batch * channels).into_par_iter().for_each(|index| {
         with_scratch([band.len()], |[values]| {
@@ -153,7 +201,16 @@ pub(super) fn input_gradient(
             let weight = &weight[index % channels * taps..][..taps];
             // SAFETY: every plane of the output is written by one task.
             let output = unsafe { std::slice::from_raw_parts_mut(output.at(index * plane), plane) };
-            arch.dispatch(Scatter { geometry, band, grad, weight, values, output });
+            arch.dispatch(InputGradient {
+                geometry,
+                reader: &reader,
+                band,
+                phases: &phases,
+                grad,
+                weight,
+                values,
+                output,
+            });
             if let Some(epilogue) = epilogue {
                 epilogue.apply(index % channels, output);
             }
@@ -284,9 +341,11 @@ impl Forward<'_> {
 }
 
 /// One plane of the input's gradient, where there is a stride.
-struct Scatter<'a> {
+struct InputGradient<'a> {
     geometry: &'a Geometry,
+    reader: &'a Geometry,
     band: Band,
+    phases: &'a [Vec<(usize, usize)>],
     grad: &'a [f32],
     weight: &'a [f32],
     /// Scratch.
@@ -294,41 +353,49 @@ struct Scatter<'a> {
     output: &'a mut [f32],
 }
 
-impl WithSimd for Scatter<'_> {
+impl WithSimd for InputGradient<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { geometry, band, grad, weight, values, output } = self;
-        let ([height, width], lanes) = (geometry.output, S::F32_LANES);
-        let places: Vec<usize> = (0..weight.len()).map(|tap| band.tap(geometry, tap)).collect();
-        values.fill(0.0);
-        for row in 0..height {
-            for column in (0..width).step_by(lanes) {
-                let from = grad[row * width + column..].as_ptr();
-                // SAFETY: the values are within the row, and a phase has room for a register from its last column on.
-                unsafe {
-                    let grad = Lanes::load_first(simd, from, (width - column).min(lanes));
-                    let target = values[row * geometry.stride[0] * band.row() + column..].as_mut_ptr();
-                    for (place, weight) in places.iter().zip(weight) {
-                        let target = target.add(*place);
-                        grad.scaled_plus(*weight, Lanes::load(simd, target)).store(target);
+        let Self { geometry, reader, band, phases, grad, weight, values, output } = self;
+        let ([height, width], [step_row, step], lanes) = (geometry.input, geometry.stride, S::F32_LANES);
+        let mut line = vec![0.0f32; step * lanes];
+        for first in (0..reader.output[0]).step_by(band.outputs) {
+            band.fill(simd, reader, grad, first, values);
+            let rows = first * step_row..height.min((first + band.outputs) * step_row);
+            for (row, output) in rows.clone().zip(output[rows.start * width..].chunks_exact_mut(width)) {
+                let phases = &phases[row % step_row * step..][..step];
+                for column in (0..reader.output[1]).step_by(lanes) {
+                    let from = values[(row / step_row - first) * band.row() + column..].as_ptr();
+                    let sum = |phase: usize| {
+                        let mut sum = Lanes::splat(simd, 0.0);
+                        for (place, tap) in &phases[phase] {
+                            // SAFETY: a phase has room for a register from its last column on.
+                            sum = unsafe { Lanes::load(simd, from.add(*place)) }.scaled_plus(weight[*tap], sum);
+                        }
+                        sum
+                    };
+                    let output = &mut output[column * step..];
+                    let count = output.len().min(step * lanes);
+                    // SAFETY: the line has a register for each phase.
+                    unsafe {
+                        if step == 2 {
+                            let [low, high] = sum(0).zip(sum(1));
+                            low.store(line.as_mut_ptr());
+                            high.store(line.as_mut_ptr().add(lanes));
+                        } else {
+                            let mut values = [0.0f32; MOST_LANES];
+                            for phase in 0..step {
+                                sum(phase).store(values.as_mut_ptr());
+                                for lane in 0..lanes {
+                                    line[lane * step + phase] = values[lane];
+                                }
+                            }
+                        }
                     }
+                    output[..count].copy_from_slice(&line[..count]);
                 }
-            }
-        }
-        let [height, width] = geometry.input;
-        for (row, output) in output.chunks_exact_mut(width).enumerate().take(height) {
-            let row = row + geometry.padding[0];
-            if row >= band.rows {
-                output.fill(0.0);
-                continue;
-            }
-            let values = &values[row * band.row()..][..band.row()];
-            for (column, output) in output.iter_mut().enumerate() {
-                let column = column + geometry.padding[1];
-                let (phase, place) = (column % band.phases, column / band.phases);
-                *output = if place < band.width { values[phase * band.width + place] } else { 0.0 };
             }
         }
     }
