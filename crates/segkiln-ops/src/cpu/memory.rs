@@ -7,10 +7,7 @@ use burn::{
     tensor::{Bytes, DType, Shape},
 };
 
-use super::{
-    pool::{self, Pooled},
-    simd::MOST_LANES,
-};
+use super::pool::{self, Pooled};
 
 /// A pointer that threads share; each writes places of its own.
 #[derive(Clone, Copy)]
@@ -95,18 +92,23 @@ thread_local! {
 /// Values of scratch memory that a thread keeps: 16 MiB.
 const KEPT: usize = 1 << 22;
 
-/// Lends a thread's scratch memory, with whatever was left in it. `f` must not wait for other tasks of rayon's.
+/// Values of a cache line.
+const LINE: usize = 16;
+
+/// Lends a thread's scratch memory, with whatever was left in it, each part from a cache line's begin on. `f` must not wait
+/// for other tasks of rayon's.
 pub(crate) fn with_scratch<const N: usize>(sizes: [usize; N], f: impl FnOnce([&mut [f32]; N])) {
     SCRATCH.with_borrow_mut(|scratch| {
-        let total = sizes.iter().map(|size| size + MOST_LANES).sum();
+        let total = LINE + sizes.iter().map(|size| size.next_multiple_of(LINE)).sum::<usize>();
         if scratch.len() < total {
             scratch.resize(total, 0.0);
         }
-        let mut rest = scratch.as_mut_slice();
+        let begin = scratch.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+        let mut rest = &mut scratch[begin..];
         f(sizes.map(|size| {
-            let (part, after) = std::mem::take(&mut rest).split_at_mut(size);
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(size.next_multiple_of(LINE));
             rest = after;
-            part
+            &mut part[..size]
         }));
         if scratch.len() > KEPT {
             *scratch = Vec::new();

@@ -60,11 +60,31 @@ impl Band {
         row * self.row() + column % self.phases * self.width + column / self.phases
     }
 
+    /// Which places of the registers of a padded row are within the image.
+    #[inline(always)]
+    fn masks<S: Simd>(&self, simd: S, geometry: &Geometry) -> Vec<S::m32s> {
+        let (lanes, begin) = (S::F32_LANES, geometry.padding[1]);
+        let end = begin + geometry.input[1];
+        let mut masks = Vec::with_capacity(self.row() / lanes);
+        for column in (0..self.row()).step_by(lanes) {
+            masks.push(places(simd, begin.saturating_sub(column).min(lanes)..end.saturating_sub(column).min(lanes)));
+        }
+        masks
+    }
+
     /// Copies the rows that output rows from `first` on read.
     #[inline(always)]
-    fn fill<S: Simd>(&self, simd: S, geometry: &Geometry, plane: &[f32], first: usize, values: &mut [f32]) {
+    fn fill<S: Simd>(
+        &self,
+        simd: S,
+        geometry: &Geometry,
+        masks: &[S::m32s],
+        plane: &[f32],
+        first: usize,
+        values: &mut [f32],
+    ) {
         let (lanes, [height, width], padding) = (S::F32_LANES, geometry.input, geometry.padding);
-        assert!(values.len() >= self.len());
+        assert!(values.len() >= self.len() && masks.len() * lanes >= self.row());
         for (index, values) in values.chunks_exact_mut(self.row()).enumerate().take(self.rows) {
             let row = (first * geometry.stride[0] + index).wrapping_sub(padding[0]);
             if row >= height {
@@ -72,42 +92,24 @@ impl Band {
                 continue;
             }
             let line = &plane[row * width..][..width];
-            // A register of the columns of the padded plane from `column` on, and one that lies within the image.
-            let load = |column: usize| {
-                let begin = padding[1].saturating_sub(column).min(lanes);
-                let end = (padding[1] + width).saturating_sub(column).min(lanes);
-                // SAFETY: only places within the line are read.
-                unsafe {
-                    let from = line.as_ptr().wrapping_add(column).wrapping_sub(padding[1]);
-                    Lanes::load_masked(simd, from, places(simd, begin..end))
-                }
-            };
-            // SAFETY: the whole register is within the line.
-            let load_whole = |column: usize| unsafe { Lanes::load(simd, line[column - padding[1]..].as_ptr()) };
-            // From here on so many registers, or pairs of them, are whole.
-            let step = self.phases * lanes;
-            let before = padding[1].div_ceil(step) * lanes;
-            let whole = (padding[1] + width) / step * lanes;
-            // SAFETY: a phase has whole registers.
+            let from = line.as_ptr().wrapping_sub(padding[1]);
+            // SAFETY: masks leave only places within the line, and a phase has whole registers.
             unsafe {
+                let to = values.as_mut_ptr();
                 match self.phases {
                     1 => {
-                        for column in (0..self.width).step_by(lanes) {
-                            let inside = column >= before && column < whole;
-                            let value = if inside { load_whole(column) } else { load(column) };
-                            value.store(values[column..].as_mut_ptr());
+                        for (index, mask) in masks.iter().enumerate() {
+                            Lanes::load_masked(simd, from.wrapping_add(index * lanes), *mask)
+                                .store(to.add(index * lanes));
                         }
                     }
                     2 => {
-                        for column in (0..self.width).step_by(lanes) {
-                            let inside = column >= before && column < whole;
-                            let [low, high] = match inside {
-                                true => [load_whole(2 * column), load_whole(2 * column + lanes)],
-                                false => [load(2 * column), load(2 * column + lanes)],
-                            };
+                        for (index, mask) in masks.as_chunks::<2>().0.iter().enumerate() {
+                            let low = Lanes::load_masked(simd, from.wrapping_add(2 * index * lanes), mask[0]);
+                            let high = Lanes::load_masked(simd, from.wrapping_add((2 * index + 1) * lanes), mask[1]);
                             let [even, odd] = low.unzip(high);
-                            even.store(values[column..].as_mut_ptr());
-                            odd.store(values[self.width + column..].as_mut_ptr());
+                            even.store(to.add(index * lanes));
+                            odd.store(to.add(self.width + index * lanes));
                         }
                     }
                     phases => {
@@ -253,9 +255,9 @@ impl WithSimd for Forward<'_> {
         match (kernel, stride, dilation) {
             ([3, 3], [1, 1], [1, 1]) => self.run::<S, 3, 1, 4>(simd),
             ([3, 3], [2, 2], [1, 1]) => self.run::<S, 3, 2, 4>(simd),
-            ([5, 5], [1, 1], [1, 1]) => self.run::<S, 5, 1, 2>(simd),
-            ([5, 5], [2, 2], [1, 1]) => self.run::<S, 5, 2, 2>(simd),
-            ([7, 7], [1, 1], [1, 1]) => self.run::<S, 7, 1, 1>(simd),
+            ([5, 5], [1, 1], [1, 1]) => self.run::<S, 5, 1, 4>(simd),
+            ([5, 5], [2, 2], [1, 1]) => self.run::<S, 5, 2, 4>(simd),
+            ([7, 7], [1, 1], [1, 1]) => self.run::<S, 7, 1, 4>(simd),
             _ => self.run_any(simd),
         }
     }
@@ -264,8 +266,9 @@ impl WithSimd for Forward<'_> {
 impl Forward<'_> {
     /// `HEIGHT` rows of the output at once, for a square kernel.
     #[inline(always)]
-    fn run<S: Simd, const KERNEL: usize, const STRIDE: usize, const HEIGHT: usize>(mut self, simd: S) {
+    fn run<S: Simd, const KERNEL: usize, const STRIDE: usize, const HEIGHT: usize>(self, simd: S) {
         let (band, [height, width]) = (self.band, self.geometry.output);
+        let masks = band.masks(simd, self.geometry);
         let mut weight = [[Lanes::splat(simd, 0.0); KERNEL]; KERNEL];
         for a in 0..KERNEL {
             for b in 0..KERNEL {
@@ -273,26 +276,42 @@ impl Forward<'_> {
             }
         }
         for first in (0..height).step_by(band.outputs) {
-            band.fill(simd, self.geometry, self.x, first, self.values);
+            band.fill(simd, self.geometry, &masks, self.x, first, self.values);
             for row in (0..band.outputs.min(height - first)).step_by(HEIGHT) {
                 for column in (0..width).step_by(S::F32_LANES) {
                     let values = self.values[row * STRIDE * band.row() + column..].as_ptr();
                     let mut sums = [Lanes::splat(simd, 0.0); HEIGHT];
-                    for q in 0..HEIGHT {
-                        for a in 0..KERNEL {
-                            for b in 0..KERNEL {
-                                let place = (q * STRIDE + a) * band.row() + b % STRIDE * band.width + b / STRIDE;
+                    // Each value is loaded once, and few weights are in use at a time.
+                    for b in 0..KERNEL {
+                        for phase in 0..STRIDE {
+                            for i in 0..HEIGHT + (KERNEL - 1) / STRIDE {
+                                if i * STRIDE + phase >= (HEIGHT - 1) * STRIDE + KERNEL {
+                                    continue;
+                                }
+                                let place = (i * STRIDE + phase) * band.row() + b % STRIDE * band.width + b / STRIDE;
                                 // SAFETY: the band has the rows of whole blocks of `HEIGHT`, and a phase room for a
                                 // register from its last column on.
                                 let value = unsafe { Lanes::load(simd, values.add(place)) };
-                                sums[q] = value.mul_add(weight[a][b], sums[q]);
+                                for j in 0..KERNEL.div_ceil(STRIDE) {
+                                    let a = j * STRIDE + phase;
+                                    if a < KERNEL && i >= j && i - j < HEIGHT {
+                                        sums[i - j] = value.mul_add(weight[a][b], sums[i - j]);
+                                    }
+                                }
                             }
                         }
                     }
+                    // Rows past the last are written too, elsewhere: were they left out, the compiler would compute the
+                    // sums of each row only once it is known to be wanted, one after the other.
+                    let mut nowhere = [0.0f32; MOST_LANES];
                     for q in 0..HEIGHT {
-                        if first + row + q < height {
-                            self.finish(simd, first + row + q, column, sums[q]);
-                        }
+                        let target = match first + row + q < height {
+                            // SAFETY: the places are within the plane.
+                            true => unsafe { self.output.at((first + row + q) * width + column) },
+                            false => nowhere.as_mut_ptr(),
+                        };
+                        // SAFETY: there is room for what is left of the row.
+                        unsafe { self.finish(simd, sums[q], target, width - column) };
                     }
                 }
             }
@@ -300,11 +319,12 @@ impl Forward<'_> {
     }
 
     #[inline(always)]
-    fn run_any<S: Simd>(mut self, simd: S) {
+    fn run_any<S: Simd>(self, simd: S) {
         let (band, [height, width]) = (self.band, self.geometry.output);
+        let masks = band.masks(simd, self.geometry);
         let places: Vec<usize> = (0..self.weight.len()).map(|tap| band.tap(self.geometry, tap)).collect();
         for first in (0..height).step_by(band.outputs) {
-            band.fill(simd, self.geometry, self.x, first, self.values);
+            band.fill(simd, self.geometry, &masks, self.x, first, self.values);
             for row in 0..band.outputs.min(height - first) {
                 for column in (0..width).step_by(S::F32_LANES) {
                     let values = self.values[row * self.geometry.stride[0] * band.row() + column..].as_ptr();
@@ -314,27 +334,29 @@ impl Forward<'_> {
                         let value = unsafe { Lanes::load(simd, values.add(*place)) };
                         sum = value.scaled_plus(*weight, sum);
                     }
-                    self.finish(simd, first + row, column, sum);
+                    // SAFETY: the places are within the row.
+                    unsafe { self.finish(simd, sum, self.output.at((first + row) * width + column), width - column) };
                 }
             }
         }
     }
 
-    /// Writes a register, as far as it is within the row.
+    /// Writes a register, or its first `count` values if it has more.
+    ///
+    /// # Safety
+    /// There is room for so many values.
     #[inline(always)]
-    fn finish<S: Simd>(&mut self, simd: S, row: usize, column: usize, mut sum: Lanes<S>) {
+    unsafe fn finish<S: Simd>(&self, simd: S, mut sum: Lanes<S>, target: *mut f32, count: usize) {
         if let Some(Epilogue { scale, shift, range: [low, high] }) = self.epilogue {
             let [scale, shift] = [scale, shift].map(|values| Lanes::splat(simd, values[self.channel]));
             sum = sum.mul_add(scale, shift).max(Lanes::splat(simd, low)).min(Lanes::splat(simd, high));
         }
-        let width = self.geometry.output[1];
-        // SAFETY: the places are within the row.
+        // SAFETY: the caller's promise.
         unsafe {
-            let target = self.output.at(row * width + column);
-            if column + S::F32_LANES <= width {
+            if count >= S::F32_LANES {
                 sum.store(target);
             } else {
-                sum.store_first(target, width - column);
+                sum.store_first(target, count);
             }
         }
     }
@@ -361,8 +383,9 @@ impl WithSimd for InputGradient<'_> {
         let Self { geometry, reader, band, phases, grad, weight, values, output } = self;
         let ([height, width], [step_row, step], lanes) = (geometry.input, geometry.stride, S::F32_LANES);
         let mut line = vec![0.0f32; step * lanes];
+        let masks = band.masks(simd, reader);
         for first in (0..reader.output[0]).step_by(band.outputs) {
-            band.fill(simd, reader, grad, first, values);
+            band.fill(simd, reader, &masks, grad, first, values);
             let rows = first * step_row..height.min((first + band.outputs) * step_row);
             for (row, output) in rows.clone().zip(output[rows.start * width..].chunks_exact_mut(width)) {
                 let phases = &phases[row % step_row * step..][..step];
@@ -438,11 +461,12 @@ impl WeightGradient<'_> {
         let all_places: Vec<usize> = (0..gradient.len()).map(|tap| band.tap(geometry, tap)).collect();
         let mut totals = vec![0.0f64; gradient.len()];
         let rows_a_chunk = (CHUNK / width.div_ceil(lanes)).max(1);
+        let masks = band.masks(simd, geometry);
         for image in 0..geometry.batch {
             let index = image * geometry.channels[0] + channel;
             let (x, grad) = (&x[index * plane..][..plane], &grad[index * output_plane..][..output_plane]);
             for first in (0..height).step_by(band.outputs) {
-                band.fill(simd, geometry, x, first, values);
+                band.fill(simd, geometry, &masks, x, first, values);
                 let end = height.min(first + band.outputs);
                 for begin in (first..end).step_by(rows_a_chunk) {
                     for (places, totals) in all_places.chunks_exact(TAPS).zip(totals.chunks_exact_mut(TAPS)) {
