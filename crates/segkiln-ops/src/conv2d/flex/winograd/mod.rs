@@ -31,7 +31,7 @@ mod tiles;
 mod transforms;
 mod weight_gradient;
 
-use tiles::{Line, Source, store};
+use tiles::{Line, Source, Window, store};
 use transforms::{input_points, kernel_column, output_column};
 pub(super) use weight_gradient::weight_gradient;
 
@@ -91,18 +91,18 @@ impl WithSimd for TransformInput<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { geometry, source, channels, first_tile, panels, target } = self;
         let stride = panels.plane();
-        let (mut copies, mut halves) = ([Line::EMPTY; 6], [Line::EMPTY; 6]);
-        let mut runs = vec![Vec::new(); panels.vectors];
-        for (vector, runs) in runs.iter_mut().enumerate() {
-            geometry.runs(first_tile + vector * S::F32_LANES, S::F32_LANES, runs);
+        let mut halves = [Line::EMPTY; 6];
+        let mut windows = Vec::with_capacity(panels.vectors);
+        for vector in 0..panels.vectors {
+            windows.push(Window::new(simd, geometry, source, first_tile + vector * S::F32_LANES));
         }
         for channel in channels {
-            for (vector, runs) in runs.iter().enumerate() {
-                geometry.prefetch::<S>(&source, channel + 1, &runs[0]);
+            for (vector, window) in windows.iter_mut().enumerate() {
+                window.prefetch(simd, channel + 1);
                 // SAFETY: the target has all panels, and this channel and register are written here only.
                 unsafe {
                     let target = target.at(panels.at(channel, vector));
-                    input_points(simd, geometry, &source, channel, runs, &mut copies, &mut halves, |point, value| {
+                    input_points(simd, window, channel, &mut halves, |point, value| {
                         value.store(target.add(point * stride));
                     });
                 }
@@ -228,10 +228,9 @@ impl WithSimd for Multiply<'_> {
             }
         }
 
-        let mut runs = Vec::new();
         let mut line = Line::EMPTY;
         for vector in 0..panels.vectors {
-            geometry.runs(first_tile + vector * lanes, lanes, &mut runs);
+            let runs = geometry.runs(first_tile + vector * lanes, lanes);
             for row in 0..rows.len() {
                 let channel = rows.start + row;
                 let source = products[row * width + vector * lanes..].as_ptr();

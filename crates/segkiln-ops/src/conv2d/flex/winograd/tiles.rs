@@ -36,8 +36,8 @@ impl Geometry {
     }
 
     /// The tiles of the registers that begin with tile `first`.
-    pub(super) fn runs(&self, first: usize, lanes: usize, runs: &mut Vec<Run>) {
-        runs.clear();
+    pub(super) fn runs(&self, first: usize, lanes: usize) -> Vec<Run> {
+        let mut runs = Vec::new();
         let ([rows, columns], [grid_rows, grid_columns]) = (self.tiles(), self.grids());
         let (mut tile, end) = (first, (first + lanes).min(self.all_tiles()));
         while tile < end {
@@ -54,99 +54,7 @@ impl Geometry {
             });
             tile += tiles;
         }
-    }
-
-    /// Reads `HEIGHT` rows of `4·tiles + HALO` columns for each of the registers' tiles, zeros outside of the plane.
-    ///
-    /// If the tiles of a register are neighbours, a line is these columns, from the image itself where it can be, else a
-    /// copy. If not, a line is the first four columns of each tile and, from [`APART`] on, the four columns after those.
-    /// Returns where the latter begin.
-    #[inline(always)]
-    pub(super) fn lines<S: Simd, const HEIGHT: usize, const HALO: usize>(
-        &self,
-        _: S,
-        source: &Source,
-        channel: usize,
-        runs: &[Run],
-        copies: &mut [Line; HEIGHT],
-        lines: &mut [*const f32; HEIGHT],
-    ) -> usize {
-        let lanes = S::F32_LANES;
-        let [height, width] = source.size;
-        let [step_row, step_column] = self.dilation;
-        for run in runs {
-            let plane = (run.image * source.channels + channel) * height * width;
-            for a in 0..HEIGHT {
-                let row = (run.row + a * step_row).wrapping_sub(source.padding[0]);
-                let line = if row < height { &source.values[plane + row * width..][..width] } else { &[] };
-                if run.tiles == lanes {
-                    let inside = row < height
-                        && run.column >= source.padding[1]
-                        && run.column - source.padding[1] + 4 * lanes + HALO <= width;
-                    if step_column == 1 && inside {
-                        // Registers are read to their end, which may lie in the next row, but not past the last.
-                        let start = plane + row * width + run.column - source.padding[1];
-                        if start + 5 * lanes + HALO <= source.values.len() {
-                            lines[a] = source.values[start..].as_ptr();
-                            continue;
-                        }
-                    }
-                    self.fetch(line, run.column, source.padding[1], &mut copies[a].0[..4 * lanes + HALO]);
-                } else {
-                    let (main, halo) = copies[a].0.split_at_mut(APART);
-                    let columns = 4 * run.lane..4 * (run.lane + run.tiles);
-                    self.fetch(line, run.column, source.padding[1], &mut main[columns.clone()]);
-                    if HALO > 0 {
-                        let next = run.column + 4 * step_column;
-                        self.fetch(line, next, source.padding[1], &mut halo[columns]);
-                    }
-                }
-                lines[a] = copies[a].0.as_ptr();
-            }
-        }
-        if runs[0].tiles == lanes { 4 } else { APART }
-    }
-
-    /// Asks for the lines of a channel that are read soon: they are too far apart for the processor to guess.
-    #[inline(always)]
-    pub(super) fn prefetch<S: Simd>(&self, source: &Source, channel: usize, run: &Run) {
-        let [height, width] = source.size;
-        let plane = (run.image * source.channels + channel) * height;
-        for a in 0..6 {
-            let row = (plane + run.row + a * self.dilation[0]).wrapping_sub(source.padding[0]);
-            let start = row.wrapping_mul(width).wrapping_add(run.column).wrapping_sub(source.padding[1]);
-            for offset in (0..4 * S::F32_LANES + 2).step_by(16) {
-                prefetch(source.values.as_ptr().wrapping_add(start).wrapping_add(offset));
-            }
-        }
-    }
-
-    /// The values of a line from a column on that is counted with `padding` zeros before the line.
-    #[inline(always)]
-    fn fetch(&self, line: &[f32], column: usize, padding: usize, values: &mut [f32]) {
-        let (step, count) = (self.dilation[1], values.len());
-        if step > 1 {
-            let start = padding.saturating_sub(column).div_ceil(step).min(count);
-            let end = (line.len() + padding).saturating_sub(column).div_ceil(step).clamp(start, count);
-            values[..start].fill(0.0);
-            values[end..].fill(0.0);
-            if end > start {
-                let line = line[column + start * step - padding..].iter().step_by(step);
-                for (value, from) in values[start..end].iter_mut().zip(line) {
-                    *value = *from;
-                }
-            }
-            return;
-        }
-        // Values before `start` and from `end` on are padding.
-        let start = padding.saturating_sub(column).min(count);
-        let end = (line.len() + padding).saturating_sub(column).clamp(start, count);
-        values[..start].fill(0.0);
-        if end > start {
-            let from = column + start - padding;
-            copy_values(&line[from..from + end - start], &mut values[start..end]);
-        }
-        values[end..].fill(0.0);
+        runs
     }
 }
 
@@ -170,6 +78,145 @@ pub(super) struct Line(pub [f32; 2 * APART]);
 
 impl Line {
     pub const EMPTY: Self = Self([0.0; 2 * APART]);
+}
+
+/// Values that follow each other in the image, a dilation apart, and in a line.
+#[derive(Clone, Copy)]
+struct Segment {
+    line: usize,
+    /// In the line.
+    place: usize,
+    /// In the channel 0 of image 0.
+    from: usize,
+    len: usize,
+}
+
+/// Where `HEIGHT` rows of `4·tiles + HALO` columns of the tiles of a register lie in a tensor.
+pub(super) struct Window<'a, const HEIGHT: usize, const HALO: usize> {
+    source: Source<'a>,
+    step: usize,
+    run: Run,
+    dilation: usize,
+    /// Whether the tiles are neighbours.
+    joined: bool,
+    /// Where the lines of channel 0 lie that need no copy.
+    inside: Option<usize>,
+    segments: Vec<Segment>,
+    copies: [Line; HEIGHT],
+}
+
+impl<'a, const HEIGHT: usize, const HALO: usize> Window<'a, HEIGHT, HALO> {
+    /// Of the register that begins with tile `first`.
+    pub fn new<S: Simd>(_: S, geometry: &Geometry, source: Source<'a>, first: usize) -> Self {
+        let (lanes, [height, width], [step_row, step]) = (S::F32_LANES, source.size, geometry.dilation);
+        let runs = geometry.runs(first, lanes);
+        let run = runs[0];
+        let joined = run.tiles == lanes;
+        let mut window = Self {
+            source,
+            step,
+            run,
+            dilation: step_row,
+            joined,
+            inside: None,
+            segments: Vec::new(),
+            copies: [Line::EMPTY; HEIGHT],
+        };
+        let top = run.row.wrapping_sub(source.padding[0]);
+        let left = run.column.wrapping_sub(source.padding[1]);
+        let bottom = top.wrapping_add((HEIGHT - 1) * step_row);
+        // Registers are read to their end, which may lie in the next row, but not past the tensor.
+        let start = (run.image * source.channels * height).wrapping_add(top).wrapping_mul(width).wrapping_add(left);
+        let last = start.wrapping_add(((source.channels - 1) * height + (HEIGHT - 1) * step_row) * width);
+        let fits = last.checked_add(5 * lanes + HALO).is_some_and(|end| end <= source.values.len());
+        if joined
+            && step == 1
+            && top < height
+            && bottom < height
+            && left < width
+            && left + 4 * lanes + HALO <= width
+            && fits
+        {
+            window.inside = Some(start);
+            return window;
+        }
+        for run in &runs {
+            for line in 0..HEIGHT {
+                let row = (run.row + line * step_row).wrapping_sub(source.padding[0]);
+                if row >= height {
+                    continue;
+                }
+                let row = (run.image * source.channels * height + row) * width;
+                if joined {
+                    window.segment(line, row, run.column, 0, 4 * lanes + HALO);
+                } else {
+                    window.segment(line, row, run.column, 4 * run.lane, 4 * run.tiles);
+                    if HALO > 0 {
+                        window.segment(line, row, run.column + 4 * step, APART + 4 * run.lane, 4 * run.tiles);
+                    }
+                }
+            }
+        }
+        window
+    }
+
+    /// Notes what `count` columns from `column` on, counted with the padding, have in common with a row.
+    fn segment(&mut self, line: usize, row: usize, column: usize, place: usize, count: usize) {
+        let ([_, padding], [_, width]) = (self.source.padding, self.source.size);
+        // Values before `start` and from `end` on are padding.
+        let start = padding.saturating_sub(column).div_ceil(self.step).min(count);
+        let end = (width + padding).saturating_sub(column).div_ceil(self.step).clamp(start, count);
+        if end > start {
+            let from = row + column + start * self.step - padding;
+            self.segments.push(Segment { line, place: place + start, from, len: end - start });
+        }
+    }
+
+    /// The lines of a channel, from the tensor itself where it can be, and where the columns after each tile's first four
+    /// begin: 4 if the tiles are neighbours, else [`APART`].
+    #[inline(always)]
+    pub fn lines(&mut self, channel: usize) -> ([*const f32; HEIGHT], usize) {
+        let [height, width] = self.source.size;
+        let plane = channel * height * width;
+        let mut lines = [std::ptr::null(); HEIGHT];
+        if let Some(start) = self.inside {
+            for (line, pointer) in lines.iter_mut().enumerate() {
+                *pointer = self.source.values[plane + start + line * self.dilation * width..].as_ptr();
+            }
+            return (lines, 4);
+        }
+        for segment in &self.segments {
+            let Segment { line, place, from, len } = *segment;
+            let to = &mut self.copies[line].0[place..place + len];
+            let from = &self.source.values[plane + from..];
+            if self.step == 1 {
+                copy_values(&from[..len], to);
+            } else {
+                let from = &from[..(len - 1) * self.step + 1];
+                for (index, value) in to.iter_mut().enumerate() {
+                    *value = from[index * self.step];
+                }
+            }
+        }
+        for (pointer, copy) in lines.iter_mut().zip(&self.copies) {
+            *pointer = copy.0.as_ptr();
+        }
+        (lines, if self.joined { 4 } else { APART })
+    }
+
+    /// Asks for the lines of a channel that are read soon: they are too far apart for the processor to guess.
+    #[inline(always)]
+    pub fn prefetch<S: Simd>(&self, _: S, channel: usize) {
+        let (Run { image, row, column, .. }, [height, width]) = (self.run, self.source.size);
+        let plane = (image * self.source.channels + channel) * height;
+        for line in 0..HEIGHT {
+            let row = (plane + row + line * self.dilation).wrapping_sub(self.source.padding[0]);
+            let start = row.wrapping_mul(width).wrapping_add(column).wrapping_sub(self.source.padding[1]);
+            for offset in (0..4 * S::F32_LANES + HALO).step_by(16) {
+                prefetch(self.source.values.as_ptr().wrapping_add(start).wrapping_add(offset));
+            }
+        }
+    }
 }
 
 /// Copies; the lengths that rows of whole registers have without a call.

@@ -2,11 +2,8 @@
 
 use pulp::Simd;
 
-use super::tiles::{APART, Line, Run, Source};
-use crate::{
-    conv2d::flex::Geometry,
-    cpu::simd::{Lanes, unzip4},
-};
+use super::tiles::{APART, Line, Window};
+use crate::cpu::simd::{Lanes, unzip4};
 
 /// `B^T d`, for a column of six.
 #[inline(always)]
@@ -65,17 +62,13 @@ pub(super) fn kernel_gradient_column([u0, u1, u2, u3, u4, u5]: [f32; 6]) -> [f32
 #[inline(always)]
 pub(super) fn input_points<S: Simd>(
     simd: S,
-    geometry: &Geometry,
-    source: &Source,
+    window: &mut Window<6, 2>,
     channel: usize,
-    runs: &[Run],
-    copies: &mut [Line; 6],
     halves: &mut [Line; 6],
     mut store: impl FnMut(usize, Lanes<S>),
 ) {
     let lanes = S::F32_LANES;
-    let mut lines = [std::ptr::null(); 6];
-    let halo = geometry.lines::<S, 6, 2>(simd, source, channel, runs, copies, &mut lines);
+    let (lines, halo) = window.lines(channel);
     let (main, after) = if halo == APART { (4, 4) } else { ((4 * lanes + 2).div_ceil(lanes), 0) };
     for index in 0..main + after {
         let offset = if index < main { index * lanes } else { APART + (index - main) * lanes };
@@ -128,17 +121,13 @@ unsafe fn four<S: Simd>(simd: S, line: *const f32) -> [Lanes<S>; 4] {
 #[inline(always)]
 pub(super) fn gradient_points<S: Simd>(
     simd: S,
-    geometry: &Geometry,
-    source: &Source,
+    window: &mut Window<4, 0>,
     channel: usize,
-    runs: &[Run],
-    copies: &mut [Line; 4],
     halves: &mut [Line; 6],
     mut store: impl FnMut(usize, Lanes<S>),
 ) {
     let lanes = S::F32_LANES;
-    let mut lines = [std::ptr::null(); 4];
-    geometry.lines::<S, 4, 0>(simd, source, channel, runs, copies, &mut lines);
+    let (lines, _) = window.lines(channel);
     for offset in [0, lanes, 2 * lanes, 3 * lanes] {
         // SAFETY: `lines` gives pointers to as many values.
         unsafe {

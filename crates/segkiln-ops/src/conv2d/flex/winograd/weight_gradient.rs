@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::{
     POINTS, SKEW,
-    tiles::{Line, Source},
+    tiles::{Line, Source, Window},
     transforms::{gradient_points, input_points, kernel_gradient_column},
 };
 use crate::{
@@ -75,7 +75,7 @@ impl WithSimd for Correlate<'_> {
         let sizes = Correlation::new(lanes, step, channels_out.len(), channels_in.len());
         assert!(inputs.len() >= POINTS * sizes.inputs && grads.len() >= POINTS * sizes.grads);
         assert!(sums.len() >= POINTS * sizes.sums);
-        let (mut runs, mut halves) = (Vec::new(), [Line::EMPTY; 6]);
+        let mut halves = [Line::EMPTY; 6];
         // Points of a register of channels by a register of tiles.
         let mut square = [[0.0f32; MOST_LANES * MOST_LANES]; POINTS];
         let panels = sizes.width / lanes;
@@ -83,9 +83,8 @@ impl WithSimd for Correlate<'_> {
         for first in vectors.clone().step_by(GRADIENT_VECTORS) {
             let count = GRADIENT_VECTORS.min(vectors.end - first);
             for index in 0..count {
-                geometry.runs((first + index) * lanes, lanes, &mut runs);
-                let mut copies = [Line::EMPTY; 6];
-                let mut gradient_copies = [Line::EMPTY; 4];
+                let mut inputs_window = Window::new(simd, geometry, x, (first + index) * lanes);
+                let mut grads_window = Window::new(simd, geometry, grad, (first + index) * lanes);
                 for panel in 0..panels {
                     let channels = channels_in.len().min((panel + 1) * lanes) - panel * lanes;
                     for row in 0..channels {
@@ -93,18 +92,9 @@ impl WithSimd for Correlate<'_> {
                         // SAFETY: a square has as many rows of a register.
                         unsafe {
                             let square = square.as_mut_ptr().cast::<f32>().add(row * lanes);
-                            input_points(
-                                simd,
-                                geometry,
-                                &x,
-                                channel,
-                                &runs,
-                                &mut copies,
-                                &mut halves,
-                                |point, value| {
-                                    value.store(square.add(point * MOST_LANES * MOST_LANES));
-                                },
-                            );
+                            input_points(simd, &mut inputs_window, channel, &mut halves, |point, value| {
+                                value.store(square.add(point * MOST_LANES * MOST_LANES));
+                            });
                         }
                     }
                     for (point, square) in square.iter().enumerate() {
@@ -131,8 +121,7 @@ impl WithSimd for Correlate<'_> {
                     unsafe {
                         let target = grads.as_mut_ptr().add((row * GRADIENT_VECTORS + index) * lanes);
                         let channel = channels_out.start + row;
-                        let (copies, halves) = (&mut gradient_copies, &mut halves);
-                        gradient_points(simd, geometry, &grad, channel, &runs, copies, halves, |point, value| {
+                        gradient_points(simd, &mut grads_window, channel, &mut halves, |point, value| {
                             value.store(target.add(point * sizes.grads));
                         });
                     }
