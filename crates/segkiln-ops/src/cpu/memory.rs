@@ -1,6 +1,9 @@
 //! Tensors, scratch memory and what threads share.
 
-use std::cell::RefCell;
+use std::{
+    cell::RefCell,
+    ops::{Deref, DerefMut},
+};
 
 use burn::{
     backend::flex::{FlexTensor, Layout},
@@ -116,13 +119,38 @@ pub(crate) fn with_scratch<const N: usize>(sizes: [usize; N], f: impl FnOnce([&m
     });
 }
 
-/// Values that are written before they are read.
-pub(crate) fn uninit(len: usize) -> Vec<f32> {
-    let mut values = Vec::with_capacity(len);
-    // SAFETY: every value is written before it is read.
-    #[allow(clippy::uninit_vec)]
-    unsafe {
-        values.set_len(len)
-    };
-    values
+/// Values that tasks share while an operator computes; their memory comes from the [pool] and goes back to it.
+pub(crate) struct Temporary(Vec<f32>);
+
+impl Temporary {
+    /// With whatever was left in the memory.
+    ///
+    /// # Safety
+    /// Every value is written before it is read.
+    pub unsafe fn new(len: usize) -> Self {
+        let mut values = pool::vector(len);
+        // SAFETY: the caller's promise.
+        unsafe { values.set_len(len) };
+        Self(values)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        pool::give_back(std::mem::take(&mut self.0));
+    }
+}
+
+impl Deref for Temporary {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.0
+    }
+}
+
+impl DerefMut for Temporary {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.0
+    }
 }

@@ -1,4 +1,4 @@
-//! Memory of the large tensors of an evaluation, kept for the next ones: a page that the system hands out anew costs more
+//! Memory of the large tensors of an evaluation and of what is computed in between, kept for the next ones: a page that the system hands out anew costs more
 //! than all that an operator does with its values.
 
 use std::{
@@ -44,6 +44,23 @@ pub(crate) fn vector(len: usize) -> Vec<f32> {
     }
 }
 
+/// Keeps a vector's memory for the next that asks for as much.
+pub(crate) fn give_back(mut buffer: Vec<f32>) {
+    if buffer.capacity() < FEWEST || buffer.capacity() > MOST {
+        return;
+    }
+    buffer.clear();
+    let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    pool.values += buffer.capacity();
+    pool.buffers.push_back(buffer);
+    while pool.values > MOST {
+        match pool.buffers.pop_front() {
+            Some(oldest) => pool.values -= oldest.capacity(),
+            None => break,
+        }
+    }
+}
+
 /// Gives the memory back to the system that operators on the CPU keep for the tensors to come, up to 256 MiB.
 pub fn release_memory() {
     let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
@@ -64,20 +81,7 @@ impl Pooled {
 
 impl Drop for Pooled {
     fn drop(&mut self) {
-        let mut buffer = take(&mut self.0);
-        if buffer.capacity() < FEWEST || buffer.capacity() > MOST {
-            return;
-        }
-        buffer.clear();
-        let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-        pool.values += buffer.capacity();
-        pool.buffers.push_back(buffer);
-        while pool.values > MOST {
-            match pool.buffers.pop_front() {
-                Some(oldest) => pool.values -= oldest.capacity(),
-                None => break,
-            }
-        }
+        give_back(take(&mut self.0));
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     conv2d::flex::Geometry,
     cpu::{
         matrix::{Finish, Left, Product, Sizes, kernel_rows},
-        memory::{Shared, uninit, with_scratch},
+        memory::{Shared, Temporary, with_scratch},
         simd::{self, Lanes, MOST_LANES, transpose},
     },
 };
@@ -194,12 +194,14 @@ pub(crate) fn weight_gradient(geometry: &Geometry, x: &[f32], grad: &[f32]) -> V
     if parts == 1 {
         (0..pairs).into_par_iter().for_each(|pair| {
             let (out, input) = (pair / chunks[1], pair % chunks[1]);
-            let mut sums = uninit(size(out, input));
+            // SAFETY: all sums are written.
+            let mut sums = unsafe { Temporary::new(size(out, input)) };
             correlate(out, input, 0, &mut sums);
             finish(out, input, &sums);
         });
     } else {
-        let mut sums = uninit(pairs * parts * most);
+        // SAFETY: all sums are written that are read.
+        let mut sums = unsafe { Temporary::new(pairs * parts * most) };
         sums.par_chunks_exact_mut(most).enumerate().for_each(|(task, sums)| {
             let (pair, part) = (task / parts, task % parts);
             correlate(pair / chunks[1], pair % chunks[1], part, sums);

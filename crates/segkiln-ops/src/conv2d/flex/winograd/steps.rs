@@ -1,0 +1,258 @@
+//! The steps of a convolution: transforms of tiles and kernels, products, the transform back.
+
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+
+use super::{
+    POINTS, Panels,
+    tiles::{Line, Source, Window, store},
+    transforms::{input_points, kernel_column, output_column},
+};
+use crate::{
+    conv2d::flex::{Epilogue, Geometry, Kernels},
+    cpu::{
+        matrix::{Finish, Left, Product, kernel_rows},
+        memory::Shared,
+        simd::{Lanes, zip4},
+    },
+};
+
+/// Transforms the patches of `vectors` registers of tiles from tile `first` in some channels.
+pub(super) struct TransformInput<'a> {
+    pub geometry: &'a Geometry,
+    pub source: Source<'a>,
+    pub channels: Range<usize>,
+    pub first_tile: usize,
+    pub panels: Panels,
+    pub target: Shared,
+}
+
+impl WithSimd for TransformInput<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { geometry, source, channels, first_tile, panels, target } = self;
+        let stride = panels.plane();
+        let mut halves = [Line::EMPTY; 6];
+        let mut windows = Vec::with_capacity(panels.vectors);
+        for vector in 0..panels.vectors {
+            windows.push(Window::new(simd, geometry, source, first_tile + vector * S::F32_LANES));
+        }
+        for channel in channels {
+            for (vector, window) in windows.iter_mut().enumerate() {
+                window.prefetch(simd, channel + 1);
+                // SAFETY: the target has all panels, and this channel and register are written here only.
+                unsafe {
+                    let target = target.at(panels.at(channel, vector));
+                    input_points(simd, window, channel, &mut halves, |point, value| {
+                        value.store(target.add(point * stride));
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Transforms the kernels of `rows` output channels from `first`: `[point][kernel_rows channels out][channel in][row]`.
+pub(super) struct TransformKernels<'a> {
+    pub kernels: Kernels<'a>,
+    pub channels_in: usize,
+    /// Output channels.
+    pub rows: Range<usize>,
+    /// From a point to the next.
+    pub stride: usize,
+    pub target: Shared,
+}
+
+impl WithSimd for TransformKernels<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        if const { kernel_rows::<S>() == 8 } { self.run::<8>() } else { self.run::<4>() }
+    }
+}
+
+impl TransformKernels<'_> {
+    #[inline(always)]
+    fn run<const ROWS: usize>(self) {
+        let Self { kernels, channels_in, rows, stride, target } = self;
+        let mut offset = 0;
+        let mut taps = [[0.0f32; ROWS]; 9];
+        for first in rows.clone().step_by(ROWS) {
+            let count = ROWS.min(rows.end - first);
+            if count < ROWS {
+                taps = [[0.0; ROWS]; 9];
+            }
+            for channel in 0..channels_in {
+                let base = first * kernels.strides[0] + channel * kernels.strides[1];
+                for row in 0..count {
+                    let kernel = &kernels.values[base + row * kernels.strides[0]..][..9];
+                    for tap in 0..9 {
+                        taps[if kernels.turned { 8 - tap } else { tap }][row] = kernel[tap];
+                    }
+                }
+                let mut points = [[0.0f32; ROWS]; POINTS];
+                for row in 0..ROWS {
+                    let mut half = [[0.0f32; 6]; 3];
+                    for b in 0..3 {
+                        half[b] = kernel_column([taps[b][row], taps[3 + b][row], taps[6 + b][row]]);
+                    }
+                    for a in 0..6 {
+                        let line = kernel_column([half[0][a], half[1][a], half[2][a]]);
+                        for b in 0..6 {
+                            points[a * 6 + b][row] = line[b];
+                        }
+                    }
+                }
+                for (point, values) in points.iter().enumerate() {
+                    // SAFETY: the target has `stride` values a point, of which this panel's are written here only.
+                    unsafe { target.at(point * stride + offset).cast::<[f32; ROWS]>().write_unaligned(*values) };
+                }
+                offset += ROWS;
+            }
+        }
+    }
+}
+
+/// Multiplies transformed kernels and tiles.
+pub(super) struct Multiply<'a> {
+    pub channels_in: usize,
+    pub points: Range<usize>,
+    /// From the first row on.
+    pub kernels: &'a [f32],
+    pub kernels_stride: usize,
+    pub rows: usize,
+    pub tiles: &'a [f32],
+    pub panels: Panels,
+    /// Of the first row: `[point][row][tile]`.
+    pub products: Shared,
+    pub products_stride: usize,
+}
+
+impl WithSimd for Multiply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { channels_in, points, kernels, kernels_stride, rows, tiles, panels, products, products_stride } =
+            self;
+        let (lanes, step) = (S::F32_LANES, kernel_rows::<S>());
+        let width = panels.vectors * lanes;
+        assert!(products_stride >= rows * width && tiles.len() >= panels.len());
+        assert!(kernels.len() >= (points.end - 1) * kernels_stride + rows.next_multiple_of(step) * channels_in);
+        for point in points {
+            for row in (0..rows).step_by(step) {
+                for panel in 0..panels.vectors.div_ceil(2) {
+                    let vectors = panels.width(panel);
+                    // SAFETY: the sizes were compared above, and the products are this task's.
+                    unsafe {
+                        let kernels = kernels.as_ptr().add(point * kernels_stride + row * channels_in);
+                        let product = Product {
+                            depth: channels_in,
+                            left: Left::Panel(kernels),
+                            right: tiles.as_ptr().add(point * panels.plane() + panels.panel(panel)),
+                            right_stride: vectors * lanes,
+                            output: products.at(point * products_stride + row * width + 2 * panel * lanes),
+                            output_stride: width,
+                            rows: step.min(rows - row),
+                            columns: vectors * lanes,
+                        };
+                        product.compute(simd, Finish::Store);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Transforms products back and stores them.
+pub(super) struct TransformOutput<'a> {
+    pub geometry: &'a Geometry,
+    /// Output channels.
+    pub rows: Range<usize>,
+    /// Registers of tiles.
+    pub vectors: usize,
+    pub first_tile: usize,
+    /// From the first row on: `[point][row][tile]`.
+    pub products: &'a [f32],
+    pub products_stride: usize,
+    pub epilogue: Option<Epilogue<'a>>,
+    pub output: Shared,
+}
+
+impl WithSimd for TransformOutput<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { geometry, rows, vectors, first_tile, products, products_stride, epilogue, output } = self;
+        let lanes = S::F32_LANES;
+        let width = vectors * lanes;
+        assert!(products.len() >= (POINTS - 1) * products_stride + rows.len() * width);
+        let mut line = Line::EMPTY;
+        for vector in 0..vectors {
+            let runs = geometry.runs(first_tile + vector * lanes, lanes);
+            for row in 0..rows.len() {
+                let channel = rows.start + row;
+                let source = products[row * width + vector * lanes..].as_ptr();
+                let mut half = [[Lanes::splat(simd, 0.0); 6]; 4];
+                for b in 0..6 {
+                    // SAFETY: the products have all points of this row and register.
+                    let column = unsafe {
+                        output_column([
+                            Lanes::load(simd, source.add(b * products_stride)),
+                            Lanes::load(simd, source.add((6 + b) * products_stride)),
+                            Lanes::load(simd, source.add((12 + b) * products_stride)),
+                            Lanes::load(simd, source.add((18 + b) * products_stride)),
+                            Lanes::load(simd, source.add((24 + b) * products_stride)),
+                            Lanes::load(simd, source.add((30 + b) * products_stride)),
+                        ])
+                    };
+                    for a in 0..4 {
+                        half[a][b] = column[a];
+                    }
+                }
+                for a in 0..4 {
+                    let mut pixels = output_column(half[a]);
+                    if let Some(Epilogue { scale, shift, range: [low, high] }) = epilogue {
+                        let (scale, shift) = (Lanes::splat(simd, scale[channel]), Lanes::splat(simd, shift[channel]));
+                        let (low, high) = (Lanes::splat(simd, low), Lanes::splat(simd, high));
+                        for value in &mut pixels {
+                            *value = value.mul_add(scale, shift).max(low).min(high);
+                        }
+                    }
+                    let pixels = zip4(pixels);
+                    let run = &runs[0];
+                    let row = run.row + a * geometry.dilation[0];
+                    let plane = (run.image * geometry.channels[1] + channel) * geometry.output_plane();
+                    let inside = row < geometry.output[0] && run.column + 4 * lanes <= geometry.output[1];
+                    if run.tiles == lanes && geometry.dilation[1] == 1 && inside {
+                        for (index, pixels) in pixels.iter().enumerate() {
+                            // SAFETY: row and columns are within the plane, and tiles of other tasks are elsewhere in it.
+                            unsafe {
+                                pixels.store(output.at(plane + row * geometry.output[1] + run.column + index * lanes));
+                            }
+                        }
+                        continue;
+                    }
+                    for (index, pixels) in pixels.iter().enumerate() {
+                        // SAFETY: a line holds four registers.
+                        unsafe { pixels.store(line.0.as_mut_ptr().add(index * lanes)) };
+                    }
+                    for run in &runs {
+                        let row = run.row + a * geometry.dilation[0];
+                        if row < geometry.output[0] {
+                            let plane = (run.image * geometry.channels[1] + channel) * geometry.output_plane();
+                            let values = &line.0[4 * run.lane..4 * (run.lane + run.tiles)];
+                            // SAFETY: the row is within the output, and tiles of other tasks are elsewhere in it.
+                            unsafe { store(geometry, run, values, output.at(plane + row * geometry.output[1])) };
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
