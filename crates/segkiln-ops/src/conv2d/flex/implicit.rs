@@ -20,7 +20,7 @@ use rayon::prelude::*;
 use super::{Epilogue, Geometry};
 use crate::cpu::{
     matrix::{Finish, Left, Product, Sizes, kernel_rows},
-    memory::{Shared, with_scratch},
+    memory::{Shared, Temporary, with_scratch},
     simd::{self, Lanes, MOST_LANES, places, prefetch, transpose},
 };
 
@@ -342,11 +342,14 @@ fn transposed(
     result.par_chunks_mut(channels_in * depth).zip(weight.par_chunks(channels_out * channels_in * taps)).for_each(
         |(result, weight)| {
             result.par_chunks_mut(CHUNK * depth).enumerate().for_each(|(chunk, result)| {
-                for out in 0..channels_out {
+                // A few channels out at a time, so that neither side's lines push each other out of the cache.
+                for outs in (0..channels_out).step_by(CHUNK / 2) {
                     for (index, result) in result.chunks_exact_mut(depth).enumerate() {
-                        let weight = &weight[(out * channels_in + chunk * CHUNK + index) * taps..][..taps];
-                        for (value, tap) in result[out * kernel.len()..].iter_mut().zip(kernel) {
-                            *value = weight[*tap];
+                        for out in outs..channels_out.min(outs + CHUNK / 2) {
+                            let weight = &weight[(out * channels_in + chunk * CHUNK + index) * taps..][..taps];
+                            for (value, tap) in result[out * kernel.len()..].iter_mut().zip(kernel) {
+                                *value = weight[*tap];
+                            }
                         }
                     }
                 }
@@ -591,10 +594,12 @@ pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], grad: &[f32]) -> V
     let others = chunks[0] * chunks[1] * geometry.groups;
     let per_part = blocks.div_ceil(TASKS.div_ceil(others)).max(4);
     let parts = blocks.div_ceil(per_part);
-    // `[part][channel out][matrix row]`
+    // `[channel out][matrix row]`, of the first part and of the others.
     let len = geometry.channels[1] * channels_in * taps.len();
-    let mut sums: Vec<f32> = Vec::with_capacity(parts * len);
-    let target = Shared(sums.as_mut_ptr());
+    let mut gradient: Vec<f32> = Vec::with_capacity(len);
+    // SAFETY: every task writes its channels of its part before they are read.
+    let mut rest = unsafe { Temporary::new((parts - 1) * len) };
+    let targets = [Shared(gradient.as_mut_ptr()), Shared(rest.as_mut_ptr())];
     (0..others * parts).into_par_iter().for_each(|task| {
         let (part, group) = (task % parts, task / parts / (chunks[0] * chunks[1]));
         let (chunk_in, chunk_out) = (task / parts % chunks[0], task / parts / chunks[0] % chunks[1]);
@@ -616,22 +621,20 @@ pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], grad: &[f32]) -> V
                 matrix,
                 turned,
                 // SAFETY: the part's sums are within the buffer.
-                target: Shared(unsafe { target.at(part * len) }),
+                target: if part == 0 { targets[0] } else { Shared(unsafe { targets[1].at((part - 1) * len) }) },
             });
         });
     });
-    // SAFETY: every task has written its channels of its part.
-    unsafe { sums.set_len(parts * len) };
-    let (first, others) = sums.split_at_mut(len);
-    first.par_chunks_mut(4096).enumerate().for_each(|(chunk, first)| {
-        for other in others.chunks_exact(len) {
-            for (value, other) in first.iter_mut().zip(&other[chunk * 4096..]) {
+    // SAFETY: the tasks of the first part have written all channels.
+    unsafe { gradient.set_len(len) };
+    gradient.par_chunks_mut(4096).enumerate().for_each(|(chunk, gradient)| {
+        for part in rest.chunks_exact(len) {
+            for (value, other) in gradient.iter_mut().zip(&part[chunk * 4096..]) {
                 *value += other;
             }
         }
     });
-    sums.truncate(len);
-    sums
+    gradient
 }
 
 /// Adds up the products of the output's gradient and of what blocks of pixels read: `[channel out][matrix row]`.
