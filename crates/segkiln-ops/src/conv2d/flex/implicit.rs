@@ -49,6 +49,16 @@ impl Reader {
     fn plane(&self) -> usize {
         self.source[0] * self.source[1]
     }
+
+    /// Where a register of pixels begins to read at a tap if they all read one row of the source.
+    #[inline(always)]
+    fn whole(&self, tap: Tap, [row, column]: [usize; 2], count: usize, lanes: usize) -> Option<isize> {
+        let line = (row * self.stride[0]).wrapping_add_signed(tap[0]);
+        let first = (column * self.stride[1]).wrapping_add_signed(tap[1]);
+        let last = first.wrapping_add((lanes - 1) * self.stride[1]);
+        let within = line < self.source[0] && first < self.source[1] && last < self.source[1];
+        (count == lanes && column + lanes <= self.pixels[1] && within).then(|| (line * self.source[1] + first) as isize)
+    }
 }
 
 type Tap = [isize; 2];
@@ -86,12 +96,18 @@ impl<S: Simd> Filling<S> {
         place: impl Fn(usize, usize) -> usize,
     ) -> Self {
         let mut filling = Self { parts: Vec::with_capacity(2 * registers * taps.len()), ahead: taps.len() == 1 };
+        // Stride 2 reads no value past a register's last.
+        let whole = [places(simd, 0..S::F32_LANES), places(simd, 0..S::F32_LANES + 1 - reader.stride[1].min(2))];
         for register in 0..registers {
             let first = pixels.start + register * S::F32_LANES;
             let count = pixels.end.saturating_sub(first).min(S::F32_LANES);
             let start = [first / reader.pixels[1], first % reader.pixels[1]];
             for (index, tap) in taps.iter().enumerate() {
                 let place = place(index, register);
+                if let Some(offset) = reader.whole(*tap, start, count, S::F32_LANES) {
+                    filling.parts.push(Part { place, offset, masks: whole, continues: false });
+                    continue;
+                }
                 match reader.stride[1] {
                     1 => filling.register::<1>(simd, reader, *tap, start, count, place),
                     2 => filling.register::<2>(simd, reader, *tap, start, count, place),
