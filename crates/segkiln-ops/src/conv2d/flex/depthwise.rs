@@ -255,9 +255,9 @@ impl WithSimd for Forward<'_> {
         match (kernel, stride, dilation) {
             ([3, 3], [1, 1], [1, 1]) => self.run::<S, 3, 1, 4>(simd),
             ([3, 3], [2, 2], [1, 1]) => self.run::<S, 3, 2, 4>(simd),
-            ([5, 5], [1, 1], [1, 1]) => self.run::<S, 5, 1, 4>(simd),
-            ([5, 5], [2, 2], [1, 1]) => self.run::<S, 5, 2, 4>(simd),
-            ([7, 7], [1, 1], [1, 1]) => self.run::<S, 7, 1, 4>(simd),
+            ([5, 5], [1, 1], [1, 1]) => self.run::<S, 5, 1, 2>(simd),
+            ([5, 5], [2, 2], [1, 1]) => self.run::<S, 5, 2, 2>(simd),
+            ([7, 7], [1, 1], [1, 1]) => self.run::<S, 7, 1, 2>(simd),
             _ => self.run_any(simd),
         }
     }
