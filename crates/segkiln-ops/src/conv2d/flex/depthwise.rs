@@ -17,8 +17,8 @@ use crate::cpu::{
 
 /// Values of a band, as far as it has a few rows: what stays in a first-level cache.
 const BAND: usize = 6 << 10;
-/// Most output rows that are computed together.
-const ROWS: usize = 4;
+/// Output rows that are computed together: with more, sums and weights have too few registers.
+const ROWS: usize = 2;
 /// Registers that are added up in f32 before they go into an f64 sum.
 const CHUNK: usize = 512;
 
@@ -253,20 +253,20 @@ impl WithSimd for Forward<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Geometry { kernel, stride, dilation, .. } = *self.geometry;
         match (kernel, stride, dilation) {
-            ([3, 3], [1, 1], [1, 1]) => self.run::<S, 3, 1, 4>(simd),
-            ([3, 3], [2, 2], [1, 1]) => self.run::<S, 3, 2, 4>(simd),
-            ([5, 5], [1, 1], [1, 1]) => self.run::<S, 5, 1, 2>(simd),
-            ([5, 5], [2, 2], [1, 1]) => self.run::<S, 5, 2, 2>(simd),
-            ([7, 7], [1, 1], [1, 1]) => self.run::<S, 7, 1, 2>(simd),
+            ([3, 3], [1, 1], [1, 1]) => self.run::<S, 3, 1>(simd),
+            ([3, 3], [2, 2], [1, 1]) => self.run::<S, 3, 2>(simd),
+            ([5, 5], [1, 1], [1, 1]) => self.run::<S, 5, 1>(simd),
+            ([5, 5], [2, 2], [1, 1]) => self.run::<S, 5, 2>(simd),
+            ([7, 7], [1, 1], [1, 1]) => self.run::<S, 7, 1>(simd),
             _ => self.run_any(simd),
         }
     }
 }
 
 impl Forward<'_> {
-    /// `HEIGHT` rows of the output at once, for a square kernel.
+    /// [`ROWS`] rows of the output at once, for a square kernel.
     #[inline(always)]
-    fn run<S: Simd, const KERNEL: usize, const STRIDE: usize, const HEIGHT: usize>(self, simd: S) {
+    fn run<S: Simd, const KERNEL: usize, const STRIDE: usize>(self, simd: S) {
         let (band, [height, width]) = (self.band, self.geometry.output);
         let masks = band.masks(simd, self.geometry);
         let mut weight = [[Lanes::splat(simd, 0.0); KERNEL]; KERNEL];
@@ -277,24 +277,24 @@ impl Forward<'_> {
         }
         for first in (0..height).step_by(band.outputs) {
             band.fill(simd, self.geometry, &masks, self.x, first, self.values);
-            for row in (0..band.outputs.min(height - first)).step_by(HEIGHT) {
+            for row in (0..band.outputs.min(height - first)).step_by(ROWS) {
                 for column in (0..width).step_by(S::F32_LANES) {
                     let values = self.values[row * STRIDE * band.row() + column..].as_ptr();
-                    let mut sums = [Lanes::splat(simd, 0.0); HEIGHT];
+                    let mut sums = [Lanes::splat(simd, 0.0); ROWS];
                     // Each value is loaded once, and few weights are in use at a time.
                     for b in 0..KERNEL {
                         for phase in 0..STRIDE {
-                            for i in 0..HEIGHT + (KERNEL - 1) / STRIDE {
-                                if i * STRIDE + phase >= (HEIGHT - 1) * STRIDE + KERNEL {
+                            for i in 0..ROWS + (KERNEL - 1) / STRIDE {
+                                if i * STRIDE + phase >= (ROWS - 1) * STRIDE + KERNEL {
                                     continue;
                                 }
                                 let place = (i * STRIDE + phase) * band.row() + b % STRIDE * band.width + b / STRIDE;
-                                // SAFETY: the band has the rows of whole blocks of `HEIGHT`, and a phase room for a
+                                // SAFETY: the band has the rows of whole blocks of `ROWS`, and a phase room for a
                                 // register from its last column on.
                                 let value = unsafe { Lanes::load(simd, values.add(place)) };
                                 for j in 0..KERNEL.div_ceil(STRIDE) {
                                     let a = j * STRIDE + phase;
-                                    if a < KERNEL && i >= j && i - j < HEIGHT {
+                                    if a < KERNEL && i >= j && i - j < ROWS {
                                         sums[i - j] = value.mul_add(weight[a][b], sums[i - j]);
                                     }
                                 }
@@ -304,7 +304,7 @@ impl Forward<'_> {
                     // Rows past the last are written too, elsewhere: were they left out, the compiler would compute the
                     // sums of each row only once it is known to be wanted, one after the other.
                     let mut nowhere = [0.0f32; MOST_LANES];
-                    for q in 0..HEIGHT {
+                    for q in 0..ROWS {
                         let target = match first + row + q < height {
                             // SAFETY: the places are within the plane.
                             true => unsafe { self.output.at((first + row + q) * width + column) },
