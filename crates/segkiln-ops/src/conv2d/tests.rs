@@ -73,6 +73,50 @@ fn equals_burn_s_convolution() {
     }
 }
 
+/// By every method. The output is linear in each value, so that large steps do no harm.
+#[test]
+fn gradients_equal_finite_differences() {
+    let device = Device::flex();
+    for (x_shape, weight_shape, options) in [
+        ([2, 8, 9, 35], [9, 8, 3, 3], options([1, 1], [1, 2], [1, 1], 1)),
+        ([1, 6, 8, 21], [4, 3, 3, 2], options([2, 1], [1, 0], [1, 2], 2)),
+        ([2, 5, 11, 18], [5, 1, 3, 3], options([2, 2], [1, 1], [1, 1], 5)),
+    ] {
+        let (x, weight) = (values(x_shape, 0.0, &device), values(weight_shape, 1.0, &device));
+        let y = conv2d(x.clone(), weight.clone(), None, options.clone());
+        let target = values(y.dims(), 2.0, &device).into_data().into_vec::<f32>().unwrap();
+        let loss = |x: &Tensor<4>, weight: &Tensor<4>| -> f64 {
+            let y = conv2d(x.clone(), weight.clone(), None, options.clone()).into_data();
+            y.iter::<f32>().zip(&target).map(|(value, target)| f64::from(value) * f64::from(*target)).sum()
+        };
+        let moved = |tensor: &Tensor<4>, index: usize, step: f32| {
+            let mut values = tensor.to_data().into_vec::<f32>().unwrap();
+            values[index] += step;
+            Tensor::<4>::from_data(TensorData::new(values, tensor.dims()), &device)
+        };
+        let (x, weight) = (x.autodiff().require_grad(), weight.autodiff().require_grad());
+        let y = conv2d(x.clone(), weight.clone(), None, options.clone());
+        let target = Tensor::<4>::from_data(TensorData::new(target.clone(), y.dims()), &device).autodiff();
+        let gradients = (y * target).backward();
+        let both = [x.grad(&gradients), weight.grad(&gradients)].map(|gradient| gradient.unwrap().into_data());
+        let (x, weight) = (x.inner(), weight.inner());
+        for (of_weight, gradient) in [false, true].into_iter().zip(&both) {
+            let gradient = gradient.iter::<f32>().collect::<Vec<_>>();
+            for index in (0..gradient.len()).step_by(gradient.len() / 7) {
+                let at = |step: f32| match of_weight {
+                    true => loss(&x, &moved(&weight, index, step)),
+                    false => loss(&moved(&x, index, step), &weight),
+                };
+                let (difference, gradient) = ((at(2.0) - at(-2.0)) / 4.0, f64::from(gradient[index]));
+                assert!(
+                    (difference - gradient).abs() < 1e-3,
+                    "{weight_shape:?}, {index}: {difference}, not {gradient}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn views_bias_and_empty_batches_work() {
     let device = Device::flex();
