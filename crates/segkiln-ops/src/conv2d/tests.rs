@@ -84,13 +84,13 @@ fn gradients_equal_finite_differences() {
     ] {
         let (x, weight) = (values(x_shape, 0.0, &device), values(weight_shape, 1.0, &device));
         let y = conv2d(x.clone(), weight.clone(), None, options.clone());
-        let target = values(y.dims(), 2.0, &device).into_data().into_vec::<f32>().unwrap();
+        let target = values(y.dims(), 2.0, &device).into_data().try_into_vec::<f32>().unwrap();
         let loss = |x: &Tensor<4>, weight: &Tensor<4>| -> f64 {
             let y = conv2d(x.clone(), weight.clone(), None, options.clone()).into_data();
             y.iter::<f32>().zip(&target).map(|(value, target)| f64::from(value) * f64::from(*target)).sum()
         };
         let moved = |tensor: &Tensor<4>, index: usize, step: f32| {
-            let mut values = tensor.to_data().into_vec::<f32>().unwrap();
+            let mut values = tensor.to_data().try_into_vec::<f32>().unwrap();
             values[index] += step;
             Tensor::<4>::from_data(TensorData::new(values, tensor.dims()), &device)
         };
@@ -114,6 +114,30 @@ fn gradients_equal_finite_differences() {
                 );
             }
         }
+    }
+}
+
+/// Winograd's transforms round more than sums do: the largest difference from sums in f64, as part of the output's range.
+#[test]
+fn winograd_is_exact_to_a_hundred_thousandth() {
+    let device = Device::flex();
+    for channels in [16, 256] {
+        let (x, weight) = (values([1, channels, 12, 12], 0.0, &device), values([8, channels, 3, 3], 1.0, &device));
+        let y = conv2d(x.clone(), weight.clone(), None, options([1, 1], [0, 0], [1, 1], 1));
+        let [x, weight, y] = [x, weight, y].map(|tensor| tensor.into_data().try_into_vec::<f32>().unwrap());
+        let sum = |out: usize, row: usize, column: usize| -> f64 {
+            let terms = (0..channels * 9).map(|index| {
+                let (channel, a, b) = (index / 9, index / 3 % 3, index % 3);
+                let pixel = x[(channel * 12 + row + a) * 12 + column + b];
+                f64::from(pixel) * f64::from(weight[out * channels * 9 + index])
+            });
+            terms.sum()
+        };
+        let exact: Vec<f64> = (0..y.len()).map(|index| sum(index / 100, index / 10 % 10, index % 10)).collect();
+        let range = exact.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+            - exact.iter().copied().fold(f64::INFINITY, f64::min);
+        let error = y.iter().zip(&exact).map(|(y, exact)| (f64::from(*y) - exact).abs()).fold(0.0, f64::max);
+        assert!(error < 1e-5 * range, "{channels} channels: {error} of {range}");
     }
 }
 
