@@ -1,5 +1,5 @@
 /// What can be wrong with a host-side value.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CoreError {
     /// The number of values is not width × height.
@@ -20,6 +20,18 @@ pub enum CoreError {
     /// Two classes share a name.
     #[error("class name {0:?} is used twice")]
     DuplicateClass(String),
+    /// A box without area, or with coordinates that are not finite.
+    #[error("a box needs finite coordinates within ±1e9, x2 > x1 and y2 > y1, got x1 {x1}, y1 {y1}, x2 {x2}, y2 {y2}")]
+    InvalidBox {
+        /// Left.
+        x1: f64,
+        /// Top.
+        y1: f64,
+        /// Right.
+        x2: f64,
+        /// Bottom.
+        y2: f64,
+    },
     /// A palette shorter than the class list.
     #[error("{classes} classes need as many colours, the palette has {colours}")]
     PaletteTooShort {

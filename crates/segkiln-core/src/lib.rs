@@ -3,11 +3,13 @@
 //! Nothing here knows of tensors or of Burn. The types carry meaning: a [`LabelMap`] always has as many values as
 //! pixels, a [`Classes`] always has a name and a colour for each class.
 
+mod bbox;
 mod classes;
 mod error;
 mod label_map;
 mod palette;
 
+pub use bbox::BBox;
 pub use classes::Classes;
 pub use error::{CoreError, Result};
 pub use label_map::LabelMap;

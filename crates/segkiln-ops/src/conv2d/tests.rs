@@ -43,6 +43,11 @@ fn cases() -> Vec<([usize; 4], [usize; 4], ConvOptions<2>)> {
         ([2, 64, 9, 70], [64, 2, 3, 3], options([1, 1], [1, 1], [1, 1], 32)),
         ([1, 3, 33, 40], [9, 3, 4, 4], options([4, 4], [0, 0], [1, 1], 1)),
         ([1, 4, 6, 21], [9, 4, 1, 1], options([1, 1], [2, 1], [1, 1], 1)),
+        ([1, 64, 50, 50], [100, 64, 3, 3], options([1, 1], [1, 1], [1, 1], 1)),
+        ([1, 9, 11, 20], [8, 9, 3, 3], ConvOptions::new_with_padding([1, 1], [(0, 2), (3, 1)], [1, 1], 1)),
+        ([2, 3, 12, 9], [5, 3, 3, 2], ConvOptions::new_with_padding([2, 3], [(1, 0), (0, 4)], [1, 2], 1)),
+        ([1, 4, 13, 22], [4, 1, 3, 3], ConvOptions::new_with_padding([2, 1], [(0, 1), (2, 0)], [1, 1], 4)),
+        ([1, 2, 9, 9], [2, 1, 3, 3], options([1, 1], [400, 400], [400, 400], 2)),
     ]
 }
 
@@ -183,8 +188,8 @@ fn affine_equals_operators_one_by_one() {
 #[test]
 fn what_is_not_a_number_is_kept() {
     let device = Device::flex();
-    for (weight_shape, groups) in [([8, 4, 3, 3], 1), ([2, 4, 3, 3], 1), ([4, 1, 3, 3], 4)] {
-        let x = values([1, 4, 7, 37], 0.0, &device).mul_scalar(f32::NAN);
+    for (weight_shape, groups) in [([8, 8, 3, 3], 1), ([2, 8, 3, 3], 1), ([8, 1, 3, 3], 8)] {
+        let x = values([1, 8, 7, 37], 0.0, &device).mul_scalar(f32::NAN);
         let weight = values(weight_shape, 1.0, &device);
         let ones = Tensor::<1>::ones([weight_shape[0]], &device);
         let options = options([1, 1], [1, 1], [1, 1], groups);
@@ -211,4 +216,27 @@ fn bits_do_not_depend_on_the_thread_count() {
             ours.assert_eq(one, true);
         }
     }
+}
+
+fn convolve(x: [usize; 4], weight: [usize; 4], options: ConvOptions<2>) {
+    let device = Device::flex();
+    conv2d(Tensor::zeros(x, &device), Tensor::zeros(weight, &device), None, options);
+}
+
+#[test]
+#[should_panic(expected = "is larger than the input")]
+fn a_kernel_larger_than_the_input_is_refused() {
+    convolve([1, 1, 4, 4], [1, 1, 5, 5], options([1, 1], [0, 0], [1, 1], 1));
+}
+
+#[test]
+#[should_panic(expected = "do not fit 2 groups")]
+fn channels_that_are_no_whole_groups_are_refused() {
+    convolve([1, 2, 5, 5], [3, 1, 3, 3], options([1, 1], [0, 0], [1, 1], 2));
+}
+
+#[test]
+#[should_panic(expected = "fits no memory")]
+fn sizes_beyond_any_memory_are_refused() {
+    convolve([1, 2, 1, 16], [2, 1, 1, 1], options([1, 1], [1 << 59, 0], [1, 1], 2));
 }

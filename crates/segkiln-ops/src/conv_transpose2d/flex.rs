@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::ConvTranspose2dOps;
 use crate::{
-    conv2d::flex::{Epilogue, Geometry, forward, input_gradient, weight_gradient},
+    conv2d::flex::{Epilogue, Geometry, forward, input_gradient, reach, weight_gradient},
     cpu::{
         memory::{all_f32, contiguous, tensor},
         simd::{self, total},
@@ -79,19 +79,24 @@ impl ConvTranspose2dOps for Flex {
     }
 }
 
-/// The convolution from the output's size to that of `x`.
+/// The convolution from the output's size to that of `x`; none where there are no values.
 fn convolution(x: &FlexTensor, weight: &FlexTensor, options: &ConvTransposeOptions<2>) -> Option<Geometry> {
-    let [batch, channels, height, width] = x.layout().shape().dims();
-    let weight: [usize; 4] = weight.layout().shape().dims();
-    assert_eq!(channels, weight[0], "input channels and weight's");
-    let side = |axis: usize, size: usize| {
-        let reach = options.dilation[axis] * weight[2 + axis].checked_sub(1)? + 1;
-        let padded = size.checked_sub(1)? * options.stride[axis] + reach + options.padding_out[axis];
-        padded.checked_sub(2 * options.padding[axis])
+    let (x, weight): ([usize; 4], [usize; 4]) = (x.layout().shape().dims(), weight.layout().shape().dims());
+    if x.contains(&0) || weight.contains(&0) {
+        return None;
+    }
+    assert_eq!(x[1], weight[0], "channels of input {x:?} and weight {weight:?}");
+    let ConvTransposeOptions { stride, padding, padding_out, dilation, groups } = *options;
+    let side = |axis: usize| {
+        let spread = (x[2 + axis] - 1).checked_mul(stride[axis])?;
+        let whole = spread.checked_add(reach(weight[2 + axis], dilation[axis])?)?.checked_add(padding_out[axis])?;
+        whole.checked_sub(padding[axis].checked_mul(2)?).filter(|side| *side > 0)
     };
-    let large = [batch, weight[1] * options.groups, side(0, height)?, side(1, width)?];
-    let ConvTransposeOptions { stride, padding, dilation, groups, .. } = *options;
-    Geometry::new(large, weight, [height, width], stride, padding, dilation, groups)
+    let (Some(height), Some(width), Some(channels)) = (side(0), side(1), weight[1].checked_mul(groups)) else {
+        panic!("input {x:?} and weight {weight:?} leave no output with {options:?}");
+    };
+    let large = [x[0], channels, height, width];
+    Some(Geometry::new(large, weight, [x[2], x[3]], stride, padding, dilation, groups))
 }
 
 /// The sum of a plane.

@@ -44,7 +44,7 @@ pub fn conv_transpose2d(
 ) -> Tensor<4> {
     let [_, channels_out, _, _] = weight.dims();
     let channels_out = channels_out * options.groups;
-    let bias = bias.unwrap_or_else(|| Tensor::zeros([channels_out], &x.device()));
+    let bias = bias.unwrap_or_else(|| Tensor::zeros([channels_out], (&x.device(), x.dtype())));
     assert_eq!(bias.dims(), [channels_out], "bias of {channels_out} channels");
     let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
     Tensor::from_dispatch(<Dispatch as ConvTranspose2dOps>::convolve_transposed(x, weight, bias, options))

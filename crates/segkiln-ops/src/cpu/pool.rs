@@ -35,13 +35,12 @@ pub(crate) fn vector(len: usize) -> Vec<f32> {
     let fits = |buffer: &Vec<f32>| (len..=len + len / 8).contains(&buffer.capacity());
     // The youngest is the most likely to be in a cache.
     let found = pool.buffers.iter().rposition(fits).and_then(|index| pool.buffers.remove(index));
-    match found {
-        Some(buffer) => {
-            pool.values -= buffer.capacity();
-            buffer
-        }
-        None => Vec::with_capacity(len),
+    if let Some(buffer) = found {
+        pool.values -= buffer.capacity();
+        return buffer;
     }
+    drop(pool);
+    Vec::with_capacity(len)
 }
 
 /// Keeps a vector's memory for the next that asks for as much.
@@ -61,7 +60,8 @@ pub(crate) fn give_back(mut buffer: Vec<f32>) {
     }
 }
 
-/// Gives the memory back to the system that operators on the CPU keep for the tensors to come, up to 256 MiB.
+/// Gives the memory back to the system that operators on the CPU keep for the tensors to come, up to 256 MiB. What a thread
+/// computes in, up to 16 MiB each, stays.
 pub fn release_memory() {
     let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
     pool.buffers.clear();

@@ -15,8 +15,8 @@ use crate::cpu::{
     simd::{self, Lanes, MOST_LANES, places},
 };
 
-/// Values of a band, as far as it has a few rows: what stays in a first-level cache.
-const BAND: usize = 6 << 10;
+/// Values of a band: what stays in a first-level cache or, where a kernel reaches over many rows, in a second-level one.
+const BAND: [usize; 2] = [6 << 10, 1 << 16];
 /// Output rows that are computed together: with more, sums and weights have too few registers.
 const ROWS: usize = 2;
 /// Registers that are added up in f32 before they go into an f64 sum.
@@ -40,7 +40,8 @@ impl Band {
         let phases = geometry.stride[1];
         let width =
             (geometry.output[1].next_multiple_of(MOST_LANES) + reach[1] / phases + 1).next_multiple_of(MOST_LANES);
-        let rows = (BAND / (phases * width)).saturating_sub(reach[0]) / geometry.stride[0];
+        let len = if 2 * reach[0] * phases * width <= BAND[0] { BAND[0] } else { BAND[1] };
+        let rows = (len / (phases * width)).saturating_sub(reach[0]) / geometry.stride[0];
         let outputs = rows.clamp(ROWS, geometry.output[0].max(ROWS)).next_multiple_of(ROWS);
         Self { outputs, rows: (outputs - 1) * geometry.stride[0] + reach[0] + 1, phases, width }
     }
@@ -126,6 +127,11 @@ impl Band {
     }
 }
 
+/// Whether a band has room for what the kernel reaches over.
+pub(super) fn fits(geometry: &Geometry) -> bool {
+    Band::new(geometry).len() <= BAND[1]
+}
+
 /// Writes the convolution of `x` to `output`.
 pub(super) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], epilogue: Option<Epilogue>, output: Shared) {
     let (arch, band) = (simd::arch(), Band::new(geometry));
@@ -156,19 +162,8 @@ pub(super) fn input_gradient(
         let turned: Vec<f32> = weight.chunks_exact(taps).flat_map(|kernel| kernel.iter().rev().copied()).collect();
         return forward(&adjoint, grad, &turned, epilogue, output);
     }
-    // Along an axis, for the input's rows (columns) `i · stride + phase`: taps that reach them, and from where relative to `i`.
-    let reach = |axis: usize| -> Vec<Vec<(usize, isize)>> {
-        let stride = geometry.stride[axis] as isize;
-        let offset = |phase: usize, tap: usize| {
-            (phase + geometry.padding[axis]) as isize - (tap * geometry.dilation[axis]) as isize
-        };
-        let of_phase = |phase: usize| {
-            let taps = (0..geometry.kernel[axis]).filter(|tap| offset(phase, *tap).rem_euclid(stride) == 0);
-            taps.map(|tap| (tap, offset(phase, tap).div_euclid(stride))).collect()
-        };
-        (0..geometry.stride[axis]).map(of_phase).collect()
-    };
-    let reach = [reach(0), reach(1)];
+    let reach = [0, 1]
+        .map(|axis| -> Vec<_> { (0..geometry.stride[axis]).map(|phase| geometry.reaching(axis, phase)).collect() });
     let ends = [0, 1].map(|axis| {
         let offsets = reach[axis].iter().flatten().map(|(_, offset)| *offset);
         offsets.fold([0, 0], |[low, high], offset| [offset.min(low), offset.max(high)])

@@ -8,7 +8,6 @@
 
 #![allow(
     clippy::needless_range_loop,
-    clippy::too_many_arguments,
     reason = "what is compiled for wide registers is plain loops and arguments: closures and iterators may stay calls"
 )]
 
@@ -296,18 +295,11 @@ pub(super) fn input_gradient(
     output: Shared,
 ) {
     let [channels_in, channels_out] = geometry.group_channels();
-    // Along an axis: taps that reach the input's rows (columns) `first + i · stride`, and from how far.
-    let reach = |axis: usize, first: usize| {
-        let stride = geometry.stride[axis] as isize;
-        (0..geometry.kernel[axis]).filter_map(move |tap| {
-            let offset = (first + geometry.padding[axis]) as isize - (tap * geometry.dilation[axis]) as isize;
-            (offset.rem_euclid(stride) == 0).then_some((tap, offset.div_euclid(stride)))
-        })
-    };
     let (mut taps, mut phases): (Vec<Vec<Tap>>, Vec<Phase>) = (Vec::new(), Vec::new());
     for row in 0..geometry.stride[0] {
         for column in 0..geometry.stride[1] {
-            let both = reach(0, row).flat_map(|row| reach(1, column).map(move |column| (row, column)));
+            let (rows, columns) = (geometry.reaching(0, row), geometry.reaching(1, column));
+            let both = rows.iter().flat_map(|row| columns.iter().map(move |column| (row, column)));
             let (kernel, offsets): (Vec<usize>, Vec<Tap>) =
                 both.map(|(row, column)| (row.0 * geometry.kernel[1] + column.0, [row.1, column.1])).unzip();
             let index = taps.iter().position(|taps| *taps == offsets).unwrap_or_else(|| {
@@ -388,6 +380,7 @@ impl Sweep<'_> {
         let panels = self.channels[1].div_ceil(step);
         let parts = TASKS.div_ceil(self.batch * self.groups * blocks).min(panels.div_ceil(8)).max(1);
         let per_part = panels.div_ceil(parts) * step;
+        let parts = self.channels[1].div_ceil(per_part);
         // Groups are filled alike.
         let per_task = (self.batch * self.groups * blocks / (2 * TASKS)).clamp(1, self.groups);
         let sets = self.groups.div_ceil(per_task);

@@ -85,8 +85,7 @@ pub(crate) fn forward(
 ) -> FlexTensor {
     let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
     let (x, weight) = (x.storage(), weight.storage());
-    // Only what is evaluated has an epilogue.
-    let memory = if epilogue.is_some() { Memory::Pooled } else { Memory::Allocated };
+    let memory = memory(epilogue);
     // SAFETY: every method writes every value.
     unsafe {
         written(geometry.output_shape(), memory, |output| match geometry.method() {
@@ -95,6 +94,11 @@ pub(crate) fn forward(
             Method::Implicit => implicit::forward(geometry, x, weight, epilogue, output),
         })
     }
+}
+
+/// What has an epilogue is evaluated, but for the few transposed convolutions of a training.
+fn memory(epilogue: Option<Epilogue>) -> Memory {
+    if epilogue.is_some() { Memory::Pooled } else { Memory::Allocated }
 }
 
 /// The gradient of the input, after the epilogue.
@@ -106,7 +110,7 @@ pub(crate) fn input_gradient(
 ) -> FlexTensor {
     let (weight, grad) = (weight.to_contiguous(), contiguous(grad));
     let (weight, grad) = (weight.storage(), grad.storage());
-    let memory = if epilogue.is_some() { Memory::Pooled } else { Memory::Allocated };
+    let memory = memory(epilogue);
     // SAFETY: every method writes every value.
     unsafe {
         written(geometry.input_shape(), memory, |output| match (geometry.method(), geometry.adjoint()) {
@@ -131,6 +135,11 @@ pub(crate) fn weight_gradient(geometry: &Geometry, x: FlexTensor, grad: FlexTens
     tensor(gradient, [channels_out, channels_in / geometry.groups, geometry.kernel[0], geometry.kernel[1]])
 }
 
+/// Pixels from the first that a kernel covers to the last, both counted.
+pub(crate) fn reach(kernel: usize, dilation: usize) -> Option<usize> {
+    dilation.checked_mul(kernel.checked_sub(1)?)?.checked_add(1)
+}
+
 /// The sizes of a convolution.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Geometry {
@@ -148,32 +157,50 @@ pub(crate) struct Geometry {
 }
 
 impl Geometry {
-    /// None where there are no values, or the channels are not whole groups.
+    /// None where there are no values.
+    ///
+    /// # Panics
+    /// If the shapes do not fit, or are too large for any memory.
     fn of(x: &FlexTensor, weight: &FlexTensor, options: &ConvOptions<2>) -> Option<Self> {
-        let (x, weight) = (x.layout().shape().dims(), weight.layout().shape().dims());
-        let side = |axis: usize| {
-            let reach = options.dilation[axis] * weight[2 + axis].checked_sub(1)? + 1;
-            let (before, after) = options.padding[axis];
-            Some((x[2 + axis] + before + after).checked_sub(reach)? / options.stride[axis] + 1)
-        };
-        let padding = options.padding.map(|(before, _)| before);
-        Self::new(x, weight, [side(0)?, side(1)?], options.stride, padding, options.dilation, options.groups)
+        let (x, weight): ([usize; 4], [usize; 4]) = (x.layout().shape().dims(), weight.layout().shape().dims());
+        if x.contains(&0) || weight.contains(&0) {
+            return None;
+        }
+        let ConvOptions { stride, padding, dilation, groups } = options;
+        let output = [0, 1].map(|axis| {
+            let (before, after) = padding[axis];
+            let padded = x[2 + axis].checked_add(before).and_then(|size| size.checked_add(after));
+            let reach = reach(weight[2 + axis], dilation[axis]);
+            match (padded, reach) {
+                (Some(padded), Some(reach)) if padded >= reach => (padded - reach) / stride[axis] + 1,
+                _ => panic!("a kernel {weight:?} with dilation {dilation:?} is larger than the input {x:?} with padding {padding:?}"),
+            }
+        });
+        Some(Self::new(x, weight, output, *stride, padding.map(|(before, _)| before), *dilation, *groups))
     }
 
-    /// As [`of`](Self::of), with the output's size.
+    /// As [`of`](Self::of), with the output's size; there are values.
     pub fn new(
-        [batch, channels_in, height, width]: [usize; 4],
-        [channels_out, weight_in, kernel_height, kernel_width]: [usize; 4],
+        x: [usize; 4],
+        weight: [usize; 4],
         output: [usize; 2],
         stride: [usize; 2],
         padding: [usize; 2],
         dilation: [usize; 2],
         groups: usize,
-    ) -> Option<Self> {
-        assert_eq!(channels_in, weight_in * groups, "input channels and weight's times {groups} groups");
-        let sizes = [batch, channels_in, channels_out, height, width, kernel_height, kernel_width];
-        let fits = !sizes.contains(&0) && channels_out.is_multiple_of(groups);
-        fits.then_some(Self {
+    ) -> Self {
+        let [batch, channels_in, height, width] = x;
+        let [channels_out, weight_in, kernel_height, kernel_width] = weight;
+        let fits = weight_in.checked_mul(groups) == Some(channels_in) && channels_out.is_multiple_of(groups);
+        assert!(fits, "input {x:?} and weight {weight:?} do not fit {groups} groups");
+        let sides = [0, 1]
+            .map(|axis| reach(weight[2 + axis], dilation[axis])?.checked_add(padding[axis])?.checked_add(output[axis]));
+        let sizes = [batch, channels_in.max(channels_out), height.max(output[0]), width.max(output[1])];
+        let len = sizes.iter().try_fold(size_of::<f32>(), |len, size| len.checked_mul(*size));
+        let possible =
+            len.is_some_and(|len| len < 1 << 48) && sides.iter().all(|side| side.is_some_and(|side| side < 1 << 48));
+        assert!(possible, "a convolution of {x:?} with {weight:?} to {output:?} fits no memory");
+        Self {
             batch,
             channels: [channels_in, channels_out],
             input: [height, width],
@@ -183,7 +210,7 @@ impl Geometry {
             padding,
             dilation,
             groups,
-        })
+        }
     }
 
     /// The convolution from the output's gradient to the input's, with the kernel turned round; there is one for stride 1.
@@ -199,6 +226,14 @@ impl Geometry {
         })
     }
 
+    /// Along an axis, the taps that lead to an output from the inputs `i · stride + phase`, and how far from `i` it is.
+    fn reaching(&self, axis: usize, phase: usize) -> Vec<(usize, isize)> {
+        let offset = |tap: usize| (phase + self.padding[axis]) as isize - (tap * self.dilation[axis]) as isize;
+        let stride = self.stride[axis] as isize;
+        let taps = (0..self.kernel[axis]).filter(|tap| offset(*tap).rem_euclid(stride) == 0);
+        taps.map(|tap| (tap, offset(tap).div_euclid(stride))).collect()
+    }
+
     fn method(&self) -> Method {
         let [channels_in, channels_out] = self.channels;
         // Few channels leave the transforms of tiles without enough products to pay for them, and a dilation near the
@@ -206,7 +241,8 @@ impl Geometry {
         let worth = channels_in >= 8 && channels_out >= 8 && winograd::products(self) <= self.products();
         if self.kernel == [3, 3] && self.stride == [1, 1] && self.groups == 1 && worth {
             Method::Winograd
-        } else if self.groups == channels_in && self.groups == channels_out && self.groups > 1 {
+        } else if self.groups == channels_in && self.groups == channels_out && self.groups > 1 && depthwise::fits(self)
+        {
             Method::Depthwise
         } else {
             Method::Implicit
@@ -238,7 +274,7 @@ impl Geometry {
         [self.batch, self.channels[1], self.output[0], self.output[1]]
     }
 
-    /// The weight of one group, for Winograd's transforms.
+    /// The weight, for Winograd's transforms.
     fn kernels<'a>(&self, weight: &'a [f32]) -> Kernels<'a> {
         Kernels { values: weight, strides: [self.channels[0] * 9, 9], turned: false }
     }

@@ -9,9 +9,7 @@
 //! A dilated convolution is several plain ones on interleaved grids of the image.
 
 #![allow(
-    clippy::manual_map,
     clippy::needless_range_loop,
-    clippy::too_many_arguments,
     reason = "what is compiled for wide registers is plain loops and arguments: closures and iterators may stay calls"
 )]
 
@@ -94,7 +92,7 @@ pub(super) fn forward(geometry: &Geometry, x: &[f32], kernels: Kernels, epilogue
     if vectors * lanes < padded_out.min(128) {
         convolution.by_channels();
     } else if POINTS * channels_in * padded_out > KERNELS {
-        convolution.by_points();
+        convolution.by_points(TILES / (POINTS * channels_in.max(channels_out) * lanes));
     } else {
         convolution.by_tiles();
     }
@@ -201,16 +199,16 @@ impl Convolution<'_> {
         });
     }
 
-    /// Many tiles and kernels that are too large for any cache: the tasks are points, whose kernels are read once.
-    fn by_points(&self) {
+    /// Many tiles and kernels that are too large for any cache: the tasks are points, whose kernels are read once for `most`
+    /// registers of tiles, or two.
+    fn by_points(&self, most: usize) {
         const ROWS: usize = 128;
         let &Self { arch, lanes, step, geometry, epilogue, output, .. } = self;
         let [channels_in, channels_out] = geometry.channels;
         let padded_out = channels_out.next_multiple_of(step);
         let stride = padded_out * channels_in + SKEW;
         let transformed = self.transform_kernels(padded_out, stride);
-        let most = (TILES / (POINTS * channels_in.max(channels_out) * lanes)).max(2);
-        let per_batch = self.vectors.div_ceil(self.vectors.div_ceil(most)).next_multiple_of(2);
+        let per_batch = self.vectors.div_ceil(self.vectors.div_ceil(most.max(2))).next_multiple_of(2);
         for first in (0..self.vectors).step_by(per_batch) {
             let vectors = per_batch.min(self.vectors - first);
             let panels = Panels { channels: channels_in, vectors, lanes };
@@ -282,5 +280,44 @@ impl Convolution<'_> {
             arch.dispatch(TransformInput { geometry, source, channels, first_tile, panels, target });
         });
         transformed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The three orders of tasks, with several batches, chunks of channels and registers that are not full.
+    #[test]
+    fn orders_of_tasks_agree() {
+        let arch = simd::arch();
+        let [lanes, step] = arch.dispatch(Sizes);
+        let (x_shape, output) = ([2, 20, 33, 47], [33, 47]);
+        let geometry = Geometry::new(x_shape, [150, 20, 3, 3], output, [1, 1], [1, 1], [1, 1], 1);
+        let wave = |len: usize| (0..len).map(|i| (i as f32 * 0.37).sin()).collect::<Vec<f32>>();
+        let (x, weight) = (wave(2 * 20 * 33 * 47), wave(150 * 20 * 9));
+        let [tiles, channels, points] = [0, 1, 2].map(|order| {
+            let mut y = vec![f32::NAN; 2 * 150 * 33 * 47];
+            let convolution = Convolution {
+                arch,
+                lanes,
+                step,
+                geometry: &geometry,
+                source: Source { values: &x, channels: 20, size: [33, 47], padding: [1, 1] },
+                kernels: geometry.kernels(&weight),
+                epilogue: None,
+                output: Shared(y.as_mut_ptr()),
+                vectors: geometry.all_tiles().div_ceil(lanes),
+            };
+            match order {
+                0 => convolution.by_tiles(),
+                1 => convolution.by_channels(),
+                _ => convolution.by_points(5),
+            }
+            y
+        });
+        assert!(tiles.iter().all(|value| value.is_finite()));
+        assert_eq!(tiles, channels);
+        assert_eq!(tiles, points);
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// Transforms the patches of `vectors` registers of tiles from tile `first` in some channels.
+/// Transforms the patches of the registers of tiles from `first_tile` on, in some channels.
 pub(super) struct TransformInput<'a> {
     pub geometry: &'a Geometry,
     pub source: Source<'a>,
@@ -55,7 +55,7 @@ impl WithSimd for TransformInput<'_> {
     }
 }
 
-/// Transforms the kernels of `rows` output channels from `first`: `[point][kernel_rows channels out][channel in][row]`.
+/// Transforms the kernels of output channels `rows`: `[point][kernel_rows channels out][channel in][row]`.
 pub(super) struct TransformKernels<'a> {
     pub kernels: Kernels<'a>,
     pub channels_in: usize,

@@ -157,7 +157,7 @@ impl WithSimd for Correlate<'_> {
 }
 
 /// The gradient of the kernels, `[channels out, channels in, 3, 3]`, from the input and the output's gradient.
-pub(crate) fn weight_gradient(geometry: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
+pub(in crate::conv2d::flex) fn weight_gradient(geometry: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
     let arch = simd::arch();
     let [lanes, step] = arch.dispatch(Sizes);
     let [channels_in, channels_out] = geometry.channels;
