@@ -3,7 +3,7 @@
     python tests/parity/masks.py
 
 writes crates/segkiln-core/tests/fixtures/masks.json. Needs numpy, pycocotools 2.0.11, torch and torchvision 0.29.
-The masks of polygons are those of x86-64, whose wheels round each product; wheels for other processors may fuse it with the sum.
+Run it on x86-64: elsewhere a compiler may fuse products with sums, which moves pixels of the polygons called "rounding".
 """
 
 import json
@@ -77,7 +77,8 @@ def rle_case(mask):
 
 
 # Around the limits of one to six characters, up and down.
-STEPS = [15, 16, 17, 31, 32, 16, 33, 1, 511, 512, 1023, 1, 512, 513, 1, 1, 16383, 16384, 1, 16400, 32767, 1, 1, 32768, 65536]
+STEPS = [15, 16, 17, 31, 32, 16, 33, 1, 511, 512, 1023, 1, 512, 513, 1, 1,
+         16383, 16384, 1, 16400, 32767, 1, 1, 32768, 65536]
 masks = [
     pixel(1, 1), pixel(1, 1, (0, 0)),
     noise(1, 7), noise(1, 40, 0.3), noise(9, 1), noise(50, 1, 0.8), pixel(1, 12, (0, 11)), pixel(12, 1, (11, 0)),
@@ -85,12 +86,14 @@ masks = [
     pixel(6, 8, (0, 0)), pixel(6, 8, (5, 7)), pixel(6, 8, (0, 7)), pixel(6, 8, (5, 0)), pixel(6, 8, (0, 0), (5, 7)),
     pixel(4, 6, (3, 2), (0, 3)),  # one run through two columns
     ~pixel(6, 8, (0, 0)), ~pixel(6, 8, (5, 7)), ~pixel(6, 8, (2, 3)),
-    np.indices((7, 9)).sum(0) % 2 == 0, np.indices((7, 9)).sum(0) % 2 == 1, np.indices((6, 9))[0] % 2 == 1, np.indices((6, 9))[1] % 2 == 0,
+    np.indices((7, 9)).sum(0) % 2 == 0, np.indices((7, 9)).sum(0) % 2 == 1,
+    np.indices((6, 9))[0] % 2 == 1, np.indices((6, 9))[1] % 2 == 0,
     noise(2, 2), noise(3, 5), noise(16, 16), noise(40, 50, 0.03), noise(31, 23, 0.9), noise(25, 18, 0.5),
     blobs(40, 50), blobs(24, 33, 4), blobs(37, 29, 9, 0.3),
     ellipse(40, 50, 24.5, 19.5, 20, 12), ellipse(45, 30, 3, 40, 9, 14),
     np.zeros((300, 400), bool), np.ones((300, 400), bool), pixel(300, 400, (0, 0), (150, 200), (299, 399)),
-    from_counts(300, 400, [5, 40000, 7, 3, 35000, 33000, 1, 9]), from_counts(300, 1000, STEPS), from_counts(300, 1000, [0, *STEPS]),
+    from_counts(300, 400, [5, 40000, 7, 3, 35000, 33000, 1, 9]),
+    from_counts(300, 1000, STEPS), from_counts(300, 1000, [0, *STEPS]),
     from_counts(1000, 1200, [3, 4, 600000, 2, 1, 590000]), from_counts(4000, 4200, [0, 1, 16777216, 5, 7]),
 ]
 rles = [rle_case(mask) for mask in masks]
@@ -124,7 +127,7 @@ merges = [merge_case(group) for group in [
 
 def iou_case(dt, gt, crowd):
     height, width = dt[0].shape
-    dt, gt = ([encode(mask) for mask in masks] for masks in (dt, gt))
+    dt, gt = [encode(mask) for mask in dt], [encode(mask) for mask in gt]
     return {"height": height, "width": width, "dt": [string(x) for x in dt], "gt": [string(x) for x in gt],
             "iscrowd": crowd, "matrix": coco.iou(dt, gt, crowd).tolist()}
 
@@ -133,6 +136,7 @@ def ellipses(height, width, n):
     return [ellipse(height, width, *rng.uniform(0, [width, height]), *rng.uniform(2, 14, 2)) for _ in range(n)]
 
 
+small, large = ellipse(30, 40, 20, 15, 5, 5), ellipse(30, 40, 20, 15, 14, 14)
 ious = [
     iou_case(ellipses(32, 40, 3), ellipses(32, 40, 4), [0, 0, 0, 0]),
     iou_case(ellipses(32, 40, 4), ellipses(32, 40, 3), [0, 1, 0]),
@@ -143,7 +147,7 @@ ious = [
     # The boxes overlap, the masks do not.
     iou_case([np.indices((7, 9)).sum(0) % 2 == 0], [np.indices((7, 9)).sum(0) % 2 == 1] * 2, [0, 1]),
     # One inside the other.
-    iou_case([ellipse(30, 40, 20, 15, 5, 5), ellipse(30, 40, 20, 15, 14, 14)], [ellipse(30, 40, 20, 15, 14, 14), ellipse(30, 40, 20, 15, 5, 5)], [0, 1]),
+    iou_case([small, large], [large, small], [0, 1]),
     iou_case([pixel(1, 1), pixel(1, 1, (0, 0))], [pixel(1, 1, (0, 0))] * 2, [0, 1]),
     iou_case([ellipse(300, 400, 180, 140, 140, 100)], [ellipse(300, 400, 200, 150, 150, 90)] * 2, [0, 1]),
 ]
@@ -156,7 +160,7 @@ def eighths(low, high, shape):
 
 
 def xywh(n):
-    return np.concatenate([eighths(-5, 40, (n, 2)), eighths(0.5, 30, (n, 2))], 1).tolist()
+    return np.concatenate([eighths(-5, 20, (n, 2)), eighths(4, 30, (n, 2))], 1).tolist()
 
 
 def box_case(dt, gt, crowd):
@@ -246,8 +250,8 @@ for n in [3, 4, 5, 6, 8]:
 for n in [4, 6, 9]:
     corners = np.array([[0, 0], [19, 0], [19, 11], [0, 11]])[rng.integers(0, 4, n)]
     add("on the border", 11, 19, np.where(rng.random((n, 2)) < 0.5, corners, scattered(n, 11, 19, 0)))
-for box in [(0, 0, 9, 6), (2, 1, 5, 4), (2.5, 1.5, 5.5, 4.5), (1.1, 1.3, 6.9, 4.7), (-3, -2, 20, 20), (-5, 1, 4, 40), (8, 5, 9, 6), (9, 0, 12, 6),
-            (3, 6, 5, 9), (3.4, 2.4, 3.6, 2.6), (3.6, 2.1, 4.4, 5), (2, 2.5, 7, 2.5)]:
+for box in [(0, 0, 9, 6), (2, 1, 5, 4), (2.5, 1.5, 5.5, 4.5), (1.1, 1.3, 6.9, 4.7), (-3, -2, 20, 20), (-5, 1, 4, 40),
+            (8, 5, 9, 6), (9, 0, 12, 6), (3, 6, 5, 9), (3.4, 2.4, 3.6, 2.6), (3.6, 2.1, 4.4, 5), (2, 2.5, 7, 2.5)]:
     add("rectangle", 6, 9, rectangle(*box))
 add("rectangle, other way round", 6, 9, np.reshape(rectangle(1.3, 0.7, 6.2, 4.4), (4, 2))[::-1])
 add("one point", 8, 8, [3.3, 4.2] * 3)
@@ -270,9 +274,19 @@ add("spiral", 44, 40, spiral(20, 19, 21, 1.9))
 add("spiral", 21, 30, spiral(18, 16, 9, 2.6))
 add("comb", 18, 34, comb(8, 1.3, 2.2, 4.1, 13.7))
 add("comb", 25, 12, np.array(comb(6, -2, 1, 3.3, 9.6))[:, ::-1])
-for far in [[-1e4, -1e4, 1e4, -1e4, 0, 1e4], [-1e4, 3, 1e4, 7.77, 1e4, 11], [5.3, -1e4, 11.2, 1e4, 8, 1e4], [1e4, 1e4, 1.1e4, 1e4, 1e4, 1.1e4],
-            [-1e4, -9.9e3, 1e4, 1e4, -1e4, 1e4], [6, 6, 1e4, 9876.5, 3, 12], [-9999.99, 7.01, 7.99, -8888.88, 12.34, 7777.77, -0.01, 4.56]]:
+for far in [[-1e4, -1e4, 1e4, -1e4, 0, 1e4], [-1e4, 3, 1e4, 7.77, 1e4, 11], [5.3, -1e4, 11.2, 1e4, 8, 1e4],
+            [1e4, 1e4, 1.1e4, 1e4, 1e4, 1.1e4], [-1e4, -9.9e3, 1e4, 1e4, -1e4, 1e4], [6, 6, 1e4, 9876.5, 3, 12],
+            [-9999.99, 7.01, 7.99, -8888.88, 12.34, 7777.77, -0.01, 4.56]]:
     add("far", 15, 20, far)
+# An edge passes half-way between two points: exact or fused arithmetic, or walking the edge the other way, rounds otherwise.
+for height, width, points in [
+    (25, 9, [6, 6, 9, 14, 1, 20]), (26, 6, [0, 16, 6, 8, 5, 2]), (28, 31, [4, 6, 19, 6, 28, 1]),
+    (16, 38, [17, 4.5, 5, 12, 38.5, 0]),
+    (7, 19, [20, 0, -1, 3, 15, 3]), (21, 11, [-0.6, 5.2, 12, 12.8, 6.8, 16.4]), (18, 6, [3, 12, 0, 8, 3, -1]),
+    (27, 6, [1.6, 16.4, 5.2, 5.2, 3.8, 9.4]), (5, 38, [36.4, 1.4, 19.8, 0.2, 3.4, 4.8]),
+    (26, 19, [17, -2, 0, 25, -1.5, 17]), (33, 9, [0.2, 21.2, 8.8, 36, 2.2, 35.4]), (13, 24, [11, -0.6, 25.8, 7.4, 15.2, 13.4]),
+]:
+    add("rounding", height, width, points)
 for height, width in [(1, 1), (1, 20), (20, 1), (2, 3)]:
     add("narrow image", height, width, scattered(5, height, width, 0.5))
 add("two apart", 20, 24, around(6, 6, 6, 3, 5), around(7, 17, 13, 3, 6))
@@ -291,7 +305,8 @@ add("photograph", 427, 640, around(12, 80, 400, 40, 130), around(9, 500, 90, 30,
 
 def pair_case(first, second):
     a, b = (torch.tensor([box], dtype=torch.float64) for box in (first, second))
-    values = {"iou": ops.box_iou, "giou": ops.generalized_box_iou, "diou": ops.distance_box_iou, "ciou": ops.complete_box_iou}
+    values = {"iou": ops.box_iou, "giou": ops.generalized_box_iou,
+              "diou": ops.distance_box_iou, "ciou": ops.complete_box_iou}
     return {"a": first, "b": second, **{name: f(a, b).item() for name, f in values.items()}}
 
 
@@ -303,8 +318,9 @@ def xyxy(n):
 pairs = [pair_case(a, b) for a, b in zip(xyxy(14), xyxy(14))]
 base = [4, 6, 20, 14]
 pairs += [pair_case(base, b) for b in [
-    base, [20, 6, 30, 14], [4, 14, 20, 30], [20, 14, 25, 18], [8, 8, 12, 10], [0, 0, 40, 40], [4, 6, 20, 10], [4, 6, 12, 14], [100, 200, 110, 260],
-    [8, 2, 16, 18], [6, 6, 22, 14], [4, 8, 20, 16], [8, 6, 16, 22], [0, 0, 4096, 4096], [19.875, 13.875, 21, 15], [11.5, 9.5, 12.5, 10.5],
+    base, [20, 6, 30, 14], [4, 14, 20, 30], [20, 14, 25, 18], [8, 8, 12, 10], [0, 0, 40, 40], [4, 6, 20, 10],
+    [4, 6, 12, 14], [100, 200, 110, 260], [8, 2, 16, 18], [6, 6, 22, 14], [4, 8, 20, 16], [8, 6, 16, 22], [0, 0, 4096, 4096],
+    [19.875, 13.875, 21, 15], [11.5, 9.5, 12.5, 10.5],
 ]]
 
 FIXTURES.mkdir(parents=True, exist_ok=True)

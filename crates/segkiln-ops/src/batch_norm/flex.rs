@@ -2,12 +2,12 @@
 
 use burn::backend::{Flex, tensor::FloatTensor};
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::{BatchNormOps, backward};
 use crate::cpu::{
     memory::{Memory, Shared, all_f32, contiguous, tensor, written},
     simd::{self, Lanes, at_least, total},
+    threads::map,
 };
 
 /// Values that are added up in f32 before they go into an f64 sum.
@@ -39,12 +39,10 @@ impl BatchNormOps for Flex {
         // SAFETY: the channels are all of the values.
         let output = unsafe {
             written(shape, Memory::Allocated, |target| {
-                let channels = (0..planes.channels).into_par_iter();
-                let normalized = channels.map(|channel| {
+                statistics = map(planes.channels, |channel| {
                     let (gamma, beta) = (gamma[channel], beta[channel]);
                     arch.dispatch(Normalize { planes, channel, x, gamma, beta, epsilon, relu, target })
                 });
-                normalized.collect_into_vec(&mut statistics);
             })
         };
         let [mean, variance] = [0, 1].map(|i| statistics.iter().map(|both| both[i]).collect());
@@ -74,8 +72,7 @@ impl BatchNormOps for Flex {
         // SAFETY: the channels are all of the values.
         let output = unsafe {
             written(shape, Memory::Allocated, |target| {
-                let channels = (0..planes.channels).into_par_iter();
-                let of_channels = channels.map(|channel| {
+                gradients = map(planes.channels, |channel| {
                     let inverse = f64::from(variance[channel]) + epsilon;
                     arch.dispatch(NormalizeBackward {
                         planes,
@@ -90,7 +87,6 @@ impl BatchNormOps for Flex {
                         target,
                     })
                 });
-                of_channels.collect_into_vec(&mut gradients);
             })
         };
         let [gamma, beta] = [0, 1].map(|i| gradients.iter().map(|both| both[i]).collect());

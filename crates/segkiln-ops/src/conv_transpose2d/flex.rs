@@ -6,7 +6,6 @@ use burn::{
     tensor::ops::ConvTransposeOptions,
 };
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::ConvTranspose2dOps;
 use crate::{
@@ -14,6 +13,7 @@ use crate::{
     cpu::{
         memory::{all_f32, contiguous, tensor},
         simd::{self, total},
+        threads::map,
     },
 };
 
@@ -71,11 +71,11 @@ impl ConvTranspose2dOps for Flex {
         let grad = contiguous(grad);
         let [batch, channels, height, width] = grad.layout().shape().dims();
         let (grad, size, arch): (&[f32], _, _) = (grad.storage(), height * width, simd::arch());
-        let sums = (0..channels).into_par_iter().map(|channel| {
+        let sums = map(channels, |channel| {
             let planes = (0..batch).map(|image| &grad[(image * channels + channel) * size..][..size]);
             planes.map(|plane| arch.dispatch(Total(plane))).sum::<f64>() as f32
         });
-        tensor(sums.collect(), [channels])
+        tensor(sums, [channels])
     }
 }
 

@@ -3,11 +3,13 @@
 //! - `simd`: registers, chosen when the program runs;
 //! - `matrix`: the matrix product in registers;
 //! - `memory`: tensors, scratch memory and what threads share;
+//! - `threads`: tasks for several threads;
 //! - `pool`: memory of evaluated tensors, kept for the next ones.
 
 pub(crate) mod matrix;
 pub(crate) mod memory;
 mod pool;
 pub(crate) mod simd;
+pub(crate) mod threads;
 
 pub use pool::release_memory;

@@ -2,12 +2,12 @@
 
 use burn::backend::{Flex, tensor::FloatTensor};
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::{MaxPool2dOps, backward, forward};
 use crate::cpu::{
     memory::{Memory, Shared, all_f32, contiguous, written},
     simd::{self, Lanes},
+    threads::for_each,
 };
 
 impl MaxPool2dOps for Flex {
@@ -23,7 +23,7 @@ impl MaxPool2dOps for Flex {
         // SAFETY: the planes are all of the values, and each has its own.
         unsafe {
             written([batch, channels, height / 2, width / 2], Memory::Pooled, |target| {
-                (0..batch * channels).into_par_iter().for_each(|plane| {
+                for_each(batch * channels, |plane| {
                     let x = &x[plane * height * width..][..height * width];
                     arch.dispatch(Halve { x, size: [height, width], target: Shared(target.at(plane * size)) });
                 });
@@ -43,7 +43,7 @@ impl MaxPool2dOps for Flex {
         // SAFETY: the planes are all of the values, and each has its own.
         unsafe {
             written([batch, channels, height, width], Memory::Allocated, |target| {
-                (0..batch * channels).into_par_iter().for_each(|plane| {
+                for_each(batch * channels, |plane| {
                     let (x, grad) = (&x[plane * size..][..size], &grad[plane * half..][..half]);
                     let target = Shared(target.at(plane * size));
                     arch.dispatch(HalveBackward { x, grad, size: [height, width], target });

@@ -7,12 +7,12 @@
 )]
 
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::{Epilogue, Geometry};
 use crate::cpu::{
     memory::{Shared, with_scratch},
     simd::{self, Lanes, MOST_LANES, places},
+    threads::{for_each, for_each_chunk},
 };
 
 /// Values of a band: what stays in a first-level cache or, where a kernel reaches over many rows, in a second-level one.
@@ -137,7 +137,7 @@ pub(super) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], epilogue: 
     let (arch, band) = (simd::arch(), Band::new(geometry));
     let (channels, taps) = (geometry.channels[0], geometry.taps());
     let (plane, output_plane) = (geometry.input_plane(), geometry.output_plane());
-    (0..geometry.batch * channels).into_par_iter().for_each(|index| {
+    for_each(geometry.batch * channels, |index| {
         let channel = index % channels;
         with_scratch([band.len()], |[values]| {
             let x = &x[index * plane..][..plane];
@@ -192,7 +192,7 @@ pub(super) fn input_gradient(
         }
     }
     let (plane, output_plane) = (geometry.input_plane(), geometry.output_plane());
-    (0..geometry.batch * channels).into_par_iter().for_each(|index| {
+    for_each(geometry.batch * channels, |index| {
         with_scratch([band.len()], |[values]| {
             let grad = &grad[index * output_plane..][..output_plane];
             let weight = &weight[index % channels * taps..][..taps];
@@ -220,7 +220,7 @@ pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], grad: &[f32]) -> V
     let (arch, band) = (simd::arch(), Band::new(geometry));
     let (channels, taps) = (geometry.channels[0], geometry.taps());
     let mut gradient = vec![0.0f32; channels * taps];
-    gradient.par_chunks_exact_mut(taps).enumerate().for_each(|(channel, gradient)| {
+    for_each_chunk(&mut gradient, taps, |channel, gradient| {
         with_scratch([band.len()], |[values]| {
             arch.dispatch(WeightGradient { geometry, band, x, grad, channel, values, gradient });
         });

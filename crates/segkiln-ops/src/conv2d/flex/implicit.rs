@@ -14,13 +14,13 @@
 use std::{borrow::Cow, ops::Range};
 
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::{Epilogue, Geometry};
 use crate::cpu::{
     matrix::{Finish, Left, Product, Sizes, kernel_rows},
     memory::{Shared, Temporary, with_scratch},
     simd::{self, Lanes, MOST_LANES, places, prefetch, transpose},
+    threads::{for_each, for_each_chunk},
 };
 
 /// Most pixels of a block.
@@ -347,23 +347,25 @@ fn transposed(
     if depth == 0 {
         return result;
     }
-    result.par_chunks_mut(channels_in * depth).zip(weight.par_chunks(channels_out * channels_in * taps)).for_each(
-        |(result, weight)| {
-            result.par_chunks_mut(CHUNK * depth).enumerate().for_each(|(chunk, result)| {
-                // A few channels out at a time, so that neither side's lines push each other out of the cache.
-                for outs in (0..channels_out).step_by(CHUNK / 2) {
-                    for (index, result) in result.chunks_exact_mut(depth).enumerate() {
-                        for out in outs..channels_out.min(outs + CHUNK / 2) {
-                            let weight = &weight[(out * channels_in + chunk * CHUNK + index) * taps..][..taps];
-                            for (value, tap) in result[out * kernel.len()..].iter_mut().zip(kernel) {
-                                *value = weight[*tap];
-                            }
-                        }
+    // A few channels out at a time, so that neither side's lines push each other out of the cache.
+    let chunks = channels_in.div_ceil(CHUNK);
+    let target = Shared(result.as_mut_ptr());
+    for_each(groups * chunks, |task| {
+        let (group, first) = (task / chunks, task % chunks * CHUNK);
+        let weight = &weight[group * channels_out * channels_in * taps..];
+        for outs in (0..channels_out).step_by(CHUNK / 2) {
+            for channel in first..channels_in.min(first + CHUNK) {
+                for out in outs..channels_out.min(outs + CHUNK / 2) {
+                    let weight = &weight[(out * channels_in + channel) * taps..][..taps];
+                    let place = (group * channels_in + channel) * depth + out * kernel.len();
+                    for (index, tap) in kernel.iter().enumerate() {
+                        // SAFETY: within the result; this channel is this task's.
+                        unsafe { target.at(place + index).write(weight[*tap]) };
                     }
                 }
-            });
-        },
-    );
+            }
+        }
+    });
     result
 }
 
@@ -384,7 +386,7 @@ impl Sweep<'_> {
         // Groups are filled alike.
         let per_task = (self.batch * self.groups * blocks / (2 * TASKS)).clamp(1, self.groups);
         let sets = self.groups.div_ceil(per_task);
-        (0..self.batch * sets * blocks * parts).into_par_iter().for_each(|task| {
+        for_each(self.batch * sets * blocks * parts, |task| {
             let (part, set, block) = (task % parts, task / parts % sets, task / parts / sets);
             let first = block % blocks * size;
             let groups = set * per_task..((set + 1) * per_task).min(self.groups);
@@ -609,7 +611,7 @@ pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], grad: &[f32]) -> V
     // SAFETY: every task writes its channels of its part before they are read.
     let mut rest = unsafe { Temporary::new((parts - 1) * len) };
     let targets = [Shared(gradient.as_mut_ptr()), Shared(rest.as_mut_ptr())];
-    (0..others * parts).into_par_iter().for_each(|task| {
+    for_each(others * parts, |task| {
         let (part, group) = (task % parts, task / parts / (chunks[0] * chunks[1]));
         let (chunk_in, chunk_out) = (task / parts % chunks[0], task / parts / chunks[0] % chunks[1]);
         let range = |index: usize, size: usize, all: usize| index * size..((index + 1) * size).min(all);
@@ -636,7 +638,7 @@ pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], grad: &[f32]) -> V
     });
     // SAFETY: the tasks of the first part have written all channels.
     unsafe { gradient.set_len(len) };
-    gradient.par_chunks_mut(4096).enumerate().for_each(|(chunk, gradient)| {
+    for_each_chunk(&mut gradient, 4096, |chunk, gradient| {
         for part in rest.chunks_exact(len) {
             for (value, other) in gradient.iter_mut().zip(&part[chunk * 4096..]) {
                 *value += other;

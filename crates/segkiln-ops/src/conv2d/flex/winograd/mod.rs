@@ -14,13 +14,13 @@
 )]
 
 use pulp::Arch;
-use rayon::prelude::*;
 
 use super::{Epilogue, Geometry, Kernels};
 use crate::cpu::{
     matrix::Sizes,
     memory::{Shared, Temporary, with_scratch},
     simd,
+    threads::for_each,
 };
 
 mod steps;
@@ -123,7 +123,7 @@ impl Convolution<'_> {
         let transformed = self.transform_kernels(chunk, stride);
         let most = (BLOCK / (POINTS * (channels_in + chunk) * lanes)).clamp(2, 8);
         let per_block = vectors.div_ceil(vectors.div_ceil(most));
-        (0..vectors.div_ceil(per_block)).into_par_iter().for_each(|block| {
+        for_each(vectors.div_ceil(per_block), |block| {
             let first = block * per_block;
             let vectors = per_block.min(vectors - first);
             let panels = Panels { channels: channels_in, vectors, lanes };
@@ -167,7 +167,7 @@ impl Convolution<'_> {
         let panels = Panels { channels: channels_in, vectors, lanes };
         let tiles = &self.transform_input(panels, 0);
         let chunk = step * (BLOCK / (POINTS * channels_in * step)).clamp(1, 4);
-        (0..channels_out.div_ceil(chunk)).into_par_iter().for_each(|index| {
+        for_each(channels_out.div_ceil(chunk), |index| {
             let rows = index * chunk..(index * chunk + chunk).min(channels_out);
             let stride = rows.len().next_multiple_of(step) * channels_in + SKEW;
             let products_stride = rows.len() * vectors * lanes + SKEW;
@@ -219,7 +219,7 @@ impl Convolution<'_> {
             let mut products = unsafe { Temporary::new(POINTS * products_stride) };
             let target = Shared(products.as_mut_ptr());
             let chunks = channels_out.div_ceil(ROWS);
-            (0..POINTS * chunks).into_par_iter().for_each(|task| {
+            for_each(POINTS * chunks, |task| {
                 let (point, row) = (task / chunks, task % chunks * ROWS);
                 arch.dispatch(Multiply {
                     channels_in,
@@ -234,7 +234,7 @@ impl Convolution<'_> {
                     products_stride,
                 });
             });
-            (0..channels_out.div_ceil(step)).into_par_iter().for_each(|index| {
+            for_each(channels_out.div_ceil(step), |index| {
                 let rows = index * step..(index * step + step).min(channels_out);
                 arch.dispatch(TransformOutput {
                     geometry,
@@ -258,7 +258,7 @@ impl Convolution<'_> {
         // SAFETY: all kernels are written.
         let mut transformed = unsafe { Temporary::new(channels_out.div_ceil(chunk) * POINTS * stride) };
         let target = Shared(transformed.as_mut_ptr());
-        (0..channels_out.div_ceil(step)).into_par_iter().for_each(|panel| {
+        for_each(channels_out.div_ceil(step), |panel| {
             let rows = panel * step..(panel * step + step).min(channels_out);
             let (index, row) = (rows.start / chunk, rows.start % chunk);
             // SAFETY: within the buffer; each task has its panel.
@@ -275,7 +275,7 @@ impl Convolution<'_> {
         // SAFETY: all tiles are written.
         let mut transformed = unsafe { Temporary::new(panels.len()) };
         let target = Shared(transformed.as_mut_ptr());
-        (0..panels.channels.div_ceil(CHANNELS)).into_par_iter().for_each(|index| {
+        for_each(panels.channels.div_ceil(CHANNELS), |index| {
             let channels = index * CHANNELS..(index * CHANNELS + CHANNELS).min(panels.channels);
             arch.dispatch(TransformInput { geometry, source, channels, first_tile, panels, target });
         });

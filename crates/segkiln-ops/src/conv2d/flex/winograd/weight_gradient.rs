@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::{
     POINTS, SKEW,
@@ -16,6 +15,7 @@ use crate::{
         matrix::{Finish, Left, Product, Sizes, kernel_rows},
         memory::{Shared, Temporary, with_scratch},
         simd::{self, Lanes, MOST_LANES, transpose},
+        threads::{for_each, for_each_chunk},
     },
 };
 
@@ -192,7 +192,7 @@ pub(in crate::conv2d::flex) fn weight_gradient(geometry: &Geometry, x: &[f32], g
     };
     let pairs = chunks[0] * chunks[1];
     if parts == 1 {
-        (0..pairs).into_par_iter().for_each(|pair| {
+        for_each(pairs, |pair| {
             let (out, input) = (pair / chunks[1], pair % chunks[1]);
             // SAFETY: all sums are written.
             let mut sums = unsafe { Temporary::new(size(out, input)) };
@@ -202,11 +202,11 @@ pub(in crate::conv2d::flex) fn weight_gradient(geometry: &Geometry, x: &[f32], g
     } else {
         // SAFETY: all sums are written that are read.
         let mut sums = unsafe { Temporary::new(pairs * parts * most) };
-        sums.par_chunks_exact_mut(most).enumerate().for_each(|(task, sums)| {
+        for_each_chunk(&mut sums, most, |task, sums| {
             let (pair, part) = (task / parts, task % parts);
             correlate(pair / chunks[1], pair % chunks[1], part, sums);
         });
-        sums.par_chunks_exact_mut(parts * most).enumerate().for_each(|(pair, sums)| {
+        for_each_chunk(&mut sums, parts * most, |pair, sums| {
             let (out, input) = (pair / chunks[1], pair % chunks[1]);
             let (total, others) = sums.split_at_mut(most);
             let len = size(out, input);

@@ -1,0 +1,54 @@
+//! Work for several threads.
+
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use super::memory::Shared;
+
+/// Runs `f` for each task, on this thread and on rayon's; each thread takes the next task when it is done with one.
+///
+/// Rayon's own iterators hand all work to its threads, and a caller that is none of them waits: for a layer of a tenth of
+/// a millisecond that costs as much as the work.
+pub(crate) fn for_each(tasks: usize, f: impl Fn(usize) + Sync) {
+    let helpers = rayon::current_num_threads().min(tasks).saturating_sub(1);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        loop {
+            let task = next.fetch_add(1, Ordering::Relaxed);
+            if task >= tasks {
+                return;
+            }
+            f(task);
+        }
+    };
+    if helpers == 0 {
+        return work();
+    }
+    rayon::in_place_scope(|scope| {
+        for _ in 0..helpers {
+            scope.spawn(|_| work());
+        }
+        work();
+    });
+}
+
+/// What `f` makes of each task.
+pub(crate) fn map<T: Send + Sync>(tasks: usize, f: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let results: Vec<OnceLock<T>> = (0..tasks).map(|_| OnceLock::new()).collect();
+    for_each(tasks, |task| {
+        results[task].get_or_init(|| f(task));
+    });
+    results.into_iter().filter_map(OnceLock::into_inner).collect()
+}
+
+/// Runs `f` for each chunk of `size` values; the last may have fewer.
+pub(crate) fn for_each_chunk(values: &mut [f32], size: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+    let (all, target) = (values.len(), Shared(values.as_mut_ptr()));
+    for_each(all.div_ceil(size), |chunk| {
+        let len = size.min(all - chunk * size);
+        // SAFETY: the chunks are within the values, and each is one task's.
+        f(chunk, unsafe { std::slice::from_raw_parts_mut(target.at(chunk * size), len) });
+    });
+}
