@@ -32,6 +32,48 @@ pub enum CoreError {
         /// Bottom.
         y2: f64,
     },
+    /// A mask without pixels, or with more than can be counted.
+    #[error("a mask needs between 1 and 4,294,967,295 pixels, got {width}x{height}")]
+    MaskSize {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+    },
+    /// Run lengths that are not the mask's.
+    #[error("the runs of a mask of {width}x{height} pixels have {actual} pixels")]
+    MaskCounts {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// Pixels of all runs.
+        actual: u64,
+    },
+    /// A compressed mask that cannot be read.
+    #[error("a compressed mask has {reason} (character {position})")]
+    MaskString {
+        /// Of the character, from 0.
+        position: usize,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// Two masks of different sizes.
+    #[error("masks of {first:?} and {second:?} (width, height) cannot be compared")]
+    MaskMismatch {
+        /// Width and height.
+        first: [u32; 2],
+        /// Width and height.
+        second: [u32; 2],
+    },
+    /// A polygon that cannot be filled.
+    #[error("polygon {index}: {reason}")]
+    Polygon {
+        /// Among those of the object, from 0.
+        index: usize,
+        /// What is wrong.
+        reason: &'static str,
+    },
     /// A palette shorter than the class list.
     #[error("{classes} classes need as many colours, the palette has {colours}")]
     PaletteTooShort {

@@ -1,4 +1,4 @@
-//! Host-side vocabulary shared by the segkiln crates: what a label map, a class list and a palette are.
+//! Host-side vocabulary shared by the segkiln crates: what a label map, a class list, a palette, a box and a mask are.
 //!
 //! Nothing here knows of tensors or of Burn. The types carry meaning: a [`LabelMap`] always has as many values as
 //! pixels, a [`Classes`] always has a name and a colour for each class.
@@ -8,9 +8,12 @@ mod classes;
 mod error;
 mod label_map;
 mod palette;
+mod polygon;
+mod rle;
 
 pub use bbox::BBox;
 pub use classes::Classes;
 pub use error::{CoreError, Result};
 pub use label_map::LabelMap;
 pub use palette::{Palette, Rgb};
+pub use rle::Rle;
