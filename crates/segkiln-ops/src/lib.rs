@@ -7,7 +7,7 @@
 //!   kernel; the deprecated NdArray);
 //! - `autodiff.rs`: the gradient, written by hand, for every backend at once.
 //!
-//! A new operator is a copy of such a folder. What its CPU file is made of is in `cpu`.
+//! `nms` needs no tensors. A new operator is a copy of such a folder. What its CPU file is made of is in `cpu`.
 
 // The backend is deprecated upstream and kept as an option here.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
@@ -18,6 +18,7 @@ pub mod conv_transpose2d;
 #[cfg(feature = "flex")]
 mod cpu;
 pub mod max_pool2d;
+mod nms;
 pub mod resize;
 
 pub use batch_norm::{BatchNormOutput, batch_norm_train};
@@ -26,6 +27,7 @@ pub use conv2d::{conv2d, conv2d_affine};
 #[cfg(feature = "flex")]
 pub use cpu::release_memory;
 pub use max_pool2d::max_pool2d;
+pub use nms::{batched_nms, nms};
 pub use resize::{ResizeMode, resize};
 
 /// The devices that operators' tests run on: `SEGKILN_TEST_DEVICES`, comma-separated names, or the default CPU device.
