@@ -17,7 +17,7 @@ use clap::Parser;
 use segkiln::{
     metrics::losses::{CrossEntropyLossConfig, SegmentationLoss},
     models::unet::{UNet, UNetConfig},
-    ops::conv2d,
+    ops::{conv2d, nms},
     select_device,
 };
 use serde_json::json;
@@ -54,12 +54,13 @@ fn case(name: &str, device: &Device) -> Option<Case> {
         "unet32_infer_256" => unet_infer(32, 256, device),
         "unet64_infer_512" => unet_infer(64, 512, device),
         "unet32_train_256" => unet_train(32, 256, 2, device),
+        "nms_10000" => suppression(10_000, device),
         _ => Convolution::parse(name)?.case(device),
     })
 }
 
-const KNOWN: &str = "unet32_infer_256, unet64_infer_512, unet32_train_256, conv_iCI_oCO_kK_sS_dD_gG_nN and the same with \
-                     _backward";
+const KNOWN: &str = "unet32_infer_256, unet64_infer_512, unet32_train_256, nms_10000, conv_iCI_oCO_kK_sS_dD_gG_nN and the \
+                     same with _backward";
 
 fn main() -> ExitCode {
     common::main(run)
@@ -115,6 +116,23 @@ fn unet_train(base: usize, side: usize, batch: usize, device: &Device) -> Case {
         unet = Some(optimizer.step(1e-3, model, gradients));
         value.into_scalar::<f32>();
         device.sync().expect("the device finishes its work");
+    })
+}
+
+/// Boxes of 1 to 101 pixels a side on 1000×1000, at an overlap of a half.
+fn suppression(count: usize, device: &Device) -> Case {
+    let uniform = |count: usize, most: f64| {
+        let values = Tensor::<1>::random([count], Distribution::Uniform(0.0, most), device);
+        values.into_data().try_into_vec::<f32>().expect("f32 values")
+    };
+    let (corners, sizes) = (uniform(2 * count, 1000.0), uniform(2 * count, 100.0));
+    let boxes: Vec<[f32; 4]> = (0..2 * count)
+        .step_by(2)
+        .map(|i| [corners[i], corners[i + 1], corners[i] + sizes[i] + 1.0, corners[i + 1] + sizes[i + 1] + 1.0])
+        .collect();
+    let scores = uniform(count, 1.0);
+    Box::new(move || {
+        std::hint::black_box(nms(&boxes, &scores, 0.5));
     })
 }
 

@@ -1,15 +1,13 @@
 use burn::{
-    backend::{
-        Flex,
-        flex::{FlexTensor, Layout},
-        ops::FloatTensorOps,
-        tensor::FloatTensor,
-    },
-    tensor::{Bytes, DType, Shape},
+    backend::{Flex, flex::FlexTensor, ops::FloatTensorOps, tensor::FloatTensor},
+    tensor::DType,
 };
-use rayon::prelude::*;
 
 use super::{ResizeMode, ResizeOps, Tap, taps};
+use crate::cpu::{
+    memory::{Memory, written},
+    threads::for_each,
+};
 
 impl ResizeOps for Flex {
     fn resize(x: FloatTensor<Self>, size: [usize; 2], mode: ResizeMode) -> FloatTensor<Self> {
@@ -57,12 +55,17 @@ fn by_plane(x: FlexTensor, size: [usize; 2], plane: impl Fn(&[f32], &mut [f32]) 
     let dtype = x.dtype();
     let x = if dtype == DType::F32 { x } else { Flex::float_cast(x, DType::F32.into()) }.to_contiguous();
     let [n, c, height, width] = x.layout().shape().dims();
-    let mut output = vec![0.0f32; n * c * size[0] * size[1]];
-    output
-        .par_chunks_exact_mut(size[0] * size[1])
-        .zip(x.storage::<f32>().par_chunks_exact(height * width))
-        .for_each(|(output, input)| plane(input, output));
-    let shape = Shape::new([n, c, size[0], size[1]]);
-    let output = FlexTensor::new(Bytes::from_elems(output), Layout::contiguous(shape), DType::F32);
+    let (input, area) = (x.storage::<f32>(), size[0] * size[1]);
+    // SAFETY: the planes are all of the values, and each has its own.
+    let output = unsafe {
+        written([n, c, size[0], size[1]], Memory::Allocated, |target| {
+            for_each(n * c, |index| {
+                let target = target.at(index * area);
+                target.write_bytes(0, area);
+                let output = std::slice::from_raw_parts_mut(target, area);
+                plane(&input[index * height * width..][..height * width], output);
+            });
+        })
+    };
     if dtype == DType::F32 { output } else { Flex::float_cast(output, dtype.into()) }
 }
