@@ -7,7 +7,7 @@
 //!   kernel; the deprecated NdArray);
 //! - `autodiff.rs`: the gradient, written by hand, for every backend at once.
 //!
-//! `nms` needs no tensors. A new operator is a copy of such a folder. What its CPU file is made of is in `cpu`.
+//! A new operator is a copy of such a folder; what its CPU file is made of is in `cpu`. `nms` needs no tensors and is a file.
 
 // The backend is deprecated upstream and kept as an option here.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
