@@ -1,5 +1,7 @@
 //! Non-maximum suppression, as torchvision computes it: on the host, where detections are decoded.
 
+use std::cmp::Ordering;
+
 /// The boxes that remain when each is left out that overlaps one of a higher score by more than `iou_threshold`: their
 /// indices, by falling score. Of equal scores the first comes first.
 ///
@@ -33,13 +35,13 @@ pub fn batched_nms(boxes: &[[f32; 4]], scores: &[f32], classes: &[u32], iou_thre
     let mut all: Vec<usize> =
         by_class.flat_map(|indices| kept(boxes, scores, indices.to_vec(), iou_threshold)).collect();
     all.sort_unstable();
-    all.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+    all.sort_by(|a, b| falling(scores[*a], scores[*b]));
     all
 }
 
 /// Those of the boxes `order` that remain.
 fn kept(boxes: &[[f32; 4]], scores: &[f32], mut order: Vec<usize>, iou_threshold: f64) -> Vec<usize> {
-    order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+    order.sort_by(|a, b| falling(scores[*a], scores[*b]));
     // An f32 is above the threshold where it is above the largest f32 that is not.
     let mut threshold = iou_threshold as f32;
     if f64::from(threshold) > iou_threshold {
@@ -68,6 +70,11 @@ fn kept(boxes: &[[f32; 4]], scores: &[f32], mut order: Vec<usize>, iou_threshold
         }
     }
     kept
+}
+
+/// The order of falling scores; what is not a number comes first, and zeros are equal.
+fn falling(a: f32, b: f32) -> Ordering {
+    b.partial_cmp(&a).unwrap_or_else(|| b.is_nan().cmp(&a.is_nan()))
 }
 
 /// [`f32::max`] without its care for what is not a number, which torchvision does not take either.

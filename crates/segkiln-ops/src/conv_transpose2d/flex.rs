@@ -43,7 +43,7 @@ impl ConvTranspose2dOps for Flex {
         options: ConvTransposeOptions<2>,
     ) -> FloatTensor<Self> {
         match convolution(&x, &weight, &options) {
-            Some(geometry) if all_f32(&[&weight, &grad]) => forward(&geometry, contiguous(grad), weight, None),
+            Some(geometry) if all_f32(&[&weight, &grad]) => forward(&geometry, grad, weight, None),
             _ => <Flex as ModuleOps<Flex>>::conv_transpose2d_x_backward(weight, grad, options),
         }
     }
@@ -55,7 +55,7 @@ impl ConvTranspose2dOps for Flex {
         options: ConvTransposeOptions<2>,
     ) -> FloatTensor<Self> {
         match convolution(&x, &weight, &options) {
-            Some(geometry) if all_f32(&[&x, &grad]) => weight_gradient(&geometry, contiguous(grad), x),
+            Some(geometry) if all_f32(&[&x, &grad]) => weight_gradient(&geometry, grad, x),
             _ => <Flex as ModuleOps<Flex>>::conv_transpose2d_weight_backward(x, weight, grad, options),
         }
     }

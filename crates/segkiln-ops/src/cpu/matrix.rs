@@ -79,16 +79,14 @@ impl Product {
     #[inline(always)]
     unsafe fn fixed<S: Simd, const ROWS: usize, const VECTORS: usize>(self, simd: S, finish: Finish) {
         let Self { depth, left, right, right_stride, output, output_stride, rows, columns } = self;
-        // Rows that are not wanted are the last one again.
-        let (left, step, mut offsets) = match left {
-            Left::Panel(left) => (left, kernel_rows::<S>(), [0; ROWS]),
-            Left::Rows(left, _) => (left, 1, [0; ROWS]),
+        // Rows that are not wanted are the last one again; a panel has them all.
+        let (left, step, stride, last) = match left {
+            Left::Panel(left) => (left, kernel_rows::<S>(), 1, ROWS - 1),
+            Left::Rows(left, stride) => (left, 1, stride, rows - 1),
         };
+        let mut offsets = [0; ROWS];
         for (i, offset) in offsets.iter_mut().enumerate() {
-            *offset = match self.left {
-                Left::Panel(_) => i,
-                Left::Rows(_, stride) => i.min(rows - 1) * stride,
-            };
+            *offset = i.min(last) * stride;
         }
         let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
         // SAFETY: the caller's promise.

@@ -1,5 +1,5 @@
-//! Memory of the large tensors of an evaluation and of what is computed in between, kept for the next ones: a page that the system hands out anew costs more
-//! than all that an operator does with its values.
+//! Memory of the large tensors of an evaluation and of what is computed in between, kept for the next ones: a page that
+//! the system hands out anew costs more than all that an operator does with its values.
 
 use std::{
     collections::VecDeque,

@@ -162,10 +162,11 @@ pub(super) fn input_gradient(
         let turned: Vec<f32> = weight.chunks_exact(taps).flat_map(|kernel| kernel.iter().rev().copied()).collect();
         return forward(&adjoint, grad, &turned, epilogue, output);
     }
-    let reach = [0, 1]
-        .map(|axis| -> Vec<_> { (0..geometry.stride[axis]).map(|phase| geometry.reaching(axis, phase)).collect() });
+    let [rows, columns] = geometry.stride;
+    let taps_of: Vec<_> =
+        (0..rows * columns).map(|phase| geometry.reaching([phase / columns, phase % columns])).collect();
     let ends = [0, 1].map(|axis| {
-        let offsets = reach[axis].iter().flatten().map(|(_, offset)| *offset);
+        let offsets = taps_of.iter().flatten().map(|(_, offset)| offset[axis]);
         offsets.fold([0, 0], |[low, high], offset| [offset.min(low), offset.max(high)])
     });
     // What the pixels of all phases read, as if it were one convolution of stride 1.
@@ -180,17 +181,11 @@ pub(super) fn input_gradient(
     };
     let (arch, band, channels) = (simd::arch(), Band::new(&reader), geometry.channels[0]);
     // Place and tap, by phase.
-    let mut phases = Vec::new();
-    for rows in &reach[0] {
-        for columns in &reach[1] {
-            let both = rows.iter().flat_map(|row| columns.iter().map(move |column| (row, column)));
-            let tap = |(row, column): (&(usize, isize), &(usize, isize))| {
-                let place = (row.1 - ends[0][0]).unsigned_abs() * band.row() + (column.1 - ends[1][0]).unsigned_abs();
-                (place, row.0 * geometry.kernel[1] + column.0)
-            };
-            phases.push(both.map(tap).collect());
-        }
-    }
+    let place = |(tap, offset): &(usize, [isize; 2])| {
+        let [row, column] = [0, 1].map(|axis| (offset[axis] - ends[axis][0]).unsigned_abs());
+        (row * band.row() + column, *tap)
+    };
+    let phases: Vec<Vec<_>> = taps_of.iter().map(|taps| taps.iter().map(place).collect()).collect();
     let (plane, output_plane) = (geometry.input_plane(), geometry.output_plane());
     for_each(geometry.batch * channels, |index| {
         with_scratch([band.len()], |[values]| {

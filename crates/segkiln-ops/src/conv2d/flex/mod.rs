@@ -15,6 +15,9 @@ mod depthwise;
 mod implicit;
 mod winograd;
 
+/// Tasks wanted; fixed, so that sums do not depend on the number of threads.
+const TASKS: usize = 32;
+
 /// How a convolution is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Method {
@@ -83,7 +86,7 @@ pub(crate) fn forward(
     weight: FlexTensor,
     epilogue: Option<Epilogue>,
 ) -> FlexTensor {
-    let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
+    let (x, weight) = (contiguous(x), weight.to_contiguous());
     let (x, weight) = (x.storage(), weight.storage());
     let memory = memory(epilogue);
     // SAFETY: every method writes every value.
@@ -124,7 +127,7 @@ pub(crate) fn input_gradient(
 }
 
 pub(crate) fn weight_gradient(geometry: &Geometry, x: FlexTensor, grad: FlexTensor) -> FlexTensor {
-    let (x, grad) = (x.to_contiguous(), contiguous(grad));
+    let (x, grad) = (contiguous(x), contiguous(grad));
     let (x, grad) = (x.storage(), grad.storage());
     let gradient = match geometry.method() {
         Method::Winograd => winograd::weight_gradient(geometry, x, grad),
@@ -226,12 +229,17 @@ impl Geometry {
         })
     }
 
-    /// Along an axis, the taps that lead to an output from the inputs `i · stride + phase`, and how far from `i` it is.
-    fn reaching(&self, axis: usize, phase: usize) -> Vec<(usize, isize)> {
-        let offset = |tap: usize| (phase + self.padding[axis]) as isize - (tap * self.dilation[axis]) as isize;
-        let stride = self.stride[axis] as isize;
-        let taps = (0..self.kernel[axis]).filter(|tap| offset(*tap).rem_euclid(stride) == 0);
-        taps.map(|tap| (tap, offset(tap).div_euclid(stride))).collect()
+    /// The taps that lead to an output from the inputs `(i, j) · stride + phase`, and how far from `(i, j)` it is.
+    fn reaching(&self, phase: [usize; 2]) -> Vec<(usize, [isize; 2])> {
+        let [rows, columns] = [0, 1].map(|axis| -> Vec<(usize, isize)> {
+            let offset =
+                |tap: usize| (phase[axis] + self.padding[axis]) as isize - (tap * self.dilation[axis]) as isize;
+            let stride = self.stride[axis] as isize;
+            let taps = (0..self.kernel[axis]).filter(|tap| offset(*tap).rem_euclid(stride) == 0);
+            taps.map(|tap| (tap, offset(tap).div_euclid(stride))).collect()
+        });
+        let both = rows.iter().flat_map(|row| columns.iter().map(move |column| (row, column)));
+        both.map(|(row, column)| (row.0 * self.kernel[1] + column.0, [row.1, column.1])).collect()
     }
 
     fn method(&self) -> Method {

@@ -15,7 +15,7 @@ use std::{borrow::Cow, ops::Range};
 
 use pulp::{Simd, WithSimd};
 
-use super::{Epilogue, Geometry};
+use super::{Epilogue, Geometry, TASKS};
 use crate::cpu::{
     matrix::{Finish, Left, Product, Sizes, kernel_rows},
     memory::{Shared, with_scratch},
@@ -34,8 +34,6 @@ const BLOCK: usize = 256;
 /// Values of a block's matrices, as far as the block has two registers of pixels: what stays in a second-level cache of
 /// 1 MiB.
 const MATRIX: usize = 1 << 17;
-/// Tasks wanted; fixed, so that sums do not depend on the number of threads.
-const TASKS: usize = 32;
 
 /// Some of the target's pixels, which all have the same taps.
 struct Phase<'a> {
@@ -89,10 +87,7 @@ pub(super) fn input_gradient(
     let (mut taps, mut phases): (Vec<Vec<Tap>>, Vec<Phase>) = (Vec::new(), Vec::new());
     for row in 0..geometry.stride[0] {
         for column in 0..geometry.stride[1] {
-            let (rows, columns) = (geometry.reaching(0, row), geometry.reaching(1, column));
-            let both = rows.iter().flat_map(|row| columns.iter().map(move |column| (row, column)));
-            let (kernel, offsets): (Vec<usize>, Vec<Tap>) =
-                both.map(|(row, column)| (row.0 * geometry.kernel[1] + column.0, [row.1, column.1])).unzip();
+            let (kernel, offsets): (Vec<usize>, Vec<Tap>) = geometry.reaching([row, column]).into_iter().unzip();
             let index = taps.iter().position(|taps| *taps == offsets).unwrap_or_else(|| {
                 taps.push(offsets);
                 taps.len() - 1
@@ -307,14 +302,18 @@ impl Block<'_> {
         let ([height, target_width], [_, columns]) = (sweep.target, sweep.step);
         let phases = &sweep.phases[phase_row * columns..][..columns];
         let first_plane = (self.image * sweep.groups + group) * sweep.channels[1];
+        let mut matrices = Vec::with_capacity(columns);
+        for phase in phases {
+            matrices.push(self.matrix::<S>(phase));
+        }
         let mut products = vec![0.0f32; columns * 8 * width];
         let mut line = vec![0.0f32; columns * width];
         for first in self.channels.clone().step_by(kernel_rows::<S>()) {
             let rows = kernel_rows::<S>().min(self.channels.end - first);
             for (pair, pixel) in self.pixels.clone().step_by(width).enumerate() {
                 let count = width.min(self.pixels.end - pixel);
-                for (phase, products) in phases.iter().zip(products.chunks_exact_mut(8 * width)) {
-                    let (depth, matrix) = self.matrix::<S>(phase);
+                for (index, products) in products.chunks_exact_mut(8 * width).enumerate() {
+                    let (phase, (depth, matrix)) = (&phases[index], matrices[index]);
                     let weight = &phase.weight[group * sweep.channels[1] * depth..];
                     let product = Product {
                         depth,

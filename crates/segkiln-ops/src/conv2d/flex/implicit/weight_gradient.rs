@@ -4,12 +4,9 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::{
-    TASKS,
-    filling::{Filling, Reader, Tap},
-};
+use super::filling::{Filling, Reader, Tap};
 use crate::{
-    conv2d::flex::Geometry,
+    conv2d::flex::{Geometry, TASKS},
     cpu::{
         matrix::{Finish, Left, Product, Sizes, kernel_rows},
         memory::{Shared, Temporary, with_scratch},

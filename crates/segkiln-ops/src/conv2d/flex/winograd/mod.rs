@@ -13,6 +13,8 @@
     reason = "what is compiled for wide registers is plain loops and arguments: closures and iterators may stay calls"
 )]
 
+use std::ops::Range;
+
 use pulp::Arch;
 
 use super::{Epilogue, Geometry, Kernels};
@@ -115,7 +117,7 @@ struct Convolution<'a> {
 impl Convolution<'_> {
     /// Many tiles: all kernels are transformed first, and the tasks are blocks of tiles.
     fn by_tiles(&self) {
-        let &Self { arch, lanes, step, geometry, source, epilogue, output, vectors, .. } = self;
+        let &Self { arch, lanes, step, geometry, source, vectors, .. } = self;
         let [channels_in, channels_out] = geometry.channels;
         // `[chunk][point][...]`
         let chunk = 64.min(channels_out.next_multiple_of(step));
@@ -128,33 +130,13 @@ impl Convolution<'_> {
             let vectors = per_block.min(vectors - first);
             let panels = Panels { channels: channels_in, vectors, lanes };
             let first_tile = first * lanes;
-            let products_stride = chunk * vectors * lanes + SKEW;
-            with_scratch([panels.len(), POINTS * products_stride], |[tiles, products]| {
+            let products = POINTS * (chunk * vectors * lanes + SKEW);
+            with_scratch([panels.len(), products], |[tiles, products]| {
                 let (target, channels) = (Shared(tiles.as_mut_ptr()), 0..channels_in);
                 arch.dispatch(TransformInput { geometry, source, channels, first_tile, panels, target });
                 for (index, kernels) in transformed.chunks_exact(POINTS * stride).enumerate() {
                     let rows = index * chunk..(index * chunk + chunk).min(channels_out);
-                    arch.dispatch(Multiply {
-                        channels_in,
-                        points: 0..POINTS,
-                        kernels,
-                        kernels_stride: stride,
-                        rows: rows.len(),
-                        tiles,
-                        panels,
-                        products: Shared(products.as_mut_ptr()),
-                        products_stride,
-                    });
-                    arch.dispatch(TransformOutput {
-                        geometry,
-                        rows,
-                        vectors,
-                        first_tile,
-                        products,
-                        products_stride,
-                        epilogue,
-                        output,
-                    });
+                    self.multiply((kernels, stride), rows, tiles, panels, first_tile, products);
                 }
             });
         });
@@ -162,7 +144,7 @@ impl Convolution<'_> {
 
     /// Few tiles: all are transformed first, and the tasks are output channels.
     fn by_channels(&self) {
-        let &Self { arch, lanes, step, geometry, kernels, epilogue, output, vectors, .. } = self;
+        let &Self { arch, lanes, step, geometry, kernels, vectors, .. } = self;
         let [channels_in, channels_out] = geometry.channels;
         let panels = Panels { channels: channels_in, vectors, lanes };
         let tiles = &self.transform_input(panels, 0);
@@ -170,31 +152,11 @@ impl Convolution<'_> {
         for_each(channels_out.div_ceil(chunk), |index| {
             let rows = index * chunk..(index * chunk + chunk).min(channels_out);
             let stride = rows.len().next_multiple_of(step) * channels_in + SKEW;
-            let products_stride = rows.len() * vectors * lanes + SKEW;
-            with_scratch([POINTS * stride, POINTS * products_stride], |[transformed, products]| {
+            let products = POINTS * (rows.len() * vectors * lanes + SKEW);
+            with_scratch([POINTS * stride, products], |[transformed, products]| {
                 let target = Shared(transformed.as_mut_ptr());
                 arch.dispatch(TransformKernels { kernels, channels_in, rows: rows.clone(), stride, target });
-                arch.dispatch(Multiply {
-                    channels_in,
-                    points: 0..POINTS,
-                    kernels: transformed,
-                    kernels_stride: stride,
-                    rows: rows.len(),
-                    tiles,
-                    panels,
-                    products: Shared(products.as_mut_ptr()),
-                    products_stride,
-                });
-                arch.dispatch(TransformOutput {
-                    geometry,
-                    rows,
-                    vectors,
-                    first_tile: 0,
-                    products,
-                    products_stride,
-                    epilogue,
-                    output,
-                });
+                self.multiply((transformed, stride), rows, tiles, panels, 0, products);
             });
         });
     }
@@ -248,6 +210,41 @@ impl Convolution<'_> {
                 });
             });
         }
+    }
+
+    /// The outputs of some channels and tiles, from the channels' transformed kernels and how far apart their points are.
+    fn multiply(
+        &self,
+        (kernels, kernels_stride): (&[f32], usize),
+        rows: Range<usize>,
+        tiles: &[f32],
+        panels: Panels,
+        first_tile: usize,
+        products: &mut [f32],
+    ) {
+        let &Self { arch, geometry, epilogue, output, .. } = self;
+        let products_stride = rows.len() * panels.vectors * panels.lanes + SKEW;
+        arch.dispatch(Multiply {
+            channels_in: panels.channels,
+            points: 0..POINTS,
+            kernels,
+            kernels_stride,
+            rows: rows.len(),
+            tiles,
+            panels,
+            products: Shared(products[..POINTS * products_stride].as_mut_ptr()),
+            products_stride,
+        });
+        arch.dispatch(TransformOutput {
+            geometry,
+            rows,
+            vectors: panels.vectors,
+            first_tile,
+            products,
+            products_stride,
+            epilogue,
+            output,
+        });
     }
 
     /// All kernels: `[chunk of output channels][point][kernel_rows output channels][input channel][output channel]`, with

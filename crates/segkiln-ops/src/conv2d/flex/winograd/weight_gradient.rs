@@ -10,7 +10,7 @@ use super::{
     transforms::{gradient_points, input_points, kernel_gradient_column},
 };
 use crate::{
-    conv2d::flex::Geometry,
+    conv2d::flex::{Geometry, TASKS},
     cpu::{
         matrix::{Finish, Left, Product, Sizes, kernel_rows},
         memory::{Shared, Temporary, with_scratch},
@@ -21,8 +21,6 @@ use crate::{
 
 /// Channels whose weights' gradients are one task.
 const CHUNK: usize = 64;
-/// Tasks wanted; fixed, so that sums do not depend on the number of threads.
-const TASKS: usize = 32;
 /// Registers of tiles that are transformed before they are multiplied.
 const GRADIENT_VECTORS: usize = 2;
 
