@@ -18,6 +18,7 @@
 //! assert_eq!(logits.dims(), [1, 2, 50, 37]);
 //! ```
 
+pub mod backbones;
 mod card;
 pub mod layers;
 mod model;

@@ -4,13 +4,12 @@ use std::path::Path;
 
 use burn::{
     module::Module,
-    nn::activation::ActivationConfig,
     store::{ModuleSnapshot, SafetensorsStore},
     tensor::{Device, Tensor, TensorData},
 };
 use safetensors::SafeTensors;
 use segkiln_models::{
-    layers::{NormConfig, UpsampleConfig},
+    layers::{Activation, NormConfig, UpsampleConfig},
     unet::*,
 };
 
@@ -123,7 +122,7 @@ fn unet() {
             .with_base(4)
             .with_depth(2)
             .with_norm(NormConfig::Instance)
-            .with_activation(ActivationConfig::Gelu),
+            .with_activation(Activation::Gelu),
     );
     check("unet_paper", UNetConfig::paper().with_base(4).with_depth(2).with_dropout(0.0));
 }

@@ -2,8 +2,7 @@ use burn::{
     config::Config,
     module::{Module, Param},
     nn::{
-        PaddingConfig2d,
-        activation::{Activation, ActivationConfig},
+        Initializer, PaddingConfig2d,
         conv::{Conv2d, Conv2dConfig},
     },
     tensor::{
@@ -11,12 +10,11 @@ use burn::{
         ops::{ConvOptions, MaxPoolOptions},
     },
 };
-
 use segkiln_ops::conv2d_affine;
 
 use super::{
-    Norm, NormConfig,
-    norm::{affine, batch_train, trains},
+    Activation, Norm, NormConfig,
+    norm::{batch_train, trains},
 };
 
 /// Configuration of a [`ConvBlock`].
@@ -29,28 +27,49 @@ pub struct ConvBlockConfig {
     /// Side of the square kernel.
     #[config(default = 3)]
     pub kernel: usize,
-    /// Zeros around the input: `kernel / 2` keeps height and width, 0 is a valid convolution.
+    /// Pixels from one output to the next.
+    #[config(default = 1)]
+    pub stride: usize,
+    /// Zeros around the input: `kernel / 2 · dilation` keeps height and width at stride 1, 0 is a valid convolution.
     #[config(default = 1)]
     pub padding: usize,
+    /// Pixels from one tap of the kernel to the next.
+    #[config(default = 1)]
+    pub dilation: usize,
+    /// Groups of channels that do not see each other; as many as channels for a depthwise convolution.
+    #[config(default = 1)]
+    pub groups: usize,
+    /// How the weight begins; PyTorch's default is Kaiming uniform.
+    #[config(default = "default_initializer()")]
+    pub initializer: Initializer,
     /// What follows the convolution. With a norm the convolution has no bias, which the norm's shift replaces.
     #[config(default = "NormConfig::default()")]
     pub norm: NormConfig,
     /// What follows the norm.
-    #[config(default = "ActivationConfig::Relu")]
-    pub activation: ActivationConfig,
+    #[config(default = "Activation::Relu")]
+    pub activation: Activation,
+}
+
+/// PyTorch's: uniform within `1 / √fan_in`.
+pub(crate) fn default_initializer() -> Initializer {
+    Initializer::KaimingUniform { gain: 1.0 / 3f64.sqrt(), fan_out_only: false }
 }
 
 impl ConvBlockConfig {
-    /// A block with random weights (Kaiming uniform, PyTorch's default).
+    /// A block with random weights.
     pub fn init(&self, device: &Device) -> ConvBlock {
         let norm = self.norm.init(self.out_channels, device);
         ConvBlock {
             conv: Conv2dConfig::new([self.in_channels, self.out_channels], [self.kernel; 2])
+                .with_stride([self.stride; 2])
                 .with_padding(PaddingConfig2d::Explicit(self.padding, self.padding, self.padding, self.padding))
+                .with_dilation([self.dilation; 2])
+                .with_groups(self.groups)
+                .with_initializer(self.initializer.clone())
                 .with_bias(norm.is_none())
                 .init(device),
             norm,
-            activation: self.activation.init(device),
+            activation: self.activation,
         }
     }
 }
@@ -63,35 +82,44 @@ pub struct ConvBlock {
     /// The normalisation, if there is one.
     pub norm: Option<Norm>,
     /// The activation.
+    #[module(skip)]
     pub activation: Activation,
 }
 
 impl ConvBlock {
     /// # Shapes
     /// - `x`: `[batch, in_channels, height, width]`
-    /// - output: `[batch, out_channels, height', width']`, the same height and width where the padding is `kernel / 2`
+    /// - output: `[batch, out_channels, height', width']`, the same height and width where stride is 1 and the padding
+    ///   `kernel / 2 · dilation`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let relu = matches!(self.activation, Activation::Relu(_));
-        match &self.norm {
-            // Where they can be, norm and ReLU are computed with what is before them, and not in passes of their own.
-            Some(Norm::Batch(norm)) => {
-                let x = match (trains(norm, &x), options(&self.conv)) {
-                    (true, _) => batch_train(norm, conv2d(&self.conv, x), relu),
-                    (false, Some(options)) if self.conv.bias.is_none() => {
-                        let [scale, shift] = affine(norm, &x.device());
-                        let range = relu.then_some([0.0, f32::INFINITY]);
-                        conv2d_affine(x, self.conv.weight.val(), scale, shift, range, options)
-                    }
-                    (false, _) => {
-                        let x = norm.forward(conv2d(&self.conv, x));
-                        if relu { self.activation.forward(x) } else { x }
-                    }
-                };
-                if relu { x } else { self.activation.forward(x) }
-            }
-            Some(norm) => self.activation.forward(norm.forward(conv2d(&self.conv, x))),
-            None => self.activation.forward(conv2d(&self.conv, x)),
+        conv_norm(&self.conv, self.norm.as_ref(), self.activation, x)
+    }
+}
+
+/// Convolution, normalisation, activation: computed at once where they can be, and not in passes of their own.
+pub fn conv_norm(conv: &Conv2d, norm: Option<&Norm>, activation: Activation, x: Tensor<4>) -> Tensor<4> {
+    let range = activation.range();
+    // What a convolution without gradients does while its output is in the cache.
+    if let (Some(options), false) = (options(conv), x.is_autodiff()) {
+        let affine = match (norm, &conv.bias) {
+            (Some(norm), None) => norm.affine(&x.device()),
+            (None, Some(bias)) => Some([bias.val().ones_like(), bias.val()]),
+            _ => None,
+        };
+        if let Some([scale, shift]) = affine {
+            let y = conv2d_affine(x, conv.weight.val(), scale, shift, range, options);
+            return if range.is_some() { y } else { activation.forward(y) };
         }
+    }
+    let y = conv2d(conv, x);
+    match norm {
+        Some(Norm::Batch(norm)) if trains(norm, &y) => {
+            let relu = activation == Activation::Relu;
+            let y = batch_train(norm, y, relu);
+            if relu { y } else { activation.forward(y) }
+        }
+        Some(norm) => activation.forward(norm.forward(y)),
+        None => activation.forward(y),
     }
 }
 
@@ -119,4 +147,13 @@ fn options(conv: &Conv2d) -> Option<ConvOptions<2>> {
 /// `[n, c, h, w]` → `[n, c, h / 2, w / 2]`
 pub fn max_pool2d(x: Tensor<4>) -> Tensor<4> {
     segkiln_ops::max_pool2d(x, MaxPoolOptions::new([2, 2]))
+}
+
+/// 3×3 max pooling with stride 2 and padding 1, of ResNet's stem.
+///
+/// # Shapes
+/// `[n, c, h, w]` → `[n, c, ⌈h / 2⌉, ⌈w / 2⌉]`
+pub fn max_pool2d_overlapping(x: Tensor<4>) -> Tensor<4> {
+    let options = MaxPoolOptions::new([3, 3]);
+    segkiln_ops::max_pool2d(x, MaxPoolOptions { stride: [2, 2], padding: [(1, 1), (1, 1)], ..options })
 }

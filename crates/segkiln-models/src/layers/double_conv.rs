@@ -1,11 +1,10 @@
 use burn::{
     config::Config,
     module::Module,
-    nn::activation::ActivationConfig,
     tensor::{Device, Tensor},
 };
 
-use super::{ConvBlock, ConvBlockConfig, NormConfig};
+use super::{Activation, ConvBlock, ConvBlockConfig, NormConfig};
 
 /// Configuration of a [`DoubleConv`].
 #[derive(Config, Debug)]
@@ -21,8 +20,8 @@ pub struct DoubleConvConfig {
     #[config(default = "NormConfig::default()")]
     pub norm: NormConfig,
     /// Activation after each normalisation.
-    #[config(default = "ActivationConfig::Relu")]
-    pub activation: ActivationConfig,
+    #[config(default = "Activation::Relu")]
+    pub activation: Activation,
 }
 
 impl DoubleConvConfig {
@@ -32,7 +31,7 @@ impl DoubleConvConfig {
             ConvBlockConfig::new(in_channels, self.out_channels)
                 .with_padding(self.padding)
                 .with_norm(self.norm.clone())
-                .with_activation(self.activation.clone())
+                .with_activation(self.activation)
                 .init(device)
         };
         DoubleConv { first: block(self.in_channels), second: block(self.out_channels) }

@@ -1,6 +1,6 @@
 use burn::{
     config::Config,
-    module::Module,
+    module::{Module, RunningState},
     nn::{BatchNorm, BatchNormConfig, GroupNorm, GroupNormConfig, InstanceNorm, InstanceNormConfig},
     tensor::{Device, Tensor},
 };
@@ -15,6 +15,11 @@ pub enum NormConfig {
         epsilon: f64,
         /// Share of the new batch in the running statistics.
         momentum: f64,
+    },
+    /// Batch normalisation that keeps the statistics and the scale that it was given: for fine-tuning with small batches.
+    Frozen {
+        /// Added to the variance.
+        epsilon: f64,
     },
     /// Over groups of channels of each image (Wu and He 2018); for small batches.
     Group {
@@ -44,6 +49,9 @@ impl NormConfig {
             Self::Batch { epsilon, .. } if !(epsilon.is_finite() && epsilon > 0.0) => {
                 Err(format!("norm epsilon must be finite and above 0, is {epsilon}"))
             }
+            Self::Frozen { epsilon } if !(epsilon.is_finite() && epsilon >= 0.0) => {
+                Err(format!("norm epsilon must be finite and not below 0, is {epsilon}"))
+            }
             Self::Batch { momentum, .. } if !(0.0..=1.0).contains(&momentum) => {
                 Err(format!("norm momentum must be from 0 to 1, is {momentum}"))
             }
@@ -63,6 +71,7 @@ impl NormConfig {
             Self::Batch { epsilon, momentum } => Some(Norm::Batch(
                 BatchNormConfig::new(channels).with_epsilon(epsilon).with_momentum(momentum).init(device),
             )),
+            Self::Frozen { epsilon } => Some(Norm::Frozen(FrozenBatchNorm::new(channels, epsilon, device))),
             Self::Group { groups } => Some(Norm::Group(GroupNormConfig::new(groups, channels).init(device))),
             Self::Instance => Some(Norm::Instance(InstanceNormConfig::new(channels).init(device))),
             Self::None => None,
@@ -75,6 +84,8 @@ impl NormConfig {
 pub enum Norm {
     /// Batch normalisation.
     Batch(BatchNorm),
+    /// Batch normalisation that does not learn.
+    Frozen(FrozenBatchNorm),
     /// Group normalisation.
     Group(GroupNorm),
     /// Instance normalisation.
@@ -88,9 +99,62 @@ impl Norm {
         match self {
             Self::Batch(norm) if trains(norm, &x) => batch_train(norm, x, false),
             Self::Batch(norm) => norm.forward(x),
+            Self::Frozen(norm) => norm.forward(x),
             Self::Group(norm) => norm.forward(x),
             Self::Instance(norm) => norm.forward(x),
         }
+    }
+
+    /// What it multiplies by and what it adds, for each channel, where that does not depend on the image.
+    pub(super) fn affine(&self, device: &Device) -> Option<[Tensor<1>; 2]> {
+        match self {
+            Self::Batch(norm) => {
+                let running = [&norm.running_mean, &norm.running_var];
+                Some(affine(norm.gamma.val(), norm.beta.val(), running, norm.epsilon, device))
+            }
+            Self::Frozen(norm) => Some(norm.affine(device)),
+            Self::Group(_) | Self::Instance(_) => None,
+        }
+    }
+}
+
+/// Batch normalisation whose statistics, scale and shift do not change in training. Its values are no parameters.
+#[derive(Module, Debug)]
+pub struct FrozenBatchNorm {
+    /// Scale, `[channels]`.
+    pub gamma: RunningState<Tensor<1>>,
+    /// Shift, `[channels]`.
+    pub beta: RunningState<Tensor<1>>,
+    /// Mean, `[channels]`.
+    pub running_mean: RunningState<Tensor<1>>,
+    /// Variance, `[channels]`.
+    pub running_var: RunningState<Tensor<1>>,
+    /// Added to the variance.
+    #[module(skip)]
+    pub epsilon: f64,
+}
+
+impl FrozenBatchNorm {
+    /// One that changes nothing (but for `epsilon`) until it has values.
+    pub fn new(channels: usize, epsilon: f64, device: &Device) -> Self {
+        let zeros = || RunningState::new(Tensor::zeros([channels], device));
+        let ones = || RunningState::new(Tensor::ones([channels], device));
+        Self { gamma: ones(), beta: zeros(), running_mean: zeros(), running_var: ones(), epsilon }
+    }
+
+    /// # Shapes
+    /// `[n, c, h, w]` → the same
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let [scale, shift] = self.affine(&x.device()).map(|values| {
+            let channels = values.dims()[0];
+            values.reshape([1, channels, 1, 1])
+        });
+        x * scale + shift
+    }
+
+    fn affine(&self, device: &Device) -> [Tensor<1>; 2] {
+        let [gamma, beta] = [&self.gamma, &self.beta].map(|running| running.value_sync().to_device(device));
+        affine(gamma, beta, [&self.running_mean, &self.running_var], self.epsilon, device)
     }
 }
 
@@ -100,11 +164,16 @@ pub(super) fn trains(norm: &BatchNorm, x: &Tensor<4>) -> bool {
 }
 
 /// What evaluated batch norm multiplies by and what it adds, for each channel.
-pub(super) fn affine(norm: &BatchNorm, device: &Device) -> [Tensor<1>; 2] {
-    let [mean, variance] =
-        [&norm.running_mean, &norm.running_var].map(|running| running.value_sync().to_device(device));
-    let scale = norm.gamma.val() / variance.add_scalar(norm.epsilon).sqrt();
-    let shift = norm.beta.val() - mean * scale.clone();
+fn affine(
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    running: [&RunningState<Tensor<1>>; 2],
+    epsilon: f64,
+    device: &Device,
+) -> [Tensor<1>; 2] {
+    let [mean, variance] = running.map(|running| running.value_sync().to_device(device));
+    let scale = gamma / variance.add_scalar(epsilon).sqrt();
+    let shift = beta - mean * scale.clone();
     [scale, shift]
 }
 

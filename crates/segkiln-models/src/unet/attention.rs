@@ -5,7 +5,7 @@
 use burn::{
     config::Config,
     module::Module,
-    nn::{activation::ActivationConfig, conv::Conv2d},
+    nn::conv::Conv2d,
     tensor::{
         Device, Tensor,
         activation::{relu, sigmoid},
@@ -14,7 +14,7 @@ use burn::{
 
 use super::{Blocks, Encoder};
 use crate::layers::{
-    ConvBlock, ConvBlockConfig, DoubleConv, NormConfig, Upsample, UpsampleConfig, conv2d, pad_to_multiple,
+    Activation, ConvBlock, ConvBlockConfig, DoubleConv, NormConfig, Upsample, UpsampleConfig, conv2d, pad_to_multiple,
 };
 
 /// Configuration of an [`AttentionUNet`].
@@ -34,8 +34,8 @@ pub struct AttentionUNetConfig {
     #[config(default = "NormConfig::default()")]
     pub norm: NormConfig,
     /// Activation after each normalisation.
-    #[config(default = "ActivationConfig::Relu")]
-    pub activation: ActivationConfig,
+    #[config(default = "Activation::Relu")]
+    pub activation: Activation,
     /// How the decoder doubles height and width.
     #[config(default = "UpsampleConfig::Transposed")]
     pub upsample: UpsampleConfig,
@@ -52,7 +52,7 @@ impl AttentionUNetConfig {
             depth: self.depth,
             padding: 1,
             norm: self.norm.clone(),
-            activation: self.activation.clone(),
+            activation: self.activation,
             dropout: self.dropout,
         }
     }
@@ -94,7 +94,7 @@ impl AttentionGate {
                 .with_kernel(1)
                 .with_padding(0)
                 .with_norm(norm.clone())
-                .with_activation(ActivationConfig::Identity)
+                .with_activation(Activation::Identity)
                 .init(device)
         };
         Self { signal: project(channels, inner), skip: project(channels, inner), psi: project(inner, 1) }

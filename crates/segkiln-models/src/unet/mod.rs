@@ -21,13 +21,12 @@ use burn::{
     module::Module,
     nn::{
         Dropout, DropoutConfig,
-        activation::ActivationConfig,
         conv::{Conv2d, Conv2dConfig},
     },
     tensor::{Device, Tensor},
 };
 
-use crate::layers::{DoubleConv, DoubleConvConfig, NormConfig, max_pool2d};
+use crate::layers::{Activation, DoubleConv, DoubleConvConfig, NormConfig, max_pool2d};
 
 /// The contracting path that the networks of this module share.
 #[derive(Module, Debug)]
@@ -62,7 +61,7 @@ pub(crate) struct Blocks {
     depth: usize,
     padding: usize,
     norm: NormConfig,
-    activation: ActivationConfig,
+    activation: Activation,
     dropout: f64,
 }
 
@@ -98,7 +97,7 @@ impl Blocks {
         DoubleConvConfig::new(in_channels, self.channels(level))
             .with_padding(self.padding)
             .with_norm(self.norm.clone())
-            .with_activation(self.activation.clone())
+            .with_activation(self.activation)
             .init(device)
     }
 

@@ -4,13 +4,13 @@
 use burn::{
     config::Config,
     module::Module,
-    nn::{activation::ActivationConfig, conv::Conv2d},
+    nn::conv::Conv2d,
     tensor::{Device, Tensor},
 };
 
 use super::{Blocks, Encoder};
 use crate::layers::{
-    DoubleConv, NormConfig, Upsample, UpsampleConfig, center_crop, conv2d, mirror_pad, pad_to_multiple,
+    Activation, DoubleConv, NormConfig, Upsample, UpsampleConfig, center_crop, conv2d, mirror_pad, pad_to_multiple,
 };
 
 /// Whether convolutions keep height and width.
@@ -39,8 +39,8 @@ pub struct UNetConfig {
     #[config(default = "NormConfig::default()")]
     pub norm: NormConfig,
     /// Activation after each normalisation.
-    #[config(default = "ActivationConfig::Relu")]
-    pub activation: ActivationConfig,
+    #[config(default = "Activation::Relu")]
+    pub activation: Activation,
     /// How the decoder doubles height and width.
     #[config(default = "UpsampleConfig::Transposed")]
     pub upsample: UpsampleConfig,
@@ -66,7 +66,7 @@ impl UNetConfig {
             depth: self.depth,
             padding: usize::from(self.padding == ConvPadding::Same),
             norm: self.norm.clone(),
-            activation: self.activation.clone(),
+            activation: self.activation,
             dropout: self.dropout,
         }
     }

@@ -4,12 +4,12 @@
 use burn::{
     config::Config,
     module::Module,
-    nn::{activation::ActivationConfig, conv::Conv2d},
+    nn::conv::Conv2d,
     tensor::{Device, Tensor},
 };
 
 use super::{Blocks, Encoder};
-use crate::layers::{DoubleConv, NormConfig, Upsample, UpsampleConfig, conv2d, pad_to_multiple};
+use crate::layers::{Activation, DoubleConv, NormConfig, Upsample, UpsampleConfig, conv2d, pad_to_multiple};
 
 /// Configuration of a [`UNetPlusPlus`].
 #[derive(Config, Debug)]
@@ -28,8 +28,8 @@ pub struct UNetPlusPlusConfig {
     #[config(default = "NormConfig::default()")]
     pub norm: NormConfig,
     /// Activation after each normalisation.
-    #[config(default = "ActivationConfig::Relu")]
-    pub activation: ActivationConfig,
+    #[config(default = "Activation::Relu")]
+    pub activation: Activation,
     /// How nodes are brought to the size above.
     #[config(default = "UpsampleConfig::Transposed")]
     pub upsample: UpsampleConfig,
@@ -50,7 +50,7 @@ impl UNetPlusPlusConfig {
             depth: self.depth,
             padding: 1,
             norm: self.norm.clone(),
-            activation: self.activation.clone(),
+            activation: self.activation,
             dropout: self.dropout,
         }
     }

@@ -1,0 +1,162 @@
+//! MobileNetV2: Sandler et al., CVPR 2018, <https://arxiv.org/abs/1801.04381>; as torchvision has it.
+
+use burn::{
+    config::Config,
+    module::Module,
+    nn::{
+        Initializer,
+        conv::{Conv2d, Conv2dConfig},
+    },
+    tensor::{Device, Tensor},
+};
+
+use super::rounded;
+use crate::layers::{Activation, ConvBlock, ConvBlockConfig, Norm, NormConfig, conv_norm};
+
+/// Expansion, channels, blocks, stride of the first block.
+const SETTINGS: [[usize; 4]; 7] =
+    [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1], [6, 160, 3, 2], [6, 320, 1, 1]];
+/// Channels of the last layer.
+const LAST: usize = 1280;
+
+/// Configuration of a [`MobileNetV2`].
+#[derive(Config, Debug)]
+pub struct MobileNetV2Config {
+    /// Channels of the image.
+    #[config(default = 3)]
+    pub in_channels: usize,
+    /// The normalisation after each convolution.
+    #[config(default = "NormConfig::default()")]
+    pub norm: NormConfig,
+}
+
+impl MobileNetV2Config {
+    /// Expansion, channels and stride of each block.
+    fn blocks() -> impl Iterator<Item = [usize; 3]> {
+        SETTINGS.into_iter().flat_map(|[expansion, channels, blocks, stride]| {
+            (0..blocks).map(move |block| [expansion, rounded(channels as f64), if block == 0 { stride } else { 1 }])
+        })
+    }
+
+    pub(super) fn channels(&self) -> Vec<usize> {
+        [32].into_iter().chain(Self::blocks().map(|[_, channels, _]| channels)).chain([LAST]).collect()
+    }
+
+    pub(super) fn strides(&self) -> Vec<usize> {
+        let strides = Self::blocks().map(|[_, _, stride]| stride).chain([1]);
+        [2].into_iter()
+            .chain(strides.scan(2, |total, stride| {
+                *total *= stride;
+                Some(*total)
+            }))
+            .collect()
+    }
+
+    /// The network with random weights (Kaiming normal), without a classifier.
+    pub fn init(&self, device: &Device) -> MobileNetV2 {
+        let block = |from, to, kernel, stride, groups| {
+            ConvBlockConfig::new(from, to)
+                .with_kernel(kernel)
+                .with_padding(kernel / 2)
+                .with_stride(stride)
+                .with_groups(groups)
+                .with_initializer(initializer())
+                .with_norm(self.norm.clone())
+                .with_activation(Activation::Relu6)
+                .init(device)
+        };
+        let mut channels = 32;
+        let inverted = |[expansion, to, stride]: [usize; 3]| {
+            let from = std::mem::replace(&mut channels, to);
+            let hidden = from * expansion;
+            let expand = (expansion != 1).then(|| MobileNetV2Layer::Block(block(from, hidden, 1, 1, 1)));
+            let depthwise = MobileNetV2Layer::Block(block(hidden, hidden, 3, stride, hidden));
+            let project = Conv2dConfig::new([hidden, to], [1, 1]).with_bias(false).with_initializer(initializer());
+            let project = MobileNetV2Layer::Project(project.init(device));
+            let norm = self.norm.init(to, device).map(MobileNetV2Layer::Norm);
+            MobileNetV2Stage::Inverted(InvertedResidual {
+                conv: expand.into_iter().chain([depthwise, project]).chain(norm).collect(),
+                residual: stride == 1 && from == to,
+            })
+        };
+        let stem = MobileNetV2Stage::Block(block(self.in_channels, 32, 3, 2, 1));
+        let middle: Vec<_> = Self::blocks().map(inverted).collect();
+        let last = MobileNetV2Stage::Block(block(channels, LAST, 1, 1, 1));
+        MobileNetV2 { features: [stem].into_iter().chain(middle).chain([last]).collect() }
+    }
+}
+
+fn initializer() -> Initializer {
+    Initializer::KaimingNormal { gain: 2f64.sqrt(), fan_out_only: true }
+}
+
+/// The network; see [`MobileNetV2Config`]. Its stages: 0 the stem, 1 to 17 the blocks, 18 the last convolution.
+#[derive(Module, Debug)]
+pub struct MobileNetV2 {
+    /// One a stage.
+    pub features: Vec<MobileNetV2Stage>,
+}
+
+impl MobileNetV2 {
+    pub(super) fn freeze(self, trainable: usize) -> Self {
+        Self { features: super::freeze_layers(self.features, &[0, 2, 4, 7, 14, 18], trainable) }
+    }
+}
+
+/// A stage of the network.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+pub enum MobileNetV2Stage {
+    /// A convolution by itself.
+    Block(ConvBlock),
+    /// A block of the paper.
+    Inverted(InvertedResidual),
+}
+
+impl MobileNetV2Stage {
+    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        match self {
+            Self::Block(block) => block.forward(x),
+            Self::Inverted(block) => block.forward(x),
+        }
+    }
+}
+
+/// To more channels, each by itself, back to few.
+#[derive(Module, Debug)]
+pub struct InvertedResidual {
+    /// The layers.
+    pub conv: Vec<MobileNetV2Layer>,
+    #[module(skip)]
+    residual: bool,
+}
+
+/// A layer of a block.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+pub enum MobileNetV2Layer {
+    /// With norm and activation.
+    Block(ConvBlock),
+    /// The last convolution.
+    Project(Conv2d),
+    /// Its norm.
+    Norm(Norm),
+}
+
+impl InvertedResidual {
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let mut y = x.clone();
+        for (index, layer) in self.conv.iter().enumerate() {
+            y = match (layer, self.conv.get(index + 1)) {
+                (MobileNetV2Layer::Block(block), _) => block.forward(y),
+                (MobileNetV2Layer::Project(conv), Some(MobileNetV2Layer::Norm(norm))) => {
+                    conv_norm(conv, Some(norm), Activation::Identity, y)
+                }
+                (MobileNetV2Layer::Project(conv), _) => conv_norm(conv, None, Activation::Identity, y),
+                // Computed with its convolution.
+                (MobileNetV2Layer::Norm(_), _) => y,
+            };
+        }
+        if self.residual { x + y } else { y }
+    }
+}

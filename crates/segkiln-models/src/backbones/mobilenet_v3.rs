@@ -1,0 +1,226 @@
+//! MobileNetV3: Howard et al., ICCV 2019, <https://arxiv.org/abs/1905.02244>; as torchvision has it.
+
+use burn::{
+    config::Config,
+    module::Module,
+    nn::Initializer,
+    tensor::{Device, Tensor},
+};
+
+use super::rounded;
+use crate::layers::{Activation, ConvBlock, ConvBlockConfig, NormConfig, SqueezeExcitation};
+
+/// Which of the paper's two networks.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum MobileNetV3Size {
+    /// 15 blocks.
+    Large,
+    /// 11 blocks.
+    Small,
+}
+
+/// Configuration of a [`MobileNetV3`].
+#[derive(Config, Debug)]
+pub struct MobileNetV3Config {
+    /// Which of the paper's two networks.
+    pub size: MobileNetV3Size,
+    /// Channels of the image.
+    #[config(default = 3)]
+    pub in_channels: usize,
+    /// Whether the last stage dilates instead of halving the map.
+    #[config(default = false)]
+    pub dilate: bool,
+    /// The normalisation after each convolution; torchvision's classifiers have an epsilon of 1e-3 and a momentum of 0.01,
+    /// its detectors the default.
+    #[config(default = "NormConfig::default()")]
+    pub norm: NormConfig,
+}
+
+/// A line of the paper's tables.
+struct Line {
+    kernel: usize,
+    hidden: usize,
+    channels: usize,
+    squeeze: bool,
+    activation: Activation,
+    stride: usize,
+    dilation: usize,
+}
+
+impl MobileNetV3Config {
+    fn lines(&self) -> Vec<Line> {
+        use Activation::{HardSwish, Relu};
+        let lines: &[(usize, usize, usize, bool, Activation, usize)] = match self.size {
+            MobileNetV3Size::Large => &[
+                (3, 16, 16, false, Relu, 1),
+                (3, 64, 24, false, Relu, 2),
+                (3, 72, 24, false, Relu, 1),
+                (5, 72, 40, true, Relu, 2),
+                (5, 120, 40, true, Relu, 1),
+                (5, 120, 40, true, Relu, 1),
+                (3, 240, 80, false, HardSwish, 2),
+                (3, 200, 80, false, HardSwish, 1),
+                (3, 184, 80, false, HardSwish, 1),
+                (3, 184, 80, false, HardSwish, 1),
+                (3, 480, 112, true, HardSwish, 1),
+                (3, 672, 112, true, HardSwish, 1),
+                (5, 672, 160, true, HardSwish, 2),
+                (5, 960, 160, true, HardSwish, 1),
+                (5, 960, 160, true, HardSwish, 1),
+            ],
+            MobileNetV3Size::Small => &[
+                (3, 16, 16, true, Relu, 2),
+                (3, 72, 24, false, Relu, 2),
+                (3, 88, 24, false, Relu, 1),
+                (5, 96, 40, true, HardSwish, 2),
+                (5, 240, 40, true, HardSwish, 1),
+                (5, 240, 40, true, HardSwish, 1),
+                (5, 120, 48, true, HardSwish, 1),
+                (5, 144, 48, true, HardSwish, 1),
+                (5, 288, 96, true, HardSwish, 2),
+                (5, 576, 96, true, HardSwish, 1),
+                (5, 576, 96, true, HardSwish, 1),
+            ],
+        };
+        let dilated = if self.dilate { lines.len() - 3 } else { lines.len() };
+        lines
+            .iter()
+            .enumerate()
+            .map(|(index, &(kernel, hidden, channels, squeeze, activation, stride))| {
+                let (stride, dilation) = if index < dilated { (stride, 1) } else { (1, 2) };
+                Line { kernel, hidden, channels, squeeze, activation, stride, dilation }
+            })
+            .collect()
+    }
+
+    pub(super) fn channels(&self) -> Vec<usize> {
+        let mut channels: Vec<usize> = [16].into_iter().chain(self.lines().iter().map(|line| line.channels)).collect();
+        channels.push(6 * channels[channels.len() - 1]);
+        channels
+    }
+
+    pub(super) fn strides(&self) -> Vec<usize> {
+        let mut strides = vec![2];
+        for stride in self.lines().iter().map(|line| line.stride).chain([1]) {
+            strides.push(strides[strides.len() - 1] * stride);
+        }
+        strides
+    }
+
+    /// The block that has the last stride, and the last convolution.
+    pub(super) fn detection_stages(&self) -> Vec<usize> {
+        match self.size {
+            MobileNetV3Size::Large => vec![13, 16],
+            MobileNetV3Size::Small => vec![9, 12],
+        }
+    }
+
+    /// The network with random weights (Kaiming normal), without a classifier.
+    pub fn init(&self, device: &Device) -> MobileNetV3 {
+        let block = |[from, to]: [usize; 2], kernel: usize, stride, dilation, groups, activation| {
+            ConvBlockConfig::new(from, to)
+                .with_kernel(kernel)
+                .with_padding(kernel / 2 * dilation)
+                .with_stride(stride)
+                .with_dilation(dilation)
+                .with_groups(groups)
+                .with_initializer(Initializer::KaimingNormal { gain: 2f64.sqrt(), fan_out_only: true })
+                .with_norm(self.norm.clone())
+                .with_activation(activation)
+                .init(device)
+        };
+        let mut from = 16;
+        let inverted = |line: &Line| {
+            let Line { kernel, hidden, channels, activation, stride, dilation, .. } = *line;
+            let expand =
+                (hidden != from).then(|| MobileNetV3Layer::Block(block([from, hidden], 1, 1, 1, 1, activation)));
+            let depthwise =
+                MobileNetV3Layer::Block(block([hidden, hidden], kernel, stride, dilation, hidden, activation));
+            let squeeze = line.squeeze.then(|| {
+                let squeezed = rounded((hidden / 4) as f64);
+                MobileNetV3Layer::Squeeze(SqueezeExcitation::new(hidden, squeezed, Activation::HardSigmoid, device))
+            });
+            let project = MobileNetV3Layer::Block(block([hidden, channels], 1, 1, 1, 1, Activation::Identity));
+            // torchvision's residuals ask for the stride that a dilation takes the place of.
+            let residual = stride == 1 && from == channels;
+            from = channels;
+            let layers = expand.into_iter().chain([depthwise]).chain(squeeze).chain([project]);
+            MobileNetV3Stage::Inverted(InvertedResidualV3 { block: layers.collect(), residual })
+        };
+        let stem = MobileNetV3Stage::Block(block([self.in_channels, 16], 3, 2, 1, 1, Activation::HardSwish));
+        let middle: Vec<_> = self.lines().iter().map(inverted).collect();
+        let last = MobileNetV3Stage::Block(block([from, 6 * from], 1, 1, 1, 1, Activation::HardSwish));
+        MobileNetV3 {
+            features: [stem].into_iter().chain(middle).chain([last]).collect(),
+            groups: match self.size {
+                MobileNetV3Size::Large => vec![0, 2, 4, 7, 13, 16],
+                MobileNetV3Size::Small => vec![0, 1, 2, 4, 9, 12],
+            },
+        }
+    }
+}
+
+/// The network; see [`MobileNetV3Config`]. Its stages: 0 the stem, then the blocks, last a convolution.
+#[derive(Module, Debug)]
+pub struct MobileNetV3 {
+    /// One a stage.
+    pub features: Vec<MobileNetV3Stage>,
+    /// The first stages of the groups that freeze together.
+    #[module(skip)]
+    groups: Vec<usize>,
+}
+
+impl MobileNetV3 {
+    pub(super) fn freeze(self, trainable: usize) -> Self {
+        let features = super::freeze_layers(self.features, &self.groups, trainable);
+        Self { features, groups: self.groups }
+    }
+}
+
+/// A stage of the network.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+pub enum MobileNetV3Stage {
+    /// A convolution by itself.
+    Block(ConvBlock),
+    /// A block of the paper.
+    Inverted(InvertedResidualV3),
+}
+
+impl MobileNetV3Stage {
+    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        match self {
+            Self::Block(block) => block.forward(x),
+            Self::Inverted(block) => block.forward(x),
+        }
+    }
+}
+
+/// To more channels, each by itself, weighed, back to few.
+#[derive(Module, Debug)]
+pub struct InvertedResidualV3 {
+    /// The layers.
+    pub block: Vec<MobileNetV3Layer>,
+    #[module(skip)]
+    residual: bool,
+}
+
+impl InvertedResidualV3 {
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let y = self.block.iter().fold(x.clone(), |y, layer| match layer {
+            MobileNetV3Layer::Block(block) => block.forward(y),
+            MobileNetV3Layer::Squeeze(squeeze) => squeeze.forward(y),
+        });
+        if self.residual { x + y } else { y }
+    }
+}
+
+/// A layer of a block.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+pub enum MobileNetV3Layer {
+    /// With norm and activation.
+    Block(ConvBlock),
+    /// Weighs channels.
+    Squeeze(SqueezeExcitation),
+}

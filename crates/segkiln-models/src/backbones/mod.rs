@@ -1,0 +1,284 @@
+//! Networks that make feature maps of an image, for the heads of other networks: ResNet and ResNeXt, MobileNetV2,
+//! MobileNetV3, VGG.
+//!
+//! Their layers have torchvision's names and order, so its files of weights fit; see [`weights`](crate::weights).
+
+use burn::{
+    config::Config,
+    module::Module,
+    tensor::{Device, Tensor},
+};
+
+mod mobilenet_v2;
+mod mobilenet_v3;
+mod resnet;
+mod vgg;
+
+pub use mobilenet_v2::{MobileNetV2, MobileNetV2Config};
+pub use mobilenet_v3::{MobileNetV3, MobileNetV3Config, MobileNetV3Size};
+pub use resnet::{BasicBlock, Bottleneck, ResNet, ResNetBlock, ResNetBlockKind, ResNetConfig};
+pub use vgg::{Vgg, VggConfig};
+
+use crate::layers::NormConfig;
+
+/// Any backbone, as a file describes it.
+#[derive(Config, Debug)]
+pub enum BackboneConfig {
+    /// ResNet and ResNeXt.
+    ResNet(ResNetConfig),
+    /// MobileNetV2.
+    MobileNetV2(MobileNetV2Config),
+    /// MobileNetV3.
+    MobileNetV3(MobileNetV3Config),
+    /// VGG with batch normalisation.
+    Vgg(VggConfig),
+}
+
+impl BackboneConfig {
+    /// The names that [`by_name`](Self::by_name) knows: torchvision's.
+    pub const NAMES: [&str; 12] = [
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet101",
+        "resnet152",
+        "resnext50_32x4d",
+        "resnext101_32x8d",
+        "resnext101_64x4d",
+        "mobilenet_v2",
+        "mobilenet_v3_large",
+        "mobilenet_v3_small",
+        "vgg16_bn",
+    ];
+
+    /// The backbone that torchvision calls so, for images of three channels.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "resnet18" => Self::ResNet(ResNetConfig::resnet18()),
+            "resnet34" => Self::ResNet(ResNetConfig::resnet34()),
+            "resnet50" => Self::ResNet(ResNetConfig::resnet50()),
+            "resnet101" => Self::ResNet(ResNetConfig::resnet101()),
+            "resnet152" => Self::ResNet(ResNetConfig::resnet152()),
+            "resnext50_32x4d" => Self::ResNet(ResNetConfig::resnext50_32x4d()),
+            "resnext101_32x8d" => Self::ResNet(ResNetConfig::resnext101_32x8d()),
+            "resnext101_64x4d" => Self::ResNet(ResNetConfig::resnext101_64x4d()),
+            "mobilenet_v2" => Self::MobileNetV2(MobileNetV2Config::new()),
+            "mobilenet_v3_large" => Self::MobileNetV3(MobileNetV3Config::new(MobileNetV3Size::Large)),
+            "mobilenet_v3_small" => Self::MobileNetV3(MobileNetV3Config::new(MobileNetV3Size::Small)),
+            "vgg16_bn" => Self::Vgg(VggConfig::new()),
+            _ => return None,
+        })
+    }
+
+    /// The same with another normalisation.
+    pub fn with_norm(self, norm: NormConfig) -> Self {
+        match self {
+            Self::ResNet(config) => Self::ResNet(config.with_norm(norm)),
+            Self::MobileNetV2(config) => Self::MobileNetV2(config.with_norm(norm)),
+            Self::MobileNetV3(config) => Self::MobileNetV3(config.with_norm(norm)),
+            Self::Vgg(config) => Self::Vgg(config.with_norm(norm)),
+        }
+    }
+
+    /// The same for images of this many channels.
+    pub fn with_in_channels(self, in_channels: usize) -> Self {
+        match self {
+            Self::ResNet(config) => Self::ResNet(config.with_in_channels(in_channels)),
+            Self::MobileNetV2(config) => Self::MobileNetV2(config.with_in_channels(in_channels)),
+            Self::MobileNetV3(config) => Self::MobileNetV3(config.with_in_channels(in_channels)),
+            Self::Vgg(config) => Self::Vgg(config.with_in_channels(in_channels)),
+        }
+    }
+
+    /// The normalisation of all layers.
+    pub fn norm(&self) -> &NormConfig {
+        match self {
+            Self::ResNet(config) => &config.norm,
+            Self::MobileNetV2(config) => &config.norm,
+            Self::MobileNetV3(config) => &config.norm,
+            Self::Vgg(config) => &config.norm,
+        }
+    }
+
+    /// Channels of the images.
+    pub fn in_channels(&self) -> usize {
+        match self {
+            Self::ResNet(config) => config.in_channels,
+            Self::MobileNetV2(config) => config.in_channels,
+            Self::MobileNetV3(config) => config.in_channels,
+            Self::Vgg(config) => config.in_channels,
+        }
+    }
+
+    /// Channels of each stage's map.
+    pub fn channels(&self) -> Vec<usize> {
+        match self {
+            Self::ResNet(config) => config.channels(),
+            Self::MobileNetV2(config) => config.channels(),
+            Self::MobileNetV3(config) => config.channels(),
+            Self::Vgg(config) => config.channels(),
+        }
+    }
+
+    /// Pixels of the image from one value of each stage's map to the next.
+    pub fn strides(&self) -> Vec<usize> {
+        match self {
+            Self::ResNet(config) => config.strides(),
+            Self::MobileNetV2(config) => config.strides(),
+            Self::MobileNetV3(config) => config.strides(),
+            Self::Vgg(config) => config.strides(),
+        }
+    }
+
+    /// The stages of which torchvision's detectors take maps.
+    pub fn detection_stages(&self) -> Vec<usize> {
+        match self {
+            Self::ResNet(_) => vec![1, 2, 3, 4],
+            Self::MobileNetV2(_) => vec![14, 18],
+            Self::MobileNetV3(config) => config.detection_stages(),
+            Self::Vgg(_) => vec![2, 3, 4],
+        }
+    }
+
+    /// Whether the backbone can be built. A config that came from a file is checked before anything is allocated.
+    ///
+    /// # Errors
+    /// A sentence that names the field out of range.
+    pub fn check(&self) -> Result<(), String> {
+        /// More channels than images have.
+        const MOST: usize = 4096;
+        if !(1..=MOST).contains(&self.in_channels()) {
+            return Err(format!("backbone in_channels must be from 1 to {MOST}, is {}", self.in_channels()));
+        }
+        if let Self::ResNet(config) = self {
+            config.check()?;
+        }
+        self.channels().iter().try_for_each(|channels| self.norm().check(*channels))
+    }
+
+    /// The network with random weights.
+    pub fn init(&self, device: &Device) -> Backbone {
+        match self {
+            Self::ResNet(config) => Backbone::ResNet(config.init(device)),
+            Self::MobileNetV2(config) => Backbone::MobileNetV2(config.init(device)),
+            Self::MobileNetV3(config) => Backbone::MobileNetV3(config.init(device)),
+            Self::Vgg(config) => Backbone::Vgg(config.init(device)),
+        }
+    }
+}
+
+/// Any backbone behind one type.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+pub enum Backbone {
+    /// ResNet and ResNeXt.
+    ResNet(ResNet),
+    /// MobileNetV2.
+    MobileNetV2(MobileNetV2),
+    /// MobileNetV3.
+    MobileNetV3(MobileNetV3),
+    /// VGG with batch normalisation.
+    Vgg(Vgg),
+}
+
+impl Backbone {
+    /// The maps of some stages, in rising order; nothing is computed after the last of them.
+    ///
+    /// # Shapes
+    /// `[n, in_channels, h, w]` → of each stage `[n, channels, ⌈h / stride⌉, ⌈w / stride⌉]`; see
+    /// [`BackboneConfig::channels`] and [`BackboneConfig::strides`]
+    pub fn forward(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
+        match self {
+            Self::ResNet(network) => network.forward(x, stages),
+            Self::MobileNetV2(network) => collect(network.features.iter(), x, stages, |layer, x| layer.forward(x)),
+            Self::MobileNetV3(network) => collect(network.features.iter(), x, stages, |layer, x| layer.forward(x)),
+            Self::Vgg(network) => network.forward(x, stages),
+        }
+    }
+
+    /// Keeps the parameters of all but the last `trainable` of torchvision's groups of layers from learning: of ResNet the
+    /// stem and the four stages (5 groups), of a MobileNet those between strides, of VGG those between poolings.
+    pub fn freeze(self, trainable: usize) -> Self {
+        match self {
+            Self::ResNet(network) => Self::ResNet(network.freeze(trainable)),
+            Self::MobileNetV2(network) => Self::MobileNetV2(network.freeze(trainable)),
+            Self::MobileNetV3(network) => Self::MobileNetV3(network.freeze(trainable)),
+            Self::Vgg(network) => Self::Vgg(network.freeze(trainable)),
+        }
+    }
+}
+
+/// The outputs of some of a chain's layers.
+fn collect<L>(
+    layers: impl Iterator<Item = L>,
+    mut x: Tensor<4>,
+    stages: &[usize],
+    forward: impl Fn(L, Tensor<4>) -> Tensor<4>,
+) -> Vec<Tensor<4>> {
+    let last = stages.iter().max().map_or(0, |last| last + 1);
+    let mut maps = Vec::with_capacity(stages.len());
+    for (stage, layer) in layers.enumerate().take(last) {
+        x = forward(layer, x);
+        if stages.contains(&stage) {
+            maps.push(x.clone());
+        }
+    }
+    maps
+}
+
+/// Without gradients in the layers that come before a group; `starts` has each group's first layer.
+fn freeze_layers<M: Module>(layers: Vec<M>, starts: &[usize], trainable: usize) -> Vec<M> {
+    let learning = match trainable.min(starts.len()) {
+        0 => layers.len(),
+        groups => starts[starts.len() - groups],
+    };
+    let freeze = |(index, layer): (usize, M)| if index < learning { layer.no_grad() } else { layer };
+    layers.into_iter().enumerate().map(freeze).collect()
+}
+
+/// The nearest multiple of eight that is not below nine tenths, as the MobileNets round channels.
+fn rounded(channels: f64) -> usize {
+    let nearest = (((channels + 4.0) as usize) / 8 * 8).max(8);
+    if (nearest as f64) < 0.9 * channels { nearest + 8 } else { nearest }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_have_the_promised_shapes() {
+        let device = Device::default();
+        for name in BackboneConfig::NAMES {
+            let config = BackboneConfig::by_name(name).unwrap();
+            config.check().unwrap();
+            // Large ones take long.
+            if name.contains("101") || name.contains("152") {
+                continue;
+            }
+            let stages: Vec<usize> = (0..config.channels().len()).collect();
+            let maps = config.init(&device).forward(Tensor::zeros([1, 3, 33, 64], &device), &stages);
+            assert_eq!(maps.len(), stages.len(), "{name}");
+            for ((map, channels), stride) in maps.iter().zip(config.channels()).zip(config.strides()) {
+                let rows = if name.starts_with("vgg") { 33 / stride } else { 33usize.div_ceil(stride) };
+                assert_eq!(map.dims(), [1, channels, rows, 64 / stride], "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn freezing_spares_the_last_groups() {
+        let device = Device::default().autodiff();
+        let learns = |trainable| {
+            let network = ResNetConfig::resnet18().init(&device).freeze(trainable);
+            [
+                network.conv1.weight.is_require_grad(),
+                network.layer1.first().is_some_and(ResNetBlock::learns),
+                network.layer4.first().is_some_and(ResNetBlock::learns),
+            ]
+        };
+        assert_eq!(learns(0), [false, false, false]);
+        assert_eq!(learns(3), [false, false, true]);
+        assert_eq!(learns(5), [true, true, true]);
+    }
+}

@@ -1,0 +1,337 @@
+//! ResNet: He et al., CVPR 2016, <https://arxiv.org/abs/1512.03385>; ResNeXt: Xie et al., CVPR 2017,
+//! <https://arxiv.org/abs/1611.05431>. As torchvision has them, with the stride in the 3×3 convolution of a bottleneck.
+
+use burn::{
+    config::Config,
+    module::Module,
+    nn::{
+        Initializer, PaddingConfig2d,
+        conv::{Conv2d, Conv2dConfig},
+    },
+    tensor::{Device, Tensor},
+};
+
+use crate::layers::{Activation, ConvBlock, ConvBlockConfig, Norm, NormConfig, conv_norm, max_pool2d_overlapping};
+
+/// What a ResNet is built of.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum ResNetBlockKind {
+    /// Two 3×3 convolutions.
+    Basic,
+    /// 1×1, 3×3, 1×1 to four times the channels.
+    Bottleneck,
+}
+
+/// Configuration of a [`ResNet`].
+#[derive(Config, Debug)]
+pub struct ResNetConfig {
+    /// What it is built of.
+    pub block: ResNetBlockKind,
+    /// Blocks of each of the four stages.
+    pub layers: [usize; 4],
+    /// Groups of the 3×3 convolutions of bottlenecks.
+    #[config(default = 1)]
+    pub groups: usize,
+    /// Channels of each group in the first stage's bottlenecks.
+    #[config(default = 64)]
+    pub width: usize,
+    /// Channels of the image.
+    #[config(default = 3)]
+    pub in_channels: usize,
+    /// Whether the last three stages dilate instead of halving the map.
+    #[config(default = "[false; 3]")]
+    pub dilate: [bool; 3],
+    /// The normalisation after each convolution.
+    #[config(default = "NormConfig::default()")]
+    pub norm: NormConfig,
+}
+
+impl ResNetConfig {
+    /// 18 layers.
+    pub fn resnet18() -> Self {
+        Self::new(ResNetBlockKind::Basic, [2, 2, 2, 2])
+    }
+
+    /// 34 layers.
+    pub fn resnet34() -> Self {
+        Self::new(ResNetBlockKind::Basic, [3, 4, 6, 3])
+    }
+
+    /// 50 layers.
+    pub fn resnet50() -> Self {
+        Self::new(ResNetBlockKind::Bottleneck, [3, 4, 6, 3])
+    }
+
+    /// 101 layers.
+    pub fn resnet101() -> Self {
+        Self::new(ResNetBlockKind::Bottleneck, [3, 4, 23, 3])
+    }
+
+    /// 152 layers.
+    pub fn resnet152() -> Self {
+        Self::new(ResNetBlockKind::Bottleneck, [3, 8, 36, 3])
+    }
+
+    /// ResNeXt of 50 layers with 32 groups.
+    pub fn resnext50_32x4d() -> Self {
+        Self::resnet50().with_groups(32).with_width(4)
+    }
+
+    /// ResNeXt of 101 layers with 32 groups.
+    pub fn resnext101_32x8d() -> Self {
+        Self::resnet101().with_groups(32).with_width(8)
+    }
+
+    /// ResNeXt of 101 layers with 64 groups.
+    pub fn resnext101_64x4d() -> Self {
+        Self::resnet101().with_groups(64).with_width(4)
+    }
+
+    fn expansion(&self) -> usize {
+        match self.block {
+            ResNetBlockKind::Basic => 1,
+            ResNetBlockKind::Bottleneck => 4,
+        }
+    }
+
+    pub(super) fn channels(&self) -> Vec<usize> {
+        [64].into_iter().chain([64, 128, 256, 512].map(|planes| planes * self.expansion())).collect()
+    }
+
+    pub(super) fn strides(&self) -> Vec<usize> {
+        let mut strides = vec![2, 4];
+        for dilate in self.dilate {
+            strides.push(strides[strides.len() - 1] * if dilate { 1 } else { 2 });
+        }
+        strides
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        let Self { block, layers, groups, width, dilate, .. } = self;
+        if layers.iter().any(|blocks| !(1..=256).contains(blocks)) {
+            return Err(format!("backbone layers must be from 1 to 256 blocks each, are {layers:?}"));
+        }
+        if !(1..=1024).contains(groups) || !(1..=1024).contains(width) {
+            return Err(format!("backbone groups and width must be from 1 to 1024, are {groups} and {width}"));
+        }
+        let plain = *groups == 1 && *width == 64 && !dilate.contains(&true);
+        if *block == ResNetBlockKind::Basic && !plain {
+            return Err("backbone groups, width and dilate need the block Bottleneck".into());
+        }
+        Ok(())
+    }
+
+    /// The network with random weights (Kaiming normal), without a classifier.
+    pub fn init(&self, device: &Device) -> ResNet {
+        let mut channels = 64;
+        let mut dilation = 1;
+        let mut stage = |index: usize| {
+            let planes = 64 << index;
+            let mut stride = if index == 0 { 1 } else { 2 };
+            let before = dilation;
+            if index > 0 && self.dilate[index - 1] {
+                dilation *= stride;
+                stride = 1;
+            }
+            (0..self.layers[index])
+                .map(|block| {
+                    let (stride, dilation) = if block == 0 { (stride, before) } else { (1, dilation) };
+                    let from = std::mem::replace(&mut channels, planes * self.expansion());
+                    self.block(from, planes, stride, dilation, device)
+                })
+                .collect()
+        };
+        let [layer1, layer2, layer3, layer4] = [0, 1, 2, 3].map(&mut stage);
+        ResNet {
+            conv1: conv([self.in_channels, 64], 7, 2, 1, 1, device),
+            bn1: self.norm.init(64, device),
+            layer1,
+            layer2,
+            layer3,
+            layer4,
+        }
+    }
+
+    fn block(&self, from: usize, planes: usize, stride: usize, dilation: usize, device: &Device) -> ResNetBlock {
+        let norm = |channels| self.norm.init(channels, device);
+        let to = planes * self.expansion();
+        let downsample = (stride != 1 || from != to).then(|| {
+            ConvBlockConfig::new(from, to)
+                .with_kernel(1)
+                .with_padding(0)
+                .with_stride(stride)
+                .with_initializer(initializer())
+                .with_norm(self.norm.clone())
+                .with_activation(Activation::Identity)
+                .init(device)
+        });
+        match self.block {
+            ResNetBlockKind::Basic => ResNetBlock::Basic(BasicBlock {
+                conv1: conv([from, planes], 3, stride, 1, 1, device),
+                bn1: norm(planes),
+                conv2: conv([planes, planes], 3, 1, 1, 1, device),
+                bn2: norm(planes),
+                downsample,
+            }),
+            ResNetBlockKind::Bottleneck => {
+                let width = planes * self.width / 64 * self.groups;
+                ResNetBlock::Bottleneck(Bottleneck {
+                    conv1: conv([from, width], 1, 1, 1, 1, device),
+                    bn1: norm(width),
+                    conv2: conv([width, width], 3, stride, dilation, self.groups, device),
+                    bn2: norm(width),
+                    conv3: conv([width, to], 1, 1, 1, 1, device),
+                    bn3: norm(to),
+                    downsample,
+                })
+            }
+        }
+    }
+}
+
+fn initializer() -> Initializer {
+    Initializer::KaimingNormal { gain: 2f64.sqrt(), fan_out_only: true }
+}
+
+fn conv(channels: [usize; 2], kernel: usize, stride: usize, dilation: usize, groups: usize, device: &Device) -> Conv2d {
+    let padding = kernel / 2 * dilation;
+    Conv2dConfig::new(channels, [kernel; 2])
+        .with_stride([stride; 2])
+        .with_padding(PaddingConfig2d::Explicit(padding, padding, padding, padding))
+        .with_dilation([dilation; 2])
+        .with_groups(groups)
+        .with_bias(false)
+        .with_initializer(initializer())
+        .init(device)
+}
+
+/// The network; see [`ResNetConfig`]. Its stages: 0 the stem before pooling, 1 to 4 the layers.
+#[derive(Module, Debug)]
+pub struct ResNet {
+    /// 7×7 with stride 2.
+    pub conv1: Conv2d,
+    /// Its norm.
+    pub bn1: Option<Norm>,
+    /// Stride 4.
+    pub layer1: Vec<ResNetBlock>,
+    /// Stride 8.
+    pub layer2: Vec<ResNetBlock>,
+    /// Stride 16.
+    pub layer3: Vec<ResNetBlock>,
+    /// Stride 32.
+    pub layer4: Vec<ResNetBlock>,
+}
+
+impl ResNet {
+    pub(super) fn forward(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
+        super::collect(0..5, x, stages, |stage, x| {
+            let layer = match stage {
+                0 => return conv_norm(&self.conv1, self.bn1.as_ref(), Activation::Relu, x),
+                1 => return run(&self.layer1, max_pool2d_overlapping(x)),
+                2 => &self.layer2,
+                3 => &self.layer3,
+                _ => &self.layer4,
+            };
+            run(layer, x)
+        })
+    }
+
+    /// As torchvision: the norm of the stem learns only where all does.
+    pub(super) fn freeze(mut self, trainable: usize) -> Self {
+        let frozen = |layer: Vec<ResNetBlock>, from: usize| if trainable < from { layer.no_grad() } else { layer };
+        self.layer4 = frozen(self.layer4, 1);
+        self.layer3 = frozen(self.layer3, 2);
+        self.layer2 = frozen(self.layer2, 3);
+        self.layer1 = frozen(self.layer1, 4);
+        if trainable < 5 {
+            self.conv1 = self.conv1.no_grad();
+            self.bn1 = self.bn1.no_grad();
+        }
+        self
+    }
+}
+
+fn run(blocks: &[ResNetBlock], x: Tensor<4>) -> Tensor<4> {
+    blocks.iter().fold(x, |x, block| block.forward(x))
+}
+
+/// A block of either kind.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+pub enum ResNetBlock {
+    /// Two 3×3 convolutions.
+    Basic(BasicBlock),
+    /// 1×1, 3×3, 1×1.
+    Bottleneck(Bottleneck),
+}
+
+impl ResNetBlock {
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let (y, downsample) = match self {
+            Self::Basic(block) => (block.residual(x.clone()), &block.downsample),
+            Self::Bottleneck(block) => (block.residual(x.clone()), &block.downsample),
+        };
+        let x = match downsample {
+            Some(downsample) => downsample.forward(x),
+            None => x,
+        };
+        Activation::Relu.forward(y + x)
+    }
+
+    #[cfg(test)]
+    pub(super) fn learns(&self) -> bool {
+        match self {
+            Self::Basic(block) => block.conv1.weight.is_require_grad(),
+            Self::Bottleneck(block) => block.conv1.weight.is_require_grad(),
+        }
+    }
+}
+
+/// Two 3×3 convolutions; the first has the stride.
+#[derive(Module, Debug)]
+pub struct BasicBlock {
+    /// 3×3.
+    pub conv1: Conv2d,
+    /// Its norm.
+    pub bn1: Option<Norm>,
+    /// 3×3.
+    pub conv2: Conv2d,
+    /// Its norm.
+    pub bn2: Option<Norm>,
+    /// What brings the input to the output's shape, where they differ.
+    pub downsample: Option<ConvBlock>,
+}
+
+impl BasicBlock {
+    fn residual(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = conv_norm(&self.conv1, self.bn1.as_ref(), Activation::Relu, x);
+        conv_norm(&self.conv2, self.bn2.as_ref(), Activation::Identity, x)
+    }
+}
+
+/// 1×1, 3×3, 1×1; the 3×3 has the stride.
+#[derive(Module, Debug)]
+pub struct Bottleneck {
+    /// 1×1.
+    pub conv1: Conv2d,
+    /// Its norm.
+    pub bn1: Option<Norm>,
+    /// 3×3.
+    pub conv2: Conv2d,
+    /// Its norm.
+    pub bn2: Option<Norm>,
+    /// 1×1.
+    pub conv3: Conv2d,
+    /// Its norm.
+    pub bn3: Option<Norm>,
+    /// What brings the input to the output's shape, where they differ.
+    pub downsample: Option<ConvBlock>,
+}
+
+impl Bottleneck {
+    fn residual(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = conv_norm(&self.conv1, self.bn1.as_ref(), Activation::Relu, x);
+        let x = conv_norm(&self.conv2, self.bn2.as_ref(), Activation::Relu, x);
+        conv_norm(&self.conv3, self.bn3.as_ref(), Activation::Identity, x)
+    }
+}

@@ -1,0 +1,107 @@
+//! VGG16: Simonyan and Zisserman, ICLR 2015, <https://arxiv.org/abs/1409.1556>, with batch normalisation; as torchvision
+//! has it.
+
+use burn::{
+    config::Config,
+    module::Module,
+    nn::{
+        Initializer, PaddingConfig2d, Relu,
+        conv::{Conv2d, Conv2dConfig},
+        pool::{MaxPool2d, MaxPool2dConfig},
+    },
+    tensor::{Device, Tensor},
+};
+
+use crate::layers::{Activation, Norm, NormConfig, conv_norm, max_pool2d};
+
+/// Convolutions and channels of each stage.
+const STAGES: [(usize, usize); 5] = [(2, 64), (2, 128), (3, 256), (3, 512), (3, 512)];
+
+/// Configuration of a [`Vgg`].
+#[derive(Config, Debug)]
+pub struct VggConfig {
+    /// Channels of the image.
+    #[config(default = 3)]
+    pub in_channels: usize,
+    /// The normalisation after each convolution.
+    #[config(default = "NormConfig::default()")]
+    pub norm: NormConfig,
+}
+
+impl VggConfig {
+    pub(super) fn channels(&self) -> Vec<usize> {
+        STAGES.iter().map(|(_, channels)| *channels).collect()
+    }
+
+    pub(super) fn strides(&self) -> Vec<usize> {
+        vec![2, 4, 8, 16, 32]
+    }
+
+    /// The network with random weights (Kaiming normal), without a classifier.
+    pub fn init(&self, device: &Device) -> Vgg {
+        let mut from = self.in_channels;
+        let mut features = Vec::new();
+        for (convolutions, channels) in STAGES {
+            for _ in 0..convolutions {
+                let conv = Conv2dConfig::new([from, channels], [3, 3])
+                    .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+                    .with_initializer(Initializer::KaimingNormal { gain: 2f64.sqrt(), fan_out_only: true })
+                    .init(device);
+                features.push(VggLayer::Conv(conv));
+                features.extend(self.norm.init(channels, device).map(VggLayer::Norm));
+                features.push(VggLayer::Relu(Relu::new()));
+                from = channels;
+            }
+            features.push(VggLayer::Pool(MaxPool2dConfig::new([2, 2]).with_strides([2, 2]).init()));
+        }
+        Vgg { features }
+    }
+}
+
+/// The network; see [`VggConfig`]. A stage ends with its pooling.
+#[derive(Module, Debug)]
+pub struct Vgg {
+    /// Layer by layer, as they are numbered in torchvision's files.
+    pub features: Vec<VggLayer>,
+}
+
+/// A layer.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+pub enum VggLayer {
+    /// 3×3 convolution, with bias.
+    Conv(Conv2d),
+    /// Its norm.
+    Norm(Norm),
+    /// ReLU.
+    Relu(Relu),
+    /// 2×2 max pooling.
+    Pool(MaxPool2d),
+}
+
+impl Vgg {
+    pub(super) fn forward(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
+        let layers: Vec<&VggLayer> = self.features.iter().collect();
+        let stage_layers = layers.split_inclusive(|layer| matches!(layer, VggLayer::Pool(_)));
+        super::collect(stage_layers, x, stages, |layers, x| {
+            layers.iter().enumerate().fold(x, |x, (index, layer)| match layer {
+                VggLayer::Conv(conv) => {
+                    let norm = match layers.get(index + 1) {
+                        Some(VggLayer::Norm(norm)) => Some(norm),
+                        _ => None,
+                    };
+                    conv_norm(conv, norm, Activation::Relu, x)
+                }
+                // Computed with their convolution.
+                VggLayer::Norm(_) | VggLayer::Relu(_) => x,
+                VggLayer::Pool(_) => max_pool2d(x),
+            })
+        })
+    }
+
+    pub(super) fn freeze(self, trainable: usize) -> Self {
+        let pools = self.features.iter().enumerate().filter(|(_, layer)| matches!(layer, VggLayer::Pool(_)));
+        let starts: Vec<usize> = [0].into_iter().chain(pools.map(|(index, _)| index + 1)).take(STAGES.len()).collect();
+        Self { features: super::freeze_layers(self.features, &starts, trainable) }
+    }
+}
