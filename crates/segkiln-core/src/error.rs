@@ -74,6 +74,19 @@ pub enum CoreError {
         /// What is wrong.
         reason: &'static str,
     },
+    /// An object of class 0.
+    #[error("an object's label must be at least 1, as 0 is the background; number the classes from 1")]
+    BackgroundLabel,
+    /// An object whose mask is not of its image's size.
+    #[error("the mask of object {index} has {mask:?} pixels (width, height), its image {image:?}; they must be equal")]
+    InstanceMask {
+        /// Among those of the image, from 0.
+        index: usize,
+        /// Width and height of the mask.
+        mask: [u32; 2],
+        /// Width and height of the image.
+        image: [u32; 2],
+    },
     /// A palette shorter than the class list.
     #[error("{classes} classes need as many colours, the palette has {colours}")]
     PaletteTooShort {

@@ -1,6 +1,11 @@
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{BBox, CoreError, Result, polygon};
+use crate::{BBox, CoreError, LabelMap, Result, polygon};
+
+/// Columns of a label map that are read together: those of a line of the cache.
+const COLUMNS: usize = 16;
 
 /// A binary mask as the lengths of its runs, column by column from the upper left corner: COCO's form.
 ///
@@ -89,6 +94,56 @@ impl Rle {
             }
         }
         Ok(Self { width, height, counts: builder.counts })
+    }
+
+    /// The masks of all labels of a map but 0, in one pass over it.
+    ///
+    /// # Errors
+    /// [`CoreError::MaskSize`] as [`new`](Self::new).
+    ///
+    /// ```
+    /// use segkiln_core::{LabelMap, Rle};
+    ///
+    /// let masks = Rle::of_labels(&LabelMap::new(3, 1, vec![4, 0, 4])?)?;
+    /// assert_eq!(masks[&4].counts(), [0, 1, 1, 1]);
+    /// # Ok::<(), segkiln_core::CoreError>(())
+    /// ```
+    pub fn of_labels(map: &LabelMap) -> Result<BTreeMap<u32, Self>> {
+        let (width, height) = (map.width(), map.height());
+        let pixels = pixels(width, height)?;
+        // A builder and the end of its last run for each label, and the run at hand.
+        let mut builders: BTreeMap<u32, (Builder, u32)> = BTreeMap::new();
+        let (mut label, mut start) = (0, 0);
+        let mut close = |label: u32, start: u32, end: u32| {
+            if label > 0 && start < end {
+                let (builder, last) = builders.entry(label).or_default();
+                builder.push(start - *last, false);
+                builder.push(end - start, true);
+                *last = end;
+            }
+        };
+        // A few columns at a time, because a map lies in memory row by row.
+        let mut columns = vec![0; COLUMNS.min(width as usize) * height as usize];
+        for left in (0..width as usize).step_by(COLUMNS) {
+            let wide = COLUMNS.min(width as usize - left);
+            for (y, row) in map.as_slice().chunks_exact(width as usize).enumerate() {
+                for (x, value) in row[left..left + wide].iter().enumerate() {
+                    columns[x * height as usize + y] = *value;
+                }
+            }
+            for (pixel, value) in (left as u32 * height..).zip(&columns[..wide * height as usize]) {
+                if *value != label {
+                    close(label, start, pixel);
+                    (label, start) = (*value, pixel);
+                }
+            }
+        }
+        close(label, start, pixels);
+        let mask = |(label, (mut builder, last)): (u32, (Builder, u32))| {
+            builder.push(pixels - last, false);
+            (label, Self { width, height, counts: builder.counts })
+        };
+        Ok(builders.into_iter().map(mask).collect())
     }
 
     /// The pixels within any of some polygons, each `[x0, y0, x1, y1, ...]` in pixels: the same that pycocotools finds.
