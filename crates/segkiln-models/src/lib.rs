@@ -1,9 +1,11 @@
-//! Segmentation networks on Burn.
+//! Segmentation and detection networks on Burn.
 //!
 //! - [`layers`]: the few blocks that all networks are built from;
+//! - [`backbones`]: networks that make feature maps for others;
 //! - [`unet`]: U-Net, UNet++ and Attention U-Net;
-//! - [`SegmentationModel`]: any of them behind one type, made from a [`ModelConfig`] that a file can hold;
-//! - [`ModelCard`]: what else must be known to predict with a trained one;
+//! - [`rcnn`]: Faster R-CNN and Mask R-CNN;
+//! - [`SegmentationModel`]: any segmentation network behind one type, made from a [`ModelConfig`] that a file can hold;
+//! - [`ModelCard`], [`DetectorCard`]: what else must be known to predict with a trained one;
 //! - [`weights`]: saving and loading, with errors that name tensors.
 //!
 //! Each network is a config with documented defaults, `init` on a device, and `forward`:
@@ -22,8 +24,10 @@ pub mod backbones;
 mod card;
 pub mod layers;
 mod model;
+pub mod rcnn;
 pub mod unet;
 pub mod weights;
 
 pub use card::ModelCard;
 pub use model::{ModelConfig, SegmentationModel};
+pub use rcnn::DetectorCard;

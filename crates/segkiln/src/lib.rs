@@ -25,10 +25,12 @@
 //! - losses and metrics (feature `train`): `metrics`
 //! - training (feature `train`): `train`
 
+mod detector;
 mod device;
 mod segmenter;
 mod tiles;
 
+pub use detector::{DetectError, Detector};
 pub use device::{UnknownDevice, device_by_name, select_device};
 pub use segkiln_core as core;
 pub use segkiln_data as data;
@@ -43,9 +45,9 @@ pub use segmenter::{SegmentError, SegmentOptions, Segmentation, Segmenter};
 /// What most programs import.
 pub mod prelude {
     pub use burn::tensor::Device;
-    pub use segkiln_core::{Classes, LabelMap};
+    pub use segkiln_core::{BBox, Classes, Detection, LabelMap};
 
-    pub use crate::{SegmentError, SegmentOptions, Segmentation, Segmenter, device_by_name, select_device};
+    pub use crate::{DetectError, Detector, SegmentError, SegmentOptions, Segmentation, Segmenter, device_by_name, select_device};
 }
 
 #[cfg(doctest)]

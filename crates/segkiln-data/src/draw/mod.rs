@@ -1,9 +1,9 @@
-//! Pictures of label maps: overlays, legends, plain colours.
+//! Pictures of label maps and of found objects: overlays, legends, plain colours.
 
 mod font;
 
 use image::{DynamicImage, Rgb, RgbImage};
-use segkiln_core::{Classes, LabelMap, Palette};
+use segkiln_core::{Classes, Detection, LabelMap, Palette, Rgb as Colour};
 
 use crate::{DataError, Result};
 
@@ -50,11 +50,75 @@ pub fn overlay(image: &DynamicImage, map: &LabelMap, classes: &Classes, opacity:
         let neighbours = [at(x.wrapping_sub(1), y), at(x + 1, y), at(x, y.wrapping_sub(1)), at(x, y + 1)];
         let border = neighbours.into_iter().flatten().any(|other| other != label);
         let opacity = if border { 1.0 } else { opacity };
-        for (value, colour) in pixel.0.iter_mut().zip(classes.palette().colour(label as usize)) {
-            *value = (f32::from(*value) * (1.0 - opacity) + f32::from(colour) * opacity).round() as u8;
-        }
+        pixel.0 = blend(pixel.0, classes.palette().colour(label as usize), opacity);
     }
     Ok(drawn)
+}
+
+/// The image with found objects drawn over it, the best on top: the box, its class's name and the score in percent, and the
+/// mask if there is one. Each object has a colour of its own.
+///
+/// # Errors
+/// If a mask is not of the image's size.
+pub fn detections(image: &DynamicImage, detections: &[Detection], classes: &Classes) -> Result<RgbImage> {
+    /// Of a mask's colour.
+    const OPACITY: f32 = 0.45;
+    /// Dots of a box's sides.
+    const SIDE: u32 = 2;
+    let mut drawn = image.to_rgb8();
+    let (width, height) = drawn.dimensions();
+    let palette = Palette::voc(64);
+    for (index, detection) in detections.iter().enumerate().rev() {
+        let colour = palette.colour(1 + index % 63);
+        if let Some(mask) = &detection.mask {
+            let mask_size = (mask.width(), mask.height());
+            if mask_size != (width, height) {
+                let mask = format!("of detection {index}").into();
+                return Err(DataError::SizeMismatch { image: "image".into(), image_size: (width, height), mask, mask_size });
+            }
+            for pixel in mask.runs().flat_map(|[first, end]| first..end) {
+                let value = drawn.get_pixel_mut(pixel / height, pixel % height);
+                value.0 = blend(value.0, colour, OPACITY);
+            }
+        }
+        let [x1, y1, x2, y2] = detection.bbox.xyxy();
+        let dot = |at: f64, limit: u32| at.round().clamp(0.0, limit.into()) as u32;
+        let (left, right) = (dot(x1, width), dot(x2, width));
+        let (top, bottom) = (dot(y1, height), dot(y2, height));
+        for (x, y) in (top..bottom).flat_map(|y| (left..right).map(move |x| (x, y))) {
+            let within = x >= left + SIDE && x + SIDE < right && y >= top + SIDE && y + SIDE < bottom;
+            if !within {
+                drawn.put_pixel(x, y, Rgb(colour));
+            }
+        }
+        let name = classes.names().get(detection.label() as usize).map_or("?", String::as_str);
+        caption(&mut drawn, left, top, &format!("{name} {:.0}%", 100.0 * detection.score), colour);
+    }
+    Ok(drawn)
+}
+
+fn blend(value: [u8; 3], colour: Colour, opacity: f32) -> [u8; 3] {
+    let mix = |channel: usize| f32::from(value[channel]) * (1.0 - opacity) + f32::from(colour[channel]) * opacity;
+    [mix(0), mix(1), mix(2)].map(|value| value.round() as u8)
+}
+
+/// Text on a ground of the colour, above a point or below it if there is no room; what is beyond the image is left out.
+fn caption(image: &mut RgbImage, left: u32, top: u32, text: &str, ground: Colour) {
+    let (width, height) = image.dimensions();
+    let top = top.saturating_sub(font::HEIGHT + 2);
+    let light = ground.iter().map(|value| u32::from(*value)).sum::<u32>() > 3 * 128;
+    let ink = if light { INK } else { WHITE };
+    let advance = font::WIDTH + 1;
+    for y in top..(top + font::HEIGHT + 2).min(height) {
+        for x in left..left.saturating_add(text.chars().count() as u32 * advance + 1).min(width) {
+            let (column, row) = ((x - left).wrapping_sub(1), (y - top).wrapping_sub(1));
+            let character = text.chars().nth((column / advance) as usize);
+            let dot = character.is_some_and(|character| {
+                row < font::HEIGHT && column % advance < font::WIDTH && font::dot(character, column % advance, row)
+            });
+            image.put_pixel(x, y, if dot { ink } else { Rgb(ground) });
+        }
+    }
 }
 
 /// Each label in its colour; labels past the palette start again at colour 1.

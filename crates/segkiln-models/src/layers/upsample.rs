@@ -4,7 +4,7 @@ use burn::{
     nn::conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig},
     tensor::{Device, Tensor, ops::ConvTransposeOptions},
 };
-use segkiln_ops::{ResizeMode, conv_transpose2d, resize};
+use segkiln_ops::{ResizeMode, resize};
 
 use super::conv2d;
 
@@ -43,11 +43,7 @@ impl Upsample {
     /// `[n, in_channels, h, w]` → `[n, out_channels, 2h, 2w]`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         match self {
-            Self::Transposed(conv) => {
-                let options =
-                    ConvTransposeOptions::new(conv.stride, conv.padding, conv.padding_out, conv.dilation, conv.groups);
-                conv_transpose2d(x, conv.weight.val(), conv.bias.as_ref().map(Param::val), options)
-            }
+            Self::Transposed(conv) => conv_transpose2d(conv, x),
             // A 1×1 convolution and a resize with weights that sum to one commute; before the resize it is a quarter of
             // the work.
             Self::Bilinear(conv) => {
@@ -56,4 +52,10 @@ impl Upsample {
             }
         }
     }
+}
+
+/// Every transposed convolution of every network: Burn's layer, computed by [`segkiln_ops::conv_transpose2d()`].
+pub fn conv_transpose2d(conv: &ConvTranspose2d, x: Tensor<4>) -> Tensor<4> {
+    let options = ConvTransposeOptions::new(conv.stride, conv.padding, conv.padding_out, conv.dilation, conv.groups);
+    segkiln_ops::conv_transpose2d(x, conv.weight.val(), conv.bias.as_ref().map(Param::val), options)
 }

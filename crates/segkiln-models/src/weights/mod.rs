@@ -1,6 +1,6 @@
-//! Saving and loading of weights, in Burn's burnpack format (`.bpk`).
+//! Saving and loading of weights, in Burn's burnpack format (`.bpk`); and loading of PyTorch's files, see [`load_torch`].
 //!
-//! A file holds each parameter and each running statistic under its path in the network, in the order of the network, and
+//! A `.bpk` file holds each parameter and each running statistic under its path in the network, in the order of the network, and
 //! nothing that changes from run to run: the same weights give the same bytes. It is written to a temporary name and
 //! renamed.
 
@@ -10,11 +10,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+mod torch;
+
 use burn::{
     module::{Module, ModuleVisitor, Param},
     store::{ModuleRecord, burn_pack},
     tensor::{Tensor, TensorData},
 };
+pub use torch::{load_torch, torch_shapes};
 
 /// Why weights could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +31,7 @@ pub enum WeightsError {
         /// What the system or the format says.
         reason: String,
     },
-    /// The file is not there, is cut short, or is no burnpack file.
+    /// The file is not there, is cut short, or is of no known kind.
     #[error("cannot read weights from {}: {reason}", path.display())]
     Read {
         /// The file.
@@ -129,6 +132,33 @@ pub fn load<M: Module>(module: M, path: &Path) -> Result<M, WeightsError> {
     ModuleRecord::load(path)
         .and_then(|record| module.try_load_record(record.cast_to_module_dtype()))
         .map_err(|error| unreadable(error.to_string()))
+}
+
+/// How many numbers a network learns or could learn: without running statistics, and without frozen norms, as PyTorch
+/// counts.
+pub fn parameters<M: Module>(module: &M) -> usize {
+    struct Count {
+        containers: Vec<bool>,
+        total: usize,
+    }
+    impl ModuleVisitor for Count {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.containers.push(container == "Struct:FrozenBatchNorm" || name.starts_with("running_"));
+        }
+
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.containers.pop();
+        }
+
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if !self.containers.contains(&true) {
+                self.total += param.lazy_shape().num_elements();
+            }
+        }
+    }
+    let mut count = Count { containers: Vec::new(), total: 0 };
+    module.visit(&mut count);
+    count.total
 }
 
 /// A parameter of any rank.

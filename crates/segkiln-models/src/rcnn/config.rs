@@ -1,0 +1,335 @@
+use burn::config::Config;
+
+use super::AnchorConfig;
+use crate::{backbones::BackboneConfig, layers::NormConfig};
+
+/// Configuration of an [`Rcnn`](super::Rcnn); the defaults are torchvision's.
+///
+/// ```
+/// use segkiln_models::rcnn::RcnnConfig;
+///
+/// let config = RcnnConfig::by_name("maskrcnn_resnet50_fpn", 3).unwrap().with_min_size(400);
+/// assert_eq!((config.classes, config.roi.detections), (3, 100));
+/// ```
+#[derive(Config, Debug)]
+pub struct RcnnConfig {
+    /// What makes feature maps.
+    pub backbone: BackboneConfig,
+    /// Classes with the background, which is class 0.
+    pub classes: usize,
+    /// The stages of the backbone whose maps are used, in rising order.
+    pub stages: Vec<usize>,
+    /// Channels of all maps of the pyramid.
+    #[config(default = 256)]
+    pub channels: usize,
+    /// The normalisation in the pyramid.
+    #[config(default = "NormConfig::None")]
+    pub pyramid_norm: NormConfig,
+    /// The shorter side that images are resized to, in pixels.
+    #[config(default = 800)]
+    pub min_size: usize,
+    /// What the longer side may not exceed, in pixels.
+    #[config(default = 1333)]
+    pub max_size: usize,
+    /// Mean of each channel of the image, whose values are from 0 to 1; ImageNet's.
+    #[config(default = "vec![0.485, 0.456, 0.406]")]
+    pub mean: Vec<f32>,
+    /// Standard deviation of each channel.
+    #[config(default = "vec![0.229, 0.224, 0.225]")]
+    pub std: Vec<f32>,
+    /// The boxes that are tried.
+    #[config(default = "AnchorConfig::new()")]
+    pub anchors: AnchorConfig,
+    /// How proposals are made.
+    #[config(default = "RpnConfig::new()")]
+    pub rpn: RpnConfig,
+    /// How objects are made of proposals.
+    #[config(default = "RoiConfig::new()")]
+    pub roi: RoiConfig,
+    /// How masks are made, if they are.
+    #[config(default = "None")]
+    pub mask: Option<MaskConfig>,
+}
+
+/// The region proposal network.
+#[derive(Config, Debug)]
+pub struct RpnConfig {
+    /// 3×3 convolutions before the outputs.
+    #[config(default = 1)]
+    pub convolutions: usize,
+    /// Least overlap of an object's anchor.
+    #[config(default = 0.7)]
+    pub foreground: f32,
+    /// Overlap below which an anchor is background.
+    #[config(default = 0.3)]
+    pub background: f32,
+    /// Anchors of an image that a training step looks at.
+    #[config(default = 256)]
+    pub samples: usize,
+    /// The largest share of them that are objects'.
+    #[config(default = 0.5)]
+    pub positive: f64,
+    /// Best proposals of each map in training, before overlapping ones are left out.
+    #[config(default = 2000)]
+    pub before_nms_train: usize,
+    /// The same in evaluation.
+    #[config(default = 1000)]
+    pub before_nms: usize,
+    /// Best proposals of an image in training, after overlapping ones are left out.
+    #[config(default = 2000)]
+    pub after_nms_train: usize,
+    /// The same in evaluation.
+    #[config(default = 1000)]
+    pub after_nms: usize,
+    /// Overlap above which the worse of two proposals of one map is left out.
+    #[config(default = 0.7)]
+    pub nms: f64,
+    /// Least score of a proposal.
+    #[config(default = 0.0)]
+    pub score: f32,
+    /// Least side of a proposal, in pixels of what the network sees.
+    #[config(default = 1e-3)]
+    pub min_size: f32,
+}
+
+/// What finds the class and box of proposals.
+#[derive(Config, Debug)]
+pub struct RoiConfig {
+    /// Values of a proposal's features in each direction.
+    #[config(default = 7)]
+    pub size: usize,
+    /// Points in each direction whose mean is such a value.
+    #[config(default = 2)]
+    pub sampling: usize,
+    /// The layers between features and outputs.
+    #[config(default = "BoxHeadKind::Mlp")]
+    pub head: BoxHeadKind,
+    /// Values that describe a proposal.
+    #[config(default = 1024)]
+    pub representation: usize,
+    /// Least overlap of an object's proposal.
+    #[config(default = 0.5)]
+    pub foreground: f32,
+    /// Overlap below which a proposal is background.
+    #[config(default = 0.5)]
+    pub background: f32,
+    /// Proposals of an image that a training step looks at.
+    #[config(default = 512)]
+    pub samples: usize,
+    /// The largest share of them that are objects'.
+    #[config(default = 0.25)]
+    pub positive: f64,
+    /// Weights of the box coder.
+    #[config(default = "[10.0, 10.0, 5.0, 5.0]")]
+    pub weights: [f32; 4],
+    /// Score that a detection must exceed.
+    #[config(default = 0.05)]
+    pub score: f32,
+    /// Overlap above which the worse of two detections of a class is left out.
+    #[config(default = 0.5)]
+    pub nms: f64,
+    /// Most detections of an image.
+    #[config(default = 100)]
+    pub detections: usize,
+}
+
+/// The layers between a proposal's features and its outputs.
+#[derive(Config, Debug, PartialEq)]
+pub enum BoxHeadKind {
+    /// Two fully connected layers.
+    Mlp,
+    /// Four 3×3 convolutions with this normalisation, then one fully connected layer.
+    ConvFc {
+        /// After each convolution.
+        norm: NormConfig,
+    },
+}
+
+/// What finds the mask of a detection.
+#[derive(Config, Debug)]
+pub struct MaskConfig {
+    /// Values of a box's features in each direction; the mask has twice as many.
+    #[config(default = 14)]
+    pub size: usize,
+    /// 3×3 convolutions before the mask.
+    #[config(default = 4)]
+    pub convolutions: usize,
+    /// Their channels.
+    #[config(default = 256)]
+    pub channels: usize,
+    /// The normalisation after each.
+    #[config(default = "NormConfig::None")]
+    pub norm: NormConfig,
+    /// Probability that a pixel of the mask exceeds.
+    #[config(default = 0.5)]
+    pub threshold: f32,
+}
+
+impl RcnnConfig {
+    /// The names that [`by_name`](Self::by_name) knows: torchvision's.
+    pub const NAMES: [&str; 6] = [
+        "fasterrcnn_resnet50_fpn",
+        "fasterrcnn_resnet50_fpn_v2",
+        "fasterrcnn_mobilenet_v3_large_fpn",
+        "fasterrcnn_mobilenet_v3_large_320_fpn",
+        "maskrcnn_resnet50_fpn",
+        "maskrcnn_resnet50_fpn_v2",
+    ];
+
+    /// torchvision's network of this name, for `classes` classes with the background.
+    pub fn by_name(name: &str, classes: usize) -> Option<Self> {
+        let backbone = |name| BackboneConfig::by_name(name).expect("a name of the list");
+        let resnet = || Self::with_backbone(backbone("resnet50"), classes);
+        let mobilenet = || {
+            let config = Self::with_backbone(backbone("mobilenet_v3_large"), classes);
+            let rpn = RpnConfig::new().with_score(0.05);
+            config.with_rpn(rpn)
+        };
+        let second = |config: Self| {
+            let norm = NormConfig::default();
+            let rpn = config.rpn.clone().with_convolutions(2);
+            let roi = config.roi.clone().with_head(BoxHeadKind::ConvFc { norm: norm.clone() });
+            config.with_pyramid_norm(norm).with_rpn(rpn).with_roi(roi)
+        };
+        Some(match name {
+            "fasterrcnn_resnet50_fpn" => resnet(),
+            "fasterrcnn_resnet50_fpn_v2" => second(resnet()),
+            "maskrcnn_resnet50_fpn" => resnet().with_mask(Some(MaskConfig::new())),
+            "maskrcnn_resnet50_fpn_v2" => {
+                second(resnet()).with_mask(Some(MaskConfig::new().with_norm(NormConfig::default())))
+            }
+            "fasterrcnn_mobilenet_v3_large_fpn" => mobilenet(),
+            "fasterrcnn_mobilenet_v3_large_320_fpn" => {
+                let config = mobilenet().with_min_size(320).with_max_size(640);
+                let rpn = config.rpn.clone().with_before_nms(150).with_after_nms(150);
+                config.with_rpn(rpn)
+            }
+            _ => return None,
+        })
+    }
+
+    /// A Faster R-CNN on any backbone, with the anchors that torchvision takes for it.
+    pub fn with_backbone(backbone: BackboneConfig, classes: usize) -> Self {
+        let stages = backbone.detection_stages();
+        let maps = stages.len() + 1;
+        // One size a map where there are as many, else all sizes on each.
+        let anchors = match maps {
+            5 => AnchorConfig::new(),
+            _ => AnchorConfig::new().with_sizes(vec![vec![32.0, 64.0, 128.0, 256.0, 512.0]; maps]),
+        };
+        Self::new(backbone, classes, stages).with_anchors(anchors)
+    }
+
+    /// The same with norms in the backbone that do not learn; see [`FrozenBatchNorm`](crate::layers::FrozenBatchNorm).
+    pub fn with_frozen_norm(mut self, epsilon: f64) -> Self {
+        self.backbone = self.backbone.with_norm(NormConfig::Frozen { epsilon });
+        self
+    }
+
+    /// Whether the network can be built. A config that came from a file is checked before anything is allocated.
+    ///
+    /// # Errors
+    /// A sentence that names the field out of range.
+    pub fn check(&self) -> Result<(), String> {
+        self.backbone.check()?;
+        let within = |name: &str, value: usize, least: usize, most: usize| {
+            let fits = (least..=most).contains(&value);
+            if fits { Ok(()) } else { Err(format!("{name} must be from {least} to {most}, is {value}")) }
+        };
+        let share = |name: &str, value: f64| {
+            let fits = (0.0..=1.0).contains(&value);
+            if fits { Ok(()) } else { Err(format!("{name} must be from 0 to 1, is {value}")) }
+        };
+        let available = self.backbone.channels().len();
+        if self.stages.is_empty()
+            || !self.stages.is_sorted_by(|a, b| a < b)
+            || self.stages.iter().any(|s| *s >= available)
+        {
+            return Err(format!("stages must rise and be below {available}, are {:?}", self.stages));
+        }
+        within("classes", self.classes, 2, 100_000)?;
+        within("channels", self.channels, 1, 8192)?;
+        within("min_size", self.min_size, 1, 16_384)?;
+        within("max_size", self.max_size, self.min_size, 16_384)?;
+        self.pyramid_norm.check(self.channels)?;
+        let channels = self.backbone.in_channels();
+        if self.mean.len() != channels || self.std.len() != channels {
+            return Err(format!("mean and std need {channels} values each, one for each channel of the image"));
+        }
+        if !self.mean.iter().all(|mean| mean.is_finite()) || !self.std.iter().all(|std| *std > 0.0 && std.is_finite()) {
+            return Err("mean and std must be finite and std above 0".into());
+        }
+        self.anchors.check(self.stages.len() + 1)?;
+        within("rpn convolutions", self.rpn.convolutions, 1, 64)?;
+        within("rpn samples", self.rpn.samples, 1, 1 << 20)?;
+        for (name, value) in [
+            ("rpn before_nms", self.rpn.before_nms),
+            ("rpn before_nms_train", self.rpn.before_nms_train),
+            ("rpn after_nms", self.rpn.after_nms),
+            ("rpn after_nms_train", self.rpn.after_nms_train),
+        ] {
+            within(name, value, 1, 1 << 20)?;
+        }
+        within("roi size", self.roi.size, 1, 64)?;
+        within("roi sampling", self.roi.sampling, 1, 64)?;
+        within("roi representation", self.roi.representation, 1, 1 << 16)?;
+        within("roi samples", self.roi.samples, 1, 1 << 20)?;
+        within("roi detections", self.roi.detections, 1, 1 << 20)?;
+        for (name, value) in [
+            ("rpn positive", self.rpn.positive),
+            ("rpn nms", self.rpn.nms),
+            ("rpn score", self.rpn.score.into()),
+            ("rpn foreground", self.rpn.foreground.into()),
+            ("rpn background", self.rpn.background.into()),
+            ("roi positive", self.roi.positive),
+            ("roi nms", self.roi.nms),
+            ("roi score", self.roi.score.into()),
+            ("roi foreground", self.roi.foreground.into()),
+            ("roi background", self.roi.background.into()),
+        ] {
+            share(name, value)?;
+        }
+        if self.rpn.background > self.rpn.foreground || self.roi.background > self.roi.foreground {
+            return Err("background must not be above foreground".into());
+        }
+        if !self.roi.weights.iter().all(|weight| weight.is_finite() && *weight > 0.0) {
+            return Err(format!("roi weights must be positive, are {:?}", self.roi.weights));
+        }
+        if let BoxHeadKind::ConvFc { norm } = &self.roi.head {
+            norm.check(self.channels)?;
+        }
+        if let Some(mask) = &self.mask {
+            within("mask size", mask.size, 1, 256)?;
+            within("mask convolutions", mask.convolutions, 1, 64)?;
+            within("mask channels", mask.channels, 1, 8192)?;
+            share("mask threshold", mask.threshold.into())?;
+            mask.norm.check(mask.channels)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_known_and_right() {
+        for name in RcnnConfig::NAMES {
+            RcnnConfig::by_name(name, 91).unwrap().check().unwrap();
+        }
+        assert!(RcnnConfig::by_name("fasterrcnn_resnet51_fpn", 91).is_none());
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_named() {
+        let config = || RcnnConfig::by_name("maskrcnn_resnet50_fpn", 3).unwrap();
+        let refused = |config: RcnnConfig| config.check().unwrap_err();
+        assert!(refused(config().with_min_size(0)).contains("min_size"));
+        assert!(refused(config().with_max_size(10)).contains("max_size"));
+        assert!(refused(config().with_mean(vec![0.5])).contains("mean"));
+        assert!(refused(config().with_anchors(AnchorConfig::new().with_ratios(vec![f32::NAN]))).contains("ratios"));
+        assert!(refused(config().with_rpn(RpnConfig::new().with_positive(2.0))).contains("rpn positive"));
+        assert!(refused(config().with_roi(RoiConfig::new().with_size(1 << 20))).contains("roi size"));
+    }
+}

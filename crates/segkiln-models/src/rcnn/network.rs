@@ -1,0 +1,366 @@
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor},
+};
+use rayon::prelude::*;
+use segkiln_core::{BBox, CoreError, Detection, Instance, Instances, Rle};
+
+use super::{
+    Corners, RcnnConfig, RcnnLosses, RoiHeads, Rpn, RpnHead, Sampling,
+    paste::paste_mask,
+    roi_heads::{Found, Truth},
+    transform::{Images, size},
+};
+use crate::{backbones::Backbone, layers::FeaturePyramid};
+
+/// Why a network cannot look at images, or learn from them.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RcnnError {
+    /// The config cannot be built.
+    #[error("config: {0}")]
+    Config(String),
+    /// There is no image.
+    #[error("no images were given")]
+    NoImages,
+    /// An image has no pixel, or other channels than the network.
+    #[error(
+        "image {image} has shape {shape:?} (channels, height, width), the network takes [{channels}, _, _] with sides of at least 1"
+    )]
+    Image {
+        /// Index in the batch.
+        image: usize,
+        /// Its shape.
+        shape: [usize; 3],
+        /// Channels that the network takes.
+        channels: usize,
+    },
+    /// There are not as many targets as images, or one is of another size.
+    #[error(
+        "image {image} has {size:?} pixels (width, height), its target {target:?}; each image needs one of its size"
+    )]
+    Target {
+        /// Index in the batch.
+        image: usize,
+        /// Width and height.
+        size: [usize; 2],
+        /// Width and height of the target; none if it is missing.
+        target: Option<[u32; 2]>,
+    },
+    /// An object's class is not the network's.
+    #[error("object {object} of image {image} has class {label}, the network's are 1 to {most}")]
+    Label {
+        /// Index in the batch.
+        image: usize,
+        /// Index in the image.
+        object: usize,
+        /// Its class.
+        label: u32,
+        /// The last class.
+        most: usize,
+    },
+    /// An object has no mask, which the network is to learn.
+    #[error(
+        "object {object} of image {image} has no mask, but the network learns masks; give it one or use Faster R-CNN"
+    )]
+    NoMask {
+        /// Index in the batch.
+        image: usize,
+        /// Index in the image.
+        object: usize,
+    },
+    /// The mask of an image cannot be written.
+    #[error(transparent)]
+    Core(#[from] CoreError),
+}
+
+/// Backbone and pyramid.
+#[derive(Module, Debug)]
+pub struct BackboneWithFpn {
+    /// What makes maps of the image.
+    pub body: Backbone,
+    /// What brings them together.
+    pub fpn: FeaturePyramid,
+}
+
+/// Faster R-CNN, and Mask R-CNN where the config has masks; see [`RcnnConfig`].
+#[derive(Module, Debug)]
+pub struct Rcnn {
+    /// Feature maps.
+    pub backbone: BackboneWithFpn,
+    /// Proposals.
+    pub rpn: Rpn,
+    /// Objects.
+    pub roi_heads: RoiHeads,
+    #[module(skip)]
+    config: RcnnConfig,
+}
+
+impl RcnnConfig {
+    /// The network with random weights, as torchvision draws them.
+    ///
+    /// # Errors
+    /// [`RcnnError::Config`] where [`check`](Self::check) gives an error.
+    pub fn init(&self, device: &Device) -> Result<Rcnn, RcnnError> {
+        self.check().map_err(RcnnError::Config)?;
+        let available = self.backbone.channels();
+        let channels: Vec<usize> = self.stages.iter().map(|stage| available[*stage]).collect();
+        Ok(Rcnn {
+            backbone: BackboneWithFpn {
+                body: self.backbone.init(device),
+                fpn: FeaturePyramid::new(&channels, self.channels, &self.pyramid_norm, device),
+            },
+            rpn: Rpn { head: RpnHead::new(self, device) },
+            roi_heads: RoiHeads::new(self, device),
+            config: self.clone(),
+        })
+    }
+}
+
+impl Rcnn {
+    /// What it was made from.
+    pub fn config(&self) -> &RcnnConfig {
+        &self.config
+    }
+
+    /// The same with other sizes of images, thresholds or numbers of boxes.
+    ///
+    /// # Errors
+    /// [`RcnnError::Config`] if the config is out of range.
+    pub fn with_config(mut self, change: impl FnOnce(RcnnConfig) -> RcnnConfig) -> Result<Self, RcnnError> {
+        self.config = change(self.config);
+        self.config.check().map_err(RcnnError::Config)?;
+        Ok(self)
+    }
+
+    /// Keeps all but the last `trainable` groups of the backbone's layers from learning; see [`Backbone::freeze`].
+    pub fn freeze_backbone(mut self, trainable: usize) -> Self {
+        self.backbone.body = self.backbone.body.freeze(trainable);
+        self
+    }
+
+    /// What is in each image, best first, in the image's own pixels.
+    ///
+    /// # Shapes
+    /// Each image `[channels, height, width]`, values from 0 to 1; they may differ in height and width.
+    ///
+    /// # Errors
+    /// [`RcnnError::NoImages`], or [`RcnnError::Image`] if an image does not fit the network.
+    pub fn detect(&self, images: &[Tensor<3>]) -> Result<Vec<Vec<Detection>>, RcnnError> {
+        self.check_images(images)?;
+        let images = Images::prepare(images, &self.config);
+        let (maps, pooled) = self.maps(&images);
+        let (proposals, _) = self.rpn.forward(&images, &maps, &self.config, false);
+        let found = self.roi_heads.find(&images, &maps[..pooled], proposals, &self.config);
+        found.into_iter().enumerate().map(|(image, found)| self.decoded(&images, image, found)).collect()
+    }
+
+    /// The losses of a training step; on a device without gradients and a network in evaluation, those of validation.
+    ///
+    /// Crowds take no part. Difficult objects do.
+    ///
+    /// # Shapes
+    /// As [`detect`](Self::detect), and a target of each image's size.
+    ///
+    /// # Errors
+    /// As [`detect`](Self::detect), and where a target does not fit its image or the network.
+    pub fn losses(
+        &self,
+        images: &[Tensor<3>],
+        targets: &[Instances],
+        sampling: Sampling,
+    ) -> Result<RcnnLosses, RcnnError> {
+        self.check_images(images)?;
+        self.check_targets(images, targets)?;
+        let images = Images::prepare(images, &self.config);
+        let (maps, pooled) = self.maps(&images);
+        let truths: Vec<Truth<'_>> =
+            targets.iter().enumerate().map(|(image, target)| self.truth(&images, image, target)).collect();
+        let (proposals, output) = self.rpn.forward(&images, &maps, &self.config, true);
+        let objects: Vec<Vec<Corners>> = truths.iter().map(|truth| truth.boxes.clone()).collect();
+        let [objectness, rpn_box] = self.rpn.losses(output, &objects, &self.config, sampling);
+        let ([classifier, box_shift], mask) =
+            self.roi_heads.losses(&images, &maps[..pooled], proposals, &truths, &self.config, sampling);
+        Ok(RcnnLosses { objectness, rpn_box, classifier, box_shift, mask })
+    }
+
+    /// The pyramid's maps and a last one of every other value of the smallest; and how many of them boxes are pooled from.
+    fn maps(&self, images: &Images) -> (Vec<Tensor<4>>, usize) {
+        let maps = self.backbone.body.forward(images.tensor.clone(), &self.config.stages);
+        let mut maps = self.backbone.fpn.forward(maps);
+        let pooled = maps.len();
+        let last = &maps[pooled - 1];
+        let every_other = last.clone().slice(burn::tensor::s![.., .., ..;2, ..;2]);
+        maps.push(every_other);
+        (maps, pooled.min(4))
+    }
+
+    fn check_images(&self, images: &[Tensor<3>]) -> Result<(), RcnnError> {
+        if images.is_empty() {
+            return Err(RcnnError::NoImages);
+        }
+        let channels = self.config.mean.len();
+        for (image, tensor) in images.iter().enumerate() {
+            let shape = tensor.dims();
+            if shape[0] != channels || shape.contains(&0) {
+                return Err(RcnnError::Image { image, shape, channels });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_targets(&self, images: &[Tensor<3>], targets: &[Instances]) -> Result<(), RcnnError> {
+        for (index, image) in images.iter().enumerate() {
+            let [height, width] = size(image);
+            let target = targets.get(index);
+            let found = target.map(|target| [target.width(), target.height()]);
+            if found.map(|found| found.map(|side| side as usize)) != Some([width, height]) {
+                return Err(RcnnError::Target { image: index, size: [width, height], target: found });
+            }
+            for (object, instance) in target.into_iter().flat_map(Instances::as_slice).enumerate() {
+                let most = self.config.classes - 1;
+                if instance.label() as usize > most {
+                    return Err(RcnnError::Label { image: index, object, label: instance.label(), most });
+                }
+                if self.config.mask.is_some() && instance.mask.is_none() {
+                    return Err(RcnnError::NoMask { image: index, object });
+                }
+            }
+        }
+        if targets.len() > images.len() {
+            return Err(RcnnError::Target { image: images.len(), size: [0, 0], target: None });
+        }
+        Ok(())
+    }
+
+    fn truth<'a>(&self, images: &Images, image: usize, target: &'a Instances) -> Truth<'a> {
+        let [x, y] = images.scale(image);
+        let mut truth = Truth { boxes: vec![], labels: vec![], masks: vec![] };
+        for instance in target.as_slice().iter().filter(|instance| !instance.crowd) {
+            let [x1, y1, x2, y2] = instance.bbox.xyxy().map(|value| value as f32);
+            let bbox = [x1 * x, y1 * y, x2 * x, y2 * y];
+            // In f32 a box may lose its area.
+            if !(bbox[2] > bbox[0] && bbox[3] > bbox[1]) {
+                continue;
+            }
+            truth.boxes.push(bbox);
+            truth.labels.push(instance.label());
+            if self.config.mask.is_some() {
+                truth.masks.extend(MaskTarget::new(instance, images.sizes[image]));
+            }
+        }
+        truth
+    }
+
+    fn decoded(&self, images: &Images, image: usize, found: Found) -> Result<Vec<Detection>, RcnnError> {
+        let Found { boxes, labels, scores, masks } = found;
+        let boxes: Vec<Corners> = boxes.into_iter().map(|bbox| images.restore(image, bbox)).collect();
+        let pasted: Option<Vec<Rle>> = match &self.config.mask {
+            Some(config) if !masks.is_empty() => {
+                let paste = |(mask, bbox): (&Vec<f32>, &Corners)| {
+                    paste_mask(mask, 2 * config.size, *bbox, images.original[image], config.threshold)
+                };
+                Some(masks.par_iter().zip(&boxes).map(paste).collect::<Result<_, _>>()?)
+            }
+            _ => None,
+        };
+        let mut pasted = pasted.into_iter().flatten();
+        let mut detections = Vec::with_capacity(boxes.len());
+        for ((bbox, label), score) in boxes.into_iter().zip(labels).zip(scores) {
+            let [x1, y1, x2, y2] = bbox.map(f64::from);
+            let mut detection = Detection::new(BBox::new(x1, y1, x2, y2)?, label, score)?;
+            detection.mask = pasted.next();
+            detections.push(detection);
+        }
+        Ok(detections)
+    }
+}
+
+/// An object's pixels, of which proposals have their part.
+pub(super) struct MaskTarget<'a> {
+    rle: &'a Rle,
+    /// The pixels within the box from (`left`, `top`) on, column by column.
+    pixels: Vec<bool>,
+    left: usize,
+    top: usize,
+    rows: usize,
+    /// What the network's input has, `[height, width]`.
+    size: [usize; 2],
+}
+
+impl<'a> MaskTarget<'a> {
+    fn new(instance: &'a Instance, size: [usize; 2]) -> Option<Self> {
+        let rle = instance.mask.as_ref()?;
+        let [left, top, right, bottom] = rle.bbox().map_or([0; 4], |bbox| bbox.xyxy().map(|value| value as usize));
+        let (rows, height) = (bottom - top, rle.height() as usize);
+        let mut pixels = vec![false; (right - left) * rows];
+        for [first, end] in rle.runs() {
+            let (mut at, end) = (first as usize, end as usize);
+            while at < end {
+                // The part of the run in one column.
+                let (column, row) = (at / height, at % height);
+                let next = end.min((column + 1) * height);
+                let last = (row + next - at).min(bottom);
+                pixels[(column - left) * rows + row - top..(column - left) * rows + last - top].fill(true);
+                at = next;
+            }
+        }
+        Some(Self { rle, pixels, left, top, rows, size })
+    }
+
+    /// Whether a pixel of the network's input is the object's.
+    fn at(&self, row: usize, column: usize) -> bool {
+        let nearest = |index: usize, size: usize, original: u32| {
+            let scale = original as f32 / size as f32;
+            ((index as f32 * scale) as usize).min(original as usize - 1)
+        };
+        let row = nearest(row, self.size[0], self.rle.height()).wrapping_sub(self.top);
+        let column = nearest(column, self.size[1], self.rle.width()).wrapping_sub(self.left);
+        row < self.rows && self.pixels.get(column.saturating_mul(self.rows) + row).is_some_and(|pixel| *pixel)
+    }
+
+    /// The share of the object in each of `side` × `side` parts of a box, in rows: RoIAlign with as many samples as pixels.
+    pub fn project(&self, [x1, y1, x2, y2]: Corners, side: usize) -> Vec<f32> {
+        let [height, width] = self.size;
+        let bins = |from: f32, to: f32, limit: usize| -> Vec<Vec<[(usize, f32); 2]>> {
+            let length = (to - from).max(1.0);
+            let bin = length / side as f32;
+            let samples = (length / side as f32).ceil() as usize;
+            let sample = |part: usize, sample: usize| {
+                let at = from + part as f32 * bin + (sample as f32 + 0.5) * bin / samples as f32;
+                if at < -1.0 || at > limit as f32 {
+                    return [(0, 0.0); 2];
+                }
+                let at = at.max(0.0);
+                let first = at as usize;
+                if first >= limit - 1 {
+                    return [(limit - 1, 1.0), (limit - 1, 0.0)];
+                }
+                let share = at - first as f32;
+                [(first, 1.0 - share), (first + 1, share)]
+            };
+            (0..side).map(|part| (0..samples).map(|index| sample(part, index)).collect()).collect()
+        };
+        let (rows, columns) = (bins(y1, y2, height), bins(x1, x2, width));
+        let mut shares = Vec::with_capacity(side * side);
+        for rows in &rows {
+            for columns in &columns {
+                let mut sum = 0.0;
+                for row in rows {
+                    for column in columns {
+                        for (y, share_y) in row {
+                            for (x, share_x) in column {
+                                let weight = share_y * share_x;
+                                if weight > 0.0 && self.at(*y, *x) {
+                                    sum += weight;
+                                }
+                            }
+                        }
+                    }
+                }
+                shares.push(sum / (rows.len() * columns.len()).max(1) as f32);
+            }
+        }
+        shares
+    }
+}

@@ -1,0 +1,443 @@
+use burn::{
+    module::Module,
+    nn::{
+        Initializer, Linear, LinearConfig,
+        conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig},
+    },
+    tensor::{
+        Device, Int, Tensor,
+        activation::{relu, sigmoid},
+    },
+};
+use rayon::prelude::*;
+use segkiln_ops::batched_nms;
+
+use super::{
+    BoxHeadKind, Corners, MaskConfig, Match, Matcher, RcnnConfig, RoiConfig, Sampling,
+    box_coder::{BoxCoder, clipped, has_size},
+    losses::{binary_cross_entropy, cross_entropy, smooth_l1},
+    roi_pool::{Pooled, pool},
+    rpn::{indices, read, without_bias, zero_bias},
+    transform::Images,
+};
+use crate::layers::{ConvBlock, ConvBlockConfig, conv_transpose2d, conv2d};
+
+/// What becomes of proposals: classes, boxes and masks.
+#[derive(Module, Debug)]
+pub struct RoiHeads {
+    /// From features to a description.
+    pub box_head: BoxHead,
+    /// From a description to classes and boxes.
+    pub box_predictor: BoxPredictor,
+    /// From features to features of a mask.
+    pub mask_head: Option<MaskHead>,
+    /// From features of a mask to masks, one a class.
+    pub mask_predictor: Option<MaskPredictor>,
+}
+
+/// The layers between a proposal's features and its outputs.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+pub enum BoxHead {
+    /// Two fully connected layers.
+    Mlp(MlpHead),
+    /// Convolutions, then a fully connected layer.
+    ConvFc(ConvFcHead),
+}
+
+/// Two fully connected layers.
+#[derive(Module, Debug)]
+pub struct MlpHead {
+    /// From all features.
+    pub fc6: Linear,
+    /// To the description.
+    pub fc7: Linear,
+}
+
+/// Four convolutions, then a fully connected layer.
+#[derive(Module, Debug)]
+pub struct ConvFcHead {
+    /// 3×3.
+    pub convs: Vec<ConvBlock>,
+    /// To the description.
+    pub fc: Linear,
+}
+
+/// The class of a proposal, and its box for each class.
+#[derive(Module, Debug)]
+pub struct BoxPredictor {
+    /// One logit a class.
+    pub cls_score: Linear,
+    /// Four numbers a class.
+    pub bbox_pred: Linear,
+}
+
+/// Convolutions on a box's features.
+#[derive(Module, Debug)]
+pub struct MaskHead {
+    /// 3×3.
+    pub convs: Vec<ConvBlock>,
+}
+
+/// Masks of twice the features' side, one a class.
+#[derive(Module, Debug)]
+pub struct MaskPredictor {
+    /// Doubles the side.
+    pub conv5_mask: ConvTranspose2d,
+    /// 1×1 to one logit a class.
+    pub mask_fcn_logits: Conv2d,
+}
+
+/// What is found in an image, in pixels of the network's input.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Found {
+    pub boxes: Vec<Corners>,
+    pub labels: Vec<u32>,
+    pub scores: Vec<f32>,
+    /// Probabilities of each pixel of each object's mask, in rows; empty if the network makes none.
+    pub masks: Vec<Vec<f32>>,
+}
+
+/// What there is to find in an image, in pixels of the network's input.
+pub(super) struct Truth<'a> {
+    pub boxes: Vec<Corners>,
+    pub labels: Vec<u32>,
+    pub masks: Vec<super::network::MaskTarget<'a>>,
+}
+
+impl RoiHeads {
+    pub(super) fn new(config: &RcnnConfig, device: &Device) -> Self {
+        let RoiConfig { size, representation, .. } = config.roi;
+        let channels = config.channels;
+        let features = channels * size * size;
+        let linear = |from, to| LinearConfig::new(from, to).init(device);
+        let box_head = match &config.roi.head {
+            BoxHeadKind::Mlp => BoxHead::Mlp(MlpHead {
+                fc6: linear(features, representation),
+                fc7: linear(representation, representation),
+            }),
+            BoxHeadKind::ConvFc { norm } => {
+                let block =
+                    ConvBlockConfig::new(channels, channels).with_norm(norm.clone()).with_initializer(kaiming());
+                BoxHead::ConvFc(ConvFcHead {
+                    convs: (0..4).map(|_| zero_bias(block.init(device))).collect(),
+                    fc: linear(features, representation),
+                })
+            }
+        };
+        let mask = config.mask.as_ref();
+        Self {
+            box_head,
+            box_predictor: BoxPredictor {
+                cls_score: linear(representation, config.classes),
+                bbox_pred: linear(representation, 4 * config.classes),
+            },
+            mask_head: mask.map(|mask| MaskHead::new(mask, channels, device)),
+            mask_predictor: mask.map(|mask| MaskPredictor::new(mask, config.classes, device)),
+        }
+    }
+
+    /// What is found in each image.
+    pub(super) fn find(
+        &self,
+        images: &Images,
+        maps: &[Tensor<4>],
+        proposals: Vec<Vec<Corners>>,
+        config: &RcnnConfig,
+    ) -> Vec<Found> {
+        let mut found = vec![Found::default(); proposals.len()];
+        let height = images.sizes.iter().map(|size| size[0]).max().unwrap_or(1);
+        let roi = &config.roi;
+        let Some(pooled) = pool(maps, &proposals, height, roi.size, roi.sampling) else { return found };
+        let (logits, codes) = self.box_predictor.forward(self.box_head.forward(pooled.features));
+        let [logits, codes] = {
+            let mut values = read([logits, codes].into_iter()).into_iter();
+            [(); 2].map(|()| values.next().expect("two tensors"))
+        };
+        // Where the values of each proposal are.
+        let mut row = vec![0; pooled.order.len()];
+        pooled.order.iter().enumerate().for_each(|(at, index)| row[*index] = at);
+        let mut first = 0;
+        for ((found, proposals), size) in found.iter_mut().zip(&proposals).zip(&images.sizes) {
+            let rows = &row[first..first + proposals.len()];
+            first += proposals.len();
+            *found = detections(proposals, rows, &logits, &codes, *size, config);
+        }
+        if let (Some(mask), Some(head), Some(predictor)) = (&config.mask, &self.mask_head, &self.mask_predictor) {
+            let boxes: Vec<Vec<Corners>> = found.iter().map(|found| found.boxes.clone()).collect();
+            if let Some(pooled) = pool(maps, &boxes, height, mask.size, roi.sampling) {
+                let labels: Vec<u32> = found.iter().flat_map(|found| &found.labels).copied().collect();
+                let order = pooled.order.clone();
+                let masks = predictor.of_classes(head.forward(pooled.features), &order, &labels);
+                let masks = read([sigmoid(masks)].into_iter()).remove(0);
+                let pixels = masks.len() / order.len();
+                let mut by_index = vec![Vec::new(); order.len()];
+                for (index, mask) in order.into_iter().zip(masks.chunks_exact(pixels)) {
+                    by_index[index] = mask.to_vec();
+                }
+                let mut masks = by_index.into_iter();
+                for found in &mut found {
+                    found.masks = masks.by_ref().take(found.boxes.len()).collect();
+                }
+            }
+        }
+        found
+    }
+
+    /// The losses of classes, of boxes, and of masks if the network makes them.
+    pub(super) fn losses(
+        &self,
+        images: &Images,
+        maps: &[Tensor<4>],
+        proposals: Vec<Vec<Corners>>,
+        truths: &[Truth<'_>],
+        config: &RcnnConfig,
+        sampling: Sampling,
+    ) -> ([Tensor<1>; 2], Option<Tensor<1>>) {
+        let device = maps[0].device();
+        let roi = &config.roi;
+        let chosen: Vec<Chosen> = (proposals.into_iter().zip(truths).enumerate())
+            .map(|(image, (proposals, truth))| Chosen::new(proposals, truth, roi, sampling, image))
+            .collect();
+        let boxes: Vec<Vec<Corners>> = chosen.iter().map(|chosen| chosen.boxes.clone()).collect();
+        let height = images.sizes.iter().map(|size| size[0]).max().unwrap_or(1);
+        let zero = || Tensor::<1>::zeros([1], &device);
+        let mask_zero = || config.mask.as_ref().map(|_| zero());
+        let Some(Pooled { features, order }) = pool(maps, &boxes, height, roi.size, roi.sampling) else {
+            return ([zero(), zero()], mask_zero());
+        };
+        let (logits, codes) = self.box_predictor.forward(self.box_head.forward(features));
+        let all: Vec<(u32, Option<[f32; 4]>)> =
+            chosen.iter().flat_map(|chosen| chosen.labels.iter().copied().zip(chosen.codes.iter().copied())).collect();
+        let labels: Vec<i32> = order.iter().map(|index| all[*index].0 as i32).collect();
+        let classifier = cross_entropy(logits, Tensor::<1, Int>::from_ints(labels.as_slice(), &device));
+        // The rows of objects' codes, where each class has one.
+        let (mut rows, mut targets) = (Vec::new(), Vec::new());
+        for (row, index) in order.iter().enumerate() {
+            if let (label, Some(code)) = all[*index] {
+                rows.push(row * config.classes + label as usize);
+                targets.extend(code);
+            }
+        }
+        let shifts = if rows.is_empty() {
+            zero()
+        } else {
+            let targets = Tensor::<1>::from_floats(targets.as_slice(), &device).reshape([-1, 4]);
+            let codes: Tensor<2> = codes.reshape([-1, 4]);
+            smooth_l1(codes.select(0, indices(&rows, &device)), targets).div_scalar(order.len() as f64)
+        };
+        let mask = self.mask_loss(maps, &chosen, truths, height, config).or_else(mask_zero);
+        ([classifier, shifts], mask)
+    }
+
+    /// None without masks, or without objects.
+    fn mask_loss(
+        &self,
+        maps: &[Tensor<4>],
+        chosen: &[Chosen],
+        truths: &[Truth<'_>],
+        height: usize,
+        config: &RcnnConfig,
+    ) -> Option<Tensor<1>> {
+        let (mask, head, predictor) = (config.mask.as_ref()?, self.mask_head.as_ref()?, self.mask_predictor.as_ref()?);
+        let objects: Vec<Vec<(Corners, u32, usize)>> = chosen.iter().map(Chosen::objects).collect();
+        let boxes: Vec<Vec<Corners>> =
+            objects.iter().map(|objects| objects.iter().map(|(bbox, _, _)| *bbox).collect()).collect();
+        let Pooled { features, order } = pool(maps, &boxes, height, mask.size, config.roi.sampling)?;
+        let all: Vec<(usize, &(Corners, u32, usize))> =
+            objects.iter().enumerate().flat_map(|(image, objects)| objects.iter().map(move |o| (image, o))).collect();
+        let labels: Vec<u32> = all.iter().map(|(_, (_, label, _))| *label).collect();
+        let logits = predictor.of_classes(head.forward(features), &order, &labels);
+        let [count, pixels] = logits.dims();
+        let side = 2 * mask.size;
+        let targets: Vec<f32> = order
+            .par_iter()
+            .flat_map_iter(|index| {
+                let (image, (bbox, _, object)) = all[*index];
+                truths[image].masks[*object].project(*bbox, side)
+            })
+            .collect();
+        let targets = Tensor::<1>::from_floats(targets.as_slice(), &logits.device()).reshape([count, pixels]);
+        Some(binary_cross_entropy(logits, targets))
+    }
+}
+
+fn kaiming() -> Initializer {
+    Initializer::KaimingNormal { gain: 2f64.sqrt(), fan_out_only: true }
+}
+
+/// Proposals of an image that a training step looks at.
+struct Chosen {
+    boxes: Vec<Corners>,
+    /// 0 for background.
+    labels: Vec<u32>,
+    /// What makes the object's box of the proposal.
+    codes: Vec<Option<[f32; 4]>>,
+    objects: Vec<usize>,
+}
+
+impl Chosen {
+    fn new(
+        mut proposals: Vec<Corners>,
+        truth: &Truth<'_>,
+        config: &RoiConfig,
+        sampling: Sampling,
+        image: usize,
+    ) -> Self {
+        proposals.extend(&truth.boxes);
+        let matcher = Matcher { foreground: config.foreground, background: config.background, low_quality: false };
+        let matches = matcher.matches(&truth.boxes, &proposals);
+        let (mut own, mut other) = (Vec::new(), Vec::new());
+        for (index, found) in matches.iter().enumerate() {
+            match found {
+                Match::Object(_) => own.push(index),
+                Match::Background => other.push(index),
+                Match::Between => {}
+            }
+        }
+        let [own, other] = sampling.stream(1, image).balanced(own, other, config.samples, config.positive);
+        let mut all: Vec<usize> = own.into_iter().chain(other).collect();
+        all.sort_unstable();
+        let coder = BoxCoder { weights: config.weights };
+        let mut chosen = Self { boxes: vec![], labels: vec![], codes: vec![], objects: vec![] };
+        for index in all {
+            let (label, code, object) = match matches[index] {
+                Match::Object(object) => {
+                    let code = coder.encode(truth.boxes[object], proposals[index]);
+                    (truth.labels[object], Some(code), object)
+                }
+                _ => (0, None, 0),
+            };
+            chosen.boxes.push(proposals[index]);
+            chosen.labels.push(label);
+            chosen.codes.push(code);
+            chosen.objects.push(object);
+        }
+        chosen
+    }
+
+    /// Box, label and index of the object, where there is one.
+    fn objects(&self) -> Vec<(Corners, u32, usize)> {
+        let all = self.boxes.iter().zip(&self.labels).zip(&self.objects);
+        all.filter(|((_, label), _)| **label > 0).map(|((bbox, label), object)| (*bbox, *label, *object)).collect()
+    }
+}
+
+/// What is left of an image's proposals: the best that do not overlap others of their class.
+fn detections(
+    proposals: &[Corners],
+    rows: &[usize],
+    logits: &[f32],
+    codes: &[f32],
+    size: [usize; 2],
+    config: &RcnnConfig,
+) -> Found {
+    /// Least side, in pixels of the network's input.
+    const LEAST: f32 = 1e-2;
+    let (classes, roi) = (config.classes, &config.roi);
+    let coder = BoxCoder { weights: roi.weights };
+    let candidates: Vec<(Corners, f32, u32)> = proposals
+        .par_iter()
+        .zip(rows)
+        .flat_map_iter(|(proposal, row)| {
+            let codes = codes[row * classes * 4..][..classes * 4].as_chunks::<4>().0;
+            let scores = softmax(&logits[row * classes..][..classes]);
+            let with_class = scores.into_iter().zip(codes).zip(0..).skip(1);
+            with_class
+                .filter(|((score, _), _)| *score > roi.score)
+                .map(|((score, code), class)| (clipped(coder.decode(*code, *proposal), size), score, class))
+        })
+        .filter(|(bbox, _, _)| has_size(*bbox, LEAST))
+        .collect();
+    let boxes: Vec<Corners> = candidates.iter().map(|candidate| candidate.0).collect();
+    let scores: Vec<f32> = candidates.iter().map(|candidate| candidate.1).collect();
+    let labels: Vec<u32> = candidates.iter().map(|candidate| candidate.2).collect();
+    let mut kept = batched_nms(&boxes, &scores, &labels, roi.nms);
+    kept.truncate(roi.detections);
+    Found {
+        boxes: kept.iter().map(|index| boxes[*index]).collect(),
+        labels: kept.iter().map(|index| labels[*index]).collect(),
+        scores: kept.iter().map(|index| scores[*index]).collect(),
+        masks: Vec::new(),
+    }
+}
+
+fn softmax(logits: &[f32]) -> Vec<f32> {
+    let most = logits.iter().copied().fold(f32::MIN, f32::max);
+    let exponentials: Vec<f32> = logits.iter().map(|logit| (logit - most).exp()).collect();
+    let sum: f32 = exponentials.iter().sum();
+    exponentials.into_iter().map(|value| value / sum).collect()
+}
+
+impl BoxHead {
+    /// # Shapes
+    /// `[boxes, channels, size, size]` → `[boxes, representation]`
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<2> {
+        match self {
+            Self::Mlp(head) => relu(head.fc7.forward(relu(head.fc6.forward(x.flatten(1, 3))))),
+            Self::ConvFc(head) => {
+                let x = head.convs.iter().fold(x, |x, block| block.forward(x));
+                relu(head.fc.forward(x.flatten(1, 3)))
+            }
+        }
+    }
+}
+
+impl BoxPredictor {
+    /// # Shapes
+    /// `[boxes, representation]` → logits `[boxes, classes]` and codes `[boxes, 4 · classes]`
+    pub fn forward(&self, x: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        (self.cls_score.forward(x.clone()), self.bbox_pred.forward(x))
+    }
+}
+
+impl MaskHead {
+    fn new(config: &MaskConfig, channels: usize, device: &Device) -> Self {
+        let block = |index| {
+            let from = if index == 0 { channels } else { config.channels };
+            let block =
+                ConvBlockConfig::new(from, config.channels).with_norm(config.norm.clone()).with_initializer(kaiming());
+            zero_bias(block.init(device))
+        };
+        Self { convs: (0..config.convolutions).map(block).collect() }
+    }
+
+    /// # Shapes
+    /// `[boxes, channels, size, size]` → the same with the head's channels
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.convs.iter().fold(x, |x, block| block.forward(x))
+    }
+}
+
+impl MaskPredictor {
+    fn new(config: &MaskConfig, classes: usize, device: &Device) -> Self {
+        let channels = config.channels;
+        let up = ConvTranspose2dConfig::new([channels, channels], [2, 2])
+            .with_stride([2, 2])
+            .with_initializer(kaiming())
+            .init(device);
+        let logits = Conv2dConfig::new([channels, classes], [1, 1]).with_initializer(kaiming()).init(device);
+        Self { conv5_mask: without_transposed_bias(up), mask_fcn_logits: without_bias(logits) }
+    }
+
+    /// # Shapes
+    /// `[boxes, channels, size, size]` → logits `[boxes, classes, 2 · size, 2 · size]`
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        conv2d(&self.mask_fcn_logits, relu(conv_transpose2d(&self.conv5_mask, x)))
+    }
+
+    /// The logits of each box's own class, `[boxes, pixels]`; `order` has each row's box, `labels` each box's class.
+    fn of_classes(&self, x: Tensor<4>, order: &[usize], labels: &[u32]) -> Tensor<2> {
+        let logits = self.forward(x);
+        let [count, classes, height, width] = logits.dims();
+        let rows: Vec<usize> =
+            order.iter().enumerate().map(|(row, index)| row * classes + labels[*index] as usize).collect();
+        let device = logits.device();
+        logits.reshape([count * classes, height * width]).select(0, indices(&rows, &device))
+    }
+}
+
+fn without_transposed_bias(mut conv: ConvTranspose2d) -> ConvTranspose2d {
+    conv.bias = conv.bias.map(|bias| bias.map(|bias| bias.zeros_like().set_require_grad(bias.is_require_grad())));
+    conv
+}

@@ -1,0 +1,243 @@
+use burn::{
+    module::Module,
+    nn::{
+        Initializer,
+        conv::{Conv2d, Conv2dConfig},
+    },
+    tensor::{Device, Tensor},
+};
+use segkiln_ops::batched_nms;
+
+use super::{
+    Corners, Match, Matcher, RcnnConfig, Sampling,
+    anchors::Grid,
+    box_coder::{BoxCoder, clipped, has_size},
+    losses::{binary_cross_entropy, smooth_l1},
+    transform::Images,
+};
+use crate::layers::{ConvBlock, ConvBlockConfig, NormConfig, conv2d};
+
+const CODER: BoxCoder = BoxCoder { weights: [1.0; 4] };
+
+/// Region proposal network: which anchors may hold an object, and what box it has.
+#[derive(Module, Debug)]
+pub struct Rpn {
+    /// Its layers, the same for all maps.
+    pub head: RpnHead,
+}
+
+/// The layers of an [`Rpn`].
+#[derive(Module, Debug)]
+pub struct RpnHead {
+    /// 3×3.
+    pub conv: Vec<ConvBlock>,
+    /// 1×1 to one logit an anchor.
+    pub cls_logits: Conv2d,
+    /// 1×1 to four numbers an anchor.
+    pub bbox_pred: Conv2d,
+}
+
+/// What the layers say of a map: `[n, anchors]` and `[n, anchors, 4]`.
+struct Outputs {
+    logits: Vec<Tensor<2>>,
+    codes: Vec<Tensor<3>>,
+}
+
+impl RpnHead {
+    pub(super) fn new(config: &RcnnConfig, device: &Device) -> Self {
+        let initializer = Initializer::Normal { mean: 0.0, std: 0.01 };
+        let output = |channels| {
+            Conv2dConfig::new([config.channels, channels], [1, 1]).with_initializer(initializer.clone()).init(device)
+        };
+        let block = ConvBlockConfig::new(config.channels, config.channels)
+            .with_norm(NormConfig::None)
+            .with_initializer(initializer.clone());
+        let anchors = config.anchors.per_place();
+        Self {
+            conv: (0..config.rpn.convolutions).map(|_| zero_bias(block.init(device))).collect(),
+            cls_logits: without_bias(output(anchors)),
+            bbox_pred: without_bias(output(4 * anchors)),
+        }
+    }
+
+    fn forward(&self, maps: &[Tensor<4>], anchors: usize) -> Outputs {
+        let flat = |x: Tensor<4>, values: usize| {
+            let [n, _, height, width] = x.dims();
+            x.permute([0, 2, 3, 1]).reshape([n, height * width * anchors, values])
+        };
+        let mut outputs = Outputs { logits: Vec::new(), codes: Vec::new() };
+        for map in maps {
+            let x = self.conv.iter().fold(map.clone(), |x, block| block.forward(x));
+            outputs.logits.push(flat(conv2d(&self.cls_logits, x.clone()), 1).squeeze_dim(2));
+            outputs.codes.push(flat(conv2d(&self.bbox_pred, x), 4));
+        }
+        outputs
+    }
+}
+
+/// Biases begin at zero.
+pub(super) fn zero_bias(mut block: ConvBlock) -> ConvBlock {
+    block.conv = without_bias(block.conv);
+    block
+}
+
+pub(super) fn without_bias(mut conv: Conv2d) -> Conv2d {
+    conv.bias = conv.bias.map(|bias| bias.map(|bias| bias.zeros_like().set_require_grad(bias.is_require_grad())));
+    conv
+}
+
+impl Rpn {
+    /// Proposals of each image in pixels of `images`, best first; and what is needed for the losses.
+    pub(super) fn forward(
+        &self,
+        images: &Images,
+        maps: &[Tensor<4>],
+        config: &RcnnConfig,
+        train: bool,
+    ) -> (Vec<Vec<Corners>>, RpnOutput) {
+        let outputs = self.head.forward(maps, config.anchors.per_place());
+        let [_, _, height, width] = images.tensor.dims();
+        let grid = |(level, map): (usize, &Tensor<4>)| {
+            let [_, _, rows, columns] = map.dims();
+            config.anchors.grid(level, [rows, columns], [height, width])
+        };
+        let grids: Vec<Grid> = maps.iter().enumerate().map(grid).collect();
+        let logits = read(outputs.logits.iter().map(|logits| logits.clone().detach()));
+        let codes = read(outputs.codes.iter().map(|codes| codes.clone().detach()));
+        let proposals = (images.sizes.iter().enumerate())
+            .map(|(image, size)| {
+                let levels = grids.iter().zip(&logits).zip(&codes).map(|((grid, logits), codes)| {
+                    let anchors = grid.len();
+                    let logits = &logits[image * anchors..][..anchors];
+                    let codes = &codes[image * anchors * 4..][..anchors * 4];
+                    (grid, logits, codes.as_chunks::<4>().0)
+                });
+                propose(levels, *size, config, train)
+            })
+            .collect();
+        (proposals, RpnOutput { outputs, grids })
+    }
+
+    /// The losses of anchors and of boxes for the objects of each image, in pixels of the network's input.
+    pub(super) fn losses(
+        &self,
+        output: RpnOutput,
+        objects: &[Vec<Corners>],
+        config: &RcnnConfig,
+        sampling: Sampling,
+    ) -> [Tensor<1>; 2] {
+        let RpnOutput { outputs, grids } = output;
+        let device = outputs.logits[0].device();
+        let anchors: Vec<Corners> = grids.iter().flat_map(Grid::iter).collect();
+        let rpn = &config.rpn;
+        let matcher = Matcher { foreground: rpn.foreground, background: rpn.background, low_quality: true };
+        let (mut positive, mut negative, mut codes) = (Vec::new(), Vec::new(), Vec::new());
+        for (image, objects) in objects.iter().enumerate() {
+            let matches = matcher.matches(objects, &anchors);
+            let with = |wanted: fn(&Match) -> bool| {
+                matches.iter().enumerate().filter(|(_, found)| wanted(found)).map(|(index, _)| index).collect()
+            };
+            let candidates =
+                [with(|found| matches!(found, Match::Object(_))), with(|found| *found == Match::Background)];
+            let [own, other] = candidates;
+            let [own, other] = sampling.stream(0, image).balanced(own, other, rpn.samples, rpn.positive);
+            for index in &own {
+                if let Match::Object(object) = matches[*index] {
+                    codes.extend(CODER.encode(objects[object], anchors[*index]));
+                }
+            }
+            let of_all = |index: &usize| image * anchors.len() + index;
+            positive.extend(own.iter().map(of_all));
+            negative.extend(other.iter().map(of_all));
+        }
+        let logits = Tensor::cat(outputs.logits, 1).reshape([-1]);
+        let shifts = Tensor::cat(outputs.codes, 1).reshape([-1, 4]);
+        let zero = || Tensor::<1>::zeros([1], &device);
+        let samples = positive.len() + negative.len();
+        if samples == 0 {
+            return [zero(), zero()];
+        }
+        let labels: Vec<f32> = (0..samples).map(|index| if index < positive.len() { 1.0 } else { 0.0 }).collect();
+        let all: Vec<usize> = positive.iter().chain(&negative).copied().collect();
+        let chosen = logits.select(0, indices(&all, &device));
+        let objectness = binary_cross_entropy(chosen, Tensor::<1>::from_floats(labels.as_slice(), &device));
+        let boxes = if positive.is_empty() {
+            zero()
+        } else {
+            let targets = Tensor::<1>::from_floats(codes.as_slice(), &device).reshape([-1, 4]);
+            let chosen: Tensor<2> = shifts.select(0, indices(&positive, &device));
+            smooth_l1(chosen, targets).div_scalar(samples as f64)
+        };
+        [objectness, boxes]
+    }
+}
+
+/// What the losses are made of.
+pub(super) struct RpnOutput {
+    outputs: Outputs,
+    grids: Vec<Grid>,
+}
+
+/// Values on the host.
+pub(super) fn read<const D: usize>(tensors: impl Iterator<Item = Tensor<D>>) -> Vec<Vec<f32>> {
+    tensors.map(|tensor| tensor.into_data().convert::<f32>().try_into_vec().expect("floats")).collect()
+}
+
+/// Rows of a tensor.
+pub(super) fn indices(indices: &[usize], device: &Device) -> Tensor<1, burn::tensor::Int> {
+    let indices: Vec<i32> = indices.iter().map(|index| *index as i32).collect();
+    Tensor::from_ints(indices.as_slice(), device)
+}
+
+/// The proposals of one image, from the logits and codes of each map's anchors.
+fn propose<'a>(
+    levels: impl Iterator<Item = (&'a Grid, &'a [f32], &'a [[f32; 4]])>,
+    size: [usize; 2],
+    config: &RcnnConfig,
+    train: bool,
+) -> Vec<Corners> {
+    let rpn = &config.rpn;
+    let (before, after) = match train {
+        true => (rpn.before_nms_train, rpn.after_nms_train),
+        false => (rpn.before_nms, rpn.after_nms),
+    };
+    let (mut boxes, mut scores, mut maps) = (Vec::new(), Vec::new(), Vec::new());
+    for (map, (grid, logits, codes)) in levels.enumerate() {
+        for index in largest(logits, before) {
+            let proposal = clipped(CODER.decode(codes[index], grid.get(index)), size);
+            let score = 1.0 / (1.0 + (-logits[index]).exp());
+            if has_size(proposal, rpn.min_size) && score >= rpn.score {
+                boxes.push(proposal);
+                scores.push(score);
+                maps.push(map as u32);
+            }
+        }
+    }
+    let mut kept = batched_nms(&boxes, &scores, &maps, rpn.nms);
+    kept.truncate(after);
+    kept.into_iter().map(|index| boxes[index]).collect()
+}
+
+/// Indices of the largest values, falling; of equal ones the first comes first.
+fn largest(values: &[f32], count: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    let falling = |a: &usize, b: &usize| values[*b].total_cmp(&values[*a]).then(a.cmp(b));
+    if count < order.len() {
+        order.select_nth_unstable_by(count, falling);
+        order.truncate(count);
+    }
+    order.sort_unstable_by(falling);
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_come_first() {
+        assert_eq!(largest(&[1.0, 3.0, 2.0, 3.0, -1.0], 3), [1, 3, 2]);
+        assert_eq!(largest(&[1.0, 2.0], 5), [1, 0]);
+        assert!(largest(&[], 5).is_empty());
+    }
+}

@@ -1,0 +1,297 @@
+//! Files of PyTorch's libraries: `.pth` of any age, and `.safetensors`.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::File,
+    io::Read,
+    path::Path,
+};
+
+use burn::{
+    module::{Module, ModuleMapper, ModuleVisitor, Param},
+    tensor::{Bytes, DType, Device, Shape, Tensor, TensorData},
+};
+use pytorch_reader::PytorchReader;
+use safetensors::SafeTensors;
+
+use super::{Mismatch, WeightsError};
+
+/// Loads the weights that torchvision names as this module's into it: from a `.pth` (a state dict, or a checkpoint that holds
+/// one as `model` or `state_dict`) or a `.safetensors`, found by its content.
+///
+/// Names that torchvision gave its tensors in earlier years are understood. Tensors of the file whose names begin with one
+/// of `spare` may be left over: a classifier, say, of which only the backbone is wanted.
+///
+/// # Errors
+/// [`WeightsError::Read`], or [`WeightsError::Mismatch`] naming the tensors if the file is not of this network.
+pub fn load_torch<M: Module>(module: M, path: &Path, spare: &[&str]) -> Result<M, WeightsError> {
+    let unreadable = |reason: String| WeightsError::Read { path: path.into(), reason };
+    let expected = expected(&module);
+    let file = Source::open(path).map_err(unreadable)?;
+    let mut file = named(file, &expected);
+    let mut mismatch = Mismatch::default();
+    let mut values = HashMap::with_capacity(expected.len());
+    for Expected { name, shape } in expected {
+        match file.remove(&name) {
+            None => mismatch.missing.push(name),
+            Some(stored) if stored.shape != shape => mismatch.shapes.push((name, shape, stored.shape)),
+            Some(stored) => {
+                values.insert(name, stored);
+            }
+        }
+    }
+    mismatch.unexpected = file.into_keys().filter(|name| !spare.iter().any(|spare| name.starts_with(spare))).collect();
+    if !mismatch.is_empty() {
+        return Err(WeightsError::Mismatch { path: path.into(), mismatch });
+    }
+    let device = module.devices().first().cloned().unwrap_or_default().inner();
+    let mut mapper = Fill { names: Names::default(), values, device, error: None };
+    let module = module.map(&mut mapper);
+    match mapper.error {
+        Some(reason) => Err(unreadable(reason)),
+        None => Ok(module),
+    }
+}
+
+/// The names that torchvision has for this module's tensors, and their shapes there, in the module's order.
+pub fn torch_shapes<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
+    expected(module).into_iter().map(|Expected { name, shape }| (name, shape)).collect()
+}
+
+/// A tensor of the network, by torchvision's name.
+struct Expected {
+    name: String,
+    shape: Vec<usize>,
+}
+
+fn expected<M: Module>(module: &M) -> Vec<Expected> {
+    struct Visitor {
+        names: Names,
+        found: Vec<Expected>,
+    }
+    impl ModuleVisitor for Visitor {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.names.enter(name, container);
+        }
+
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.names.exit();
+        }
+
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let mut shape = param.lazy_shape().to_vec();
+            if self.names.transposed() {
+                shape.reverse();
+            }
+            self.found.push(Expected { name: self.names.path(), shape });
+        }
+    }
+    let mut visitor = Visitor { names: Names::default(), found: Vec::new() };
+    module.visit(&mut visitor);
+    visitor.found
+}
+
+/// torchvision's names of the modules that a visitor is in.
+#[derive(Default)]
+struct Names(Vec<Option<String>>, Vec<bool>);
+
+impl Names {
+    fn enter(&mut self, name: &str, container: &str) {
+        let segment = match (container, name) {
+            (container, _) if container.starts_with("Enum:") => None,
+            ("Struct:ConvBlock", "conv") => Some("0"),
+            ("Struct:ConvBlock", "norm") => Some("1"),
+            ("Struct:ConvFcHead" | "Struct:MaskHead", "convs") => None,
+            // After four convolutions and a layer that flattens.
+            ("Struct:ConvFcHead", "fc") => Some("5"),
+            (_, "gamma") => Some("weight"),
+            (_, "beta") => Some("bias"),
+            (_, name) => Some(name),
+        };
+        self.0.push(segment.map(String::from));
+        self.1.push(container == "Struct:Linear" && name == "weight");
+    }
+
+    fn exit(&mut self) {
+        self.0.pop();
+        self.1.pop();
+    }
+
+    fn path(&self) -> String {
+        self.0.iter().flatten().map(String::as_str).collect::<Vec<_>>().join(".")
+    }
+
+    /// Whether PyTorch has the tensor's two axes the other way round.
+    fn transposed(&self) -> bool {
+        self.1.last().is_some_and(|transposed| *transposed)
+    }
+}
+
+/// A tensor of a file, not yet read.
+struct Stored {
+    shape: Vec<usize>,
+    dtype: DType,
+    read: Box<dyn Fn() -> Result<Vec<u8>, String>>,
+}
+
+/// The tensors of a file.
+struct Source(BTreeMap<String, Stored>);
+
+impl Source {
+    fn open(path: &Path) -> Result<Self, String> {
+        let mut start = [0; 9];
+        let mut file = File::open(path).map_err(|error| error.to_string())?;
+        let is_safetensors = match file.read_exact(&mut start) {
+            Ok(()) => start[8] == b'{',
+            Err(_) => return Err("the file is cut short: it has less than nine bytes".into()),
+        };
+        if is_safetensors { Self::safetensors(path) } else { Self::pickle(path) }
+    }
+
+    fn safetensors(path: &Path) -> Result<Self, String> {
+        let bytes: std::sync::Arc<[u8]> = std::fs::read(path).map_err(|error| error.to_string())?.into();
+        let file = SafeTensors::deserialize(&bytes).map_err(|error| error.to_string())?;
+        let start = bytes.as_ptr() as usize;
+        let mut tensors = BTreeMap::new();
+        for (name, view) in file.iter() {
+            let dtype = match view.dtype() {
+                safetensors::Dtype::F64 => DType::F64,
+                safetensors::Dtype::F32 => DType::F32,
+                safetensors::Dtype::F16 => DType::F16,
+                safetensors::Dtype::BF16 => DType::BF16,
+                _ => continue,
+            };
+            let at = view.data().as_ptr() as usize - start;
+            let (bytes, range) = (bytes.clone(), at..at + view.data().len());
+            let read = Box::new(move || Ok(bytes[range.clone()].to_vec()));
+            tensors.insert(name.into(), Stored { shape: view.shape().to_vec(), dtype, read });
+        }
+        Ok(Self(tensors))
+    }
+
+    fn pickle(path: &Path) -> Result<Self, String> {
+        use pytorch_reader::DType as Torch;
+        let reader = PytorchReader::new(path).map_err(|error| error.to_string())?;
+        let mut tensors = BTreeMap::new();
+        for (name, tensor) in reader.into_tensors() {
+            let dtype = match tensor.dtype() {
+                Torch::F64 => DType::F64,
+                Torch::F32 => DType::F32,
+                Torch::F16 => DType::F16,
+                Torch::BF16 => DType::BF16,
+                // Counters, which no network here has.
+                _ => continue,
+            };
+            let shape = tensor.shape().to_vec();
+            let read = Box::new(move || tensor.read().map_err(|error| error.to_string()));
+            tensors.insert(name, Stored { shape, dtype, read });
+        }
+        Ok(Self(tensors))
+    }
+}
+
+/// The file's tensors by today's names, without what a checkpoint has around them.
+fn named(file: Source, expected: &[Expected]) -> BTreeMap<String, Stored> {
+    /// What checkpoints and wrappers put before the names of a network's tensors.
+    const PREFIXES: [&str; 6] = ["", "model.", "module.", "state_dict.", "model_state_dict.", "model_ema.module."];
+    let known: std::collections::HashSet<&str> = expected.iter().map(|expected| expected.name.as_str()).collect();
+    let hits = |prefix: &str| {
+        let names = file.0.keys().filter_map(|name| name.strip_prefix(prefix));
+        names.filter(|name| known.contains(today(name).as_str())).count()
+    };
+    // Of equal numbers the first, so that a file of another network is shown as it is.
+    let prefix = PREFIXES.iter().rev().max_by_key(|prefix| hits(prefix)).copied().unwrap_or_default();
+    let names = file.0.into_iter().filter_map(|(name, tensor)| Some((today(name.strip_prefix(prefix)?), tensor)));
+    names.filter(|(name, _)| !name.ends_with(".num_batches_tracked")).collect()
+}
+
+/// What torchvision calls a tensor today.
+fn today(name: &str) -> String {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let parts: Vec<&str> = name.split('.').collect();
+    match parts.as_slice() {
+        ["rpn", "head", "conv", kind @ ("weight" | "bias")] => format!("rpn.head.conv.0.0.{kind}"),
+        ["backbone", "fpn", blocks @ ("inner_blocks" | "layer_blocks"), index, kind @ ("weight" | "bias")] => {
+            format!("backbone.fpn.{blocks}.{index}.0.{kind}")
+        }
+        ["roi_heads", "mask_head", old, kind @ ("weight" | "bias")] if old.starts_with("mask_fcn") => {
+            match old["mask_fcn".len()..].parse::<usize>() {
+                Ok(number @ 1..) => format!("roi_heads.mask_head.{}.0.{kind}", number - 1),
+                _ => name.into(),
+            }
+        }
+        // torchvision's detectors number the layers of a MobileNet without saying what they are.
+        ["backbone", "body", index, ..] if is_number(index) => {
+            format!("backbone.body.features.{}", &name["backbone.body.".len()..])
+        }
+        _ => name.into(),
+    }
+}
+
+/// Puts values into a module.
+struct Fill {
+    names: Names,
+    values: HashMap<String, Stored>,
+    device: Device,
+    /// The first thing that went wrong.
+    error: Option<String>,
+}
+
+impl Fill {
+    fn data(stored: Stored) -> Result<TensorData, String> {
+        let bytes = Bytes::from_bytes_vec((stored.read)()?);
+        let data = TensorData::try_from_bytes(bytes, Shape::from(stored.shape), stored.dtype);
+        Ok(data.map_err(|error| error.to_string())?.convert::<f32>())
+    }
+}
+
+impl ModuleMapper for Fill {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.names.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.names.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let name = self.names.path();
+        let Some(stored) = self.values.remove(&name) else { return param };
+        match Self::data(stored) {
+            Ok(data) => {
+                let mut tensor = Tensor::<D>::from_data(data, &self.device);
+                if self.names.transposed() {
+                    // Through the host, so that the values lie in the order of the new shape.
+                    tensor = Tensor::from_data(tensor.transpose().into_data(), &self.device);
+                }
+                let id = param.id;
+                param.transform_for_load(tensor, id)
+            }
+            Err(reason) => {
+                self.error.get_or_insert(format!("{name}: {reason}"));
+                param
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_names_are_understood() {
+        for (old, new) in [
+            ("rpn.head.conv.weight", "rpn.head.conv.0.0.weight"),
+            ("rpn.head.conv.0.0.weight", "rpn.head.conv.0.0.weight"),
+            ("backbone.fpn.inner_blocks.2.bias", "backbone.fpn.inner_blocks.2.0.bias"),
+            ("backbone.fpn.layer_blocks.2.0.bias", "backbone.fpn.layer_blocks.2.0.bias"),
+            ("roi_heads.mask_head.mask_fcn1.weight", "roi_heads.mask_head.0.0.weight"),
+            ("roi_heads.mask_head.mask_fcn0.weight", "roi_heads.mask_head.mask_fcn0.weight"),
+            ("backbone.body.0.0.weight", "backbone.body.features.0.0.weight"),
+            ("backbone.body.layer1.0.conv1.weight", "backbone.body.layer1.0.conv1.weight"),
+        ] {
+            assert_eq!(today(old), new);
+        }
+    }
+}

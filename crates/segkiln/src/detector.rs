@@ -1,0 +1,189 @@
+use std::path::{Path, PathBuf};
+
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor, TensorData},
+};
+use image::{DynamicImage, RgbImage};
+use segkiln_core::{Classes, Detection};
+use segkiln_data::{DataError, Image, draw};
+use segkiln_models::{
+    DetectorCard,
+    rcnn::{Rcnn, RcnnConfig, RcnnError},
+    weights::{self, WeightsError},
+};
+
+/// Why a detector could not be loaded or an image not be looked at.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DetectError {
+    /// `config.json` is missing, or is not what training writes.
+    #[error("cannot use {}: {reason}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What the system or the parser says.
+        reason: String,
+    },
+    /// No network has this name.
+    #[error("there is no network {0:?}; the names are {names}", names = RcnnConfig::NAMES.join(", "))]
+    UnknownName(String),
+    /// The weights are missing, damaged, or another network's.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The network cannot be built, or does not take the image.
+    #[error(transparent)]
+    Network(#[from] RcnnError),
+    /// The result cannot be drawn.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The parts of the card do not fit each other.
+    #[error("the detector's card: {0}")]
+    Card(String),
+}
+
+/// A trained network that finds objects in images of any size: their boxes and classes, and with Mask R-CNN their masks.
+///
+/// It is `Send + Sync`: one loaded network serves many threads.
+///
+/// ```no_run
+/// use segkiln::prelude::*;
+///
+/// let detector = Detector::torchvision("maskrcnn_resnet50_fpn", "maskrcnn.pth", 91, &Device::default())?;
+/// let image = image::open("street.jpg")?;
+/// for detection in detector.detect(&image)? {
+///     println!("{} {:.2} {:?}", detector.name(&detection), detection.score, detection.bbox.xyxy());
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Detector {
+    model: Rcnn,
+    card: DetectorCard,
+    device: Device,
+}
+
+impl Detector {
+    /// A network in memory.
+    ///
+    /// # Errors
+    /// [`DetectError::Card`] if the parts of the card do not fit each other.
+    pub fn new(model: Rcnn, card: DetectorCard, device: &Device) -> Result<Self, DetectError> {
+        card.check().map_err(DetectError::Card)?;
+        // Gradients are never wanted here, whatever device the network comes from.
+        let device = device.clone().inner();
+        let model = if model.devices().iter().any(Device::is_autodiff) { model.valid() } else { model };
+        Ok(Self { model, card, device })
+    }
+
+    /// Loads what a training wrote: a folder (its `best.bpk` and `config.json`) or a `.bpk` file beside a `config.json`.
+    ///
+    /// # Errors
+    /// [`DetectError::Config`] or [`DetectError::Weights`], naming the file.
+    pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self, DetectError> {
+        let path = path.as_ref();
+        let file = match std::fs::metadata(path) {
+            Ok(meta) if meta.is_dir() => path.join("best.bpk"),
+            Ok(_) => path.to_owned(),
+            Err(error) => return Err(WeightsError::Read { path: path.into(), reason: error.to_string() }.into()),
+        };
+        let config = file.with_file_name("config.json");
+        let refuse = |reason: String| DetectError::Config { path: config.clone(), reason };
+        let text = std::fs::read_to_string(&config).map_err(|error| refuse(error.to_string()))?;
+        let card: DetectorCard = serde_json::from_str(&text).map_err(|error| refuse(error.to_string()))?;
+        card.check().map_err(refuse)?;
+        let model = weights::load(card.model.init(device)?, &file)?;
+        Self::new(model, card, device)
+    }
+
+    /// torchvision's network of this name (see [`RcnnConfig::NAMES`]) with weights in a file of torchvision's, `.pth` or
+    /// `.safetensors`, for `classes` classes with the background; with 91 they are COCO's.
+    ///
+    /// The weights that torchvision trained on COCO for its first two ResNet-50 networks, which are known by the names of
+    /// their files, were trained with an epsilon of 0 in their norms.
+    ///
+    /// # Errors
+    /// [`DetectError::UnknownName`], or [`DetectError::Weights`] naming the file and, if it is of another network, its
+    /// tensors.
+    pub fn torchvision(
+        name: &str,
+        weights: impl AsRef<Path>,
+        classes: usize,
+        device: &Device,
+    ) -> Result<Self, DetectError> {
+        let path = weights.as_ref();
+        let mut config =
+            RcnnConfig::by_name(name, classes).ok_or_else(|| DetectError::UnknownName(name.into()))?;
+        if is_first_coco(path) {
+            config = config.with_frozen_norm(0.0);
+        }
+        let is_ours = path.extension().is_some_and(|extension| extension == "bpk");
+        let model = config.init(device)?;
+        let model = if is_ours { weights::load(model, path)? } else { weights::load_torch(model, path, &[])? };
+        let card = DetectorCard::new(config, DetectorCard::default_classes(classes));
+        Self::new(model, card, device)
+    }
+
+    /// The same with other sizes of images, thresholds or numbers of boxes.
+    ///
+    /// # Errors
+    /// [`DetectError::Network`] if they are out of range.
+    pub fn with_config(self, change: impl FnOnce(RcnnConfig) -> RcnnConfig) -> Result<Self, DetectError> {
+        let Self { model, mut card, device } = self;
+        let model = model.with_config(change)?;
+        card.model = model.config().clone();
+        Ok(Self { model, card, device })
+    }
+
+    /// What it was made from.
+    pub fn card(&self) -> &DetectorCard {
+        &self.card
+    }
+
+    /// The classes that it tells apart; 0 is the background.
+    pub fn classes(&self) -> &Classes {
+        &self.card.classes
+    }
+
+    /// The name of a detection's class.
+    pub fn name(&self, detection: &Detection) -> &str {
+        self.card.classes.names().get(detection.label() as usize).map_or("", String::as_str)
+    }
+
+    /// What is in an image, best first, in its pixels.
+    ///
+    /// # Errors
+    /// [`DetectError::Network`] if the image has no pixels.
+    pub fn detect(&self, image: &DynamicImage) -> Result<Vec<Detection>, DetectError> {
+        if image.width() == 0 || image.height() == 0 {
+            return Err(RcnnError::NoImages.into());
+        }
+        self.detect_values(&Image::from_dynamic(image, self.card.color))
+    }
+
+    /// What is in an image of any number of channels, with values from 0 to 1.
+    ///
+    /// # Errors
+    /// [`DetectError::Network`] if the channels are not those that the network takes.
+    pub fn detect_values(&self, image: &Image) -> Result<Vec<Detection>, DetectError> {
+        let shape = [image.height() as usize, image.width() as usize, image.channels()];
+        let values = TensorData::new(image.as_slice().to_vec(), shape);
+        let x = Tensor::<3>::from_data(values, &self.device).permute([2, 0, 1]);
+        Ok(self.model.detect(&[x])?.remove(0))
+    }
+
+    /// The image with what was found drawn over it: boxes, names, scores and masks.
+    ///
+    /// # Errors
+    /// [`DetectError::Data`] if a mask is not of the image's size.
+    pub fn overlay(&self, image: &DynamicImage, detections: &[Detection]) -> Result<RgbImage, DetectError> {
+        Ok(draw::detections(image, detections, &self.card.classes)?)
+    }
+}
+
+/// Whether these are `FasterRCNN_ResNet50_FPN_Weights.COCO_V1` or `MaskRCNN_ResNet50_FPN_Weights.COCO_V1`, whose files are
+/// named by the begin of their SHA-256.
+fn is_first_coco(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    ["258fb6c6", "bf2d0c1e"].iter().any(|hash| name.contains(hash))
+}
