@@ -20,6 +20,7 @@ mod cpu;
 pub mod max_pool2d;
 mod nms;
 pub mod resize;
+pub mod roi_align;
 
 pub use batch_norm::{BatchNormOutput, batch_norm_train};
 pub use conv_transpose2d::conv_transpose2d;
@@ -29,6 +30,7 @@ pub use cpu::release_memory;
 pub use max_pool2d::max_pool2d;
 pub use nms::{batched_nms, nms};
 pub use resize::{ResizeMode, resize};
+pub use roi_align::{RoiAlignOptions, roi_align};
 
 /// The devices that operators' tests run on: `SEGKILN_TEST_DEVICES`, comma-separated names, or the default CPU device.
 #[cfg(test)]

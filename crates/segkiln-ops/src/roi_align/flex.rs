@@ -1,0 +1,388 @@
+//! As many channels as a register has values, of one image, are a task. It lays the pixels that the regions read out with
+//! these channels side by side, in its own memory; then a tap is one register, for any size of box.
+
+use burn::{
+    backend::{Flex, flex::FlexTensor, ops::FloatTensorOps, tensor::FloatTensor},
+    tensor::DType,
+};
+use pulp::{Simd, WithSimd};
+
+use super::{
+    RoiAlignOps, RoiAlignOptions,
+    taps::{Roi, regions},
+};
+use crate::cpu::{
+    matrix::Sizes,
+    memory::{Memory, Shared, contiguous, with_scratch, written},
+    simd::{self, Lanes, MOST_LANES, transpose},
+    threads::for_each,
+};
+
+impl RoiAlignOps for Flex {
+    fn roi_align(x: FloatTensor<Self>, rois: FloatTensor<Self>, options: RoiAlignOptions) -> FloatTensor<Self> {
+        let dtype = x.dtype();
+        let x = to_f32(x);
+        let shape: [usize; 4] = x.layout().shape().dims();
+        let tasks = Tasks::new(shape, rois, options);
+        let source = Source::new(x);
+        let bins = options.size[0] * options.size[1];
+        // SAFETY: each region is of one image, and its channels are the tasks' of that image.
+        let output = unsafe {
+            written([tasks.rois.len(), shape[1], options.size[0], options.size[1]], Memory::Pooled, |target| {
+                tasks.run(bins, |task, map, tile| {
+                    tasks.arch.dispatch(Forward { task, source: &source, map, tile, target });
+                });
+            })
+        };
+        from_f32(output, dtype)
+    }
+
+    fn roi_align_backward(
+        grad: FloatTensor<Self>,
+        rois: FloatTensor<Self>,
+        shape: [usize; 4],
+        options: RoiAlignOptions,
+    ) -> FloatTensor<Self> {
+        let dtype = grad.dtype();
+        let grad = contiguous(to_f32(grad));
+        let tasks = Tasks::new(shape, rois, options);
+        let grad: &[f32] = grad.storage();
+        let bins = options.size[0] * options.size[1];
+        // SAFETY: the tasks are all channels of all images.
+        let output = unsafe {
+            written(shape, Memory::Allocated, |target| {
+                tasks.run(bins, |task, map, tile| {
+                    tasks.arch.dispatch(Backward { task, grad, map, tile, target });
+                });
+            })
+        };
+        from_f32(output, dtype)
+    }
+}
+
+fn to_f32(x: FlexTensor) -> FlexTensor {
+    if x.dtype() == DType::F32 { x } else { Flex::float_cast(x, DType::F32.into()) }
+}
+
+fn from_f32(x: FlexTensor, dtype: DType) -> FlexTensor {
+    if dtype == DType::F32 { x } else { Flex::float_cast(x, dtype.into()) }
+}
+
+/// Regions and channels of all images.
+struct Tasks {
+    shape: [usize; 4],
+    /// By image.
+    rois: Vec<Roi>,
+    /// Of each image, whether regions read the pixels `[row][tile]`, a tile being as many pixels of a row as a register has
+    /// values.
+    read: Vec<bool>,
+    arch: pulp::Arch,
+    lanes: usize,
+}
+
+/// Some channels of one image.
+#[derive(Clone, Copy)]
+struct Task<'a> {
+    shape: [usize; 4],
+    image: usize,
+    /// The first channel.
+    channel: usize,
+    /// Up to a register's values.
+    channels: usize,
+    rois: &'a [Roi],
+    /// See [`Tasks::read`].
+    read: &'a [bool],
+    /// Tiles of a row.
+    tiles: usize,
+}
+
+impl Tasks {
+    fn new(shape: [usize; 4], rois: FlexTensor, options: RoiAlignOptions) -> Self {
+        let rois = to_f32(rois).to_contiguous();
+        let arch = simd::arch();
+        let [lanes, _] = arch.dispatch(Sizes);
+        let [batch, _, height, width] = shape;
+        let tiles = width.div_ceil(lanes);
+        let rois = regions(rois.storage(), shape, &options);
+        let mut read = vec![false; batch * height * tiles];
+        for roi in &rois {
+            let mut columns: Vec<usize> = roi.columns.taps().iter().map(|tap| tap.pixel as usize / lanes).collect();
+            columns.dedup();
+            for row in roi.rows.taps() {
+                let start = (roi.image * height + row.pixel as usize) * tiles;
+                for column in &columns {
+                    read[start + column] = true;
+                }
+            }
+        }
+        Self { shape, rois, read, arch, lanes }
+    }
+
+    /// Runs `f` for each task, with memory for a map of `[height][width][lanes]` and for `[bins][lanes]`.
+    fn run(&self, bins: usize, f: impl Fn(Task, &mut [f32], &mut [f32]) + Sync) {
+        let [batch, channels, height, width] = self.shape;
+        let (blocks, tiles) = (channels.div_ceil(self.lanes), width.div_ceil(self.lanes));
+        for_each(batch * blocks, |index| {
+            let (image, channel) = (index / blocks, index % blocks * self.lanes);
+            let first = self.rois.partition_point(|roi| roi.image < image);
+            let end = self.rois.partition_point(|roi| roi.image <= image);
+            let task = Task {
+                shape: self.shape,
+                image,
+                channel,
+                channels: self.lanes.min(channels - channel),
+                rois: &self.rois[first..end],
+                read: &self.read[image * height * tiles..][..height * tiles],
+                tiles,
+            };
+            let pixels = if task.rois.is_empty() { 0 } else { height * width };
+            with_scratch([pixels * self.lanes, bins * self.lanes], |[map, tile]| f(task, map, tile));
+        });
+    }
+}
+
+/// Where the values of a feature map lie.
+struct Source {
+    x: FlexTensor,
+    start: usize,
+    strides: [usize; 4],
+}
+
+impl Source {
+    /// Columns or channels are neighbours in memory.
+    fn new(x: FlexTensor) -> Self {
+        let of = |x: &FlexTensor| {
+            let strides: Vec<usize> =
+                x.layout().strides().iter().map_while(|stride| (*stride).try_into().ok()).collect();
+            <[usize; 4]>::try_from(strides).ok().filter(|strides| strides[1] == 1 || strides[3] == 1)
+        };
+        match of(&x) {
+            Some(strides) => Self { start: x.layout().start_offset(), strides, x },
+            None => {
+                let x = x.to_contiguous();
+                let [_, channels, height, width] = x.layout().shape().dims();
+                Self { start: 0, strides: [channels * height * width, height * width, width, 1], x }
+            }
+        }
+    }
+}
+
+/// Puts `columns` values of each of `rows`, `stride` apart, side by side: `[column][lanes]`, zeros in lanes without row.
+///
+/// # Safety
+/// The values can be read, and `target` has room for as many registers as columns.
+#[inline(always)]
+unsafe fn interleave<S: Simd>(
+    simd: S,
+    source: *const f32,
+    stride: usize,
+    [rows, columns]: [usize; 2],
+    target: *mut f32,
+) {
+    let mut column = 0;
+    while column < columns {
+        let count = S::F32_LANES.min(columns - column);
+        let mut square = [Lanes::splat(simd, 0.0); MOST_LANES];
+        // SAFETY: the caller's promise.
+        unsafe {
+            for (row, line) in square.iter_mut().enumerate().take(rows) {
+                let source = source.add(row * stride + column);
+                *line = if count == S::F32_LANES {
+                    Lanes::load(simd, source)
+                } else {
+                    Lanes::load_first(simd, source, count)
+                };
+            }
+            transpose(&mut square);
+            for (index, line) in square.iter().enumerate().take(count) {
+                line.store(target.add((column + index) * S::F32_LANES));
+            }
+        }
+        column += count;
+    }
+}
+
+/// The inverse of [`interleave`].
+///
+/// # Safety
+/// The rows can be written, and `source` has as many registers as columns.
+#[inline(always)]
+unsafe fn separate<S: Simd>(simd: S, source: *const f32, target: *mut f32, stride: usize, [rows, columns]: [usize; 2]) {
+    let mut column = 0;
+    while column < columns {
+        let count = S::F32_LANES.min(columns - column);
+        let mut square = [Lanes::splat(simd, 0.0); MOST_LANES];
+        // SAFETY: the caller's promise.
+        unsafe {
+            for (index, line) in square.iter_mut().enumerate().take(count) {
+                *line = Lanes::load(simd, source.add((column + index) * S::F32_LANES));
+            }
+            transpose(&mut square);
+            for (row, line) in square.iter().enumerate().take(rows) {
+                let target = target.add(row * stride + column);
+                if count == S::F32_LANES {
+                    line.store(target);
+                } else {
+                    line.store_first(target, count);
+                }
+            }
+        }
+        column += count;
+    }
+}
+
+/// The bins of a task's regions.
+struct Forward<'a> {
+    task: Task<'a>,
+    source: &'a Source,
+    /// `[height][width][lanes]`
+    map: &'a mut [f32],
+    /// `[bins][lanes]`
+    tile: &'a mut [f32],
+    /// `[regions][channels][bins]`
+    target: Shared,
+}
+
+impl WithSimd for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { task, source, map, tile, target } = self;
+        let [_, all_channels, height, width] = task.shape;
+        if task.rois.is_empty() {
+            return;
+        }
+        let lanes = S::F32_LANES;
+        let [image_stride, channel_stride, row_stride, column_stride] = source.strides;
+        let values: &[f32] = source.x.storage();
+        let start = source.start + task.image * image_stride + task.channel * channel_stride;
+        for row in 0..height {
+            for index in 0..task.tiles {
+                if !task.read[row * task.tiles + index] {
+                    continue;
+                }
+                let column = index * lanes;
+                let columns = lanes.min(width - column);
+                // SAFETY: the tensor has these rows, columns and channels, and the map these rows and columns.
+                unsafe {
+                    let pixels = values.as_ptr().add(start + row * row_stride + column * column_stride);
+                    let target = map.as_mut_ptr().add((row * width + column) * lanes);
+                    if column_stride == 1 {
+                        interleave(simd, pixels, channel_stride, [task.channels, columns], target);
+                    } else {
+                        for index in 0..columns {
+                            let pixel = pixels.add(index * column_stride);
+                            Lanes::load_first(simd, pixel, task.channels).store(target.add(index * lanes));
+                        }
+                    }
+                }
+            }
+        }
+        let bins = tile.len() / lanes;
+        for roi in task.rois {
+            let mut place = 0;
+            for rows in roi.rows.bins() {
+                for columns in roi.columns.bins() {
+                    let mut sum = Lanes::splat(simd, 0.0);
+                    for row in rows {
+                        let mut line = Lanes::splat(simd, 0.0);
+                        for column in columns {
+                            let pixel = row.pixel as usize * width + column.pixel as usize;
+                            // SAFETY: the map has this row and column, and they were read.
+                            let value = unsafe { Lanes::load(simd, map.as_ptr().add(pixel * lanes)) };
+                            line = value.scaled_plus(column.weight, line);
+                        }
+                        sum = line.scaled_plus(row.weight, sum);
+                    }
+                    // SAFETY: there are as many places as bins.
+                    unsafe { sum.store(tile.as_mut_ptr().add(place * lanes)) };
+                    place += 1;
+                }
+            }
+            // SAFETY: the region's bins of these channels are written here only.
+            unsafe {
+                let target = target.at((roi.index * all_channels + task.channel) * bins);
+                separate(simd, tile.as_ptr(), target, bins, [task.channels, bins]);
+            }
+        }
+    }
+}
+
+/// The gradient of a task's channels.
+struct Backward<'a> {
+    task: Task<'a>,
+    /// `[regions][channels][bins]`
+    grad: &'a [f32],
+    /// `[height][width][lanes]`
+    map: &'a mut [f32],
+    /// `[bins][lanes]`
+    tile: &'a mut [f32],
+    /// `[batch][channels][height][width]`
+    target: Shared,
+}
+
+impl WithSimd for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { task, grad, map, tile, target } = self;
+        let [_, all_channels, height, width] = task.shape;
+        let lanes = S::F32_LANES;
+        let bins = tile.len() / lanes;
+        for row in 0..height {
+            for index in 0..task.tiles {
+                if task.read[row * task.tiles + index] {
+                    let column = index * lanes;
+                    map[(row * width + column) * lanes..][..lanes.min(width - column) * lanes].fill(0.0);
+                }
+            }
+        }
+        for roi in task.rois {
+            // SAFETY: the gradient has these channels, and the tile room for the bins.
+            unsafe {
+                let grad = grad[(roi.index * all_channels + task.channel) * bins..].as_ptr();
+                interleave(simd, grad, bins, [task.channels, bins], tile.as_mut_ptr());
+            }
+            let mut place = 0;
+            for rows in roi.rows.bins() {
+                for columns in roi.columns.bins() {
+                    // SAFETY: there are as many places as bins.
+                    let grad = unsafe { Lanes::load(simd, tile.as_ptr().add(place * lanes)) };
+                    place += 1;
+                    for row in rows {
+                        let grad = grad * row.weight;
+                        for column in columns {
+                            let pixel = row.pixel as usize * width + column.pixel as usize;
+                            // SAFETY: the map has this row and column, and they were cleared.
+                            unsafe {
+                                let pixel = map.as_mut_ptr().add(pixel * lanes);
+                                grad.scaled_plus(column.weight, Lanes::load(simd, pixel)).store(pixel);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        let start = (task.image * all_channels + task.channel) * height * width;
+        for row in 0..height {
+            for index in 0..task.tiles {
+                let column = index * lanes;
+                let columns = lanes.min(width - column);
+                // SAFETY: these channels of the gradient are written here only.
+                unsafe {
+                    let target = target.at(start + row * width + column);
+                    if task.read[row * task.tiles + index] {
+                        let pixels = map.as_ptr().add((row * width + column) * lanes);
+                        separate(simd, pixels, target, height * width, [task.channels, columns]);
+                    } else {
+                        for channel in 0..task.channels {
+                            target.add(channel * height * width).write_bytes(0, columns);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
