@@ -6,7 +6,7 @@
 //!
 //! Weights and inputs are random, in f32; one run warms up; results are read back before the clock stops.
 
-use std::{process::ExitCode, time::Instant};
+use std::{fs, path::Path, process::ExitCode, time::Instant};
 
 use burn::{
     module::Module,
@@ -15,7 +15,13 @@ use burn::{
 };
 use clap::Parser;
 use segkiln::{
-    metrics::losses::{CrossEntropyLossConfig, SegmentationLoss},
+    coco_evaluate,
+    core::Rle,
+    data::coco::{CocoFile, CocoResult, CocoResultFile, Segmentation, write_results},
+    metrics::{
+        losses::{CrossEntropyLossConfig, SegmentationLoss},
+        metrics::coco::{CocoParams, IouType},
+    },
     models::unet::{UNet, UNetConfig},
     ops::{conv2d, nms},
     select_device,
@@ -49,18 +55,22 @@ struct Args {
 /// What is timed; it is called once before.
 type Case = Box<dyn FnMut()>;
 
-fn case(name: &str, device: &Device) -> Option<Case> {
-    Some(match name {
+fn case(name: &str, device: &Device) -> Result<Case, Failure> {
+    Ok(match name {
         "unet32_infer_256" => unet_infer(32, 256, device),
         "unet64_infer_512" => unet_infer(64, 512, device),
         "unet32_train_256" => unet_train(32, 256, 2, device),
         "nms_10000" => suppression(10_000, device),
-        _ => Convolution::parse(name)?.case(device),
+        "coco_eval_1000" => evaluation(1000, device)?,
+        _ => {
+            let convolution = Convolution::parse(name);
+            convolution.ok_or_else(|| format!("no case {name:?}; known are {KNOWN}"))?.case(device)
+        }
     })
 }
 
-const KNOWN: &str = "unet32_infer_256, unet64_infer_512, unet32_train_256, nms_10000, conv_iCI_oCO_kK_sS_dD_gG_nN and the \
-                     same with _backward";
+const KNOWN: &str = "unet32_infer_256, unet64_infer_512, unet32_train_256, nms_10000, coco_eval_1000, \
+                     conv_iCI_oCO_kK_sS_dD_gG_nN and the same with _backward";
 
 fn main() -> ExitCode {
     common::main(run)
@@ -74,9 +84,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let device = select_device(args.device.as_deref())?;
     for name in &args.cases {
         device.seed(args.seed);
-        let Some(mut case) = case(name, &device) else {
-            return Err(format!("no case {name:?}; known are {KNOWN}").into());
-        };
+        let mut case = case(name, &device)?;
         case();
         let mut times: Vec<f64> = (0..args.runs)
             .map(|_| {
@@ -121,19 +129,105 @@ fn unet_train(base: usize, side: usize, batch: usize, device: &Device) -> Case {
 
 /// Boxes of 1 to 101 pixels a side on 1000×1000, at an overlap of a half.
 fn suppression(count: usize, device: &Device) -> Case {
-    let uniform = |count: usize, most: f64| {
-        let values = Tensor::<1>::random([count], Distribution::Uniform(0.0, most), device);
-        values.into_data().try_into_vec::<f32>().expect("f32 values")
-    };
-    let (corners, sizes) = (uniform(2 * count, 1000.0), uniform(2 * count, 100.0));
+    let (corners, sizes) = (uniform(2 * count, 1000.0, device), uniform(2 * count, 100.0, device));
     let boxes: Vec<[f32; 4]> = (0..2 * count)
         .step_by(2)
         .map(|i| [corners[i], corners[i + 1], corners[i] + sizes[i] + 1.0, corners[i + 1] + sizes[i + 1] + 1.0])
         .collect();
-    let scores = uniform(count, 1.0);
+    let scores = uniform(count, 1.0, device);
     Box::new(move || {
         std::hint::black_box(nms(&boxes, &scores, 0.5));
     })
+}
+
+/// Values from 0 to `most`.
+fn uniform(count: usize, most: f64, device: &Device) -> Vec<f32> {
+    let values = Tensor::<1>::random([count], Distribution::Uniform(0.0, most), device);
+    values.into_data().try_into_vec().expect("f32 values")
+}
+
+/// Reads annotations and results from `$COCO_CASE_DIR`, where they are drawn if they are missing, and evaluates boxes and masks.
+fn evaluation(images: usize, device: &Device) -> Result<Case, Failure> {
+    let kept = std::env::var_os("COCO_CASE_DIR");
+    let passing = tempfile::tempdir()?;
+    let folder = kept.as_ref().map_or(passing.path(), Path::new);
+    let (gt, dt) = (folder.join("gt.json"), folder.join("dt.json"));
+    if !gt.exists() {
+        draw_problem(images, &gt, &dt, device)?;
+    }
+    let job = move || -> Result<(), Failure> {
+        // Deleted with the case.
+        let _ = &passing;
+        let (truth, found) = (CocoFile::read(&gt)?, CocoResultFile::read(&dt)?);
+        for iou in [IouType::Bbox, IouType::Segm] {
+            std::hint::black_box(coco_evaluate(&truth, &found, iou, CocoParams::default())?.evaluate().figures());
+        }
+        Ok(())
+    };
+    job()?;
+    Ok(Box::new(move || job().expect("it went well before")))
+}
+
+/// Images of 256×256 with 20 ellipses of 10 classes each, and 50 detections: these ellipses moved and resized, a fifth of them
+/// with any class.
+fn draw_problem(images: usize, gt: &Path, dt: &Path, device: &Device) -> Result<(), Failure> {
+    const SIDE: u32 = 256;
+    let mut values = uniform(images * (20 * 6 + 50 * 8), 1.0, device).into_iter().map(f64::from);
+    let mut random = |from: f64, to: f64| from + (to - from) * values.next().expect("as many are drawn");
+    let (mut annotations, mut results) = (Vec::new(), Vec::new());
+    for image in 1..=images as i64 {
+        let mut shapes = Vec::new();
+        for _ in 0..20 {
+            let shape = [random(10.0, 246.0), random(10.0, 246.0), random(3.0, 40.0), random(3.0, 40.0)];
+            let (class, crowd) = (random(1.0, 11.0) as i64, random(0.0, 1.0) < 0.03);
+            let mask = ellipse(SIDE, shape)?;
+            annotations.push(json!({
+                "id": annotations.len() + 1, "image_id": image, "category_id": class, "iscrowd": u8::from(crowd),
+                "bbox": mask.bbox().map_or([0.0; 4], |bbox| bbox.xywh()), "area": mask.area(),
+                "segmentation": Segmentation::from(&mask),
+            }));
+            shapes.push((shape, class));
+        }
+        for index in 0..50 {
+            let ([x, y, rx, ry], class) = shapes[index % shapes.len()];
+            let shape = [
+                x + random(-5.0, 5.0),
+                y + random(-5.0, 5.0),
+                (rx * random(0.7, 1.4)).max(2.0),
+                (ry * random(0.7, 1.4)).max(2.0),
+            ];
+            let (other, changed) = (random(1.0, 11.0) as i64, random(0.0, 1.0) > 0.8);
+            let mask = ellipse(SIDE, shape)?;
+            results.push(CocoResult {
+                image_id: image.into(),
+                category_id: if changed { other } else { class },
+                bbox: Some(mask.bbox().map_or([0.0; 4], |bbox| bbox.xywh())),
+                score: (random(0.0, 1.0) * 1e3).round() / 1e3,
+                segmentation: Some(Segmentation::from(&mask)),
+            });
+        }
+    }
+    let images: Vec<_> = (1..=images).map(|id| json!({ "id": id, "width": SIDE, "height": SIDE })).collect();
+    let categories: Vec<_> = (1..=10).map(|id| json!({ "id": id, "name": id.to_string() })).collect();
+    let whole = json!({ "images": images, "categories": categories, "annotations": annotations });
+    fs::write(gt, whole.to_string())?;
+    write_results(dt, &results)?;
+    Ok(())
+}
+
+/// The pixels of an ellipse around `(x, y)`, which may be partly outside.
+fn ellipse(side: u32, [x, y, rx, ry]: [f64; 4]) -> Result<Rle, Failure> {
+    let (mut counts, mut done) = (Vec::new(), 0);
+    for column in 0..side {
+        let half = ry * (1.0 - ((f64::from(column) - x) / rx).powi(2)).max(0.0).sqrt();
+        let [first, end] = [(y - half).ceil(), (y + half).floor() + 1.0].map(|row| row.clamp(0.0, side.into()) as u32);
+        if half > 0.0 && first < end {
+            counts.extend([column * side + first - done, end - first]);
+            done = column * side + end;
+        }
+    }
+    counts.push(side * side - done);
+    Ok(Rle::new(side, side, &counts)?)
 }
 
 /// One layer on one square image: channels in and out, kernel, stride, dilation, groups, side; padding is

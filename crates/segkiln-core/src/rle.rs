@@ -69,16 +69,23 @@ impl Rle {
     /// - [`CoreError::MaskSize`] if the mask has no pixel, or more than 2³² - 1
     /// - [`CoreError::MaskCounts`] if the runs do not have as many pixels as the mask
     pub fn new(width: u32, height: u32, counts: &[u32]) -> Result<Self> {
+        Self::from_counts(width, height, counts.to_vec())
+    }
+
+    fn from_counts(width: u32, height: u32, mut counts: Vec<u32>) -> Result<Self> {
         let expected = pixels(width, height)?;
         let actual = counts.iter().map(|count| u64::from(*count)).sum::<u64>();
         if actual != u64::from(expected) {
             return Err(CoreError::MaskCounts { width, height, actual });
         }
-        let mut builder = Builder::default();
-        for (index, count) in counts.iter().enumerate() {
-            builder.push(*count, index % 2 == 1);
+        if counts.iter().skip(1).any(|count| *count == 0) {
+            let mut builder = Builder::default();
+            for (index, count) in counts.iter().enumerate() {
+                builder.push(*count, index % 2 == 1);
+            }
+            counts = builder.counts;
         }
-        Ok(Self { width, height, counts: builder.counts })
+        Ok(Self { width, height, counts })
     }
 
     /// A mask from a function of column and row.
@@ -197,7 +204,7 @@ impl Rle {
         if shift > 0 {
             return Err(wrong(string.len(), "an end within a number"));
         }
-        Self::new(width, height, &counts)
+        Self::from_counts(width, height, counts)
     }
 
     /// The characters that COCO's files have: the differences of every other run's length, five bits a character.

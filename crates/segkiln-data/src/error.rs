@@ -189,6 +189,30 @@ pub enum DataError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file that is not JSON, or ends before it should.
+    #[error("{path}, line {line}, column {column}: {reason}")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Line number, from 1.
+        line: usize,
+        /// Byte within the line, from 1.
+        column: usize,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// A COCO file with a value that cannot be used.
+    #[error("{path}, {entry}, field `{field}`: {reason}")]
+    Coco {
+        /// The file.
+        path: PathBuf,
+        /// The image, category, annotation or result.
+        entry: String,
+        /// Its field.
+        field: String,
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
     /// An option out of its range.
     #[error("{option}: {reason}")]
     Option {

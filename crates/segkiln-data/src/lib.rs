@@ -7,8 +7,8 @@
 //! silent skip. And random choices are a function of a seed, the epoch and a sample's position in it, never of which
 //! thread comes first: two runs are the same to the bit, on one thread as on sixteen.
 //!
-//! Without the feature `datasets` (on by default) the crate has only codecs, [`Image`], [`Normalize`] and [`draw`], and
-//! does not depend on Burn.
+//! Without the feature `datasets` (on by default) the crate has only codecs, [`coco`]'s files, [`Image`], [`Normalize`]
+//! and [`draw`], and does not depend on Burn.
 //!
 //! ```
 //! # use std::sync::Arc;
@@ -41,6 +41,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod coco;
 mod codecs;
 pub mod draw;
 mod error;

@@ -48,6 +48,21 @@ pub enum MetricsError {
         /// Number of classes.
         classes: usize,
     },
+    /// An object or a detection that cannot be evaluated.
+    #[error("{what} {index} of image {image}: {reason}")]
+    Object {
+        /// "object" or "detection".
+        what: &'static str,
+        /// Its place in the list, from 0.
+        index: usize,
+        /// The image's number.
+        image: i64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An image that was evaluated already.
+    #[error("image {0} was added twice; give each image a number of its own")]
+    ImageTwice(i64),
     /// Two metrics that were set up differently cannot be merged.
     #[error("{0} that were set up differently cannot be merged")]
     Unlike(&'static str),

@@ -22,19 +22,23 @@
 //! - tensor operators: [`ops`]
 //! - networks: [`models`]
 //! - images, masks, data sets, transforms, loaders, drawing: [`data`]
-//! - losses and metrics (feature `train`): `metrics`
+//! - losses and metrics (feature `metrics`, which `train` includes): `metrics`
 //! - training (feature `train`): `train`
 
+#[cfg(feature = "metrics")]
+mod coco;
 mod detector;
 mod device;
 mod segmenter;
 mod tiles;
 
+#[cfg(feature = "metrics")]
+pub use coco::{CocoError, coco_evaluate};
 pub use detector::{DetectError, Detector};
 pub use device::{UnknownDevice, device_by_name, select_device};
 pub use segkiln_core as core;
 pub use segkiln_data as data;
-#[cfg(feature = "train")]
+#[cfg(feature = "metrics")]
 pub use segkiln_metrics as metrics;
 pub use segkiln_models as models;
 pub use segkiln_ops as ops;

@@ -1,4 +1,4 @@
-//! Metrics of segmentation, on the host.
+//! Metrics of segmentation and detection, on the host.
 //!
 //! All are exact over whatever they have been shown: they keep counts (or one number an image where the literature defines
 //! the figure so) and divide at the end, so the size and order of the batches do not matter. Two of a kind that have seen
@@ -17,10 +17,12 @@
 mod boundary_iou;
 #[cfg(feature = "train")]
 mod burn_train;
+pub mod coco;
 mod confusion;
 mod image_mean;
 mod instances;
 mod surface;
+pub mod voc;
 
 pub use boundary_iou::BoundaryIou;
 #[cfg(feature = "train")]

@@ -1,0 +1,142 @@
+use std::path::{Path, PathBuf};
+
+use segkiln_core::Rle;
+use serde::Serialize;
+
+use super::{
+    Entry, ImageId, Segmentation, Source, decode,
+    json::{Fault, Reader},
+    needed, parse_bbox,
+};
+use crate::{DataError, Result, codecs::write_whole};
+
+/// An object that a detector found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CocoResult {
+    /// The image.
+    pub image_id: ImageId,
+    /// The class.
+    pub category_id: i64,
+    /// `[x, y, width, height]` in pixels, finite; width and height may be 0 or less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bbox: Option<[f64; 4]>,
+    /// How sure the detector is: finite, the greater the surer.
+    pub score: f64,
+    /// The object's pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub segmentation: Option<Segmentation>,
+}
+
+/// A file of [`CocoResult`]s.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CocoResultFile {
+    path: PathBuf,
+    results: Vec<CocoResult>,
+}
+
+impl CocoResultFile {
+    /// Reads and checks a file, on all of rayon's threads. Masks are not decoded.
+    ///
+    /// # Errors
+    /// If the file cannot be read, has over 4 GiB, is not JSON or is truncated; and with the entry and its field: a field that is
+    /// missing or of another type, a number that is not finite, a box that is not within ±10⁹.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let source = Source::read(path.as_ref())?;
+        let mut reader = Reader::new(&source.bytes);
+        let chunks = reader.chunks().and_then(|chunks| reader.end().map(|()| chunks));
+        let results = source.entries(&chunks.map_err(|fault| source.damaged(fault))?)?;
+        Ok(Self { path: source.path, results })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The objects, in the file's order.
+    pub fn results(&self) -> &[CocoResult] {
+        &self.results
+    }
+
+    /// The pixels of [`results`](Self::results)`[index]` on an image of `size` (width, height); none if it has no
+    /// `segmentation`.
+    ///
+    /// # Errors
+    /// Of [`Segmentation::to_rle`], with the file and the result.
+    ///
+    /// # Panics
+    /// If there is no such result.
+    pub fn mask(&self, index: usize, size: [u32; 2]) -> Result<Option<Rle>> {
+        let Some(segmentation) = &self.results[index].segmentation else { return Ok(None) };
+        decode(&self.path, || entry(index), segmentation, size).map(Some)
+    }
+
+    /// That something of [`results`](Self::results)`[index]` cannot be used.
+    pub fn wrong(&self, index: usize, field: &str, reason: impl Into<String>) -> DataError {
+        DataError::Coco { path: self.path.clone(), entry: entry(index), field: field.into(), reason: reason.into() }
+    }
+}
+
+fn entry(index: usize) -> String {
+    format!("{} number {index} (from 0)", CocoResult::NAME)
+}
+
+impl Entry for CocoResult {
+    const NAME: &'static str = "result";
+    const HAS_ID: bool = false;
+
+    fn parse(reader: &mut Reader) -> std::result::Result<Self, Fault> {
+        let (mut image_id, mut category_id, mut score) = (None, None, None);
+        let (mut bbox, mut segmentation) = (None, None);
+        reader.object(|reader, key| {
+            match key {
+                "image_id" => image_id = Some(ImageId::parse(reader)?),
+                "category_id" => category_id = Some(reader.integer()?),
+                "bbox" => bbox = reader.nullable(parse_bbox)?.flatten(),
+                "score" => score = Some(reader.number()?),
+                "segmentation" => segmentation = reader.nullable(Segmentation::parse)?,
+                _ => reader.skip()?,
+            }
+            Ok(())
+        })?;
+        Ok(Self {
+            image_id: needed(image_id, "image_id", reader)?,
+            category_id: needed(category_id, "category_id", reader)?,
+            bbox,
+            score: needed(score, "score", reader)?,
+            segmentation,
+        })
+    }
+}
+
+/// Writes what a detector found, as COCO's servers and pycocotools read it.
+///
+/// The file appears under its name only when it is complete.
+///
+/// # Errors
+/// If a score, a box or a polygon has a number that is not finite, or the file cannot be written.
+pub fn write_results(path: impl AsRef<Path>, results: &[CocoResult]) -> Result<()> {
+    let path = path.as_ref();
+    for (index, result) in results.iter().enumerate() {
+        let polygons = match &result.segmentation {
+            Some(Segmentation::Polygons(polygons)) => polygons.as_slice(),
+            _ => &[],
+        };
+        let wrong = [
+            ("score", result.score.is_finite()),
+            ("bbox", result.bbox.iter().flatten().all(|value| value.is_finite())),
+            ("segmentation", polygons.iter().flatten().all(|value| value.is_finite())),
+        ];
+        if let Some((field, _)) = wrong.into_iter().find(|(_, finite)| !finite) {
+            return Err(DataError::Coco {
+                path: path.into(),
+                entry: entry(index),
+                field: field.into(),
+                reason: "is not finite, which JSON cannot hold; leave out the result".into(),
+            });
+        }
+    }
+    let io = |source| DataError::io("write", path, source);
+    let bytes = serde_json::to_vec(results).map_err(|error| io(error.into()))?;
+    write_whole(path, &bytes).map_err(io)
+}

@@ -1,0 +1,251 @@
+use std::fs;
+
+use super::*;
+
+const WHOLE: &str = r#"{
+    "info": {"year": 2014, "list": [[], {}, [{"a": "]}\"\\"}], NaN, -1.5e3, true, null]},
+    "categories": [{"id": 3, "name": "c\u0061t", "supercategory": "animal"}, {"id": 90}],
+    "annotations": [
+        {"id": 12, "image_id": 7, "category_id": 90, "bbox": [1, 2.5, 0, -3e0], "area": 4.25, "iscrowd": 1,
+         "segmentation": {"counts": [3, 2, 19], "size": [4, 6]}, "keypoints": [[1], {"2": "3"}]},
+        {"category_id": 3, "id": 13.0, "image_id": "seven", "segmentation": {"size": [4, 6], "counts": "\\o"}},
+        {"category_id": 3, "id": 14, "image_id": 7, "bbox": null, "iscrowd": false,
+         "segmentation": [[0, 0, 2, 0, 2, 2, 0, 2], [3, 3, 5, 3, 5, 4]]}
+    ],
+    "images": [{"id": "seven"}, {"id": 7, "file_name": "a.png", "width": 6, "height": 4}]
+}"#;
+
+/// Reads a text as an annotation file.
+fn file(text: &str) -> Result<CocoFile> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gt.json");
+    fs::write(&path, text).unwrap();
+    CocoFile::read(path)
+}
+
+/// Reads a text as a result file.
+fn results(text: &str) -> Result<CocoResultFile> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dt.json");
+    fs::write(&path, text).unwrap();
+    CocoResultFile::read(path)
+}
+
+#[track_caller]
+fn refused<T: fmt::Debug>(read: Result<T>, words: &[&str]) {
+    let error = read.unwrap_err().to_string();
+    for word in words {
+        assert!(error.contains(word), "no {word:?} in {error}");
+    }
+}
+
+#[test]
+fn a_whole_file() {
+    let file = file(WHOLE).unwrap();
+    assert_eq!(file.categories()[0], CocoCategory { id: 3, name: "cat".into() });
+    let [first, second, third] = file.annotations() else { panic!("{:?}", file.annotations()) };
+    assert_eq!((first.id, &first.image_id, first.category_id, first.crowd), (12, &ImageId::Number(7), 90, true));
+    assert_eq!((first.bbox, first.area), (Some([1.0, 2.5, 0.0, -3.0]), Some(4.25)));
+    assert_eq!(file.mask(first).unwrap().unwrap().counts(), [3, 2, 19]);
+    assert_eq!((second.id, &second.image_id, second.bbox, second.crowd), (13, &"seven".into(), None, false));
+    assert_eq!(second.segmentation, Some(Segmentation::Compressed { size: [4, 6], counts: "\\o".into() }));
+    refused(file.mask(second), &["gt.json", "image \"seven\"", "`width`", "missing"]);
+    assert_eq!(file.mask(third).unwrap().unwrap().area(), 4 + 1);
+    let lists = file.annotations_by_image();
+    assert_eq!([lists[0].as_slice(), lists[1].as_slice()], [[second].as_slice(), &[first, third]]);
+    assert_eq!(file.size(&7.into()).unwrap(), [6, 4]);
+    refused(file.size(&8.into()), &["gt.json", "image 8"]);
+}
+
+#[test]
+fn numbers_are_exact() {
+    for text in ["0.1", "0.30000000000000004", "9007199254740993", "1.7976931348623157e308", "5e-324", "-0.0"] {
+        let area = file(&WHOLE.replace("4.25", text)).unwrap().annotations()[0].area.unwrap();
+        assert_eq!(area.to_bits(), text.parse::<f64>().unwrap().to_bits());
+    }
+}
+
+#[test]
+fn truncated_anywhere() {
+    for end in 0..WHOLE.len() {
+        if let Some(text) = WHOLE.get(..end) {
+            assert!(file(text).is_err(), "read {text}");
+        }
+    }
+    refused(file(&WHOLE[..300]), &["gt.json, line 5, column", "truncated"]);
+}
+
+/// What a damaged byte makes of the file may still be one; it must not panic.
+#[test]
+fn damaged_anywhere() {
+    for at in 0..WHOLE.len() {
+        for byte in [b'"', b'[', b']', b'{', b'}', b',', b':', b'\\', b'-', b'9', b' ', 0xff] {
+            let mut bytes = WHOLE.as_bytes().to_vec();
+            bytes[at] = byte;
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("gt.json");
+            fs::write(&path, bytes).unwrap();
+            if let Ok(file) = CocoFile::read(path) {
+                for annotation in file.annotations() {
+                    let _ = file.mask(annotation);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    refused(CocoFile::read(folder.path().join("gt.json")), &["cannot read", "gt.json"]);
+    refused(CocoFile::read(folder.path()), &["not a regular file"]);
+    refused(file(""), &["gt.json is empty"]);
+    for text in
+        ["images", "[]", "7", "{}{}", "\u{feff}{}", "{\"images\": [1", "{\"images\" []}", "{\"images\": 5}", "{,}"]
+    {
+        refused(file(text), &["gt.json, line 1, column"]);
+    }
+    refused(file("{\"images\": []}"), &["gt.json", "`categories`", "missing"]);
+    refused(file("{\"categories\": []}"), &["gt.json", "`images`", "missing"]);
+    assert!(file(r#"{"images": [], "categories": []}"#).unwrap().annotations().is_empty());
+    // A nest of brackets takes no stack.
+    refused(file(&"[".repeat(1 << 20)), &["gt.json, line 1"]);
+    refused(file(&format!("{{\"info\": {}", "[".repeat(1 << 20))), &["gt.json, line 1", "truncated"]);
+    refused(results(&"[".repeat(1 << 20)), &["dt.json, line 1", "truncated"]);
+    refused(results("{}"), &["dt.json, line 1", "an array"]);
+}
+
+#[test]
+fn wrong_fields() {
+    for (right, wrong, words) in [
+        ("\"id\": 12, ", "", &["annotation number 0", "`id`", "missing"][..]),
+        ("\"id\": 12", "\"id\": 1.5", &["annotation number 0", "`id`", "whole number"]),
+        ("\"image_id\": 7, \"category_id\": 90", "\"category_id\": 90", &["annotation 12", "`image_id`", "missing"]),
+        (
+            "\"image_id\": 7, \"category_id\": 90",
+            "\"image_id\": 8, \"category_id\": 90",
+            &["annotation 12", "`image_id`", "8", "remove"],
+        ),
+        ("\"category_id\": 90", "\"category_id\": 91", &["annotation 12", "`category_id`", "91", "remove"]),
+        ("2.5", "NaN", &["annotation 12", "`bbox`", "NaN", "(line 5)"]),
+        ("2.5", "-Infinity", &["annotation 12", "`bbox`", "-Infinity"]),
+        ("2.5", "1e999", &["annotation 12", "`bbox`", "not finite"]),
+        ("2.5", "1e10", &["annotation 12", "`bbox`", "±1e9"]),
+        ("2.5", "\"2.5\"", &["annotation 12", "`bbox`", "a number should be"]),
+        ("2.5, 0", "2.5", &["annotation 12", "`bbox`", "3 numbers"]),
+        ("4.25", "NaN", &["annotation 12", "`area`", "NaN"]),
+        ("4.25", "[]", &["annotation 12", "`area`", "a number should be"]),
+        ("\"iscrowd\": 1", "\"iscrowd\": \"yes\"", &["annotation 12", "`iscrowd`", "yes"]),
+        ("[3, 2, 19]", "[3, -2, 19]", &["annotation 12", "`segmentation.counts`", "-2"]),
+        ("[3, 2, 19]", "3", &["annotation 12", "`segmentation.counts`", "a string"]),
+        ("\"counts\": [3, 2, 19], ", "", &["annotation 12", "`segmentation.counts`", "missing"]),
+        (", \"size\": [4, 6]", "", &["annotation 12", "`segmentation.size`", "missing"]),
+        ("[4, 6]}, \"key", "[4, 6, 1]}, \"key", &["annotation 12", "`segmentation.size`", "[height, width]"]),
+        ("[4, 6]}, \"key", "[4, 5000000000]}, \"key", &["annotation 12", "`segmentation.size`", "5000000000"]),
+        ("\"\\\\o\"", "\"\\o\"", &["annotation 13", "`segmentation.counts`", "escape"]),
+        ("[3, 3, 5, 3, 5, 4]", "7", &["annotation 14", "`segmentation`", "an array"]),
+        ("[3, 3, 5, 3, 5, 4]", "[3, 3, 5, null]", &["annotation 14", "`segmentation`", "a number"]),
+        ("[[0, 0, 2, 0, 2, 2, 0, 2], [3, 3, 5, 3, 5, 4]]", "[]", &["annotation 14", "`segmentation`", "no polygon"]),
+        ("\"width\": 6", "\"width\": 0", &["image 7", "`width`", "0"]),
+        ("\"width\": 6", "\"width\": -6", &["image 7", "`width`", "-6"]),
+        ("\"width\": 6", "\"width\": 4000000000", &["image 7", "`width`", "4000000000x4"]),
+        ("\"id\": 90", "\"id\": \"dog\"", &["category \"dog\"", "`id`", "whole number"]),
+        ("{\"id\": \"seven\"}", "{}", &["image number 0", "`id`", "missing"]),
+        ("{\"id\": \"seven\"}", "\"seven\"", &["line", "an object"]),
+    ] {
+        assert!(WHOLE.contains(right), "{right}");
+        refused(file(&WHOLE.replacen(right, wrong, 1)), &[&["gt.json"], words].concat());
+    }
+}
+
+#[test]
+fn masks_of_another_size() {
+    for (right, wrong, words) in [
+        ("[4, 6]}, \"key", "[6, 4]}, \"key", &["annotation 12", "(width, height)"][..]),
+        ("[3, 2, 19]", "[3, 2, 19, 1]", &["annotation 12", "25 pixels"]),
+        ("[3, 2, 19]", "[4000000000, 4000000000]", &["annotation 12", "8000000000 pixels"]),
+        ("[3, 3, 5, 3, 5, 4]", "[3, 3, 5, 3]", &["annotation 14", "polygon 1", "three vertices"]),
+        ("[3, 3, 5, 3, 5, 4]", "[3, 3, 5, 3, 5]", &["annotation 14", "polygon 1", "odd"]),
+    ] {
+        let file = file(&WHOLE.replacen(right, wrong, 1)).unwrap();
+        let masks = file.annotations().iter().filter(|one| one.image_id == 7.into()).map(|one| file.mask(one));
+        refused(masks.collect::<Result<Vec<_>>>(), &[&["gt.json", "`segmentation`"], words].concat());
+    }
+}
+
+#[test]
+fn results_come_back() {
+    let mask = Rle::from_fn(6, 4, |x, y| x > y).unwrap();
+    let result = |image_id: ImageId, segmentation| CocoResult {
+        image_id,
+        category_id: 3,
+        bbox: Some([0.1, 0.2, 1e-7, 0.30000000000000004]),
+        score: 1.0 / 3.0,
+        segmentation,
+    };
+    let all = [
+        result(7.into(), None),
+        result("a \"b\"\\c".into(), Some(Segmentation::from(&mask))),
+        result(8.into(), Some(Segmentation::Polygons(vec![vec![0.0, 0.5, 2.0, 0.0, 2.0, 2.0]]))),
+        CocoResult {
+            bbox: None,
+            ..result(9.into(), Some(Segmentation::Runs { size: [4, 6], counts: vec![3, 2, 19] }))
+        },
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dt.json");
+    write_results(&path, &all).unwrap();
+    let read = CocoResultFile::read(&path).unwrap();
+    assert_eq!(read.results(), all);
+    assert_eq!(read.mask(0, [6, 4]).unwrap(), None);
+    assert_eq!(read.mask(1, [6, 4]).unwrap(), Some(mask));
+    refused(read.mask(3, [4, 6]), &["dt.json", "result number 3", "`segmentation`"]);
+    write_results(&path, &[]).unwrap();
+    assert!(CocoResultFile::read(&path).unwrap().results().is_empty());
+    // What JSON cannot hold is not written.
+    let before = fs::read(&path).unwrap();
+    refused(write_results(&path, &[CocoResult { score: f64::NAN, ..all[0].clone() }]), &["dt.json", "`score`"]);
+    refused(
+        write_results(&path, &[CocoResult { bbox: Some([f64::INFINITY; 4]), ..all[0].clone() }]),
+        &["dt.json", "`bbox`"],
+    );
+    assert_eq!(fs::read(&path).unwrap(), before);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn wrong_results() {
+    let whole = r#"[{"image_id": 7, "category_id": 3, "score": 0.5}, {"image_id": 7, "category_id": 3, "score": 0.5}]"#;
+    assert_eq!(results(whole).unwrap().results().len(), 2);
+    for (right, wrong, words) in [
+        ("\"score\": 0.5}]", "\"score\": NaN}]", &["result number 1", "`score`", "NaN"][..]),
+        (", \"score\": 0.5}]", "}]", &["result number 1", "`score`", "missing"]),
+        ("\"category_id\": 3, \"score\": 0.5}]", "\"score\": 0.5}]", &["result number 1", "`category_id`", "missing"]),
+        ("\"score\": 0.5}]", "\"score\": 0.5, \"bbox\": [1, 2, 3]}]", &["result number 1", "`bbox`", "3 numbers"]),
+    ] {
+        assert!(whole.contains(right), "{right}");
+        refused(results(&whole.replace(right, wrong)), &[&["dt.json"], words].concat());
+    }
+}
+
+#[test]
+fn long_files_are_read_in_parts() {
+    let many = 5000;
+    let annotations: Vec<String> = (0..many)
+        .map(|id| {
+            format!(r#"{{"id": {id}, "image_id": 1, "category_id": 1, "bbox": [{id}, 0, 1, 1], "note": "{:60}"}}"#, "")
+        })
+        .collect();
+    let text = |list: &[String]| {
+        let list = list.join(",\n");
+        format!(r#"{{"annotations": [{list}], "images": [{{"id": 1}}], "categories": [{{"id": 1}}]}}"#)
+    };
+    let whole = file(&text(&annotations)).unwrap();
+    assert_eq!(whole.annotations().len(), many);
+    assert!(whole.annotations().iter().enumerate().all(|(id, one)| one.id == id as i64));
+    let mut wrong = annotations.clone();
+    for id in [1700, 4100] {
+        wrong[id] = wrong[id].replace("\"bbox\": [", "\"bbox\": [NaN, ");
+    }
+    refused(file(&text(&wrong)), &["annotation 1700", "(line 1701)"]);
+}
