@@ -16,12 +16,14 @@ use std::{
 use clap::Parser;
 use segkiln::{
     SegmentOptions, Segmenter,
-    data::{EXTENSIONS, Limits, read_dynamic, write_image, write_labels},
+    data::{Limits, read_dynamic, write_image, write_labels},
     select_device,
 };
 use serde_json::json;
 
 mod common;
+#[path = "common/images.rs"]
+mod images;
 
 use common::{Failure, say};
 
@@ -83,24 +85,9 @@ fn run(args: &Args) -> Result<(), Failure> {
 
 /// The images by the name of their results, which must differ.
 fn inputs(input: &Path) -> Result<BTreeMap<String, PathBuf>, Failure> {
-    let mut files = Vec::new();
-    if input.is_dir() {
-        let unreadable = |error: std::io::Error| format!("cannot list {}: {error}", input.display());
-        for entry in std::fs::read_dir(input).map_err(unreadable)? {
-            let path = entry.map_err(unreadable)?.path();
-            let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
-            match extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str())) {
-                true => files.push(path),
-                false => eprintln!("{}: no image, left out", path.display()),
-            }
-        }
-    } else {
-        files.push(input.to_owned());
-    }
-    files.sort();
     let mut images: BTreeMap<String, PathBuf> = BTreeMap::new();
-    for path in files {
-        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    for path in images::images(input)? {
+        let stem = images::stem(&path);
         if let Some(other) = images.insert(stem.clone(), path.clone()) {
             let (one, two) = (other.display(), path.display());
             return Err(format!("{one} and {two} would both be written to {stem}.png; rename one").into());
@@ -111,8 +98,5 @@ fn inputs(input: &Path) -> Result<BTreeMap<String, PathBuf>, Failure> {
             return Err(format!("the overlay of {} would overwrite {stem}.png; rename one", other.display()).into());
         }
     }
-    match images.is_empty() {
-        true => Err(format!("no images in {}; known are {}", input.display(), EXTENSIONS.join(", ")).into()),
-        false => Ok(images),
-    }
+    Ok(images)
 }

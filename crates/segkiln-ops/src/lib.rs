@@ -12,6 +12,7 @@
 // The backend is deprecated upstream and kept as an option here.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
 
+pub mod add_relu;
 pub mod batch_norm;
 pub mod conv2d;
 pub mod conv_transpose2d;
@@ -22,6 +23,7 @@ mod nms;
 pub mod resize;
 pub mod roi_align;
 
+pub use add_relu::add_relu;
 pub use batch_norm::{BatchNormOutput, batch_norm_train};
 pub use conv_transpose2d::conv_transpose2d;
 pub use conv2d::{conv2d, conv2d_affine};

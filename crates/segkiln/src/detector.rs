@@ -112,8 +112,7 @@ impl Detector {
         device: &Device,
     ) -> Result<Self, DetectError> {
         let path = weights.as_ref();
-        let mut config =
-            RcnnConfig::by_name(name, classes).ok_or_else(|| DetectError::UnknownName(name.into()))?;
+        let mut config = RcnnConfig::by_name(name, classes).ok_or_else(|| DetectError::UnknownName(name.into()))?;
         if is_first_coco(path) {
             config = config.with_frozen_norm(0.0);
         }

@@ -51,7 +51,9 @@ pub mod prelude {
     pub use burn::tensor::Device;
     pub use segkiln_core::{BBox, Classes, Detection, LabelMap};
 
-    pub use crate::{DetectError, Detector, SegmentError, SegmentOptions, Segmentation, Segmenter, device_by_name, select_device};
+    pub use crate::{
+        DetectError, Detector, SegmentError, SegmentOptions, Segmentation, Segmenter, device_by_name, select_device,
+    };
 }
 
 #[cfg(doctest)]

@@ -74,7 +74,12 @@ pub fn detections(image: &DynamicImage, detections: &[Detection], classes: &Clas
             let mask_size = (mask.width(), mask.height());
             if mask_size != (width, height) {
                 let mask = format!("of detection {index}").into();
-                return Err(DataError::SizeMismatch { image: "image".into(), image_size: (width, height), mask, mask_size });
+                return Err(DataError::SizeMismatch {
+                    image: "image".into(),
+                    image_size: (width, height),
+                    mask,
+                    mask_size,
+                });
             }
             for pixel in mask.runs().flat_map(|[first, end]| first..end) {
                 let value = drawn.get_pixel_mut(pixel / height, pixel % height);

@@ -11,6 +11,8 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
+use segkiln_ops::add_relu;
+
 use crate::layers::{Activation, ConvBlock, ConvBlockConfig, Norm, NormConfig, conv_norm, max_pool2d_overlapping};
 
 /// What a ResNet is built of.
@@ -275,7 +277,7 @@ impl ResNetBlock {
             Some(downsample) => downsample.forward(x),
             None => x,
         };
-        Activation::Relu.forward(y + x)
+        add_relu(y, x)
     }
 
     #[cfg(test)]

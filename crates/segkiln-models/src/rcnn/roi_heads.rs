@@ -17,7 +17,7 @@ use super::{
     box_coder::{BoxCoder, clipped, has_size},
     losses::{binary_cross_entropy, cross_entropy, smooth_l1},
     roi_pool::{Pooled, pool},
-    rpn::{indices, read, without_bias, zero_bias},
+    rpn::{indices, read, with_zero_bias, zero_bias, zeros},
     transform::Images,
 };
 use crate::layers::{ConvBlock, ConvBlockConfig, conv_transpose2d, conv2d};
@@ -120,7 +120,7 @@ impl RoiHeads {
                 let block =
                     ConvBlockConfig::new(channels, channels).with_norm(norm.clone()).with_initializer(kaiming());
                 BoxHead::ConvFc(ConvFcHead {
-                    convs: (0..4).map(|_| zero_bias(block.init(device))).collect(),
+                    convs: (0..4).map(|_| zero_bias(block.init(device), device)).collect(),
                     fc: linear(features, representation),
                 })
             }
@@ -397,7 +397,7 @@ impl MaskHead {
             let from = if index == 0 { channels } else { config.channels };
             let block =
                 ConvBlockConfig::new(from, config.channels).with_norm(config.norm.clone()).with_initializer(kaiming());
-            zero_bias(block.init(device))
+            zero_bias(block.init(device), device)
         };
         Self { convs: (0..config.convolutions).map(block).collect() }
     }
@@ -412,12 +412,13 @@ impl MaskHead {
 impl MaskPredictor {
     fn new(config: &MaskConfig, classes: usize, device: &Device) -> Self {
         let channels = config.channels;
-        let up = ConvTranspose2dConfig::new([channels, channels], [2, 2])
+        let mut up = ConvTranspose2dConfig::new([channels, channels], [2, 2])
             .with_stride([2, 2])
             .with_initializer(kaiming())
             .init(device);
         let logits = Conv2dConfig::new([channels, classes], [1, 1]).with_initializer(kaiming()).init(device);
-        Self { conv5_mask: without_transposed_bias(up), mask_fcn_logits: without_bias(logits) }
+        up.bias = up.bias.map(|bias| zeros(&bias, device));
+        Self { conv5_mask: up, mask_fcn_logits: with_zero_bias(logits, device) }
     }
 
     /// # Shapes
@@ -435,9 +436,4 @@ impl MaskPredictor {
         let device = logits.device();
         logits.reshape([count * classes, height * width]).select(0, indices(&rows, &device))
     }
-}
-
-fn without_transposed_bias(mut conv: ConvTranspose2d) -> ConvTranspose2d {
-    conv.bias = conv.bias.map(|bias| bias.map(|bias| bias.zeros_like().set_require_grad(bias.is_require_grad())));
-    conv
 }

@@ -1,5 +1,5 @@
 use burn::{
-    module::Module,
+    module::{Module, Param},
     nn::{
         Initializer,
         conv::{Conv2d, Conv2dConfig},
@@ -54,9 +54,9 @@ impl RpnHead {
             .with_initializer(initializer.clone());
         let anchors = config.anchors.per_place();
         Self {
-            conv: (0..config.rpn.convolutions).map(|_| zero_bias(block.init(device))).collect(),
-            cls_logits: without_bias(output(anchors)),
-            bbox_pred: without_bias(output(4 * anchors)),
+            conv: (0..config.rpn.convolutions).map(|_| zero_bias(block.init(device), device)).collect(),
+            cls_logits: with_zero_bias(output(anchors), device),
+            bbox_pred: with_zero_bias(output(4 * anchors), device),
         }
     }
 
@@ -76,14 +76,19 @@ impl RpnHead {
 }
 
 /// Biases begin at zero.
-pub(super) fn zero_bias(mut block: ConvBlock) -> ConvBlock {
-    block.conv = without_bias(block.conv);
+pub(super) fn zero_bias(mut block: ConvBlock, device: &Device) -> ConvBlock {
+    block.conv = with_zero_bias(block.conv, device);
     block
 }
 
-pub(super) fn without_bias(mut conv: Conv2d) -> Conv2d {
-    conv.bias = conv.bias.map(|bias| bias.map(|bias| bias.zeros_like().set_require_grad(bias.is_require_grad())));
+pub(super) fn with_zero_bias(mut conv: Conv2d, device: &Device) -> Conv2d {
+    conv.bias = conv.bias.map(|bias| zeros(&bias, device));
     conv
+}
+
+/// In place of a parameter, which need not have values yet.
+pub(super) fn zeros(param: &Param<Tensor<1>>, device: &Device) -> Param<Tensor<1>> {
+    Initializer::Zeros.init(param.lazy_shape(), device)
 }
 
 impl Rpn {

@@ -1,0 +1,5 @@
+use burn_cubecl::CubeBackend;
+
+use super::AddReluOps;
+
+impl AddReluOps for CubeBackend {}

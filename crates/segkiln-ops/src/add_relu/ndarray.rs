@@ -1,0 +1,5 @@
+use burn::backend::NdArray;
+
+use super::AddReluOps;
+
+impl AddReluOps for NdArray {}

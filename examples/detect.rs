@@ -1,0 +1,154 @@
+//! Finds objects with a torchvision detector's weights, or with what `rcnn_train` wrote.
+//!
+//! ```text
+//! cargo run --example detect -- --arch maskrcnn_resnet50_fpn --weights maskrcnn.pth --image street.jpg --overlay found.png
+//! cargo run --example detect -- --model runs/rcnn --image images/ --output found.json
+//! ```
+//!
+//! The results are COCO's: for each object the image, the category, the box, the score and, from Mask R-CNN, the mask.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
+
+use clap::Parser;
+use segkiln::{
+    Detector,
+    core::Detection,
+    data::{
+        Limits,
+        coco::{CocoResult, ImageId, Segmentation, write_results},
+        read_dynamic, write_image,
+    },
+    select_device,
+};
+use serde_json::json;
+
+mod common;
+#[path = "common/images.rs"]
+mod images;
+
+use common::{Failure, say};
+
+/// Finds objects in images.
+#[derive(Parser)]
+#[command(args_override_self = true)]
+struct Args {
+    /// torchvision's name of the network, such as maskrcnn_resnet50_fpn
+    #[arg(long, requires = "weights", required_unless_present = "model", conflicts_with = "model")]
+    arch: Option<String>,
+    /// Weights for --arch: torchvision's .pth or .safetensors, or a .bpk
+    #[arg(long, requires = "arch")]
+    weights: Option<PathBuf>,
+    /// Folder of a training run, or a .bpk file in one
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// Classes of --arch, with the background
+    #[arg(long, default_value_t = 91)]
+    num_classes: usize,
+    /// An image, or a folder of images
+    #[arg(long)]
+    image: PathBuf,
+    /// Score that an object must exceed [default: 0.05, or what the model was trained with]
+    #[arg(long)]
+    score_threshold: Option<f32>,
+    /// The shorter side that images are resized to [default: the network's]
+    #[arg(long)]
+    min_size: Option<usize>,
+    /// What the longer side may not exceed [default: the network's]
+    #[arg(long)]
+    max_size: Option<usize>,
+    /// File for the results, as COCO has them
+    #[arg(long)]
+    output: Option<PathBuf>,
+    /// Picture with the objects drawn in; of a folder, the folder for the pictures
+    #[arg(long)]
+    overlay: Option<PathBuf>,
+    /// A backend that is built in, such as flex, cuda or vulkan [default: the best one, or BURN_DEVICE]
+    #[arg(long)]
+    device: Option<String>,
+    /// Seed of the device's random numbers; detection draws none
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+fn main() -> ExitCode {
+    common::main(run)
+}
+
+fn run(args: &Args) -> Result<(), Failure> {
+    let start = Instant::now();
+    let device = select_device(args.device.as_deref())?;
+    device.seed(args.seed);
+    let detector = match (&args.model, &args.arch, &args.weights) {
+        (Some(model), _, _) => Detector::load(model, &device)?,
+        (_, Some(arch), Some(weights)) => Detector::torchvision(arch, weights, args.num_classes, &device)?,
+        _ => return Err("either --model or --arch and --weights must be given".into()),
+    };
+    let detector = detector.with_config(|config| {
+        let roi = config.roi.clone().with_score(args.score_threshold.unwrap_or(config.roi.score));
+        let (min_size, max_size) = (args.min_size.unwrap_or(config.min_size), args.max_size.unwrap_or(config.max_size));
+        config.with_roi(roi).with_min_size(min_size).with_max_size(max_size)
+    })?;
+    let paths = images::images(&args.image)?;
+    let many = args.image.is_dir();
+    let mut results = Vec::new();
+    for path in &paths {
+        let image = read_dynamic(path, &Limits::default())?;
+        let found = detector.detect(&image).map_err(|error| format!("{}: {error}", path.display()))?;
+        say(format_args!("{}: {}", path.display(), summary(&detector, &found)))?;
+        if let Some(overlay) = &args.overlay {
+            let target = if many { overlay.join(format!("{}.png", images::stem(path))) } else { overlay.clone() };
+            create_parent(&target)?;
+            write_image(target, &detector.overlay(&image, &found)?.into())?;
+        }
+        results.extend(found.into_iter().map(|detection| result(&detector, path, detection)));
+    }
+    results.sort_by(|a, b| b.score.total_cmp(&a.score));
+    if let Some(output) = &args.output {
+        create_parent(output)?;
+        write_results(output, &results)?;
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    say(json!({ "images": paths.len(), "detections": results.len(), "output": args.output, "seconds": seconds }))?;
+    Ok(())
+}
+
+/// An object as COCO's files have it.
+fn result(detector: &Detector, path: &Path, detection: Detection) -> CocoResult {
+    let stem = images::stem(path);
+    CocoResult {
+        image_id: stem.parse().map_or_else(|_| ImageId::Text(stem.clone()), ImageId::Number),
+        category_id: detector.card().category(detection.label()) as i64,
+        bbox: Some(detection.bbox.xywh()),
+        score: detection.score.into(),
+        segmentation: detection.mask.map(|mask| Segmentation::Compressed {
+            size: [mask.height(), mask.width()],
+            counts: mask.to_coco_string(),
+        }),
+    }
+}
+
+/// How many objects of each class.
+fn summary(detector: &Detector, found: &[Detection]) -> String {
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for detection in found {
+        let name = detector.name(detection);
+        match counts.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((name, 1)),
+        }
+    }
+    let parts: Vec<String> = counts.into_iter().map(|(name, count)| format!("{count} {name}")).collect();
+    if parts.is_empty() { "nothing found".into() } else { parts.join(", ") }
+}
+
+fn create_parent(path: &Path) -> Result<(), Failure> {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => std::fs::create_dir_all(parent)
+            .map_err(|error| format!("cannot create {}: {error}", parent.display()).into()),
+        _ => Ok(()),
+    }
+}
