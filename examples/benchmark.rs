@@ -23,7 +23,7 @@ use segkiln::{
         metrics::coco::{CocoParams, IouType},
     },
     models::unet::{UNet, UNetConfig},
-    ops::{conv2d, nms},
+    ops::{RoiAlignOptions, conv2d, nms, roi_align},
     select_device,
 };
 use serde_json::json;
@@ -69,7 +69,8 @@ fn case(name: &str, device: &Device) -> Result<Case, Failure> {
     })
 }
 
-const KNOWN: &str = "unet32_infer_256, unet64_infer_512, unet32_train_256, nms_10000, coco_eval_1000, \
+const KNOWN: &str = "unet32_infer_256, unet64_infer_512, unet32_train_256, nms_10000, roi_align_forward, \
+                     roi_align_backward, coco_eval_1000, \
                      conv_iCI_oCO_kK_sS_dD_gG_nN and the same with _backward";
 
 fn main() -> ExitCode {
@@ -228,6 +229,27 @@ fn ellipse(side: u32, [x, y, rx, ry]: [f64; 4]) -> Result<Rle, Failure> {
     }
     counts.push(side * side - done);
     Ok(Rle::new(side, side, &counts)?)
+
+/// 1000 boxes of 4 to 184 pixels a side, as 7×7 bins of 2×2 points, of 256 channels at a quarter of an image of 800×1088.
+fn regions(backward: bool, device: &Device) -> Case {
+    let count = 1000;
+    let x = Tensor::<4>::random([1, 256, 200, 272], Distribution::Normal(0.0, 1.0), device);
+    let uniform = |most: f64| Tensor::<2>::random([count, 1], Distribution::Uniform(0.0, most), device);
+    let corner = Tensor::cat(vec![uniform(900.0), uniform(600.0)], 1);
+    let size = Tensor::cat(vec![uniform(180.0), uniform(180.0)], 1) + 4.0;
+    let rois = Tensor::cat(vec![Tensor::zeros([count, 1], device), corner.clone(), corner + size], 1);
+    let options = RoiAlignOptions { size: [7, 7], scale: 0.25, sampling_ratio: Some(2), aligned: false };
+    if !backward {
+        return Box::new(move || {
+            roi_align(x.clone(), rois.clone(), options).into_data();
+        });
+    }
+    let (x, rois) = (x.autodiff(), rois.autodiff());
+    Box::new(move || {
+        let x = x.clone().require_grad();
+        let mut gradients = roi_align(x.clone(), rois.clone(), options).sum().backward();
+        x.grad_remove(&mut gradients).expect("it was required").into_data();
+    })
 }
 
 /// One layer on one square image: channels in and out, kernel, stride, dilation, groups, side; padding is

@@ -3,11 +3,17 @@
 
 use std::path::Path;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    optim::GradientsParams,
+    tensor::{Device, Tensor, TensorData},
+};
 use safetensors::{SafeTensors, tensor::TensorView};
-use segkiln_core::Detection;
+use segkiln_core::{BBox, Detection, Instance, Instances, Rle};
 use segkiln_models::{
-    rcnn::{Rcnn, RcnnConfig},
+    backbones::{BackboneConfig, ResNetConfig},
+    layers::NormConfig,
+    rcnn::{AnchorConfig, MaskConfig, Rcnn, RcnnConfig, Sampling},
     weights::{load_torch, torch_shapes},
 };
 
@@ -179,4 +185,164 @@ fn maskrcnn_resnet50_fpn() {
 #[test]
 fn maskrcnn_resnet50_fpn_v2() {
     check("maskrcnn_resnet50_fpn_v2", "a", 5, &[], fewer);
+}
+
+/// Boxes in quarters of a pixel, and labels.
+type Objects = [([i64; 4], u32)];
+const OBJECTS: [&Objects; 2] = [
+    &[([58, 110, 328, 267], 2), ([149, 60, 186, 129], 1), ([214, 28, 290, 170], 1)],
+    &[([9, 7, 269, 346], 2), ([154, 83, 219, 215], 1)],
+];
+const SIZES: [[usize; 2]; 2] = [[72, 96], [90, 70]];
+
+/// The ellipses in the boxes.
+fn target(objects: &Objects, [height, width]: [usize; 2]) -> Instances {
+    let (width, height) = (width as u32, height as u32);
+    let instance = |([x1, y1, x2, y2], label): &([i64; 4], u32)| {
+        let mask = Rle::from_fn(width, height, |x, y| {
+            let a = (8 * i64::from(x) + 4 - x1 - x2) * (y2 - y1);
+            let b = (8 * i64::from(y) + 4 - y1 - y2) * (x2 - x1);
+            a * a + b * b <= ((x2 - x1) * (y2 - y1)).pow(2)
+        });
+        let [x1, y1, x2, y2] = [x1, y1, x2, y2].map(|side| *side as f64 / 4.0);
+        Instance::new(BBox::new(x1, y1, x2, y2).unwrap(), *label).unwrap().with_mask(mask.unwrap())
+    };
+    Instances::new(width, height, objects.iter().map(instance).collect()).unwrap()
+}
+
+/// A small Mask R-CNN.
+fn small(norm: NormConfig) -> RcnnConfig {
+    let backbone = BackboneConfig::ResNet(ResNetConfig::resnet18().with_norm(norm));
+    let anchors = AnchorConfig::new().with_sizes([8.0, 16.0, 32.0, 64.0, 128.0].map(|size| vec![size]).into());
+    let config = RcnnConfig::with_backbone(backbone, 3);
+    let rpn = config.rpn.clone().with_samples(64).with_before_nms_train(200).with_after_nms_train(300);
+    let roi = config.roi.clone().with_samples(48);
+    let config = config.with_min_size(96).with_max_size(128).with_anchors(anchors).with_rpn(rpn).with_roi(roi);
+    config.with_mask(Some(MaskConfig::new()))
+}
+
+/// Gradients by torchvision's names, in the layout of its tensors.
+fn gradients(model: &Rcnn, gradients: &GradientsParams) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    struct Visitor<'a> {
+        gradients: &'a GradientsParams,
+        found: Vec<Option<(Vec<usize>, Vec<f32>)>>,
+    }
+    impl ModuleVisitor for Visitor<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.found.push(self.gradients.get::<D>(param.id).map(|gradient| {
+                // PyTorch's fully connected weights are the other way round.
+                let gradient = if D == 2 { gradient.transpose() } else { gradient };
+                (gradient.dims().to_vec(), gradient.into_data().try_to_vec().unwrap())
+            }));
+        }
+    }
+    let mut visitor = Visitor { gradients, found: Vec::new() };
+    model.visit(&mut visitor);
+    let names = torch_shapes(model).into_iter().zip(visitor.found);
+    names.filter_map(|((name, _), found)| found.map(|(shape, values)| (name, shape, values))).collect()
+}
+
+/// Every so many values along each axis.
+fn part(shape: &[usize], values: &[f32], steps: &[usize]) -> Vec<f32> {
+    let kept = values.iter().enumerate().filter(|(index, _)| {
+        let mut rest = *index;
+        shape.iter().enumerate().rev().all(|(axis, size)| {
+            let at = rest % size;
+            rest /= size;
+            at % steps.get(axis).copied().unwrap_or(1) == 0
+        })
+    });
+    kept.map(|(_, value)| *value).collect()
+}
+
+/// The losses and gradients of a training step.
+fn check_training(case: &str, salt: &str, norm: NormConfig, counts: [usize; 2], tolerance: f32) {
+    const FACTORS: [(&str, f64); 3] = [(".conv2.", 0.4), ("rpn.head.bbox_pred.", 0.1), (".cls_score.", 1.0)];
+    const PARTS: [(&str, &[usize]); 16] = [
+        ("backbone.body.conv1.weight", &[8]),
+        ("backbone.body.layer2.0.conv1.weight", &[16, 16]),
+        ("backbone.fpn.inner_blocks.1.0.weight", &[16, 16]),
+        ("backbone.fpn.layer_blocks.0.0.weight", &[32, 32]),
+        ("backbone.fpn.layer_blocks.3.0.bias", &[]),
+        ("rpn.head.conv.0.0.weight", &[32, 32]),
+        ("rpn.head.cls_logits.weight", &[]),
+        ("rpn.head.cls_logits.bias", &[]),
+        ("rpn.head.bbox_pred.weight", &[1, 16]),
+        ("roi_heads.box_head.fc6.weight", &[64, 197]),
+        ("roi_heads.box_head.fc7.bias", &[8]),
+        ("roi_heads.box_predictor.cls_score.weight", &[1, 8]),
+        ("roi_heads.box_predictor.bbox_pred.weight", &[1, 16]),
+        ("roi_heads.mask_head.0.0.weight", &[32, 32]),
+        ("roi_heads.mask_predictor.conv5_mask.weight", &[32, 32]),
+        ("roi_heads.mask_predictor.mask_fcn_logits.weight", &[]),
+    ];
+    let device = Device::default().autodiff();
+    let model = load(&small(norm), salt, &FACTORS, &device);
+    let images = [0, 1].map(|index| image(index, SIZES[index], &device));
+    let targets = [0, 1].map(|index| target(&OBJECTS[index][..counts[index]], SIZES[index]));
+    let losses = model.losses(&images, &targets, Sampling::First).unwrap();
+    let bytes = fixture(&format!("rcnn_train_{case}"));
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    for (name, loss) in losses.named() {
+        let (actual, expected) = (loss.into_scalar::<f32>(), floats(&file, name)[0]);
+        assert!((actual - expected).abs() <= 2e-5 * expected.abs(), "{case}: {name} is {actual} and not {expected}");
+    }
+    if case == "empty" {
+        return;
+    }
+    let grads = GradientsParams::from_grads(losses.total().backward(), &model);
+    let mut found = gradients(&model, &grads);
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    let norms = floats(&file, "norms");
+    assert_eq!(found.len(), norms.len(), "{case}: parameters with gradients");
+    for ((name, shape, values), expected) in found.iter().zip(norms) {
+        let norm = values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt() as f32;
+        assert!((norm - expected).abs() <= tolerance * expected, "{case}: norm of {name} is {norm} and not {expected}");
+        let batch_norms =
+            ["bn1", "layer2.0.downsample.1", "layer4.1.bn2"].map(|layer| format!("backbone.body.{layer}."));
+        let steps = PARTS.iter().find(|(part, _)| part == name).map(|(_, steps)| *steps);
+        let steps = steps.or(batch_norms.iter().any(|layer| name.starts_with(layer)).then_some(&[]));
+        if let Some(steps) = steps {
+            let expected = floats(&file, &format!("grad.{name}"));
+            let actual = part(shape, values, steps);
+            assert_eq!(actual.len(), expected.len(), "{case}: {name}");
+            let most = expected.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+            let difference = actual.iter().zip(&expected).map(|(a, e)| (a - e).abs()).fold(0.0, f32::max);
+            assert!(difference <= tolerance * most, "{case}: gradient of {name} differs by {difference} of {most}");
+        }
+    }
+}
+
+#[test]
+fn training_with_frozen_norms() {
+    check_training("frozen", "a", NormConfig::Frozen { epsilon: 1e-5 }, [3, 2], 1e-4);
+}
+
+/// Where a ReLU opens or not by the last bits, a gradient differs more.
+#[test]
+fn training_with_batch_norm() {
+    check_training("batch", "o", NormConfig::default(), [3, 2], 1e-2);
+}
+
+#[test]
+fn training_without_objects() {
+    check_training("empty", "a", NormConfig::Frozen { epsilon: 1e-5 }, [3, 0], 1e-4);
+}
+
+/// As torchvision counts them; the first versions' norms are frozen, and theirs do not count.
+#[test]
+fn parameters_are_as_many_as_torchvision_s() {
+    for (name, frozen, expected) in [
+        ("fasterrcnn_resnet50_fpn", true, 41_755_286),
+        ("fasterrcnn_resnet50_fpn_v2", false, 43_712_278),
+        ("maskrcnn_resnet50_fpn", true, 44_401_393),
+        ("maskrcnn_resnet50_fpn_v2", false, 46_359_409),
+        ("fasterrcnn_mobilenet_v3_large_fpn", false, 19_410_754),
+        ("fasterrcnn_mobilenet_v3_large_320_fpn", false, 19_410_754),
+    ] {
+        let config = RcnnConfig::by_name(name, 91).unwrap();
+        let config = if frozen { config.with_frozen_norm(0.0) } else { config };
+        let model = config.init(&Device::default()).unwrap();
+        assert_eq!(segkiln_models::weights::parameters(&model), expected, "{name}");
+    }
 }

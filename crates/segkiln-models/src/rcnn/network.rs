@@ -284,6 +284,7 @@ pub(super) struct MaskTarget<'a> {
     left: usize,
     top: usize,
     rows: usize,
+    columns: usize,
     /// What the network's input has, `[height, width]`.
     size: [usize; 2],
 }
@@ -292,8 +293,8 @@ impl<'a> MaskTarget<'a> {
     fn new(instance: &'a Instance, size: [usize; 2]) -> Option<Self> {
         let rle = instance.mask.as_ref()?;
         let [left, top, right, bottom] = rle.bbox().map_or([0; 4], |bbox| bbox.xyxy().map(|value| value as usize));
-        let (rows, height) = (bottom - top, rle.height() as usize);
-        let mut pixels = vec![false; (right - left) * rows];
+        let (rows, columns, height) = (bottom - top, right - left, rle.height() as usize);
+        let mut pixels = vec![false; columns * rows];
         for [first, end] in rle.runs() {
             let (mut at, end) = (first as usize, end as usize);
             while at < end {
@@ -305,7 +306,7 @@ impl<'a> MaskTarget<'a> {
                 at = next;
             }
         }
-        Some(Self { rle, pixels, left, top, rows, size })
+        Some(Self { rle, pixels, left, top, rows, columns, size })
     }
 
     /// Whether a pixel of the network's input is the object's.
@@ -316,7 +317,7 @@ impl<'a> MaskTarget<'a> {
         };
         let row = nearest(row, self.size[0], self.rle.height()).wrapping_sub(self.top);
         let column = nearest(column, self.size[1], self.rle.width()).wrapping_sub(self.left);
-        row < self.rows && self.pixels.get(column.saturating_mul(self.rows) + row).is_some_and(|pixel| *pixel)
+        row < self.rows && column < self.columns && self.pixels[column * self.rows + row]
     }
 
     /// The share of the object in each of `side` × `side` parts of a box, in rows: RoIAlign with as many samples as pixels.

@@ -14,7 +14,7 @@ use super::{
 use crate::cpu::{
     matrix::Sizes,
     memory::{Memory, Shared, contiguous, with_scratch, written},
-    simd::{self, Lanes, MOST_LANES, transpose},
+    simd::{self, Lanes, MOST_LANES, prefetch, transpose},
     threads::for_each,
 };
 
@@ -48,9 +48,10 @@ impl RoiAlignOps for Flex {
         let tasks = Tasks::new(shape, rois, options);
         let grad: &[f32] = grad.storage();
         let bins = options.size[0] * options.size[1];
+        // A gradient is used up soon, and new pages of memory would cost more than all that is computed here.
         // SAFETY: the tasks are all channels of all images.
         let output = unsafe {
-            written(shape, Memory::Allocated, |target| {
+            written(shape, Memory::Pooled, |target| {
                 tasks.run(bins, |task, map, tile| {
                     tasks.arch.dispatch(Backward { task, grad, map, tile, target });
                 });
@@ -73,8 +74,7 @@ struct Tasks {
     shape: [usize; 4],
     /// By image.
     rois: Vec<Roi>,
-    /// Of each image, whether regions read the pixels `[row][tile]`, a tile being as many pixels of a row as a register has
-    /// values.
+    /// Of each image and each of its [tiles](Tile), row by row, whether regions read it.
     read: Vec<bool>,
     arch: pulp::Arch,
     lanes: usize,
@@ -92,8 +92,29 @@ struct Task<'a> {
     rois: &'a [Roi],
     /// See [`Tasks::read`].
     read: &'a [bool],
-    /// Tiles of a row.
-    tiles: usize,
+}
+
+/// Pixels of a row, side by side, as many as a register has values; fewer at its end.
+#[derive(Clone, Copy)]
+struct Tile {
+    /// The first pixel.
+    row: usize,
+    column: usize,
+    columns: usize,
+    /// Whether regions read some of them.
+    read: bool,
+}
+
+impl Task<'_> {
+    #[inline(always)]
+    fn tiles(&self, lanes: usize) -> impl Iterator<Item = Tile> {
+        let [_, _, _, width] = self.shape;
+        let tiles = width.div_ceil(lanes);
+        self.read.iter().enumerate().map(move |(index, read)| {
+            let (row, column) = (index / tiles, index % tiles * lanes);
+            Tile { row, column, columns: lanes.min(width - column), read: *read }
+        })
+    }
 }
 
 impl Tasks {
@@ -133,7 +154,6 @@ impl Tasks {
                 channels: self.lanes.min(channels - channel),
                 rois: &self.rois[first..end],
                 read: &self.read[image * height * tiles..][..height * tiles],
-                tiles,
             };
             let pixels = if task.rois.is_empty() { 0 } else { height * width };
             with_scratch([pixels * self.lanes, bins * self.lanes], |[map, tile]| f(task, map, tile));
@@ -249,38 +269,30 @@ impl WithSimd for Forward<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { task, source, map, tile, target } = self;
-        let [_, all_channels, height, width] = task.shape;
-        if task.rois.is_empty() {
-            return;
-        }
+        let [_, all_channels, _, width] = task.shape;
         let lanes = S::F32_LANES;
         let [image_stride, channel_stride, row_stride, column_stride] = source.strides;
         let values: &[f32] = source.x.storage();
         let start = source.start + task.image * image_stride + task.channel * channel_stride;
-        for row in 0..height {
-            for index in 0..task.tiles {
-                if !task.read[row * task.tiles + index] {
-                    continue;
-                }
-                let column = index * lanes;
-                let columns = lanes.min(width - column);
-                // SAFETY: the tensor has these rows, columns and channels, and the map these rows and columns.
-                unsafe {
-                    let pixels = values.as_ptr().add(start + row * row_stride + column * column_stride);
-                    let target = map.as_mut_ptr().add((row * width + column) * lanes);
-                    if column_stride == 1 {
-                        interleave(simd, pixels, channel_stride, [task.channels, columns], target);
-                    } else {
-                        for index in 0..columns {
-                            let pixel = pixels.add(index * column_stride);
-                            Lanes::load_first(simd, pixel, task.channels).store(target.add(index * lanes));
-                        }
+        for Tile { row, column, columns, .. } in task.tiles(lanes).filter(|tile| tile.read) {
+            // SAFETY: the tensor has these rows, columns and channels, and the map these rows and columns.
+            unsafe {
+                let pixels = values.as_ptr().add(start + row * row_stride + column * column_stride);
+                let target = map.as_mut_ptr().add((row * width + column) * lanes);
+                if column_stride == 1 {
+                    interleave(simd, pixels, channel_stride, [task.channels, columns], target);
+                } else {
+                    for index in 0..columns {
+                        let pixel = pixels.add(index * column_stride);
+                        Lanes::load_first(simd, pixel, task.channels).store(target.add(index * lanes));
                     }
                 }
             }
         }
         let bins = tile.len() / lanes;
         for roi in task.rois {
+            // SAFETY: the region's bins of these channels are part of the output.
+            let output = unsafe { target.at((roi.index * all_channels + task.channel) * bins) };
             let mut place = 0;
             for rows in roi.rows.bins() {
                 for columns in roi.columns.bins() {
@@ -295,16 +307,15 @@ impl WithSimd for Forward<'_> {
                         }
                         sum = line.scaled_plus(row.weight, sum);
                     }
+                    // What is written below is in no cache, and it is as many lines as there are bins.
+                    prefetch(output.wrapping_add(place * lanes));
                     // SAFETY: there are as many places as bins.
                     unsafe { sum.store(tile.as_mut_ptr().add(place * lanes)) };
                     place += 1;
                 }
             }
-            // SAFETY: the region's bins of these channels are written here only.
-            unsafe {
-                let target = target.at((roi.index * all_channels + task.channel) * bins);
-                separate(simd, tile.as_ptr(), target, bins, [task.channels, bins]);
-            }
+            // SAFETY: as above, and they are written here only.
+            unsafe { separate(simd, tile.as_ptr(), output, bins, [task.channels, bins]) };
         }
     }
 }
@@ -331,15 +342,12 @@ impl WithSimd for Backward<'_> {
         let [_, all_channels, height, width] = task.shape;
         let lanes = S::F32_LANES;
         let bins = tile.len() / lanes;
-        for row in 0..height {
-            for index in 0..task.tiles {
-                if task.read[row * task.tiles + index] {
-                    let column = index * lanes;
-                    map[(row * width + column) * lanes..][..lanes.min(width - column) * lanes].fill(0.0);
-                }
-            }
+        for Tile { row, column, columns, .. } in task.tiles(lanes).filter(|tile| tile.read) {
+            map[(row * width + column) * lanes..][..columns * lanes].fill(0.0);
         }
-        for roi in task.rois {
+        for (index, roi) in task.rois.iter().enumerate() {
+            let next = task.rois.get(index + 1).unwrap_or(roi);
+            let next = grad[(next.index * all_channels + task.channel) * bins..].as_ptr();
             // SAFETY: the gradient has these channels, and the tile room for the bins.
             unsafe {
                 let grad = grad[(roi.index * all_channels + task.channel) * bins..].as_ptr();
@@ -350,6 +358,7 @@ impl WithSimd for Backward<'_> {
                 for columns in roi.columns.bins() {
                     // SAFETY: there are as many places as bins.
                     let grad = unsafe { Lanes::load(simd, tile.as_ptr().add(place * lanes)) };
+                    prefetch(next.wrapping_add(place * lanes));
                     place += 1;
                     for row in rows {
                         let grad = grad * row.weight;
@@ -366,20 +375,16 @@ impl WithSimd for Backward<'_> {
             }
         }
         let start = (task.image * all_channels + task.channel) * height * width;
-        for row in 0..height {
-            for index in 0..task.tiles {
-                let column = index * lanes;
-                let columns = lanes.min(width - column);
-                // SAFETY: these channels of the gradient are written here only.
-                unsafe {
-                    let target = target.at(start + row * width + column);
-                    if task.read[row * task.tiles + index] {
-                        let pixels = map.as_ptr().add((row * width + column) * lanes);
-                        separate(simd, pixels, target, height * width, [task.channels, columns]);
-                    } else {
-                        for channel in 0..task.channels {
-                            target.add(channel * height * width).write_bytes(0, columns);
-                        }
+        for Tile { row, column, columns, read } in task.tiles(lanes) {
+            // SAFETY: these channels of the gradient are written here only.
+            unsafe {
+                let target = target.at(start + row * width + column);
+                if read {
+                    let pixels = map.as_ptr().add((row * width + column) * lanes);
+                    separate(simd, pixels, target, height * width, [task.channels, columns]);
+                } else {
+                    for channel in 0..task.channels {
+                        target.add(channel * height * width).write_bytes(0, columns);
                     }
                 }
             }

@@ -23,6 +23,8 @@ use burn::{
 };
 
 mod autodiff;
+#[cfg(feature = "cubecl")]
+mod cube;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "ndarray")]
@@ -86,7 +88,9 @@ pub fn roi_align(x: Tensor<4>, rois: Tensor<2>, options: RoiAlignOptions) -> Ten
 /// What a backend provides for [`roi_align`].
 #[backend_extension(
     Flex: cfg(feature = "flex"),
+    Cube: cfg(feature = "cubecl"),
     NdArray: cfg(feature = "ndarray"),
+    Fusion: cfg(feature = "cubecl"),
     Autodiff,
 )]
 pub trait RoiAlignOps: Backend {

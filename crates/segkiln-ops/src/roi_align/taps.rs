@@ -115,8 +115,8 @@ fn partition(count: usize, before: impl Fn(usize) -> bool) -> usize {
     low
 }
 
-/// The regions of `[batch, channels, height, width]`, by image and from the top down: those that follow each other read
-/// much the same pixels.
+/// The regions of `[batch, channels, height, width]`, by image and from the top down: those that follow each other share
+/// pixels.
 ///
 /// # Panics
 /// If an index is outside the batch.
@@ -135,6 +135,7 @@ pub(super) fn regions(rois: &[f32], [batch, _, height, width]: [usize; 4], optio
             }
         })
         .collect();
-    regions.sort_by_key(|roi| (roi.image, roi.rows.taps.first().map(|tap| tap.pixel)));
+    let first = |axis: &Axis| axis.taps.first().map_or(0, |tap| tap.pixel);
+    regions.sort_by_key(|roi| (roi.image, first(&roi.rows) / 16, first(&roi.columns)));
     regions
 }

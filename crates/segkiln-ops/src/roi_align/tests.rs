@@ -112,9 +112,8 @@ fn gradient_equals_finite_differences() {
                 roi_align(x, boxes, options([3, 2], sampling_ratio, true)).square() * weights
             };
             let tracked = wave(shape, &device.clone().autodiff()).require_grad();
-            let [lifted_boxes, lifted] =
-                [Tensor::from_inner(boxes.clone()).reshape([1, 1, 2, 5]), Tensor::from_inner(weights.clone())];
-            let gradient = tracked.grad(&loss(tracked.clone(), lifted_boxes.reshape([2, 5]), lifted).backward());
+            let (lifted_boxes, lifted) = (Tensor::from_inner(boxes.clone()), Tensor::from_inner(weights.clone()));
+            let gradient = tracked.grad(&loss(tracked.clone(), lifted_boxes, lifted).backward());
             let gradient = gradient.expect("x is tracked").into_data().try_to_vec::<f32>().unwrap();
             let x = wave(shape, &device).into_data().try_to_vec::<f32>().unwrap();
             for index in 0..x.len() {
