@@ -1,4 +1,4 @@
-use super::{Border, Transform, check_size, geometry::crop};
+use super::{Border, Motion, Target, Transform, check_size, geometry::Window};
 use crate::{Result, Sample, TransformRng};
 
 /// Cuts out the middle.
@@ -33,11 +33,11 @@ impl CenterCrop {
     }
 }
 
-impl Transform for CenterCrop {
-    fn apply(&self, sample: Sample, _rng: &mut TransformRng) -> Result<Sample> {
+impl<T: Target> Transform<T> for CenterCrop {
+    fn apply(&self, sample: Sample<T>, _rng: &mut TransformRng) -> Result<Sample<T>> {
         let left = (i64::from(sample.image.width()) - i64::from(self.width)).div_euclid(2);
         let top = (i64::from(sample.image.height()) - i64::from(self.height)).div_euclid(2);
-        Ok(crop(&sample, left, top, self.width, self.height, self.border))
+        sample.moved(&Motion::Window(Window::new(left, top, self.width, self.height, self.border)))
     }
 }
 
@@ -74,11 +74,11 @@ impl RandomCrop {
     }
 }
 
-impl Transform for RandomCrop {
-    fn apply(&self, sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
+impl<T: Target> Transform<T> for RandomCrop {
+    fn apply(&self, sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         let left = offset(sample.image.width(), self.width, rng);
         let top = offset(sample.image.height(), self.height, rng);
-        Ok(crop(&sample, left, top, self.width, self.height, self.border))
+        sample.moved(&Motion::Window(Window::new(left, top, self.width, self.height, self.border)))
     }
 }
 
@@ -97,10 +97,10 @@ mod tests {
     fn the_middle() {
         let mut rng = TransformRng::new(0, 0, 0);
         let cut = CenterCrop::new(2, 1).unwrap().apply(ramp(4, 3, 3), &mut rng).unwrap();
-        assert_eq!(cut.mask.as_slice(), [5, 6]);
+        assert_eq!(cut.target.as_slice(), [5, 6]);
         assert!(agrees(&cut));
         let padded = CenterCrop::new(4, 1).unwrap().border(Border::Constant { value: 0.0, label: 7 });
-        assert_eq!(padded.apply(ramp(2, 1, 1), &mut rng).unwrap().mask.as_slice(), [7, 0, 1, 7]);
+        assert_eq!(padded.apply(ramp(2, 1, 1), &mut rng).unwrap().target.as_slice(), [7, 0, 1, 7]);
         assert!(CenterCrop::new(0, 3).is_err());
     }
 
@@ -111,8 +111,8 @@ mod tests {
             .map(|_| {
                 let cut = RandomCrop::new(2, 2).unwrap().apply(ramp(4, 3, 2), &mut rng).unwrap();
                 assert!(agrees(&cut));
-                let corner = cut.mask.as_slice()[0];
-                assert_eq!(cut.mask.as_slice(), [corner, corner + 1, corner + 4, corner + 5]);
+                let corner = cut.target.as_slice()[0];
+                assert_eq!(cut.target.as_slice(), [corner, corner + 1, corner + 4, corner + 5]);
                 corner
             })
             .collect();
@@ -127,7 +127,7 @@ mod tests {
         for _ in 0..20 {
             let border = Border::MirrorImage { label: 99 };
             let cut = RandomCrop::new(5, 4).unwrap().border(border).apply(ramp(3, 2, 1), &mut rng).unwrap();
-            let mut labels = cut.mask.into_vec();
+            let mut labels = cut.target.into_vec();
             labels.retain(|label| *label != 99);
             assert_eq!(labels, [0, 1, 2, 3, 4, 5]);
         }

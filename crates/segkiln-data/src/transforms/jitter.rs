@@ -1,4 +1,4 @@
-use super::{Bounds, Transform, resize::scaled};
+use super::{Bounds, Target, Transform, resize::scaled};
 use crate::{Result, Sample, TransformRng};
 
 /// Enlarges or shrinks a sample by a random factor, both sides alike; a crop brings it to one size after that. With
@@ -23,8 +23,8 @@ impl ScaleJitter {
     }
 }
 
-impl Transform for ScaleJitter {
-    fn apply(&self, sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
+impl<T: Target> Transform<T> for ScaleJitter {
+    fn apply(&self, sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         let factor = self.0.draw(rng);
         scaled(sample, f64::from(factor))
     }
@@ -43,7 +43,7 @@ mod tests {
             let scaled = ScaleJitter::new([0.5, 2.0]).unwrap().apply(sample, &mut TransformRng::new(0, 0, position));
             let scaled = scaled.unwrap();
             assert!((32..=128).contains(&scaled.image.width()));
-            assert_eq!((scaled.image.width(), scaled.image.height()), (scaled.mask.width(), scaled.mask.height()));
+            assert_eq!((scaled.image.width(), scaled.image.height()), (scaled.target.width(), scaled.target.height()));
             assert!(agreement(&scaled) > 0.7);
             widths.push(scaled.image.width());
         }
