@@ -11,9 +11,7 @@ use crate::{Result, Sample, TransformRng};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CenterCrop {
-    width: u32,
-    height: u32,
-    border: Border,
+    window: Window,
 }
 
 impl CenterCrop {
@@ -23,21 +21,31 @@ impl CenterCrop {
     /// If a side is 0.
     pub fn new(width: u32, height: u32) -> Result<Self> {
         check_size("CenterCrop", width, height)?;
-        Ok(Self { width, height, border: Border::default() })
+        Ok(Self { window: Window::new(width, height) })
     }
 
     /// What is seen beyond the edges.
     pub fn border(mut self, border: Border) -> Self {
-        self.border = border;
+        self.window = self.window.border(border);
         self
+    }
+
+    /// Drops objects of which less than this share of the area is left. Default: 0, which drops those of which nothing is.
+    ///
+    /// # Errors
+    /// If the share is not between 0 and 1.
+    pub fn min_visible(mut self, share: f32) -> Result<Self> {
+        self.window = self.window.min_visible("CenterCrop min_visible", share)?;
+        Ok(self)
     }
 }
 
 impl<T: Target> Transform<T> for CenterCrop {
     fn apply(&self, sample: Sample<T>, _rng: &mut TransformRng) -> Result<Sample<T>> {
-        let left = (i64::from(sample.image.width()) - i64::from(self.width)).div_euclid(2);
-        let top = (i64::from(sample.image.height()) - i64::from(self.height)).div_euclid(2);
-        sample.moved(&Motion::Window(Window::new(left, top, self.width, self.height, self.border)))
+        let [width, height] = self.window.size();
+        let left = (i64::from(sample.image.width()) - i64::from(width)).div_euclid(2);
+        let top = (i64::from(sample.image.height()) - i64::from(height)).div_euclid(2);
+        sample.moved(&Motion::Window(self.window.at(left, top)))
     }
 }
 
@@ -51,9 +59,7 @@ impl<T: Target> Transform<T> for CenterCrop {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RandomCrop {
-    width: u32,
-    height: u32,
-    border: Border,
+    window: Window,
 }
 
 impl RandomCrop {
@@ -64,21 +70,31 @@ impl RandomCrop {
     /// If a side is 0.
     pub fn new(width: u32, height: u32) -> Result<Self> {
         check_size("RandomCrop", width, height)?;
-        Ok(Self { width, height, border: Border::default() })
+        Ok(Self { window: Window::new(width, height) })
     }
 
     /// What is seen beyond the edges.
     pub fn border(mut self, border: Border) -> Self {
-        self.border = border;
+        self.window = self.window.border(border);
         self
+    }
+
+    /// Drops objects of which less than this share of the area is left. Default: 0, which drops those of which nothing is.
+    ///
+    /// # Errors
+    /// If the share is not between 0 and 1.
+    pub fn min_visible(mut self, share: f32) -> Result<Self> {
+        self.window = self.window.min_visible("RandomCrop min_visible", share)?;
+        Ok(self)
     }
 }
 
 impl<T: Target> Transform<T> for RandomCrop {
     fn apply(&self, sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
-        let left = offset(sample.image.width(), self.width, rng);
-        let top = offset(sample.image.height(), self.height, rng);
-        sample.moved(&Motion::Window(Window::new(left, top, self.width, self.height, self.border)))
+        let [width, height] = self.window.size();
+        let left = offset(sample.image.width(), width, rng);
+        let top = offset(sample.image.height(), height, rng);
+        sample.moved(&Motion::Window(self.window.at(left, top)))
     }
 }
 

@@ -17,11 +17,9 @@ use crate::{Result, Sample, TransformRng};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ForegroundCrop {
-    width: u32,
-    height: u32,
+    window: Window,
     probability: f32,
     ignore_index: Option<u32>,
-    border: Border,
 }
 
 impl ForegroundCrop {
@@ -31,7 +29,7 @@ impl ForegroundCrop {
     /// If a side is 0.
     pub fn new(width: u32, height: u32, probability: f32) -> Result<Self> {
         check_size("ForegroundCrop", width, height)?;
-        Ok(Self { width, height, probability, ignore_index: None, border: Border::default() })
+        Ok(Self { window: Window::new(width, height), probability, ignore_index: None })
     }
 
     /// The label that is not foreground though it is not 0.
@@ -42,20 +40,30 @@ impl ForegroundCrop {
 
     /// What is seen beyond the edges of a smaller sample.
     pub fn border(mut self, border: Border) -> Self {
-        self.border = border;
+        self.window = self.window.border(border);
         self
+    }
+
+    /// Drops objects of which less than this share of the area is left. Default: 0, which drops those of which nothing is.
+    ///
+    /// # Errors
+    /// If the share is not between 0 and 1.
+    pub fn min_visible(mut self, share: f32) -> Result<Self> {
+        self.window = self.window.min_visible("ForegroundCrop min_visible", share)?;
+        Ok(self)
     }
 }
 
 impl<T: Target> Transform<T> for ForegroundCrop {
     fn apply(&self, sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         let pixel = if rng.chance(self.probability) { sample.target.foreground(self.ignore_index, rng) } else { None };
-        let (width, height) = (sample.image.width(), sample.image.height());
+        let [width, height] = [sample.image.width(), sample.image.height()];
+        let [columns, rows] = self.window.size();
         let (left, top) = match pixel {
-            Some([x, y]) => (around(x, width, self.width, rng), around(y, height, self.height, rng)),
-            None => (offset(width, self.width, rng), offset(height, self.height, rng)),
+            Some([x, y]) => (around(x, width, columns, rng), around(y, height, rows, rng)),
+            None => (offset(width, columns, rng), offset(height, rows, rng)),
         };
-        sample.moved(&Motion::Window(Window::new(left, top, self.width, self.height, self.border)))
+        sample.moved(&Motion::Window(self.window.at(left, top)))
     }
 }
 

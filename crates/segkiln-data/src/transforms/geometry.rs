@@ -3,7 +3,8 @@
 use segkiln_core::{BBox, LabelMap};
 use serde::{Deserialize, Serialize};
 
-use crate::{Image, Sample};
+use super::Bounds;
+use crate::{Image, Result, Sample};
 
 /// What is seen beyond the edge of an image.
 ///
@@ -61,7 +62,7 @@ pub(super) fn mirror(i: i64, n: i64) -> i64 {
 pub(crate) fn crop(sample: &Sample, left: i64, top: i64, width: u32, height: u32, border: Border) -> Sample {
     let channels = sample.image.channels();
     let size = [sample.image.width(), sample.image.height()];
-    let window = Window::new(left, top, width, height, border);
+    let window = Window::new(width, height).at(left, top);
     let values = window.cut(sample.image.as_slice(), size, channels, border.value());
     let labels = window.cut(sample.target.as_slice(), size, 1, border.label());
     Sample {
@@ -80,12 +81,29 @@ pub struct Window {
     height: u32,
     pub(super) border: Border,
     /// The share of an object's area that must be within it.
-    pub(super) min_visible: f64,
+    pub(super) min_visible: f32,
 }
 
 impl Window {
-    pub(super) fn new(left: i64, top: i64, width: u32, height: u32, border: Border) -> Self {
-        Self { left, top, width, height, border, min_visible: 0.0 }
+    /// With its upper left corner at that of the image, [`Border::Mirror`], and all objects of which anything is seen.
+    pub(super) fn new(width: u32, height: u32) -> Self {
+        Self { left: 0, top: 0, width, height, border: Border::default(), min_visible: 0.0 }
+    }
+
+    /// The same with another border.
+    pub(super) fn border(self, border: Border) -> Self {
+        Self { border, ..self }
+    }
+
+    /// The same at another place.
+    pub(super) fn at(self, left: i64, top: i64) -> Self {
+        Self { left, top, ..self }
+    }
+
+    /// The same for objects of whose area at least a share lies within it.
+    pub(super) fn min_visible(self, option: &'static str, share: f32) -> Result<Self> {
+        Bounds::new(option, [share; 2], 0.0..=1.0)?;
+        Ok(Self { min_visible: share, ..self })
     }
 
     /// Width and height.

@@ -38,7 +38,7 @@ impl<T: Target> Transform<T> for PadToMultiple {
     fn apply(&self, sample: Sample<T>, _rng: &mut TransformRng) -> Result<Sample<T>> {
         let width = sample.image.width().next_multiple_of(self.multiple);
         let height = sample.image.height().next_multiple_of(self.multiple);
-        sample.moved(&Motion::Window(Window::new(0, 0, width, height, self.border)))
+        sample.moved(&Motion::Window(Window::new(width, height).border(self.border)))
     }
 }
 

@@ -180,7 +180,262 @@ fn follow(mut instance: Instance, mask: Option<Rle>, size: [u32; 2], motion: &Mo
     };
     instance.mask = mask;
     match motion {
-        Motion::Window(window) if area(&instance) < window.min_visible * before => None,
+        Motion::Window(window) if ((area(&instance) / before) as f32) < window.min_visible => None,
         _ => Some(instance),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use segkiln_core::BBox;
+
+    use super::*;
+    use crate::{
+        Image, Sample,
+        transforms::{
+            Affine, Border, CenterCrop, Cutout, ElasticDeformation, ForegroundCrop, HorizontalFlip, PadToMultiple,
+            RandomCrop, RandomTurn90, Resize, ScaleJitter, Transform, VerticalFlip,
+        },
+    };
+
+    const NOTHING: Border = Border::Constant { value: 0.0, label: 0 };
+    const SIZE: [u32; 2] = [61, 47];
+
+    fn sample<T>(target: T) -> Sample<T> {
+        let [width, height] = SIZE;
+        let image = Image::new(width, height, 1, vec![0.5; (width * height) as usize]).unwrap();
+        Sample { name: "objects".into(), image, target }
+    }
+
+    fn rng(seed: u64) -> TransformRng {
+        TransformRng::new(seed, 0, 0)
+    }
+
+    /// Ellipses of random places and sizes, of which the later hide the earlier ones.
+    fn ellipses(count: u32, seed: u64) -> Vec<Rle> {
+        let [width, height] = SIZE;
+        let mut rng = rng(seed);
+        (0..count)
+            .map(|_| {
+                let [x, y] = [rng.uniform(0.0, width as f32), rng.uniform(0.0, height as f32)];
+                let [a, b] = [rng.uniform(1.0, 12.0), rng.uniform(1.0, 12.0)];
+                let inside =
+                    |column: u32, row: u32| ((column as f32 - x) / a).powi(2) + ((row as f32 - y) / b).powi(2) <= 1.0;
+                Rle::from_fn(width, height, inside).unwrap()
+            })
+            .filter(|mask| mask.area() > 0)
+            .collect()
+    }
+
+    /// A map in which the later masks hide the earlier ones, and its objects, whose classes are their ids.
+    fn scene(count: u32, seed: u64) -> (LabelMap, Instances) {
+        let [width, height] = SIZE;
+        let mut map = LabelMap::filled(width, height, 0);
+        for (id, mask) in (1..).zip(ellipses(count, seed)) {
+            let inside = mask.to_mask();
+            map.as_mut_slice().iter_mut().zip(inside).filter(|(_, inside)| *inside).for_each(|(label, _)| *label = id);
+        }
+        let instances = Instances::from_labels(&map, |id| id).unwrap();
+        (map, instances)
+    }
+
+    fn object([x1, y1, x2, y2]: [f64; 4], label: u32) -> Instance {
+        Instance::new(BBox::new(x1, y1, x2, y2).unwrap(), label).unwrap()
+    }
+
+    /// A transform of both kinds of samples.
+    trait Both: Transform + Transform<Instances> {}
+
+    impl<T: Transform + Transform<Instances>> Both for T {}
+
+    fn transforms() -> Vec<Box<dyn Both>> {
+        let affine = Affine::new().rotate([-180.0, 180.0]).unwrap().scale([0.5, 2.0]).unwrap().border(NOTHING);
+        vec![
+            Box::new(HorizontalFlip { p: 0.7 }),
+            Box::new(VerticalFlip { p: 0.7 }),
+            Box::new(RandomTurn90),
+            Box::new(CenterCrop::new(30, 60).unwrap().border(NOTHING)),
+            Box::new(RandomCrop::new(25, 20).unwrap().border(NOTHING)),
+            Box::new(RandomCrop::new(90, 40).unwrap().border(NOTHING)),
+            Box::new(PadToMultiple::new(32).unwrap().border(NOTHING)),
+            Box::new(Resize::exact(100, 101).unwrap()),
+            Box::new(Resize::shorter_side(20).unwrap()),
+            Box::new(ScaleJitter::new([0.2, 2.0]).unwrap()),
+            Box::new(affine.shear([-20.0, 20.0]).unwrap().translate([-0.2, 0.2]).unwrap()),
+            Box::new(ElasticDeformation::new(4, 5.0).unwrap().border(NOTHING)),
+        ]
+    }
+
+    #[test]
+    fn objects_move_as_the_map_that_shows_them() {
+        for seed in 0..12 {
+            let (map, instances) = scene(15, seed);
+            for transform in transforms() {
+                let moved = Transform::<LabelMap>::apply(&*transform, sample(map.clone()), &mut rng(seed)).unwrap();
+                let followed = transform.apply(sample(instances.clone()), &mut rng(seed)).unwrap();
+                assert_eq!(followed.image, moved.image);
+                assert_eq!(followed.target.size(), moved.target.size());
+                let expected = Instances::from_labels(&moved.target, |id| id).unwrap();
+                let masks = |instances: &Instances| -> Vec<(u32, Option<Rle>)> {
+                    instances.as_slice().iter().map(|i| (i.label(), i.mask.clone())).collect()
+                };
+                assert_eq!(masks(&followed.target), masks(&expected), "{transform:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn objects_may_overlap() {
+        let [width, height] = SIZE;
+        let object = |mask: &Rle| Instance::new(mask.bbox().unwrap(), 1).unwrap().with_mask(mask.clone());
+        let all: Vec<Instance> = ellipses(20, 3).iter().map(object).collect();
+        let alone: Vec<Sample<Instances>> =
+            all.iter().map(|i| sample(Instances::new(width, height, vec![i.clone()]).unwrap())).collect();
+        for transform in transforms() {
+            let together = sample(Instances::new(width, height, all.clone()).unwrap());
+            let together = transform.apply(together, &mut rng(1)).unwrap().target.into_vec();
+            let alone =
+                alone.iter().flat_map(|one| transform.apply(one.clone(), &mut rng(1)).unwrap().target.into_vec());
+            assert_eq!(together, alone.collect::<Vec<_>>(), "{transform:?}");
+        }
+    }
+
+    #[test]
+    fn boxes_stay_those_of_the_masks() {
+        for seed in 0..12 {
+            for transform in transforms() {
+                let (_, instances) = scene(15, seed);
+                let moved = transform.apply(sample(instances), &mut rng(seed)).unwrap();
+                let resizes = ["Resize", "ScaleJitter"].iter().any(|name| format!("{transform:?}").starts_with(name));
+                for instance in moved.target.as_slice() {
+                    let seen = instance.mask.as_ref().unwrap().bbox().unwrap();
+                    if !resizes {
+                        assert_eq!(instance.bbox, seen, "{transform:?}");
+                        continue;
+                    }
+                    // Half a pixel, and more only where thin parts vanish as the image shrinks.
+                    let [[x1, y1, x2, y2], [u1, v1, u2, v2]] = [instance.bbox.xyxy(), seen.xyxy()];
+                    assert!(u1 >= x1 - 0.5 && v1 >= y1 - 0.5 && u2 <= x2 + 0.5 && v2 <= y2 + 0.5);
+                    let grown = moved.image.width() >= SIZE[0];
+                    assert!(!grown || (u1 <= x1 + 0.5 && v1 <= y1 + 0.5 && u2 >= x2 - 0.5 && v2 >= y2 - 0.5));
+                }
+            }
+        }
+    }
+
+    /// A box alone, moved; none if it was dropped.
+    fn moved(bbox: [f64; 4], transform: impl Transform<Instances>) -> Option<[f64; 4]> {
+        let [width, height] = SIZE;
+        let mut target = object(bbox, 1);
+        (target.crowd, target.difficult) = (true, true);
+        let target = Instances::new(width, height, vec![target]).unwrap();
+        let moved = transform.apply(sample(target), &mut rng(0)).unwrap().target.into_vec();
+        assert!(moved.iter().all(|i| i.crowd && i.difficult && i.mask.is_none()));
+        moved.first().map(|instance| instance.bbox.xyxy())
+    }
+
+    #[test]
+    fn boxes_alone_move_exactly() {
+        let bbox = [10.25, 5.5, 20.5, 40.0];
+        assert_eq!(moved(bbox, HorizontalFlip { p: 1.0 }), Some([40.5, 5.5, 50.75, 40.0]));
+        assert_eq!(moved(bbox, VerticalFlip { p: 1.0 }), Some([10.25, 7.0, 20.5, 41.5]));
+        assert_eq!(moved(bbox, Resize::exact(122, 94).unwrap()), Some([20.5, 11.0, 41.0, 80.0]));
+        assert_eq!(moved(bbox, CenterCrop::new(51, 37).unwrap()), Some([5.25, 0.5, 15.5, 35.0]));
+        assert_eq!(moved(bbox, CenterCrop::new(31, 17).unwrap()), Some([0.0, 0.0, 5.5, 17.0]));
+        assert_eq!(moved(bbox, CenterCrop::new(71, 57).unwrap()), Some([15.25, 10.5, 25.5, 45.0]));
+        assert_eq!(moved(bbox, CenterCrop::new(19, 47).unwrap()), None);
+        // Not clipped where nothing is cut.
+        assert_eq!(moved([-1.0, 2.0, 5.0, 50.0], HorizontalFlip { p: 1.0 }), Some([56.0, 2.0, 62.0, 50.0]));
+    }
+
+    #[test]
+    fn quarter_turns_of_boxes() {
+        let [width, height] = SIZE;
+        let target = Instances::new(width, height, vec![object([10.25, 5.5, 20.5, 40.0], 1)]).unwrap();
+        let turned = |quarters| {
+            let turned = sample(target.clone()).moved(&Motion::Turn(quarters)).unwrap().target;
+            (turned.size(), turned.as_slice()[0].bbox.xyxy())
+        };
+        assert_eq!(turned(1), ([47, 61], [5.5, 40.5, 40.0, 50.75]));
+        assert_eq!(turned(2), ([61, 47], [40.5, 7.0, 50.75, 41.5]));
+        assert_eq!(turned(3), ([47, 61], [7.0, 10.25, 41.5, 20.5]));
+        assert_eq!(turned(4), (SIZE, [10.25, 5.5, 20.5, 40.0]));
+    }
+
+    #[test]
+    fn a_turned_box_becomes_its_hull() {
+        let turn = |degrees: f32| Affine::new().rotate([degrees; 2]).unwrap();
+        // About the centre (30.5, 23.5), counter-clockwise: (x, y) goes to (7 + y, 54 - x).
+        assert_eq!(moved([25.0, 10.0, 40.0, 20.0], turn(90.0)), Some([17.0, 14.0, 27.0, 29.0]));
+        let half = 0.5f64.sqrt() * 10.0;
+        let hull = moved([25.5, 18.5, 35.5, 28.5], turn(45.0)).unwrap();
+        let expected = [30.5 - half, 23.5 - half, 30.5 + half, 23.5 + half];
+        // The pixels' centres are half a pixel within.
+        assert!(hull.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1.0), "{hull:?} {expected:?}");
+        // What leaves the image is cut off.
+        let [x1, y1, ..] = moved([0.0, 0.0, 30.0, 20.0], turn(90.0)).unwrap();
+        assert_eq!([x1, y1], [7.0, 24.0]);
+        assert_eq!(moved([0.0, 20.0, 5.0, 25.0], turn(90.0)), None);
+    }
+
+    #[test]
+    fn little_that_is_left_is_dropped() {
+        let crop = |share| CenterCrop::new(31, 47).unwrap().min_visible(share).unwrap();
+        // 15 columns are cut off on each side: a quarter of this is left.
+        let bbox = [0.0, 0.0, 20.0, 10.0];
+        assert_eq!(moved(bbox, crop(0.25)), Some([0.0, 0.0, 5.0, 10.0]));
+        assert_eq!(moved(bbox, crop(0.26)), None);
+        assert!(CenterCrop::new(1, 1).unwrap().min_visible(1.5).is_err());
+
+        // Half of the box, but one of five pixels.
+        let [width, height] = SIZE;
+        let mask = Rle::from_fn(width, height, |x, y| y == 0 && (11..15).contains(&x) || (x, y) == (18, 3)).unwrap();
+        let target = Instance::new(mask.bbox().unwrap(), 1).unwrap().with_mask(mask);
+        let target = Instances::new(width, height, vec![target]).unwrap();
+        let cut = |share| crop(share).apply(sample(target.clone()), &mut rng(0)).unwrap().target;
+        let left = cut(0.2);
+        // The box is that of what is left, not what is left of the box.
+        assert_eq!(left.as_slice()[0].bbox.xyxy(), [3.0, 3.0, 4.0, 4.0]);
+        assert!(cut(0.21).is_empty());
+    }
+
+    #[test]
+    fn none_stay_none_and_mirrors_show_no_new_ones() {
+        let [width, height] = SIZE;
+        for transform in transforms() {
+            let none = transform.apply(sample(Instances::new(width, height, vec![]).unwrap()), &mut rng(0)).unwrap();
+            assert!(none.target.is_empty());
+        }
+        let (_, instances) = scene(5, 0);
+        let wider = CenterCrop::new(3 * width, 3 * height).unwrap();
+        let mirrored = wider.apply(sample(instances.clone()), &mut rng(0)).unwrap().target;
+        for (moved, old) in mirrored.as_slice().iter().zip(instances.as_slice()) {
+            assert_eq!(moved.mask.as_ref().unwrap().area(), old.mask.as_ref().unwrap().area());
+        }
+        assert_eq!(mirrored.len(), instances.len());
+    }
+
+    #[test]
+    fn crops_aim_at_objects_with_and_without_masks() {
+        let [width, height] = SIZE;
+        let mask = Rle::from_fn(width, height, |x, y| (x, y) == (50, 40) || (x, y) == (3, 4)).unwrap();
+        let masked = object([0.0, 0.0, 61.0, 47.0], 1).with_mask(mask);
+        let target = Instances::new(width, height, vec![masked, object([7.5, 9.0, 8.5, 10.0], 2)]).unwrap();
+        let mut seen: Vec<[u32; 2]> = (0..100).map(|seed| target.foreground(None, &mut rng(seed)).unwrap()).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen, [[3, 4], [7, 9], [8, 9], [50, 40]]);
+        let pixel = target.foreground(Some(1), &mut rng(0)).unwrap();
+        assert!(pixel == [7, 9] || pixel == [8, 9]);
+        for seed in 0..20 {
+            let crop = ForegroundCrop::new(5, 5, 1.0).unwrap().ignore_index(Some(1));
+            let cut = crop.apply(sample(target.clone()), &mut rng(seed)).unwrap().target;
+            assert!(cut.as_slice().iter().any(|instance| instance.label() == 2));
+        }
+        let nothing = Instances::new(width, height, vec![object([70.0, 0.0, 80.0, 5.0], 1)]).unwrap();
+        assert_eq!(nothing.foreground(None, &mut rng(0)), None);
+
+        let covered = Cutout::new(2, [0.5, 0.9]).unwrap().label(Some(9));
+        assert_eq!(covered.apply(sample(target.clone()), &mut rng(0)).unwrap().target, target);
     }
 }
