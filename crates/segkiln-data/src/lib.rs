@@ -23,7 +23,7 @@
 //! let sample = Sample {
 //!     name: "nuclei".into(),
 //!     image: read_image(format!("{folder}/image.png"), ColorMode::Gray, &limits)?,
-//!     mask: read_labels(format!("{folder}/labels.png"), &MaskFormat::Binary, &limits)?,
+//!     target: read_labels(format!("{folder}/labels.png"), &MaskFormat::Binary, &limits)?,
 //! };
 //! let normalize = Normalize::of_dataset(&InMemoryDataset::new(vec![sample.clone()]))?;
 //! let loader = Loader::builder(Arc::new(InMemoryDataset::new(vec![sample])))
@@ -51,6 +51,8 @@ mod raster;
 mod resize;
 
 #[cfg(feature = "datasets")]
+mod batch;
+#[cfg(feature = "datasets")]
 pub mod datasets;
 #[cfg(feature = "datasets")]
 mod loader;
@@ -70,8 +72,10 @@ pub use normalize::Normalize;
 pub use resize::{resize_image, resize_labels};
 
 #[cfg(feature = "datasets")]
+pub use batch::{Batch, Collate, Collated, DetectionBatch};
+#[cfg(feature = "datasets")]
 pub use loader::{EpochHandle, Loader, LoaderBuilder};
 #[cfg(feature = "datasets")]
 pub use rng::TransformRng;
 #[cfg(feature = "datasets")]
-pub use sample::{Batch, Sample};
+pub use sample::Sample;

@@ -79,7 +79,7 @@ impl Normalize {
     /// # Errors
     /// If a sample cannot be read, the data set is empty, its images differ in channels, or a channel is constant.
     #[cfg(feature = "datasets")]
-    pub fn of_dataset(dataset: &dyn burn::data::dataset::Dataset<crate::Sample>) -> Result<Self> {
+    pub fn of_dataset<T>(dataset: &dyn burn::data::dataset::Dataset<crate::Sample<T>>) -> Result<Self> {
         let mut channels: Vec<Moments> = Vec::new();
         for index in 0..dataset.len() {
             let image = dataset.get(index)?.image;
@@ -196,7 +196,7 @@ mod tests {
         let sample = |values: Vec<f32>| Sample {
             name: "s".into(),
             image: Image::new(values.len() as u32 / 2, 1, 2, values.clone()).unwrap(),
-            mask: LabelMap::filled(values.len() as u32 / 2, 1, 0),
+            target: LabelMap::filled(values.len() as u32 / 2, 1, 0),
         };
         let set = InMemoryDataset::new(vec![sample(vec![1.0, 10.0, 3.0, 10.0]), sample(vec![5.0, 16.0])]);
         let normalize = Normalize::of_dataset(&set).unwrap();
@@ -205,6 +205,9 @@ mod tests {
 
         let constant = InMemoryDataset::new(vec![sample(vec![1.0, 2.0])]);
         assert!(Normalize::of_dataset(&constant).is_err());
-        assert!(matches!(Normalize::of_dataset(&InMemoryDataset::new(vec![])), Err(DataError::Empty { .. })));
+        assert!(matches!(
+            Normalize::of_dataset(&InMemoryDataset::<LabelMap>::new(vec![])),
+            Err(DataError::Empty { .. })
+        ));
     }
 }

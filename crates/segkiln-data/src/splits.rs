@@ -133,7 +133,7 @@ pub fn k_fold(foreground: &[f64], k: usize, seed: u64) -> Result<Vec<Fold>> {
 pub fn foreground_fractions(dataset: &dyn Dataset<Sample>, ignore_index: Option<u32>) -> Result<Vec<f64>> {
     (0..dataset.len())
         .map(|index| {
-            let mask = dataset.get(index)?.mask;
+            let mask = dataset.get(index)?.target;
             let labels = mask.as_slice();
             let foreground = labels.iter().filter(|label| **label != 0 && Some(**label) != ignore_index).count();
             Ok(foreground as f64 / labels.len().max(1) as f64)

@@ -7,8 +7,9 @@ use std::{
 };
 
 use burn::data::dataset::{Dataset, DatasetError};
+use segkiln_core::LabelMap;
 
-use crate::Sample;
+use crate::{Sample, transforms::Target};
 
 /// Keeps decoded samples of another data set in memory, up to a number of bytes.
 ///
@@ -18,32 +19,33 @@ use crate::Sample;
 /// # use burn::data::dataset::Dataset;
 /// use segkiln_data::datasets::{Cached, InMemoryDataset};
 ///
-/// let cached = Cached::new(InMemoryDataset::new(vec![]), 1 << 30); // 1 GiB
+/// let dataset: InMemoryDataset = InMemoryDataset::new(vec![]);
+/// let cached = Cached::new(dataset, 1 << 30); // 1 GiB
 /// assert_eq!(cached.len(), 0);
 /// ```
 #[derive(Debug)]
-pub struct Cached<D> {
+pub struct Cached<D, T = LabelMap> {
     dataset: D,
-    slots: Vec<OnceLock<Sample>>,
+    slots: Vec<OnceLock<Sample<T>>>,
     bytes_left: AtomicUsize,
 }
 
-impl<D: Dataset<Sample>> Cached<D> {
-    /// `dataset`, with at most `max_bytes` of its images and masks kept.
+impl<T, D: Dataset<Sample<T>>> Cached<D, T> {
+    /// `dataset`, with at most `max_bytes` of its images and targets kept.
     pub fn new(dataset: D, max_bytes: usize) -> Self {
         let slots = (0..dataset.len()).map(|_| OnceLock::new()).collect();
         Self { dataset, slots, bytes_left: AtomicUsize::new(max_bytes) }
     }
 }
 
-impl<D: Dataset<Sample>> Dataset<Sample> for Cached<D> {
-    fn get(&self, index: usize) -> Result<Sample, DatasetError> {
+impl<T: Target, D: Dataset<Sample<T>>> Dataset<Sample<T>> for Cached<D, T> {
+    fn get(&self, index: usize) -> Result<Sample<T>, DatasetError> {
         let slot = &self.slots[index];
         if let Some(sample) = slot.get() {
             return Ok(sample.clone());
         }
         let sample = self.dataset.get(index)?;
-        let bytes = size_of_val(sample.image.as_slice()) + size_of_val(sample.mask.as_slice());
+        let bytes = size_of_val(sample.image.as_slice()) + sample.target.bytes();
         let take = |left: usize| left.checked_sub(bytes);
         if self.bytes_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
             && slot.set(sample.clone()).is_err()

@@ -55,7 +55,7 @@ impl Default for FolderOptions {
 /// let options = FolderOptions { color: ColorMode::Gray, mask: MaskFormat::Binary, ..Default::default() };
 /// let dataset = FolderDataset::open(root.path(), &Classes::binary(), options)?;
 /// assert_eq!(dataset.names(), ["a"]);
-/// assert_eq!(dataset.get(0)?.mask.labels(), [1]);
+/// assert_eq!(dataset.get(0)?.target.labels(), [1]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone)]

@@ -54,7 +54,7 @@ impl Pairs {
         if self.format != MaskFormat::Instances {
             check_labels(&mask, &self.classes, &pair.mask)?;
         }
-        Ok(Sample { name: pair.name.clone(), image, mask })
+        Ok(Sample { name: pair.name.clone(), image, target: mask })
     }
 
     pub fn names(&self) -> Vec<&str> {

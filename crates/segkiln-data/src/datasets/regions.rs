@@ -26,10 +26,10 @@ pub struct Region {
 /// use segkiln_data::{Image, Sample, datasets::{Region, RegionsDataset}};
 ///
 /// let image = Image::new(4, 4, 1, vec![0.5; 16])?;
-/// let sample = Sample { name: "big".into(), image, mask: LabelMap::filled(4, 4, 0) };
+/// let sample = Sample { name: "big".into(), image, target: LabelMap::filled(4, 4, 0) };
 /// let right = RegionsDataset::new(sample, vec![Region { x: 2, y: 0, width: 2, height: 4 }])?;
 /// let part = right.get(0)?;
-/// assert_eq!((part.image.width(), part.mask.height()), (2, 4));
+/// assert_eq!((part.image.width(), part.target.height()), (2, 4));
 /// assert_eq!(part.name, "big@2,0+2x4");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -81,7 +81,7 @@ mod tests {
     fn regions_are_cut() {
         let region = Region { x: 1, y: 1, width: 2, height: 1 };
         let part = RegionsDataset::new(ramp(4, 3, 3), vec![region]).unwrap().get(0).unwrap();
-        assert_eq!(part.mask.as_slice(), [5, 6]);
+        assert_eq!(part.target.as_slice(), [5, 6]);
         assert!(agrees(&part));
     }
 

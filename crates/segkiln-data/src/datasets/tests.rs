@@ -68,7 +68,7 @@ fn folders_are_paired_by_stem_whatever_the_extension() {
     let set = disk.folder(FolderOptions::default()).unwrap();
     assert_eq!(set.names(), ["a", "b"]);
     let sample = set.get(1).unwrap();
-    assert_eq!((sample.name.as_str(), sample.image.channels(), sample.mask.as_slice()), ("b", 3, &[0, 2][..]));
+    assert_eq!((sample.name.as_str(), sample.image.channels(), sample.target.as_slice()), ("b", 3, &[0, 2][..]));
 
     let stems = Some(vec!["b".to_owned()]);
     assert_eq!(disk.folder(FolderOptions { stems, ..Default::default() }).unwrap().names(), ["b"]);
@@ -86,7 +86,7 @@ fn folders_and_suffixes_can_be_named() {
         ..Default::default()
     };
     let sample = disk.folder(options).unwrap().get(0).unwrap();
-    assert_eq!((sample.image.channels(), sample.mask.as_slice()), (1, &[0, 1][..]));
+    assert_eq!((sample.image.channels(), sample.target.as_slice()), (1, &[0, 1][..]));
 }
 
 #[test]
@@ -151,10 +151,10 @@ fn labels_must_be_classes() {
         FolderDataset::open(disk.0.path(), classes, options).unwrap().get(0)
     };
     let ignoring = Classes::new(["a", "b", "c"]).unwrap().with_ignore_index(Some(255));
-    assert_eq!(open(&ignoring, MaskFormat::Index).unwrap().mask.as_slice(), [0, 0, 255, 2]);
+    assert_eq!(open(&ignoring, MaskFormat::Index).unwrap().target.as_slice(), [0, 0, 255, 2]);
     assert_contains(&message(open(&Classes::binary(), MaskFormat::Index)), &["MaskFormat::Binary"]);
-    assert_eq!(open(&Classes::binary(), MaskFormat::Binary).unwrap().mask.as_slice(), [0, 0, 1, 1]);
-    assert_eq!(open(&Classes::binary(), MaskFormat::Instances).unwrap().mask.as_slice(), [0, 0, 255, 2]);
+    assert_eq!(open(&Classes::binary(), MaskFormat::Binary).unwrap().target.as_slice(), [0, 0, 1, 1]);
+    assert_eq!(open(&Classes::binary(), MaskFormat::Instances).unwrap().target.as_slice(), [0, 0, 255, 2]);
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn voc_reads_palette_indices_and_void() {
     }
     let set = VocSegmentation::open(disk.0.path(), "train").unwrap();
     assert_eq!(set.names(), ["2007_000032", "2007_000039"]);
-    assert_eq!(set.get(1).unwrap().mask.as_slice(), [0, 15, 255]);
+    assert_eq!(set.get(1).unwrap().target.as_slice(), [0, 15, 255]);
     assert_contains(&message(VocSegmentation::open(disk.0.path(), "val")), &["val.txt"]);
     disk.file("ImageSets/Segmentation/val.txt", "2007_000032\nother\n");
     assert_contains(&message(VocSegmentation::open(disk.0.path(), "val")), &["JPEGImages", "no image for 1 (other)"]);
@@ -205,7 +205,7 @@ fn cityscapes_ids_become_train_ids() {
     }
     let set = Cityscapes::open(disk.0.path(), "val").unwrap();
     assert_eq!(set.names(), ["aachen_1", "aachen_2", "ulm_1"]);
-    assert_eq!(set.get(0).unwrap().mask.as_slice(), [255, 0, 13, 18, 255]);
+    assert_eq!(set.get(0).unwrap().target.as_slice(), [255, 0, 13, 18, 255]);
 
     disk.mask("gtFine/val/ulm/ulm_1_gtFine_labelIds.png", 5, &[0, 34, 0, 0, 0]);
     let error = message(Cityscapes::open(disk.0.path(), "val").unwrap().get(2));
@@ -240,7 +240,7 @@ fn dsb2018_loads_and_no_label_map_is_taken_for_a_photograph() {
         for index in 0..set.len() {
             let sample: Sample = set.get(index).unwrap();
             assert_eq!((sample.image.width(), sample.image.height(), sample.image.channels()), (256, 256, 1));
-            nuclei += sample.mask.labels().iter().filter(|label| **label > 0).count();
+            nuclei += sample.target.labels().iter().filter(|label| **label > 0).count();
         }
     }
     assert_eq!(nuclei, 7680);

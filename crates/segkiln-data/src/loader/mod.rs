@@ -19,24 +19,26 @@ use burn::{
     },
     tensor::Device,
 };
+use segkiln_core::LabelMap;
 
 use crate::{
-    Batch, DataError, Result, Sample,
+    Collate, Collated, DataError, Result, Sample,
     rng::{Purpose, TransformRng},
-    sample::HostBatch,
     transforms::{Compose, Transform},
 };
 
 use queue::Prefetched;
 
-/// Loads, transforms and collates samples on threads of its own, and hands the batches over in order.
+/// Loads, transforms and collates samples on threads of its own, and hands the batches over in order: a
+/// [`Batch`](crate::Batch) of samples with label maps, a [`DetectionBatch`](crate::DetectionBatch) of samples with
+/// [`Instances`](segkiln_core::Instances).
 ///
 /// An epoch is a list of *positions*. Which sample stands at a position is a function of (seed, epoch), what the
 /// transforms do to it of (seed, epoch, position); so the batches are the same to the bit whatever the number of
 /// workers. [`iter`](DataLoader::iter) walks the epoch that [`epoch`](Self::epoch) says and does **not** advance it:
 /// whoever runs the training sets it, or every epoch has the same draws.
 ///
-/// Workers do the host's part (decode, transform, collate to one `[N, C, H, W]` vector). The thread that iterates makes
+/// Workers do the host's part (decode, transform, collate to plain memory). The thread that iterates makes
 /// the tensors from it, because a device's backend may keep a stream and a memory pool a thread, which short-lived
 /// workers would leave behind.
 ///
@@ -44,16 +46,16 @@ use queue::Prefetched;
 /// place of its batch, and the batches after it still come. To drop the iterator stops the workers as soon as each has
 /// finished the sample at hand.
 #[derive(Clone)]
-pub struct Loader {
-    core: Arc<Core>,
+pub struct Loader<T: Collate = LabelMap> {
+    core: Arc<Core<T>>,
     positions: Range<usize>,
     device: Device,
 }
 
 /// What the clones of a loader share.
-struct Core {
-    dataset: Arc<dyn Dataset<Sample>>,
-    transform: Arc<dyn Transform>,
+struct Core<T> {
+    dataset: Arc<dyn Dataset<Sample<T>>>,
+    transform: Arc<dyn Transform<T>>,
     batch_size: usize,
     seed: u64,
     shuffle: bool,
@@ -81,9 +83,9 @@ impl EpochHandle {
 
 /// Options of a [`Loader`].
 #[derive(Clone)]
-pub struct LoaderBuilder {
-    dataset: Arc<dyn Dataset<Sample>>,
-    transform: Arc<dyn Transform>,
+pub struct LoaderBuilder<T: Collate = LabelMap> {
+    dataset: Arc<dyn Dataset<Sample<T>>>,
+    transform: Arc<dyn Transform<T>>,
     batch_size: usize,
     seed: u64,
     shuffle: bool,
@@ -94,7 +96,7 @@ pub struct LoaderBuilder {
     device: Device,
 }
 
-impl LoaderBuilder {
+impl<T: Collate> LoaderBuilder<T> {
     /// Samples a batch. Default: 1.
     pub fn batch_size(mut self, samples: usize) -> Self {
         self.batch_size = samples;
@@ -102,7 +104,7 @@ impl LoaderBuilder {
     }
 
     /// What is done to each sample. Default: nothing.
-    pub fn transform(mut self, transform: impl Transform + 'static) -> Self {
+    pub fn transform(mut self, transform: impl Transform<T> + 'static) -> Self {
         self.transform = Arc::new(transform);
         self
     }
@@ -155,7 +157,7 @@ impl LoaderBuilder {
     /// # Errors
     /// If the data set is empty, the batch size, the prefetch or the length of an epoch is 0, or an epoch is shorter than
     /// a batch and would be dropped.
-    pub fn build(self) -> Result<Loader> {
+    pub fn build(self) -> Result<Loader<T>> {
         if self.dataset.is_empty() {
             return Err(DataError::Empty { what: "the data set of the loader".into() });
         }
@@ -188,9 +190,9 @@ impl LoaderBuilder {
     }
 }
 
-impl Loader {
+impl<T: Collate> Loader<T> {
     /// A loader of `dataset`, with the defaults that are documented at each option.
-    pub fn builder(dataset: Arc<dyn Dataset<Sample>>) -> LoaderBuilder {
+    pub fn builder(dataset: Arc<dyn Dataset<Sample<T>>>) -> LoaderBuilder<T> {
         LoaderBuilder {
             dataset,
             transform: Arc::new(Compose::new()),
@@ -216,8 +218,8 @@ impl Loader {
     }
 }
 
-impl DataLoader<Batch> for Loader {
-    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Batch> + 'a> {
+impl<T: Collate> DataLoader<T::Batch> for Loader<T> {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<T::Batch> + 'a> {
         let epoch = self.core.epoch.get();
         let end = self.positions.start + self.num_items();
         let plan = Plan {
@@ -239,20 +241,20 @@ impl DataLoader<Batch> for Loader {
         if self.core.drop_last { length - length % self.core.batch_size } else { length }
     }
 
-    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<Batch>> {
+    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<T::Batch>> {
         Arc::new(Self { device: device.clone(), ..self.clone() })
     }
 
     /// The part of each epoch between two positions. The samples at them are what they are in the whole epoch, so that
     /// slices which together cover it load each sample once.
-    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<Batch>> {
+    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<T::Batch>> {
         let Range { start: first, end: last } = self.positions;
         let positions = (first + start).min(last)..(first + end).min(last);
         Arc::new(Self { positions, ..self.clone() })
     }
 }
 
-impl Core {
+impl<T: Collate> Core<T> {
     /// Which sample stands at each of the first `length` positions: the data set over and over, each time in another
     /// order if shuffled.
     fn order(&self, epoch: usize, length: usize) -> Vec<usize> {
@@ -272,14 +274,14 @@ impl Core {
 }
 
 /// One epoch, of which any thread can make any batch.
-struct Plan {
-    core: Arc<Core>,
+struct Plan<T: Collate> {
+    core: Arc<Core<T>>,
     order: Vec<usize>,
     epoch: usize,
     positions: Range<usize>,
 }
 
-impl Plan {
+impl<T: Collate> Plan<T> {
     fn batches(&self) -> usize {
         self.positions.len().div_ceil(self.core.batch_size)
     }
@@ -290,7 +292,7 @@ impl Plan {
     }
 
     /// Loads a batch, or gives up with `None` before a sample at which `stopped` says so.
-    fn batch(&self, batch: usize, stopped: impl Fn() -> bool) -> Option<Result<HostBatch>> {
+    fn batch(&self, batch: usize, stopped: impl Fn() -> bool) -> Option<Result<Collated<T::Batch>>> {
         let positions = self.positions_of(batch);
         let mut samples = Vec::with_capacity(positions.len());
         for position in positions {
@@ -302,10 +304,10 @@ impl Plan {
                 Err(error) => return Some(Err(error)),
             }
         }
-        Some(HostBatch::collate(samples))
+        Some(T::collate(samples))
     }
 
-    fn sample(&self, position: usize) -> Result<Sample> {
+    fn sample(&self, position: usize) -> Result<Sample<T>> {
         let index = self.order[position];
         let load = || {
             let sample = self.core.dataset.get(index)?;
@@ -324,22 +326,22 @@ impl Plan {
     }
 }
 
-enum Source {
-    Here(Box<Plan>),
-    Threads(Prefetched),
+enum Source<T: Collate> {
+    Here(Box<Plan<T>>),
+    Threads(Prefetched<T>),
 }
 
 /// The batches of one epoch, in order.
-struct Batches {
-    source: Source,
+struct Batches<T: Collate> {
+    source: Source<T>,
     next: usize,
     processed: usize,
     total: usize,
     device: Device,
 }
 
-impl Iterator for Batches {
-    type Item = std::result::Result<Batch, DatasetError>;
+impl<T: Collate> Iterator for Batches<T> {
+    type Item = std::result::Result<T::Batch, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let plan = match &self.source {
@@ -355,11 +357,11 @@ impl Iterator for Batches {
             Source::Threads(prefetched) => prefetched.take(self.next),
         };
         self.next += 1;
-        Some(batch.map(|host| host.into_tensors(&self.device)).map_err(DatasetError::from))
+        Some(batch.map(|collated| collated(&self.device)).map_err(DatasetError::from))
     }
 }
 
-impl DataLoaderIterator<Batch> for Batches {
+impl<T: Collate> DataLoaderIterator<T::Batch> for Batches<T> {
     fn progress(&self) -> Progress {
         Progress::new(self.processed, self.total, Some("items".into()))
     }

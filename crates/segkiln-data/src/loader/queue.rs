@@ -10,18 +10,18 @@ use std::{
 };
 
 use super::Plan;
-use crate::{Result, sample::HostBatch};
+use crate::{Collate, Collated, Result};
 
 /// Batches of one epoch, made by threads; to drop it stops and joins them.
-pub(super) struct Prefetched {
-    shared: Arc<Shared>,
+pub(super) struct Prefetched<T: Collate> {
+    shared: Arc<Shared<T>>,
     threads: Vec<JoinHandle<()>>,
 }
 
-struct Shared {
-    plan: Plan,
+struct Shared<T: Collate> {
+    plan: Plan<T>,
     prefetch: usize,
-    state: Mutex<State>,
+    state: Mutex<State<T>>,
     /// Told when a batch is taken, or all is over.
     room: Condvar,
     /// Told when a batch is done.
@@ -29,16 +29,16 @@ struct Shared {
     stopped: AtomicBool,
 }
 
-struct State {
+struct State<T: Collate> {
     /// The next batch that no thread has begun.
     next: usize,
     /// Batches that were handed over.
     taken: usize,
-    done: BTreeMap<usize, Result<HostBatch>>,
+    done: BTreeMap<usize, Result<Collated<T::Batch>>>,
 }
 
-impl Prefetched {
-    pub fn start(plan: Plan, workers: usize, prefetch: usize) -> Self {
+impl<T: Collate> Prefetched<T> {
+    pub fn start(plan: Plan<T>, workers: usize, prefetch: usize) -> Self {
         let workers = workers.min(prefetch).min(plan.batches());
         let shared = Arc::new(Shared {
             plan,
@@ -58,12 +58,12 @@ impl Prefetched {
         Self { shared, threads }
     }
 
-    pub fn plan(&self) -> &Plan {
+    pub fn plan(&self) -> &Plan<T> {
         &self.shared.plan
     }
 
     /// Waits for a batch. Batches are taken in order, each once.
-    pub fn take(&mut self, batch: usize) -> Result<HostBatch> {
+    pub fn take(&mut self, batch: usize) -> Result<Collated<T::Batch>> {
         if self.threads.is_empty()
             && let Some(made) = self.shared.plan.batch(batch, || false)
         {
@@ -81,7 +81,7 @@ impl Prefetched {
     }
 }
 
-impl Drop for Prefetched {
+impl<T: Collate> Drop for Prefetched<T> {
     fn drop(&mut self) {
         {
             // Under the lock, or a thread that is about to wait would miss it.
@@ -96,9 +96,9 @@ impl Drop for Prefetched {
     }
 }
 
-impl Shared {
+impl<T: Collate> Shared<T> {
     /// No code of others runs under the lock, so that a poisoned state is still a sound one.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -116,7 +116,7 @@ impl Shared {
 
     /// Waits until there is room for another batch; `None` when there is nothing left to do.
     fn begin(&self) -> Option<usize> {
-        let full = |state: &mut State| {
+        let full = |state: &mut State<T>| {
             !self.stopped() && state.next < self.plan.batches() && state.next >= state.taken + self.prefetch
         };
         let mut state = self.room.wait_while(self.lock(), full).unwrap_or_else(PoisonError::into_inner);

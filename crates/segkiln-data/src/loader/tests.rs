@@ -10,9 +10,10 @@ use std::{
 
 use super::*;
 use crate::{
+    Batch,
     datasets::InMemoryDataset,
     transforms::{
-        Affine, Brightness, ElasticDeformation, GaussianNoise, HorizontalFlip, RandomCrop,
+        Affine, Brightness, ElasticDeformation, GaussianNoise, HorizontalFlip, RandomCrop, Target,
         testing::{blocks, ramp},
     },
 };
@@ -26,7 +27,7 @@ fn dataset(count: u32) -> Arc<InMemoryDataset> {
     Arc::new(InMemoryDataset::new((0..count).map(sample).collect()))
 }
 
-fn augmentation() -> Compose {
+fn augmentation<T: Target>() -> Compose<T> {
     Compose::new()
         .then(HorizontalFlip { p: 0.5 })
         .then(Affine::new().rotate([-30.0, 30.0]).unwrap())

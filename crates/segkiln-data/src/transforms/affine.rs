@@ -1,4 +1,4 @@
-use super::{Border, Bounds, Transform, warp::warp};
+use super::{Border, Bounds, Motion, Target, Transform, warp::Warp};
 use crate::{Result, Sample, TransformRng};
 
 /// Rotates, scales, shears and moves a sample about its centre, by amounts drawn evenly from ranges. The size stays.
@@ -78,8 +78,8 @@ impl Affine {
     }
 }
 
-impl Transform for Affine {
-    fn apply(&self, sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
+impl<T: Target> Transform<T> for Affine {
+    fn apply(&self, sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         let (sin, cos) = self.rotate.draw(rng).to_radians().sin_cos();
         let scale = self.scale.draw(rng);
         let slant = self.shear.draw(rng).to_radians().tan();
@@ -92,14 +92,14 @@ impl Transform for Affine {
         let (c, d) = (sin / scale, cos / scale);
         let (a, b) = (a + slant * c, b + slant * d);
         let centre = [width / 2.0, height / 2.0];
-        let moved = warp(sample, self.border, |row, points| {
+        let warp = Warp::new(sample.image.width(), sample.image.height(), self.border, |row, points| {
             let y = row as f32 + 0.5 - centre[1] - shift[1];
             for (column, point) in points.iter_mut().enumerate() {
                 let x = column as f32 + 0.5 - centre[0] - shift[0];
                 *point = [a * x + b * y + centre[0], c * x + d * y + centre[1]];
             }
         });
-        Ok(moved)
+        sample.moved(&Motion::Warp(warp))
     }
 }
 
@@ -123,8 +123,8 @@ mod tests {
         // 3 4 5     1 4 7
         // 6 7 8     0 3 6
         let turned = apply(Affine::new().rotate([90.0, 90.0]).unwrap(), ramp(3, 3, 1));
-        assert_eq!(turned.mask.as_slice(), [2, 5, 8, 1, 4, 7, 0, 3, 6]);
-        for (value, label) in turned.image.as_slice().iter().zip(turned.mask.as_slice()) {
+        assert_eq!(turned.target.as_slice(), [2, 5, 8, 1, 4, 7, 0, 3, 6]);
+        for (value, label) in turned.image.as_slice().iter().zip(turned.target.as_slice()) {
             assert!((value - *label as f32).abs() < 1e-4);
         }
     }
@@ -133,13 +133,13 @@ mod tests {
     fn translation_moves_right_and_down() {
         let moved = apply(Affine::new().translate([0.5, 0.5]).unwrap(), ramp(4, 2, 1));
         assert!(agrees(&moved));
-        assert_eq!(moved.mask.as_slice(), [1, 0, 0, 1, 1, 0, 0, 1]);
+        assert_eq!(moved.target.as_slice(), [1, 0, 0, 1, 1, 0, 0, 1]);
     }
 
     #[test]
     fn scale_and_shear_go_the_way_they_say() {
         let larger = apply(Affine::new().scale([2.0, 2.0]).unwrap(), ramp(4, 4, 1));
-        assert_eq!(larger.mask.as_slice(), [5, 5, 6, 6, 5, 5, 6, 6, 9, 9, 10, 10, 9, 9, 10, 10]);
+        assert_eq!(larger.target.as_slice(), [5, 5, 6, 6, 5, 5, 6, 6, 9, 9, 10, 10, 9, 9, 10, 10]);
         // tan 45° = 1: the upper row, half a pixel above the centre, goes half a pixel to the right
         let border = Border::Constant { value: 0.0, label: 99 };
         let slanted = apply(Affine::new().shear([45.0, 45.0]).unwrap().border(border), ramp(4, 2, 1));

@@ -1,4 +1,4 @@
-use super::{Bounds, Transform, geometry::mirror};
+use super::{Bounds, Target, Transform, geometry::mirror};
 use crate::{Image, Result, Sample, TransformRng};
 
 /// Blurs the image with a Gaussian, cut off at three standard deviations; mirrored at the edges.
@@ -15,8 +15,8 @@ impl GaussianBlur {
     }
 }
 
-impl Transform for GaussianBlur {
-    fn apply(&self, mut sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
+impl<T: Target> Transform<T> for GaussianBlur {
+    fn apply(&self, mut sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         let sigma = self.0.draw(rng);
         if sigma > 0.0 {
             sample.image = blur(&sample.image, &kernel(sigma));
@@ -87,7 +87,7 @@ mod tests {
         let mut rng = TransformRng::new(0, 0, 0);
         let constant = wide.apply(pixels(3, &[0.5; 12]), &mut rng).unwrap();
         assert!(constant.image.as_slice().iter().all(|value| (value - 0.5).abs() < 1e-5));
-        assert_eq!(wide.apply(ramp(4, 3, 1), &mut rng).unwrap().mask, ramp(4, 3, 1).mask);
+        assert_eq!(wide.apply(ramp(4, 3, 1), &mut rng).unwrap().target, ramp(4, 3, 1).target);
         let none = GaussianBlur::new([0.0, 0.0]).unwrap();
         assert_eq!(none.apply(ramp(4, 3, 1), &mut rng).unwrap(), ramp(4, 3, 1));
     }

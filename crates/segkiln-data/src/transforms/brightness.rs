@@ -1,4 +1,4 @@
-use super::{Bounds, Transform, map_colours};
+use super::{Bounds, Target, Transform, map_colours};
 use crate::{Result, Sample, TransformRng};
 
 /// Multiplies the colours by a random factor, by the formula of torchvision's `adjust_brightness`.
@@ -15,8 +15,8 @@ impl Brightness {
     }
 }
 
-impl Transform for Brightness {
-    fn apply(&self, mut sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
+impl<T: Target> Transform<T> for Brightness {
+    fn apply(&self, mut sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         let factor = self.0.draw(rng);
         map_colours(&mut sample.image, |value| value * factor);
         Ok(sample)

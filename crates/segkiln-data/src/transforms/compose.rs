@@ -1,32 +1,40 @@
-use super::Transform;
+use segkiln_core::LabelMap;
+
+use super::{Target, Transform};
 use crate::{Result, Sample, TransformRng};
 
-/// Transforms one after the other.
+/// Transforms one after the other, of samples with a label map unless another target is named or needed.
 ///
 /// ```
 /// use segkiln_data::transforms::{Compose, HorizontalFlip, RandomTurn90};
 ///
-/// let transform = Compose::new().then(HorizontalFlip { p: 0.5 }).then(RandomTurn90);
+/// let transform: Compose = Compose::new().then(HorizontalFlip { p: 0.5 }).then(RandomTurn90);
 /// assert_eq!(transform.0.len(), 2);
 /// ```
-#[derive(Debug, Default)]
-pub struct Compose(pub Vec<Box<dyn Transform>>);
+#[derive(Debug)]
+pub struct Compose<T = LabelMap>(pub Vec<Box<dyn Transform<T>>>);
 
-impl Compose {
+impl<T> Default for Compose<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> Compose<T> {
     /// No transform.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// The same with another transform at the end.
-    pub fn then(mut self, transform: impl Transform + 'static) -> Self {
+    pub fn then(mut self, transform: impl Transform<T> + 'static) -> Self {
         self.0.push(Box::new(transform));
         self
     }
 }
 
-impl Transform for Compose {
-    fn apply(&self, sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
+impl<T: Target> Transform<T> for Compose<T> {
+    fn apply(&self, sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         self.0.iter().try_fold(sample, |sample, transform| transform.apply(sample, rng))
     }
 }
@@ -40,8 +48,8 @@ pub struct Probability<T> {
     pub transform: T,
 }
 
-impl<T: Transform> Transform for Probability<T> {
-    fn apply(&self, sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
+impl<T: Target, U: Transform<T>> Transform<T> for Probability<U> {
+    fn apply(&self, sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         if rng.chance(self.p) { self.transform.apply(sample, rng) } else { Ok(sample) }
     }
 }
@@ -57,7 +65,7 @@ mod tests {
         let sample = ramp(3, 2, 1);
         let both = Compose::new().then(HorizontalFlip { p: 1.0 }).then(VerticalFlip { p: 1.0 });
         let turned = both.apply(sample.clone(), &mut rng).unwrap();
-        assert_eq!(turned.mask.as_slice(), [5, 4, 3, 2, 1, 0]);
+        assert_eq!(turned.target.as_slice(), [5, 4, 3, 2, 1, 0]);
         let never = Probability { p: 0.0, transform: both };
         assert_eq!(never.apply(sample.clone(), &mut rng).unwrap(), sample);
     }

@@ -1,4 +1,4 @@
-use super::{Bounds, Transform, colour_channels, map_colours};
+use super::{Bounds, Target, Transform, colour_channels, map_colours};
 use crate::{Image, Result, Sample, TransformRng, raster::luma};
 
 /// Moves the colours away from the image's mean grey by a random factor, by the formula of torchvision's `adjust_contrast`.
@@ -15,8 +15,8 @@ impl Contrast {
     }
 }
 
-impl Transform for Contrast {
-    fn apply(&self, mut sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
+impl<T: Target> Transform<T> for Contrast {
+    fn apply(&self, mut sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         let factor = self.0.draw(rng);
         let grey = mean_grey(&sample.image);
         map_colours(&mut sample.image, |value| grey + (value - grey) * factor);

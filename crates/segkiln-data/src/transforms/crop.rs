@@ -1,4 +1,4 @@
-use super::{Border, Transform, check_size, geometry::crop};
+use super::{Border, Motion, Target, Transform, check_size, geometry::Window};
 use crate::{Result, Sample, TransformRng};
 
 /// Cuts out the middle.
@@ -11,9 +11,7 @@ use crate::{Result, Sample, TransformRng};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CenterCrop {
-    width: u32,
-    height: u32,
-    border: Border,
+    window: Window,
 }
 
 impl CenterCrop {
@@ -23,21 +21,31 @@ impl CenterCrop {
     /// If a side is 0.
     pub fn new(width: u32, height: u32) -> Result<Self> {
         check_size("CenterCrop", width, height)?;
-        Ok(Self { width, height, border: Border::default() })
+        Ok(Self { window: Window::new(width, height) })
     }
 
     /// What is seen beyond the edges.
     pub fn border(mut self, border: Border) -> Self {
-        self.border = border;
+        self.window = self.window.border(border);
         self
+    }
+
+    /// Drops objects of which less than this share of the area is left. Default: 0, which drops those of which nothing is.
+    ///
+    /// # Errors
+    /// If the share is not between 0 and 1.
+    pub fn min_visible(mut self, share: f32) -> Result<Self> {
+        self.window = self.window.min_visible("CenterCrop min_visible", share)?;
+        Ok(self)
     }
 }
 
-impl Transform for CenterCrop {
-    fn apply(&self, sample: Sample, _rng: &mut TransformRng) -> Result<Sample> {
-        let left = (i64::from(sample.image.width()) - i64::from(self.width)).div_euclid(2);
-        let top = (i64::from(sample.image.height()) - i64::from(self.height)).div_euclid(2);
-        Ok(crop(&sample, left, top, self.width, self.height, self.border))
+impl<T: Target> Transform<T> for CenterCrop {
+    fn apply(&self, sample: Sample<T>, _rng: &mut TransformRng) -> Result<Sample<T>> {
+        let [width, height] = self.window.size();
+        let left = (i64::from(sample.image.width()) - i64::from(width)).div_euclid(2);
+        let top = (i64::from(sample.image.height()) - i64::from(height)).div_euclid(2);
+        sample.moved(&Motion::Window(self.window.at(left, top)))
     }
 }
 
@@ -51,9 +59,7 @@ impl Transform for CenterCrop {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RandomCrop {
-    width: u32,
-    height: u32,
-    border: Border,
+    window: Window,
 }
 
 impl RandomCrop {
@@ -64,21 +70,31 @@ impl RandomCrop {
     /// If a side is 0.
     pub fn new(width: u32, height: u32) -> Result<Self> {
         check_size("RandomCrop", width, height)?;
-        Ok(Self { width, height, border: Border::default() })
+        Ok(Self { window: Window::new(width, height) })
     }
 
     /// What is seen beyond the edges.
     pub fn border(mut self, border: Border) -> Self {
-        self.border = border;
+        self.window = self.window.border(border);
         self
+    }
+
+    /// Drops objects of which less than this share of the area is left. Default: 0, which drops those of which nothing is.
+    ///
+    /// # Errors
+    /// If the share is not between 0 and 1.
+    pub fn min_visible(mut self, share: f32) -> Result<Self> {
+        self.window = self.window.min_visible("RandomCrop min_visible", share)?;
+        Ok(self)
     }
 }
 
-impl Transform for RandomCrop {
-    fn apply(&self, sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
-        let left = offset(sample.image.width(), self.width, rng);
-        let top = offset(sample.image.height(), self.height, rng);
-        Ok(crop(&sample, left, top, self.width, self.height, self.border))
+impl<T: Target> Transform<T> for RandomCrop {
+    fn apply(&self, sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
+        let [width, height] = self.window.size();
+        let left = offset(sample.image.width(), width, rng);
+        let top = offset(sample.image.height(), height, rng);
+        sample.moved(&Motion::Window(self.window.at(left, top)))
     }
 }
 
@@ -97,10 +113,10 @@ mod tests {
     fn the_middle() {
         let mut rng = TransformRng::new(0, 0, 0);
         let cut = CenterCrop::new(2, 1).unwrap().apply(ramp(4, 3, 3), &mut rng).unwrap();
-        assert_eq!(cut.mask.as_slice(), [5, 6]);
+        assert_eq!(cut.target.as_slice(), [5, 6]);
         assert!(agrees(&cut));
         let padded = CenterCrop::new(4, 1).unwrap().border(Border::Constant { value: 0.0, label: 7 });
-        assert_eq!(padded.apply(ramp(2, 1, 1), &mut rng).unwrap().mask.as_slice(), [7, 0, 1, 7]);
+        assert_eq!(padded.apply(ramp(2, 1, 1), &mut rng).unwrap().target.as_slice(), [7, 0, 1, 7]);
         assert!(CenterCrop::new(0, 3).is_err());
     }
 
@@ -111,8 +127,8 @@ mod tests {
             .map(|_| {
                 let cut = RandomCrop::new(2, 2).unwrap().apply(ramp(4, 3, 2), &mut rng).unwrap();
                 assert!(agrees(&cut));
-                let corner = cut.mask.as_slice()[0];
-                assert_eq!(cut.mask.as_slice(), [corner, corner + 1, corner + 4, corner + 5]);
+                let corner = cut.target.as_slice()[0];
+                assert_eq!(cut.target.as_slice(), [corner, corner + 1, corner + 4, corner + 5]);
                 corner
             })
             .collect();
@@ -127,7 +143,7 @@ mod tests {
         for _ in 0..20 {
             let border = Border::MirrorImage { label: 99 };
             let cut = RandomCrop::new(5, 4).unwrap().border(border).apply(ramp(3, 2, 1), &mut rng).unwrap();
-            let mut labels = cut.mask.into_vec();
+            let mut labels = cut.target.into_vec();
             labels.retain(|label| *label != 99);
             assert_eq!(labels, [0, 1, 2, 3, 4, 5]);
         }

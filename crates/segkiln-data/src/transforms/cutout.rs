@@ -1,7 +1,7 @@
-use super::{Bounds, Transform};
+use super::{Bounds, Target, Transform};
 use crate::{DataError, Result, Sample, TransformRng};
 
-/// Covers random rectangles of the image (DeVries & Taylor 2017). The mask keeps its labels, so that the network learns to
+/// Covers random rectangles of the image (DeVries & Taylor 2017). The target stays as it is, so that the network learns to
 /// fill in from context, unless a label for what is covered is given.
 ///
 /// ```
@@ -36,15 +36,15 @@ impl Cutout {
         self
     }
 
-    /// What the mask gets there, for instance the ignored label. Default: it stays.
+    /// What a label map gets there, for instance the ignored label; objects stay. Default: it stays.
     pub fn label(mut self, label: Option<u32>) -> Self {
         self.label = label;
         self
     }
 }
 
-impl Transform for Cutout {
-    fn apply(&self, mut sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
+impl<T: Target> Transform<T> for Cutout {
+    fn apply(&self, mut sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         let (width, height) = (sample.image.width() as usize, sample.image.height() as usize);
         let channels = sample.image.channels();
         for _ in 0..self.count {
@@ -54,9 +54,9 @@ impl Transform for Cutout {
             for y in top..top + rows {
                 let start = y * width + left;
                 sample.image.as_mut_slice()[start * channels..][..columns * channels].fill(self.value);
-                if let Some(label) = self.label {
-                    sample.mask.as_mut_slice()[start..][..columns].fill(label);
-                }
+            }
+            if let Some(label) = self.label {
+                sample.target.cover([left as u32, top as u32], [columns as u32, rows as u32], label);
             }
         }
         Ok(sample)
@@ -75,7 +75,7 @@ mod tests {
             let mut rng = TransformRng::new(0, 0, position);
             let covered = cutout.apply(ramp(10, 6, 3), &mut rng).unwrap();
             assert_eq!(covered.image.as_slice().iter().filter(|v| **v == 1000.0).count(), 5 * 3 * 3);
-            assert_eq!(covered.mask, ramp(10, 6, 3).mask);
+            assert_eq!(covered.target, ramp(10, 6, 3).target);
         }
         let labelled = cutout.label(Some(1000)).apply(ramp(10, 6, 3), &mut TransformRng::new(0, 0, 0)).unwrap();
         assert!(agrees(&labelled));

@@ -1,4 +1,4 @@
-use super::{Border, Transform, warp::warp};
+use super::{Border, Motion, Target, Transform, warp::Warp};
 use crate::{DataError, Result, Sample, TransformRng};
 
 /// Smooth random deformation: displacements drawn from a normal distribution on a coarse grid over the image, and
@@ -49,14 +49,14 @@ impl ElasticDeformation {
     }
 }
 
-impl Transform for ElasticDeformation {
-    fn apply(&self, sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
+impl<T: Target> Transform<T> for ElasticDeformation {
+    fn apply(&self, sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         let n = self.grid;
         let displacements: Vec<[f32; 2]> = (0..n * n).map(|_| rng.normals().map(|v| v * self.std)).collect();
-        let columns: Vec<Cubic> = (0..sample.image.width()).map(|x| Cubic::at(x, sample.image.width(), n)).collect();
-        let height = sample.image.height();
+        let (width, height) = (sample.image.width(), sample.image.height());
+        let columns: Vec<Cubic> = (0..width).map(|x| Cubic::at(x, width, n)).collect();
         let mut line = vec![[0.0; 2]; n];
-        let deformed = warp(sample, self.border, |y, points| {
+        let warp = Warp::new(width, height, self.border, |y, points| {
             // First down the grid to this row, then along it to each pixel.
             let row = Cubic::at(y as u32, height, n);
             for (column, value) in line.iter_mut().enumerate() {
@@ -67,7 +67,7 @@ impl Transform for ElasticDeformation {
                 *point = [x as f32 + 0.5 + dx, y as f32 + 0.5 + dy];
             }
         });
-        Ok(deformed)
+        sample.moved(&Motion::Warp(warp))
     }
 }
 
@@ -134,7 +134,7 @@ mod tests {
             let deformed = ElasticDeformation::unet().apply(sample.clone(), &mut TransformRng::new(1, 0, position));
             let deformed = deformed.unwrap();
             assert!(agreement(&deformed) > 0.85, "{}", agreement(&deformed));
-            let pairs = deformed.mask.as_slice().iter().zip(sample.mask.as_slice());
+            let pairs = deformed.target.as_slice().iter().zip(sample.target.as_slice());
             moved_pixels += pairs.filter(|(new, old)| new != old).count();
         }
         assert!(moved_pixels > 10 * 128 * 96 / 10, "{moved_pixels}");

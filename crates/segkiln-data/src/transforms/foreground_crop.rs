@@ -1,11 +1,12 @@
-use super::{Border, Transform, check_size, crop::offset, geometry::crop};
+use super::{Border, Motion, Target, Transform, check_size, crop::offset, geometry::Window};
 use crate::{Result, Sample, TransformRng};
 
 /// A random crop that shows some foreground more often than chance would.
 ///
 /// With the given probability a foreground pixel is drawn, each equally likely, and then a window among those inside the
 /// sample that contain it; otherwise, and in samples without foreground, the window is that of a
-/// [`RandomCrop`](super::RandomCrop). Foreground is every label but 0 and the ignored one. Against images that are mostly
+/// [`RandomCrop`](super::RandomCrop). Foreground is every label but 0 and the ignored one; of objects, one is drawn
+/// and then a pixel of it. Against images that are mostly
 /// background; nnU-Net (Isensee et al. 2021) draws a third of its patches so.
 ///
 /// ```
@@ -16,11 +17,9 @@ use crate::{Result, Sample, TransformRng};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ForegroundCrop {
-    width: u32,
-    height: u32,
+    window: Window,
     probability: f32,
     ignore_index: Option<u32>,
-    border: Border,
 }
 
 impl ForegroundCrop {
@@ -30,7 +29,7 @@ impl ForegroundCrop {
     /// If a side is 0.
     pub fn new(width: u32, height: u32, probability: f32) -> Result<Self> {
         check_size("ForegroundCrop", width, height)?;
-        Ok(Self { width, height, probability, ignore_index: None, border: Border::default() })
+        Ok(Self { window: Window::new(width, height), probability, ignore_index: None })
     }
 
     /// The label that is not foreground though it is not 0.
@@ -41,31 +40,30 @@ impl ForegroundCrop {
 
     /// What is seen beyond the edges of a smaller sample.
     pub fn border(mut self, border: Border) -> Self {
-        self.border = border;
+        self.window = self.window.border(border);
         self
     }
 
-    fn foreground_pixel(&self, sample: &Sample, rng: &mut TransformRng) -> Option<usize> {
-        let foreground = |label: &u32| *label != 0 && Some(*label) != self.ignore_index;
-        let labels = sample.mask.as_slice();
-        let count = labels.iter().filter(|label| foreground(label)).count();
-        let nth = (count > 0).then(|| rng.below(count))?;
-        labels.iter().enumerate().filter(|(_, label)| foreground(label)).nth(nth).map(|(at, _)| at)
+    /// Drops objects of which less than this share of the area is left. Default: 0, which drops those of which nothing is.
+    ///
+    /// # Errors
+    /// If the share is not between 0 and 1.
+    pub fn min_visible(mut self, share: f32) -> Result<Self> {
+        self.window = self.window.min_visible("ForegroundCrop min_visible", share)?;
+        Ok(self)
     }
 }
 
-impl Transform for ForegroundCrop {
-    fn apply(&self, sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
-        let target = if rng.chance(self.probability) { self.foreground_pixel(&sample, rng) } else { None };
-        let (width, height) = (sample.image.width(), sample.image.height());
-        let (left, top) = match target {
-            Some(at) => {
-                let (x, y) = (at as u32 % width, at as u32 / width);
-                (around(x, width, self.width, rng), around(y, height, self.height, rng))
-            }
-            None => (offset(width, self.width, rng), offset(height, self.height, rng)),
+impl<T: Target> Transform<T> for ForegroundCrop {
+    fn apply(&self, sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
+        let pixel = if rng.chance(self.probability) { sample.target.foreground(self.ignore_index, rng) } else { None };
+        let [width, height] = [sample.image.width(), sample.image.height()];
+        let [columns, rows] = self.window.size();
+        let (left, top) = match pixel {
+            Some([x, y]) => (around(x, width, columns, rng), around(y, height, rows, rng)),
+            None => (offset(width, columns, rng), offset(height, rows, rng)),
         };
-        Ok(crop(&sample, left, top, self.width, self.height, self.border))
+        sample.moved(&Motion::Window(self.window.at(left, top)))
     }
 }
 
@@ -87,8 +85,8 @@ mod tests {
     fn one_pixel(label: u32) -> Sample {
         let mut sample = ramp(32, 32, 1);
         sample.image.as_mut_slice().fill(0.0);
-        sample.mask.as_mut_slice().fill(0);
-        sample.mask.as_mut_slice()[5 * 32 + 30] = label;
+        sample.target.as_mut_slice().fill(0);
+        sample.target.as_mut_slice()[5 * 32 + 30] = label;
         sample.image.as_mut_slice()[5 * 32 + 30] = label as f32;
         sample
     }
@@ -98,8 +96,8 @@ mod tests {
         (0..200)
             .filter(|position| {
                 let cut = crop.apply(sample.clone(), &mut TransformRng::new(0, 0, *position)).unwrap();
-                assert!(agrees(&cut) && cut.mask.width() == 8 && cut.mask.height() == 8);
-                cut.mask.max() != Some(0)
+                assert!(agrees(&cut) && cut.target.width() == 8 && cut.target.height() == 8);
+                cut.target.max() != Some(0)
             })
             .count()
     }
@@ -118,7 +116,7 @@ mod tests {
     fn small_samples_are_padded() {
         let crop = ForegroundCrop::new(50, 8, 1.0).unwrap();
         let cut = crop.apply(one_pixel(1), &mut TransformRng::new(0, 0, 0)).unwrap();
-        assert_eq!((cut.mask.width(), cut.mask.height()), (50, 8));
-        assert!(agrees(&cut) && cut.mask.max() == Some(1));
+        assert_eq!((cut.target.width(), cut.target.height()), (50, 8));
+        assert!(agrees(&cut) && cut.target.max() == Some(1));
     }
 }

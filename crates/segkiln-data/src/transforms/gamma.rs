@@ -1,4 +1,4 @@
-use super::{Bounds, Transform, map_colours};
+use super::{Bounds, Target, Transform, map_colours};
 use crate::{Result, Sample, TransformRng};
 
 /// Raises the colours to a random power.
@@ -15,8 +15,8 @@ impl Gamma {
     }
 }
 
-impl Transform for Gamma {
-    fn apply(&self, mut sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
+impl<T: Target> Transform<T> for Gamma {
+    fn apply(&self, mut sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         let power = self.0.draw(rng);
         // Of a negative number a power is not defined.
         map_colours(&mut sample.image, |value| value.max(0.0).powf(power));

@@ -1,11 +1,15 @@
 //! What lies beyond the edges, and cutting windows out of samples: what crops, pads and warps have in common.
 
-use segkiln_core::LabelMap;
+use segkiln_core::{BBox, LabelMap};
 use serde::{Deserialize, Serialize};
 
-use crate::{Image, Sample};
+use super::Bounds;
+use crate::{Image, Result, Sample};
 
 /// What is seen beyond the edge of an image.
+///
+/// Objects end at the edge whatever the border is: their mirror images are in no [`Instances`](segkiln_core::Instances), and
+/// a network that learns to find objects needs [`Constant`](Self::Constant), or it is told that they are background.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Border {
@@ -54,43 +58,82 @@ pub(super) fn mirror(i: i64, n: i64) -> i64 {
     i.min(2 * n - 1 - i)
 }
 
-/// A sample from data that have the right lengths.
-pub(super) fn rebuilt(
-    name: String,
-    width: u32,
-    height: u32,
-    channels: usize,
-    values: Vec<f32>,
-    labels: Vec<u32>,
-) -> Sample {
-    let mask = LabelMap::new(width, height, labels).expect("one label a pixel");
-    Sample { name, image: Image::from_parts(width, height, channels, values), mask }
-}
-
 /// The window of `width` x `height` pixels whose upper left one is (`left`, `top`); it may reach beyond the edges.
 pub(crate) fn crop(sample: &Sample, left: i64, top: i64, width: u32, height: u32, border: Border) -> Sample {
     let channels = sample.image.channels();
-    let size = (i64::from(sample.image.width()), i64::from(sample.image.height()));
-    let window = Window { left, top, width: width as usize, height: height as usize, size };
-    let values = window.cut(sample.image.as_slice(), channels, border.value());
-    let labels = window.cut(sample.mask.as_slice(), 1, border.label());
-    rebuilt(sample.name.clone(), width, height, channels, values, labels)
+    let size = [sample.image.width(), sample.image.height()];
+    let window = Window::new(width, height).at(left, top);
+    let values = window.cut(sample.image.as_slice(), size, channels, border.value());
+    let labels = window.cut(sample.target.as_slice(), size, 1, border.label());
+    Sample {
+        name: sample.name.clone(),
+        image: Image::from_parts(width, height, channels, values),
+        target: LabelMap::new(width, height, labels).expect("one label a pixel"),
+    }
 }
 
-struct Window {
+/// A rectangle of pixels that may reach beyond the edges.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Window {
     left: i64,
     top: i64,
-    width: usize,
-    height: usize,
-    /// Width and height of what it is cut from.
-    size: (i64, i64),
+    width: u32,
+    height: u32,
+    pub(super) border: Border,
+    /// The share of an object's area that must be within it.
+    pub(super) min_visible: f32,
 }
 
 impl Window {
-    fn cut<T: Copy + Default>(&self, from: &[T], channels: usize, outside: Option<T>) -> Vec<T> {
-        let (columns, rows) = self.size;
-        let mut out = vec![outside.unwrap_or_default(); self.width * self.height * channels];
-        for (y, to) in (self.top..).zip(out.chunks_exact_mut(self.width * channels)) {
+    /// With its upper left corner at that of the image, [`Border::Mirror`], and all objects of which anything is seen.
+    pub(super) fn new(width: u32, height: u32) -> Self {
+        Self { left: 0, top: 0, width, height, border: Border::default(), min_visible: 0.0 }
+    }
+
+    /// The same with another border.
+    pub(super) fn border(self, border: Border) -> Self {
+        Self { border, ..self }
+    }
+
+    /// The same at another place.
+    pub(super) fn at(self, left: i64, top: i64) -> Self {
+        Self { left, top, ..self }
+    }
+
+    /// The same for objects of whose area at least a share lies within it.
+    pub(super) fn min_visible(self, option: &'static str, share: f32) -> Result<Self> {
+        Bounds::new(option, [share; 2], 0.0..=1.0)?;
+        Ok(Self { min_visible: share, ..self })
+    }
+
+    /// Width and height.
+    pub fn size(&self) -> [u32; 2] {
+        [self.width, self.height]
+    }
+
+    /// A box seen from the window's upper left corner, not clipped.
+    pub(super) fn shifted(&self, bbox: &BBox) -> Option<BBox> {
+        let [x1, y1, x2, y2] = bbox.xyxy();
+        let (left, top) = (self.left as f64, self.top as f64);
+        BBox::new(x1 - left, y1 - top, x2 - left, y2 - top).ok()
+    }
+
+    pub(super) fn bbox(&self, bbox: &BBox) -> Option<BBox> {
+        self.shifted(bbox)?.clip(self.width, self.height)
+    }
+
+    /// Its pixels of those of an image of a width and a height.
+    pub(super) fn cut<T: Copy + Default>(
+        &self,
+        from: &[T],
+        size: [u32; 2],
+        channels: usize,
+        outside: Option<T>,
+    ) -> Vec<T> {
+        let [columns, rows] = size.map(i64::from);
+        let (width, height) = (self.width as usize, self.height as usize);
+        let mut out = vec![outside.unwrap_or_default(); width * height * channels];
+        for (y, to) in (self.top..).zip(out.chunks_exact_mut(width * channels)) {
             let y = match outside {
                 Some(_) if !(0..rows).contains(&y) => continue,
                 _ => mirror(y, rows) as usize,
@@ -98,14 +141,14 @@ impl Window {
             let row = &from[y * columns as usize * channels..][..columns as usize * channels];
             // The columns that lie inside are copied at once.
             let first = self.left.clamp(0, columns);
-            let last = (self.left + self.width as i64).clamp(first, columns);
+            let last = (self.left + i64::from(self.width)).clamp(first, columns);
             if first < last {
                 let at = (first - self.left) as usize * channels;
                 let inside = &row[first as usize * channels..last as usize * channels];
                 to[at..at + inside.len()].copy_from_slice(inside);
             }
             if outside.is_none() {
-                let end = self.left + self.width as i64;
+                let end = self.left + i64::from(self.width);
                 for x in (self.left..end).filter(|x| !(first..last).contains(x)) {
                     let at = (x - self.left) as usize * channels;
                     let seen = mirror(x, columns) as usize * channels;
@@ -133,24 +176,24 @@ mod tests {
     fn crops_inside_and_beyond() {
         let inside = crop(&ramp(4, 3, 3), 1, 1, 2, 2, Border::Mirror);
         assert!(agrees(&inside));
-        assert_eq!(inside.mask.as_slice(), [5, 6, 9, 10]);
+        assert_eq!(inside.target.as_slice(), [5, 6, 9, 10]);
 
         let around = crop(&ramp(2, 2, 2), -1, -1, 4, 4, Border::Mirror);
         assert!(agrees(&around));
-        assert_eq!(around.mask.as_slice(), [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3]);
+        assert_eq!(around.target.as_slice(), [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3]);
 
         let far = crop(&ramp(2, 1, 1), 5, 0, 2, 1, Border::Mirror);
-        assert_eq!(far.mask.as_slice(), [1, 1]);
+        assert_eq!(far.target.as_slice(), [1, 1]);
     }
 
     #[test]
     fn borders_fill() {
         let labelled = crop(&ramp(2, 1, 1), -1, 0, 4, 1, Border::MirrorImage { label: 255 });
-        assert_eq!(labelled.mask.as_slice(), [255, 0, 1, 255]);
+        assert_eq!(labelled.target.as_slice(), [255, 0, 1, 255]);
         assert_eq!(labelled.image.as_slice(), [0.0, 0.0, 1.0, 1.0]);
 
         let constant = crop(&ramp(2, 1, 1), 1, -1, 2, 2, Border::Constant { value: 0.5, label: 9 });
-        assert_eq!(constant.mask.as_slice(), [9, 9, 1, 9]);
+        assert_eq!(constant.target.as_slice(), [9, 9, 1, 9]);
         assert_eq!(constant.image.as_slice(), [0.5, 0.5, 1.0, 0.5]);
     }
 }

@@ -1,4 +1,4 @@
-use super::{Bounds, Transform, colour_channels};
+use super::{Bounds, Target, Transform, colour_channels};
 use crate::{Result, Sample, TransformRng};
 
 /// Turns the colours around the grey axis of the HSV cone by a random part of a full turn, as torchvision's
@@ -16,8 +16,8 @@ impl Hue {
     }
 }
 
-impl Transform for Hue {
-    fn apply(&self, mut sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
+impl<T: Target> Transform<T> for Hue {
+    fn apply(&self, mut sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         let turn = self.0.draw(rng);
         let channels = sample.image.channels();
         if colour_channels(&sample.image) == 3 {

@@ -26,14 +26,18 @@ mod gamma;
 mod geometry;
 mod hue;
 mod jitter;
+mod motion;
 mod noise;
 mod pad;
 mod resize;
 mod saturation;
+mod target;
 mod turn;
 mod warp;
 
 use std::fmt::Debug;
+
+use segkiln_core::LabelMap;
 
 pub use affine::Affine;
 pub use blur::GaussianBlur;
@@ -46,15 +50,18 @@ pub use elastic::ElasticDeformation;
 pub use flip::{HorizontalFlip, VerticalFlip};
 pub use foreground_crop::ForegroundCrop;
 pub use gamma::Gamma;
-pub use geometry::Border;
 pub(crate) use geometry::crop;
+pub use geometry::{Border, Window};
 pub use hue::Hue;
 pub use jitter::ScaleJitter;
+pub use motion::Motion;
 pub use noise::GaussianNoise;
 pub use pad::PadToMultiple;
 pub use resize::Resize;
 pub use saturation::Saturation;
+pub use target::Target;
 pub use turn::RandomTurn90;
+pub use warp::Warp;
 
 use crate::{DataError, Image, Normalize, Result, Sample, TransformRng};
 
@@ -74,28 +81,28 @@ use crate::{DataError, Image, Normalize, Result, Sample, TransformRng};
 ///     }
 /// }
 /// ```
-pub trait Transform: Send + Sync + Debug {
-    /// The changed sample; image and mask keep equal sizes.
+pub trait Transform<T = LabelMap>: Send + Sync + Debug {
+    /// The changed sample; image and target keep equal sizes.
     ///
     /// # Errors
     /// If the sample does not fit the transform; each says when.
-    fn apply(&self, sample: Sample, rng: &mut TransformRng) -> Result<Sample>;
+    fn apply(&self, sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>>;
 }
 
-impl<T: Transform + ?Sized> Transform for Box<T> {
-    fn apply(&self, sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
+impl<T, U: Transform<T> + ?Sized> Transform<T> for Box<U> {
+    fn apply(&self, sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         (**self).apply(sample, rng)
     }
 }
 
-impl<T: Transform + ?Sized> Transform for std::sync::Arc<T> {
-    fn apply(&self, sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
+impl<T, U: Transform<T> + ?Sized> Transform<T> for std::sync::Arc<U> {
+    fn apply(&self, sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         (**self).apply(sample, rng)
     }
 }
 
-impl Transform for Normalize {
-    fn apply(&self, mut sample: Sample, _rng: &mut TransformRng) -> Result<Sample> {
+impl<T: Target> Transform<T> for Normalize {
+    fn apply(&self, mut sample: Sample<T>, _rng: &mut TransformRng) -> Result<Sample<T>> {
         // The inherent method, which normalizes an image.
         Normalize::apply(self, &mut sample.image)?;
         Ok(sample)

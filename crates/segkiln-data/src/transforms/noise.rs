@@ -1,4 +1,4 @@
-use super::{Bounds, Transform, colour_channels};
+use super::{Bounds, Target, Transform, colour_channels};
 use crate::{Result, Sample, TransformRng};
 
 /// Adds independent normal noise to each colour value; the sums are not clamped, so that their mean stays.
@@ -15,8 +15,8 @@ impl GaussianNoise {
     }
 }
 
-impl Transform for GaussianNoise {
-    fn apply(&self, mut sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
+impl<T: Target> Transform<T> for GaussianNoise {
+    fn apply(&self, mut sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         let std = self.0.draw(rng);
         let (channels, colours) = (sample.image.channels(), colour_channels(&sample.image));
         if channels == colours {

@@ -1,4 +1,4 @@
-use super::{Border, Transform, geometry::crop};
+use super::{Border, Motion, Target, Transform, geometry::Window};
 use crate::{DataError, Result, Sample, TransformRng};
 
 /// Extends the right and lower edges so that both sides are multiples of a number, as the halvings of a network need.
@@ -34,11 +34,11 @@ impl PadToMultiple {
     }
 }
 
-impl Transform for PadToMultiple {
-    fn apply(&self, sample: Sample, _rng: &mut TransformRng) -> Result<Sample> {
+impl<T: Target> Transform<T> for PadToMultiple {
+    fn apply(&self, sample: Sample<T>, _rng: &mut TransformRng) -> Result<Sample<T>> {
         let width = sample.image.width().next_multiple_of(self.multiple);
         let height = sample.image.height().next_multiple_of(self.multiple);
-        Ok(crop(&sample, 0, 0, width, height, self.border))
+        sample.moved(&Motion::Window(Window::new(width, height).border(self.border)))
     }
 }
 
@@ -52,7 +52,7 @@ mod tests {
         let mut rng = TransformRng::new(0, 0, 0);
         let padded = PadToMultiple::new(2).unwrap().apply(ramp(3, 1, 2), &mut rng).unwrap();
         assert!(agrees(&padded));
-        assert_eq!(padded.mask.as_slice(), [0, 1, 2, 2, 0, 1, 2, 2]);
+        assert_eq!(padded.target.as_slice(), [0, 1, 2, 2, 0, 1, 2, 2]);
         assert_eq!(PadToMultiple::new(1).unwrap().apply(ramp(3, 1, 2), &mut rng).unwrap(), ramp(3, 1, 2));
         assert!(PadToMultiple::new(0).is_err());
     }

@@ -1,7 +1,9 @@
-use super::{Transform, check_size};
-use crate::{Result, Sample, TransformRng, resize_image, resize_labels};
+use super::{Motion, Target, Transform, check_size};
+use crate::{Result, Sample, TransformRng};
 
-/// Resizes: the image by [`resize_image`], the mask by [`resize_labels`].
+/// Resizes: the image by [`resize_image`](crate::resize_image), labels by [`resize_labels`](crate::resize_labels). Boxes keep
+/// their fractions of a pixel; what they hold may be up to half a pixel beside them, and objects of which no pixel is left
+/// are dropped.
 ///
 /// ```
 /// use segkiln_data::transforms::Resize;
@@ -11,10 +13,10 @@ use crate::{Result, Sample, TransformRng, resize_image, resize_labels};
 /// # Ok::<(), segkiln_data::DataError>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Resize(Target);
+pub struct Resize(Size);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Target {
+enum Size {
     Exact(u32, u32),
     ShorterSide(u32),
 }
@@ -26,7 +28,7 @@ impl Resize {
     /// If a side is 0.
     pub fn exact(width: u32, height: u32) -> Result<Self> {
         check_size("Resize", width, height)?;
-        Ok(Self(Target::Exact(width, height)))
+        Ok(Self(Size::Exact(width, height)))
     }
 
     /// So that the shorter side has this length and the shape stays.
@@ -35,15 +37,15 @@ impl Resize {
     /// If the length is 0.
     pub fn shorter_side(length: u32) -> Result<Self> {
         check_size("Resize", length, length)?;
-        Ok(Self(Target::ShorterSide(length)))
+        Ok(Self(Size::ShorterSide(length)))
     }
 }
 
-impl Transform for Resize {
-    fn apply(&self, sample: Sample, _rng: &mut TransformRng) -> Result<Sample> {
+impl<T: Target> Transform<T> for Resize {
+    fn apply(&self, sample: Sample<T>, _rng: &mut TransformRng) -> Result<Sample<T>> {
         match self.0 {
-            Target::Exact(width, height) => resized(sample, width, height),
-            Target::ShorterSide(length) => {
+            Size::Exact(width, height) => sample.moved(&Motion::Resize(width, height)),
+            Size::ShorterSide(length) => {
                 let shorter = sample.image.width().min(sample.image.height());
                 scaled(sample, f64::from(length) / f64::from(shorter))
             }
@@ -52,18 +54,10 @@ impl Transform for Resize {
 }
 
 /// The sample with both sides times `factor`, rounded, at least 1.
-pub(super) fn scaled(sample: Sample, factor: f64) -> Result<Sample> {
+pub(super) fn scaled<T: Target>(sample: Sample<T>, factor: f64) -> Result<Sample<T>> {
     let side = |length: u32| (f64::from(length) * factor).round().clamp(1.0, f64::from(u32::MAX)) as u32;
     let (width, height) = (side(sample.image.width()), side(sample.image.height()));
-    resized(sample, width, height)
-}
-
-fn resized(sample: Sample, width: u32, height: u32) -> Result<Sample> {
-    // A factor may have led anywhere.
-    check_size("Resize", width, height)?;
-    let image = resize_image(&sample.image, width, height)?;
-    let mask = resize_labels(&sample.mask, width, height)?;
-    Ok(Sample { name: sample.name, image, mask })
+    sample.moved(&Motion::Resize(width, height))
 }
 
 #[cfg(test)]
@@ -74,7 +68,7 @@ mod tests {
     #[test]
     fn shapes() {
         let mut rng = TransformRng::new(0, 0, 0);
-        let size = |sample: &Sample| (sample.image.width(), sample.mask.height());
+        let size = |sample: &Sample| (sample.image.width(), sample.target.height());
         let exact = Resize::exact(5, 7).unwrap().apply(ramp(3, 2, 3), &mut rng).unwrap();
         assert_eq!(size(&exact), (5, 7));
         let shorter = Resize::shorter_side(4).unwrap().apply(ramp(3, 2, 3), &mut rng).unwrap();

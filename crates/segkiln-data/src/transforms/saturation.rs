@@ -1,4 +1,4 @@
-use super::{Bounds, Transform, colour_channels};
+use super::{Bounds, Target, Transform, colour_channels};
 use crate::{Result, Sample, TransformRng, raster::luma};
 
 /// Moves each colour away from its grey by a random factor, by the formula of torchvision's `adjust_saturation`. Images that are not RGB
@@ -16,8 +16,8 @@ impl Saturation {
     }
 }
 
-impl Transform for Saturation {
-    fn apply(&self, mut sample: Sample, rng: &mut TransformRng) -> Result<Sample> {
+impl<T: Target> Transform<T> for Saturation {
+    fn apply(&self, mut sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         let factor = self.0.draw(rng);
         let channels = sample.image.channels();
         if colour_channels(&sample.image) == 3 {

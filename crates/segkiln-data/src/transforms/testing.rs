@@ -22,7 +22,7 @@ fn of_labels(width: u32, height: u32, channels: usize, labels: Vec<u32>) -> Samp
     Sample {
         name: "test".into(),
         image: Image::new(width, height, channels, values).unwrap(),
-        mask: LabelMap::new(width, height, labels).unwrap(),
+        target: LabelMap::new(width, height, labels).unwrap(),
     }
 }
 
@@ -39,8 +39,8 @@ pub(crate) fn agreement(sample: &Sample) -> f64 {
 fn share(sample: &Sample, tolerance: f32) -> f64 {
     let pixels = sample.image.as_slice().chunks_exact(sample.image.channels());
     let close = |value: &f32, label: u32| (value - label as f32).abs() <= tolerance;
-    let agree = pixels.zip(sample.mask.as_slice()).filter(|(p, label)| p.iter().all(|v| close(v, **label))).count();
-    agree as f64 / sample.mask.as_slice().len() as f64
+    let agree = pixels.zip(sample.target.as_slice()).filter(|(p, label)| p.iter().all(|v| close(v, **label))).count();
+    agree as f64 / sample.target.as_slice().len() as f64
 }
 
 /// One row of pixels with these values, all labelled 1.
@@ -49,6 +49,6 @@ pub(crate) fn pixels(channels: usize, values: &[f32]) -> Sample {
     Sample {
         name: "test".into(),
         image: Image::new(width, 1, channels, values.to_vec()).unwrap(),
-        mask: LabelMap::filled(width, 1, 1),
+        target: LabelMap::filled(width, 1, 1),
     }
 }

@@ -1,35 +1,86 @@
 //! Moving pixel centres off centres: what affine maps and elastic deformation have in common.
 
-use super::geometry::{Border, mirror, rebuilt};
-use crate::Sample;
+use std::sync::OnceLock;
 
-/// The sample seen through a map of points. `row(y, points)` says for each pixel of row `y` which point of the sample is
-/// seen at its centre. The image is sampled bilinearly, the mask takes the label in whose square the point lies.
-pub(super) fn warp(sample: Sample, border: Border, mut row: impl FnMut(usize, &mut [[f32; 2]])) -> Sample {
-    let (width, height) = (sample.image.width(), sample.image.height());
-    let channels = sample.image.channels();
-    let columns = width as usize;
-    let values = Grid::new(sample.image.as_slice(), width, height, channels, border.value());
-    let labels = Grid::new(sample.mask.as_slice(), width, height, 1, border.label());
-    let mut points = vec![[0.0; 2]; columns];
-    let mut new_values = vec![0.0; sample.image.as_slice().len()];
-    let mut new_labels = vec![0; sample.mask.as_slice().len()];
-    let rows = new_values.chunks_exact_mut(columns * channels).zip(new_labels.chunks_exact_mut(columns));
-    for (y, (value_row, label_row)) in rows.enumerate() {
-        row(y, &mut points);
-        labels.nearest_row(&points, label_row);
+use segkiln_core::{BBox, LabelMap};
+
+use super::geometry::{Border, mirror};
+use crate::Image;
+
+/// A map of points: which point of the old image is seen at the centre of each pixel. Images are sampled bilinearly, of a
+/// label map the label is taken in whose square the point lies.
+#[derive(Debug, Clone)]
+pub struct Warp {
+    width: u32,
+    height: u32,
+    /// Row by row.
+    points: Vec<[f32; 2]>,
+    /// Least and largest coordinates of each row's points, once they are needed.
+    hulls: OnceLock<Vec<[[f32; 2]; 2]>>,
+    pub(super) border: Border,
+}
+
+impl Warp {
+    /// `row(y, points)` says which points are seen in row `y`.
+    pub(super) fn new(width: u32, height: u32, border: Border, mut row: impl FnMut(usize, &mut [[f32; 2]])) -> Self {
+        let mut points = vec![[0.0; 2]; width as usize * height as usize];
+        points.chunks_exact_mut(width as usize).enumerate().for_each(|(y, points)| row(y, points));
+        Self { width, height, points, hulls: OnceLock::new(), border }
+    }
+
+    /// The values seen in an image of the warp's size.
+    pub(super) fn bilinear(&self, image: &Image) -> Vec<f32> {
+        let channels = image.channels();
+        let values = Grid::new(image.as_slice(), self.width, self.height, channels, self.border.value());
+        let mut seen = vec![0.0; image.as_slice().len()];
         // With the number of channels known, the inner loop is unrolled.
         match channels {
-            1 => values.bilinear_row::<1>(&points, value_row),
-            3 => values.bilinear_row::<3>(&points, value_row),
-            4 => values.bilinear_row::<4>(&points, value_row),
+            1 => values.bilinear::<1>(&self.points, &mut seen),
+            3 => values.bilinear::<3>(&self.points, &mut seen),
+            4 => values.bilinear::<4>(&self.points, &mut seen),
             _ => {
-                let pixels = value_row.chunks_exact_mut(channels).zip(&points);
+                let pixels = seen.chunks_exact_mut(channels).zip(&self.points);
                 pixels.for_each(|(pixel, point)| values.bilinear_anywhere(*point, pixel));
             }
         }
+        seen
     }
-    rebuilt(sample.name, width, height, channels, new_values, new_labels)
+
+    /// The labels seen in a map of the warp's size, with `outside` beyond the edge, or mirrored there.
+    pub(super) fn nearest(&self, map: &LabelMap, outside: Option<u32>) -> Vec<u32> {
+        let mut seen = vec![0; map.as_slice().len()];
+        Grid::new(map.as_slice(), self.width, self.height, 1, outside).nearest(&self.points, &mut seen);
+        seen
+    }
+
+    /// The hull of the pixels that show a point of the box.
+    pub(super) fn bbox(&self, bbox: &BBox) -> Option<BBox> {
+        let [x1, y1, x2, y2] = bbox.xyxy().map(|value| value as f32);
+        let shows = |[x, y]: &[f32; 2]| *x >= x1 && *x < x2 && *y >= y1 && *y < y2;
+        let [mut left, mut top, mut right, mut bottom] = [u32::MAX, u32::MAX, 0, 0];
+        let rows = self.points.chunks_exact(self.width as usize).zip(self.hulls());
+        for (y, (row, [least, most])) in (0..).zip(rows) {
+            if least[0] >= x2 || least[1] >= y2 || most[0] < x1 || most[1] < y1 {
+                continue;
+            }
+            let Some(first) = row.iter().position(shows) else { continue };
+            let last = row.iter().rposition(shows).unwrap_or(first);
+            (left, right) = (left.min(first as u32), right.max(last as u32 + 1));
+            (top, bottom) = (top.min(y), y + 1);
+        }
+        BBox::new(left.into(), top.into(), right.into(), bottom.into()).ok()
+    }
+
+    fn hulls(&self) -> &[[[f32; 2]; 2]] {
+        self.hulls.get_or_init(|| {
+            let hull = |row: &[[f32; 2]]| {
+                row.iter().fold([[f32::INFINITY; 2], [f32::NEG_INFINITY; 2]], |[least, most], [x, y]| {
+                    [[least[0].min(*x), least[1].min(*y)], [most[0].max(*x), most[1].max(*y)]]
+                })
+            };
+            self.points.chunks_exact(self.width as usize).map(hull).collect()
+        })
+    }
 }
 
 struct Grid<'a, T> {
@@ -63,7 +114,7 @@ impl<'a, T: Copy> Grid<'a, T> {
         }
     }
 
-    fn nearest_row(&self, points: &[[f32; 2]], out: &mut [T]) {
+    fn nearest(&self, points: &[[f32; 2]], out: &mut [T]) {
         let (width, height) = (self.width as f32, self.height as f32);
         for (value, [x, y]) in out.iter_mut().zip(points) {
             // Inside, to cut off the fraction is to round down, and takes one instruction where `floor` is a call.
@@ -77,7 +128,7 @@ impl<'a, T: Copy> Grid<'a, T> {
 }
 
 impl Grid<'_, f32> {
-    fn bilinear_row<const C: usize>(&self, points: &[[f32; 2]], out: &mut [f32]) {
+    fn bilinear<const C: usize>(&self, points: &[[f32; 2]], out: &mut [f32]) {
         let stride = self.width * C;
         let (last_column, last_row) = (self.width as f32 - 1.0, self.height as f32 - 1.0);
         for (pixel, point) in out.as_chunks_mut::<C>().0.iter_mut().zip(points) {
@@ -123,31 +174,38 @@ fn cell(at: f32) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transforms::testing::{agrees, ramp};
+    use crate::{
+        Sample,
+        transforms::{
+            Motion,
+            testing::{agrees, ramp},
+        },
+    };
 
-    fn shifted(dx: f32, dy: f32) -> impl FnMut(usize, &mut [[f32; 2]]) {
-        move |y, points| {
+    fn shifted(sample: Sample, dx: f32, dy: f32, border: Border) -> Sample {
+        let warp = Warp::new(sample.image.width(), sample.image.height(), border, |y, points| {
             for (x, point) in points.iter_mut().enumerate() {
                 *point = [x as f32 + 0.5 + dx, y as f32 + 0.5 + dy];
             }
-        }
+        });
+        sample.moved(&Motion::Warp(warp)).unwrap()
     }
 
     #[test]
     fn identity_changes_no_bit() {
         for channels in 1..=5 {
-            assert_eq!(warp(ramp(5, 4, channels), Border::Mirror, shifted(0.0, 0.0)), ramp(5, 4, channels));
+            assert_eq!(shifted(ramp(5, 4, channels), 0.0, 0.0, Border::Mirror), ramp(5, 4, channels));
         }
     }
 
     #[test]
     fn whole_pixels_move_whole() {
-        let moved = warp(ramp(3, 2, 3), Border::Mirror, shifted(1.0, 0.0));
+        let moved = shifted(ramp(3, 2, 3), 1.0, 0.0, Border::Mirror);
         assert!(agrees(&moved));
-        assert_eq!(moved.mask.as_slice(), [1, 2, 2, 4, 5, 5]);
-        let moved = warp(ramp(3, 2, 3), Border::Constant { value: 9.0, label: 9 }, shifted(-1.0, 1.0));
+        assert_eq!(moved.target.as_slice(), [1, 2, 2, 4, 5, 5]);
+        let moved = shifted(ramp(3, 2, 3), -1.0, 1.0, Border::Constant { value: 9.0, label: 9 });
         assert!(agrees(&moved));
-        assert_eq!(moved.mask.as_slice(), [9, 3, 4, 9, 9, 9]);
+        assert_eq!(moved.target.as_slice(), [9, 3, 4, 9, 9, 9]);
     }
 
     #[test]
@@ -155,18 +213,18 @@ mod tests {
         // 0 1 2
         // 3 4 5
         for channels in [1, 2, 3, 4] {
-            let moved = warp(ramp(3, 2, channels), Border::Mirror, shifted(0.25, 0.5));
+            let moved = shifted(ramp(3, 2, channels), 0.25, 0.5, Border::Mirror);
             let first: Vec<f32> = moved.image.as_slice().iter().copied().step_by(channels).collect();
             assert_eq!(first, [1.75, 2.75, 3.5, 3.25, 4.25, 5.0]);
             // the point (0.75, 1.0) lies on the upper edge of row 1
-            assert_eq!(moved.mask.as_slice()[0], 3);
+            assert_eq!(moved.target.as_slice()[0], 3);
         }
     }
 
     #[test]
     fn far_and_undefined_points_do_not_panic() {
         for far in [f32::MAX, f32::MIN, f32::INFINITY, f32::NAN] {
-            warp(ramp(3, 2, 3), Border::Mirror, shifted(far, far));
+            shifted(ramp(3, 2, 3), far, far, Border::Mirror);
         }
     }
 }
