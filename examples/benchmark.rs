@@ -229,6 +229,7 @@ fn ellipse(side: u32, [x, y, rx, ry]: [f64; 4]) -> Result<Rle, Failure> {
     }
     counts.push(side * side - done);
     Ok(Rle::new(side, side, &counts)?)
+}
 
 /// 1000 boxes of 4 to 184 pixels a side, as 7×7 bins of 2×2 points, of 256 channels at a quarter of an image of 800×1088.
 fn regions(backward: bool, device: &Device) -> Case {

@@ -44,7 +44,7 @@ pub fn load_torch<M: Module>(module: M, path: &Path, spare: &[&str]) -> Result<M
     if !mismatch.is_empty() {
         return Err(WeightsError::Mismatch { path: path.into(), mismatch });
     }
-    let device = module.devices().first().cloned().unwrap_or_default().inner();
+    let device = module.devices().first().cloned().unwrap_or_default();
     let mut mapper = Fill { names: Names::default(), values, device, error: None };
     let module = module.map(&mut mapper);
     match mapper.error {
