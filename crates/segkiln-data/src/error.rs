@@ -155,6 +155,29 @@ pub enum DataError {
         /// Its width and height.
         mask_size: (u32, u32),
     },
+    /// A sample whose image and target are of different sizes, or an image that its annotation says is of another size.
+    #[error(
+        "{image} has {}x{} pixels, its target or annotation {}x{}; they must be equal",
+        image_size.0, image_size.1, target_size.0, target_size.1
+    )]
+    TargetSize {
+        /// The image, or the name of the sample.
+        image: PathBuf,
+        /// Its width and height.
+        image_size: (u32, u32),
+        /// Width and height of the target.
+        target_size: (u32, u32),
+    },
+    /// An object of an annotation that cannot be used.
+    #[error("{path}, object {object}: {reason}")]
+    Object {
+        /// The annotation, or the image where it has no file of its own.
+        path: PathBuf,
+        /// Among those of the file, from 0.
+        object: usize,
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
     /// Images without masks, masks without images, or listed samples without either.
     #[error("{images} and {labels} do not pair up: {reason}")]
     MissingPairs {

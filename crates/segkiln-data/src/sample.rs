@@ -18,11 +18,10 @@ impl<T: Target> Sample<T> {
     /// Refuses an image and a target of different sizes, which no transform can move together.
     pub(crate) fn check(&self) -> Result<()> {
         let image_size = (self.image.width(), self.image.height());
-        let mask_size = self.target.size().into();
-        if image_size == mask_size {
+        let target_size = self.target.size().into();
+        if image_size == target_size {
             return Ok(());
         }
-        let name = &self.name;
-        Err(DataError::SizeMismatch { image: name.into(), image_size, mask: format!("of {name}").into(), mask_size })
+        Err(DataError::TargetSize { image: (&self.name).into(), image_size, target_size })
     }
 }

@@ -38,7 +38,7 @@ impl Cityscapes {
         let labels = root.as_ref().join("gtFine").join(split);
         let image_files = files_of_cities(&images, "_leftImg8bit.png")?;
         let mask_files = files_of_cities(&labels, "_gtFine_labelIds.png")?;
-        let pairs = join((&images, &image_files), (&labels, &mask_files), None)?;
+        let pairs = join((&images, &image_files), "mask", (&labels, &mask_files), None)?;
         Ok(Self(Pairs {
             pairs,
             color: ColorMode::Rgb,

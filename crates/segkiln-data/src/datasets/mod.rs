@@ -1,4 +1,4 @@
-//! Data sets of [`Sample`](crate::Sample)s, for Burn's [`Dataset`](burn::data::dataset::Dataset) trait.
+//! Data sets of [`Sample`](crate::Sample)s with label maps or with objects, for Burn's [`Dataset`](burn::data::dataset::Dataset) trait.
 //!
 //! Each is checked when it is opened (all pairs exist, none is empty) and again sample by sample when it is read (sizes
 //! agree, labels are classes). Their order is that of the list, or else of the sorted names, never that of the file
@@ -7,22 +7,28 @@
 //!
 //! Like a slice, a data set panics at an index past its end.
 
+mod boxes;
 mod cached;
 mod cityscapes;
+mod detection;
 mod dsb2018;
 mod folder;
 mod in_memory;
 mod pairs;
 mod regions;
 mod voc;
+mod voc_detection;
 
+pub use boxes::InvalidBoxes;
 pub use cached::Cached;
 pub use cityscapes::Cityscapes;
+pub use detection::{DetectionDataset, DetectionEntry};
 pub use dsb2018::Dsb2018;
 pub use folder::{FolderDataset, FolderOptions};
 pub use in_memory::InMemoryDataset;
 pub use regions::{Region, RegionsDataset};
 pub use voc::VocSegmentation;
+pub use voc_detection::{VocDetection, VocOptions};
 
 #[cfg(test)]
 mod tests;

@@ -80,11 +80,16 @@ pub(super) type Files = BTreeMap<String, PathBuf>;
 /// Pairs the files of two folders by stem. With a list of stems, those, in its order; else all, sorted, and none may be
 /// without its partner. The stem of a mask is its name without `suffix`.
 pub(super) fn by_stem(images: &Path, labels: &Path, suffix: &str, stems: Option<&[String]>) -> Result<Vec<Pair>> {
-    join((images, &files(images, "")?), (labels, &files(labels, suffix)?), stems)
+    join((images, &files(images, "")?), "mask", (labels, &files(labels, suffix)?), stems)
 }
 
-/// Pairs images and masks, each given with the folder that they are from.
-pub(super) fn join(images: (&Path, &Files), masks: (&Path, &Files), stems: Option<&[String]>) -> Result<Vec<Pair>> {
+/// Pairs images and masks, or what else is said of images, each given with the folder that they are from.
+pub(super) fn join(
+    images: (&Path, &Files),
+    what: &str,
+    masks: (&Path, &Files),
+    stems: Option<&[String]>,
+) -> Result<Vec<Pair>> {
     let stems: Vec<&str> = match stems {
         Some(stems) => stems.iter().map(String::as_str).collect(),
         None => {
@@ -107,7 +112,7 @@ pub(super) fn join(images: (&Path, &Files), masks: (&Path, &Files), stems: Optio
             }
         }
     }
-    let lacking = [lacking("image", &no_image), lacking("mask", &no_mask)];
+    let lacking = [lacking("image", &no_image), lacking(what, &no_mask)];
     let reason: Vec<String> = lacking.into_iter().flatten().collect();
     if reason.is_empty() {
         return Ok(pairs);
@@ -131,7 +136,7 @@ pub(super) fn add(files: &mut Files, stem: String, path: PathBuf) -> Result<()> 
 }
 
 /// The image files of a folder by their stems. Hidden files are left out.
-fn files(folder: &Path, suffix: &str) -> Result<Files> {
+pub(super) fn files(folder: &Path, suffix: &str) -> Result<Files> {
     let mut files = Files::new();
     for path in entries(folder)? {
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use burn::data::dataset::Dataset;
 use image::{DynamicImage, GrayImage, RgbImage};
-use segkiln_core::{Classes, LabelMap};
+use segkiln_core::{Classes, Instance, Instances, LabelMap};
 use tempfile::TempDir;
 
 use super::*;
@@ -218,6 +218,147 @@ fn cityscapes_ids_become_train_ids() {
     assert!(Cityscapes::open(disk.0.path(), "train").is_err());
 }
 
+/// An annotation of an image of 20 x 10 pixels.
+fn annotation(objects: &str) -> String {
+    let size = "<size><width>20</width><height>10</height><depth>3</depth></size>";
+    format!("<?xml version=\"1.0\"?>\n<annotation>\n<folder>f</folder>{size}\n{objects}\n</annotation>\n")
+}
+
+fn object(name: &str, [xmin, ymin, xmax, ymax]: [&str; 4]) -> String {
+    format!(
+        "<object>\n\t<name> {name} </name><bndbox>\n<xmax>{xmax}</xmax><xmin>{xmin}</xmin><ymin>{ymin}</ymin>\
+         <ymax>{ymax}</ymax></bndbox></object>"
+    )
+}
+
+/// A set in the layout of VOC whose annotations hold these objects; all images are of 20 x 10 pixels.
+fn voc(objects: &[&str]) -> Disk {
+    let disk = Disk::new();
+    for (index, objects) in objects.iter().enumerate() {
+        disk.image(&format!("JPEGImages/i{index}.jpg"), 20, 10);
+        disk.file(&format!("Annotations/i{index}.xml"), &annotation(objects));
+    }
+    let stems: Vec<String> = (0..objects.len()).map(|index| format!("i{index}")).collect();
+    disk.file("ImageSets/Main/all.txt", &stems.join("\n")).file("ImageSets/Main/first.txt", "i0\n");
+    disk
+}
+
+fn open_voc(disk: &Disk, split: &str, invalid_boxes: InvalidBoxes) -> Result<VocDetection> {
+    VocDetection::open(disk.0.path(), split, VocOptions { invalid_boxes, ..Default::default() })
+}
+
+#[test]
+fn voc_detection_reads_boxes_as_they_are() {
+    let part =
+        "<part><name>head</name><bndbox><xmin>9</xmin><ymin>9</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></part>";
+    let first = object("dog", ["3", "2.5", "20", "10"])
+        .replace("</object>", &format!("{part}<difficult>1</difficult></object>"));
+    let second = object("A&amp;B&#x21;<![CDATA[<]]>", ["1", "1", "2", "3"]);
+    let disk = voc(&["", &(first + &second), &object("cat", ["5", "4", "6", "7"])]);
+    let set = open_voc(&disk, "all", InvalidBoxes::Refuse).unwrap();
+    assert_eq!(set.classes().names(), ["background", "A&B!<", "cat", "dog"]);
+    assert_eq!((set.len(), set.dropped(), set.clipped()), (3, 0, 0));
+    assert!(set.get(0).unwrap().target.is_empty());
+    let sample = set.get(1).unwrap();
+    assert_eq!((sample.name.as_str(), sample.image.channels()), ("i1", 3));
+    let [dog, other] = sample.target.as_slice() else { panic!("two objects") };
+    assert_eq!((dog.label(), dog.bbox.xyxy(), dog.difficult), (3, [3.0, 2.5, 20.0, 10.0], true));
+    assert_eq!((other.label(), other.bbox.xyxy(), other.difficult), (1, [1.0, 1.0, 2.0, 3.0], false));
+    // The classes are those of the whole set, or the given ones.
+    assert_eq!(open_voc(&disk, "first", InvalidBoxes::Refuse).unwrap().classes(), set.classes());
+    let given = VocOptions { classes: Some(Classes::new(["none", "dog"]).unwrap()), ..Default::default() };
+    assert_eq!(VocDetection::open(disk.0.path(), "first", given.clone()).unwrap().classes().count(), 2);
+    let error = message(VocDetection::open(disk.0.path(), "all", given));
+    assert_contains(&error, &["i1.xml, object 1", r#""A&B!<" is none of the classes ["dog"]"#]);
+}
+
+#[test]
+fn invalid_boxes_are_refused_or_dropped() {
+    let objects = [["5", "5", "5", "5"], ["-3", "2", "4", "30"], ["20", "1", "25", "3"], ["nan", "1", "2", "3"]];
+    let objects: String = objects.map(|corners| object("cell", corners)).concat();
+    let disk = voc(&[&objects]);
+    let error = message(open_voc(&disk, "all", InvalidBoxes::Refuse));
+    assert_contains(&error, &["i0.xml, object 0: the box from (5, 5) to (5, 5) has no area within the image of 20x10"]);
+    let set = open_voc(&disk, "all", InvalidBoxes::Drop).unwrap();
+    assert_eq!((set.dropped(), set.clipped()), (3, 1));
+    let target = set.get(0).unwrap().target;
+    assert_eq!(target.as_slice().iter().map(|i| i.bbox.xyxy()).collect::<Vec<_>>(), [[0.0, 2.0, 4.0, 10.0]]);
+}
+
+#[test]
+fn annotations_that_are_none_are_errors() {
+    let whole = object("cell", ["1", "1", "2", "2"]);
+    let refused = |objects: &str, parts: &[&str]| {
+        // Not even where invalid boxes are dropped.
+        let disk = voc(&["", objects]);
+        disk.file("Annotations/i0.xml", &annotation(&whole));
+        assert_contains(&message(open_voc(&disk, "all", InvalidBoxes::Drop)), parts);
+    };
+    refused("<object><bndbox/></object>", &["i1.xml, object 0: it has no `name`"]);
+    refused("<object><name>cell</name></object>", &["i1.xml, object 0: its box has no `xmin`"]);
+    refused(&object("cell", ["1", "1", "2", "two"]), &["i1.xml, object 0: `ymax` is no number but \"two\""]);
+    refused("<object>", &["i1.xml cannot be decoded as a VOC annotation", "expected 'object' tag"]);
+    refused("<!-- ", &["i1.xml cannot be decoded as a VOC annotation"]);
+    refused("<object><name>&nbsp;</name></object>", &["unknown entity reference 'nbsp'"]);
+
+    let disk = voc(&[&whole]);
+    for (content, part) in
+        [("", "root node"), ("<a></a>", "its root is `a`, not `annotation`"), ("<annotation>", "VOC annotation")]
+    {
+        disk.file("Annotations/i0.xml", content);
+        assert_contains(&message(open_voc(&disk, "all", InvalidBoxes::Drop)), &["i0.xml", part]);
+    }
+    fs::write(disk.path("Annotations/i0.xml"), [0xff, 0xfe, 0x3c, 0]).unwrap();
+    assert_contains(&message(open_voc(&disk, "all", InvalidBoxes::Drop)), &["i0.xml", "not UTF-8"]);
+    disk.file("Annotations/i0.xml", &annotation(""));
+    assert_contains(&message(open_voc(&disk, "all", InvalidBoxes::Drop)), &["Annotations are no classes"]);
+    disk.file("Annotations/i0.xml", &annotation(&object("background", ["1", "1", "2", "2"])));
+    assert_contains(&message(open_voc(&disk, "all", InvalidBoxes::Drop)), &["\"background\" is used twice"]);
+    fs::remove_file(disk.path("Annotations/i0.xml")).unwrap();
+    assert_contains(&message(open_voc(&disk, "all", InvalidBoxes::Drop)), &["no annotation for 1 (i0)"]);
+}
+
+#[test]
+fn hostile_annotations_cost_no_more_than_they_are_long() {
+    let disk = voc(&[&object("cell", ["1", "1", "2", "2"])]);
+    let attributes = |count: usize| format!("<a{}>", (0..count).map(|i| format!(" a{i}=''")).collect::<String>());
+    let spaces = |count: usize| (0..count).map(|i| format!("<a xmlns:n{i}='u{i}'>")).collect::<String>();
+    let nested = ["<a>".repeat(500_000), "<annotation>&amp;".repeat(200_000)];
+    for content in nested.into_iter().chain([1_000, 9_999, 100_000].map(attributes)).chain([100, 9_999].map(spaces)) {
+        disk.file("Annotations/i0.xml", &content);
+        let start = std::time::Instant::now();
+        assert_contains(&message(open_voc(&disk, "all", InvalidBoxes::Drop)), &["i0.xml cannot be decoded"]);
+        assert!(start.elapsed().as_secs() < 10);
+    }
+    disk.file("Annotations/i0.xml", &" ".repeat((4 << 20) + 1));
+    assert_contains(&message(open_voc(&disk, "all", InvalidBoxes::Drop)), &["are over the limit"]);
+}
+
+#[test]
+fn annotated_sizes_are_held_against_the_images() {
+    let disk = voc(&[&object("cell", ["1", "1", "2", "2"])]);
+    disk.image("JPEGImages/i0.jpg", 20, 11);
+    let error = message(open_voc(&disk, "all", InvalidBoxes::Refuse).unwrap().get(0));
+    assert_contains(&error, &["i0.jpg has 20x11 pixels, its target or annotation 20x10"]);
+    // An annotation without a size takes the image's.
+    let sizeless = annotation(&object("cell", ["1", "1", "2", "11"])).replace("<width>20</width>", "<width>0</width>");
+    disk.file("Annotations/i0.xml", &sizeless);
+    let set = open_voc(&disk, "all", InvalidBoxes::Refuse).unwrap();
+    assert_eq!((set.clipped(), set.get(0).unwrap().target.height()), (0, 11));
+}
+
+#[test]
+fn detection_data_sets_check_their_labels() {
+    let bbox = segkiln_core::BBox::new(0.0, 0.0, 1.0, 1.0).unwrap();
+    let instances = Instances::new(2, 2, vec![Instance::new(bbox, 2).unwrap()]).unwrap();
+    let entry = DetectionEntry { name: "a".into(), image: "a.png".into(), instances };
+    let error = message(DetectionDataset::new(vec![entry.clone()], Classes::binary()));
+    assert_contains(&error, &["a.png, object 0: label 2 is none of the 2 classes (0 to 1)"]);
+    let set = DetectionDataset::new(vec![entry], Classes::new(["none", "a", "b"]).unwrap()).unwrap();
+    assert_contains(&message(set.get(0)), &["a.png"]);
+    assert_contains(&message(DetectionDataset::new(vec![], Classes::binary())), &["no samples"]);
+}
+
 /// The shared data, or a message that says what is not tested.
 fn shared(name: &str) -> Option<PathBuf> {
     let workspace = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data");
@@ -247,6 +388,37 @@ fn dsb2018_loads_and_no_label_map_is_taken_for_a_photograph() {
     let val = Dsb2018::open(&root, "val", MaskFormat::Binary).unwrap();
     let foreground = foreground_fractions(&val, None).unwrap();
     assert!(foreground.iter().all(|share| *share > 0.0 && *share < 0.7));
+}
+
+#[test]
+fn bccd_loads_but_for_one_invalid_box_a_split() {
+    let Some(root) = shared("bccd") else { return };
+    // Counts and sums of the raw coordinates by Python's xml.etree.
+    let splits = [
+        (
+            "train",
+            205,
+            "BloodImage_00343.xml, object 3",
+            [209, 2381, 214],
+            [750_278.0, 528_368.0, 1_049_444.0, 812_586.0],
+        ),
+        ("val", 87, "BloodImage_00338.xml, object 12", [83, 967, 87], [306_538.0, 216_307.0, 428_015.0, 332_736.0]),
+    ];
+    for (split, images, invalid, counts, sums) in splits {
+        let open = |invalid_boxes| VocDetection::open(&root, split, VocOptions { invalid_boxes, ..Default::default() });
+        assert_contains(&message(open(InvalidBoxes::Refuse)), &[invalid, "has no area within the image of 640x480"]);
+        let set = open(InvalidBoxes::Drop).unwrap();
+        assert_eq!(set.classes().names(), ["background", "Platelets", "RBC", "WBC"]);
+        assert_eq!((set.len(), set.dropped(), set.clipped()), (images, 1, 0));
+        let (mut found, mut sum) = ([0; 3], [0.0; 4]);
+        for instance in set.entries().iter().flat_map(|entry| entry.instances.as_slice()) {
+            found[instance.label() as usize - 1] += 1;
+            sum.iter_mut().zip(instance.bbox.xyxy()).for_each(|(sum, value)| *sum += value);
+        }
+        assert_eq!((found, sum), (counts, sums));
+        let sample = set.get(images - 1).unwrap();
+        assert_eq!((sample.image.width(), sample.image.height(), sample.image.channels()), (640, 480, 3));
+    }
 }
 
 #[test]
