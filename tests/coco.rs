@@ -100,8 +100,11 @@ fn figures_are_pycocotools() {
 #[test]
 fn parameters_are_pycocotools() {
     let (expected, params) = (fixture("defaults"), CocoParams::default());
-    assert_eq!(params.iou_thresholds, read::<Vec<f64>>(&expected["iou"]));
-    assert_eq!(params.recall_thresholds, read::<Vec<f64>>(&expected["recall"]));
+    let exact = |name: &str| -> Vec<f64> {
+        read::<Vec<String>>(&expected[name]).iter().map(|number| number.parse().unwrap()).collect()
+    };
+    assert_eq!(params.iou_thresholds, exact("iou"));
+    assert_eq!(params.recall_thresholds, exact("recall"));
     let areas: Vec<[f64; 2]> = params.areas.iter().map(|area| [area.from, area.to]).collect();
     assert_eq!(areas, read::<Vec<[f64; 2]>>(&expected["areas"]));
 }
@@ -165,7 +168,9 @@ fn the_program_prints_twelve_figures() {
     };
     for kind in ["bbox", "segm"] {
         let stats = &run_well(program(kind).args(["--seed", "3", "--device", "flex"]))["stats"];
-        assert_eq!(*stats, json!([1.0, 1.0, 1.0, 1.0, -1.0, -1.0, 1.0, 1.0, 1.0, 1.0, -1.0, -1.0]));
+        for (index, expected) in [1, 1, 1, 1, -1, -1, 1, 1, 1, 1, -1, -1].into_iter().enumerate() {
+            near(read(&stats[index]), &json!(expected), &format!("{kind} {index}"));
+        }
     }
     let table = common::run(&mut program("bbox")).stdout;
     let first = " Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 1.000";
@@ -217,7 +222,7 @@ fn what_cannot_be_evaluated() {
             segm,
             format!("{one}/segmentation"),
             runs([60, 40], json!([2400])),
-            &["annotation 12", "`segmentation`", "(40, 60)", "(60, 40)"],
+            &["annotation 12", "`segmentation`", "40x60", "60x40"],
         ),
         (
             segm,

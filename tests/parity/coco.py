@@ -245,7 +245,9 @@ def write():
             case[kind]["one class"] = expected(gt, dt, kind, useCats=0)["stats"]
         cases.append(case)
     params = evaluate(cases[0]["gt"], cases[0]["dt"], "bbox").params
-    defaults = {"iou": params.iouThrs.tolist(), "recall": params.recThrs.tolist(), "areas": params.areaRng}
+    # As texts, of which no reader rounds the last bit.
+    texts = lambda values: [repr(float(value)) for value in values]
+    defaults = {"iou": texts(params.iouThrs), "recall": texts(params.recThrs), "areas": params.areaRng}
     voc = []
     for seed in range(3):
         images = voc_problem(np.random.default_rng(seed))

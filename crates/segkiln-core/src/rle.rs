@@ -179,7 +179,7 @@ impl Rle {
     /// - [`CoreError::MaskString`] if the characters are no numbers
     pub fn from_string(width: u32, height: u32, string: &str) -> Result<Self> {
         let wrong = |position: usize, reason: &'static str| CoreError::MaskString { position, reason };
-        let mut counts: Vec<u32> = Vec::new();
+        let mut counts: Vec<u32> = Vec::with_capacity(string.len() / 2);
         let (mut value, mut shift) = (0i64, 0);
         for (position, byte) in string.bytes().enumerate() {
             let bits = byte.checked_sub(48).filter(|bits| *bits < 64);

@@ -72,7 +72,10 @@ impl CocoFile {
     /// missing or of another type, a number that is not finite, a box that is not within ±10⁹, an image without pixels or with
     /// more than 2³² - 1, or an annotation whose image or category the file does not have.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
-        let source = Source::read(path.as_ref())?;
+        Self::parse(Source::read(path.as_ref())?)
+    }
+
+    pub(super) fn parse(source: Source) -> Result<Self> {
         let sections = Sections::find(&source.bytes).map_err(|fault| source.damaged(fault))?;
         let missing = |field: &str| {
             source.damaged(Fault { at: 0, field: Some(field.into()), reason: "is missing; write it".into() })

@@ -41,7 +41,7 @@ use std::{
 };
 
 use rayon::prelude::*;
-use segkiln_core::Rle;
+use segkiln_core::{CoreError, Rle};
 use serde::Serialize;
 
 use self::json::{Chunk, Fault, Reader};
@@ -214,10 +214,16 @@ fn parse_bbox(reader: &mut Reader) -> std::result::Result<Option<[f64; 4]>, Faul
 
 /// The mask of an entry of `path` on an image of `size` (width, height).
 fn decode(path: &Path, entry: impl FnOnce() -> String, segmentation: &Segmentation, size: [u32; 2]) -> Result<Rle> {
-    segmentation.to_rle(size[0], size[1]).map_err(|reason| DataError::Coco {
+    segmentation.to_rle(size[0], size[1]).map_err(|error| DataError::Coco {
         path: path.into(),
         entry: entry(),
         field: "segmentation".into(),
-        reason: reason.to_string(),
+        reason: match error {
+            CoreError::MaskMismatch { first, second } => format!(
+                "the mask has {}x{} pixels, its image {}x{}; correct the size, which is [height, width], or the image's",
+                first[0], first[1], second[0], second[1]
+            ),
+            other => format!("{other}; correct it or remove the entry"),
+        },
     })
 }

@@ -15,12 +15,9 @@ const WHOLE: &str = r#"{
     "images": [{"id": "seven"}, {"id": 7, "file_name": "a.png", "width": 6, "height": 4}]
 }"#;
 
-/// Reads a text as an annotation file.
+/// Takes a text for an annotation file.
 fn file(text: &str) -> Result<CocoFile> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("gt.json");
-    fs::write(&path, text).unwrap();
-    CocoFile::read(path)
+    CocoFile::parse(Source { path: "gt.json".into(), bytes: text.into() })
 }
 
 /// Reads a text as a result file.
@@ -82,10 +79,7 @@ fn damaged_anywhere() {
         for byte in [b'"', b'[', b']', b'{', b'}', b',', b':', b'\\', b'-', b'9', b' ', 0xff] {
             let mut bytes = WHOLE.as_bytes().to_vec();
             bytes[at] = byte;
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("gt.json");
-            fs::write(&path, bytes).unwrap();
-            if let Ok(file) = CocoFile::read(path) {
+            if let Ok(file) = CocoFile::parse(Source { path: "gt.json".into(), bytes }) {
                 for annotation in file.annotations() {
                     let _ = file.mask(annotation);
                 }
@@ -99,7 +93,9 @@ fn no_file() {
     let folder = tempfile::tempdir().unwrap();
     refused(CocoFile::read(folder.path().join("gt.json")), &["cannot read", "gt.json"]);
     refused(CocoFile::read(folder.path()), &["not a regular file"]);
-    refused(file(""), &["gt.json is empty"]);
+    fs::write(folder.path().join("gt.json"), "").unwrap();
+    refused(CocoFile::read(folder.path().join("gt.json")), &["gt.json is empty"]);
+    refused(file(""), &["gt.json, line 1", "truncated"]);
     for text in
         ["images", "[]", "7", "{}{}", "\u{feff}{}", "{\"images\": [1", "{\"images\" []}", "{\"images\": 5}", "{,}"]
     {
@@ -161,7 +157,7 @@ fn wrong_fields() {
 #[test]
 fn masks_of_another_size() {
     for (right, wrong, words) in [
-        ("[4, 6]}, \"key", "[6, 4]}, \"key", &["annotation 12", "(width, height)"][..]),
+        ("[4, 6]}, \"key", "[6, 4]}, \"key", &["annotation 12", "6x4", "4x6"][..]),
         ("[3, 2, 19]", "[3, 2, 19, 1]", &["annotation 12", "25 pixels"]),
         ("[3, 2, 19]", "[4000000000, 4000000000]", &["annotation 12", "8000000000 pixels"]),
         ("[3, 3, 5, 3, 5, 4]", "[3, 3, 5, 3]", &["annotation 14", "polygon 1", "three vertices"]),
