@@ -99,8 +99,8 @@ impl Detector {
     /// torchvision's network of this name (see [`RcnnConfig::NAMES`]) with weights in a file of torchvision's, `.pth` or
     /// `.safetensors`, for `classes` classes with the background; with 91 they are COCO's.
     ///
-    /// The weights that torchvision trained on COCO for its first two ResNet-50 networks, which are known by the names of
-    /// their files, were trained with an epsilon of 0 in their norms.
+    /// The weights that torchvision trained on COCO for its first two ResNet-50 networks have norms with an epsilon of 0.
+    /// They are known by their 91 classes, and by norms that do not count batches, as only frozen ones do.
     ///
     /// # Errors
     /// [`DetectError::UnknownName`], or [`DetectError::Weights`] naming the file and, if it is of another network, its
@@ -113,10 +113,14 @@ impl Detector {
     ) -> Result<Self, DetectError> {
         let path = weights.as_ref();
         let mut config = RcnnConfig::by_name(name, classes).ok_or_else(|| DetectError::UnknownName(name.into()))?;
-        if is_first_coco(path) {
-            config = config.with_frozen_norm(0.0);
-        }
         let is_ours = path.extension().is_some_and(|extension| extension == "bpk");
+        let first = ["fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn"].contains(&name) && classes == 91;
+        if first && !is_ours {
+            let counts = |name: &String| name.ends_with(".num_batches_tracked");
+            if !weights::torch_names(path)?.iter().any(counts) {
+                config = config.with_frozen_norm(0.0);
+            }
+        }
         let model = config.init(device)?;
         let model = if is_ours { weights::load(model, path)? } else { weights::load_torch(model, path, &[])? };
         let card = DetectorCard::new(config, DetectorCard::default_classes(classes));
@@ -178,11 +182,4 @@ impl Detector {
     pub fn overlay(&self, image: &DynamicImage, detections: &[Detection]) -> Result<RgbImage, DetectError> {
         Ok(draw::detections(image, detections, &self.card.classes)?)
     }
-}
-
-/// Whether these are `FasterRCNN_ResNet50_FPN_Weights.COCO_V1` or `MaskRCNN_ResNet50_FPN_Weights.COCO_V1`, whose files are
-/// named by the begin of their SHA-256.
-fn is_first_coco(path: &Path) -> bool {
-    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-    ["258fb6c6", "bf2d0c1e"].iter().any(|hash| name.contains(hash))
 }

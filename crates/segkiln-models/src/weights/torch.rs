@@ -58,6 +58,15 @@ pub fn torch_shapes<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
     expected(module).into_iter().map(|Expected { name, shape }| (name, shape)).collect()
 }
 
+/// The names of the tensors in a file, as they are there.
+///
+/// # Errors
+/// [`WeightsError::Read`].
+pub fn torch_names(path: &Path) -> Result<Vec<String>, WeightsError> {
+    let file = Source::open(path).map_err(|reason| WeightsError::Read { path: path.into(), reason })?;
+    Ok(file.0.into_keys().collect())
+}
+
 /// A tensor of the network, by torchvision's name.
 struct Expected {
     name: String,
@@ -159,7 +168,7 @@ impl Source {
                 safetensors::Dtype::F32 => DType::F32,
                 safetensors::Dtype::F16 => DType::F16,
                 safetensors::Dtype::BF16 => DType::BF16,
-                _ => continue,
+                _ => DType::I64,
             };
             let at = view.data().as_ptr() as usize - start;
             let (bytes, range) = (bytes.clone(), at..at + view.data().len());
@@ -180,7 +189,7 @@ impl Source {
                 Torch::F16 => DType::F16,
                 Torch::BF16 => DType::BF16,
                 // Counters, which no network here has.
-                _ => continue,
+                _ => DType::I64,
             };
             let shape = tensor.shape().to_vec();
             let read = Box::new(move || tensor.read().map_err(|error| error.to_string()));
