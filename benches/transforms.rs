@@ -22,7 +22,7 @@ fn sample(channels: usize) -> Sample {
     Sample {
         name: "synthetic".into(),
         image: Image::new(SIDE, SIDE, channels, (0..pixels * channels as u32).map(value).collect()).expect("the size"),
-        mask: LabelMap::new(SIDE, SIDE, (0..pixels).map(|i| (i / SIDE / 32 + i % SIDE / 32) % 3).collect())
+        target: LabelMap::new(SIDE, SIDE, (0..pixels).map(|i| (i / SIDE / 32 + i % SIDE / 32) % 3).collect())
             .expect("the size"),
     }
 }

@@ -204,7 +204,7 @@ fn evaluate(segmenter: &Segmenter, dataset: &FolderDataset, pictures: &Path) -> 
     let mut matrix = ConfusionMatrix::new(segmenter.classes().count(), segmenter.classes().ignore_index())?;
     let options = SegmentOptions { probabilities: false, ..Default::default() };
     for (index, sample) in dataset.iter().enumerate() {
-        let Sample { name, image, mask } = sample?;
+        let Sample { name, image, target: mask } = sample?;
         let result = segmenter.segment_values(&image, &options)?;
         matrix.update(result.map().as_slice(), mask.as_slice())?;
         if index < OVERLAYS {

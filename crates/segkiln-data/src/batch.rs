@@ -210,4 +210,19 @@ mod tests {
         let error = Batch::collate(vec![wild], &Device::default()).unwrap_err().to_string();
         assert!(error.contains("wild: label 4294967295"), "{error}");
     }
+
+    #[test]
+    fn objects_must_be_those_of_their_images() {
+        let with = |target: Instances| {
+            let Sample { name, image, .. } = sample("a", 3, 2, 0.0);
+            DetectionBatch::collate(vec![Sample { name, image, target }], &Device::default())
+        };
+        let batch = with(Instances::new(3, 2, vec![]).unwrap()).unwrap();
+        assert_eq!((batch.images[0].dims(), batch.targets[0].len()), ([2, 2, 3], 0));
+        let values = batch.images[0].to_data().try_to_vec::<f32>().unwrap();
+        assert_eq!(values[..6], [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
+        let error = with(Instances::new(2, 3, vec![]).unwrap()).unwrap_err().to_string();
+        assert_eq!(error, "a has 3x2 pixels, its target or annotation 2x3; they must be equal");
+        assert!(DetectionBatch::collate(vec![], &Device::default()).is_err());
+    }
 }

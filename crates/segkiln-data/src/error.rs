@@ -146,7 +146,7 @@ pub enum DataError {
     /// An image and a mask of different sizes.
     #[error("{image} has {}x{} pixels, its mask {mask} {}x{}; they must be equal", image_size.0, image_size.1, mask_size.0, mask_size.1)]
     SizeMismatch {
-        /// The image, or the name of the sample.
+        /// The image.
         image: PathBuf,
         /// Its width and height.
         image_size: (u32, u32),

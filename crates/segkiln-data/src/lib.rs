@@ -1,7 +1,7 @@
-//! Images, masks, data sets, transforms and loaders for segmentation.
+//! Images, masks, objects, data sets, transforms and loaders for segmentation and detection.
 //!
-//! file → [`read_image`] and [`read_labels`] → [`Sample`] → [`transforms`], which move image and mask together →
-//! [`Loader`] → [`Batch`] of tensors. Back: a label map → [`draw`], [`write_labels`].
+//! file → [`read_image`] and [`read_labels`] → [`Sample`] → [`transforms`], which move image and target together →
+//! [`Loader`] → [`Batch`] of tensors, or [`DetectionBatch`]. Back: a label map → [`draw`], [`write_labels`].
 //!
 //! Two promises hold throughout. Bad input is an error that names the file and the reason, never a panic, a hang or a
 //! silent skip. And random choices are a function of a seed, the epoch and a sample's position in it, never of which

@@ -8,9 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use burn::tensor::Tensor;
+use segkiln_core::Instances;
+
 use super::*;
 use crate::{
-    Batch,
+    Batch, DetectionBatch,
     datasets::InMemoryDataset,
     transforms::{
         Affine, Brightness, ElasticDeformation, GaussianNoise, HorizontalFlip, RandomCrop, Target,
@@ -81,6 +84,42 @@ fn the_same_to_the_bit_for_any_number_of_workers() {
     for (workers, prefetch) in [(1, 1), (1, 4), (2, 2), (3, 8), (8, 3), (16, 16)] {
         assert!(run(workers, prefetch) == reference, "{workers} workers, {prefetch} ahead");
     }
+}
+
+/// The blocks of [`dataset`] as objects, in images of different sizes.
+fn objects(count: u32) -> Arc<InMemoryDataset<Instances>> {
+    let sample = |i: u32| {
+        let Sample { image, target, .. } = blocks(20 + i, 16, 3, 6);
+        Sample { name: format!("s{i}"), image, target: Instances::from_labels(&target, |_| 1).unwrap() }
+    };
+    Arc::new(InMemoryDataset::new((0..count).map(sample).collect()))
+}
+
+#[test]
+fn objects_come_with_images_of_their_own_sizes() {
+    let run = |workers: usize, epoch: usize| {
+        let transform = Compose::new().then(HorizontalFlip { p: 0.5 }).then(ElasticDeformation::unet());
+        let builder = Loader::builder(objects(5)).transform(transform).batch_size(2).shuffle(true).workers(workers);
+        let loader = builder.seed(7).build().unwrap();
+        loader.epoch().set(epoch);
+        let contents = |batch: DetectionBatch| {
+            let bits = |image: Tensor<3>| (image.dims(), image.into_data().iter::<f32>().map(f32::to_bits).collect());
+            let images: Vec<([usize; 3], Vec<u32>)> = batch.images.into_iter().map(bits).collect();
+            (batch.names, images, batch.targets)
+        };
+        loader.iter().map(|batch| contents(batch.unwrap())).collect::<Vec<_>>()
+    };
+    let reference = run(0, 0);
+    assert_eq!(reference.iter().map(|(names, ..)| names.len()).collect::<Vec<_>>(), [2, 2, 1]);
+    for (names, images, targets) in &reference {
+        for ((name, (dims, _)), target) in names.iter().zip(images).zip(targets) {
+            let width = 20 + name[1..].parse::<u32>().unwrap();
+            assert_eq!((*dims, target.width(), target.height()), ([3, 16, width as usize], width, 16));
+            assert!(!target.is_empty());
+        }
+    }
+    assert!([1, 2, 4].iter().all(|workers| run(*workers, 0) == reference));
+    assert!(run(2, 1) != reference);
 }
 
 #[test]

@@ -1,11 +1,12 @@
-//! Transforms that move an image and its mask together, and transforms of the image's values.
+//! Transforms that move an image and its target together, and transforms of the image's values. Each works on any
+//! [`Target`]: on samples with a label map, and on samples with objects.
 //!
 //! **Sampling.** Pixel (x, y) covers the square from (x, y) to (x + 1, y + 1); its centre is at (x + 0.5, y + 0.5).
 //! Where a transform moves centres off centres, the image is sampled bilinearly and the mask takes the label in whose
 //! square the point falls. Flips, turns and crops move pixels whole and change no value.
 //!
 //! **Beyond the edge** a [`Border`] says what is seen; by default image and mask are mirrored, so that mirrored objects
-//! keep their labels.
+//! keep their labels. Objects in [`Instances`](segkiln_core::Instances) end at the edge.
 //!
 //! **Values.** Transforms of colour expect values in `[0, 1]` and clamp to it, so they come before
 //! [`Normalize`]. They leave the fourth channel (alpha) of four as it is.
