@@ -21,7 +21,7 @@ fn regions(criterion: &mut Criterion) {
     for (name, count, side, size, sampling_ratio) in [
         ("1000_to_7x7", 1000, 180.0, [7, 7], Some(2)),
         ("25_to_14x14", 25, 180.0, [14, 14], Some(2)),
-        ("200_large_to_7x7", 200, 800.0, [7, 7], None),
+        ("200_large_to_7x7", 200, 700.0, [7, 7], None),
     ] {
         let options = RoiAlignOptions { size, scale: 0.25, sampling_ratio, aligned: false };
         let rois = boxes(count, side);

@@ -2,7 +2,7 @@ use std::fs;
 
 use burn::{
     backend::Dispatch,
-    tensor::{Device, Tensor, TensorData, Tolerance},
+    tensor::{DType, Device, Tensor, TensorData, Tolerance},
 };
 use serde::Deserialize;
 
@@ -183,6 +183,19 @@ fn views_and_empty_lists_work() {
     }
 }
 
+/// They are computed with as f32.
+#[test]
+fn other_floats_work() {
+    let boxes = fixture().boxes;
+    let (device, options) = (Device::flex(), options([3, 4], Some(2), true));
+    let expected = roi_align(wave([2, 3, 20, 28], &device), regions(&boxes, &device), options).into_data();
+    let x = wave([2, 3, 20, 28], &device.autodiff()).cast(DType::F64).require_grad();
+    let y = roi_align(x.clone(), regions(&boxes, &x.device()).cast(DType::F64), options);
+    let gradient = x.grad(&(y.clone() * y.clone()).backward()).expect("x is tracked");
+    assert_eq!([y.dtype(), gradient.dtype()], [DType::F64; 2]);
+    y.into_data().convert::<f32>().assert_eq(&expected, true);
+}
+
 /// Neither the time nor the memory depends on how large a box is.
 #[test]
 fn absurd_boxes_are_harmless() {
@@ -254,6 +267,23 @@ fn bits_do_not_depend_on_the_thread_count() {
     for threads in [2, 5] {
         for (ours, one) in with(threads).iter().zip(&one) {
             ours.assert_eq(one, true);
+        }
+    }
+}
+
+/// Where no one looks at the indices.
+#[cfg(feature = "vulkan")]
+#[test]
+fn images_outside_the_batch_are_harmless_on_gpus() {
+    let gpu = Device::vulkan(Default::default());
+    for device in test_devices().into_iter().filter(|device| *device == gpu) {
+        let device = device.autodiff();
+        let boxes = [-1.0, -7.0, 2.0, 1e9, f32::INFINITY, f32::NAN].map(|image| [image, 0.0, 0.0, 9.0, 9.0]);
+        let x = wave([2, 3, 8, 9], &device).require_grad();
+        let y = roi_align(x.clone(), regions(&boxes, &device), options([2, 2], None, true));
+        let gradient = x.grad(&(y.clone() + 1.0).square().backward()).expect("x is tracked");
+        for values in [y.inner(), gradient] {
+            assert!(values.into_data().iter::<f32>().all(|value| value == 0.0));
         }
     }
 }
