@@ -10,19 +10,22 @@ use std::{fs, path::Path, process::ExitCode, time::Instant};
 
 use burn::{
     module::Module,
-    optim::{AdamConfig, GradientsParams},
+    optim::{AdamConfig, GradientsParams, SgdConfig, momentum::MomentumConfig},
     tensor::{Device, Distribution, Int, Tensor, ops::ConvOptions},
 };
 use clap::Parser;
 use segkiln::{
     coco_evaluate,
-    core::Rle,
+    core::{BBox, Instance, Instances, Rle},
     data::coco::{CocoFile, CocoResult, CocoResultFile, Segmentation, write_results},
     metrics::{
         losses::{CrossEntropyLossConfig, SegmentationLoss},
         metrics::coco::{CocoParams, IouType},
     },
-    models::unet::{UNet, UNetConfig},
+    models::{
+        rcnn::{Rcnn, RcnnConfig, Sampling},
+        unet::{UNet, UNetConfig},
+    },
     ops::{RoiAlignOptions, conv2d, nms, roi_align},
     select_device,
 };
@@ -60,6 +63,11 @@ fn case(name: &str, device: &Device) -> Result<Case, Failure> {
         "unet32_infer_256" => unet_infer(32, 256, device),
         "unet64_infer_512" => unet_infer(64, 512, device),
         "unet32_train_256" => unet_train(32, 256, 2, device),
+        "fasterrcnn_resnet50_fpn_infer_800" => detector("fasterrcnn_resnet50_fpn", [800, 1088], device)?,
+        "maskrcnn_resnet50_fpn_infer_800" => detector("maskrcnn_resnet50_fpn", [800, 1088], device)?,
+        "maskrcnn_resnet50_fpn_train_512" => detector_train("maskrcnn_resnet50_fpn", [512, 512], device)?,
+        "roi_align_forward" => regions(false, device),
+        "roi_align_backward" => regions(true, device),
         "nms_10000" => suppression(10_000, device),
         "coco_eval_1000" => evaluation(1000, device)?,
         _ => {
@@ -69,9 +77,10 @@ fn case(name: &str, device: &Device) -> Result<Case, Failure> {
     })
 }
 
-const KNOWN: &str = "unet32_infer_256, unet64_infer_512, unet32_train_256, nms_10000, roi_align_forward, \
-                     roi_align_backward, coco_eval_1000, \
-                     conv_iCI_oCO_kK_sS_dD_gG_nN and the same with _backward";
+const KNOWN: &str = "unet32_infer_256, unet64_infer_512, unet32_train_256, fasterrcnn_resnet50_fpn_infer_800, \
+                     maskrcnn_resnet50_fpn_infer_800, maskrcnn_resnet50_fpn_train_512, roi_align_forward, \
+                     roi_align_backward, nms_10000, coco_eval_1000, conv_iCI_oCO_kK_sS_dD_gG_nN and the same with \
+                     _backward";
 
 fn main() -> ExitCode {
     common::main(run)
@@ -126,6 +135,49 @@ fn unet_train(base: usize, side: usize, batch: usize, device: &Device) -> Case {
         value.into_scalar::<f32>();
         device.sync().expect("the device finishes its work");
     })
+}
+
+/// An image of the size that the network sees, all detections kept.
+fn detector(name: &str, [height, width]: [usize; 2], device: &Device) -> Result<Case, Failure> {
+    let config = RcnnConfig::by_name(name, 91).ok_or("no such network")?.with_min_size(height).with_max_size(width);
+    let roi = config.roi.clone().with_score(0.0);
+    let model = config.with_roi(roi).init(device)?.materialize();
+    let x = [Tensor::<3>::random([3, height, width], Distribution::Default, device)];
+    Ok(Box::new(move || {
+        std::hint::black_box(model.detect(&x).expect("the image fits"));
+    }))
+}
+
+/// Eight objects of noise on one image.
+fn detector_train(name: &str, [height, width]: [usize; 2], device: &Device) -> Result<Case, Failure> {
+    let device = device.clone().autodiff();
+    let config = RcnnConfig::by_name(name, 91).ok_or("no such network")?.with_min_size(height).with_max_size(width);
+    let mut model = Some(config.init(&device)?.materialize());
+    let mut optimizer = SgdConfig::new().with_momentum(Some(MomentumConfig::new().with_dampening(0.0))).init();
+    let x = [Tensor::<3>::random([3, height, width], Distribution::Default, &device)];
+    let numbers = uniform(8 * 5, 1.0, &device);
+    let noise = uniform(8 * height * width, 1.0, &device);
+    let (width, height) = (width as u32, height as u32);
+    let mut objects = Vec::new();
+    for (numbers, noise) in numbers.chunks_exact(5).zip(noise.chunks_exact((width * height) as usize)) {
+        let [x, y, w, h, label] = [0, 1, 2, 3, 4].map(|index| f64::from(numbers[index]));
+        let (w, h) = (16.0 + 0.2 * w * f64::from(width), 16.0 + 0.2 * h * f64::from(height));
+        let bbox = BBox::from_xywh([0.7 * x * f64::from(width), 0.7 * y * f64::from(height), w, h])?;
+        let mask = Rle::from_fn(width, height, |x, y| noise[(y * width + x) as usize] > 0.5)?;
+        objects.push(Instance::new(bbox, 1 + (label * 89.0) as u32)?.with_mask(mask));
+    }
+    let targets = [Instances::new(width, height, objects)?];
+    let mut seed = 0;
+    Ok(Box::new(move || {
+        let current: Rcnn = model.take().expect("put back below");
+        let losses = current.losses(&x, &targets, Sampling::Random { seed }).expect("the targets fit");
+        seed += 1;
+        let total = losses.total();
+        let gradients = GradientsParams::from_grads(total.backward(), &current);
+        model = Some(optimizer.step(1e-3, current, gradients));
+        total.into_scalar::<f32>();
+        device.sync().expect("the device finishes its work");
+    }))
 }
 
 /// Boxes of 1 to 101 pixels a side on 1000×1000, at an overlap of a half.

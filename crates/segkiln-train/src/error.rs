@@ -13,6 +13,9 @@ pub enum TrainError {
     /// Weights could not be read or written.
     #[error(transparent)]
     Weights(#[from] segkiln_models::weights::WeightsError),
+    /// The network cannot be built.
+    #[error(transparent)]
+    Network(#[from] segkiln_models::rcnn::RcnnError),
     /// A field of the recipe is out of range.
     #[error("recipe: {field} {reason}")]
     Recipe {

@@ -11,6 +11,7 @@
 
 pub mod checkpoint;
 pub mod curves;
+pub mod detection;
 pub mod ema;
 mod error;
 mod figures;
@@ -19,6 +20,7 @@ pub mod optimizer;
 mod params;
 mod recipe;
 mod renderer;
+mod run;
 pub mod schedule;
 pub mod strategy;
 pub mod task;

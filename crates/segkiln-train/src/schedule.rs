@@ -33,6 +33,18 @@ pub enum ScheduleConfig {
         /// Last rate as a share of the peak.
         floor: f64,
     },
+    /// Linear rise from `start · lr` over `warmup` of the steps; a `gamma` of the rate from each milestone on: the schedule of
+    /// torchvision's detectors.
+    MultiStep {
+        /// Share of the steps in `[0, 1)`.
+        warmup: f64,
+        /// First rate as a share of the peak.
+        start: f64,
+        /// Shares of the steps, rising.
+        milestones: [f64; 2],
+        /// What the rate is multiplied by at each.
+        gamma: f64,
+    },
     /// Smith's one-cycle policy as PyTorch's `OneCycleLR` computes it with cosine annealing: up from
     /// `lr / initial_divisor`, down to `lr / initial_divisor / final_divisor`.
     OneCycle {
@@ -46,6 +58,11 @@ pub enum ScheduleConfig {
 }
 
 impl ScheduleConfig {
+    /// A short rise, then a tenth after two thirds and again after eleven twelfths of the steps, as in Mask R-CNN's paper.
+    pub fn multi_step() -> Self {
+        Self::MultiStep { warmup: 0.02, start: 1e-3, milestones: [2.0 / 3.0, 11.0 / 12.0], gamma: 0.1 }
+    }
+
     /// One cycle with PyTorch's defaults: 30 % up, from 1/25 of the peak, down to 1/250,000.
     pub fn one_cycle() -> Self {
         Self::OneCycle { rise: 0.3, initial_divisor: 25.0, final_divisor: 1e4 }
@@ -85,6 +102,12 @@ impl Schedule {
                     cosine(self.peak, self.peak * floor, share(rise, steps - 1.0))
                 }
             }
+            ScheduleConfig::MultiStep { warmup, start, milestones, gamma } => {
+                let rise = (warmup * steps).round();
+                let warmth = if step < rise { start + (1.0 - start) * step / rise } else { 1.0 };
+                let passed = milestones.iter().filter(|share| step >= (**share * steps).round()).count();
+                self.peak * warmth * gamma.powi(passed as i32)
+            }
             ScheduleConfig::OneCycle { rise, initial_divisor, final_divisor } => {
                 let (top, last) = (rise * steps - 1.0, steps - 1.0);
                 let first_rate = self.peak / initial_divisor;
@@ -120,6 +143,16 @@ mod tests {
 
     fn close(a: f64, b: f64) {
         assert!((a - b).abs() <= 1e-9 * b.abs().max(1e-9), "{a} against {b}");
+    }
+
+    #[test]
+    fn multi_step_warms_up_and_falls() {
+        let config = ScheduleConfig::MultiStep { warmup: 0.1, start: 0.001, milestones: [0.6, 0.9], gamma: 0.1 };
+        let schedule = Schedule::new(config, 0.02, 100);
+        // PyTorch's LinearLR(start_factor=0.001, total_iters=10) and MultiStepLR([60, 90])
+        for (step, expected) in [(0, 2e-5), (5, 0.01001), (10, 0.02), (59, 0.02), (60, 2e-3), (90, 2e-4), (99, 2e-4)] {
+            close(schedule.at(step), expected);
+        }
     }
 
     /// `[OneCycleLR(SGD(lr=0.1), 0.1, total_steps=10).get_last_lr() …]` of PyTorch 2.15.

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use burn::{data::dataloader::Progress, tensor::Device};
+use burn::{data::dataloader::Progress, optim::GradientsAccumulator, tensor::Device};
 use burn_train::{
     EventProcessorTraining, InferenceStep, Learner, LearnerEvent, LearnerModel, SupervisedLearningStrategy,
     SupervisedTrainingEventProcessor, TrainLoader, TrainStep, TrainingComponents, TrainingItem, ValidLoader,
@@ -49,6 +49,10 @@ pub struct ExactEpochs<M> {
     pub loader_epoch: EpochHandle,
     /// What every random choice depends on.
     pub seed: u64,
+    /// Batches of an epoch.
+    pub steps: usize,
+    /// Batches whose gradients are summed to one step.
+    pub accumulation: usize,
     /// Decay of the averaged weights; none are kept without.
     pub ema_decay: Option<f64>,
     /// Epochs without a better one after which training stops.
@@ -183,7 +187,9 @@ where
         self.processed(|events| events.process_train(LearnerEvent::StartSplit { epoch_number: epoch, total_items }))?;
         let train = self.train.clone();
         let mut batches = train.iter();
+        let steps = self.strategy.steps;
         let (mut sum, mut step) = (0.0, 0);
+        let mut gradients = GradientsAccumulator::new();
         while let Some(batch) = batches.next() {
             let batch = batch.map_err(|error| TrainError::Stopped(error.to_string()))?;
             step += 1;
@@ -195,9 +201,12 @@ where
                 return Err(TrainError::NonFiniteLoss { loss, epoch, step, learning_rate });
             }
             sum += loss;
-            self.learner.optimizer_step(output.grads);
-            if let Some(ema) = &mut self.ema {
-                ema.update(&self.learner.model());
+            gradients.accumulate(&self.learner.model(), output.grads);
+            if step % self.strategy.accumulation == 0 || step == steps {
+                self.learner.optimizer_step(gradients.grads());
+                if let Some(ema) = &mut self.ema {
+                    ema.update(&self.learner.model());
+                }
             }
             let item = item(output.item, batches.progress(), step, Some(self.learner.lr_current()));
             self.processed(|events| events.process_train(LearnerEvent::ProcessedItem(item)))?;

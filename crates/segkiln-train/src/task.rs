@@ -70,6 +70,12 @@ pub struct TrainingOutput {
     loss: Tensor<1>,
 }
 
+impl TrainingOutput {
+    pub(crate) fn new(loss: Tensor<1>) -> Self {
+        Self { loss }
+    }
+}
+
 impl HasLoss for TrainingOutput {
     fn loss(&self) -> Tensor<1> {
         self.loss.clone()

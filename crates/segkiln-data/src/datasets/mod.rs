@@ -10,6 +10,7 @@
 mod boxes;
 mod cached;
 mod cityscapes;
+mod coco_detection;
 mod detection;
 mod dsb2018;
 mod folder;
@@ -22,6 +23,7 @@ mod voc_detection;
 pub use boxes::InvalidBoxes;
 pub use cached::Cached;
 pub use cityscapes::Cityscapes;
+pub use coco_detection::{CocoDetection, CocoOptions};
 pub use detection::{DetectionDataset, DetectionEntry};
 pub use dsb2018::Dsb2018;
 pub use folder::{FolderDataset, FolderOptions};

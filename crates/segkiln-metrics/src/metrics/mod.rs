@@ -19,6 +19,8 @@ mod boundary_iou;
 mod burn_train;
 pub mod coco;
 mod confusion;
+#[cfg(feature = "train")]
+mod detection_train;
 mod image_mean;
 mod instances;
 mod surface;
@@ -28,6 +30,8 @@ pub use boundary_iou::BoundaryIou;
 #[cfg(feature = "train")]
 pub use burn_train::{Score, SegmentationInput, SegmentationMetric};
 pub use confusion::{Average, ConfusionMatrix, Figure};
+#[cfg(feature = "train")]
+pub use detection_train::{DetectionInput, DetectionMetric};
 pub use image_mean::ImageMean;
 pub use instances::{IOU_THRESHOLDS, InstanceMetrics, InstanceOverlaps, Matched};
 pub use surface::{SurfaceDistances, SurfaceMetrics};

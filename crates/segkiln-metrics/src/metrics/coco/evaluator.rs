@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
-use segkiln_core::Rle;
+use segkiln_core::{Detection, Instance, Rle};
 
 use super::{
     CocoParams, IouType,
@@ -27,6 +27,21 @@ pub struct CocoTruth {
     pub mask: Option<Rle>,
 }
 
+impl CocoTruth {
+    /// An object of a data set. Its area is its mask's, or without a mask its box's; a difficult one is treated as a crowd, as
+    /// those do who evaluate Pascal VOC's objects so.
+    pub fn of(instance: &Instance, id: i64) -> Self {
+        Self {
+            id,
+            class: instance.label().into(),
+            bbox: instance.bbox.xywh(),
+            area: instance.mask.as_ref().map_or_else(|| instance.bbox.area(), |mask| mask.area().into()),
+            crowd: instance.crowd || instance.difficult,
+            mask: instance.mask.clone(),
+        }
+    }
+}
+
 /// An object that was found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CocoDetection {
@@ -40,6 +55,19 @@ pub struct CocoDetection {
     pub score: f64,
     /// Its pixels, for [`IouType::Segm`].
     pub mask: Option<Rle>,
+}
+
+impl CocoDetection {
+    /// What a network found; its area is its box's.
+    pub fn of(detection: &Detection) -> Self {
+        Self {
+            class: detection.label().into(),
+            bbox: detection.bbox.xywh(),
+            area: detection.bbox.area(),
+            score: detection.score.into(),
+            mask: detection.mask.clone(),
+        }
+    }
 }
 
 /// What became of a detection in one range of areas at one threshold.

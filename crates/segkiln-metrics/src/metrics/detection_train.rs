@@ -1,0 +1,148 @@
+//! COCO's average precision as a metric of burn-train's learner.
+
+use std::sync::Arc;
+
+use burn::tensor::TensorReadError;
+use burn_train::metric::{
+    Metric, MetricAttributes, MetricMetadata, MetricName, Numeric, NumericAttributes, NumericEntry, SerializedEntry,
+    format_float,
+};
+use segkiln_core::{Detection, Instances};
+
+use super::coco::{CocoDetection, CocoEvaluator, CocoParams, CocoTruth, IouType};
+use crate::Result;
+
+/// What was found in a batch's images, and what there is, which a model's output gives to [`DetectionMetric`] by burn-train's
+/// `Adaptor`.
+#[derive(Debug, Clone)]
+pub struct DetectionInput {
+    /// Of each image.
+    pub found: Vec<Vec<Detection>>,
+    /// Of each image. Crowds and difficult objects count neither for nor against.
+    pub targets: Vec<Instances>,
+}
+
+/// COCO's average precision of boxes or of masks as a metric of burn-train: of all of an epoch's images, once it has ended.
+///
+/// ```
+/// use segkiln_metrics::metrics::{DetectionMetric, coco::IouType};
+///
+/// let ap = DetectionMetric::new(IouType::Bbox, None)?;
+/// let ap50 = DetectionMetric::new(IouType::Segm, Some(0.5))?;
+/// # let _ = (ap, ap50);
+/// # Ok::<(), segkiln_metrics::MetricsError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct DetectionMetric {
+    name: MetricName,
+    evaluator: CocoEvaluator,
+    images: i64,
+}
+
+impl DetectionMetric {
+    /// At one overlap, or the mean over COCO's ten.
+    ///
+    /// # Errors
+    /// An overlap that is not between 0 and 1.
+    pub fn new(iou: IouType, threshold: Option<f64>) -> Result<Self> {
+        let kind = match iou {
+            IouType::Bbox => "Box",
+            IouType::Segm => "Mask",
+        };
+        let mut params = CocoParams::default();
+        let name = match threshold {
+            Some(threshold) => {
+                params.iou_thresholds = vec![threshold];
+                format!("{kind} AP at {threshold}")
+            }
+            None => format!("{kind} AP"),
+        };
+        Ok(Self { name: Arc::new(name), evaluator: CocoEvaluator::new(iou, params)?, images: 0 })
+    }
+
+    fn average_precision(&self) -> f64 {
+        match self.evaluator.evaluate().figures().ap {
+            // There was nothing to find.
+            -1.0 => f64::NAN,
+            ap => ap,
+        }
+    }
+}
+
+impl Metric for DetectionMetric {
+    type Input = DetectionInput;
+
+    fn name(&self) -> MetricName {
+        self.name.clone()
+    }
+
+    fn attributes(&self) -> MetricAttributes {
+        NumericAttributes { unit: None, higher_is_better: true }.into()
+    }
+
+    /// Panics on a mask that is missing or of another size: a mistake in the data set that burn-train has no error for.
+    fn update(&mut self, item: &DetectionInput, _: &MetricMetadata) -> Result<SerializedEntry, TensorReadError> {
+        for (found, targets) in item.found.iter().zip(&item.targets) {
+            self.images += 1;
+            let truths: Vec<CocoTruth> =
+                targets.as_slice().iter().zip(1..).map(|(t, id)| CocoTruth::of(t, id)).collect();
+            let found: Vec<CocoDetection> = found.iter().map(CocoDetection::of).collect();
+            let added = self.evaluator.add_image(self.images, &truths, &found);
+            added.unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        }
+        let text = format!("{} images", self.images);
+        Ok(SerializedEntry::new(text, SerializedEntry::NOT_AVAILABLE.to_string()))
+    }
+
+    fn compute(&mut self) -> Result<SerializedEntry, TensorReadError> {
+        let entry = self.final_value();
+        Ok(SerializedEntry::new(format_float(self.average_precision(), 4), entry.serialize()))
+    }
+
+    fn clear(&mut self) {
+        self.evaluator.reset();
+        self.images = 0;
+    }
+}
+
+/// Average precision is no mean of batches' figures, so that there is none before the epoch has ended.
+impl Numeric for DetectionMetric {
+    fn value(&self) -> Option<NumericEntry> {
+        None
+    }
+
+    fn running_value(&self) -> Option<NumericEntry> {
+        None
+    }
+
+    fn final_value(&self) -> NumericEntry {
+        NumericEntry::Final(self.average_precision())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use segkiln_core::{BBox, Instance};
+
+    use super::*;
+
+    #[test]
+    fn an_epoch_has_the_evaluator_s_figure() {
+        let bbox = |x: f64| BBox::new(x, 0.0, x + 10.0, 10.0).unwrap();
+        let input = |found: f64| DetectionInput {
+            found: vec![vec![Detection::new(bbox(found), 1, 0.9).unwrap()]],
+            targets: vec![Instances::new(50, 20, vec![Instance::new(bbox(0.0), 1).unwrap()]).unwrap()],
+        };
+        let mut metric = DetectionMetric::new(IouType::Bbox, Some(0.5)).unwrap();
+        let metadata = MetricMetadata::fake();
+        metric.update(&input(1.0), &metadata).unwrap();
+        assert!(metric.value().is_none());
+        assert_eq!(metric.final_value(), NumericEntry::Final(1.0));
+        metric.update(&input(30.0), &metadata).unwrap();
+        let NumericEntry::Final(ap) = metric.final_value() else { unreachable!() };
+        assert!((ap - 51.0 / 101.0).abs() < 1e-12, "{ap}");
+        metric.clear();
+        let NumericEntry::Final(nothing) = metric.final_value() else { unreachable!() };
+        assert!(nothing.is_nan());
+    }
+}

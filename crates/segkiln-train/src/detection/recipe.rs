@@ -1,0 +1,220 @@
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use burn::tensor::Device;
+use burn_train::{
+    SupervisedTraining,
+    metric::{LossMetric, Metric},
+};
+use segkiln_core::Instances;
+use segkiln_data::LoaderBuilder;
+use segkiln_metrics::metrics::{DetectionMetric, coco::IouType};
+use segkiln_models::{
+    DetectorCard,
+    rcnn::Rcnn,
+    weights::{self, load_torch},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::DetectionTask;
+use crate::{
+    Result, TrainError,
+    history::{Epoch, History, Monitor},
+    optimizer::OptimizerConfig,
+    run::{Plan, Settings, carry_out},
+    schedule::ScheduleConfig,
+};
+
+/// How a detector is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DetectionRecipe {
+    /// What every random choice depends on: weights, order, augmentation, which boxes a step looks at.
+    pub seed: u64,
+    /// Passes over the training split.
+    pub epochs: usize,
+    /// Images a batch.
+    pub batch_size: usize,
+    /// Batches whose gradients make one step.
+    pub accumulation: usize,
+    /// Largest learning rate of the schedule.
+    pub learning_rate: f64,
+    /// How the learning rate goes over the steps.
+    pub schedule: ScheduleConfig,
+    /// What turns gradients into steps.
+    pub optimizer: OptimizerConfig,
+    /// Largest common norm of a batch's gradients.
+    pub clip_norm: Option<f32>,
+    /// Decay of averaged weights; they are validated and kept in place of the last ones.
+    pub ema_decay: Option<f64>,
+    /// Epochs without a better one after which training stops.
+    pub patience: Option<usize>,
+    /// Groups of the backbone's layers that learn, counted from its end; all without.
+    pub trainable: Option<usize>,
+    /// Which epoch is the best: by the validation `loss`, `bbox_ap`, `bbox_ap50` or, of Mask R-CNN, `segm_ap`, `segm_ap50`.
+    pub monitor: Monitor,
+}
+
+impl DetectionRecipe {
+    /// torchvision's reference: gradient descent with momentum 0.9, 0.02 for a batch of 16 images, a short linear rise,
+    /// and a tenth after two thirds and eleven twelfths of the training.
+    pub fn new() -> Self {
+        Self {
+            seed: 0,
+            epochs: 26,
+            batch_size: 2,
+            accumulation: 1,
+            learning_rate: 0.02 / 8.0,
+            schedule: ScheduleConfig::multi_step(),
+            optimizer: OptimizerConfig::Sgd { momentum: 0.9, nesterov: false, weight_decay: 1e-4 },
+            clip_norm: None,
+            ema_decay: None,
+            patience: None,
+            trainable: None,
+            monitor: Monitor { metric: "bbox_ap".into(), higher_is_better: true },
+        }
+    }
+}
+
+impl Default for DetectionRecipe {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What `config.json` holds: all of a run but its data. A run that is resumed must have the same.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DetectionConfig {
+    /// What a predictor needs.
+    #[serde(flatten)]
+    pub card: DetectorCard,
+    /// How the network is trained.
+    pub recipe: DetectionRecipe,
+    /// How the data are read, in the program's own words. `null` if it has none.
+    pub data: Value,
+}
+
+/// A training to be done.
+pub struct DetectionRun {
+    /// Where the files go.
+    pub folder: PathBuf,
+    /// Network, classes and recipe.
+    pub config: DetectionConfig,
+    /// Weights to begin with: those of the whole network, ours or torchvision's, or torchvision's of the backbone.
+    pub weights: Option<PathBuf>,
+    /// The training split, augmented; order, seed and batch size are set from the recipe.
+    pub train: LoaderBuilder<Instances>,
+    /// The validation split.
+    pub valid: LoaderBuilder<Instances>,
+    /// Where the network trains.
+    pub device: Device,
+    /// Whether to go on where an earlier run with the same settings in the same folder ended, if there is one.
+    pub resume: bool,
+}
+
+/// What a training ended with.
+pub struct DetectionOutcome {
+    /// The network of the best epoch.
+    pub model: Rcnn,
+    /// All epochs.
+    pub history: History,
+    /// The best of them.
+    pub best: Epoch,
+    /// Whether the user stopped it; it can be resumed.
+    pub interrupted: bool,
+}
+
+/// Trains a detector and keeps, in the run's folder, `config.json`, `best.bpk`, `last.bpk`, `metrics.csv`, `curves.svg` and
+/// the checkpoint to resume from, each epoch anew.
+///
+/// Labels must be the network's, and objects have masks if it makes them: the data sets see to both.
+///
+/// # Errors
+/// [`TrainError`]; the files of the last epoch that ended well are kept.
+pub fn train_detector(plan: DetectionRun) -> Result<DetectionOutcome> {
+    let DetectionRun { folder, config, weights: begin, train, valid, device, resume } = plan;
+    let recipe = config.recipe.clone();
+    config.card.check().map_err(|reason| TrainError::Recipe { field: "model", reason })?;
+    let scores = scores(config.card.model.mask.is_some())?;
+    if recipe.monitor.metric != "loss" && !scores.iter().any(|(name, _)| *name == recipe.monitor.metric) {
+        let names: Vec<&str> = ["loss"].into_iter().chain(scores.iter().map(|(name, _)| *name)).collect();
+        let reason = format!("must name one of {}", names.join(", "));
+        return Err(TrainError::Recipe { field: "monitor", reason });
+    }
+    let train = train.shuffle(true).seed(recipe.seed).batch_size(recipe.batch_size).build()?;
+    let valid = valid.build()?;
+    let loss = LossMetric::new();
+    let names = [("loss".to_owned(), loss.name().to_string())]
+        .into_iter()
+        .chain(scores.iter().map(|(name, metric)| ((*name).to_owned(), metric.name().to_string())));
+    let ended = carry_out(Plan {
+        folder: &folder,
+        config: serde_json::to_string_pretty(&config).expect("a config has string keys and finite numbers"),
+        settings: Settings {
+            seed: recipe.seed,
+            epochs: recipe.epochs,
+            learning_rate: recipe.learning_rate,
+            schedule: recipe.schedule,
+            optimizer: recipe.optimizer,
+            accumulation: recipe.accumulation,
+            ema_decay: recipe.ema_decay,
+            patience: recipe.patience,
+            monitor: recipe.monitor.clone(),
+        },
+        steps: train.num_batches(),
+        epoch: train.epoch(),
+        train: Arc::new(train),
+        valid: Arc::new(valid),
+        device: &device,
+        resume,
+        init: |device: &Device| {
+            let mut model = config.card.model.init(device)?;
+            if let Some(path) = &begin {
+                model = begun(model, path)?;
+            }
+            if let Some(trainable) = recipe.trainable {
+                model = model.freeze_backbone(trainable);
+            }
+            Ok(DetectionTask::new(model, recipe.clip_norm, recipe.accumulation))
+        },
+        save: |task: &DetectionTask, path: &Path| weights::save(&task.model, path),
+        names: names.collect(),
+        measure: |mut training: SupervisedTraining<DetectionTask>| {
+            training = training.metric_valid_numeric(loss.clone());
+            for (_, metric) in &scores {
+                training = training.metric_valid_numeric(metric.clone());
+            }
+            training
+        },
+    })?;
+    let model = weights::load(config.card.model.init(&device)?, &folder.join("best.bpk"))?;
+    Ok(DetectionOutcome { model, history: ended.history, best: ended.best, interrupted: ended.interrupted })
+}
+
+/// A network that begins with the weights of a file.
+fn begun(mut model: Rcnn, path: &Path) -> Result<Rcnn> {
+    if path.extension().is_some_and(|extension| extension == "bpk") {
+        return Ok(weights::load(model, path)?);
+    }
+    if weights::torch_names(path)?.iter().any(|name| name.contains("backbone.")) {
+        return Ok(load_torch(model, path, &[])?);
+    }
+    // Of a classifier, all but the classifier.
+    model.backbone.body = load_torch(model.backbone.body, path, &["fc.", "classifier."])?;
+    Ok(model)
+}
+
+/// The validation metrics: name in the history, and metric.
+fn scores(masks: bool) -> Result<Vec<(&'static str, DetectionMetric)>> {
+    let mut scores = vec![
+        ("bbox_ap", DetectionMetric::new(IouType::Bbox, None)?),
+        ("bbox_ap50", DetectionMetric::new(IouType::Bbox, Some(0.5))?),
+    ];
+    if masks {
+        scores.push(("segm_ap", DetectionMetric::new(IouType::Segm, None)?));
+        scores.push(("segm_ap50", DetectionMetric::new(IouType::Segm, Some(0.5))?));
+    }
+    Ok(scores)
+}

@@ -1,0 +1,272 @@
+//! What all trainings have in common: the run's folder, its checkpoints, and the loop.
+
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use burn::{module::Module, store::ModuleRecord, tensor::Device};
+use burn_train::{
+    Interrupter, Learner, LearnerModel, SupervisedTraining, TrainLoader, TrainStep, TrainingStrategy, ValidLoader,
+    metric::{Adaptor, LossInput, LossMetric},
+};
+use segkiln_data::EpochHandle;
+use segkiln_models::weights::WeightsError;
+use serde_json::Value;
+
+use crate::{
+    Result, TrainError,
+    checkpoint::{CheckpointSet, EveryEpoch, sweep, write_text},
+    curves,
+    figures::Figures,
+    history::{Epoch, History, Monitor},
+    optimizer::OptimizerConfig,
+    renderer::{renderer, say},
+    schedule::{Schedule, ScheduleConfig},
+    strategy::{ExactEpochs, State, lock},
+    task::HasLoss,
+};
+
+/// The part of a recipe that every task has.
+pub(crate) struct Settings {
+    pub seed: u64,
+    pub epochs: usize,
+    pub learning_rate: f64,
+    pub schedule: ScheduleConfig,
+    pub optimizer: OptimizerConfig,
+    /// Batches whose gradients make one step.
+    pub accumulation: usize,
+    pub ema_decay: Option<f64>,
+    pub patience: Option<usize>,
+    pub monitor: Monitor,
+}
+
+impl Settings {
+    fn check(&self) -> Result<()> {
+        let refuse = |field, reason: &str| Err(TrainError::Recipe { field, reason: reason.into() });
+        if self.epochs == 0 {
+            return refuse("epochs", "must be at least 1");
+        }
+        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
+            return refuse("learning_rate", "must be finite and above 0");
+        }
+        if self.accumulation == 0 {
+            return refuse("accumulation", "must be at least 1");
+        }
+        if self.ema_decay.is_some_and(|decay| !(0.0..1.0).contains(&decay)) {
+            return refuse("ema_decay", "must be at least 0 and below 1");
+        }
+        if self.patience == Some(0) {
+            return refuse("patience", "must be at least 1");
+        }
+        Ok(())
+    }
+}
+
+/// A training of any task.
+pub(crate) struct Plan<'a, M: LearnerModel, I, S, A> {
+    pub folder: &'a Path,
+    /// What `config.json` is to hold.
+    pub config: String,
+    pub settings: Settings,
+    /// Batches of an epoch.
+    pub steps: usize,
+    /// The training loader's epoch.
+    pub epoch: EpochHandle,
+    pub train: TrainLoader<M>,
+    pub valid: ValidLoader<M>,
+    pub device: &'a Device,
+    pub resume: bool,
+    /// The task with a new network, on a device with gradients.
+    pub init: I,
+    /// Writes the network to predict with.
+    pub save: S,
+    /// Validation metrics: name in the history, name in burn-train.
+    pub names: Vec<(String, String)>,
+    /// Registers them.
+    pub measure: A,
+}
+
+/// What a training ended with; `best.bpk` is in its folder.
+pub(crate) struct Ended {
+    pub history: History,
+    pub best: Epoch,
+    pub interrupted: bool,
+}
+
+/// Trains, and keeps `config.json`, `best.bpk`, `last.bpk`, `metrics.csv`, `curves.svg` and the checkpoint to resume from,
+/// each epoch anew.
+pub(crate) fn carry_out<M, I, S, A>(plan: Plan<'_, M, I, S, A>) -> Result<Ended>
+where
+    M: LearnerModel,
+    <M as TrainStep>::Output: HasLoss + Adaptor<LossInput>,
+    I: FnOnce(&Device) -> Result<M>,
+    S: Fn(&M, &Path) -> std::result::Result<(), WeightsError> + Send + Sync + 'static,
+    A: FnOnce(SupervisedTraining<M>) -> SupervisedTraining<M>,
+{
+    let Plan { folder, config, settings, steps, epoch, train, valid, device, resume, init, save, names, measure } =
+        plan;
+    settings.check()?;
+    let checkpoints = CheckpointSet::new(folder.join("checkpoint"));
+    let last_epoch = if resume { checkpoints.latest()? } else { None };
+    // A run that was killed before its first checkpoint left a config.json and nothing to lose.
+    let worth_keeping = folder.join(if resume { "last.bpk" } else { "config.json" });
+    if last_epoch.is_none() && worth_keeping.exists() {
+        set_aside(folder)?;
+    }
+    fs::create_dir_all(folder).map_err(|error| unwritable(&folder, error))?;
+    sweep(folder)?;
+    let config_path = folder.join("config.json");
+    if last_epoch.is_some() {
+        same_settings(&config_path, &config)?;
+    }
+    write_text(&config_path, &format!("{config}\n"))?;
+
+    device.seed(settings.seed);
+    let task = init(&device.clone().autodiff())?.materialize();
+    let on_epoch = {
+        let (folder, monitor) = (folder.to_owned(), settings.monitor.clone());
+        move |task: &M, state: &State| {
+            let save = |name: &str| save(task, &folder.join(name));
+            write_epoch(&folder, &monitor, state, save)
+        }
+    };
+
+    let mut state = State::default();
+    let mut average = None;
+    if let Some(epoch) = last_epoch {
+        let (read, record) = checkpoints.open::<State>(epoch)?;
+        state = read;
+        // Averages go by the ids of what they average. A record brings the ids of parameters along but not those of running
+        // statistics, so it is loaded into a copy of the network that trains on.
+        average = match record {
+            Some(record) => Some(restored(task.valid(), record, folder)?),
+            None => None,
+        };
+        // The process may have ended between the checkpoint and the files made from it.
+        let predictor = match &average {
+            Some(average) => average.clone(),
+            None => restored(task.valid(), checkpoints.model()?, folder)?,
+        };
+        on_epoch(&predictor, &state)?;
+    }
+
+    let finished = last_epoch.is_some_and(|epoch| epoch >= settings.epochs)
+        || settings.patience.is_some_and(|patience| state.history.stale(&settings.monitor) >= patience);
+    let mut interrupted = false;
+    if !finished {
+        let strategy = Arc::new(ExactEpochs {
+            device: device.clone(),
+            loader_epoch: epoch,
+            seed: settings.seed,
+            steps,
+            accumulation: settings.accumulation,
+            ema_decay: settings.ema_decay,
+            patience: settings.patience,
+            monitor: settings.monitor.clone(),
+            metrics: names,
+            checkpoints: checkpoints.clone(),
+            on_epoch: Box::new(on_epoch),
+            state: Mutex::new(state),
+            average: Mutex::new(average),
+            error: Mutex::new(None),
+        });
+        let optimizer = settings.optimizer.init(&task);
+        let schedule = Schedule::new(settings.schedule, settings.learning_rate, steps.saturating_mul(settings.epochs));
+        let interrupter = Interrupter::new();
+        let training = SupervisedTraining::new(folder, train, valid)
+            .with_training_strategy(TrainingStrategy::Custom(strategy.clone()))
+            .with_custom_checkpointers(checkpoints.clone(), checkpoints.clone(), checkpoints.clone())
+            .with_checkpointing_strategy(EveryEpoch)
+            .with_application_logger(None)
+            .with_metric_logger(Figures::default())
+            .with_interrupter(interrupter.clone())
+            .renderer(renderer(interrupter, last_epoch))
+            .num_epochs(settings.epochs)
+            .metric_train_numeric(LossMetric::new());
+        let mut training = measure(training);
+        if let Some(epoch) = last_epoch {
+            training = training.checkpoint(epoch);
+        }
+        let result = training.launch(Learner::new(task, optimizer, schedule));
+        drop(result.renderer);
+        if let Some(error) = lock(&strategy.error).take() {
+            return Err(error);
+        }
+        if let Some(error) = result.error {
+            return Err(TrainError::Stopped(error.to_string()));
+        }
+        interrupted = result.interrupted.is_some();
+        state = lock(&strategy.state).clone();
+    }
+
+    let Some(best) = state.history.best(&settings.monitor).cloned() else {
+        let reason = match interrupted {
+            true => "it was stopped before the end of the first epoch".into(),
+            false => format!("no epoch has a validation {}", settings.monitor.metric),
+        };
+        return Err(TrainError::Stopped(reason));
+    };
+    Ok(Ended { history: state.history, best, interrupted })
+}
+
+/// The files that are made from a checkpoint.
+fn write_epoch(
+    folder: &Path,
+    monitor: &Monitor,
+    state: &State,
+    save: impl Fn(&str) -> std::result::Result<(), WeightsError>,
+) -> Result<()> {
+    let last = state.history.epochs().last().map(|epoch| epoch.epoch);
+    if state.history.best(monitor).map(|epoch| epoch.epoch) == last {
+        save("best.bpk")?;
+    }
+    save("last.bpk")?;
+    write_text(&folder.join("metrics.csv"), &state.history.to_csv())?;
+    curves::draw(&state.history, &folder.join("curves.svg"))
+}
+
+fn restored<M: Module>(task: M, record: ModuleRecord, folder: &Path) -> Result<M> {
+    task.try_load_record(record)
+        .map_err(|error| TrainError::Read { path: folder.join("checkpoint"), reason: error.to_string() })
+}
+
+/// Moves an earlier run out of the way, to the first free `FOLDER.N`: nothing that a user has is overwritten.
+fn set_aside(folder: &Path) -> Result<()> {
+    if !folder.join("config.json").exists() {
+        return Ok(());
+    }
+    let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or("run").to_owned();
+    let free = (1..).map(|n| folder.with_file_name(format!("{name}.{n}"))).find(|path| !path.exists());
+    let free = free.expect("some number is free");
+    fs::rename(folder, &free).map_err(|error| unwritable(&free, error))?;
+    say(format_args!("the earlier run in {} is now in {}", folder.display(), free.display()));
+    Ok(())
+}
+
+/// Both are taken from text, because serde_json does not give every number the last bit that was written.
+fn same_settings(path: &Path, now: &str) -> Result<()> {
+    let unreadable = |reason: String| TrainError::Read { path: path.into(), reason };
+    let parsed = |text: &str| serde_json::from_str::<Value>(text).map_err(|error| unreadable(error.to_string()));
+    let before = fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+    match difference(&parsed(&before)?, &parsed(now)?, "") {
+        None => Ok(()),
+        Some(difference) => Err(TrainError::OtherRun { path: path.into(), difference }),
+    }
+}
+
+/// The first field in which two configs differ.
+fn difference(before: &Value, now: &Value, name: &str) -> Option<String> {
+    match (before, now) {
+        (Value::Object(a), Value::Object(b)) => a.keys().chain(b.keys()).find_map(|key| {
+            let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+            difference(a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null), &name)
+        }),
+        _ => (before != now).then(|| format!("{name} was {before}, is {now}")),
+    }
+}
+
+fn unwritable(path: &Path, error: std::io::Error) -> TrainError {
+    TrainError::Write { path: path.into(), reason: error.to_string() }
+}

@@ -1,0 +1,435 @@
+//! Trains a Faster R-CNN or a Mask R-CNN on COCO's or Pascal VOC's files: by default a small one on the real sample in the
+//! repository.
+//!
+//! ```text
+//! cargo run --example rcnn_train
+//! cargo run --example rcnn_train -- --train-images images --train-json train.json --val-images images --val-json val.json
+//! cargo run --example rcnn_train -- --arch faster --format voc --voc VOC2012 --weights resnet50.pth
+//! ```
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Instant,
+};
+
+use burn::data::dataset::Dataset;
+use clap::{Parser, ValueEnum};
+use rayon::prelude::*;
+use segkiln::{
+    Detector, coco_evaluate,
+    core::{Classes, Detection, Instances},
+    data::{
+        Image, Limits, Loader, MaskFormat, Sample,
+        coco::{CocoFile, CocoResult, CocoResultFile, ImageId, Segmentation, write_results},
+        datasets::{
+            Cached, CocoDetection, CocoOptions, DetectionDataset, DetectionEntry, InvalidBoxes, VocDetection, VocOptions,
+        },
+        draw, read_labels, splits,
+        transforms::{Compose, HorizontalFlip, RandomCrop, RandomTurn90},
+        write_image,
+    },
+    metrics::metrics::coco::{CocoDetection as Found, CocoEvaluator, CocoFigures, CocoParams, CocoTruth, IouType},
+    models::{
+        DetectorCard,
+        backbones::BackboneConfig,
+        layers::NormConfig,
+        rcnn::{AnchorConfig, MaskConfig, RcnnConfig},
+    },
+    select_device,
+    train::{
+        checkpoint::sweep,
+        detection::{DetectionConfig, DetectionRecipe, DetectionRun, train_detector},
+        optimizer::OptimizerConfig,
+        schedule::ScheduleConfig,
+    },
+};
+use serde_json::{Map, Value, json};
+
+mod common;
+
+use common::{Failure, say};
+
+/// Trains a detector.
+#[derive(Parser)]
+#[command(args_override_self = true)]
+struct Args {
+    /// Whether masks are learned beside boxes
+    #[arg(long, value_enum, default_value_t = Arch::Mask)]
+    arch: Arch,
+    /// What the annotations are
+    #[arg(long, value_enum, default_value_t = Format::Coco)]
+    format: Format,
+    /// Folder of the training images
+    #[arg(long, requires = "train_json")]
+    train_images: Option<PathBuf>,
+    /// COCO's annotations of the training images
+    #[arg(long, requires_all = ["train_images", "val_images", "val_json"])]
+    train_json: Option<PathBuf>,
+    /// Folder of the validation images
+    #[arg(long, requires = "val_json")]
+    val_images: Option<PathBuf>,
+    /// COCO's annotations of the validation images
+    #[arg(long, requires = "train_json")]
+    val_json: Option<PathBuf>,
+    /// Folder with JPEGImages, Annotations and ImageSets/Main/{train,val}.txt
+    #[arg(long, conflicts_with = "train_json")]
+    voc: Option<PathBuf>,
+    /// torchvision's name of the backbone [default: resnet50; for the sample resnet18]
+    #[arg(long)]
+    backbone: Option<String>,
+    /// The backbone's norms [default: frozen with --weights, else batch]
+    #[arg(long, value_enum)]
+    norm: Option<Norm>,
+    /// Weights to begin with: torchvision's of the backbone or of the whole network, or a .bpk
+    #[arg(long)]
+    weights: Option<PathBuf>,
+    /// Sides of the anchors in pixels of what the network sees [default: 32,64,128,256,512; for the sample half of them]
+    #[arg(long, value_delimiter = ',')]
+    anchor_sizes: Option<Vec<f32>>,
+    /// Most objects found in an image
+    #[arg(long, default_value_t = 100)]
+    detections: usize,
+    /// Passes over the training images [default: 26; for the sample 24]
+    #[arg(long)]
+    epochs: Option<usize>,
+    /// Images a step
+    #[arg(long, default_value_t = 2)]
+    batch_size: usize,
+    /// Largest learning rate [default: 0.02 for 16 images with sgd, 1e-3 with adamw]
+    #[arg(long)]
+    lr: Option<f64>,
+    /// What turns gradients into steps [default: sgd; for the sample adamw]
+    #[arg(long, value_enum)]
+    optimizer: Option<Optimizer>,
+    /// The shorter side that images are resized to [default: 800; for the sample 256]
+    #[arg(long)]
+    min_size: Option<usize>,
+    /// What the longer side may not exceed [default: 1333, or --min-size if that is more]
+    #[arg(long)]
+    max_size: Option<usize>,
+    /// Folder for the run's files
+    #[arg(long, default_value = "runs/rcnn")]
+    out: PathBuf,
+    /// Go on where the last run with the same settings in the same folder ended
+    #[arg(long)]
+    resume: bool,
+    /// A backend that is built in, such as flex, cuda or vulkan [default: the best one, or BURN_DEVICE]
+    #[arg(long)]
+    device: Option<String>,
+    /// What every random choice depends on
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Arch {
+    Mask,
+    Faster,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Coco,
+    Voc,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Norm {
+    Batch,
+    Frozen,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Optimizer {
+    Sgd,
+    Adamw,
+}
+
+fn main() -> ExitCode {
+    common::main(run)
+}
+
+fn run(args: &Args) -> Result<(), Failure> {
+    let start = Instant::now();
+    let device = select_device(args.device.as_deref())?;
+    let Data { train, valid, test, classes, categories, truth, is_sample } = Data::open(args)?;
+    let config = network(args, classes.count(), is_sample)?;
+    let card = DetectorCard::new(config, classes).with_categories(categories);
+
+    let mut augment = Compose::new();
+    let mut training = Loader::builder(train.clone());
+    if is_sample {
+        // Few images are seen hundreds of times each.
+        augment = augment.then(RandomCrop::new(CROP, CROP)?).then(RandomTurn90);
+        training = training.epoch_length(Some(EPOCH));
+    }
+    let training = training.transform(augment.then(HorizontalFlip { p: 0.5 }));
+    let validation = Loader::builder(valid).batch_size(1);
+
+    let optimizer = args.optimizer.unwrap_or(if is_sample { Optimizer::Adamw } else { Optimizer::Sgd });
+    let standard = DetectionRecipe::new();
+    let recipe = DetectionRecipe {
+        seed: args.seed,
+        epochs: args.epochs.unwrap_or(if is_sample { 24 } else { standard.epochs }),
+        batch_size: args.batch_size,
+        learning_rate: args.lr.unwrap_or(match optimizer {
+            Optimizer::Sgd => 0.02 / 16.0 * args.batch_size as f64,
+            Optimizer::Adamw => 1e-3,
+        }),
+        optimizer: match optimizer {
+            Optimizer::Sgd => standard.optimizer,
+            Optimizer::Adamw => OptimizerConfig::AdamW { betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 1e-4 },
+        },
+        schedule: match optimizer {
+            Optimizer::Sgd => standard.schedule,
+            Optimizer::Adamw => ScheduleConfig::Cosine { warmup: 0.05, floor: 0.01 },
+        },
+        // As torchvision: early layers of trained backbones stay as they are.
+        trainable: args.weights.is_some().then_some(3),
+        ..standard
+    };
+    let outcome = train_detector(DetectionRun {
+        folder: args.out.clone(),
+        config: DetectionConfig { card: card.clone(), recipe, data: json!({ "weights": args.weights }) },
+        weights: args.weights.clone(),
+        train: training,
+        valid: validation,
+        device: device.clone(),
+        resume: args.resume,
+    })?;
+
+    let detector = Detector::new(outcome.model, card, &device)?;
+    let found = find(&detector, &test, &args.out.join("overlays"))?;
+    let images = found.len();
+    let mut line = Map::new();
+    for (name, iou) in [("bbox", IouType::Bbox), ("segm", IouType::Segm)] {
+        if iou == IouType::Segm && args.arch == Arch::Faster {
+            continue;
+        }
+        let figures = match &truth {
+            Some(file) => by_file(file, &detector, &found, iou)?,
+            None => by_objects(&found, iou)?,
+        };
+        line.insert(name.into(), serde_json::to_value(figures)?);
+    }
+    line.insert("images".into(), images.into());
+    line.insert("epochs".into(), outcome.history.epochs().len().into());
+    line.insert("seconds".into(), start.elapsed().as_secs_f64().into());
+    say(Value::Object(line))?;
+    Ok(())
+}
+
+/// Side of the crops of the sample, in pixels.
+const CROP: u32 = 128;
+/// Crops of the sample in an epoch.
+const EPOCH: usize = 48;
+/// Bytes of decoded images that are kept.
+const CACHE: usize = 2 << 30;
+/// Pictures drawn at the end.
+const OVERLAYS: usize = 16;
+
+type Split = Arc<dyn Dataset<Sample<Instances>>>;
+
+/// What is learned from and what is measured with.
+struct Data {
+    train: Split,
+    valid: Split,
+    test: Split,
+    classes: Classes,
+    /// What COCO's files call the classes from 1 on.
+    categories: Vec<u64>,
+    /// What COCO's figures are computed with, where there is a file.
+    truth: Option<CocoFile>,
+    is_sample: bool,
+}
+
+impl Data {
+    fn open(args: &Args) -> Result<Self, Failure> {
+        let masks = args.arch == Arch::Mask;
+        if let (Some(train_images), Some(train_json), Some(val_images), Some(val_json)) =
+            (&args.train_images, &args.train_json, &args.val_images, &args.val_json)
+        {
+            if args.format == Format::Voc {
+                return Err("--format voc takes --voc DIR and no JSON files".into());
+            }
+            let options = CocoOptions { invalid_boxes: InvalidBoxes::Drop, masks, ..CocoOptions::default() };
+            let train = CocoDetection::open(train_images, train_json, options.clone())?;
+            let categories = train.categories().to_vec();
+            let options = CocoOptions { categories: Some(categories.clone()), ..options };
+            let valid = CocoDetection::open(val_images, val_json, options)?;
+            left_out(train_json, train.dropped())?;
+            left_out(val_json, valid.dropped())?;
+            let (classes, truth) = (train.classes().clone(), valid.file().clone());
+            let valid: Split = Arc::new(Cached::new(valid, CACHE));
+            return Ok(Self {
+                train: Arc::new(Cached::new(train, CACHE)),
+                valid: valid.clone(),
+                test: valid,
+                classes,
+                categories: categories.into_iter().map(|id| id.unsigned_abs()).collect(),
+                truth: Some(truth),
+                is_sample: false,
+            });
+        }
+        if let Some(folder) = &args.voc {
+            if masks {
+                return Err("Pascal VOC's annotations have no masks; give --arch faster".into());
+            }
+            let options = VocOptions { invalid_boxes: InvalidBoxes::Drop, ..VocOptions::default() };
+            let train = VocDetection::open(folder, "train", options.clone())?;
+            let classes = train.classes().clone();
+            let valid = VocDetection::open(folder, "val", VocOptions { classes: Some(classes.clone()), ..options })?;
+            left_out(folder, train.dropped() + valid.dropped())?;
+            let valid: Split = Arc::new(Cached::new(valid, CACHE));
+            return Ok(Self {
+                train: Arc::new(Cached::new(train, CACHE)),
+                valid: valid.clone(),
+                test: valid,
+                classes,
+                categories: Vec::new(),
+                truth: None,
+                is_sample: false,
+            });
+        }
+        if args.format == Format::Voc {
+            return Err("--format voc needs --voc DIR".into());
+        }
+        let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/nuclei_sample"));
+        let classes = Classes::new(["background", "nucleus"])?;
+        let split = |name| -> Result<Split, Failure> {
+            Ok(Arc::new(Cached::new(sample(folder, name, classes.clone())?, CACHE)))
+        };
+        Ok(Self {
+            train: split("train")?,
+            valid: split("val")?,
+            test: split("test")?,
+            classes: classes.clone(),
+            categories: Vec::new(),
+            truth: None,
+            is_sample: true,
+        })
+    }
+}
+
+fn left_out(what: &Path, objects: usize) -> Result<(), Failure> {
+    if objects > 0 {
+        say(format_args!("{}: {objects} objects without an area within their images are left out", what.display()))?;
+    }
+    Ok(())
+}
+
+/// Images whose labels are the numbers of objects.
+fn sample(folder: &Path, split: &str, classes: Classes) -> Result<DetectionDataset, Failure> {
+    let mut entries = Vec::new();
+    for stem in splits::read_list(folder.join(format!("{split}.txt")))? {
+        let labels = read_labels(folder.join(format!("labels/{stem}.png")), &MaskFormat::Index, &Limits::default())?;
+        let image = folder.join(format!("images/{stem}.png"));
+        entries.push(DetectionEntry { name: stem, image, instances: Instances::from_labels(&labels, |_| 1)? });
+    }
+    Ok(DetectionDataset::new(entries, classes)?)
+}
+
+/// The network that the flags describe.
+fn network(args: &Args, classes: usize, is_sample: bool) -> Result<RcnnConfig, Failure> {
+    let name = args.backbone.as_deref().unwrap_or(if is_sample { "resnet18" } else { "resnet50" });
+    let backbone = BackboneConfig::by_name(name)
+        .ok_or_else(|| format!("there is no backbone {name:?}; the names are {}", BackboneConfig::NAMES.join(", ")))?;
+    let norm = args.norm.unwrap_or(if args.weights.is_some() { Norm::Frozen } else { Norm::Batch });
+    let backbone = match norm {
+        Norm::Batch => backbone,
+        Norm::Frozen => backbone.with_norm(NormConfig::Frozen { epsilon: 1e-5 }),
+    };
+    let mut config = RcnnConfig::with_backbone(backbone, classes);
+    let maps = config.stages.len() + 1;
+    let sizes = match &args.anchor_sizes {
+        Some(sizes) => Some(sizes.clone()),
+        None if is_sample => Some(vec![16.0, 32.0, 64.0, 128.0, 256.0]),
+        None => None,
+    };
+    if let Some(sizes) = sizes {
+        // One size a map where there are as many, else all sizes on each.
+        let sizes = match sizes.len() == maps {
+            true => sizes.into_iter().map(|size| vec![size]).collect(),
+            false => vec![sizes; maps],
+        };
+        config = config.with_anchors(AnchorConfig::new().with_sizes(sizes));
+    }
+    let min_size = args.min_size.unwrap_or(if is_sample { 256 } else { config.min_size });
+    let max_size = args.max_size.unwrap_or(config.max_size.max(min_size));
+    let mut roi = config.roi.clone().with_detections(args.detections);
+    let mut rpn = config.rpn.clone();
+    let mut mask = (args.arch == Arch::Mask).then(MaskConfig::new);
+    if is_sample {
+        // A quarter of the channels is enough for one class of round objects.
+        config = config.with_channels(64);
+        roi = roi.with_representation(256).with_samples(128);
+        rpn = rpn.with_before_nms_train(500).with_after_nms_train(500).with_before_nms(500).with_after_nms(500);
+        mask = mask.map(|mask| mask.with_channels(64));
+    }
+    Ok(config.with_min_size(min_size).with_max_size(max_size).with_roi(roi).with_rpn(rpn).with_mask(mask))
+}
+
+/// An image of the split that is measured with.
+struct Measured {
+    name: String,
+    truth: Instances,
+    found: Vec<Detection>,
+}
+
+/// Looks at every image of a split, and draws some beside what is there.
+fn find(detector: &Detector, split: &Split, pictures: &Path) -> Result<Vec<Measured>, Failure> {
+    std::fs::create_dir_all(pictures).map_err(|error| format!("cannot create {}: {error}", pictures.display()))?;
+    sweep(pictures)?;
+    let mut measured = Vec::with_capacity(split.len());
+    for (index, sample) in split.iter().enumerate() {
+        let Sample { name, image, target } = sample?;
+        let found = detector.detect_values(&image)?;
+        if index < OVERLAYS {
+            let plain = Image::to_dynamic(&image);
+            let shown: Vec<Detection> = found.iter().filter(|detection| detection.score >= 0.5).cloned().collect();
+            let row = draw::side_by_side(&[plain.to_rgb8(), detector.overlay(&plain, &shown)?]);
+            write_image(pictures.join(format!("{name}.png")), &row.into())?;
+        }
+        measured.push(Measured { name, truth: target, found });
+    }
+    Ok(measured)
+}
+
+/// COCO's figures with the objects of the data set.
+fn by_objects(images: &[Measured], iou: IouType) -> Result<CocoFigures, Failure> {
+    let mut evaluator = CocoEvaluator::new(iou, CocoParams::default())?;
+    for (image, number) in images.iter().zip(1..) {
+        let truths: Vec<CocoTruth> =
+            image.truth.as_slice().iter().zip(1..).map(|(instance, id)| CocoTruth::of(instance, id)).collect();
+        let found: Vec<Found> = image.found.iter().map(Found::of).collect();
+        evaluator.add_image(number, &truths, &found)?;
+    }
+    Ok(evaluator.evaluate().figures())
+}
+
+/// COCO's figures with the file of annotations, as `coco_eval` computes them from files.
+fn by_file(file: &CocoFile, detector: &Detector, images: &[Measured], iou: IouType) -> Result<CocoFigures, Failure> {
+    let ids: Vec<&ImageId> = file.images().iter().map(|image| &image.id).collect();
+    let results: Vec<CocoResult> = images
+        .par_iter()
+        .zip(ids)
+        .flat_map_iter(|(image, id)| {
+            image.found.iter().map(|detection| CocoResult {
+                image_id: id.clone(),
+                category_id: detector.card().category(detection.label()) as i64,
+                bbox: Some(detection.bbox.xywh()),
+                score: detection.score.into(),
+                segmentation: detection.mask.as_ref().map(|mask| Segmentation::Runs {
+                    size: [mask.height(), mask.width()],
+                    counts: mask.counts().to_vec(),
+                }),
+            })
+        })
+        .collect();
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("results.json");
+    write_results(&path, &results)?;
+    Ok(coco_evaluate(file, &CocoResultFile::read(&path)?, iou, CocoParams::default())?.evaluate().figures())
+}
