@@ -1,5 +1,5 @@
-//! Average precision and recall of detections as COCO defines them (Lin et al. 2014, <https://cocodataset.org/#detection-eval>),
-//! with the numbers of pycocotools.
+//! Average precision and recall of detections as COCO defines them (Lin et al. 2014,
+//! <https://cocodataset.org/#detection-eval>), with the numbers of pycocotools.
 //!
 //! ```
 //! use segkiln_metrics::metrics::coco::{CocoDetection, CocoEvaluator, CocoParams, CocoTruth, IouType};
@@ -20,7 +20,8 @@
 //! - crowds match any number of detections, which then count neither for nor against
 //! - detections and objects of equal rank come in the order of the images' numbers and then as given
 //!
-//! Not kept: where 100 is not among the numbers of detections, pycocotools says that AP is -1; here it is AP at the greatest.
+//! Not kept: where 100 is not among the numbers of detections, pycocotools says that AP is -1; here it is AP at the
+//! greatest.
 
 mod evaluation;
 mod evaluator;
