@@ -39,7 +39,7 @@ pub enum CocoError {
 /// let (truth, found) = (CocoFile::read(&truth)?, CocoResultFile::read(&found)?);
 /// let evaluation = coco_evaluate(&truth, &found, IouType::Bbox, CocoParams::default())?.evaluate();
 /// println!("{evaluation}");
-/// assert_eq!(evaluation.figures().ap_small, 1.0);
+/// assert_eq!(evaluation.figures().ar_small, 1.0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///

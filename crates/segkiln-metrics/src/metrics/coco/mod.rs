@@ -9,7 +9,7 @@
 //! let mut evaluator = CocoEvaluator::new(IouType::Bbox, CocoParams::default())?;
 //! evaluator.add_image(1, &[truth], &[found])?;
 //! let figures = evaluator.evaluate().figures();
-//! assert_eq!((figures.ap50, figures.ap_small), (1.0, -1.0));
+//! assert_eq!((figures.ar100, figures.ar_small), (0.9, -1.0));
 //! assert_eq!(evaluator.curve(3, 0.95, "all", 100).unwrap().precision, [0.0; 101]);
 //! # Ok::<(), segkiln_metrics::MetricsError>(())
 //! ```
