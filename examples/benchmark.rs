@@ -199,7 +199,8 @@ fn uniform(count: usize, most: f64, device: &Device) -> Vec<f32> {
     values.into_data().try_into_vec().expect("f32 values")
 }
 
-/// Reads annotations and results from `$COCO_CASE_DIR`, where they are drawn if they are missing, and evaluates boxes and masks.
+/// Reads annotations and results from `$COCO_CASE_DIR`, where they are drawn if they are missing, and evaluates boxes
+/// and masks.
 fn evaluation(images: usize, device: &Device) -> Result<Case, Failure> {
     let kept = std::env::var_os("COCO_CASE_DIR");
     let passing = tempfile::tempdir()?;
@@ -221,8 +222,8 @@ fn evaluation(images: usize, device: &Device) -> Result<Case, Failure> {
     Ok(Box::new(move || job().expect("it went well before")))
 }
 
-/// Images of 256×256 with 20 ellipses of 10 classes each, and 50 detections: these ellipses moved and resized, a fifth of them
-/// with any class.
+/// Images of 256×256 with 20 ellipses of 10 classes each, and 50 detections: these ellipses moved and resized, a fifth
+/// of them with any class.
 fn draw_problem(images: usize, gt: &Path, dt: &Path, device: &Device) -> Result<(), Failure> {
     const SIDE: u32 = 256;
     let mut values = uniform(images * (20 * 6 + 50 * 8), 1.0, device).into_iter().map(f64::from);

@@ -149,7 +149,8 @@ fn small() -> Value {
             "images": [{ "id": 7, "width": 60, "height": 40 }],
             "categories": [{ "id": 3, "name": "cat" }],
             "annotations": [{
-                "id": 12, "image_id": 7, "category_id": 3, "bbox": [1, 2, 20, 20], "area": 400, "iscrowd": 0, "segmentation": runs
+                "id": 12, "image_id": 7, "category_id": 3, "bbox": [1, 2, 20, 20], "area": 400, "iscrowd": 0,
+                "segmentation": runs,
             }],
         },
         "dt": [{ "image_id": 7, "category_id": 3, "bbox": [1, 2, 20, 20], "score": 0.5, "segmentation": runs }],

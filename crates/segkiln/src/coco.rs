@@ -23,8 +23,8 @@ pub enum CocoError {
     Metrics(#[from] MetricsError),
 }
 
-/// Matches what a detector found to what is there, as pycocotools does with the same two files. All images of `truth` are
-/// then in the evaluator; their numbers there are their places among the ascending ids.
+/// Matches what a detector found to what is there, as pycocotools does with the same two files. All images of `truth`
+/// are then in the evaluator; their numbers there are their places among the ascending ids.
 ///
 /// ```
 /// use segkiln::{coco_evaluate, metrics::metrics::coco::{CocoParams, IouType}};
@@ -39,20 +39,21 @@ pub enum CocoError {
 /// let (truth, found) = (CocoFile::read(&truth)?, CocoResultFile::read(&found)?);
 /// let evaluation = coco_evaluate(&truth, &found, IouType::Bbox, CocoParams::default())?.evaluate();
 /// println!("{evaluation}");
-/// assert_eq!(evaluation.figures().ap_small, 1.0);
+/// assert_eq!(evaluation.figures().ar_small, 1.0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// As there:
 /// - results of categories that `truth` does not have are left out
-/// - the first result decides for all: if it has a box, all need one, and its area is the detection's, also where masks are
-///   compared; a mask that is missing is then the box. If it has none, all need a mask, whose area counts, and a box that
-///   is missing is the mask's
+/// - the first result decides for all: if it has a box, all need one, and its area is the detection's, also where masks
+///   are compared; a mask that is missing is then the box. If it has none, all need a mask, whose area counts, and a
+///   box that is missing is the mask's
 /// - of annotations with one id, the last counts as often as there are
 ///
 /// # Errors
-/// With file, entry and field: an annotation without `area`, or without the box or mask that is compared; a result whose image
-/// `truth` does not have; a mask that cannot be read or is not of its image's size. And parameters that are out of range.
+/// With file, entry and field: an annotation without `area`, or without the box or mask that is compared; a result
+/// whose image `truth` does not have; a mask that cannot be read or is not of its image's size. And parameters that are
+/// out of range.
 pub fn coco_evaluate(
     truth: &CocoFile,
     found: &CocoResultFile,

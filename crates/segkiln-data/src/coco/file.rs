@@ -65,12 +65,13 @@ pub struct CocoFile {
 }
 
 impl CocoFile {
-    /// Reads and checks a file, on all of rayon's threads. Masks are not decoded. A file without `annotations` has none.
+    /// Reads and checks a file, on all of rayon's threads. Masks are not decoded. A file without `annotations` has
+    /// none.
     ///
     /// # Errors
-    /// If the file cannot be read, has over 4 GiB, is not JSON or is truncated; and with the entry and its field: a field that is
-    /// missing or of another type, a number that is not finite, a box that is not within ±10⁹, an image without pixels or with
-    /// more than 2³² - 1, or an annotation whose image or category the file does not have.
+    /// If the file cannot be read, has over 4 GiB, is not JSON or is truncated; and with the entry and its field: a
+    /// field that is missing or of another type, a number that is not finite, a box that is not within ±10⁹, an image
+    /// without pixels or with more than 2³² - 1, or an annotation whose image or category the file does not have.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         Self::parse(Source::read(path.as_ref())?)
     }
@@ -138,7 +139,8 @@ impl CocoFile {
         self.by_id.get(id).map(|index| &self.images[*index])
     }
 
-    /// For each of [`images`](Self::images) its objects, in the file's order. Where two images have one id, the last has them.
+    /// For each of [`images`](Self::images) its objects, in the file's order. Where two images have one id, the last
+    /// has them.
     pub fn annotations_by_image(&self) -> Vec<Vec<&CocoAnnotation>> {
         let mut lists = vec![Vec::new(); self.images.len()];
         let mut last: Option<(&ImageId, usize)> = None;

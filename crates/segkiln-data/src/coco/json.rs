@@ -1,7 +1,7 @@
 //! JSON read in place: what is asked for is parsed, the rest is passed over.
 //!
-//! serde_json would round the last bit of long numbers, and cannot say in which field of which entry it met something else
-//! than it expected.
+//! serde_json would round the last bit of long numbers, and cannot say in which field of which entry it met something
+//! else than it expected.
 
 use std::borrow::Cow;
 
@@ -119,6 +119,16 @@ impl<'a> Reader<'a> {
                 return self.expect(b']', "a comma or a closing bracket");
             }
         }
+    }
+
+    /// An array of values that `f` reads.
+    pub fn list<T>(&mut self, mut f: impl FnMut(&mut Self) -> Result<T>) -> Result<Vec<T>> {
+        let mut values = Vec::new();
+        self.array(|reader| {
+            values.push(f(reader)?);
+            Ok(())
+        })?;
+        Ok(values)
     }
 
     /// Consumes an array, and gives its parts.

@@ -1,4 +1,4 @@
-//! COCO's JSON files (<https://cocodataset.org/#format-data>): annotations, read; results of a detector, read and written.
+//! COCO's JSON files (<https://cocodataset.org/#format-data>): annotations are read, a detector's results read and written.
 //!
 //! ```
 //! use segkiln_data::coco::{CocoFile, CocoResult, CocoResultFile, write_results};
@@ -17,14 +17,15 @@
 //!     assert_eq!((image.file_name.as_deref(), mask.area()), (Some("a.png"), 4));
 //! }
 //!
-//! let result = CocoResult { image_id: 7.into(), category_id: 3, bbox: Some([1.0, 1.0, 2.0, 2.0]), score: 0.9, segmentation: None };
+//! let bbox = Some([1.0, 1.0, 2.0, 2.0]);
+//! let result = CocoResult { image_id: 7.into(), category_id: 3, bbox, score: 0.9, segmentation: None };
 //! write_results(&found, &[result.clone()])?;
 //! assert_eq!(CocoResultFile::read(&found)?.results(), [result]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Fields that are not listed here may be there and hold anything. Boxes are as they are in the file, `[x, y, width, height]` in
-//! pixels, also such as have no area: what evaluates them counts these too.
+//! Other fields may be there and hold anything. Boxes are `[x, y, width, height]` in pixels as the file has them, also
+//! such as have no area: evaluation counts these too.
 
 mod file;
 mod json;
@@ -220,7 +221,7 @@ fn decode(path: &Path, entry: impl FnOnce() -> String, segmentation: &Segmentati
         field: "segmentation".into(),
         reason: match error {
             CoreError::MaskMismatch { first, second } => format!(
-                "the mask has {}x{} pixels, its image {}x{}; correct the size, which is [height, width], or the image's",
+                "the mask has {}x{} pixels, its image {}x{}; correct the size ([height, width]) of one of them",
                 first[0], first[1], second[0], second[1]
             ),
             other => format!("{other}; correct it or remove the entry"),

@@ -38,8 +38,8 @@ impl CocoResultFile {
     /// Reads and checks a file, on all of rayon's threads. Masks are not decoded.
     ///
     /// # Errors
-    /// If the file cannot be read, has over 4 GiB, is not JSON or is truncated; and with the entry and its field: a field that is
-    /// missing or of another type, a number that is not finite, a box that is not within ±10⁹.
+    /// If the file cannot be read, has over 4 GiB, is not JSON or is truncated; and with the entry and its field: a
+    /// field that is missing or of another type, a number that is not finite, a box that is not within ±10⁹.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let source = Source::read(path.as_ref())?;
         let mut reader = Reader::new(&source.bytes);

@@ -28,8 +28,8 @@ impl Segmentation {
     /// The mask on an image of `width` × `height` pixels. Polygons are filled as pycocotools fills them.
     ///
     /// # Errors
-    /// [`CoreError`] if the mask is another image's by its size, has more or less pixels than that, or cannot be read; or if a
-    /// polygon has less than three vertices, an odd number of values or a coordinate that is not within ±10⁸.
+    /// [`CoreError`] if the mask is another image's by its size, has more or less pixels than that, or cannot be read;
+    /// or if a polygon has less than three vertices, an odd number of values or a coordinate that is not within ±10⁸.
     pub fn to_rle(&self, width: u32, height: u32) -> Result<Rle, CoreError> {
         if let Self::Runs { size, .. } | Self::Compressed { size, .. } = self
             && *size != [height, width]
@@ -45,42 +45,28 @@ impl Segmentation {
 
     pub(super) fn parse(reader: &mut Reader) -> Result<Self, Fault> {
         if reader.at_array() {
-            let mut polygons = Vec::new();
             let before = reader.clone();
-            reader.array(|reader| {
-                let mut polygon = Vec::new();
-                reader.array(|reader| Ok(polygon.push(reader.number()?)))?;
-                polygons.push(polygon);
-                Ok(())
-            })?;
+            let polygons = reader.list(|reader| reader.list(Reader::number))?;
             return match polygons.is_empty() {
                 true => Err(before.fault("has no polygon; write one, or leave out the field")),
                 false => Ok(Self::Polygons(polygons)),
             };
         }
         let (mut size, mut counts) = (None, None);
-        reader.object(|reader, key| match key {
-            "size" => {
-                let before = reader.clone();
-                let mut sides = Vec::new();
-                reader.array(|reader| {
-                    // Two are enough to tell, and a million would cost.
-                    sides.truncate(2);
-                    Ok(sides.push(reader.unsigned()?))
-                })?;
-                match sides[..] {
-                    [height, width] => Ok(size = Some([height, width])),
-                    _ => Err(before.fault("is not [height, width]")),
+        reader.object(|reader, key| {
+            match key {
+                "size" => {
+                    let before = reader.clone();
+                    size = match reader.list(Reader::unsigned)?[..] {
+                        [height, width] => Some([height, width]),
+                        _ => return Err(before.fault("is not [height, width]")),
+                    };
                 }
+                "counts" if reader.at_array() => counts = Some(Err(reader.list(Reader::unsigned)?)),
+                "counts" => counts = Some(Ok(reader.string()?.into_owned())),
+                _ => reader.skip()?,
             }
-            "counts" if reader.at_array() => {
-                let mut runs = Vec::new();
-                reader.array(|reader| Ok(runs.push(reader.unsigned()?)))?;
-                counts = Some(Err(runs));
-                Ok(())
-            }
-            "counts" => Ok(counts = Some(Ok(reader.string()?.into_owned()))),
-            _ => reader.skip(),
+            Ok(())
         })?;
         let size = super::needed(size, "size", reader)?;
         Ok(match super::needed(counts, "counts", reader)? {

@@ -13,8 +13,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The corners in VOC's files count pixels from 1, and both belong to the box: the left and upper one less 1 make a [`BBox`], and
-//! overlaps are then those of VOC's development kit.
+//! The corners in VOC's files count pixels from 1, and both belong to the box: the left and upper one less 1 make a
+//! [`BBox`], and overlaps are then those of VOC's development kit.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -79,8 +79,8 @@ impl VocEvaluator {
         }
     }
 
-    /// Adds an image, also one without objects or detections. `image` is any number: it decides only which of equal scores comes
-    /// first.
+    /// Adds an image, also one without objects or detections. `image` is any number: it decides only which of equal
+    /// scores comes first.
     ///
     /// # Errors
     /// A score that is not finite, or an image of that number was added already.
@@ -148,7 +148,8 @@ impl VocEvaluator {
         classes.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// Recall and precision after each detection of a class, the surest first. None if it has no objects but difficult ones.
+    /// Recall and precision after each detection of a class, the surest first. None if it has no objects but difficult
+    /// ones.
     pub fn curve(&self, class: i64) -> Option<Vec<[f64; 2]>> {
         let mut objects = 0u64;
         let mut found: Vec<(f64, Outcome)> = Vec::new();
@@ -205,4 +206,38 @@ enum Outcome {
     True,
     False,
     Ignored,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bbox(x: f64) -> BBox {
+        BBox::new(x, 0.0, x + 10.0, 10.0).unwrap()
+    }
+
+    #[test]
+    fn difficult_and_doubled() {
+        let truth = |x, difficult| VocTruth { class: 1, bbox: bbox(x), difficult };
+        let found = |x, score| VocDetection { class: 1, bbox: bbox(x), score };
+        let mut evaluator = VocEvaluator::new(0.5).unwrap();
+        // Right, twice the same, and on the difficult one, which does not count.
+        let detections = [found(1.0, 0.8), found(0.0, 0.7), found(50.0, 0.9), found(50.0, 0.6)];
+        evaluator.add_image(1, &[truth(0.0, false), truth(50.0, true), truth(90.0, false)], &detections).unwrap();
+        assert_eq!(evaluator.curve(1).unwrap(), [[0.5, 1.0], [0.5, 0.5]]);
+        assert_eq!(evaluator.ap(1, VocApForm::Area), Some(0.5));
+        assert_eq!(evaluator.ap(1, VocApForm::ElevenPoints), Some(6.0 / 11.0));
+        assert_eq!((evaluator.ap(2, VocApForm::Area), evaluator.classes()), (None, vec![1]));
+
+        let mut other = VocEvaluator::new(0.5).unwrap();
+        assert_eq!(other.mean_ap(VocApForm::Area), None);
+        assert_eq!(other.merge(evaluator.clone()), Ok(()));
+        assert_eq!(other.merge(evaluator.clone()), Err(MetricsError::ImageTwice(1)));
+        assert_eq!(evaluator.add_image(1, &[], &[]), Err(MetricsError::ImageTwice(1)));
+        let error = evaluator.add_image(2, &[], &[found(0.0, f64::NAN)]).unwrap_err().to_string();
+        assert!(error.contains("detection 0 of image 2"), "{error}");
+        assert!(VocEvaluator::new(1.5).is_err() && evaluator.merge(VocEvaluator::new(0.7).unwrap()).is_err());
+        other.reset();
+        assert_eq!(other, VocEvaluator::new(0.5).unwrap());
+    }
 }

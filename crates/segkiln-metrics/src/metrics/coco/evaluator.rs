@@ -17,7 +17,8 @@ pub struct CocoTruth {
     pub id: i64,
     /// Its class, by any numbering.
     pub class: i64,
-    /// `[x, y, width, height]` in pixels, within ±10⁹; width and height may be 0 or less. Not used for [`IouType::Segm`].
+    /// `[x, y, width, height]` in pixels, within ±10⁹; width and height may be 0 or less. Not used for
+    /// [`IouType::Segm`].
     pub bbox: [f64; 4],
     /// Area in pixels by which it is small, medium or large: for COCO what the file says.
     pub area: f64,
@@ -47,9 +48,11 @@ impl CocoTruth {
 pub struct CocoDetection {
     /// Its class, numbered as those of [`CocoTruth`].
     pub class: i64,
-    /// `[x, y, width, height]` in pixels, within ±10⁹; width and height may be 0 or less. Not used for [`IouType::Segm`].
+    /// `[x, y, width, height]` in pixels, within ±10⁹; width and height may be 0 or less. Not used for
+    /// [`IouType::Segm`].
     pub bbox: [f64; 4],
-    /// Area in pixels by which it is small, medium or large: for pycocotools the box's, or the mask's if there is no box.
+    /// Area in pixels by which it is small, medium or large: for pycocotools the box's, or the mask's if there is no
+    /// box.
     pub area: f64,
     /// How sure the detector is: finite, the greater the surer.
     pub score: f64,
@@ -113,7 +116,8 @@ impl CocoEvaluator {
     /// An evaluator without images.
     ///
     /// # Errors
-    /// Thresholds that are not between 0 and 1, recalls or numbers of detections that do not ascend, or a list without values.
+    /// Thresholds that are not between 0 and 1, recalls or numbers of detections that do not ascend, or a list without
+    /// values.
     pub fn new(iou: IouType, params: CocoParams) -> Result<Self> {
         params.check()?;
         Ok(Self { iou, params, images: BTreeMap::new() })
@@ -129,8 +133,8 @@ impl CocoEvaluator {
         self.iou
     }
 
-    /// Adds an image, also one without objects or detections. `image` is its id or any other number: it decides only which of
-    /// equal scores comes first.
+    /// Adds an image, also one without objects or detections. `image` is its id or any other number: it decides only
+    /// which of equal scores comes first.
     ///
     /// # Errors
     /// As [`matches`](Self::matches) and [`push`](Self::push).
@@ -138,12 +142,12 @@ impl CocoEvaluator {
         self.push(self.matches(image, truths, detections)?)
     }
 
-    /// Matches detections to objects, the part that takes time, which several threads can do for several images. The result is
-    /// for [`push`](Self::push).
+    /// Matches detections to objects, the part that takes time, which several threads can do for several images. The
+    /// result is for [`push`](Self::push).
     ///
     /// # Errors
-    /// A score, area or box that is not finite or not within ±10⁹; and for [`IouType::Segm`] a mask that is missing or of
-    /// another size than the image's first.
+    /// A score, area or box that is not finite or not within ±10⁹; and for [`IouType::Segm`] a mask that is missing or
+    /// of another size than the image's first.
     pub fn matches(&self, image: i64, truths: &[CocoTruth], detections: &[CocoDetection]) -> Result<ImageMatches> {
         self.check(image, truths, detections)?;
         let class = |class: i64| if self.params.use_classes { class } else { -1 };
@@ -239,38 +243,42 @@ impl CocoEvaluator {
 
         let mut outcomes = vec![Outcome::False; detections.len() * areas.len() * iou_thresholds.len()];
         let mut objects = Vec::with_capacity(areas.len());
-        let mut taken = vec![false; truths.len()];
+        // Thresholds × objects.
+        let mut taken = vec![false; iou_thresholds.len() * truths.len()];
         for (a, area) in areas.iter().enumerate() {
             let outside = |value: f64| value < area.from || value > area.to;
             let ignored: Vec<bool> = truths.iter().map(|truth| truth.crowd || outside(truth.area)).collect();
             objects.push(ignored.iter().filter(|ignored| !**ignored).count() as u32);
-            for (t, threshold) in iou_thresholds.iter().enumerate() {
-                taken.fill(false);
-                for (d, (detection, candidates)) in detections.iter().zip(&candidates).enumerate() {
+            taken.fill(false);
+            for (d, (detection, candidates)) in detections.iter().zip(&candidates).enumerate() {
+                let nothing = if outside(detection.area) { Outcome::Ignored } else { Outcome::False };
+                let row = &mut outcomes[(d * areas.len() + a) * iou_thresholds.len()..][..iou_thresholds.len()];
+                row.fill(nothing);
+                if candidates.is_empty() {
+                    continue;
+                }
+                for ((outcome, threshold), taken) in
+                    row.iter_mut().zip(iou_thresholds).zip(taken.chunks_exact_mut(truths.len()))
+                {
                     // Objects that count come before the others, however much these overlap.
                     let best = [false, true].into_iter().find_map(|which| {
                         let (mut best, mut least) = (None, CocoParams::reached(*threshold));
                         for (index, iou) in candidates {
                             let free = !taken[*index] || truths[*index].crowd;
-                            if ignored[*index] == which && free && *iou >= least {
+                            if *iou >= least && ignored[*index] == which && free {
                                 (best, least) = (Some(*index), *iou);
                             }
                         }
                         best
                     });
-                    let nothing = if outside(detection.area) { Outcome::Ignored } else { Outcome::False };
-                    let outcome = match best {
-                        None => nothing,
-                        Some(index) => {
-                            taken[index] = true;
-                            match truths[index].id {
-                                _ if ignored[index] => Outcome::Ignored,
-                                0 => nothing,
-                                _ => Outcome::True,
-                            }
-                        }
-                    };
-                    outcomes[(d * areas.len() + a) * iou_thresholds.len() + t] = outcome;
+                    if let Some(index) = best {
+                        taken[index] = true;
+                        *outcome = match truths[index].id {
+                            _ if ignored[index] => Outcome::Ignored,
+                            0 => nothing,
+                            _ => Outcome::True,
+                        };
+                    }
                 }
             }
         }
@@ -322,8 +330,8 @@ impl CocoEvaluator {
         CocoEvaluation::new(self.params.clone(), figures)
     }
 
-    /// Precision over recall of a class (-1 without [`use_classes`](CocoParams::use_classes)) at one of the thresholds, areas and
-    /// numbers of detections. None if there is no object to be found, or no such parameter.
+    /// Precision over recall of a class (-1 without [`use_classes`](CocoParams::use_classes)) at one of the thresholds,
+    /// areas and numbers of detections. None if there is no object to be found, or no such parameter.
     pub fn curve(&self, class: i64, threshold: f64, area: &str, max_detections: usize) -> Option<PrecisionRecall> {
         let params = &self.params;
         let area = params.areas.iter().position(|range| range.name == area)?;
@@ -333,5 +341,120 @@ impl CocoEvaluator {
         let ranked = Ranked::new(classes.get(&class)?, params);
         let precision = ranked.curves(params, area, max_detections)?.swap_remove(threshold).precision;
         Some(PrecisionRecall { recall: params.recall_thresholds.clone(), precision })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn truth(id: i64, bbox: [f64; 4], crowd: bool) -> CocoTruth {
+        CocoTruth { id, class: 1, bbox, area: bbox[2] * bbox[3], crowd, mask: None }
+    }
+
+    fn found(bbox: [f64; 4], score: f64) -> CocoDetection {
+        CocoDetection { class: 1, bbox, area: bbox[2] * bbox[3], score, mask: None }
+    }
+
+    fn evaluator() -> CocoEvaluator {
+        CocoEvaluator::new(IouType::Bbox, CocoParams::default()).unwrap()
+    }
+
+    const BOX: [f64; 4] = [0.0, 0.0, 10.0, 10.0];
+
+    /// AP of one image.
+    fn ap(truths: &[CocoTruth], detections: &[CocoDetection]) -> f64 {
+        let mut evaluator = evaluator();
+        evaluator.add_image(5, truths, detections).unwrap();
+        evaluator.evaluate().figures().ap
+    }
+
+    #[test]
+    fn what_a_detection_may_match() {
+        let near = |actual: f64, expected: f64| assert!((actual - expected).abs() < 1e-9, "{actual}, not {expected}");
+        let away = found([90.0, 0.0, 10.0, 10.0], 0.9);
+        near(ap(&[truth(1, BOX, false)], &[found(BOX, 0.5)]), 1.0);
+        near(ap(&[truth(1, BOX, false)], &[found(BOX, 0.5), away.clone()]), 0.5);
+        near(ap(&[truth(1, BOX, false)], &[]), 0.0);
+        near(ap(&[], &[found(BOX, 0.5)]), -1.0);
+        // An object of id 0 is there, but is not found.
+        near(ap(&[truth(0, BOX, false)], &[found(BOX, 0.5)]), 0.0);
+        // A crowd takes any number, and the object goes before it.
+        let crowd = truth(2, [0.0, 0.0, 100.0, 100.0], true);
+        near(ap(&[crowd.clone(), truth(1, BOX, false)], &[found(BOX, 0.5), away.clone(), away.clone()]), 1.0);
+        near(ap(&[crowd], &[away]), -1.0);
+    }
+
+    #[test]
+    fn images_come_in_any_order() {
+        let images: Vec<_> = (0..20i64)
+            .map(|image| {
+                let shift = (image % 4) as f64;
+                (image, [truth(1, BOX, false)], [found([shift, 0.0, 10.0, 10.0], (image % 3) as f64)])
+            })
+            .collect();
+        let mut all = evaluator();
+        for (image, truths, detections) in &images {
+            all.add_image(*image, truths, detections).unwrap();
+        }
+        let (mut even, mut odd) = (evaluator(), evaluator());
+        for (image, truths, detections) in images.iter().rev() {
+            let part = if image % 2 == 0 { &mut even } else { &mut odd };
+            part.push(part.matches(*image, truths, detections).unwrap()).unwrap();
+        }
+        even.merge(odd).unwrap();
+        assert_eq!(even, all);
+        assert_eq!(even.evaluate(), all.evaluate());
+        assert_eq!(all.evaluate().class_figures(1), all.evaluate().figures());
+        assert_eq!(all.evaluate().class_figures(2).values(), [-1.0; 12]);
+
+        assert_eq!(all.add_image(3, &[], &[]), Err(MetricsError::ImageTwice(3)));
+        assert_eq!(all.merge(even), Err(MetricsError::ImageTwice(0)));
+        let masks = CocoEvaluator::new(IouType::Segm, CocoParams::default()).unwrap();
+        assert!(all.merge(masks).is_err());
+        all.reset();
+        assert_eq!(all, evaluator());
+    }
+
+    #[test]
+    fn curves_of_what_there_is() {
+        let mut evaluator = evaluator();
+        evaluator.add_image(1, &[truth(1, BOX, false)], &[found(BOX, 0.5)]).unwrap();
+        assert!(evaluator.curve(1, 0.5, "small", 10).is_some());
+        for (class, threshold, area, most) in [
+            (2, 0.5, "all", 100),
+            (1, 0.51, "all", 100),
+            (1, 0.5, "huge", 100),
+            (1, 0.5, "all", 50),
+            (1, 0.5, "large", 100),
+        ] {
+            assert_eq!(evaluator.curve(class, threshold, area, most), None);
+        }
+    }
+
+    #[test]
+    fn wrong_input() {
+        let wrong = |truths: &[CocoTruth], detections: &[CocoDetection], iou, word: &str| {
+            let error = CocoEvaluator::new(iou, CocoParams::default()).unwrap().matches(5, truths, detections);
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains("of image 5") && error.contains(word), "no {word:?} in {error}");
+        };
+        let mask = |side| Some(Rle::new(side, side, &[side * side]).unwrap());
+        let with_mask = CocoTruth { mask: mask(4), ..truth(1, BOX, false) };
+        wrong(&[truth(1, [f64::NAN, 0.0, 1.0, 1.0], false)], &[], IouType::Bbox, "object 0");
+        wrong(&[], &[found([0.0, 0.0, 1e12, 1.0], 0.5)], IouType::Bbox, "±1e9");
+        wrong(&[], &[found(BOX, 0.5), found(BOX, f64::NAN)], IouType::Bbox, "detection 1");
+        wrong(&[CocoTruth { area: f64::INFINITY, ..truth(1, BOX, false) }], &[], IouType::Bbox, "area inf");
+        wrong(std::slice::from_ref(&with_mask), &[found(BOX, 0.5)], IouType::Segm, "no mask");
+        wrong(&[with_mask], &[CocoDetection { mask: mask(5), ..found(BOX, 0.5) }], IouType::Segm, "[5, 5]");
+
+        let refused = |params: CocoParams| assert!(CocoEvaluator::new(IouType::Bbox, params).is_err());
+        let default = CocoParams::default;
+        refused(CocoParams { iou_thresholds: vec![], ..default() });
+        refused(CocoParams { iou_thresholds: vec![0.5, f64::NAN], ..default() });
+        refused(CocoParams { recall_thresholds: vec![0.5, 0.1], ..default() });
+        refused(CocoParams { areas: vec![], ..default() });
+        refused(CocoParams { max_detections: vec![0, 10], ..default() });
+        refused(CocoParams { max_detections: vec![10, 1], ..default() });
     }
 }

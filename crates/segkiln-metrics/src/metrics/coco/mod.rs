@@ -1,5 +1,5 @@
-//! Average precision and recall of detections as COCO defines them (Lin et al. 2014, <https://cocodataset.org/#detection-eval>),
-//! with the numbers of pycocotools.
+//! Average precision and recall of detections as COCO defines them (Lin et al. 2014,
+//! <https://cocodataset.org/#detection-eval>), with the numbers of pycocotools.
 //!
 //! ```
 //! use segkiln_metrics::metrics::coco::{CocoDetection, CocoEvaluator, CocoParams, CocoTruth, IouType};
@@ -9,7 +9,7 @@
 //! let mut evaluator = CocoEvaluator::new(IouType::Bbox, CocoParams::default())?;
 //! evaluator.add_image(1, &[truth], &[found])?;
 //! let figures = evaluator.evaluate().figures();
-//! assert_eq!((figures.ap50, figures.ap_small), (1.0, -1.0));
+//! assert_eq!((figures.ar100, figures.ar_small), (0.9, -1.0));
 //! assert_eq!(evaluator.curve(3, 0.95, "all", 100).unwrap().precision, [0.0; 101]);
 //! # Ok::<(), segkiln_metrics::MetricsError>(())
 //! ```
@@ -20,7 +20,8 @@
 //! - crowds match any number of detections, which then count neither for nor against
 //! - detections and objects of equal rank come in the order of the images' numbers and then as given
 //!
-//! Not kept: where 100 is not among the numbers of detections, pycocotools says that AP is -1; here it is AP at the greatest.
+//! Not kept: where 100 is not among the numbers of detections, pycocotools says that AP is -1; here it is AP at the
+//! greatest.
 
 mod evaluation;
 mod evaluator;

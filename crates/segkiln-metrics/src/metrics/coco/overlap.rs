@@ -23,7 +23,8 @@ pub(super) struct Runs {
 
 impl Runs {
     pub fn new(mask: &Rle) -> Self {
-        Self { runs: mask.runs().collect(), area: mask.area() }
+        let runs: Vec<[u32; 2]> = mask.runs().collect();
+        Self { area: runs.iter().map(|[first, end]| end - first).sum(), runs }
     }
 
     /// Intersection over union; over the detection's area if `truth` is a crowd. 0 where it would be less than `least`.
