@@ -22,9 +22,10 @@ use segkiln::{
     core::{Classes, Detection, Instances},
     data::{
         Image, Limits, Loader, MaskFormat, Sample,
-        coco::{CocoFile, CocoResult, CocoResultFile, ImageId, Segmentation, write_results},
+        coco::{CocoFile, CocoResult, CocoResultFile, ImageId, Segmentation},
         datasets::{
-            Cached, CocoDetection, CocoOptions, DetectionDataset, DetectionEntry, InvalidBoxes, VocDetection, VocOptions,
+            Cached, CocoDetection, CocoOptions, DetectionDataset, DetectionEntry, InvalidBoxes, VocDetection,
+            VocOptions,
         },
         draw, read_labels, splits,
         transforms::{Compose, HorizontalFlip, RandomCrop, RandomTurn90},
@@ -324,7 +325,8 @@ fn left_out(what: &Path, objects: usize) -> Result<(), Failure> {
 fn sample(folder: &Path, split: &str, classes: Classes) -> Result<DetectionDataset, Failure> {
     let mut entries = Vec::new();
     for stem in splits::read_list(folder.join(format!("{split}.txt")))? {
-        let labels = read_labels(folder.join(format!("labels/{stem}.png")), &MaskFormat::Index, &Limits::default())?;
+        let labels =
+            read_labels(folder.join(format!("labels/{stem}.png")), &MaskFormat::Instances, &Limits::default())?;
         let image = folder.join(format!("images/{stem}.png"));
         entries.push(DetectionEntry { name: stem, image, instances: Instances::from_labels(&labels, |_| 1)? });
     }
@@ -373,7 +375,6 @@ fn network(args: &Args, classes: usize, is_sample: bool) -> Result<RcnnConfig, F
 
 /// An image of the split that is measured with.
 struct Measured {
-    name: String,
     truth: Instances,
     found: Vec<Detection>,
 }
@@ -392,7 +393,7 @@ fn find(detector: &Detector, split: &Split, pictures: &Path) -> Result<Vec<Measu
             let row = draw::side_by_side(&[plain.to_rgb8(), detector.overlay(&plain, &shown)?]);
             write_image(pictures.join(format!("{name}.png")), &row.into())?;
         }
-        measured.push(Measured { name, truth: target, found });
+        measured.push(Measured { truth: target, found });
     }
     Ok(measured)
 }
@@ -428,8 +429,6 @@ fn by_file(file: &CocoFile, detector: &Detector, images: &[Measured], iou: IouTy
             })
         })
         .collect();
-    let folder = tempfile::tempdir()?;
-    let path = folder.path().join("results.json");
-    write_results(&path, &results)?;
-    Ok(coco_evaluate(file, &CocoResultFile::read(&path)?, iou, CocoParams::default())?.evaluate().figures())
+    let results = CocoResultFile::new("results", results);
+    Ok(coco_evaluate(file, &results, iou, CocoParams::default())?.evaluate().figures())
 }

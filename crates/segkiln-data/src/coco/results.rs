@@ -35,6 +35,11 @@ pub struct CocoResultFile {
 }
 
 impl CocoResultFile {
+    /// Results that are in memory; errors call them `path`.
+    pub fn new(path: impl Into<PathBuf>, results: Vec<CocoResult>) -> Self {
+        Self { path: path.into(), results }
+    }
+
     /// Reads and checks a file, on all of rayon's threads. Masks are not decoded.
     ///
     /// # Errors
