@@ -346,3 +346,21 @@ fn parameters_are_as_many_as_torchvision_s() {
         assert_eq!(segkiln_models::weights::parameters(&model), expected, "{name}");
     }
 }
+
+/// Weights that no file gives: a network begins to learn, with finite losses that the same seeds repeat.
+#[test]
+fn random_weights_have_finite_losses() {
+    let device = Device::default().autodiff();
+    let run = || {
+        device.seed(3);
+        let config = small(NormConfig::default());
+        let config = config.clone().with_channels(16).with_roi(config.roi.with_representation(32));
+        let model = config.with_mask(Some(MaskConfig::new().with_channels(16))).init(&device).unwrap().materialize();
+        let images = [image(0, SIZES[0], &device)];
+        let losses = model.losses(&images, &[target(OBJECTS[0], SIZES[0])], Sampling::Random { seed: 1 }).unwrap();
+        losses.named().into_iter().map(|(_, loss)| loss.into_scalar::<f32>()).collect::<Vec<_>>()
+    };
+    let losses = run();
+    assert!(losses.iter().all(|loss| loss.is_finite() && *loss > 0.0), "{losses:?}");
+    assert_eq!(losses, run());
+}

@@ -412,9 +412,11 @@ impl MaskHead {
 impl MaskPredictor {
     fn new(config: &MaskConfig, classes: usize, device: &Device) -> Self {
         let channels = config.channels;
+        // Kaiming's, of the values that an input leads to; Burn does not count them for this layer.
+        let std = (2.0 / (4 * channels) as f64).sqrt();
         let mut up = ConvTranspose2dConfig::new([channels, channels], [2, 2])
             .with_stride([2, 2])
-            .with_initializer(kaiming())
+            .with_initializer(Initializer::Normal { mean: 0.0, std })
             .init(device);
         let logits = Conv2dConfig::new([channels, classes], [1, 1]).with_initializer(kaiming()).init(device);
         up.bias = up.bias.map(|bias| zeros(&bias, device));
