@@ -72,23 +72,28 @@ fn formula(name: &str, shape: &[usize], salt: &str, factors: &[(&str, f64)]) -> 
     noise(&format!("{salt}{name}")).take(count).map(|noise| (offset + scale * noise) as f32).collect()
 }
 
-/// The network with the formula's weights, which it reads from a file as torchvision would write it.
-fn load(config: &RcnnConfig, salt: &str, factors: &[(&str, f64)], device: &Device) -> Rcnn {
-    let model = config.init(device).unwrap();
-    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = torch_shapes(&model)
-        .into_iter()
+/// Writes a file as torchvision would, with the formula's weights.
+fn write_formula(shapes: &[(String, Vec<usize>)], path: &Path, salt: &str, factors: &[(&str, f64)]) {
+    let tensors: Vec<(String, &[usize], Vec<u8>)> = shapes
+        .iter()
         .map(|(name, shape)| {
             let name = name.replace(".body.features.", ".body.");
-            let bytes = formula(&name, &shape, salt, factors).iter().flat_map(|value| value.to_le_bytes()).collect();
-            (name, shape, bytes)
+            let bytes = formula(&name, shape, salt, factors).iter().flat_map(|value| value.to_le_bytes()).collect();
+            (name, shape.as_slice(), bytes)
         })
         .collect();
     let views = tensors
         .iter()
-        .map(|(name, shape, bytes)| (name, TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap()));
+        .map(|(name, shape, bytes)| (name, TensorView::new(safetensors::Dtype::F32, shape.to_vec(), bytes).unwrap()));
+    safetensors::serialize_to_file(views, None, path).unwrap();
+}
+
+/// The network with the formula's weights, which it reads from a file.
+fn load(config: &RcnnConfig, salt: &str, factors: &[(&str, f64)], device: &Device) -> Rcnn {
+    let model = config.init(device).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("weights.safetensors");
-    safetensors::serialize_to_file(views, None, &path).unwrap();
+    write_formula(&torch_shapes(&model), &path, salt, factors);
     load_torch(model, &path, &[]).unwrap()
 }
 
@@ -363,4 +368,42 @@ fn random_weights_have_finite_losses() {
     let losses = run();
     assert!(losses.iter().all(|loss| loss.is_finite() && *loss > 0.0), "{losses:?}");
     assert_eq!(losses, run());
+}
+
+/// The maps of every stage; `tests/parity/backbones.py` writes the fixture.
+#[test]
+fn backbones_are_torchvision_s() {
+    let device = Device::default();
+    let bytes = fixture("backbones");
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let names = [
+        "resnet18",
+        "resnet34",
+        "resnext50_32x4d",
+        "mobilenet_v2",
+        "mobilenet_v3_large",
+        "mobilenet_v3_small",
+        "vgg16_bn",
+    ];
+    for name in names {
+        let config = BackboneConfig::by_name(name).unwrap();
+        let path = folder.path().join(format!("{name}.safetensors"));
+        let network = config.init(&device);
+        write_formula(&torch_shapes(&network), &path, "", &[]);
+        let network = load_torch(network, &path, &[]).unwrap();
+        let stages: Vec<usize> = (0..config.channels().len()).collect();
+        let x = image(0, [48, 64], &device).unsqueeze();
+        for (stage, map) in network.forward(x, &stages).into_iter().enumerate() {
+            let shape = map.dims();
+            let values: Vec<f32> = map.into_data().try_to_vec().unwrap();
+            let steps: Vec<usize> = [1, 4, 3, 3].iter().zip(shape).map(|(parts, size)| (size / parts).max(1)).collect();
+            let actual = part(&shape, &values, &steps);
+            let expected = floats(&file, &format!("{name}.{stage}"));
+            assert_eq!(actual.len(), expected.len(), "{name}: stage {stage}");
+            let most = values.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+            let difference = actual.iter().zip(&expected).map(|(a, e)| (a - e).abs()).fold(0.0, f32::max);
+            assert!(difference <= 1e-5 * most, "{name}: stage {stage} differs by {difference} of {most}");
+        }
+    }
 }
