@@ -40,10 +40,11 @@ pub struct CocoDetection {
 }
 
 impl CocoDetection {
-    /// The images in a folder and a file of annotations. The file is read now, an image when its sample is asked for.
+    /// The images in a folder and a file of annotations. The file is read now, an image when its sample is asked for. Where the
+    /// file names its images with a folder that `images` does not have, their names alone are looked for.
     ///
     /// # Errors
-    /// If the file cannot be read or has no image, an image has no file name or size, an annotation has another category than
+    /// If the file cannot be read or has no image, an image has no file, no file name or no size, an annotation has another category than
     /// [`CocoOptions::categories`], no mask where each needs one, or a box that [`CocoOptions::invalid_boxes`] refuses: with
     /// the file, the annotation and the field.
     pub fn open(images: impl AsRef<Path>, annotations: impl AsRef<Path>, options: CocoOptions) -> Result<Self> {
@@ -132,6 +133,13 @@ fn entry(
         let reason = "is missing; training needs the image's file".into();
         return Err(wrong(format!("image {}", image.id), "file_name", reason));
     };
+    let stem = Path::new(name).file_stem().map_or_else(|| name.clone(), |stem| stem.to_string_lossy().into_owned());
+    let mut path = folder.join(name);
+    if !path.exists() {
+        let alone = Path::new(name).file_name().map(|name| folder.join(name)).filter(|path| path.exists());
+        let missing = || wrong(format!("image {}", image.id), "file_name", format!("{} is not there", path.display()));
+        path = alone.ok_or_else(missing)?;
+    }
     let [width, height] = file.size(&image.id)?;
     let mut boxes = Boxes::new(options.invalid_boxes);
     let mut instances = Vec::with_capacity(annotations.len());
@@ -164,8 +172,7 @@ fn entry(
         }
     }
     let instances = Instances::new(width, height, instances).expect("masks were read for the image's size");
-    let stem = Path::new(name).file_stem().map_or_else(|| name.clone(), |stem| stem.to_string_lossy().into_owned());
-    Ok((DetectionEntry { name: stem, image: folder.join(name), instances }, boxes.dropped))
+    Ok((DetectionEntry { name: stem, image: path, instances }, boxes.dropped))
 }
 
 #[cfg(test)]
@@ -173,7 +180,7 @@ mod tests {
     use super::*;
 
     const FILE: &str = r#"{
-        "images": [{"id": 5, "file_name": "a.png", "width": 4, "height": 3}, {"id": 9, "file_name": "b.png", "width": 2, "height": 2}],
+        "images": [{"id": 5, "file_name": "a.png", "width": 4, "height": 3}, {"id": 9, "file_name": "images/b.png", "width": 2, "height": 2}],
         "categories": [{"id": 17, "name": "cat"}, {"id": 3, "name": "dog"}],
         "annotations": [
             {"id": 1, "image_id": 5, "category_id": 17, "bbox": [1, 0, 2, 2], "area": 4, "segmentation": {"size": [3, 4], "counts": [3, 2, 1, 2, 4]}},
@@ -185,6 +192,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("gt.json");
         std::fs::write(&path, FILE).unwrap();
+        for name in ["a.png", "b.png"] {
+            std::fs::write(folder.path().join(name), []).unwrap();
+        }
         CocoDetection::open(folder.path(), path, options)
     }
 

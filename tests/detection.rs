@@ -1,0 +1,222 @@
+//! Detectors as a user meets them: `rcnn_train`, `detect`, `coco_eval`; and what they say to bad input.
+
+mod common;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use burn::tensor::Device;
+use common::{Random, example, run_badly, run_well};
+use image::{GrayImage, Luma};
+use segkiln::{
+    Detector,
+    core::{LabelMap, Rle},
+    data::write_image,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Bright rectangles and discs on a dark ground, with COCO's annotations.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        fs::create_dir(place.at("images")).unwrap();
+        for (split, count) in [("train", 6), ("val", 2)] {
+            let mut images = Vec::new();
+            let mut annotations = Vec::new();
+            for index in 0..count {
+                let id = images.len() as u64 + 100;
+                let mut random = Random(id + 1000 * count);
+                let labels = objects(&mut random, index % 3);
+                let picture = GrayImage::from_fn(64, 48, |x, y| {
+                    let ground = if labels.get(x, y).unwrap() > 0 { 180 } else { 20 };
+                    Luma([(ground + random.range(0, 40)) as u8])
+                });
+                write_image(place.at(&format!("images/{split}_{index}.png")), &picture.into()).unwrap();
+                images
+                    .push(json!({ "id": id, "file_name": format!("{split}_{index}.png"), "width": 64, "height": 48 }));
+                for (label, mask) in Rle::of_labels(&labels).unwrap() {
+                    let bbox = mask.bbox().unwrap().xywh();
+                    annotations.push(json!({
+                        "id": annotations.len() + 1, "image_id": id, "category_id": if label % 2 == 0 { 7 } else { 3 },
+                        "bbox": bbox, "area": mask.area(), "iscrowd": 0,
+                        "segmentation": { "size": [48, 64], "counts": mask.to_coco_string() },
+                    }));
+                }
+            }
+            let categories = [json!({ "id": 7, "name": "disc" }), json!({ "id": 3, "name": "box" })];
+            place.write(split, &json!({ "images": images, "annotations": annotations, "categories": categories }));
+        }
+        place
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    fn write(&self, split: &str, file: &Value) {
+        fs::write(self.at(&format!("{split}.json")), file.to_string()).unwrap();
+    }
+
+    fn read(&self, split: &str) -> Value {
+        serde_json::from_str(&fs::read_to_string(self.at(&format!("{split}.json"))).unwrap()).unwrap()
+    }
+
+    fn train(&self, out: &str) -> Command {
+        let mut command = example("rcnn_train");
+        command.arg("--train-images").arg(self.at("images")).arg("--train-json").arg(self.at("train.json"));
+        command.arg("--val-images").arg(self.at("images")).arg("--val-json").arg(self.at("val.json"));
+        command.args([
+            "--backbone",
+            "resnet18",
+            "--min-size",
+            "48",
+            "--max-size",
+            "64",
+            "--anchor-sizes",
+            "8,16,32,64,128",
+        ]);
+        command.args(["--epochs", "2", "--optimizer", "adamw", "--lr", "5e-4", "--detections", "10", "--seed", "5"]);
+        command.arg("--out").arg(self.at(out));
+        command
+    }
+
+    /// Trains after `spoil` has been at the training annotations.
+    #[track_caller]
+    fn train_refused(spoil: impl FnOnce(&mut Value), words: &[&str]) {
+        let place = Self::new();
+        let mut file = place.read("train");
+        spoil(&mut file);
+        place.write("train", &file);
+        refused(&mut place.train("run"), words);
+    }
+}
+
+/// Up to two rectangles and discs, numbered from 1: odd ones are rectangles.
+fn objects(random: &mut Random, count: u64) -> LabelMap {
+    let mut labels = LabelMap::filled(64, 48, 0);
+    for number in 1..=count as u32 {
+        let (x, y) = (random.range(4, 30) + 20 * (number - 1), random.range(4, 20));
+        let (w, h) = (random.range(10, 18), random.range(10, 18));
+        for at in 0..64 * 48u32 {
+            let (dx, dy) = ((at % 64).wrapping_sub(x), (at / 64).wrapping_sub(y));
+            let disc = |d: u32, s: u32| (2.0 * f64::from(d) - f64::from(s) + 1.0) / f64::from(s);
+            let inside = dx < w && dy < h && (number % 2 == 1 || disc(dx, w).powi(2) + disc(dy, h).powi(2) <= 1.0);
+            if inside {
+                labels.as_mut_slice()[at as usize] = number;
+            }
+        }
+    }
+    labels
+}
+
+#[track_caller]
+fn refused(command: &mut Command, words: &[&str]) {
+    let line = run_badly(command);
+    for word in words {
+        assert!(line.to_lowercase().contains(&word.to_lowercase()), "no {word:?} in {line}");
+    }
+}
+
+#[test]
+fn a_detector_is_trained_used_and_evaluated() {
+    let place = Place::new();
+    let result = run_well(&mut place.train("run"));
+    assert_eq!((&result["images"], &result["epochs"]), (&json!(2), &json!(1)));
+    for kind in ["bbox", "segm"] {
+        let figures = result[kind].as_object().unwrap();
+        assert_eq!(figures.len(), 12);
+        assert!(figures.values().all(|figure| (-1.0..=1.0).contains(&figure.as_f64().unwrap())), "{figures:?}");
+    }
+    for file in ["best.bpk", "last.bpk", "config.json", "metrics.csv", "curves.svg", "overlays/val_0.png"] {
+        assert!(fs::metadata(place.at("run").join(file)).unwrap().len() > 0, "{file}");
+    }
+
+    // The same again, and resumed when there is nothing left to do: the same weights.
+    let again = run_well(&mut place.train("again"));
+    let resumed = run_well(place.train("again").arg("--resume"));
+    assert_eq!((&again["bbox"], &resumed["bbox"]), (&result["bbox"], &result["bbox"]));
+    for file in ["best.bpk", "last.bpk"] {
+        let same = fs::read(place.at("run").join(file)).unwrap() == fs::read(place.at("again").join(file)).unwrap();
+        assert!(same, "{file} of two runs differ");
+    }
+
+    let mut detect = example("detect");
+    detect.arg("--model").arg(place.at("run")).arg("--image").arg(place.at("images"));
+    detect
+        .args(["--score-threshold", "0"])
+        .arg("--output")
+        .arg(place.at("found.json"))
+        .arg("--overlay")
+        .arg(place.at("seen"));
+    let found = run_well(&mut detect);
+    assert_eq!(found["images"], json!(8));
+    let results: Vec<Value> = serde_json::from_str(&fs::read_to_string(place.at("found.json")).unwrap()).unwrap();
+    assert_eq!(found["detections"], json!(results.len()));
+    assert!(results.is_sorted_by(|a, b| a["score"].as_f64() >= b["score"].as_f64()));
+    for result in &results {
+        assert!([3, 7].contains(&result["category_id"].as_u64().unwrap()), "{result}");
+        assert_eq!(result["segmentation"]["size"], json!([48, 64]));
+    }
+    assert!(place.at("seen/train_0.png").exists());
+
+    // As a library.
+    let detector = Detector::load(place.at("run"), &Device::default()).unwrap();
+    assert_eq!(detector.classes().names(), ["background", "box", "disc"]);
+    let image = image::open(place.at("images/val_1.png")).unwrap();
+    let here = detector.detect(&image).unwrap();
+    assert_eq!(detector.overlay(&image, &here).unwrap().dimensions(), (64, 48));
+}
+
+#[test]
+fn annotations_that_are_wrong_are_named() {
+    Place::train_refused(|file| file["annotations"][0]["category_id"] = json!(99), &["train.json", "category", "99"]);
+    Place::train_refused(
+        |file| file["annotations"][0]["image_id"] = json!(1),
+        &["train.json", "annotation 1", "image"],
+    );
+    Place::train_refused(|file| file["annotations"][0]["bbox"] = json!([0, 0, "NaN", 2]), &["train.json", "bbox"]);
+    Place::train_refused(
+        |file| file["annotations"][0]["segmentation"] = json!({ "size": [48, 64], "counts": [0, 999_999] }),
+        &["train.json", "annotation 1", "segmentation"],
+    );
+    Place::train_refused(|file| file["images"][0]["file_name"] = json!("none.png"), &["none.png"]);
+    Place::train_refused(
+        |file| file["annotations"][0].as_object_mut().unwrap().remove("segmentation").map(drop).unwrap(),
+        &["annotation 1", "segmentation", "mask"],
+    );
+    let place = Place::new();
+    fs::write(place.at("train.json"), "{\"images\": [").unwrap();
+    refused(&mut place.train("run"), &["train.json"]);
+    let place = Place::new();
+    refused(place.train("run").args(["--backbone", "resnet51"]), &["resnet51", "resnet50"]);
+    refused(place.train("run").args(["--min-size", "0"]), &["min_size"]);
+    refused(place.train("run").args(["--lr", "nan"]), &["learning_rate"]);
+    refused(example("rcnn_train").args(["--format", "voc"]), &["--voc"]);
+    refused(example("rcnn_train").args(["--arch", "faster", "--format", "voc", "--voc", "/nowhere"]), &["/nowhere"]);
+}
+
+#[test]
+fn weights_that_are_wrong_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image.png");
+    write_image(&image, &GrayImage::new(20, 20).into()).unwrap();
+    let detect = |weights: &Path, arch: &str| {
+        let mut command = example("detect");
+        command.arg("--arch").arg(arch).arg("--weights").arg(weights).arg("--image").arg(&image);
+        command
+    };
+    let file = folder.path().join("weights.pth");
+    refused(&mut detect(&file, "maskrcnn_resnet50_fpn"), &["weights.pth"]);
+    for content in [&b""[..], b"PK\x03\x04 not a zip", b"\x80\x02}q\x00.", b"0123456{\"a\":1}", &[0xff; 100]] {
+        fs::write(&file, content).unwrap();
+        refused(&mut detect(&file, "fasterrcnn_mobilenet_v3_large_320_fpn"), &["weights.pth"]);
+    }
+    refused(&mut detect(&file, "fasterrcnn_resnet51"), &["fasterrcnn_resnet51", "fasterrcnn_resnet50_fpn"]);
+    refused(example("detect").arg("--image").arg(&image), &["--arch"]);
+}
