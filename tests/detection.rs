@@ -81,7 +81,7 @@ impl Place {
             "--anchor-sizes",
             "8,16,32,64,128",
         ]);
-        command.args(["--epochs", "2", "--optimizer", "adamw", "--lr", "5e-4", "--detections", "10", "--seed", "5"]);
+        command.args(["--epochs", "1", "--optimizer", "adamw", "--lr", "5e-4", "--detections", "10", "--seed", "5"]);
         command.arg("--out").arg(self.at(out));
         command
     }
