@@ -170,27 +170,17 @@ fn run(args: &Args) -> Result<(), Failure> {
     let validation = Loader::builder(valid).batch_size(1);
 
     let optimizer = args.optimizer.unwrap_or(if is_sample { Optimizer::Adamw } else { Optimizer::Sgd });
-    let standard = DetectionRecipe::new();
-    let recipe = DetectionRecipe {
-        seed: args.seed,
-        epochs: args.epochs.unwrap_or(if is_sample { 24 } else { standard.epochs }),
-        batch_size: args.batch_size,
-        learning_rate: args.lr.unwrap_or(match optimizer {
-            Optimizer::Sgd => 0.02 / 16.0 * args.batch_size as f64,
-            Optimizer::Adamw => 1e-3,
-        }),
-        optimizer: match optimizer {
-            Optimizer::Sgd => standard.optimizer,
-            Optimizer::Adamw => OptimizerConfig::AdamW { betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 1e-4 },
-        },
-        schedule: match optimizer {
-            Optimizer::Sgd => standard.schedule,
-            Optimizer::Adamw => ScheduleConfig::Cosine { warmup: 0.05, floor: 0.01 },
-        },
-        // As torchvision: early layers of trained backbones stay as they are.
-        trainable: args.weights.is_some().then_some(3),
-        ..standard
-    };
+    let epochs = args.epochs.unwrap_or(if is_sample { 24 } else { 26 });
+    let images = if is_sample { EPOCH } else { train.len() };
+    let mut recipe = DetectionRecipe { seed: args.seed, ..DetectionRecipe::new(images, epochs, args.batch_size) };
+    if optimizer == Optimizer::Adamw {
+        recipe.learning_rate = 1e-3;
+        recipe.optimizer = OptimizerConfig::AdamW { betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 1e-4 };
+        recipe.schedule = ScheduleConfig::Cosine { warmup: 0.05, floor: 0.01 };
+    }
+    recipe.learning_rate = args.lr.unwrap_or(recipe.learning_rate);
+    // As torchvision: early layers of trained backbones stay as they are.
+    recipe.trainable = args.weights.is_some().then_some(3);
     let outcome = train_detector(DetectionRun {
         folder: args.out.clone(),
         config: DetectionConfig { card: card.clone(), recipe, data: json!({ "weights": args.weights }) },

@@ -58,9 +58,11 @@ pub enum ScheduleConfig {
 }
 
 impl ScheduleConfig {
-    /// A short rise, then a tenth after two thirds and again after eleven twelfths of the steps, as in Mask R-CNN's paper.
-    pub fn multi_step() -> Self {
-        Self::MultiStep { warmup: 0.02, start: 1e-3, milestones: [2.0 / 3.0, 11.0 / 12.0], gamma: 0.1 }
+    /// torchvision's reference for detectors, which has 26 epochs: a rise over the first (of at most 1,000 steps), a tenth from
+    /// the 17th on and again from the 23rd; in as many shares of `steps` = `[an epoch's, all]`.
+    pub fn multi_step([epoch, all]: [usize; 2]) -> Self {
+        let warmup = epoch.saturating_sub(1).min(1000) as f64 / all.max(1) as f64;
+        Self::MultiStep { warmup, start: 1e-3, milestones: [16.0 / 26.0, 22.0 / 26.0], gamma: 0.1 }
     }
 
     /// One cycle with PyTorch's defaults: 30 % up, from 1/25 of the peak, down to 1/250,000.

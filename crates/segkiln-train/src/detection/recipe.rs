@@ -58,16 +58,17 @@ pub struct DetectionRecipe {
 }
 
 impl DetectionRecipe {
-    /// torchvision's reference: gradient descent with momentum 0.9, 0.02 for a batch of 16 images, a short linear rise,
-    /// and a tenth after two thirds and eleven twelfths of the training.
-    pub fn new() -> Self {
+    /// torchvision's reference for `images` training images: gradient descent with momentum 0.9, 0.02 for a batch of 16
+    /// images, and the schedule [`ScheduleConfig::multi_step`].
+    pub fn new(images: usize, epochs: usize, batch_size: usize) -> Self {
+        let steps = images.div_ceil(batch_size.max(1));
         Self {
             seed: 0,
-            epochs: 26,
-            batch_size: 2,
+            epochs,
+            batch_size,
             accumulation: 1,
-            learning_rate: 0.02 / 8.0,
-            schedule: ScheduleConfig::multi_step(),
+            learning_rate: 0.02 / 16.0 * batch_size as f64,
+            schedule: ScheduleConfig::multi_step([steps, steps.saturating_mul(epochs)]),
             optimizer: OptimizerConfig::Sgd { momentum: 0.9, nesterov: false, weight_decay: 1e-4 },
             clip_norm: None,
             ema_decay: None,
@@ -75,12 +76,6 @@ impl DetectionRecipe {
             trainable: None,
             monitor: Monitor { metric: "bbox_ap".into(), higher_is_better: true },
         }
-    }
-}
-
-impl Default for DetectionRecipe {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
