@@ -45,9 +45,9 @@ struct Args {
     /// Folder of a training run, or a .bpk file in one
     #[arg(long)]
     model: Option<PathBuf>,
-    /// Classes of --arch, with the background
-    #[arg(long, default_value_t = 91)]
-    num_classes: usize,
+    /// Classes of --arch, with the background [default: 91]
+    #[arg(long, requires = "arch")]
+    num_classes: Option<usize>,
     /// An image, or a folder of images
     #[arg(long)]
     image: PathBuf,
@@ -57,7 +57,7 @@ struct Args {
     /// The shorter side that images are resized to [default: the network's]
     #[arg(long)]
     min_size: Option<usize>,
-    /// What the longer side may not exceed [default: the network's]
+    /// What the longer side may not exceed [default: the network's, or --min-size if that is more]
     #[arg(long)]
     max_size: Option<usize>,
     /// File for the results, as COCO has them
@@ -84,12 +84,15 @@ fn run(args: &Args) -> Result<(), Failure> {
     device.seed(args.seed);
     let detector = match (&args.model, &args.arch, &args.weights) {
         (Some(model), _, _) => Detector::load(model, &device)?,
-        (_, Some(arch), Some(weights)) => Detector::torchvision(arch, weights, args.num_classes, &device)?,
+        (_, Some(arch), Some(weights)) => {
+            Detector::torchvision(arch, weights, args.num_classes.unwrap_or(91), &device)?
+        }
         _ => return Err("either --model or --arch and --weights must be given".into()),
     };
     let detector = detector.with_config(|config| {
         let roi = config.roi.clone().with_score(args.score_threshold.unwrap_or(config.roi.score));
-        let (min_size, max_size) = (args.min_size.unwrap_or(config.min_size), args.max_size.unwrap_or(config.max_size));
+        let min_size = args.min_size.unwrap_or(config.min_size);
+        let max_size = args.max_size.unwrap_or(config.max_size.max(min_size));
         config.with_roi(roi).with_min_size(min_size).with_max_size(max_size)
     })?;
     let paths = images::images(&args.image)?;
@@ -121,7 +124,7 @@ fn result(detector: &Detector, path: &Path, detection: Detection) -> CocoResult 
     let stem = images::stem(path);
     CocoResult {
         image_id: stem.parse().map_or_else(|_| ImageId::Text(stem.clone()), ImageId::Number),
-        category_id: detector.card().category(detection.label()) as i64,
+        category_id: detector.card().category(detection.label()),
         bbox: Some(detection.bbox.xywh()),
         score: detection.score.into(),
         segmentation: detection.mask.map(|mask| Segmentation::Compressed {

@@ -19,7 +19,7 @@ use clap::{Parser, ValueEnum};
 use rayon::prelude::*;
 use segkiln::{
     Detector, coco_evaluate,
-    core::{Classes, Detection, Instances},
+    core::{Classes, CoreError, Detection, Instances},
     data::{
         Image, Limits, Loader, MaskFormat, Sample,
         coco::{CocoFile, CocoResult, CocoResultFile, ImageId, Segmentation},
@@ -28,7 +28,7 @@ use segkiln::{
             VocOptions,
         },
         draw, read_labels, splits,
-        transforms::{Compose, HorizontalFlip, RandomCrop, RandomTurn90},
+        transforms::{Compose, HorizontalFlip, Probability, RandomCrop, RandomTurn90},
         write_image,
     },
     metrics::metrics::coco::{CocoDetection as Found, CocoEvaluator, CocoFigures, CocoParams, CocoTruth, IouType},
@@ -80,13 +80,13 @@ struct Args {
     /// torchvision's name of the backbone [default: resnet50; for the sample resnet18]
     #[arg(long)]
     backbone: Option<String>,
-    /// The backbone's norms [default: frozen with --weights, else batch]
+    /// The backbone's norms [default: frozen with torchvision's --weights, else batch]
     #[arg(long, value_enum)]
     norm: Option<Norm>,
     /// Weights to begin with: torchvision's of the backbone or of the whole network, or a .bpk
     #[arg(long)]
     weights: Option<PathBuf>,
-    /// Sides of the anchors in pixels of what the network sees [default: 32,64,128,256,512; for the sample half of them]
+    /// Sides of the anchors in pixels of what the network sees [default: 32,64,128,256,512; for the sample a quarter of them]
     #[arg(long, value_delimiter = ',')]
     anchor_sizes: Option<Vec<f32>>,
     /// Most objects found in an image
@@ -107,7 +107,7 @@ struct Args {
     /// The shorter side that images are resized to [default: 800; for the sample 256]
     #[arg(long)]
     min_size: Option<usize>,
-    /// What the longer side may not exceed [default: 1333, or --min-size if that is more]
+    /// What the longer side may not exceed [default: 1333, or --min-size if that is more or for the sample]
     #[arg(long)]
     max_size: Option<usize>,
     /// Folder for the run's files
@@ -163,7 +163,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let mut training = Loader::builder(train.clone());
     if is_sample {
         // Few images are seen hundreds of times each.
-        augment = augment.then(RandomCrop::new(CROP, CROP)?).then(RandomTurn90);
+        augment = augment.then(Probability { p: 0.5, transform: RandomCrop::new(CROP, CROP)? }).then(RandomTurn90);
         training = training.epoch_length(Some(EPOCH));
     }
     let training = training.transform(augment.then(HorizontalFlip { p: 0.5 }));
@@ -212,9 +212,9 @@ fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Side of the crops of the sample, in pixels.
-const CROP: u32 = 128;
-/// Crops of the sample in an epoch.
+/// Side of the crops of the sample in pixels, which the network sees a third larger.
+const CROP: u32 = 192;
+/// Samples of an epoch of the sample: parts and crops of them.
 const EPOCH: usize = 48;
 /// Bytes of decoded images that are kept.
 const CACHE: usize = 2 << 30;
@@ -230,7 +230,7 @@ struct Data {
     test: Split,
     classes: Classes,
     /// What COCO's files call the classes from 1 on.
-    categories: Vec<u64>,
+    categories: Vec<i64>,
     /// What COCO's figures are computed with, where there is a file.
     truth: Option<CocoFile>,
     is_sample: bool,
@@ -252,6 +252,7 @@ impl Data {
             let valid = CocoDetection::open(val_images, val_json, options)?;
             left_out(train_json, train.dropped())?;
             left_out(val_json, valid.dropped())?;
+            some_object(val_json, valid.entries())?;
             let (classes, truth) = (train.classes().clone(), valid.file().clone());
             let valid: Split = Arc::new(Cached::new(valid, CACHE));
             return Ok(Self {
@@ -259,7 +260,7 @@ impl Data {
                 valid: valid.clone(),
                 test: valid,
                 classes,
-                categories: categories.into_iter().map(|id| id.unsigned_abs()).collect(),
+                categories,
                 truth: Some(truth),
                 is_sample: false,
             });
@@ -273,6 +274,7 @@ impl Data {
             let classes = train.classes().clone();
             let valid = VocDetection::open(folder, "val", VocOptions { classes: Some(classes.clone()), ..options })?;
             left_out(folder, train.dropped() + valid.dropped())?;
+            some_object(folder, valid.entries())?;
             let valid: Split = Arc::new(Cached::new(valid, CACHE));
             return Ok(Self {
                 train: Arc::new(Cached::new(train, CACHE)),
@@ -311,6 +313,14 @@ fn left_out(what: &Path, objects: usize) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Without objects no epoch would be better than another.
+fn some_object(what: &Path, images: &[DetectionEntry]) -> Result<(), Failure> {
+    match images.iter().all(|image| image.instances.is_empty()) {
+        true => Err(format!("{}: there is no object in any validation image", what.display()).into()),
+        false => Ok(()),
+    }
+}
+
 /// Images whose labels are the numbers of objects.
 fn sample(folder: &Path, split: &str, classes: Classes) -> Result<DetectionDataset, Failure> {
     let mut entries = Vec::new();
@@ -328,16 +338,20 @@ fn network(args: &Args, classes: usize, is_sample: bool) -> Result<RcnnConfig, F
     let name = args.backbone.as_deref().unwrap_or(if is_sample { "resnet18" } else { "resnet50" });
     let backbone = BackboneConfig::by_name(name)
         .ok_or_else(|| format!("there is no backbone {name:?}; the names are {}", BackboneConfig::NAMES.join(", ")))?;
-    let norm = args.norm.unwrap_or(if args.weights.is_some() { Norm::Frozen } else { Norm::Batch });
+    let theirs = args.weights.as_ref().filter(|path| path.extension().is_none_or(|extension| extension != "bpk"));
+    let norm = args.norm.unwrap_or(if theirs.is_some() { Norm::Frozen } else { Norm::Batch });
     let backbone = match norm {
         Norm::Batch => backbone,
-        Norm::Frozen => backbone.with_norm(NormConfig::Frozen { epsilon: 1e-5 }),
+        Norm::Frozen => {
+            let epsilon = theirs.map(|path| RcnnConfig::frozen_epsilon(path)).transpose()?.flatten();
+            backbone.with_norm(NormConfig::Frozen { epsilon: epsilon.unwrap_or(1e-5) })
+        }
     };
     let mut config = RcnnConfig::with_backbone(backbone, classes);
     let maps = config.stages.len() + 1;
     let sizes = match &args.anchor_sizes {
         Some(sizes) => Some(sizes.clone()),
-        None if is_sample => Some(vec![16.0, 32.0, 64.0, 128.0, 256.0]),
+        None if is_sample => Some(vec![8.0, 16.0, 32.0, 64.0, 128.0]),
         None => None,
     };
     if let Some(sizes) = sizes {
@@ -349,7 +363,7 @@ fn network(args: &Args, classes: usize, is_sample: bool) -> Result<RcnnConfig, F
         config = config.with_anchors(AnchorConfig::new().with_sizes(sizes));
     }
     let min_size = args.min_size.unwrap_or(if is_sample { 256 } else { config.min_size });
-    let max_size = args.max_size.unwrap_or(config.max_size.max(min_size));
+    let max_size = args.max_size.unwrap_or(if is_sample { min_size } else { config.max_size.max(min_size) });
     let mut roi = config.roi.clone().with_detections(args.detections);
     let mut rpn = config.rpn.clone();
     let mut mask = (args.arch == Arch::Mask).then(MaskConfig::new);
@@ -380,7 +394,14 @@ fn find(detector: &Detector, split: &Split, pictures: &Path) -> Result<Vec<Measu
         if index < OVERLAYS {
             let plain = Image::to_dynamic(&image);
             let shown: Vec<Detection> = found.iter().filter(|detection| detection.score >= 0.5).cloned().collect();
-            let row = draw::side_by_side(&[plain.to_rgb8(), detector.overlay(&plain, &shown)?]);
+            let truth = target.as_slice().iter().map(|instance| {
+                let mut known = Detection::new(instance.bbox, instance.label(), 1.0)?;
+                known.mask = instance.mask.clone();
+                Ok(known)
+            });
+            let truth: Vec<Detection> = truth.collect::<Result<_, CoreError>>()?;
+            let drawn = [plain.to_rgb8(), detector.overlay(&plain, &truth)?, detector.overlay(&plain, &shown)?];
+            let row = draw::side_by_side(&drawn);
             write_image(pictures.join(format!("{name}.png")), &row.into())?;
         }
         measured.push(Measured { truth: target, found });
@@ -409,7 +430,7 @@ fn by_file(file: &CocoFile, detector: &Detector, images: &[Measured], iou: IouTy
         .flat_map_iter(|(image, id)| {
             image.found.iter().map(|detection| CocoResult {
                 image_id: id.clone(),
-                category_id: detector.card().category(detection.label()) as i64,
+                category_id: detector.card().category(detection.label()),
                 bbox: Some(detection.bbox.xywh()),
                 score: detection.score.into(),
                 segmentation: detection.mask.as_ref().map(|mask| Segmentation::Runs {

@@ -4,7 +4,11 @@
 use burn::data::dataloader::Progress;
 use burn::tensor::{Device, Int, Tensor};
 use burn_train::metric::{Metric, MetricMetadata, Numeric, NumericEntry};
-use segkiln_metrics::metrics::{Average, ConfusionMatrix, Figure, Score, SegmentationInput, SegmentationMetric};
+use segkiln_core::{BBox, Detection, Instance, Instances};
+use segkiln_metrics::metrics::{
+    Average, ConfusionMatrix, DetectionInput, DetectionMetric, Figure, Score, SegmentationInput, SegmentationMetric,
+    coco::IouType,
+};
 
 fn metadata() -> MetricMetadata {
     MetricMetadata { progress: Progress::new(1, 1, None), iteration: None, lr: None }
@@ -64,4 +68,25 @@ fn logits_become_labels() {
     };
     assert_eq!(labels(Tensor::from_floats([[[[0.5, -0.5]]]], &device)), [1, 0]);
     assert_eq!(labels(Tensor::from_floats([[[[0.5, -0.5]], [[0.1, 2.0]], [[0.2, 1.0]]]], &device)), [0, 1]);
+}
+
+#[test]
+fn an_epoch_of_detections_has_the_evaluator_s_figure() {
+    let bbox = |x: f64| BBox::new(x, 0.0, x + 10.0, 10.0).unwrap();
+    let input = |found: f64| DetectionInput {
+        found: vec![vec![Detection::new(bbox(found), 1, 0.9).unwrap()]],
+        targets: vec![Instances::new(50, 20, vec![Instance::new(bbox(0.0), 1).unwrap()]).unwrap()],
+    };
+    let mut metric = DetectionMetric::new(IouType::Bbox, Some(0.5)).unwrap();
+    let ap = |metric: &DetectionMetric| match metric.final_value() {
+        NumericEntry::Final(ap) => ap,
+        _ => unreachable!("an epoch has one figure"),
+    };
+    metric.update(&input(1.0), &metadata()).unwrap();
+    assert!(metric.value().is_none());
+    assert_eq!(ap(&metric), 1.0);
+    metric.update(&input(30.0), &metadata()).unwrap();
+    assert!((ap(&metric) - 51.0 / 101.0).abs() < 1e-12, "{}", ap(&metric));
+    metric.clear();
+    assert!(ap(&metric).is_nan());
 }

@@ -6,7 +6,7 @@ use burn::{
 
 use crate::unet::{AttentionUNet, AttentionUNetConfig, UNet, UNetConfig, UNetPlusPlus, UNetPlusPlusConfig};
 
-/// Any network of this crate, as a file describes it.
+/// Any segmentation network of this crate, as a file describes it.
 ///
 /// ```
 /// use segkiln_models::{ModelConfig, unet::UNetConfig};
@@ -67,7 +67,7 @@ impl ModelConfig {
     }
 }
 
-/// Any network of this crate behind one type.
+/// Any segmentation network of this crate behind one type.
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)]
 pub enum SegmentationModel {

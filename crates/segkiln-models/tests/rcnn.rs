@@ -94,7 +94,7 @@ fn load(config: &RcnnConfig, salt: &str, factors: &[(&str, f64)], device: &Devic
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("weights.safetensors");
     write_formula(&torch_shapes(&model), &path, salt, factors);
-    load_torch(model, &path, &[]).unwrap()
+    load_torch(model, &path).unwrap()
 }
 
 /// A ramp, stripes and noise.
@@ -391,7 +391,7 @@ fn backbones_are_torchvision_s() {
         let path = folder.path().join(format!("{name}.safetensors"));
         let network = config.init(&device);
         write_formula(&torch_shapes(&network), &path, "", &[]);
-        let network = load_torch(network, &path, &[]).unwrap();
+        let network = load_torch(network, &path).unwrap();
         let stages: Vec<usize> = (0..config.channels().len()).collect();
         let x = image(0, [48, 64], &device).unsqueeze();
         for (stage, map) in network.forward(x, &stages).into_iter().enumerate() {

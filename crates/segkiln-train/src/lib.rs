@@ -1,4 +1,4 @@
-//! Training of segmentation networks with burn-train.
+//! Training of segmentation and detection networks with burn-train.
 //!
 //! burn-train's `SupervisedTraining` and `Learner` run the loop; this crate adds what they leave to the user:
 //!
@@ -7,7 +7,8 @@
 //! - [`checkpoint`]: a checkpoint as one set that appears in one step, so that a killed run resumes exactly;
 //! - [`strategy`]: the epochs, tied to the loader's epoch and to the checkpoints;
 //! - [`history`], [`curves`]: what was measured, as CSV and as a picture;
-//! - [`train`]: all of it together, from a [`Recipe`] to the files of a run.
+//! - [`train`]: all of it together, from a [`Recipe`] to the files of a run;
+//! - [`detection`]: the same for detectors.
 
 pub mod checkpoint;
 pub mod curves;

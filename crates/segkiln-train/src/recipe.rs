@@ -84,9 +84,6 @@ impl Recipe {
 
     fn check(&self) -> Result<()> {
         let refuse = |field, reason: &str| Err(TrainError::Recipe { field, reason: reason.into() });
-        if self.clip_norm.is_some_and(|norm| norm.is_nan() || norm <= 0.0) {
-            return refuse("clip_norm", "must be above 0");
-        }
         if !METRICS.contains(&self.monitor.metric.as_str()) {
             return refuse("monitor", &format!("must name one of {}", METRICS.join(", ")));
         }
@@ -160,6 +157,7 @@ pub fn train(run: Run) -> Result<Outcome> {
             schedule: recipe.schedule,
             optimizer: recipe.optimizer,
             accumulation: 1,
+            clip_norm: recipe.clip_norm,
             ema_decay: recipe.ema_decay,
             patience: recipe.patience,
             monitor: recipe.monitor.clone(),

@@ -37,6 +37,8 @@ pub(crate) struct Settings {
     pub optimizer: OptimizerConfig,
     /// Batches whose gradients make one step.
     pub accumulation: usize,
+    /// What the task clips gradients to.
+    pub clip_norm: Option<f32>,
     pub ema_decay: Option<f64>,
     pub patience: Option<usize>,
     pub monitor: Monitor,
@@ -53,6 +55,9 @@ impl Settings {
         }
         if self.accumulation == 0 {
             return refuse("accumulation", "must be at least 1");
+        }
+        if self.clip_norm.is_some_and(|norm| norm.is_nan() || norm <= 0.0) {
+            return refuse("clip_norm", "must be above 0");
         }
         if self.ema_decay.is_some_and(|decay| !(0.0..1.0).contains(&decay)) {
             return refuse("ema_decay", "must be at least 0 and below 1");
@@ -115,7 +120,7 @@ where
     if last_epoch.is_none() && worth_keeping.exists() {
         set_aside(folder)?;
     }
-    fs::create_dir_all(folder).map_err(|error| unwritable(&folder, error))?;
+    fs::create_dir_all(folder).map_err(|error| unwritable(folder, error))?;
     sweep(folder)?;
     let config_path = folder.join("config.json");
     if last_epoch.is_some() {

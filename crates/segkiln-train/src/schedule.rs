@@ -81,7 +81,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// `peak` is the largest learning rate, `steps` the optimizer steps of the whole training.
+    /// `peak` is the largest learning rate, `steps` the batches of the whole training.
     pub fn new(config: ScheduleConfig, peak: f64, steps: usize) -> Self {
         Self { config, peak, steps: steps.max(1), next: 0 }
     }

@@ -114,15 +114,12 @@ impl Detector {
         let path = weights.as_ref();
         let mut config = RcnnConfig::by_name(name, classes).ok_or_else(|| DetectError::UnknownName(name.into()))?;
         let is_ours = path.extension().is_some_and(|extension| extension == "bpk");
-        let first = ["fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn"].contains(&name) && classes == 91;
-        if first && !is_ours {
-            let counts = |name: &String| name.ends_with(".num_batches_tracked");
-            if !weights::torch_names(path)?.iter().any(counts) {
-                config = config.with_frozen_norm(0.0);
-            }
+        let epsilon = if is_ours { None } else { RcnnConfig::frozen_epsilon(path)? };
+        if let Some(epsilon) = epsilon {
+            config = config.with_frozen_norm(epsilon);
         }
         let model = config.init(device)?;
-        let model = if is_ours { weights::load(model, path)? } else { weights::load_torch(model, path, &[])? };
+        let model = if is_ours { weights::load(model, path)? } else { weights::load_torch(model, path)? };
         let card = DetectorCard::new(config, DetectorCard::default_classes(classes));
         Self::new(model, card, device)
     }

@@ -1,4 +1,4 @@
-//! Image segmentation in pure Rust on the [Burn](https://burn.dev) framework.
+//! Image segmentation and detection in pure Rust on the [Burn](https://burn.dev) framework.
 //!
 //! Predict with a trained network in three lines:
 //!

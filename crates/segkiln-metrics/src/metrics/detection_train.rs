@@ -119,30 +119,3 @@ impl Numeric for DetectionMetric {
         NumericEntry::Final(self.average_precision())
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use segkiln_core::{BBox, Instance};
-
-    use super::*;
-
-    #[test]
-    fn an_epoch_has_the_evaluator_s_figure() {
-        let bbox = |x: f64| BBox::new(x, 0.0, x + 10.0, 10.0).unwrap();
-        let input = |found: f64| DetectionInput {
-            found: vec![vec![Detection::new(bbox(found), 1, 0.9).unwrap()]],
-            targets: vec![Instances::new(50, 20, vec![Instance::new(bbox(0.0), 1).unwrap()]).unwrap()],
-        };
-        let mut metric = DetectionMetric::new(IouType::Bbox, Some(0.5)).unwrap();
-        let metadata = MetricMetadata::fake();
-        metric.update(&input(1.0), &metadata).unwrap();
-        assert!(metric.value().is_none());
-        assert_eq!(metric.final_value(), NumericEntry::Final(1.0));
-        metric.update(&input(30.0), &metadata).unwrap();
-        let NumericEntry::Final(ap) = metric.final_value() else { unreachable!() };
-        assert!((ap - 51.0 / 101.0).abs() < 1e-12, "{ap}");
-        metric.clear();
-        let NumericEntry::Final(nothing) = metric.final_value() else { unreachable!() };
-        assert!(nothing.is_nan());
-    }
-}

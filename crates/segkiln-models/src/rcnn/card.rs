@@ -16,7 +16,7 @@ pub struct DetectorCard {
     pub color: ColorMode,
     /// What files of results call the classes from 1 on; their own numbers if none are given.
     #[config(default = "Vec::new()")]
-    pub categories: Vec<u64>,
+    pub categories: Vec<i64>,
 }
 
 impl DetectorCard {
@@ -30,7 +30,7 @@ impl DetectorCard {
     }
 
     /// What files of results call a class.
-    pub fn category(&self, label: u32) -> u64 {
+    pub fn category(&self, label: u32) -> i64 {
         self.categories.get((label as usize).wrapping_sub(1)).copied().unwrap_or(label.into())
     }
 

@@ -1,7 +1,13 @@
+use std::path::Path;
+
 use burn::config::Config;
 
 use super::AnchorConfig;
-use crate::{backbones::BackboneConfig, layers::NormConfig};
+use crate::{
+    backbones::BackboneConfig,
+    layers::NormConfig,
+    weights::{WeightsError, torch_contents},
+};
 
 /// Configuration of an [`Rcnn`](super::Rcnn); the defaults are torchvision's.
 ///
@@ -180,11 +186,7 @@ impl RcnnConfig {
     pub fn by_name(name: &str, classes: usize) -> Option<Self> {
         let backbone = |name| BackboneConfig::by_name(name).expect("a name of the list");
         let resnet = || Self::with_backbone(backbone("resnet50"), classes);
-        let mobilenet = || {
-            let config = Self::with_backbone(backbone("mobilenet_v3_large"), classes);
-            let rpn = RpnConfig::new().with_score(0.05);
-            config.with_rpn(rpn)
-        };
+        let mobilenet = || Self::with_backbone(backbone("mobilenet_v3_large"), classes);
         let second = |config: Self| {
             let norm = NormConfig::default();
             let rpn = config.rpn.clone().with_convolutions(2);
@@ -208,7 +210,7 @@ impl RcnnConfig {
         })
     }
 
-    /// A Faster R-CNN on any backbone, with the anchors that torchvision takes for it.
+    /// A Faster R-CNN on any backbone, with the anchors and the least score of proposals that torchvision takes for it.
     pub fn with_backbone(backbone: BackboneConfig, classes: usize) -> Self {
         let stages = backbone.detection_stages();
         let maps = stages.len() + 1;
@@ -217,7 +219,22 @@ impl RcnnConfig {
             5 => AnchorConfig::new(),
             _ => AnchorConfig::new().with_sizes(vec![vec![32.0, 64.0, 128.0, 256.0, 512.0]; maps]),
         };
-        Self::new(backbone, classes, stages).with_anchors(anchors)
+        let score = if matches!(backbone, BackboneConfig::MobileNetV3(_)) { 0.05 } else { 0.0 };
+        Self::new(backbone, classes, stages).with_anchors(anchors).with_rpn(RpnConfig::new().with_score(score))
+    }
+
+    /// The epsilon of the frozen norms that weights in a file were trained with, if it is not the usual one: 0 for those of
+    /// ResNets that torchvision trained on COCO's 91 classes, which are known by norms that do not count batches.
+    ///
+    /// # Errors
+    /// [`WeightsError::Read`].
+    pub fn frozen_epsilon(path: &Path) -> Result<Option<f64>, WeightsError> {
+        let contents = torch_contents(path)?;
+        let has = |part: &str| contents.iter().any(|(name, _)| name.contains(part));
+        let classes = contents.iter().find(|(name, _)| name.ends_with("roi_heads.box_predictor.cls_score.bias"));
+        let coco = classes.is_some_and(|(_, shape)| shape == &[91]);
+        let first = coco && has("backbone.body.layer1.0.bn1") && !has(".num_batches_tracked");
+        Ok(first.then_some(0.0))
     }
 
     /// The same with norms in the backbone that do not learn; see [`FrozenBatchNorm`](crate::layers::FrozenBatchNorm).

@@ -17,7 +17,7 @@ use burn::{
     store::{ModuleRecord, burn_pack},
     tensor::{Tensor, TensorData},
 };
-pub use torch::{load_torch, torch_names, torch_shapes};
+pub use torch::{Exceptions, load_torch, load_torch_but, torch_contents, torch_shapes};
 
 /// Why weights could not be written or read.
 #[derive(Debug, thiserror::Error)]

@@ -19,12 +19,29 @@ use super::{Mismatch, WeightsError};
 /// Loads the weights that torchvision names as this module's into it: from a `.pth` (a state dict, or a checkpoint that holds
 /// one as `model` or `state_dict`) or a `.safetensors`, found by its content.
 ///
-/// Names that torchvision gave its tensors in earlier years are understood. Tensors of the file whose names begin with one
-/// of `spare` may be left over: a classifier, say, of which only the backbone is wanted.
+/// Names that torchvision gave its tensors in earlier years are understood.
 ///
 /// # Errors
 /// [`WeightsError::Read`], or [`WeightsError::Mismatch`] naming the tensors if the file is not of this network.
-pub fn load_torch<M: Module>(module: M, path: &Path, spare: &[&str]) -> Result<M, WeightsError> {
+pub fn load_torch<M: Module>(module: M, path: &Path) -> Result<M, WeightsError> {
+    load_torch_but(module, path, Exceptions::default())
+}
+
+/// What need not fit when weights are loaded; names are the beginnings of torchvision's.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Exceptions<'a> {
+    /// Tensors of the file that may be left over: a classifier, of which only the backbone is wanted.
+    pub spare: &'a [&'a str],
+    /// Tensors of the network that keep their values where the file's have another shape: heads for other classes.
+    pub kept: &'a [&'a str],
+}
+
+/// [`load_torch`] with exceptions.
+///
+/// # Errors
+/// As [`load_torch`].
+pub fn load_torch_but<M: Module>(module: M, path: &Path, exceptions: Exceptions<'_>) -> Result<M, WeightsError> {
+    let begins = |name: &str, with: &[&str]| with.iter().any(|begin| name.starts_with(begin));
     let unreadable = |reason: String| WeightsError::Read { path: path.into(), reason };
     let expected = expected(&module);
     let file = Source::open(path).map_err(unreadable)?;
@@ -34,13 +51,17 @@ pub fn load_torch<M: Module>(module: M, path: &Path, spare: &[&str]) -> Result<M
     for Expected { name, shape } in expected {
         match file.remove(&name) {
             None => mismatch.missing.push(name),
-            Some(stored) if stored.shape != shape => mismatch.shapes.push((name, shape, stored.shape)),
+            Some(stored) if stored.shape != shape => {
+                if !begins(&name, exceptions.kept) {
+                    mismatch.shapes.push((name, shape, stored.shape));
+                }
+            }
             Some(stored) => {
                 values.insert(name, stored);
             }
         }
     }
-    mismatch.unexpected = file.into_keys().filter(|name| !spare.iter().any(|spare| name.starts_with(spare))).collect();
+    mismatch.unexpected = file.into_keys().filter(|name| !begins(name, exceptions.spare)).collect();
     if !mismatch.is_empty() {
         return Err(WeightsError::Mismatch { path: path.into(), mismatch });
     }
@@ -58,13 +79,13 @@ pub fn torch_shapes<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
     expected(module).into_iter().map(|Expected { name, shape }| (name, shape)).collect()
 }
 
-/// The names of the tensors in a file, as they are there.
+/// The names and shapes of the tensors in a file, as they are there.
 ///
 /// # Errors
 /// [`WeightsError::Read`].
-pub fn torch_names(path: &Path) -> Result<Vec<String>, WeightsError> {
+pub fn torch_contents(path: &Path) -> Result<Vec<(String, Vec<usize>)>, WeightsError> {
     let file = Source::open(path).map_err(|reason| WeightsError::Read { path: path.into(), reason })?;
-    Ok(file.0.into_keys().collect())
+    Ok(file.0.into_iter().map(|(name, stored)| (name, stored.shape)).collect())
 }
 
 /// A tensor of the network, by torchvision's name.

@@ -81,7 +81,7 @@ impl<const MASK: bool> WithSimd for Combine<'_, MASK> {
             let sum = x[at] + y[at];
             let value = match MASK {
                 true if x[at] > 0.0 => y[at],
-                false if !(sum < 0.0) => sum,
+                false if sum >= 0.0 || sum.is_nan() => sum,
                 _ => 0.0,
             };
             // SAFETY: the target has as many values.

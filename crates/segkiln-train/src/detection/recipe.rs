@@ -14,7 +14,7 @@ use segkiln_metrics::metrics::{DetectionMetric, coco::IouType};
 use segkiln_models::{
     DetectorCard,
     rcnn::Rcnn,
-    weights::{self, load_torch},
+    weights::{self, Exceptions, load_torch_but, torch_contents},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -97,7 +97,8 @@ pub struct DetectionRun {
     pub folder: PathBuf,
     /// Network, classes and recipe.
     pub config: DetectionConfig,
-    /// Weights to begin with: those of the whole network, ours or torchvision's, or torchvision's of the backbone.
+    /// Weights to begin with: ours of the same network, torchvision's of one that may have other classes, or torchvision's
+    /// of the backbone.
     pub weights: Option<PathBuf>,
     /// The training split, augmented; order, seed and batch size are set from the recipe.
     pub train: LoaderBuilder<Instances>,
@@ -154,6 +155,7 @@ pub fn train_detector(plan: DetectionRun) -> Result<DetectionOutcome> {
             schedule: recipe.schedule,
             optimizer: recipe.optimizer,
             accumulation: recipe.accumulation,
+            clip_norm: recipe.clip_norm,
             ema_decay: recipe.ema_decay,
             patience: recipe.patience,
             monitor: recipe.monitor.clone(),
@@ -188,16 +190,17 @@ pub fn train_detector(plan: DetectionRun) -> Result<DetectionOutcome> {
     Ok(DetectionOutcome { model, history: ended.history, best: ended.best, interrupted: ended.interrupted })
 }
 
-/// A network that begins with the weights of a file.
+/// A network that begins with the weights of a file. Of a detector for other classes, all but what tells classes apart.
 fn begun(mut model: Rcnn, path: &Path) -> Result<Rcnn> {
     if path.extension().is_some_and(|extension| extension == "bpk") {
         return Ok(weights::load(model, path)?);
     }
-    if weights::torch_names(path)?.iter().any(|name| name.contains("backbone.")) {
-        return Ok(load_torch(model, path, &[])?);
+    if torch_contents(path)?.iter().any(|(name, _)| name.contains("backbone.")) {
+        let kept = &["roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits."];
+        return Ok(load_torch_but(model, path, Exceptions { kept, ..Exceptions::default() })?);
     }
-    // Of a classifier, all but the classifier.
-    model.backbone.body = load_torch(model.backbone.body, path, &["fc.", "classifier."])?;
+    let spare = &["fc.", "classifier."];
+    model.backbone.body = load_torch_but(model.backbone.body, path, Exceptions { spare, ..Exceptions::default() })?;
     Ok(model)
 }
 

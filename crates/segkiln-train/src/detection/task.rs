@@ -43,7 +43,7 @@ impl TrainStep for DetectionTask {
     type Output = TrainingOutput;
 
     /// # Panics
-    /// If a target does not fit the network; [`train_detector`](super::train_detector) looks at all of them before.
+    /// If a target does not fit the network: its data set must have the network's classes, and masks if it makes them.
     fn step(&self, batch: DetectionBatch) -> TrainOutput<TrainingOutput> {
         let sampling = Sampling::Random { seed: drawn(&batch.images[0].device()) };
         let losses = self.model.losses(&batch.images, &batch.targets, sampling);
