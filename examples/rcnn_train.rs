@@ -253,7 +253,7 @@ impl Data {
             left_out(train_json, train.dropped())?;
             left_out(val_json, valid.dropped())?;
             some_object(val_json, valid.entries())?;
-            let (classes, truth) = (train.classes().clone(), valid.file().clone());
+            let (classes, truth) = (train.classes().clone(), evaluable(valid.file(), masks)?);
             let valid: Split = Arc::new(Cached::new(valid, CACHE));
             return Ok(Self {
                 train: Arc::new(Cached::new(train, CACHE)),
@@ -261,7 +261,7 @@ impl Data {
                 test: valid,
                 classes,
                 categories,
-                truth: Some(truth),
+                truth,
                 is_sample: false,
             });
         }
@@ -313,9 +313,23 @@ fn left_out(what: &Path, objects: usize) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The file, if COCO's figures can be computed with it; else they will be computed with the objects that were read.
+fn evaluable(file: &CocoFile, masks: bool) -> Result<Option<CocoFile>, Failure> {
+    let nothing = CocoResultFile::new("results", Vec::new());
+    let kinds = [IouType::Bbox, IouType::Segm];
+    for iou in kinds.into_iter().take(if masks { 2 } else { 1 }) {
+        if let Err(error) = coco_evaluate(file, &nothing, iou, CocoParams::default()) {
+            say(format_args!("{error}; objects are evaluated by the areas of their masks or boxes"))?;
+            return Ok(None);
+        }
+    }
+    Ok(Some(file.clone()))
+}
+
 /// Without objects no epoch would be better than another.
 fn some_object(what: &Path, images: &[DetectionEntry]) -> Result<(), Failure> {
-    match images.iter().all(|image| image.instances.is_empty()) {
+    let to_find = |image: &DetectionEntry| image.instances.as_slice().iter().any(|instance| !instance.crowd);
+    match !images.iter().any(to_find) {
         true => Err(format!("{}: there is no object in any validation image", what.display()).into()),
         false => Ok(()),
     }

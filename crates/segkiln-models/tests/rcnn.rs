@@ -370,6 +370,15 @@ fn random_weights_have_finite_losses() {
     assert_eq!(losses, run());
 }
 
+#[test]
+fn a_network_keeps_its_layers() {
+    let model = small(NormConfig::default()).init(&Device::default()).unwrap();
+    let model = model.with_config(|config| config.with_min_size(200).with_max_size(100)).unwrap();
+    assert_eq!(model.config().min_size, 200);
+    let error = model.with_config(|config| config.with_classes(9)).unwrap_err().to_string();
+    assert!(error.contains("layers"), "{error}");
+}
+
 /// The maps of every stage; `tests/parity/backbones.py` writes the fixture.
 #[test]
 fn backbones_are_torchvision_s() {

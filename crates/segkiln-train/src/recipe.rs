@@ -168,7 +168,9 @@ pub fn train(run: Run) -> Result<Outcome> {
         valid: Arc::new(valid),
         device: &device,
         resume,
-        init: |device: &Device| Ok(SegmentationTask::new(config.card.model.init(device), loss, recipe.clip_norm)),
+        init: |device: &Device, _begins: bool| {
+            Ok(SegmentationTask::new(config.card.model.init(device), loss, recipe.clip_norm))
+        },
         save: |task: &SegmentationTask, path: &Path| weights::save(&task.model, path),
         names: metrics.names(),
         measure: |mut training: SupervisedTraining<SegmentationTask>| {

@@ -83,7 +83,7 @@ pub(crate) struct Plan<'a, M: LearnerModel, I, S, A> {
     pub valid: ValidLoader<M>,
     pub device: &'a Device,
     pub resume: bool,
-    /// The task with a new network, on a device with gradients.
+    /// The task with a new network, on a device with gradients; and whether it is to begin, or a checkpoint takes its place.
     pub init: I,
     /// Writes the network to predict with.
     pub save: S,
@@ -106,7 +106,7 @@ pub(crate) fn carry_out<M, I, S, A>(plan: Plan<'_, M, I, S, A>) -> Result<Ended>
 where
     M: LearnerModel,
     <M as TrainStep>::Output: HasLoss + Adaptor<LossInput>,
-    I: FnOnce(&Device) -> Result<M>,
+    I: FnOnce(&Device, bool) -> Result<M>,
     S: Fn(&M, &Path) -> std::result::Result<(), WeightsError> + Send + Sync + 'static,
     A: FnOnce(SupervisedTraining<M>) -> SupervisedTraining<M>,
 {
@@ -129,7 +129,7 @@ where
     write_text(&config_path, &format!("{config}\n"))?;
 
     device.seed(settings.seed);
-    let task = init(&device.clone().autodiff())?.materialize();
+    let task = init(&device.clone().autodiff(), last_epoch.is_none())?.materialize();
     let on_epoch = {
         let (folder, monitor) = (folder.to_owned(), settings.monitor.clone());
         move |task: &M, state: &State| {

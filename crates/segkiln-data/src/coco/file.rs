@@ -276,7 +276,7 @@ impl Entry for CocoAnnotation {
                 "bbox" => bbox = reader.nullable(parse_bbox)?.flatten(),
                 "area" => area = reader.nullable(Reader::number)?,
                 "iscrowd" => crowd = reader.nullable(Reader::flag)?.unwrap_or(false),
-                "segmentation" => segmentation = reader.nullable(Segmentation::parse)?,
+                "segmentation" => segmentation = reader.nullable(Segmentation::parse)?.flatten(),
                 _ => reader.skip()?,
             }
             Ok(())

@@ -99,7 +99,7 @@ impl Entry for CocoResult {
                 "category_id" => category_id = Some(reader.integer()?),
                 "bbox" => bbox = reader.nullable(parse_bbox)?.flatten(),
                 "score" => score = Some(reader.number()?),
-                "segmentation" => segmentation = reader.nullable(Segmentation::parse)?,
+                "segmentation" => segmentation = reader.nullable(Segmentation::parse)?.flatten(),
                 _ => reader.skip()?,
             }
             Ok(())

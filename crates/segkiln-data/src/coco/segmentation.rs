@@ -43,14 +43,11 @@ impl Segmentation {
         }
     }
 
-    pub(super) fn parse(reader: &mut Reader) -> Result<Self, Fault> {
+    /// None for an empty list, as many write who have boxes alone.
+    pub(super) fn parse(reader: &mut Reader) -> Result<Option<Self>, Fault> {
         if reader.at_array() {
-            let before = reader.clone();
             let polygons = reader.list(|reader| reader.list(Reader::number))?;
-            return match polygons.is_empty() {
-                true => Err(before.fault("has no polygon; write one, or leave out the field")),
-                false => Ok(Self::Polygons(polygons)),
-            };
+            return Ok((!polygons.is_empty()).then_some(Self::Polygons(polygons)));
         }
         let (mut size, mut counts) = (None, None);
         reader.object(|reader, key| {
@@ -69,10 +66,10 @@ impl Segmentation {
             Ok(())
         })?;
         let size = super::needed(size, "size", reader)?;
-        Ok(match super::needed(counts, "counts", reader)? {
+        Ok(Some(match super::needed(counts, "counts", reader)? {
             Ok(counts) => Self::Compressed { size, counts },
             Err(counts) => Self::Runs { size, counts },
-        })
+        }))
     }
 }
 

@@ -141,7 +141,6 @@ fn wrong_fields() {
         ("\"\\\\o\"", "\"\\o\"", &["annotation 13", "`segmentation.counts`", "escape"]),
         ("[3, 3, 5, 3, 5, 4]", "7", &["annotation 14", "`segmentation`", "an array"]),
         ("[3, 3, 5, 3, 5, 4]", "[3, 3, 5, null]", &["annotation 14", "`segmentation`", "a number"]),
-        ("[[0, 0, 2, 0, 2, 2, 0, 2], [3, 3, 5, 3, 5, 4]]", "[]", &["annotation 14", "`segmentation`", "no polygon"]),
         ("\"width\": 6", "\"width\": 0", &["image 7", "`width`", "0"]),
         ("\"width\": 6", "\"width\": -6", &["image 7", "`width`", "-6"]),
         ("\"width\": 6", "\"width\": 4000000000", &["image 7", "`width`", "4000000000x4"]),
@@ -152,6 +151,15 @@ fn wrong_fields() {
         assert!(WHOLE.contains(right), "{right}");
         refused(file(&WHOLE.replacen(right, wrong, 1)), &[&["gt.json"], words].concat());
     }
+}
+
+#[test]
+fn an_empty_list_is_no_mask() {
+    let polygons = "[[0, 0, 2, 0, 2, 2, 0, 2], [3, 3, 5, 3, 5, 4]]";
+    assert!(WHOLE.contains(polygons));
+    let file = file(&WHOLE.replacen(polygons, "[]", 1)).unwrap();
+    let annotation = file.annotations().iter().find(|annotation| annotation.id == 14).unwrap();
+    assert_eq!(annotation.segmentation, None);
 }
 
 #[test]

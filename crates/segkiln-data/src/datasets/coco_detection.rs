@@ -56,11 +56,13 @@ impl CocoDetection {
             Some(categories) => categories.clone(),
             None => known.iter().map(|(id, _)| *id).collect(),
         };
-        let name = |id: &i64| match known.iter().find(|(known, _)| known == id) {
-            Some((_, name)) => (*name).to_string(),
-            None => format!("category {id}"),
-        };
-        let names = ["background".to_string()].into_iter().chain(categories.iter().map(name));
+        // Ids tell categories apart; names need not.
+        let mut names = vec!["background".to_string()];
+        for id in &categories {
+            let name = known.iter().find(|(known, _)| known == id).map_or("", |(_, name)| *name);
+            let taken = name.is_empty() || names.iter().any(|other| other == name);
+            names.push(if taken { format!("{name} ({id})").trim().to_string() } else { name.to_string() });
+        }
         let classes = Classes::new(names).map_err(|error| DataError::Coco {
             path: file.path().into(),
             entry: "file".into(),
@@ -149,7 +151,9 @@ fn entry(
             let reason = format!("is {}, which is none of the known categories; add it", annotation.category_id);
             return Err(refuse("category_id", reason));
         };
-        let mask = file.mask(annotation)?;
+        // Who learns boxes alone is not to be bothered by masks.
+        let wanted = options.masks || annotation.bbox.is_none();
+        let mask = if wanted { file.mask(annotation)? } else { None };
         if options.masks && mask.is_none() {
             return Err(refuse(
                 "segmentation",

@@ -42,6 +42,11 @@ impl MobileNetV2Config {
         [32].into_iter().chain(Self::blocks().map(|[_, channels, _]| channels)).chain([LAST]).collect()
     }
 
+    /// Channels within each block.
+    pub(super) fn hidden(&self) -> Vec<usize> {
+        self.channels().into_iter().zip(Self::blocks()).map(|(from, [expansion, ..])| from * expansion).collect()
+    }
+
     pub(super) fn strides(&self) -> Vec<usize> {
         let strides = Self::blocks().map(|[_, _, stride]| stride).chain([1]);
         [2].into_iter()

@@ -99,6 +99,11 @@ impl MobileNetV3Config {
         channels
     }
 
+    /// Channels within each block.
+    pub(super) fn hidden(&self) -> Vec<usize> {
+        self.lines().iter().map(|line| line.hidden).collect()
+    }
+
     pub(super) fn strides(&self) -> Vec<usize> {
         let mut strides = vec![2];
         for stride in self.lines().iter().map(|line| line.stride).chain([1]) {

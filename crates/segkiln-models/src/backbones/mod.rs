@@ -153,7 +153,13 @@ impl BackboneConfig {
         if let Self::ResNet(config) = self {
             config.check()?;
         }
-        self.channels().iter().try_for_each(|channels| self.norm().check(*channels))
+        let hidden = match self {
+            Self::ResNet(config) => config.hidden(),
+            Self::MobileNetV2(config) => config.hidden(),
+            Self::MobileNetV3(config) => config.hidden(),
+            Self::Vgg(_) => Vec::new(),
+        };
+        self.channels().iter().chain(&hidden).try_for_each(|channels| self.norm().check(*channels))
     }
 
     /// The network with random weights.

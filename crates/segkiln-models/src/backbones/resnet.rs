@@ -100,6 +100,16 @@ impl ResNetConfig {
         [64].into_iter().chain([64, 128, 256, 512].map(|planes| planes * self.expansion())).collect()
     }
 
+    /// Channels within the blocks of each stage.
+    pub(super) fn hidden(&self) -> Vec<usize> {
+        match self.block {
+            ResNetBlockKind::Basic => Vec::new(),
+            ResNetBlockKind::Bottleneck => {
+                [64, 128, 256, 512].map(|planes| planes * self.width / 64 * self.groups).into()
+            }
+        }
+    }
+
     pub(super) fn strides(&self) -> Vec<usize> {
         let mut strides = vec![2, 4];
         for dilate in self.dilate {
@@ -110,11 +120,11 @@ impl ResNetConfig {
 
     pub(super) fn check(&self) -> Result<(), String> {
         let Self { block, layers, groups, width, dilate, .. } = self;
-        if layers.iter().any(|blocks| !(1..=256).contains(blocks)) {
-            return Err(format!("backbone layers must be from 1 to 256 blocks each, are {layers:?}"));
+        if layers.iter().any(|blocks| !(1..=64).contains(blocks)) {
+            return Err(format!("backbone layers must be from 1 to 64 blocks each, are {layers:?}"));
         }
-        if !(1..=1024).contains(groups) || !(1..=1024).contains(width) {
-            return Err(format!("backbone groups and width must be from 1 to 1024, are {groups} and {width}"));
+        if *groups == 0 || *width == 0 || groups.checked_mul(*width).is_none_or(|width| width > 1024) {
+            return Err(format!("backbone groups times width must be from 1 to 1024, are {groups} and {width}"));
         }
         let plain = *groups == 1 && *width == 64 && !dilate.contains(&true);
         if *block == ResNetBlockKind::Basic && !plain {

@@ -243,6 +243,15 @@ impl RcnnConfig {
         self
     }
 
+    /// What decides which layers there are, and their sizes.
+    pub(super) fn layers(&self) -> String {
+        let Self { backbone, classes, stages, channels, pyramid_norm, anchors, rpn, roi, mask, mean, .. } = self;
+        let mask = mask.as_ref().map(|mask| (mask.size, mask.convolutions, mask.channels, &mask.norm));
+        let heads =
+            (anchors.sizes.len(), anchors.per_place(), rpn.convolutions, roi.size, &roi.head, roi.representation);
+        format!("{:?}", (backbone, classes, stages, channels, pyramid_norm, heads, mask, mean.len()))
+    }
+
     /// Whether the network can be built. A config that came from a file is checked before anything is allocated.
     ///
     /// # Errors
@@ -267,7 +276,7 @@ impl RcnnConfig {
         within("classes", self.classes, 2, 100_000)?;
         within("channels", self.channels, 1, 8192)?;
         within("min_size", self.min_size, 1, 16_384)?;
-        within("max_size", self.max_size, self.min_size, 16_384)?;
+        within("max_size", self.max_size, 1, 16_384)?;
         self.pyramid_norm.check(self.channels)?;
         let channels = self.backbone.in_channels();
         if self.mean.len() != channels || self.std.len() != channels {
@@ -286,6 +295,9 @@ impl RcnnConfig {
             ("rpn after_nms_train", self.rpn.after_nms_train),
         ] {
             within(name, value, 1, 1 << 20)?;
+        }
+        if !(self.rpn.min_size.is_finite() && self.rpn.min_size > 0.0) {
+            return Err(format!("rpn min_size must be finite and above 0, is {}", self.rpn.min_size));
         }
         within("roi size", self.roi.size, 1, 64)?;
         within("roi sampling", self.roi.sampling, 1, 64)?;
@@ -329,6 +341,7 @@ impl RcnnConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backbones::ResNetConfig;
 
     #[test]
     fn names_are_known_and_right() {
@@ -343,10 +356,17 @@ mod tests {
         let config = || RcnnConfig::by_name("maskrcnn_resnet50_fpn", 3).unwrap();
         let refused = |config: RcnnConfig| config.check().unwrap_err();
         assert!(refused(config().with_min_size(0)).contains("min_size"));
-        assert!(refused(config().with_max_size(10)).contains("max_size"));
+        assert!(refused(config().with_max_size(0)).contains("max_size"));
         assert!(refused(config().with_mean(vec![0.5])).contains("mean"));
         assert!(refused(config().with_anchors(AnchorConfig::new().with_ratios(vec![f32::NAN]))).contains("ratios"));
         assert!(refused(config().with_rpn(RpnConfig::new().with_positive(2.0))).contains("rpn positive"));
         assert!(refused(config().with_roi(RoiConfig::new().with_size(1 << 20))).contains("roi size"));
+        assert!(refused(config().with_rpn(RpnConfig::new().with_min_size(-1.0))).contains("rpn min_size"));
+        let resnet =
+            |config: ResNetConfig| RcnnConfig::with_backbone(BackboneConfig::ResNet(config), 3).check().unwrap_err();
+        assert!(resnet(ResNetConfig::resnet50().with_width(1 << 20)).contains("width"));
+        assert!(resnet(ResNetConfig::resnet50().with_groups(usize::MAX).with_width(2)).contains("groups"));
+        let odd = ResNetConfig::resnet50().with_width(3).with_norm(NormConfig::Group { groups: 2 });
+        assert!(resnet(odd).contains("2 norm groups"));
     }
 }

@@ -126,10 +126,16 @@ impl Rcnn {
     /// The same with other sizes of images, thresholds or numbers of boxes.
     ///
     /// # Errors
-    /// [`RcnnError::Config`] if the config is out of range.
+    /// [`RcnnError::Config`] if the config is out of range, or is that of other layers.
     pub fn with_config(mut self, change: impl FnOnce(RcnnConfig) -> RcnnConfig) -> Result<Self, RcnnError> {
+        let layers = self.config.layers();
         self.config = change(self.config);
         self.config.check().map_err(RcnnError::Config)?;
+        if self.config.layers() != layers {
+            let reason =
+                "the network has its layers already; only sizes of images, thresholds and numbers of boxes can change";
+            return Err(RcnnError::Config(reason.into()));
+        }
         Ok(self)
     }
 

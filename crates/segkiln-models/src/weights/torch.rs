@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs::File,
-    io::Read,
+    io::{ErrorKind, Read},
     path::Path,
 };
 
@@ -169,12 +169,25 @@ struct Source(BTreeMap<String, Stored>);
 
 impl Source {
     fn open(path: &Path) -> Result<Self, String> {
+        /// Bytes of a file that is read whole.
+        const MOST: u64 = 16 << 30;
+        // Asked before the file is opened: to open a pipe would wait for a writer.
+        let meta = std::fs::metadata(path).map_err(|error| error.to_string())?;
+        if !meta.is_file() {
+            return Err("it is no file".into());
+        }
         let mut start = [0; 9];
-        let mut file = File::open(path).map_err(|error| error.to_string())?;
-        let is_safetensors = match file.read_exact(&mut start) {
+        let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+        let is_safetensors = match read {
             Ok(()) => start[8] == b'{',
-            Err(_) => return Err("the file is cut short: it has less than nine bytes".into()),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                return Err("the file is cut short: it has less than nine bytes".into());
+            }
+            Err(error) => return Err(error.to_string()),
         };
+        if is_safetensors && meta.len() > MOST {
+            return Err(format!("it has {} bytes, more than {MOST}", meta.len()));
+        }
         if is_safetensors { Self::safetensors(path) } else { Self::pickle(path) }
     }
 

@@ -166,9 +166,9 @@ pub fn train_detector(plan: DetectionRun) -> Result<DetectionOutcome> {
         valid: Arc::new(valid),
         device: &device,
         resume,
-        init: |device: &Device| {
+        init: |device: &Device, begins: bool| {
             let mut model = config.card.model.init(device)?;
-            if let Some(path) = &begin {
+            if let (Some(path), true) = (&begin, begins) {
                 model = begun(model, path)?;
             }
             if let Some(trainable) = recipe.trainable {
