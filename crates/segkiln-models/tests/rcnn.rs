@@ -375,7 +375,7 @@ fn a_network_keeps_its_layers() {
     let model = small(NormConfig::default()).init(&Device::default()).unwrap();
     let model = model.with_config(|config| config.with_min_size(200).with_max_size(100)).unwrap();
     assert_eq!(model.config().min_size, 200);
-    let error = model.with_config(|config| config.with_classes(9)).unwrap_err().to_string();
+    let error = model.with_config(|config| config.with_channels(9)).unwrap_err().to_string();
     assert!(error.contains("layers"), "{error}");
 }
 
