@@ -10,13 +10,14 @@
 //! - `roi_pool`, `roi_heads`: the class of each proposal, its box, and its mask;
 //! - `paste`: masks of boxes become masks of images.
 //!
-//! `matcher`, `sampler`, `box_coder` and `losses` are for training. Boxes are handled on the host, maps on the device.
+//! `matcher`, `sampler`, `box_coder`, `mask_target` and `losses` are for training. Boxes are handled on the host, maps on the device.
 
 mod anchors;
 mod box_coder;
 mod card;
 mod config;
 mod losses;
+mod mask_target;
 mod matcher;
 mod network;
 mod paste;

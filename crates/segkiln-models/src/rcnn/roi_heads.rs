@@ -16,6 +16,7 @@ use super::{
     BoxHeadKind, Corners, MaskConfig, Match, Matcher, RcnnConfig, RoiConfig, Sampling,
     box_coder::{BoxCoder, clipped, has_size},
     losses::{binary_cross_entropy, cross_entropy, smooth_l1},
+    mask_target::MaskTarget,
     roi_pool::{Pooled, pool},
     rpn::{indices, read, with_zero_bias, zero_bias, zeros},
     transform::Images,
@@ -102,7 +103,7 @@ pub(super) struct Found {
 pub(super) struct Truth<'a> {
     pub boxes: Vec<Corners>,
     pub labels: Vec<u32>,
-    pub masks: Vec<super::network::MaskTarget<'a>>,
+    pub masks: Vec<MaskTarget<'a>>,
 }
 
 impl RoiHeads {
