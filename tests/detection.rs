@@ -6,6 +6,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
 };
 
 use burn::tensor::Device;
@@ -13,8 +14,18 @@ use common::{Random, example, run_badly, run_well};
 use image::{GrayImage, Luma};
 use segkiln::{
     Detector,
-    core::{LabelMap, Rle},
-    data::write_image,
+    core::{Classes, LabelMap, Rle},
+    data::{
+        Loader,
+        datasets::{CocoDetection, CocoOptions},
+        write_image,
+    },
+    models::{
+        DetectorCard,
+        backbones::BackboneConfig,
+        rcnn::{MaskConfig, RcnnConfig},
+    },
+    train::detection::{DetectionConfig, DetectionRecipe, DetectionRun, train_detector},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -171,6 +182,34 @@ fn a_detector_is_trained_used_and_evaluated() {
     let image = image::open(place.at("images/val_1.png")).unwrap();
     let here = detector.detect(&image).unwrap();
     assert_eq!(detector.overlay(&image, &here).unwrap().dimensions(), (64, 48));
+}
+
+/// Objects of classes that the network does not have, and objects without masks that it is to learn.
+#[test]
+fn data_of_another_task_end_a_training_with_an_error() {
+    let place = Place::new();
+    for (classes, masks, words) in [(2, false, "the network's are 1 to 1"), (3, true, "has no mask")] {
+        let data = || {
+            Arc::new(CocoDetection::open(place.at("images"), place.at("train.json"), CocoOptions::default()).unwrap())
+        };
+        let config = RcnnConfig::with_backbone(BackboneConfig::by_name("mobilenet_v3_small").unwrap(), classes);
+        let roi = config.roi.clone().with_representation(16);
+        let config = config.with_channels(16).with_roi(roi).with_min_size(48).with_max_size(64);
+        let config = config.with_mask(masks.then(|| MaskConfig::new().with_channels(16)));
+        let names = (0..classes).map(|class| format!("class {class}"));
+        let card = DetectorCard::new(config, Classes::new(names).unwrap());
+        let error = train_detector(DetectionRun {
+            folder: place.at("run"),
+            config: DetectionConfig { card, recipe: DetectionRecipe::new(6, 1, 2), data: Value::Null },
+            weights: None,
+            train: Loader::builder(data()),
+            valid: Loader::builder(data()),
+            device: Device::default(),
+            resume: false,
+        });
+        let error = error.err().expect("the data do not fit").to_string();
+        assert!(error.contains(words), "{error}");
+    }
 }
 
 #[test]

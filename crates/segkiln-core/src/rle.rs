@@ -88,6 +88,36 @@ impl Rle {
         Ok(Self { width, height, counts })
     }
 
+    /// A mask from runs of pixels, column by column, each with its length and whether it is of ones. Runs may be empty, and
+    /// follow others of their kind.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    ///
+    /// ```
+    /// use segkiln_core::Rle;
+    ///
+    /// let mask = Rle::from_runs(3, 2, [(1, false), (2, true), (0, false), (1, true), (2, false)])?;
+    /// assert_eq!(mask.counts(), [1, 3, 2]);
+    /// # Ok::<(), segkiln_core::CoreError>(())
+    /// ```
+    pub fn from_runs(width: u32, height: u32, runs: impl IntoIterator<Item = (u32, bool)>) -> Result<Self> {
+        let expected = pixels(width, height)?;
+        let mut builder = Builder::default();
+        let mut actual = 0;
+        for (count, value) in runs {
+            actual += u64::from(count);
+            if actual > u64::from(expected) {
+                break;
+            }
+            builder.push(count, value);
+        }
+        if actual != u64::from(expected) {
+            return Err(CoreError::MaskCounts { width, height, actual });
+        }
+        Ok(Self { width, height, counts: builder.counts })
+    }
+
     /// A mask from a function of column and row.
     ///
     /// # Errors

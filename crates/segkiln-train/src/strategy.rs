@@ -10,7 +10,11 @@ use std::{
     time::Instant,
 };
 
-use burn::{data::dataloader::Progress, optim::GradientsAccumulator, tensor::Device};
+use burn::{
+    data::dataloader::Progress,
+    optim::{GradientsAccumulator, GradientsParams},
+    tensor::Device,
+};
 use burn_train::{
     EventProcessorTraining, InferenceStep, Learner, LearnerEvent, LearnerModel, SupervisedLearningStrategy,
     SupervisedTrainingEventProcessor, TrainLoader, TrainStep, TrainingComponents, TrainingItem, ValidLoader,
@@ -201,9 +205,15 @@ where
                 return Err(TrainError::NonFiniteLoss { loss, epoch, step, learning_rate });
             }
             sum += loss;
-            gradients.accumulate(&self.learner.model(), output.grads);
-            if step % self.strategy.accumulation == 0 || step == steps {
-                self.learner.optimizer_step(gradients.grads());
+            let due = step % self.strategy.accumulation == 0 || step == steps;
+            let batch_gradients = if self.strategy.accumulation == 1 {
+                output.grads
+            } else {
+                gradients.accumulate(&self.learner.model(), output.grads);
+                if due { gradients.grads() } else { GradientsParams::new() }
+            };
+            if due {
+                self.learner.optimizer_step(batch_gradients);
                 if let Some(ema) = &mut self.ema {
                     ema.update(&self.learner.model());
                 }

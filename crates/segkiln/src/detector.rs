@@ -13,6 +13,8 @@ use segkiln_models::{
     weights::{self, WeightsError},
 };
 
+use crate::run::{self, RunError};
+
 /// Why a detector could not be loaded or an image not be looked at.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -40,6 +42,15 @@ pub enum DetectError {
     /// The parts of the card do not fit each other.
     #[error("the detector's card: {0}")]
     Card(String),
+}
+
+impl From<RunError> for DetectError {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Config { path, reason } => Self::Config { path, reason },
+            RunError::Weights(error) => Self::Weights(error),
+        }
+    }
 }
 
 /// A trained network that finds objects in images of any size: their boxes and classes, and with Mask R-CNN their masks.
@@ -81,17 +92,7 @@ impl Detector {
     /// # Errors
     /// [`DetectError::Config`] or [`DetectError::Weights`], naming the file.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self, DetectError> {
-        let path = path.as_ref();
-        let file = match std::fs::metadata(path) {
-            Ok(meta) if meta.is_dir() => path.join("best.bpk"),
-            Ok(_) => path.to_owned(),
-            Err(error) => return Err(WeightsError::Read { path: path.into(), reason: error.to_string() }.into()),
-        };
-        let config = file.with_file_name("config.json");
-        let refuse = |reason: String| DetectError::Config { path: config.clone(), reason };
-        let text = std::fs::read_to_string(&config).map_err(|error| refuse(error.to_string()))?;
-        let card: DetectorCard = serde_json::from_str(&text).map_err(|error| refuse(error.to_string()))?;
-        card.check().map_err(refuse)?;
+        let (file, card) = run::open(path.as_ref(), DetectorCard::check)?;
         let model = weights::load(card.model.init(device)?, &file)?;
         Self::new(model, card, device)
     }

@@ -29,6 +29,7 @@
 mod coco;
 mod detector;
 mod device;
+mod run;
 mod segmenter;
 mod tiles;
 

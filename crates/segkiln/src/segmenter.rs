@@ -15,7 +15,10 @@ use segkiln_models::{
     weights::{self, WeightsError},
 };
 
-use crate::tiles::{bell, starts};
+use crate::{
+    run::{self, RunError},
+    tiles::{bell, starts},
+};
 
 /// Why a network could not be loaded or an image not be segmented.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +95,15 @@ impl SegmentOptions {
     }
 }
 
+impl From<RunError> for SegmentError {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Config { path, reason } => Self::Config { path, reason },
+            RunError::Weights(error) => Self::Weights(error),
+        }
+    }
+}
+
 /// A trained network that segments images of any size.
 ///
 /// It is `Send + Sync`: one loaded network serves many threads.
@@ -130,17 +142,7 @@ impl Segmenter {
     /// # Errors
     /// [`SegmentError::Config`] or [`SegmentError::Weights`], naming the file.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self, SegmentError> {
-        let path = path.as_ref();
-        let file = match std::fs::metadata(path) {
-            Ok(meta) if meta.is_dir() => path.join("best.bpk"),
-            Ok(_) => path.to_owned(),
-            Err(error) => return Err(WeightsError::Read { path: path.into(), reason: error.to_string() }.into()),
-        };
-        let config = file.with_file_name("config.json");
-        let refuse = |reason: String| SegmentError::Config { path: config.clone(), reason };
-        let text = std::fs::read_to_string(&config).map_err(|error| refuse(error.to_string()))?;
-        let card: ModelCard = serde_json::from_str(&text).map_err(|error| refuse(error.to_string()))?;
-        card.check().map_err(refuse)?;
+        let (file, card) = run::open(path.as_ref(), ModelCard::check)?;
         let model = weights::load(card.model.init(device), &file)?;
         Self::new(model, card, device)
     }

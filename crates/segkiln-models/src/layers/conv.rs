@@ -87,6 +87,12 @@ pub struct ConvBlock {
 }
 
 impl ConvBlock {
+    /// The block whose convolution's bias, if it has one, begins at zero.
+    pub fn with_zero_bias(mut self, device: &Device) -> Self {
+        self.conv = zero_bias(self.conv, device);
+        self
+    }
+
     /// # Shapes
     /// - `x`: `[batch, in_channels, height, width]`
     /// - output: `[batch, out_channels, height', width']`, the same height and width where stride is 1 and the padding
@@ -121,6 +127,12 @@ pub fn conv_norm(conv: &Conv2d, norm: Option<&Norm>, activation: Activation, x: 
         Some(norm) => activation.forward(norm.forward(y)),
         None => activation.forward(y),
     }
+}
+
+/// The convolution whose bias, if it has one, begins at zero; the old one need not have values yet.
+pub fn zero_bias(mut conv: Conv2d, device: &Device) -> Conv2d {
+    conv.bias = conv.bias.map(|bias| Initializer::Zeros.init(bias.lazy_shape(), device));
+    conv
 }
 
 /// Every convolution of every network: Burn's layer, computed by [`segkiln_ops::conv2d()`].

@@ -12,7 +12,7 @@ mod upsample;
 
 pub use activation::Activation;
 pub(crate) use conv::default_initializer;
-pub use conv::{ConvBlock, ConvBlockConfig, conv_norm, conv2d, max_pool2d, max_pool2d_overlapping};
+pub use conv::{ConvBlock, ConvBlockConfig, conv_norm, conv2d, max_pool2d, max_pool2d_overlapping, zero_bias};
 pub use double_conv::{DoubleConv, DoubleConvConfig};
 pub use fpn::FeaturePyramid;
 pub use norm::{FrozenBatchNorm, Norm, NormConfig};

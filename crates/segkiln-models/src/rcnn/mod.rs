@@ -16,6 +16,7 @@ mod anchors;
 mod box_coder;
 mod card;
 mod config;
+mod host;
 mod losses;
 mod mask_target;
 mod matcher;

@@ -1,6 +1,6 @@
 use burn::{
     module::Module,
-    tensor::{Device, Tensor},
+    tensor::{Device, Tensor, s},
 };
 use rayon::prelude::*;
 use segkiln_core::{BBox, CoreError, Detection, Instances, Rle};
@@ -73,6 +73,29 @@ pub enum RcnnError {
     /// The mask of an image cannot be written.
     #[error(transparent)]
     Core(#[from] CoreError),
+}
+
+/// Images and their maps.
+struct Features {
+    images: Images,
+    /// The pyramid's, and a last one of every other value of the smallest.
+    maps: Vec<Tensor<4>>,
+}
+
+impl Features {
+    fn new(network: &Rcnn, images: &[Tensor<3>]) -> Self {
+        let images = Images::prepare(images, &network.config);
+        let maps = network.backbone.body.forward(images.tensor.clone(), &network.config.stages);
+        let mut maps = network.backbone.fpn.forward(maps);
+        let smallest = maps[maps.len() - 1].clone();
+        maps.push(smallest.slice(s![.., .., ..;2, ..;2]));
+        Self { images, maps }
+    }
+
+    /// The maps that boxes are pooled from: as in torchvision the first four, and not the last.
+    fn pooled(&self) -> &[Tensor<4>] {
+        &self.maps[..(self.maps.len() - 1).min(4)]
+    }
 }
 
 /// Backbone and pyramid.
@@ -155,11 +178,7 @@ impl Rcnn {
     /// [`RcnnError::NoImages`], or [`RcnnError::Image`] if an image does not fit the network.
     pub fn detect(&self, images: &[Tensor<3>]) -> Result<Vec<Vec<Detection>>, RcnnError> {
         self.check_images(images)?;
-        let images = Images::prepare(images, &self.config);
-        let (maps, pooled) = self.maps(&images);
-        let (proposals, _) = self.rpn.forward(&images, &maps, &self.config, false);
-        let found = self.roi_heads.find(&images, &maps[..pooled], proposals, &self.config);
-        found.into_iter().enumerate().map(|(image, found)| self.decoded(&images, image, found)).collect()
+        self.detect_in(&Features::new(self, images))
     }
 
     /// The losses of a training step; on a device without gradients and a network in evaluation, those of validation.
@@ -179,27 +198,43 @@ impl Rcnn {
     ) -> Result<RcnnLosses, RcnnError> {
         self.check_images(images)?;
         self.check_targets(images, targets)?;
-        let images = Images::prepare(images, &self.config);
-        let (maps, pooled) = self.maps(&images);
+        Ok(self.losses_of(&Features::new(self, images), targets, sampling))
+    }
+
+    /// [`losses`](Self::losses) and [`detect`](Self::detect) of the same images, whose maps are made once: what validation
+    /// asks for.
+    ///
+    /// # Errors
+    /// As [`losses`](Self::losses).
+    pub fn validate(
+        &self,
+        images: &[Tensor<3>],
+        targets: &[Instances],
+        sampling: Sampling,
+    ) -> Result<(RcnnLosses, Vec<Vec<Detection>>), RcnnError> {
+        self.check_images(images)?;
+        self.check_targets(images, targets)?;
+        let features = Features::new(self, images);
+        Ok((self.losses_of(&features, targets, sampling), self.detect_in(&features)?))
+    }
+
+    fn detect_in(&self, features: &Features) -> Result<Vec<Vec<Detection>>, RcnnError> {
+        let Features { images, maps, .. } = features;
+        let (proposals, _) = self.rpn.forward(images, maps, &self.config, false);
+        let found = self.roi_heads.find(images, features.pooled(), proposals, &self.config);
+        found.into_iter().enumerate().map(|(image, found)| self.decoded(images, image, found)).collect()
+    }
+
+    fn losses_of(&self, features: &Features, targets: &[Instances], sampling: Sampling) -> RcnnLosses {
+        let Features { images, maps, .. } = features;
         let truths: Vec<Truth<'_>> =
-            targets.iter().enumerate().map(|(image, target)| self.truth(&images, image, target)).collect();
-        let (proposals, output) = self.rpn.forward(&images, &maps, &self.config, true);
+            targets.iter().enumerate().map(|(image, target)| self.truth(images, image, target)).collect();
+        let (proposals, output) = self.rpn.forward(images, maps, &self.config, true);
         let objects: Vec<Vec<Corners>> = truths.iter().map(|truth| truth.boxes.clone()).collect();
         let [objectness, rpn_box] = self.rpn.losses(output, &objects, &self.config, sampling);
         let ([classifier, box_shift], mask) =
-            self.roi_heads.losses(&images, &maps[..pooled], proposals, &truths, &self.config, sampling);
-        Ok(RcnnLosses { objectness, rpn_box, classifier, box_shift, mask })
-    }
-
-    /// The pyramid's maps and a last one of every other value of the smallest; and how many of them boxes are pooled from.
-    fn maps(&self, images: &Images) -> (Vec<Tensor<4>>, usize) {
-        let maps = self.backbone.body.forward(images.tensor.clone(), &self.config.stages);
-        let mut maps = self.backbone.fpn.forward(maps);
-        let pooled = maps.len();
-        let last = &maps[pooled - 1];
-        let every_other = last.clone().slice(burn::tensor::s![.., .., ..;2, ..;2]);
-        maps.push(every_other);
-        (maps, pooled.min(4))
+            self.roi_heads.losses(images, features.pooled(), proposals, &truths, &self.config, sampling);
+        RcnnLosses { objectness, rpn_box, classifier, box_shift, mask }
     }
 
     fn check_images(&self, images: &[Tensor<3>]) -> Result<(), RcnnError> {

@@ -32,45 +32,19 @@ pub fn paste_mask(
     let (left, columns) = taps([x1, x2], bordered, width);
     let (top, rows) = taps([y1, y2], bordered, height);
     let below = height - top - rows.len() as u32;
-    let mut runs = Runs::default();
-    runs.push(left * height, false);
+    let mut runs = vec![(left * height, false)];
     let mut column = vec![0.0; bordered];
+    let end = left + columns.len() as u32;
     for tap in columns {
         for (value, values) in column.iter_mut().zip(values.chunks_exact(bordered)) {
             *value = tap.mix(values);
         }
-        runs.push(top, false);
-        rows.iter().for_each(|row| runs.push(1, row.mix(&column) > threshold));
-        runs.push(below, false);
+        runs.push((top, false));
+        runs.extend(rows.iter().map(|row| (1, row.mix(&column) > threshold)));
+        runs.push((below, false));
     }
-    runs.fill(width, height)
-}
-
-/// The lengths of runs of zeros and ones in turn.
-#[derive(Default)]
-struct Runs {
-    counts: Vec<u32>,
-    last: u32,
-    value: bool,
-    total: u32,
-}
-
-impl Runs {
-    fn push(&mut self, count: u32, value: bool) {
-        if value != self.value {
-            self.counts.push(self.last);
-            (self.last, self.value) = (0, value);
-        }
-        self.last += count;
-        self.total += count;
-    }
-
-    /// A mask that has zeros after the runs.
-    fn fill(mut self, width: u32, height: u32) -> Result<Rle, CoreError> {
-        self.push(width * height - self.total, false);
-        self.counts.push(self.last);
-        Rle::new(width, height, &self.counts)
-    }
+    runs.push(((width - end) * height, false));
+    Rle::from_runs(width, height, runs)
 }
 
 /// A box as whole numbers, larger by a factor.

@@ -15,13 +15,13 @@ use segkiln_ops::batched_nms;
 use super::{
     BoxHeadKind, Corners, MaskConfig, Match, Matcher, RcnnConfig, RoiConfig, Sampling,
     box_coder::{BoxCoder, clipped, has_size},
+    host::{indices, values},
     losses::{binary_cross_entropy, cross_entropy, smooth_l1},
     mask_target::MaskTarget,
     roi_pool::{Pooled, pool},
-    rpn::{indices, read, with_zero_bias, zero_bias, zeros},
     transform::Images,
 };
-use crate::layers::{ConvBlock, ConvBlockConfig, conv_transpose2d, conv2d};
+use crate::layers::{ConvBlock, ConvBlockConfig, conv_transpose2d, conv2d, zero_bias};
 
 /// What becomes of proposals: classes, boxes and masks.
 #[derive(Module, Debug)]
@@ -121,7 +121,7 @@ impl RoiHeads {
                 let block =
                     ConvBlockConfig::new(channels, channels).with_norm(norm.clone()).with_initializer(kaiming());
                 BoxHead::ConvFc(ConvFcHead {
-                    convs: (0..4).map(|_| zero_bias(block.init(device), device)).collect(),
+                    convs: (0..4).map(|_| block.init(device).with_zero_bias(device)).collect(),
                     fc: linear(features, representation),
                 })
             }
@@ -151,10 +151,7 @@ impl RoiHeads {
         let roi = &config.roi;
         let Some(pooled) = pool(maps, &proposals, height, roi.size, roi.sampling) else { return found };
         let (logits, codes) = self.box_predictor.forward(self.box_head.forward(pooled.features));
-        let [logits, codes] = {
-            let mut values = read([logits, codes].into_iter()).into_iter();
-            [(); 2].map(|()| values.next().expect("two tensors"))
-        };
+        let [logits, codes] = [logits, codes].map(values);
         // Where the values of each proposal are.
         let mut row = vec![0; pooled.order.len()];
         pooled.order.iter().enumerate().for_each(|(at, index)| row[*index] = at);
@@ -170,7 +167,7 @@ impl RoiHeads {
                 let labels: Vec<u32> = found.iter().flat_map(|found| &found.labels).copied().collect();
                 let order = pooled.order.clone();
                 let masks = predictor.of_classes(head.forward(pooled.features), &order, &labels);
-                let masks = read([sigmoid(masks)].into_iter()).remove(0);
+                let masks = values(sigmoid(masks));
                 let pixels = masks.len() / order.len();
                 let mut by_index = vec![Vec::new(); order.len()];
                 for (index, mask) in order.into_iter().zip(masks.chunks_exact(pixels)) {
@@ -398,7 +395,7 @@ impl MaskHead {
             let from = if index == 0 { channels } else { config.channels };
             let block =
                 ConvBlockConfig::new(from, config.channels).with_norm(config.norm.clone()).with_initializer(kaiming());
-            zero_bias(block.init(device), device)
+            block.init(device).with_zero_bias(device)
         };
         Self { convs: (0..config.convolutions).map(block).collect() }
     }
@@ -420,8 +417,8 @@ impl MaskPredictor {
             .with_initializer(Initializer::Normal { mean: 0.0, std })
             .init(device);
         let logits = Conv2dConfig::new([channels, classes], [1, 1]).with_initializer(kaiming()).init(device);
-        up.bias = up.bias.map(|bias| zeros(&bias, device));
-        Self { conv5_mask: up, mask_fcn_logits: with_zero_bias(logits, device) }
+        up.bias = up.bias.map(|bias| Initializer::Zeros.init(bias.lazy_shape(), device));
+        Self { conv5_mask: up, mask_fcn_logits: zero_bias(logits, device) }
     }
 
     /// # Shapes

@@ -1,5 +1,5 @@
 use burn::{
-    module::{Module, Param},
+    module::Module,
     nn::{
         Initializer,
         conv::{Conv2d, Conv2dConfig},
@@ -12,10 +12,11 @@ use super::{
     Corners, Match, Matcher, RcnnConfig, Sampling,
     anchors::Grid,
     box_coder::{BoxCoder, clipped, has_size},
+    host::{indices, values},
     losses::{binary_cross_entropy, smooth_l1},
     transform::Images,
 };
-use crate::layers::{ConvBlock, ConvBlockConfig, NormConfig, conv2d};
+use crate::layers::{ConvBlock, ConvBlockConfig, NormConfig, conv2d, zero_bias};
 
 const CODER: BoxCoder = BoxCoder { weights: [1.0; 4] };
 
@@ -54,9 +55,9 @@ impl RpnHead {
             .with_initializer(initializer.clone());
         let anchors = config.anchors.per_place();
         Self {
-            conv: (0..config.rpn.convolutions).map(|_| zero_bias(block.init(device), device)).collect(),
-            cls_logits: with_zero_bias(output(anchors), device),
-            bbox_pred: with_zero_bias(output(4 * anchors), device),
+            conv: (0..config.rpn.convolutions).map(|_| block.init(device).with_zero_bias(device)).collect(),
+            cls_logits: zero_bias(output(anchors), device),
+            bbox_pred: zero_bias(output(4 * anchors), device),
         }
     }
 
@@ -75,22 +76,6 @@ impl RpnHead {
     }
 }
 
-/// Biases begin at zero.
-pub(super) fn zero_bias(mut block: ConvBlock, device: &Device) -> ConvBlock {
-    block.conv = with_zero_bias(block.conv, device);
-    block
-}
-
-pub(super) fn with_zero_bias(mut conv: Conv2d, device: &Device) -> Conv2d {
-    conv.bias = conv.bias.map(|bias| zeros(&bias, device));
-    conv
-}
-
-/// In place of a parameter, which need not have values yet.
-pub(super) fn zeros(param: &Param<Tensor<1>>, device: &Device) -> Param<Tensor<1>> {
-    Initializer::Zeros.init(param.lazy_shape(), device)
-}
-
 impl Rpn {
     /// Proposals of each image in pixels of `images`, best first; and what is needed for the losses.
     pub(super) fn forward(
@@ -107,8 +92,8 @@ impl Rpn {
             config.anchors.grid(level, [rows, columns], [height, width])
         };
         let grids: Vec<Grid> = maps.iter().enumerate().map(grid).collect();
-        let logits = read(outputs.logits.iter().map(|logits| logits.clone().detach()));
-        let codes = read(outputs.codes.iter().map(|codes| codes.clone().detach()));
+        let logits = outputs.logits.iter().map(|logits| values(logits.clone().detach())).collect::<Vec<_>>();
+        let codes = outputs.codes.iter().map(|codes| values(codes.clone().detach())).collect::<Vec<_>>();
         let proposals = (images.sizes.iter().enumerate())
             .map(|(image, size)| {
                 let levels = grids.iter().zip(&logits).zip(&codes).map(|((grid, logits), codes)| {
@@ -181,17 +166,6 @@ impl Rpn {
 pub(super) struct RpnOutput {
     outputs: Outputs,
     grids: Vec<Grid>,
-}
-
-/// Values on the host.
-pub(super) fn read<const D: usize>(tensors: impl Iterator<Item = Tensor<D>>) -> Vec<Vec<f32>> {
-    tensors.map(|tensor| tensor.into_data().convert::<f32>().try_into_vec().expect("floats")).collect()
-}
-
-/// Rows of a tensor.
-pub(super) fn indices(indices: &[usize], device: &Device) -> Tensor<1, burn::tensor::Int> {
-    let indices: Vec<i32> = indices.iter().map(|index| *index as i32).collect();
-    Tensor::from_ints(indices.as_slice(), device)
 }
 
 /// The proposals of one image, from the logits and codes of each map's anchors.

@@ -123,7 +123,15 @@ fn expected<M: Module>(module: &M) -> Vec<Expected> {
 
 /// torchvision's names of the modules that a visitor is in.
 #[derive(Default)]
-struct Names(Vec<Option<String>>, Vec<bool>);
+struct Names(Vec<Segment>);
+
+/// A module that a visitor is in.
+struct Segment {
+    /// None where torchvision has none.
+    name: Option<String>,
+    /// Whether PyTorch has the tensor's two axes the other way round.
+    transposed: bool,
+}
 
 impl Names {
     fn enter(&mut self, name: &str, container: &str) {
@@ -138,22 +146,20 @@ impl Names {
             (_, "beta") => Some("bias"),
             (_, name) => Some(name),
         };
-        self.0.push(segment.map(String::from));
-        self.1.push(container == "Struct:Linear" && name == "weight");
+        let transposed = container == "Struct:Linear" && name == "weight";
+        self.0.push(Segment { name: segment.map(String::from), transposed });
     }
 
     fn exit(&mut self) {
         self.0.pop();
-        self.1.pop();
     }
 
     fn path(&self) -> String {
-        self.0.iter().flatten().map(String::as_str).collect::<Vec<_>>().join(".")
+        self.0.iter().filter_map(|segment| segment.name.as_deref()).collect::<Vec<_>>().join(".")
     }
 
-    /// Whether PyTorch has the tensor's two axes the other way round.
     fn transposed(&self) -> bool {
-        self.1.last().is_some_and(|transposed| *transposed)
+        self.0.last().is_some_and(|segment| segment.transposed)
     }
 }
 

@@ -19,13 +19,14 @@ use segkiln_models::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::DetectionTask;
+use super::task::{DetectionTask, Failure};
 use crate::{
     Result, TrainError,
     history::{Epoch, History, Monitor},
     optimizer::OptimizerConfig,
     run::{Plan, Settings, carry_out},
     schedule::ScheduleConfig,
+    strategy::lock,
 };
 
 /// How a detector is trained.
@@ -125,10 +126,9 @@ pub struct DetectionOutcome {
 /// Trains a detector and keeps, in the run's folder, `config.json`, `best.bpk`, `last.bpk`, `metrics.csv`, `curves.svg` and
 /// the checkpoint to resume from, each epoch anew.
 ///
-/// Labels must be the network's, and objects have masks if it makes them: the data sets see to both.
-///
 /// # Errors
-/// [`TrainError`]; the files of the last epoch that ended well are kept.
+/// [`TrainError`], also where a batch does not fit the network: a label that is none of its classes, or an object without a
+/// mask where it learns masks; the files of the last epoch that ended well are kept.
 pub fn train_detector(plan: DetectionRun) -> Result<DetectionOutcome> {
     let DetectionRun { folder, config, weights: begin, train, valid, device, resume } = plan;
     let recipe = config.recipe.clone();
@@ -145,6 +145,7 @@ pub fn train_detector(plan: DetectionRun) -> Result<DetectionOutcome> {
     let names = [("loss".to_owned(), loss.name().to_string())]
         .into_iter()
         .chain(scores.iter().map(|(name, metric)| ((*name).to_owned(), metric.name().to_string())));
+    let failure = Failure::default();
     let ended = carry_out(Plan {
         folder: &folder,
         config: serde_json::to_string_pretty(&config).expect("a config has string keys and finite numbers"),
@@ -174,7 +175,8 @@ pub fn train_detector(plan: DetectionRun) -> Result<DetectionOutcome> {
             if let Some(trainable) = recipe.trainable {
                 model = model.freeze_backbone(trainable);
             }
-            Ok(DetectionTask::new(model, recipe.clip_norm, recipe.accumulation))
+            let task = DetectionTask::new(model, recipe.clip_norm, recipe.accumulation);
+            Ok(task.reporting_to(failure.clone()))
         },
         save: |task: &DetectionTask, path: &Path| weights::save(&task.model, path),
         names: names.collect(),
@@ -185,7 +187,11 @@ pub fn train_detector(plan: DetectionRun) -> Result<DetectionOutcome> {
             }
             training
         },
-    })?;
+    });
+    if let Some(error) = lock(&failure).take() {
+        return Err(error.into());
+    }
+    let ended = ended?;
     let model = weights::load(config.card.model.init(&device)?, &folder.join("best.bpk"))?;
     Ok(DetectionOutcome { model, history: ended.history, best: ended.best, interrupted: ended.interrupted })
 }

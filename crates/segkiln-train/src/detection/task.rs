@@ -1,3 +1,5 @@
+use std::sync::{Arc, Mutex};
+
 use burn::{
     backend::ExecutionError,
     module::Module,
@@ -11,7 +13,7 @@ use segkiln_data::DetectionBatch;
 use segkiln_metrics::metrics::DetectionInput;
 use segkiln_models::rcnn::{Rcnn, RcnnError, Sampling};
 
-use crate::{optimizer::clip_grad_norm, task::TrainingOutput};
+use crate::{optimizer::clip_grad_norm, strategy::lock, task::TrainingOutput};
 
 /// A detector and how a step learns.
 #[derive(Module, Debug)]
@@ -22,12 +24,28 @@ pub struct DetectionTask {
     clip_norm: Option<f32>,
     #[module(skip)]
     accumulation: usize,
+    #[module(skip)]
+    failure: Failure,
 }
+
+/// Why a batch could not be learned from, which burn-train's steps cannot say.
+pub(super) type Failure = Arc<Mutex<Option<RcnnError>>>;
 
 impl DetectionTask {
     /// `clip_norm` bounds the common norm of a batch's gradients; the gradients of `accumulation` batches make a step.
     pub fn new(model: Rcnn, clip_norm: Option<f32>, accumulation: usize) -> Self {
-        Self { model, clip_norm, accumulation }
+        Self { model, clip_norm, accumulation, failure: Failure::default() }
+    }
+
+    /// The task with a place for what goes wrong.
+    pub(super) fn reporting_to(self, failure: Failure) -> Self {
+        Self { failure, ..self }
+    }
+
+    /// A loss that ends the training.
+    fn fail(&self, error: RcnnError, device: &Device) -> Tensor<1> {
+        lock(&self.failure).get_or_insert(error);
+        Tensor::full([1], f32::NAN, device)
     }
 }
 
@@ -42,12 +60,13 @@ impl TrainStep for DetectionTask {
     type Input = DetectionBatch;
     type Output = TrainingOutput;
 
-    /// # Panics
-    /// If a target does not fit the network: its data set must have the network's classes, and masks if it makes them.
     fn step(&self, batch: DetectionBatch) -> TrainOutput<TrainingOutput> {
-        let sampling = Sampling::Random { seed: drawn(&batch.images[0].device()) };
-        let losses = self.model.losses(&batch.images, &batch.targets, sampling);
-        let loss = losses.unwrap_or_else(|error| panic!("{}: {error}", batch.names.join(", "))).total();
+        let device = batch.images[0].device();
+        let sampling = Sampling::Random { seed: drawn(&device) };
+        let loss = match self.model.losses(&batch.images, &batch.targets, sampling) {
+            Ok(losses) => losses.total(),
+            Err(error) => self.fail(error, &device).require_grad(),
+        };
         let gradients = loss.clone().div_scalar(self.accumulation as f64).backward();
         let output = TrainOutput::new(self, gradients, TrainingOutput::new(loss.without_autodiff()));
         match self.clip_norm {
@@ -61,16 +80,16 @@ impl InferenceStep for DetectionTask {
     type Input = DetectionBatch;
     type Output = DetectionOutput;
 
-    /// # Panics
-    /// As the training's step.
     fn step(&self, batch: DetectionBatch) -> DetectionOutput {
-        let DetectionBatch { images, targets, names } = batch;
-        let refuse = |error: RcnnError| -> ! { panic!("{}: {error}", names.join(", ")) };
+        let DetectionBatch { images, targets, .. } = batch;
         // The same samples in every epoch, so that losses can be compared.
-        let losses = self.model.losses(&images, &targets, Sampling::Random { seed: 0 });
-        let losses = losses.unwrap_or_else(|error| refuse(error));
-        let found = self.model.detect(&images).unwrap_or_else(|error| refuse(error));
-        DetectionOutput { loss: losses.total(), objects: DetectionInput { found, targets } }
+        match self.model.validate(&images, &targets, Sampling::Random { seed: 0 }) {
+            Ok((losses, found)) => DetectionOutput { loss: losses.total(), objects: DetectionInput { found, targets } },
+            Err(error) => {
+                let objects = DetectionInput { found: Vec::new(), targets: Vec::new() };
+                DetectionOutput { loss: self.fail(error, &images[0].device()), objects }
+            }
+        }
     }
 }
 

@@ -1,0 +1,36 @@
+//! What a training leaves behind, as predictors read it.
+
+use std::path::{Path, PathBuf};
+
+use segkiln_models::weights::WeightsError;
+use serde::de::DeserializeOwned;
+
+/// Why a run cannot be read.
+pub(crate) enum RunError {
+    /// `config.json` is missing, or is not what training writes.
+    Config { path: PathBuf, reason: String },
+    /// There is no run.
+    Weights(WeightsError),
+}
+
+/// The file of weights and the card of a run: of a folder (its `best.bpk` and `config.json`), or of a `.bpk` file beside a
+/// `config.json`.
+pub(crate) fn open<C: DeserializeOwned>(
+    path: &Path,
+    check: impl Fn(&C) -> Result<(), String>,
+) -> Result<(PathBuf, C), RunError> {
+    let file = match std::fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => path.join("best.bpk"),
+        Ok(_) => path.to_owned(),
+        Err(error) => {
+            let reason = error.to_string();
+            return Err(RunError::Weights(WeightsError::Read { path: path.into(), reason }));
+        }
+    };
+    let config = file.with_file_name("config.json");
+    let refuse = |reason: String| RunError::Config { path: config.clone(), reason };
+    let text = std::fs::read_to_string(&config).map_err(|error| refuse(error.to_string()))?;
+    let card: C = serde_json::from_str(&text).map_err(|error| refuse(error.to_string()))?;
+    check(&card).map_err(refuse)?;
+    Ok((file, card))
+}
