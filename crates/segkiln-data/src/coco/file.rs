@@ -4,52 +4,62 @@ use std::{
 };
 
 use segkiln_core::Rle;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{
-    Entry, ImageId, Segmentation, Source, decode,
-    json::{Chunk, Fault, Reader},
-    needed, parse_bbox,
+    ImageId, Segmentation, decode, fields,
+    source::{Source, entries},
 };
 use crate::{DataError, Result};
 
 /// An image of a [`CocoFile`].
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct CocoImage {
     /// Its id, which annotations and results name it by.
     pub id: ImageId,
     /// Where it lies in the folder of images. Evaluation does without.
     pub file_name: Option<String>,
     /// Width in pixels, at least 1. Evaluation of boxes does without.
+    #[serde(default, deserialize_with = "fields::side")]
     pub width: Option<u32>,
     /// Height in pixels, at least 1. Evaluation of boxes does without.
+    #[serde(default, deserialize_with = "fields::side")]
     pub height: Option<u32>,
 }
 
 /// A class of a [`CocoFile`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct CocoCategory {
     /// Its id. Those of COCO go from 1 to 90, with gaps.
+    #[serde(deserialize_with = "fields::whole")]
     pub id: i64,
     /// Its name; empty where the file has none.
+    #[serde(default, deserialize_with = "fields::text")]
     pub name: String,
 }
 
 /// An object of a [`CocoFile`].
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct CocoAnnotation {
     /// Its id. Files should have each once, but not all do.
+    #[serde(deserialize_with = "fields::whole")]
     pub id: i64,
     /// The image; it is in the file.
     pub image_id: ImageId,
     /// The class; it is in the file.
+    #[serde(deserialize_with = "fields::whole")]
     pub category_id: i64,
     /// `[x, y, width, height]` in pixels, finite; width and height may be 0 or less.
+    #[serde(default, deserialize_with = "fields::bbox")]
     pub bbox: Option<[f64; 4]>,
     /// Area of the object (not of its box) in pixels, as the annotators' program counted it.
     pub area: Option<f64>,
     /// Whether it is a crowd: a region of several objects that were not told apart. False where the file does not say.
+    #[serde(rename = "iscrowd", default, deserialize_with = "fields::flag")]
     pub crowd: bool,
     /// The object's pixels, not decoded: see [`CocoFile::mask`].
+    #[serde(default, deserialize_with = "fields::mask")]
     pub segmentation: Option<Segmentation>,
 }
 
@@ -77,14 +87,12 @@ impl CocoFile {
     }
 
     pub(super) fn parse(source: Source) -> Result<Self> {
-        let sections = Sections::find(&source.bytes).map_err(|fault| source.damaged(fault))?;
-        let missing = |field: &str| {
-            source.damaged(Fault { at: 0, field: Some(field.into()), reason: "is missing; write it".into() })
-        };
-        let images: Vec<CocoImage> = source.entries(&sections.images.ok_or_else(|| missing("images"))?)?;
-        let categories: Vec<CocoCategory> =
-            source.entries(&sections.categories.ok_or_else(|| missing("categories"))?)?;
-        let annotations: Vec<CocoAnnotation> = source.entries(&sections.annotations.unwrap_or_default())?;
+        let Lists { images, categories, annotations } = serde_json::from_slice(&source.bytes)
+            .and_then(|Raw { images, categories, annotations }| {
+                let (images, categories) = (entries(&images)?, entries(&categories)?);
+                Ok(Parsed { images, categories, annotations: entries(&annotations)? })
+            })
+            .map_err(|error| source.fault::<Parsed>(error))?;
         let by_id = images.iter().enumerate().map(|(index, image)| (image.id.clone(), index)).collect();
         let file = Self { path: source.path, images, categories, annotations, by_id };
         file.check()?;
@@ -92,23 +100,30 @@ impl CocoFile {
     }
 
     fn check(&self) -> Result<()> {
-        let wrong = |annotation: &CocoAnnotation, field: &str, reason: String| {
-            let entry = format!("annotation {}", annotation.id);
+        let wrong = |entry: String, field: &str, reason: String| {
             Err(DataError::Coco { path: self.path.clone(), entry, field: field.into(), reason })
         };
+        for CocoImage { id, width, height, .. } in &self.images {
+            if let (Some(width), Some(height)) = (width, height)
+                && width.checked_mul(*height).is_none()
+            {
+                let reason = format!("{width}x{height} pixels are more than 2^32 - 1; no such image can be read");
+                return wrong(format!("image {id}"), "width", reason);
+            }
+        }
         let categories: HashSet<i64> = self.categories.iter().map(|category| category.id).collect();
         // Annotations of one image mostly stand together.
         let mut known = None;
         for annotation in &self.annotations {
             if known != Some(&annotation.image_id) && !self.by_id.contains_key(&annotation.image_id) {
                 let reason = format!("no image has the id {}; add it or remove the annotation", annotation.image_id);
-                return wrong(annotation, "image_id", reason);
+                return wrong(format!("annotation {}", annotation.id), "image_id", reason);
             }
             known = Some(&annotation.image_id);
             if !categories.contains(&annotation.category_id) {
                 let id = annotation.category_id;
                 let reason = format!("no category has the id {id}; add it or remove the annotation");
-                return wrong(annotation, "category_id", reason);
+                return wrong(format!("annotation {}", annotation.id), "category_id", reason);
             }
         }
         Ok(())
@@ -183,112 +198,15 @@ impl CocoFile {
     }
 }
 
-/// The arrays of the file.
-#[derive(Default)]
-struct Sections<'a> {
-    images: Option<Vec<Chunk<'a>>>,
-    categories: Option<Vec<Chunk<'a>>>,
-    annotations: Option<Vec<Chunk<'a>>>,
+/// The lists of a file.
+#[derive(Deserialize)]
+#[serde(expecting = "an object with images, categories and annotations")]
+struct Lists<Image, Category, Annotation> {
+    images: Vec<Image>,
+    categories: Vec<Category>,
+    #[serde(default = "Vec::new")]
+    annotations: Vec<Annotation>,
 }
 
-impl<'a> Sections<'a> {
-    fn find(bytes: &'a [u8]) -> std::result::Result<Self, Fault> {
-        let mut sections = Self::default();
-        let mut reader = Reader::new(bytes);
-        reader.object(|reader, key| {
-            match key {
-                "images" => sections.images = Some(reader.chunks()?),
-                "categories" => sections.categories = Some(reader.chunks()?),
-                "annotations" => sections.annotations = Some(reader.chunks()?),
-                _ => reader.skip()?,
-            }
-            Ok(())
-        })?;
-        reader.end()?;
-        Ok(sections)
-    }
-}
-
-impl Entry for CocoImage {
-    const NAME: &'static str = "image";
-    const HAS_ID: bool = true;
-
-    fn parse(reader: &mut Reader) -> std::result::Result<Self, Fault> {
-        let (mut id, mut file_name, mut width, mut height) = (None, None, None, None);
-        let side = |reader: &mut Reader| {
-            let before = reader.clone();
-            match reader.nullable(Reader::unsigned)? {
-                Some(0) => Err(before.fault("is 0; an image has at least one pixel")),
-                side => Ok(side),
-            }
-        };
-        reader.object(|reader, key| {
-            match key {
-                "id" => id = Some(ImageId::parse(reader)?),
-                "file_name" => file_name = reader.nullable(Reader::string)?.map(Into::into),
-                "width" => width = side(reader)?,
-                "height" => height = side(reader)?,
-                _ => reader.skip()?,
-            }
-            Ok(())
-        })?;
-        if let (Some(width), Some(height)) = (width, height)
-            && width.checked_mul(height).is_none()
-        {
-            let fault =
-                reader.fault(format!("{width}x{height} pixels are more than 2^32 - 1; no such image can be read"));
-            return Err(Fault { field: Some("width".into()), ..fault });
-        }
-        Ok(Self { id: needed(id, "id", reader)?, file_name, width, height })
-    }
-}
-
-impl Entry for CocoCategory {
-    const NAME: &'static str = "category";
-    const HAS_ID: bool = true;
-
-    fn parse(reader: &mut Reader) -> std::result::Result<Self, Fault> {
-        let (mut id, mut name) = (None, None);
-        reader.object(|reader, key| {
-            match key {
-                "id" => id = Some(reader.integer()?),
-                "name" => name = reader.nullable(Reader::string)?,
-                _ => reader.skip()?,
-            }
-            Ok(())
-        })?;
-        Ok(Self { id: needed(id, "id", reader)?, name: name.unwrap_or_default().into() })
-    }
-}
-
-impl Entry for CocoAnnotation {
-    const NAME: &'static str = "annotation";
-    const HAS_ID: bool = true;
-
-    fn parse(reader: &mut Reader) -> std::result::Result<Self, Fault> {
-        let (mut id, mut image_id, mut category_id) = (None, None, None);
-        let (mut bbox, mut area, mut crowd, mut segmentation) = (None, None, false, None);
-        reader.object(|reader, key| {
-            match key {
-                "id" => id = Some(reader.integer()?),
-                "image_id" => image_id = Some(ImageId::parse(reader)?),
-                "category_id" => category_id = Some(reader.integer()?),
-                "bbox" => bbox = reader.nullable(parse_bbox)?.flatten(),
-                "area" => area = reader.nullable(Reader::number)?,
-                "iscrowd" => crowd = reader.nullable(Reader::flag)?.unwrap_or(false),
-                "segmentation" => segmentation = reader.nullable(Segmentation::parse)?.flatten(),
-                _ => reader.skip()?,
-            }
-            Ok(())
-        })?;
-        Ok(Self {
-            id: needed(id, "id", reader)?,
-            image_id: needed(image_id, "image_id", reader)?,
-            category_id: needed(category_id, "category_id", reader)?,
-            bbox,
-            area,
-            crowd,
-            segmentation,
-        })
-    }
-}
+type Parsed = Lists<CocoImage, CocoCategory, CocoAnnotation>;
+type Raw<'a> = Lists<&'a RawValue, &'a RawValue, &'a RawValue>;

@@ -1,29 +1,30 @@
 use std::path::{Path, PathBuf};
 
 use segkiln_core::Rle;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::{
-    Entry, ImageId, Segmentation, Source, decode,
-    json::{Fault, Reader},
-    needed, parse_bbox,
+    ImageId, Segmentation, decode, fields,
+    source::{Source, entries},
 };
 use crate::{DataError, Result, codecs::write_whole};
 
 /// An object that a detector found.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CocoResult {
     /// The image.
     pub image_id: ImageId,
     /// The class.
+    #[serde(deserialize_with = "fields::whole")]
     pub category_id: i64,
     /// `[x, y, width, height]` in pixels, finite; width and height may be 0 or less.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "fields::bbox", skip_serializing_if = "Option::is_none")]
     pub bbox: Option<[f64; 4]>,
     /// How sure the detector is: finite, the greater the surer.
     pub score: f64,
     /// The object's pixels.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "fields::mask", skip_serializing_if = "Option::is_none")]
     pub segmentation: Option<Segmentation>,
 }
 
@@ -47,9 +48,9 @@ impl CocoResultFile {
     /// field that is missing or of another type, a number that is not finite, a box that is not within ±10⁹.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let source = Source::read(path.as_ref())?;
-        let mut reader = Reader::new(&source.bytes);
-        let chunks = reader.chunks().and_then(|chunks| reader.end().map(|()| chunks));
-        let results = source.entries(&chunks.map_err(|fault| source.damaged(fault))?)?;
+        let results = serde_json::from_slice::<Vec<&RawValue>>(&source.bytes)
+            .and_then(|results| entries(&results))
+            .map_err(|error| source.fault::<Vec<CocoResult>>(error))?;
         Ok(Self { path: source.path, results })
     }
 
@@ -83,35 +84,7 @@ impl CocoResultFile {
 }
 
 fn entry(index: usize) -> String {
-    format!("{} number {index} (from 0)", CocoResult::NAME)
-}
-
-impl Entry for CocoResult {
-    const NAME: &'static str = "result";
-    const HAS_ID: bool = false;
-
-    fn parse(reader: &mut Reader) -> std::result::Result<Self, Fault> {
-        let (mut image_id, mut category_id, mut score) = (None, None, None);
-        let (mut bbox, mut segmentation) = (None, None);
-        reader.object(|reader, key| {
-            match key {
-                "image_id" => image_id = Some(ImageId::parse(reader)?),
-                "category_id" => category_id = Some(reader.integer()?),
-                "bbox" => bbox = reader.nullable(parse_bbox)?.flatten(),
-                "score" => score = Some(reader.number()?),
-                "segmentation" => segmentation = reader.nullable(Segmentation::parse)?.flatten(),
-                _ => reader.skip()?,
-            }
-            Ok(())
-        })?;
-        Ok(Self {
-            image_id: needed(image_id, "image_id", reader)?,
-            category_id: needed(category_id, "category_id", reader)?,
-            bbox,
-            score: needed(score, "score", reader)?,
-            segmentation,
-        })
-    }
+    format!("result number {index} (from 0)")
 }
 
 /// Writes what a detector found, as COCO's servers and pycocotools read it.

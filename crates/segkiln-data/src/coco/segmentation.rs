@@ -1,7 +1,14 @@
-use segkiln_core::{CoreError, Rle};
-use serde::{Serialize, Serializer, ser::SerializeStruct};
+use std::fmt;
 
-use super::json::{Fault, Reader};
+use segkiln_core::{CoreError, Rle};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{
+        Error, MapAccess, SeqAccess, Visitor,
+        value::{MapAccessDeserializer, SeqAccessDeserializer},
+    },
+    ser::SerializeStruct,
+};
 
 /// The mask of an object in one of COCO's three forms, as it is in the file.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,35 +49,6 @@ impl Segmentation {
             Self::Compressed { counts, .. } => Rle::from_string(width, height, counts),
         }
     }
-
-    /// None for an empty list, as many write who have boxes alone.
-    pub(super) fn parse(reader: &mut Reader) -> Result<Option<Self>, Fault> {
-        if reader.at_array() {
-            let polygons = reader.list(|reader| reader.list(Reader::number))?;
-            return Ok((!polygons.is_empty()).then_some(Self::Polygons(polygons)));
-        }
-        let (mut size, mut counts) = (None, None);
-        reader.object(|reader, key| {
-            match key {
-                "size" => {
-                    let before = reader.clone();
-                    size = match reader.list(Reader::unsigned)?[..] {
-                        [height, width] => Some([height, width]),
-                        _ => return Err(before.fault("is not [height, width]")),
-                    };
-                }
-                "counts" if reader.at_array() => counts = Some(Err(reader.list(Reader::unsigned)?)),
-                "counts" => counts = Some(Ok(reader.string()?.into_owned())),
-                _ => reader.skip()?,
-            }
-            Ok(())
-        })?;
-        let size = super::needed(size, "size", reader)?;
-        Ok(Some(match super::needed(counts, "counts", reader)? {
-            Ok(counts) => Self::Compressed { size, counts },
-            Err(counts) => Self::Runs { size, counts },
-        }))
-    }
 }
 
 impl From<&Rle> for Segmentation {
@@ -98,5 +76,70 @@ impl Serialize for Segmentation {
             }
         }
         fields.end()
+    }
+}
+
+// Written out, because serde's untagged enums copy all of a mask before they look at it, and cannot say where in it
+// something is wrong.
+impl<'de> Deserialize<'de> for Segmentation {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl<'de> Visitor<'de> for Form {
+            type Value = Segmentation;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("polygons, or an object with size and counts")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, polygons: A) -> Result<Segmentation, A::Error> {
+                Deserialize::deserialize(SeqAccessDeserializer::new(polygons)).map(Segmentation::Polygons)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Segmentation, A::Error> {
+                #[derive(Deserialize)]
+                struct Mask {
+                    size: Vec<u32>,
+                    counts: Counts,
+                }
+                let Mask { size, counts } = Deserialize::deserialize(MapAccessDeserializer::new(fields))?;
+                let size = size.try_into().map_err(|_| A::Error::custom("`size` is not [height, width]"))?;
+                Ok(match counts {
+                    Counts::Runs(counts) => Segmentation::Runs { size, counts },
+                    Counts::Compressed(counts) => Segmentation::Compressed { size, counts },
+                })
+            }
+        }
+        deserializer.deserialize_any(Form)
+    }
+}
+
+enum Counts {
+    Runs(Vec<u32>),
+    Compressed(String),
+}
+
+impl<'de> Deserialize<'de> for Counts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl<'de> Visitor<'de> for Form {
+            type Value = Counts;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of runs or a string")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, runs: A) -> Result<Counts, A::Error> {
+                Deserialize::deserialize(SeqAccessDeserializer::new(runs)).map(Counts::Runs)
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Counts, E> {
+                Ok(Counts::Compressed(text.into()))
+            }
+
+            fn visit_string<E: Error>(self, text: String) -> Result<Counts, E> {
+                Ok(Counts::Compressed(text))
+            }
+        }
+        deserializer.deserialize_any(Form)
     }
 }

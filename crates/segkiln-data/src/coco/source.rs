@@ -1,0 +1,126 @@
+use std::{
+    fmt::Write,
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use rayon::prelude::*;
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+use serde_path_to_error::Segment;
+
+use crate::{DataError, Result};
+
+/// A file's name and content.
+pub(super) struct Source {
+    pub path: PathBuf,
+    pub bytes: Vec<u8>,
+}
+
+impl Source {
+    /// Largest file in bytes.
+    const MOST: u64 = 4 << 30;
+
+    pub fn read(path: &Path) -> Result<Self> {
+        let io = |source| DataError::io("read", path, source);
+        // Asked before the file is opened: to open a pipe would wait for a writer.
+        let meta = std::fs::metadata(path).map_err(io)?;
+        if !meta.is_file() {
+            return Err(DataError::NotAFile { path: path.into() });
+        }
+        if meta.len() > Self::MOST {
+            let reason = format!("{} bytes are over the limit of {}; split the file", meta.len(), Self::MOST);
+            return Err(DataError::Json { path: path.into(), line: 1, column: 1, reason });
+        }
+        let mut bytes = Vec::with_capacity(meta.len() as usize);
+        File::open(path).and_then(|file| file.take(Self::MOST).read_to_end(&mut bytes)).map_err(io)?;
+        if bytes.is_empty() {
+            return Err(DataError::EmptyFile { path: path.into() });
+        }
+        Ok(Self { path: path.into(), bytes })
+    }
+
+    /// Where the file is not a `T`. It is read again from its begin, because to know the path to each value takes time
+    /// that whole files need not take; `error` is the first reading's.
+    pub fn fault<'a, T: Deserialize<'a>>(&'a self, error: serde_json::Error) -> DataError {
+        let mut json = serde_json::Deserializer::from_slice(&self.bytes);
+        let again = serde_path_to_error::deserialize::<_, T>(&mut json);
+        let path: Vec<Segment> = again.as_ref().err().map(|at| at.path().iter().cloned().collect()).unwrap_or_default();
+        let error = again.map_or_else(serde_path_to_error::Error::into_inner, |_| error);
+
+        let [line, column] = [error.line(), error.column()];
+        let reason = self.reason(&error);
+        let Some((entry, field)) = self.entry(&path) else {
+            return DataError::Json { path: self.path.clone(), line, column, reason };
+        };
+        if field.is_empty() {
+            return DataError::Json { path: self.path.clone(), line, column, reason: format!("{entry}: {reason}") };
+        }
+        DataError::Coco { path: self.path.clone(), entry, field, reason: format!("{reason} (line {line})") }
+    }
+
+    fn reason(&self, error: &serde_json::Error) -> String {
+        let text = error.to_string();
+        let text = text.rsplit_once(" at line ").map_or(&*text, |(reason, _)| reason);
+        if error.is_eof() {
+            return format!("{text}; the file is truncated");
+        }
+        let line = self.bytes.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
+        let begin = error.column().saturating_sub(2).min(line.len());
+        let near = String::from_utf8_lossy(&line[begin..line.len().min(begin + 10)]);
+        match ["NaN", "Infinity"].into_iter().find(|word| error.is_syntax() && near.contains(word)) {
+            Some(word) => format!("{word} is not finite; correct the number or remove the entry"),
+            None => text.into(),
+        }
+    }
+
+    /// The entry and the field that a path leads to.
+    fn entry(&self, path: &[Segment]) -> Option<(String, String)> {
+        #[derive(Deserialize)]
+        struct Id {
+            id: Value,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Ids {
+            images: Vec<Id>,
+            categories: Vec<Id>,
+            annotations: Vec<Id>,
+        }
+        let (section, index, rest) = match path {
+            [Segment::Map { key }, Segment::Seq { index }, rest @ ..] => (key.as_str(), *index, rest),
+            [Segment::Seq { index }, rest @ ..] if !matches!(rest, [Segment::Seq { .. }, ..]) => {
+                ("results", *index, rest)
+            }
+            _ => return None,
+        };
+        // Of a damaged file, what can be had of it.
+        let ids: Ids = serde_json::from_slice(&self.bytes).unwrap_or_default();
+        let (name, ids) = match section {
+            "images" => ("image", ids.images),
+            "categories" => ("category", ids.categories),
+            "annotations" => ("annotation", ids.annotations),
+            _ => ("result", Vec::new()),
+        };
+        let entry = match ids.get(index) {
+            Some(Id { id }) => format!("{name} {id}"),
+            None => format!("{name} number {index} (from 0)"),
+        };
+        let mut field = String::new();
+        for segment in rest {
+            let _ = match segment {
+                Segment::Map { key } if field.is_empty() => write!(field, "{key}"),
+                Segment::Map { key } => write!(field, ".{key}"),
+                Segment::Seq { index } => write!(field, "[{index}]"),
+                _ => Ok(()),
+            };
+        }
+        Some((entry, field))
+    }
+}
+
+/// Parses the entries of a list on all threads.
+pub(super) fn entries<'a, T: Deserialize<'a> + Send>(raw: &[&'a RawValue]) -> serde_json::Result<Vec<T>> {
+    raw.par_iter().map(|entry| serde_json::from_str(entry.get())).collect()
+}
