@@ -10,11 +10,11 @@ use std::{
 };
 
 use burn::tensor::Device;
-use common::{Random, example, run_badly, run_well};
-use image::{GrayImage, Luma};
+use common::{detection_set, example, rcnn_train, run_badly, run_well};
+use image::GrayImage;
 use segkiln::{
     Detector,
-    core::{Classes, LabelMap, Rle},
+    core::Classes,
     data::{
         Loader,
         datasets::{CocoDetection, CocoOptions},
@@ -30,39 +30,13 @@ use segkiln::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Bright rectangles and discs on a dark ground, with COCO's annotations.
+/// A folder with a data set, and room for runs.
 struct Place(TempDir);
 
 impl Place {
     fn new() -> Self {
         let place = Self(tempfile::tempdir().unwrap());
-        fs::create_dir(place.at("images")).unwrap();
-        for (split, count) in [("train", 6), ("val", 2)] {
-            let mut images = Vec::new();
-            let mut annotations = Vec::new();
-            for index in 0..count {
-                let id = images.len() as u64 + 100;
-                let mut random = Random(id + 1000 * count);
-                let labels = objects(&mut random, index % 3);
-                let picture = GrayImage::from_fn(64, 48, |x, y| {
-                    let ground = if labels.get(x, y).unwrap() > 0 { 180 } else { 20 };
-                    Luma([(ground + random.range(0, 40)) as u8])
-                });
-                write_image(place.at(&format!("images/{split}_{index}.png")), &picture.into()).unwrap();
-                images
-                    .push(json!({ "id": id, "file_name": format!("{split}_{index}.png"), "width": 64, "height": 48 }));
-                for (label, mask) in Rle::of_labels(&labels).unwrap() {
-                    let bbox = mask.bbox().unwrap().xywh();
-                    annotations.push(json!({
-                        "id": annotations.len() + 1, "image_id": id, "category_id": if label % 2 == 0 { 7 } else { 3 },
-                        "bbox": bbox, "area": mask.area(), "iscrowd": 0,
-                        "segmentation": { "size": [48, 64], "counts": mask.to_coco_string() },
-                    }));
-                }
-            }
-            let categories = [json!({ "id": 7, "name": "disc" }), json!({ "id": 3, "name": "box" })];
-            place.write(split, &json!({ "images": images, "annotations": annotations, "categories": categories }));
-        }
+        detection_set(place.0.path());
         place
     }
 
@@ -79,22 +53,7 @@ impl Place {
     }
 
     fn train(&self, out: &str) -> Command {
-        let mut command = example("rcnn_train");
-        command.arg("--train-images").arg(self.at("images")).arg("--train-json").arg(self.at("train.json"));
-        command.arg("--val-images").arg(self.at("images")).arg("--val-json").arg(self.at("val.json"));
-        command.args([
-            "--backbone",
-            "resnet18",
-            "--min-size",
-            "48",
-            "--max-size",
-            "64",
-            "--anchor-sizes",
-            "8,16,32,64,128",
-        ]);
-        command.args(["--epochs", "1", "--optimizer", "adamw", "--lr", "5e-4", "--detections", "10", "--seed", "5"]);
-        command.arg("--out").arg(self.at(out));
-        command
+        rcnn_train(self.0.path(), &self.at(out))
     }
 
     /// Trains after `spoil` has been at the training annotations.
@@ -106,24 +65,6 @@ impl Place {
         place.write("train", &file);
         refused(&mut place.train("run"), words);
     }
-}
-
-/// Up to two rectangles and discs, numbered from 1: odd ones are rectangles.
-fn objects(random: &mut Random, count: u64) -> LabelMap {
-    let mut labels = LabelMap::filled(64, 48, 0);
-    for number in 1..=count as u32 {
-        let (x, y) = (random.range(4, 30) + 20 * (number - 1), random.range(4, 20));
-        let (w, h) = (random.range(10, 18), random.range(10, 18));
-        for at in 0..64 * 48u32 {
-            let (dx, dy) = ((at % 64).wrapping_sub(x), (at / 64).wrapping_sub(y));
-            let disc = |d: u32, s: u32| (2.0 * f64::from(d) - f64::from(s) + 1.0) / f64::from(s);
-            let inside = dx < w && dy < h && (number % 2 == 1 || disc(dx, w).powi(2) + disc(dy, h).powi(2) <= 1.0);
-            if inside {
-                labels.as_mut_slice()[at as usize] = number;
-            }
-        }
-    }
-    labels
 }
 
 #[track_caller]

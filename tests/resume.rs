@@ -12,7 +12,7 @@ use std::{
 };
 
 use burn::tensor::Device;
-use common::{Random, data_set, files, run, run_badly, run_well, unet_train};
+use common::{Random, data_set, detection_set, files, rcnn_train, run, run_badly, run_well, unet_train};
 use segkiln::{
     core::Classes,
     data::{
@@ -210,6 +210,21 @@ fn a_killed_run_with_averaged_weights_ends_as_if_it_had_not_been() {
     let duration = start.elapsed();
     kill_and_resume(|| child("killed"), &place.out("killed"), &place.out("whole"), duration);
     assert!(place.out("whole/checkpoint/00004/average.bpk").exists());
+}
+
+#[test]
+fn a_killed_detector_s_run_ends_as_if_it_had_not_been() {
+    let place = Place(tempfile::tempdir().unwrap());
+    detection_set(&place.data());
+    let train = |out: &str| {
+        let mut command = rcnn_train(&place.data(), &place.out(out));
+        // Weights of little size, which a checkpoint writes in little time.
+        command.args(["--arch", "faster", "--backbone", "mobilenet_v3_small", "--epochs", "3", "--resume"]);
+        command
+    };
+    let start = Instant::now();
+    run_well(&mut train("whole"));
+    kill_and_resume(|| train("killed"), &place.out("killed"), &place.out("whole"), start.elapsed());
 }
 
 #[test]
