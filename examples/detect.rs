@@ -30,7 +30,7 @@ mod common;
 #[path = "common/images.rs"]
 mod images;
 
-use common::{Failure, say};
+use common::{Failure, create_parent, say};
 
 /// Finds objects in images.
 #[derive(Parser)]
@@ -146,12 +146,4 @@ fn summary(detector: &Detector, found: &[Detection]) -> String {
     }
     let parts: Vec<String> = counts.into_iter().map(|(name, count)| format!("{count} {name}")).collect();
     if parts.is_empty() { "nothing found".into() } else { parts.join(", ") }
-}
-
-fn create_parent(path: &Path) -> Result<(), Failure> {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => std::fs::create_dir_all(parent)
-            .map_err(|error| format!("cannot create {}: {error}", parent.display()).into()),
-        _ => Ok(()),
-    }
 }

@@ -23,7 +23,7 @@ MODELS = {
     "mobilenet_v2": [f"features.{i}" for i in range(19)],
     "mobilenet_v3_large": [f"features.{i}" for i in range(17)],
     "mobilenet_v3_small": [f"features.{i}" for i in range(13)],
-    "vgg16_bn": [f"features.{i}" for i in (6, 13, 23, 33, 43)],
+    "vgg16_bn": [f"features.{i}" for i in (5, 12, 22, 32, 42, 43)],
 }
 
 

@@ -65,7 +65,9 @@ pub mod splits;
 #[cfg(feature = "datasets")]
 pub mod transforms;
 
-pub use codecs::{EXTENSIONS, Limits, MaskFormat, read_dynamic, read_image, read_labels, write_image, write_labels};
+pub use codecs::{
+    EXTENSIONS, Limits, MaskFormat, read_dynamic, read_image, read_labels, write_image, write_labels, write_whole,
+};
 pub use error::{DataError, Result};
 pub use image::{ColorMode, Image};
 pub use normalize::Normalize;

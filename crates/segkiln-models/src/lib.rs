@@ -22,8 +22,13 @@
 
 pub mod backbones;
 mod card;
+pub mod deeplab;
+pub mod fcn;
+pub mod fpn;
 pub mod layers;
+pub mod lraspp;
 mod model;
+pub mod pspnet;
 pub mod rcnn;
 pub mod unet;
 pub mod weights;

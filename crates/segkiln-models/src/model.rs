@@ -4,7 +4,19 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use crate::unet::{AttentionUNet, AttentionUNetConfig, UNet, UNetConfig, UNetPlusPlus, UNetPlusPlusConfig};
+use crate::{
+    backbones::BackboneConfig,
+    deeplab::{DeepLabV3, DeepLabV3Config, DeepLabV3Plus, DeepLabV3PlusConfig},
+    fcn::{Fcn, FcnConfig},
+    fpn::{Fpn, FpnConfig},
+    layers::NormConfig,
+    lraspp::{LrAspp, LrAsppConfig},
+    pspnet::{PspNet, PspNetConfig},
+    unet::{
+        AttentionUNet, AttentionUNetConfig, EncodedUNet, EncodedUNetConfig, EncodedUNetPlusPlus,
+        EncodedUNetPlusPlusConfig, UNet, UNetConfig, UNetPlusPlus, UNetPlusPlusConfig,
+    },
+};
 
 /// Any segmentation network of this crate, as a file describes it.
 ///
@@ -14,6 +26,10 @@ use crate::unet::{AttentionUNet, AttentionUNetConfig, UNet, UNetConfig, UNetPlus
 /// let config = ModelConfig::UNet(UNetConfig::new(1, 1).with_base(16));
 /// let json = burn::config::config_to_json(&config);
 /// assert!(json.contains("UNet"));
+///
+/// let config = ModelConfig::by_name("deeplabv3_resnet50", 21)?;
+/// assert_eq!((config.in_channels(), config.classes()), (3, 21));
+/// # Ok::<(), String>(())
 /// ```
 #[derive(Config, Debug)]
 pub enum ModelConfig {
@@ -23,15 +39,94 @@ pub enum ModelConfig {
     UNetPlusPlus(UNetPlusPlusConfig),
     /// Attention U-Net.
     AttentionUNet(AttentionUNetConfig),
+    /// U-Net on any encoder.
+    EncodedUNet(EncodedUNetConfig),
+    /// UNet++ on any encoder.
+    EncodedUNetPlusPlus(EncodedUNetPlusPlusConfig),
+    /// Fully convolutional network.
+    Fcn(FcnConfig),
+    /// DeepLabV3.
+    DeepLabV3(DeepLabV3Config),
+    /// DeepLabV3+.
+    DeepLabV3Plus(DeepLabV3PlusConfig),
+    /// Lite R-ASPP.
+    LrAspp(LrAsppConfig),
+    /// PSPNet.
+    PspNet(PspNetConfig),
+    /// Feature pyramid.
+    Fpn(FpnConfig),
 }
 
 impl ModelConfig {
+    /// What stands before a backbone's name in [`by_name`](Self::by_name).
+    pub const DECODERS: [&str; 8] =
+        ["deeplabv3", "deeplabv3plus", "fcn", "fpn", "lraspp", "pspnet", "unet", "unetplusplus"];
+
+    /// A network for RGB images by decoder and backbone: one of [`DECODERS`](Self::DECODERS), an underscore, one of
+    /// [`BackboneConfig::NAMES`]; for `classes` channels of logits.
+    ///
+    /// `fcn`, `deeplabv3` and `lraspp` are torchvision's, such as `deeplabv3_mobilenet_v3_large`, the others
+    /// segmentation_models_pytorch's with its defaults.
+    ///
+    /// # Errors
+    /// A sentence that says what is known, if the name is not, or the decoder needs a dilation that the backbone cannot
+    /// have.
+    pub fn by_name(name: &str, classes: usize) -> Result<Self, String> {
+        let unknown = || {
+            format!(
+                "there is no network {name:?}; a name is a decoder ({}), an underscore and a backbone ({})",
+                Self::DECODERS.join(", "),
+                BackboneConfig::NAMES.join(", ")
+            )
+        };
+        let (decoder, backbone) = name.split_once('_').ok_or_else(unknown)?;
+        let backbone = BackboneConfig::by_name(backbone).ok_or_else(unknown)?;
+        // Of torchvision's classifiers, on whose weights they begin.
+        let backbone = match backbone {
+            BackboneConfig::MobileNetV3(_) => backbone.with_norm(NormConfig::Batch { epsilon: 1e-3, momentum: 0.01 }),
+            other => other,
+        };
+        let dilated = |backbone: BackboneConfig| match backbone {
+            BackboneConfig::ResNet(config) => Ok(BackboneConfig::ResNet(config.with_dilate([false, true, true]))),
+            BackboneConfig::MobileNetV3(config) => Ok(BackboneConfig::MobileNetV3(config.with_dilate(true))),
+            other => other.with_output_stride(8),
+        };
+        Ok(match decoder {
+            "deeplabv3" => Self::DeepLabV3(DeepLabV3Config::new(dilated(backbone)?, classes)),
+            "deeplabv3plus" => Self::DeepLabV3Plus(DeepLabV3PlusConfig::new(backbone.with_output_stride(16)?, classes)),
+            "fcn" => Self::Fcn(FcnConfig::new(dilated(backbone)?, classes)),
+            "fpn" => Self::Fpn(FpnConfig::new(backbone, classes)),
+            "lraspp" => Self::LrAspp(LrAsppConfig::new(dilated(backbone)?, classes)),
+            "pspnet" => Self::PspNet(PspNetConfig::new(backbone, classes)),
+            "unet" => Self::EncodedUNet(EncodedUNetConfig::new(backbone, classes)),
+            "unetplusplus" => Self::EncodedUNetPlusPlus(EncodedUNetPlusPlusConfig::new(backbone, classes)),
+            _ => return Err(unknown()),
+        })
+    }
+
+    /// The same with a second head that learns from an earlier map, or without; of a network that can have none, the same.
+    pub fn with_aux(self, aux: bool) -> Self {
+        match self {
+            Self::Fcn(config) => Self::Fcn(config.with_aux(aux)),
+            Self::DeepLabV3(config) => Self::DeepLabV3(config.with_aux(aux)),
+            other => other,
+        }
+    }
+
     /// The network with random weights.
     pub fn init(&self, device: &Device) -> SegmentationModel {
         match self {
             Self::UNet(config) => SegmentationModel::UNet(config.init(device)),
             Self::UNetPlusPlus(config) => SegmentationModel::UNetPlusPlus(config.init(device)),
             Self::AttentionUNet(config) => SegmentationModel::AttentionUNet(config.init(device)),
+            Self::EncodedUNet(config) => SegmentationModel::EncodedUNet(config.init(device)),
+            Self::EncodedUNetPlusPlus(config) => SegmentationModel::EncodedUNetPlusPlus(config.init(device)),
+            Self::Fcn(config) => SegmentationModel::Fcn(config.init(device)),
+            Self::DeepLabV3(config) => SegmentationModel::DeepLabV3(config.init(device)),
+            Self::DeepLabV3Plus(config) => SegmentationModel::DeepLabV3Plus(config.init(device)),
+            Self::LrAspp(config) => SegmentationModel::LrAspp(config.init(device)),
+            Self::PspNet(config) => SegmentationModel::PspNet(config.init(device)),
+            Self::Fpn(config) => SegmentationModel::Fpn(config.init(device)),
         }
     }
 
@@ -40,12 +135,24 @@ impl ModelConfig {
     /// # Errors
     /// A sentence that names the field out of range.
     pub fn check(&self) -> Result<(), String> {
-        let blocks = match self {
-            Self::UNet(config) => config.blocks(),
-            Self::UNetPlusPlus(config) => config.blocks(),
-            Self::AttentionUNet(config) => config.blocks(),
-        };
-        blocks.check(self.classes())
+        /// More than any data set has.
+        const MOST_CLASSES: usize = 8192;
+        if !(1..=MOST_CLASSES).contains(&self.classes()) {
+            return Err(format!("classes must be from 1 to {MOST_CLASSES}, is {}", self.classes()));
+        }
+        match self {
+            Self::UNet(config) => config.blocks().check(),
+            Self::UNetPlusPlus(config) => config.blocks().check(),
+            Self::AttentionUNet(config) => config.blocks().check(),
+            Self::EncodedUNet(config) => config.check(),
+            Self::EncodedUNetPlusPlus(config) => config.check(),
+            Self::Fcn(config) => config.check(),
+            Self::DeepLabV3(config) => config.check(),
+            Self::DeepLabV3Plus(config) => config.check(),
+            Self::LrAspp(config) => config.check(),
+            Self::PspNet(config) => config.check(),
+            Self::Fpn(config) => config.check(),
+        }
     }
 
     /// Channels of the images that the network takes.
@@ -54,6 +161,14 @@ impl ModelConfig {
             Self::UNet(config) => config.in_channels,
             Self::UNetPlusPlus(config) => config.in_channels,
             Self::AttentionUNet(config) => config.in_channels,
+            Self::EncodedUNet(config) => config.encoder.in_channels(),
+            Self::EncodedUNetPlusPlus(config) => config.encoder.in_channels(),
+            Self::Fcn(config) => config.backbone.in_channels(),
+            Self::DeepLabV3(config) => config.backbone.in_channels(),
+            Self::DeepLabV3Plus(config) => config.encoder.in_channels(),
+            Self::LrAspp(config) => config.backbone.in_channels(),
+            Self::PspNet(config) => config.encoder.in_channels(),
+            Self::Fpn(config) => config.encoder.in_channels(),
         }
     }
 
@@ -63,6 +178,14 @@ impl ModelConfig {
             Self::UNet(config) => config.classes,
             Self::UNetPlusPlus(config) => config.classes,
             Self::AttentionUNet(config) => config.classes,
+            Self::EncodedUNet(config) => config.classes,
+            Self::EncodedUNetPlusPlus(config) => config.classes,
+            Self::Fcn(config) => config.classes,
+            Self::DeepLabV3(config) => config.classes,
+            Self::DeepLabV3Plus(config) => config.classes,
+            Self::LrAspp(config) => config.classes,
+            Self::PspNet(config) => config.classes,
+            Self::Fpn(config) => config.classes,
         }
     }
 }
@@ -77,6 +200,22 @@ pub enum SegmentationModel {
     UNetPlusPlus(UNetPlusPlus),
     /// Attention U-Net.
     AttentionUNet(AttentionUNet),
+    /// U-Net on any encoder.
+    EncodedUNet(EncodedUNet),
+    /// UNet++ on any encoder.
+    EncodedUNetPlusPlus(EncodedUNetPlusPlus),
+    /// Fully convolutional network.
+    Fcn(Fcn),
+    /// DeepLabV3.
+    DeepLabV3(DeepLabV3),
+    /// DeepLabV3+.
+    DeepLabV3Plus(DeepLabV3Plus),
+    /// Lite R-ASPP.
+    LrAspp(LrAspp),
+    /// PSPNet.
+    PspNet(PspNet),
+    /// Feature pyramid.
+    Fpn(Fpn),
 }
 
 impl SegmentationModel {
@@ -89,17 +228,27 @@ impl SegmentationModel {
             Self::UNet(model) => model.forward_full(x),
             Self::UNetPlusPlus(model) => model.forward(x),
             Self::AttentionUNet(model) => model.forward(x),
+            Self::EncodedUNet(model) => model.forward(x),
+            Self::EncodedUNetPlusPlus(model) => model.forward(x),
+            Self::Fcn(model) => model.forward(x),
+            Self::DeepLabV3(model) => model.forward(x),
+            Self::DeepLabV3Plus(model) => model.forward(x),
+            Self::LrAspp(model) => model.forward(x),
+            Self::PspNet(model) => model.forward(x),
+            Self::Fpn(model) => model.forward(x),
         }
     }
 
-    /// The logits of each head, for a loss with deep supervision. The last is the deepest decoder's; networks with one
-    /// head give one.
+    /// The logits of each head, for a loss with deep supervision. The last is the deepest decoder's, or not the auxiliary
+    /// one's; networks with one head give one.
     ///
     /// # Shapes
     /// `[batch, in_channels, height, width]` → at least one `[batch, classes, height, width]`
     pub fn forward_all(&self, x: Tensor<4>) -> Vec<Tensor<4>> {
         match self {
             Self::UNetPlusPlus(model) => model.forward_all(x),
+            Self::Fcn(model) => model.forward_all(x),
+            Self::DeepLabV3(model) => model.forward_all(x),
             other => vec![other.forward(x)],
         }
     }
@@ -108,7 +257,6 @@ impl SegmentationModel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layers::NormConfig;
 
     #[test]
     fn group_norm_fits_the_gates() {

@@ -1,14 +1,11 @@
 //! Faster and Mask R-CNN against torchvision on the same weights; `tests/parity/rcnn.py` and `tests/parity/rcnn_train.py`
 //! write the fixtures and say which formulas weights and images have.
 
-use std::path::Path;
+mod formula;
 
-use burn::{
-    module::{Module, ModuleVisitor, Param},
-    optim::GradientsParams,
-    tensor::{Device, Tensor, TensorData},
-};
-use safetensors::{SafeTensors, tensor::TensorView};
+use burn::{module::Module, optim::GradientsParams, tensor::Device};
+use formula::{fixture, floats, gradients, image, part, write_formula};
+use safetensors::SafeTensors;
 use segkiln_core::{BBox, Detection, Instance, Instances, Rle};
 use segkiln_models::{
     backbones::{BackboneConfig, ResNetConfig},
@@ -17,75 +14,9 @@ use segkiln_models::{
     weights::{load_torch, torch_shapes},
 };
 
-fn fixture(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(format!("{name}.safetensors"));
-    std::fs::read(path).unwrap()
-}
-
-fn floats(file: &SafeTensors, name: &str) -> Vec<f32> {
-    let view = file.tensor(name).unwrap();
-    view.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
-}
-
 fn integers(file: &SafeTensors, name: &str) -> Vec<i32> {
     let view = file.tensor(name).unwrap();
     view.data().chunks_exact(4).map(|bytes| i32::from_le_bytes(bytes.try_into().unwrap())).collect()
-}
-
-/// Numbers in [-1, 1): splitmix64 from FNV-1a of the text.
-fn noise(text: &str) -> impl Iterator<Item = f64> {
-    let hash =
-        text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-    (0u64..).map(move |index| {
-        let z = hash.wrapping_add(index).wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ z >> 31) >> 40) as f64 / 8_388_608.0 - 1.0
-    })
-}
-
-/// The values of a tensor by its name.
-fn formula(name: &str, shape: &[usize], salt: &str, factors: &[(&str, f64)]) -> Vec<f32> {
-    const FACTORS: [(&str, f64); 10] = [
-        (".conv3.", 0.4),
-        (".downsample.", 0.7),
-        (".block.2.0.", 0.7),
-        (".block.3.0.", 0.7),
-        (".fpn.", 0.4),
-        (".cls_logits.", 1.0),
-        ("rpn.head.bbox_pred.", 0.3),
-        (".cls_score.", 3.0),
-        ("box_predictor.bbox_pred.", 1.0),
-        (".mask_fcn_logits.", 3.0),
-    ];
-    let (offset, scale) = if shape.len() > 1 {
-        let factor = factors.iter().chain(&FACTORS).find(|(text, _)| name.contains(text)).map_or(1.0, |(_, f)| *f);
-        (0.0, factor * (6.0 / shape[1..].iter().product::<usize>() as f64).sqrt())
-    } else if name.ends_with("running_var") {
-        (1.0, 0.2)
-    } else if name.ends_with("weight") {
-        (1.0, 0.1)
-    } else {
-        (0.0, 0.1)
-    };
-    let count = shape.iter().product();
-    noise(&format!("{salt}{name}")).take(count).map(|noise| (offset + scale * noise) as f32).collect()
-}
-
-/// Writes a file as torchvision would, with the formula's weights.
-fn write_formula(shapes: &[(String, Vec<usize>)], path: &Path, salt: &str, factors: &[(&str, f64)]) {
-    let tensors: Vec<(String, &[usize], Vec<u8>)> = shapes
-        .iter()
-        .map(|(name, shape)| {
-            let name = name.replace(".body.features.", ".body.");
-            let bytes = formula(&name, shape, salt, factors).iter().flat_map(|value| value.to_le_bytes()).collect();
-            (name, shape.as_slice(), bytes)
-        })
-        .collect();
-    let views = tensors
-        .iter()
-        .map(|(name, shape, bytes)| (name, TensorView::new(safetensors::Dtype::F32, shape.to_vec(), bytes).unwrap()));
-    safetensors::serialize_to_file(views, None, path).unwrap();
 }
 
 /// The network with the formula's weights, which it reads from a file.
@@ -95,21 +26,6 @@ fn load(config: &RcnnConfig, salt: &str, factors: &[(&str, f64)], device: &Devic
     let path = folder.path().join("weights.safetensors");
     write_formula(&torch_shapes(&model), &path, salt, factors);
     load_torch(model, &path).unwrap()
-}
-
-/// A ramp, stripes and noise.
-fn image(index: usize, [height, width]: [usize; 2], device: &Device) -> Tensor<3> {
-    let mut values = Vec::with_capacity(3 * height * width);
-    for c in 0..3 {
-        for y in 0..height {
-            for x in 0..width {
-                let block = (x / 24 + 2 * (y / 20) + c + index) % 3 * 60;
-                let value = (x * 7 + y * 13 + c * 31 + (x * y) % 17 * 5) % 256 / 2 + block;
-                values.push(value as f32 / 255.0);
-            }
-        }
-    }
-    Tensor::from_data(TensorData::new(values, [3, height, width]), device)
 }
 
 fn check(name: &str, salt: &str, classes: usize, factors: &[(&str, f64)], change: impl Fn(RcnnConfig) -> RcnnConfig) {
@@ -226,40 +142,6 @@ fn small(norm: NormConfig) -> RcnnConfig {
     config.with_mask(Some(MaskConfig::new()))
 }
 
-/// Gradients by torchvision's names, in the layout of its tensors.
-fn gradients(model: &Rcnn, gradients: &GradientsParams) -> Vec<(String, Vec<usize>, Vec<f32>)> {
-    struct Visitor<'a> {
-        gradients: &'a GradientsParams,
-        found: Vec<Option<(Vec<usize>, Vec<f32>)>>,
-    }
-    impl ModuleVisitor for Visitor<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.found.push(self.gradients.get::<D>(param.id).map(|gradient| {
-                // PyTorch's fully connected weights are the other way round.
-                let gradient = if D == 2 { gradient.transpose() } else { gradient };
-                (gradient.dims().to_vec(), gradient.into_data().try_to_vec().unwrap())
-            }));
-        }
-    }
-    let mut visitor = Visitor { gradients, found: Vec::new() };
-    model.visit(&mut visitor);
-    let names = torch_shapes(model).into_iter().zip(visitor.found);
-    names.filter_map(|((name, _), found)| found.map(|(shape, values)| (name, shape, values))).collect()
-}
-
-/// Every so many values along each axis.
-fn part(shape: &[usize], values: &[f32], steps: &[usize]) -> Vec<f32> {
-    let kept = values.iter().enumerate().filter(|(index, _)| {
-        let mut rest = *index;
-        shape.iter().enumerate().rev().all(|(axis, size)| {
-            let at = rest % size;
-            rest /= size;
-            at % steps.get(axis).copied().unwrap_or(1) == 0
-        })
-    });
-    kept.map(|(_, value)| *value).collect()
-}
-
 /// The losses and gradients of a training step.
 fn check_training(case: &str, salt: &str, norm: NormConfig, counts: [usize; 2], tolerance: f32) {
     const FACTORS: [(&str, f64); 3] = [(".conv2.", 0.4), ("rpn.head.bbox_pred.", 0.1), (".cls_score.", 1.0)];
@@ -296,8 +178,7 @@ fn check_training(case: &str, salt: &str, norm: NormConfig, counts: [usize; 2], 
         return;
     }
     let grads = GradientsParams::from_grads(losses.total().backward(), &model);
-    let mut found = gradients(&model, &grads);
-    found.sort_by(|a, b| a.0.cmp(&b.0));
+    let found = gradients(&model, &grads);
     let norms = floats(&file, "norms");
     assert_eq!(found.len(), norms.len(), "{case}: parameters with gradients");
     for ((name, shape, values), expected) in found.iter().zip(norms) {

@@ -9,10 +9,10 @@ use burn::{
 };
 use image::{DynamicImage, RgbImage};
 use segkiln_core::{Classes, LabelMap};
-use segkiln_data::{DataError, Image, draw};
+use segkiln_data::{ColorMode, DataError, Image, Normalize, draw};
 use segkiln_models::{
-    ModelCard, SegmentationModel,
-    weights::{self, WeightsError},
+    ModelCard, ModelConfig, SegmentationModel,
+    weights::{self, WeightsError, load_torch, torch_contents},
 };
 
 use crate::{
@@ -147,6 +147,48 @@ impl Segmenter {
         Self::new(model, card, device)
     }
 
+    /// A network by its name, see [`ModelConfig::by_name`], with weights of torchvision or segmentation_models_pytorch
+    /// (`.pth`, `.safetensors`) or ours (`.bpk`), for RGB images that are normalised with ImageNet's mean and deviation.
+    /// 21 classes are Pascal VOC's.
+    ///
+    /// # Errors
+    /// [`SegmentError::Option`] if there is no such network, [`SegmentError::Weights`] if the file is not of it.
+    pub fn by_name(
+        name: &str,
+        weights: impl AsRef<Path>,
+        classes: usize,
+        device: &Device,
+    ) -> Result<Self, SegmentError> {
+        let path = weights.as_ref();
+        let refuse = |option, reason| SegmentError::Option { option, reason };
+        let is_ours = path.extension().is_some_and(|extension| extension == "bpk");
+        let aux = !is_ours && torch_contents(path)?.iter().any(|(name, _)| name.contains("aux_classifier."));
+        let model = ModelConfig::by_name(name, classes).map_err(|reason| refuse("name:", reason))?.with_aux(aux);
+        let names = match classes {
+            21 => Classes::voc(),
+            1 => Classes::binary(),
+            _ => Classes::new((0..classes).map(|class| format!("class {class}")))
+                .map_err(|error| refuse("classes:", error.to_string()))?,
+        };
+        let card = ModelCard { model, classes: names, color: ColorMode::Rgb, normalize: Normalize::imagenet() };
+        card.check().map_err(|reason| refuse("classes:", reason))?;
+        let model = card.model.init(device);
+        let model = if is_ours { weights::load(model, path)? } else { load_torch(model, path)? };
+        Self::new(model, card, device)
+    }
+
+    /// The logits of an image that is segmented whole.
+    ///
+    /// # Shapes
+    /// `[1, channels, height, width]`, of the image's height and width
+    ///
+    /// # Errors
+    /// If the channels are not those that the network takes.
+    pub fn logits(&self, mut image: Image) -> Result<Tensor<4>, SegmentError> {
+        self.card.normalize.apply(&mut image)?;
+        Ok(self.model.forward(self.tensor(image)))
+    }
+
     /// The classes that it tells apart.
     pub fn classes(&self) -> &Classes {
         &self.card.classes
@@ -213,11 +255,15 @@ impl Segmenter {
         Ok(result.into_segmentation())
     }
 
+    fn tensor(&self, image: Image) -> Tensor<4> {
+        let shape = [1, image.height() as usize, image.width() as usize, image.channels()];
+        Tensor::<4>::from_data(TensorData::new(image.into_vec(), shape), &self.device).permute([0, 3, 1, 2])
+    }
+
     /// Probabilities of each class, `[class][row][column]`.
     fn probabilities(&self, mut image: Image, flips: bool) -> Result<Vec<f32>, SegmentError> {
         self.card.normalize.apply(&mut image)?;
-        let shape = [1, image.height() as usize, image.width() as usize, image.channels()];
-        let x = Tensor::<4>::from_data(TensorData::new(image.into_vec(), shape), &self.device).permute([0, 3, 1, 2]);
+        let x = self.tensor(image);
         let mirrored: &[&[usize]] = if flips { &[&[], &[2], &[3], &[2, 3]] } else { &[&[]] };
         let sum = mirrored
             .iter()
@@ -372,8 +418,7 @@ impl Segmentation {
 mod tests {
     use burn::module::{ModuleMapper, Param};
     use segkiln_core::Classes;
-    use segkiln_data::{ColorMode, Normalize};
-    use segkiln_models::{ModelConfig, unet::UNetConfig};
+    use segkiln_models::unet::UNetConfig;
 
     use super::*;
 

@@ -21,8 +21,7 @@ use segkiln_core::LabelMap;
 use serde::{Deserialize, Serialize};
 
 pub use labels::MaskFormat;
-pub(crate) use write::write_whole;
-pub use write::{write_image, write_labels};
+pub use write::{write_image, write_labels, write_whole};
 
 use crate::{ColorMode, DataError, Image, Result, raster::Raster};
 

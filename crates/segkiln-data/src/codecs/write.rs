@@ -59,7 +59,10 @@ fn encode(path: &Path, image: &DynamicImage, format: ImageFormat) -> Result<()> 
 }
 
 /// Writes beside `path` and renames, so that neither a reader nor a crash meets half a file.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+///
+/// # Errors
+/// The system's; what was at `path` before is untouched.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     static COUNTER: AtomicUsize = AtomicUsize::new(0);
     let name = path.file_name().ok_or(std::io::ErrorKind::InvalidInput)?;
     let unique = COUNTER.fetch_add(1, Ordering::Relaxed);

@@ -25,45 +25,70 @@ pub struct MobileNetV2Config {
     /// Channels of the image.
     #[config(default = 3)]
     pub in_channels: usize,
+    /// Pixels of the image from one value of the last map to the next: 8, 16 or 32. Blocks that would make it more dilate.
+    #[config(default = 32)]
+    pub output_stride: usize,
     /// The normalisation after each convolution.
     #[config(default = "NormConfig::default()")]
     pub norm: NormConfig,
 }
 
+/// A block of the paper's table.
+struct Line {
+    expansion: usize,
+    channels: usize,
+    stride: usize,
+    dilation: usize,
+}
+
 impl MobileNetV2Config {
-    /// Expansion, channels and stride of each block.
-    fn blocks() -> impl Iterator<Item = [usize; 3]> {
-        SETTINGS.into_iter().flat_map(|[expansion, channels, blocks, stride]| {
-            (0..blocks).map(move |block| [expansion, rounded(channels as f64), if block == 0 { stride } else { 1 }])
-        })
+    fn blocks(&self) -> Vec<Line> {
+        // By what the stem leaves.
+        let mut natural = 2;
+        let mut lines = Vec::new();
+        for [expansion, channels, blocks, stride] in SETTINGS {
+            natural *= stride;
+            for block in 0..blocks {
+                let stride = if block == 0 && natural <= self.output_stride { stride } else { 1 };
+                let dilation = natural.div_ceil(self.output_stride);
+                lines.push(Line { expansion, channels: rounded(channels as f64), stride, dilation });
+            }
+        }
+        lines
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        match self.output_stride {
+            8 | 16 | 32 => Ok(()),
+            stride => Err(format!("backbone output_stride must be 8, 16 or 32, is {stride}")),
+        }
     }
 
     pub(super) fn channels(&self) -> Vec<usize> {
-        [32].into_iter().chain(Self::blocks().map(|[_, channels, _]| channels)).chain([LAST]).collect()
+        [32].into_iter().chain(self.blocks().iter().map(|line| line.channels)).chain([LAST]).collect()
     }
 
     /// Channels within each block.
     pub(super) fn hidden(&self) -> Vec<usize> {
-        self.channels().into_iter().zip(Self::blocks()).map(|(from, [expansion, ..])| from * expansion).collect()
+        self.channels().into_iter().zip(self.blocks()).map(|(from, line)| from * line.expansion).collect()
     }
 
     pub(super) fn strides(&self) -> Vec<usize> {
-        let strides = Self::blocks().map(|[_, _, stride]| stride).chain([1]);
-        [2].into_iter()
-            .chain(strides.scan(2, |total, stride| {
-                *total *= stride;
-                Some(*total)
-            }))
-            .collect()
+        let mut strides = vec![2];
+        for stride in self.blocks().iter().map(|line| line.stride).chain([1]) {
+            strides.push(strides[strides.len() - 1] * stride);
+        }
+        strides
     }
 
     /// The network with random weights (Kaiming normal), without a classifier.
     pub fn init(&self, device: &Device) -> MobileNetV2 {
-        let block = |from, to, kernel, stride, groups| {
+        let block = |from, to, kernel: usize, stride, dilation, groups| {
             ConvBlockConfig::new(from, to)
                 .with_kernel(kernel)
-                .with_padding(kernel / 2)
+                .with_padding(kernel / 2 * dilation)
                 .with_stride(stride)
+                .with_dilation(dilation)
                 .with_groups(groups)
                 .with_initializer(initializer())
                 .with_norm(self.norm.clone())
@@ -71,11 +96,11 @@ impl MobileNetV2Config {
                 .init(device)
         };
         let mut channels = 32;
-        let inverted = |[expansion, to, stride]: [usize; 3]| {
+        let inverted = |Line { expansion, channels: to, stride, dilation }: Line| {
             let from = std::mem::replace(&mut channels, to);
             let hidden = from * expansion;
-            let expand = (expansion != 1).then(|| MobileNetV2Layer::Block(block(from, hidden, 1, 1, 1)));
-            let depthwise = MobileNetV2Layer::Block(block(hidden, hidden, 3, stride, hidden));
+            let expand = (expansion != 1).then(|| MobileNetV2Layer::Block(block(from, hidden, 1, 1, 1, 1)));
+            let depthwise = MobileNetV2Layer::Block(block(hidden, hidden, 3, stride, dilation, hidden));
             let project = Conv2dConfig::new([hidden, to], [1, 1]).with_bias(false).with_initializer(initializer());
             let project = MobileNetV2Layer::Project(project.init(device));
             let norm = self.norm.init(to, device).map(MobileNetV2Layer::Norm);
@@ -84,9 +109,9 @@ impl MobileNetV2Config {
                 residual: stride == 1 && from == to,
             })
         };
-        let stem = MobileNetV2Stage::Block(block(self.in_channels, 32, 3, 2, 1));
-        let middle: Vec<_> = Self::blocks().map(inverted).collect();
-        let last = MobileNetV2Stage::Block(block(channels, LAST, 1, 1, 1));
+        let stem = MobileNetV2Stage::Block(block(self.in_channels, 32, 3, 2, 1, 1));
+        let middle: Vec<_> = self.blocks().into_iter().map(inverted).collect();
+        let last = MobileNetV2Stage::Block(block(channels, LAST, 1, 1, 1, 1));
         MobileNetV2 { features: [stem].into_iter().chain(middle).chain([last]).collect() }
     }
 }

@@ -120,6 +120,22 @@ impl MobileNetV3Config {
         }
     }
 
+    /// The last stages of each stride.
+    pub(super) fn pyramid(&self) -> [usize; 5] {
+        match self.size {
+            MobileNetV3Size::Large => [1, 3, 6, 12, 16],
+            MobileNetV3Size::Small => [0, 1, 3, 8, 12],
+        }
+    }
+
+    /// The first block of stride 8.
+    pub(super) fn second_stage(&self) -> usize {
+        match self.size {
+            MobileNetV3Size::Large => 4,
+            MobileNetV3Size::Small => 2,
+        }
+    }
+
     /// The network with random weights (Kaiming normal), without a classifier.
     pub fn init(&self, device: &Device) -> MobileNetV3 {
         let block = |[from, to]: [usize; 2], kernel: usize, stride, dilation, groups, activation| {

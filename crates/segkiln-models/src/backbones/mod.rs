@@ -136,7 +136,42 @@ impl BackboneConfig {
             Self::ResNet(_) => vec![1, 2, 3, 4],
             Self::MobileNetV2(_) => vec![14, 18],
             Self::MobileNetV3(config) => config.detection_stages(),
-            Self::Vgg(_) => vec![2, 3, 4],
+            Self::Vgg(_) => vec![3, 4, 5],
+        }
+    }
+
+    /// The last stages of strides 2, 4, 8, 16 and 32, of which decoders take maps; where the backbone dilates, the last
+    /// ones have less.
+    pub fn pyramid(&self) -> [usize; 5] {
+        match self {
+            Self::ResNet(_) => [0, 1, 2, 3, 4],
+            Self::MobileNetV2(_) => [1, 3, 6, 13, 18],
+            Self::MobileNetV3(config) => config.pyramid(),
+            Self::Vgg(_) => [1, 2, 3, 4, 5],
+        }
+    }
+
+    /// The stage of which torchvision's segmentation networks take a second map: for an auxiliary head, or for details.
+    pub fn second_stage(&self) -> usize {
+        match self {
+            Self::MobileNetV3(config) => config.second_stage(),
+            other => other.pyramid()[3],
+        }
+    }
+
+    /// The same with the last map's stride 8, 16 or 32: the layers that would halve it further dilate.
+    ///
+    /// # Errors
+    /// A sentence, if the stride is another or this backbone cannot have it.
+    pub fn with_output_stride(self, stride: usize) -> Result<Self, String> {
+        match (self, stride) {
+            (config, 32) => Ok(config),
+            (Self::ResNet(config), 8 | 16) => Ok(Self::ResNet(config.with_output_stride(stride))),
+            (Self::MobileNetV2(config), 8 | 16) => Ok(Self::MobileNetV2(config.with_output_stride(stride))),
+            (Self::MobileNetV3(config), 16) => Ok(Self::MobileNetV3(config.with_dilate(true))),
+            (Self::MobileNetV3(_), 8) => Err("output_stride of a MobileNetV3 must be 16 or 32, is 8".into()),
+            (Self::Vgg(_), 8 | 16) => Err(format!("output_stride of a VGG must be 32, is {stride}")),
+            (_, stride) => Err(format!("output_stride must be 8, 16 or 32, is {stride}")),
         }
     }
 
@@ -150,8 +185,10 @@ impl BackboneConfig {
         if !(1..=MOST).contains(&self.in_channels()) {
             return Err(format!("backbone in_channels must be from 1 to {MOST}, is {}", self.in_channels()));
         }
-        if let Self::ResNet(config) = self {
-            config.check()?;
+        match self {
+            Self::ResNet(config) => config.check()?,
+            Self::MobileNetV2(config) => config.check()?,
+            Self::MobileNetV3(_) | Self::Vgg(_) => {}
         }
         let hidden = match self {
             Self::ResNet(config) => config.hidden(),
@@ -268,6 +305,19 @@ mod tests {
             for ((map, channels), stride) in maps.iter().zip(config.channels()).zip(config.strides()) {
                 let rows = if name.starts_with("vgg") { 33 / stride } else { 33usize.div_ceil(stride) };
                 assert_eq!(map.dims(), [1, channels, rows, 64 / stride], "{name}");
+            }
+            let strides = config.strides();
+            assert_eq!(config.pyramid().map(|stage| strides[stage]), [2, 4, 8, 16, 32], "{name}");
+            for stride in [8, 16] {
+                let Ok(dilated) = config.clone().with_output_stride(stride) else { continue };
+                assert_eq!(dilated.strides().last(), Some(&stride), "{name}");
+                let last = dilated.channels().len() - 1;
+                let map = dilated.init(&device).forward(Tensor::zeros([1, 3, 33, 64], &device), &[last]);
+                assert_eq!(
+                    map[0].dims(),
+                    [1, dilated.channels()[last], 33usize.div_ceil(stride), 64 / stride],
+                    "{name}"
+                );
             }
         }
     }

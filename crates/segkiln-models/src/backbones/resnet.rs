@@ -43,6 +43,10 @@ pub struct ResNetConfig {
     /// Whether the last three stages dilate instead of halving the map.
     #[config(default = "[false; 3]")]
     pub dilate: [bool; 3],
+    /// Whether the first block of such a stage dilates as much as the others, as in segmentation_models_pytorch; in
+    /// torchvision it dilates as the stage before.
+    #[config(default = false)]
+    pub dilate_first: bool,
     /// The normalisation after each convolution.
     #[config(default = "NormConfig::default()")]
     pub norm: NormConfig,
@@ -118,17 +122,21 @@ impl ResNetConfig {
         strides
     }
 
+    /// Dilated so that the last map has this stride.
+    pub(super) fn with_output_stride(self, stride: usize) -> Self {
+        self.with_dilate([8, 16, 32].map(|natural| natural > stride)).with_dilate_first(true)
+    }
+
     pub(super) fn check(&self) -> Result<(), String> {
-        let Self { block, layers, groups, width, dilate, .. } = self;
+        let Self { block, layers, groups, width, .. } = self;
         if layers.iter().any(|blocks| !(1..=64).contains(blocks)) {
             return Err(format!("backbone layers must be from 1 to 64 blocks each, are {layers:?}"));
         }
         if *groups == 0 || *width == 0 || groups.checked_mul(*width).is_none_or(|width| width > 1024) {
             return Err(format!("backbone groups times width must be from 1 to 1024, are {groups} and {width}"));
         }
-        let plain = *groups == 1 && *width == 64 && !dilate.contains(&true);
-        if *block == ResNetBlockKind::Basic && !plain {
-            return Err("backbone groups, width and dilate need the block Bottleneck".into());
+        if *block == ResNetBlockKind::Basic && (*groups, *width) != (1, 64) {
+            return Err("backbone groups and width need the block Bottleneck".into());
         }
         Ok(())
     }
@@ -140,14 +148,17 @@ impl ResNetConfig {
         let mut stage = |index: usize| {
             let planes = 64 << index;
             let mut stride = if index == 0 { 1 } else { 2 };
-            let before = dilation;
+            let mut first = dilation;
             if index > 0 && self.dilate[index - 1] {
                 dilation *= stride;
                 stride = 1;
+                if self.dilate_first {
+                    first = dilation;
+                }
             }
             (0..self.layers[index])
                 .map(|block| {
-                    let (stride, dilation) = if block == 0 { (stride, before) } else { (1, dilation) };
+                    let (stride, dilation) = if block == 0 { (stride, first) } else { (1, dilation) };
                     let from = std::mem::replace(&mut channels, planes * self.expansion());
                     self.block(from, planes, stride, dilation, device)
                 })
@@ -179,9 +190,9 @@ impl ResNetConfig {
         });
         match self.block {
             ResNetBlockKind::Basic => ResNetBlock::Basic(BasicBlock {
-                conv1: conv([from, planes], 3, stride, 1, 1, device),
+                conv1: conv([from, planes], 3, stride, dilation, 1, device),
                 bn1: norm(planes),
-                conv2: conv([planes, planes], 3, 1, 1, 1, device),
+                conv2: conv([planes, planes], 3, 1, dilation, 1, device),
                 bn2: norm(planes),
                 downsample,
             }),

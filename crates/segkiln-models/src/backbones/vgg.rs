@@ -12,7 +12,7 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use crate::layers::{Activation, Norm, NormConfig, conv_norm, max_pool2d};
+use crate::layers::{Activation, Norm, NormConfig, conv_norm, max_pool2d, mirror_pad};
 
 /// Convolutions and channels of each stage.
 const STAGES: [(usize, usize); 5] = [(2, 64), (2, 128), (3, 256), (3, 512), (3, 512)];
@@ -30,11 +30,11 @@ pub struct VggConfig {
 
 impl VggConfig {
     pub(super) fn channels(&self) -> Vec<usize> {
-        STAGES.iter().map(|(_, channels)| *channels).collect()
+        STAGES.iter().chain(STAGES.last()).map(|(_, channels)| *channels).collect()
     }
 
     pub(super) fn strides(&self) -> Vec<usize> {
-        vec![2, 4, 8, 16, 32]
+        vec![1, 2, 4, 8, 16, 32]
     }
 
     /// The network with random weights (Kaiming normal), without a classifier.
@@ -58,7 +58,7 @@ impl VggConfig {
     }
 }
 
-/// The network; see [`VggConfig`]. A stage ends with its pooling.
+/// The network; see [`VggConfig`]. A stage but the first begins with a pooling, which is all of the last.
 #[derive(Module, Debug)]
 pub struct Vgg {
     /// Layer by layer, as they are numbered in torchvision's files.
@@ -82,7 +82,7 @@ pub enum VggLayer {
 impl Vgg {
     pub(super) fn forward(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
         let layers: Vec<&VggLayer> = self.features.iter().collect();
-        let stage_layers = layers.split_inclusive(|layer| matches!(layer, VggLayer::Pool(_)));
+        let stage_layers = layers.chunk_by(|_, next| !matches!(next, VggLayer::Pool(_)));
         super::collect(stage_layers, x, stages, |layers, x| {
             layers.iter().enumerate().fold(x, |x, (index, layer)| match layer {
                 VggLayer::Conv(conv) => {
@@ -94,7 +94,12 @@ impl Vgg {
                 }
                 // Computed with their convolution.
                 VggLayer::Norm(_) | VggLayer::Relu(_) => x,
-                VggLayer::Pool(_) => max_pool2d(x),
+                VggLayer::Pool(_) => {
+                    // Where PyTorch refuses: a side of one pixel stays one.
+                    let [_, _, height, width] = x.dims();
+                    let missing = |side: usize| 2usize.saturating_sub(side);
+                    max_pool2d(mirror_pad(x, [0, missing(height)], [0, missing(width)]))
+                }
             })
         })
     }

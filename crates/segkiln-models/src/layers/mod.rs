@@ -4,9 +4,13 @@
 mod activation;
 mod conv;
 mod double_conv;
+mod dropout;
 mod fpn;
+mod head;
 mod norm;
 mod pad;
+mod pool;
+mod separable;
 mod squeeze;
 mod upsample;
 
@@ -14,8 +18,23 @@ pub use activation::Activation;
 pub(crate) use conv::default_initializer;
 pub use conv::{ConvBlock, ConvBlockConfig, conv_norm, conv2d, max_pool2d, max_pool2d_overlapping, zero_bias};
 pub use double_conv::{DoubleConv, DoubleConvConfig};
+pub use dropout::channel_dropout;
 pub use fpn::FeaturePyramid;
+pub(crate) use head::{decoder_initializer, segmentation_head};
 pub use norm::{FrozenBatchNorm, Norm, NormConfig};
 pub use pad::{center_crop, mirror_pad, pad_to_multiple};
+pub use pool::{adaptive_avg_pool2d, global_avg_pool2d};
+pub use separable::SeparableConv;
 pub use squeeze::SqueezeExcitation;
-pub use upsample::{Upsample, UpsampleConfig, conv_transpose2d};
+pub use upsample::{Upsample, UpsampleConfig, conv_transpose2d, resize_to};
+
+use crate::weights::{TorchName, TorchNames};
+
+/// PyTorch's libraries write convolution, norm and activation one after the other into a `Sequential`.
+pub(crate) const TORCH_NAMES: TorchNames = &[
+    ("ConvBlock", "conv", TorchName::Is("0")),
+    ("ConvBlock", "norm", TorchName::Is("1")),
+    ("SeparableConv", "depthwise", TorchName::Is("0.0")),
+    ("SeparableConv", "pointwise", TorchName::Is("0.1")),
+    ("SeparableConv", "norm", TorchName::Is("1")),
+];

@@ -4,7 +4,7 @@ use burn::{
     tensor::{Device, Tensor, activation::relu},
 };
 
-use super::{Activation, conv2d, default_initializer};
+use super::{Activation, conv2d, default_initializer, global_avg_pool2d};
 
 /// Weighs channels by what the whole image has of all of them: Hu et al., CVPR 2018, <https://arxiv.org/abs/1709.01507>.
 #[derive(Module, Debug)]
@@ -29,7 +29,7 @@ impl SqueezeExcitation {
     /// # Shapes
     /// `[n, c, h, w]` → the same
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let mean = x.clone().mean_dim(3).mean_dim(2);
+        let mean = global_avg_pool2d(x.clone());
         let weights = self.scale.forward(conv2d(&self.fc2, relu(conv2d(&self.fc1, mean))));
         x * weights
     }

@@ -59,3 +59,11 @@ pub fn conv_transpose2d(conv: &ConvTranspose2d, x: Tensor<4>) -> Tensor<4> {
     let options = ConvTransposeOptions::new(conv.stride, conv.padding, conv.padding_out, conv.dilation, conv.groups);
     segkiln_ops::conv_transpose2d(x, conv.weight.val(), conv.bias.as_ref().map(Param::val), options)
 }
+
+/// Bilinear, to the height and width of another map or of the image.
+///
+/// # Shapes
+/// `[n, c, h, w]` → `[n, c, size[0], size[1]]`
+pub fn resize_to(x: Tensor<4>, size: [usize; 2], align_corners: bool) -> Tensor<4> {
+    resize(x, size, ResizeMode::Bilinear { align_corners })
+}

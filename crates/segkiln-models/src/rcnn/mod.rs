@@ -40,5 +40,15 @@ pub use roi_heads::{BoxHead, BoxPredictor, ConvFcHead, MaskHead, MaskPredictor, 
 pub use rpn::{Rpn, RpnHead};
 pub use sampler::Sampling;
 
+use crate::weights::{TorchName, TorchNames};
+
+pub(crate) const TORCH_NAMES: TorchNames = &[
+    ("BackboneWithFpn", "body", TorchName::Layers("body")),
+    ("ConvFcHead", "convs", TorchName::Flat),
+    // After four convolutions and a layer that flattens.
+    ("ConvFcHead", "fc", TorchName::Is("5")),
+    ("MaskHead", "convs", TorchName::Flat),
+];
+
 /// `[x1, y1, x2, y2]` in pixels of what the network sees.
 pub type Corners = [f32; 4];

@@ -1,19 +1,26 @@
-//! U-Net and its two best known relatives. One file a network; they differ in how the decoder uses the encoder's features:
+//! U-Net and its best known relatives. One file a network; they differ in how the decoder uses the encoder's features:
 //!
 //! | network | a decoder level concatenates |
 //! |---|---|
 //! | [`UNet`] | the up-sampled level below and the encoder's features |
 //! | [`AttentionUNet`] | the same, the encoder's features weighed by a gate |
 //! | [`UNetPlusPlus`] | the up-sampled level below and all earlier nodes of a nested grid |
+//! | [`EncodedUNet`], [`EncodedUNetPlusPlus`] | the same, the features being those of any [backbone](crate::backbones) |
 //!
-//! Channels double at each level: `base << level`. With same padding, inputs of any height and width are mirrored up to a
+//! But for the last two, channels double at each level: `base << level`. With same padding, inputs of any height and width are mirrored up to a
 //! multiple of `2^depth` and the logits cropped back.
 
 mod attention;
+mod encoded;
+mod encoded_plus_plus;
 mod plain;
 mod plus_plus;
 
 pub use attention::{AttentionGate, AttentionUNet, AttentionUNetConfig};
+pub(crate) use encoded::TORCH_NAMES as ENCODED;
+pub use encoded::{EncodedUNet, EncodedUNetBlock, EncodedUNetConfig, EncodedUNetDecoder};
+pub(crate) use encoded_plus_plus::TORCH_NAMES as ENCODED_PLUS_PLUS;
+pub use encoded_plus_plus::{EncodedUNetPlusPlus, EncodedUNetPlusPlusConfig, EncodedUNetPlusPlusDecoder};
 pub use plain::{ConvPadding, UNet, UNetConfig};
 pub use plus_plus::{UNetPlusPlus, UNetPlusPlusConfig};
 
@@ -27,6 +34,14 @@ use burn::{
 };
 
 use crate::layers::{Activation, DoubleConv, DoubleConvConfig, NormConfig, max_pool2d};
+
+/// Whether a decoder's levels can be built.
+fn check_channels(channels: &[usize]) -> Result<(), String> {
+    if channels.iter().any(|channels| !(1..=8192).contains(channels)) {
+        return Err(format!("channels must be from 1 to 8192 each, are {channels:?}"));
+    }
+    Ok(())
+}
 
 /// The contracting path that the networks of this module share.
 #[derive(Module, Debug)]
@@ -67,7 +82,7 @@ pub(crate) struct Blocks {
 
 impl Blocks {
     /// Whether networks of these blocks can be built: configs from files are checked before anything is allocated.
-    pub(crate) fn check(&self, classes: usize) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         /// Several times what published U-Nets have; a convolution of so many channels takes 2.4 GB.
         const MOST_CHANNELS: usize = 8192;
         /// Images are padded to a multiple of two to the power of this.
@@ -77,7 +92,6 @@ impl Blocks {
             false => Err(format!("{name} must be from 1 to {most}, is {value}")),
         };
         in_range("in_channels", self.in_channels, MOST_CHANNELS)?;
-        in_range("classes", classes, MOST_CHANNELS)?;
         in_range("base", self.base, MOST_CHANNELS)?;
         in_range("depth", self.depth, DEEPEST)?;
         if self.channels(self.depth) > MOST_CHANNELS {

@@ -17,7 +17,8 @@ use burn::{
     store::{ModuleRecord, burn_pack},
     tensor::{Tensor, TensorData},
 };
-pub use torch::{Exceptions, load_torch, load_torch_but, torch_contents, torch_shapes};
+pub use torch::{Exceptions, load_torch, load_torch_but, save_safetensors, save_torch, torch_contents, torch_shapes};
+pub(crate) use torch::{TorchName, TorchNames};
 
 /// Why weights could not be written or read.
 #[derive(Debug, thiserror::Error)]

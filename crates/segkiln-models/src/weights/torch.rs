@@ -12,7 +12,8 @@ use burn::{
     tensor::{Bytes, DType, Device, Shape, Tensor, TensorData},
 };
 use pytorch_reader::PytorchReader;
-use safetensors::SafeTensors;
+use safetensors::{SafeTensors, tensor::TensorView};
+use segkiln_data::write_whole;
 
 use super::{Mismatch, WeightsError};
 
@@ -88,6 +89,57 @@ pub fn torch_contents(path: &Path) -> Result<Vec<(String, Vec<usize>)>, WeightsE
     Ok(file.0.into_iter().map(|(name, stored)| (name, stored.shape)).collect())
 }
 
+/// Writes the weights of `module` as `.safetensors` under PyTorch's names, so that torchvision or
+/// segmentation_models_pytorch loads them: `model.load_state_dict(safetensors.torch.load_file(path))`.
+///
+/// # Errors
+/// [`WeightsError::Write`]; what was there before is untouched.
+pub fn save_torch<M: Module>(module: &M, path: &Path) -> Result<(), WeightsError> {
+    struct Visitor {
+        names: Names,
+        found: Vec<(String, TensorData)>,
+    }
+    impl ModuleVisitor for Visitor {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.names.enter(name, container);
+        }
+
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.names.exit();
+        }
+
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let tensor = param.transform_for_save().val();
+            let tensor = if self.names.transposed() { tensor.transpose() } else { tensor };
+            self.found.push((self.names.path(), tensor.into_data()));
+        }
+    }
+    let mut visitor = Visitor { names: Names::default(), found: Vec::new() };
+    module.visit(&mut visitor);
+    save_safetensors(visitor.found, path)
+}
+
+/// Writes tensors as 32-bit floats to a `.safetensors` file.
+///
+/// # Errors
+/// [`WeightsError::Write`]; what was there before is untouched.
+pub fn save_safetensors(tensors: Vec<(String, TensorData)>, path: &Path) -> Result<(), WeightsError> {
+    let failed = |reason: String| WeightsError::Write { path: path.into(), reason };
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+        .into_iter()
+        .map(|(name, data)| {
+            let shape = data.shape().to_vec();
+            (name, shape, data.iter::<f32>().flat_map(f32::to_le_bytes).collect())
+        })
+        .collect();
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).map(|view| (name, view))
+    });
+    let views: Vec<_> = views.collect::<Result<_, _>>().map_err(|error| failed(error.to_string()))?;
+    let file = safetensors::serialize(views, None).map_err(|error| failed(error.to_string()))?;
+    write_whole(path, &file).map_err(|error| failed(error.to_string()))
+}
+
 /// A tensor of the network, by torchvision's name.
 struct Expected {
     name: String,
@@ -121,33 +173,102 @@ fn expected<M: Module>(module: &M) -> Vec<Expected> {
     visitor.found
 }
 
-/// torchvision's names of the modules that a visitor is in.
+/// What PyTorch's libraries call a field of a module, where they do not call it what we do.
+pub(crate) enum TorchName {
+    /// So.
+    Is(&'static str),
+    /// Nothing: its own fields stand in its place.
+    Flat,
+    /// So, or nothing where it is empty, and its own numbers are counted from here.
+    From(&'static str, usize),
+    /// So, and of a network of `features` beneath it there are the layers alone.
+    Layers(&'static str),
+    /// So, and the fields of its fields, lists of lists, `x_row_column`.
+    Grid(&'static str),
+}
+
+/// The fields of some modules: module, field, name there.
+pub(crate) type TorchNames = &'static [(&'static str, &'static str, TorchName)];
+
+/// All that differ.
+const TABLES: [TorchNames; 9] = [
+    crate::layers::TORCH_NAMES,
+    crate::deeplab::TORCH_NAMES,
+    crate::fcn::TORCH_NAMES,
+    crate::fpn::TORCH_NAMES,
+    crate::lraspp::TORCH_NAMES,
+    crate::pspnet::TORCH_NAMES,
+    crate::rcnn::TORCH_NAMES,
+    crate::unet::ENCODED,
+    crate::unet::ENCODED_PLUS_PLUS,
+];
+
+/// PyTorch's names of the modules that a visitor is in.
 #[derive(Default)]
 struct Names(Vec<Segment>);
 
 /// A module that a visitor is in.
+#[derive(Default)]
 struct Segment {
-    /// None where torchvision has none.
+    /// None where PyTorch has none.
     name: Option<String>,
+    /// What is added to its fields' numbers.
+    start: usize,
+    /// Whether a field `features` is left out.
+    layers: bool,
+    /// In a grid; and the column, in one.
+    grid: Option<Option<String>>,
     /// Whether PyTorch has the tensor's two axes the other way round.
     transposed: bool,
 }
 
 impl Names {
     fn enter(&mut self, name: &str, container: &str) {
-        let segment = match (container, name) {
-            (container, _) if container.starts_with("Enum:") => None,
-            ("Struct:ConvBlock", "conv") => Some("0"),
-            ("Struct:ConvBlock", "norm") => Some("1"),
-            ("Struct:ConvFcHead" | "Struct:MaskHead", "convs") => None,
-            // After four convolutions and a layer that flattens.
-            ("Struct:ConvFcHead", "fc") => Some("5"),
-            (_, "gamma") => Some("weight"),
-            (_, "beta") => Some("bias"),
-            (_, name) => Some(name),
+        let parent = self.0.last();
+        // The variants of an enum stand for the enum.
+        if container.starts_with("Enum:") {
+            let (start, layers) = parent.map_or((0, false), |parent| (parent.start, parent.layers));
+            self.0.push(Segment { start, layers, ..Segment::default() });
+            return;
+        }
+        match parent.and_then(|parent| parent.grid.as_ref()) {
+            Some(None) => return self.0.push(Segment { grid: Some(Some(name.into())), ..Segment::default() }),
+            Some(Some(column)) => {
+                let name = Some(format!("x_{name}_{column}"));
+                return self.0.push(Segment { name, ..Segment::default() });
+            }
+            None => {}
+        }
+        let module = container.strip_prefix("Struct:").unwrap_or(container);
+        let mut tables = TABLES.iter().copied().flatten();
+        let entry = tables.find(|(in_module, field, _)| (*in_module, *field) == (module, name));
+        let mut segment = match (entry, name) {
+            (Some((_, _, TorchName::Flat)), _) => Segment::default(),
+            (Some((_, _, TorchName::Is(name))), _) => Segment { name: Some((*name).into()), ..Segment::default() },
+            (Some((_, _, TorchName::From(name, start))), _) => {
+                let name = (!name.is_empty()).then(|| (*name).into());
+                Segment { name, start: *start, ..Segment::default() }
+            }
+            (Some((_, _, TorchName::Layers(name))), _) => {
+                Segment { name: Some((*name).into()), layers: true, ..Segment::default() }
+            }
+            (Some((_, _, TorchName::Grid(name))), _) => {
+                Segment { name: Some((*name).into()), grid: Some(None), ..Segment::default() }
+            }
+            (None, "features") if parent.is_some_and(|parent| parent.layers) => Segment::default(),
+            (None, "gamma") => Segment { name: Some("weight".into()), ..Segment::default() },
+            (None, "beta") => Segment { name: Some("bias".into()), ..Segment::default() },
+            (None, name) => Segment { name: Some(name.into()), ..Segment::default() },
         };
-        let transposed = container == "Struct:Linear" && name == "weight";
-        self.0.push(Segment { name: segment.map(String::from), transposed });
+        if let (Some(name), Some(start)) = (&mut segment.name, parent.map(|parent| parent.start)) {
+            let (number, rest) = name.split_once('.').map_or((&**name, None), |(number, rest)| (number, Some(rest)));
+            if let (Ok(number), true) = (number.parse::<usize>(), start > 0) {
+                let rest = rest.map(|rest| format!(".{rest}")).unwrap_or_default();
+                *name = format!("{}{rest}", number + start);
+            }
+        }
+        segment.transposed = module == "Linear" && name == "weight";
+        self.0.push(segment);
     }
 
     fn exit(&mut self) {
@@ -256,7 +377,6 @@ fn named(file: Source, expected: &[Expected]) -> BTreeMap<String, Stored> {
 
 /// What torchvision calls a tensor today.
 fn today(name: &str) -> String {
-    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let parts: Vec<&str> = name.split('.').collect();
     match parts.as_slice() {
         ["rpn", "head", "conv", kind @ ("weight" | "bias")] => format!("rpn.head.conv.0.0.{kind}"),
@@ -268,10 +388,6 @@ fn today(name: &str) -> String {
                 Ok(number @ 1..) => format!("roi_heads.mask_head.{}.0.{kind}", number - 1),
                 _ => name.into(),
             }
-        }
-        // torchvision's detectors number the layers of a MobileNet without saying what they are.
-        ["backbone", "body", index, ..] if is_number(index) => {
-            format!("backbone.body.features.{}", &name["backbone.body.".len()..])
         }
         _ => name.into(),
     }
@@ -337,7 +453,6 @@ mod tests {
             ("backbone.fpn.layer_blocks.2.0.bias", "backbone.fpn.layer_blocks.2.0.bias"),
             ("roi_heads.mask_head.mask_fcn1.weight", "roi_heads.mask_head.0.0.weight"),
             ("roi_heads.mask_head.mask_fcn0.weight", "roi_heads.mask_head.mask_fcn0.weight"),
-            ("backbone.body.0.0.weight", "backbone.body.features.0.0.weight"),
             ("backbone.body.layer1.0.conv1.weight", "backbone.body.layer1.0.conv1.weight"),
         ] {
             assert_eq!(today(old), new);

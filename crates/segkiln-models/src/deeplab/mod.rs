@@ -1,0 +1,42 @@
+//! The DeepLab family (Chen et al.): dilated convolutions keep maps large and see far.
+//!
+//! | network | what is made of the backbone's maps |
+//! |---|---|
+//! | [`DeepLabV3`] | atrous spatial pyramid pooling of the last |
+//! | [`DeepLabV3Plus`] | the same, and the details of an early one |
+
+mod aspp;
+mod v3;
+mod v3_plus;
+
+pub use aspp::{Aspp, AsppBranch, AsppPooling};
+pub use v3::{DeepLabHead, DeepLabV3, DeepLabV3Config};
+pub use v3_plus::{DeepLabV3Plus, DeepLabV3PlusConfig, DeepLabV3PlusDecoder};
+
+use crate::weights::{TorchName, TorchNames};
+
+/// Whether a pyramid can be built.
+fn check(rates: &[usize], channels: usize) -> Result<(), String> {
+    /// Sixteen times the largest of the papers.
+    const MOST: usize = 576;
+    if rates.is_empty() || rates.len() > 16 || rates.iter().any(|rate| !(1..=MOST).contains(rate)) {
+        return Err(format!("rates must be 1 to 16 numbers from 1 to {MOST}, are {rates:?}"));
+    }
+    if !(1..=8192).contains(&channels) {
+        return Err(format!("channels must be from 1 to 8192, are {channels}"));
+    }
+    Ok(())
+}
+
+pub(crate) const TORCH_NAMES: TorchNames = &[
+    ("AsppPooling", "block", TorchName::From("", 1)),
+    ("DeepLabV3", "backbone", TorchName::Layers("backbone")),
+    ("DeepLabHead", "aspp", TorchName::Is("0")),
+    ("DeepLabHead", "block", TorchName::From("", 1)),
+    ("DeepLabHead", "classifier", TorchName::Is("4")),
+    ("DeepLabV3Plus", "segmentation_head", TorchName::Is("segmentation_head.0")),
+    ("DeepLabV3PlusDecoder", "aspp", TorchName::Is("aspp.0")),
+    ("DeepLabV3PlusDecoder", "refine", TorchName::From("aspp", 1)),
+    ("DeepLabV3PlusDecoder", "details", TorchName::Is("block1")),
+    ("DeepLabV3PlusDecoder", "fuse", TorchName::Is("block2")),
+];

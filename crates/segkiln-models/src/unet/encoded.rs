@@ -1,0 +1,142 @@
+//! U-Net on any encoder: the paper's decoder on a network that has learned elsewhere; as segmentation_models_pytorch has it.
+
+use burn::{
+    config::Config,
+    module::Module,
+    nn::conv::Conv2d,
+    tensor::{Device, Tensor},
+};
+use segkiln_ops::{ResizeMode, resize};
+
+use crate::{
+    backbones::{Backbone, BackboneConfig},
+    layers::{ConvBlock, ConvBlockConfig, conv2d, decoder_initializer, segmentation_head},
+    weights::{TorchName, TorchNames},
+};
+
+/// Configuration of an [`EncodedUNet`].
+#[derive(Config, Debug)]
+pub struct EncodedUNetConfig {
+    /// What makes the maps.
+    pub encoder: BackboneConfig,
+    /// Channels of the logits: 1 for a binary task, else the number of classes.
+    pub classes: usize,
+    /// Channels of the decoder's levels, the smallest map's first.
+    #[config(default = "[256, 128, 64, 32, 16]")]
+    pub channels: [usize; 5],
+}
+
+impl EncodedUNetConfig {
+    /// Whether the network can be built.
+    ///
+    /// # Errors
+    /// A sentence that names the field out of range.
+    pub fn check(&self) -> Result<(), String> {
+        self.encoder.check()?;
+        super::check_channels(&self.channels)
+    }
+
+    /// The network with random weights.
+    pub fn init(&self, device: &Device) -> EncodedUNet {
+        let stages = self.encoder.pyramid();
+        let of = stages.map(|stage| self.encoder.channels()[stage]);
+        let [.., last] = of;
+        let mut from = last;
+        let skips = of.into_iter().rev().skip(1).chain([0]);
+        let blocks = self.channels.into_iter().zip(skips).map(|(to, skip)| {
+            let from = std::mem::replace(&mut from, to);
+            EncodedUNetBlock::new(from + skip, to, device)
+        });
+        let blocks = blocks.collect();
+        let center = center(&self.encoder, last, device);
+        EncodedUNet {
+            encoder: self.encoder.init(device),
+            decoder: EncodedUNetDecoder { center, blocks },
+            segmentation_head: segmentation_head(self.channels[4], self.classes, 3, device),
+            stages,
+        }
+    }
+}
+
+/// The network; see [`EncodedUNetConfig`].
+#[derive(Module, Debug)]
+pub struct EncodedUNet {
+    /// What makes the maps.
+    pub encoder: Backbone,
+    /// The expanding path.
+    pub decoder: EncodedUNetDecoder,
+    /// 3×3 to the classes.
+    pub segmentation_head: Conv2d,
+    #[module(skip)]
+    stages: [usize; 5],
+}
+
+impl EncodedUNet {
+    /// # Shapes
+    /// `[n, in_channels, h, w]` → `[n, classes, h, w]`
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let [_, _, height, width] = x.dims();
+        let maps = self.encoder.forward(x, &self.stages);
+        conv2d(&self.segmentation_head, self.decoder.forward(maps, [height, width]))
+    }
+}
+
+/// The expanding path.
+#[derive(Module, Debug)]
+pub struct EncodedUNetDecoder {
+    /// 3×3 convolutions of the smallest map, where the encoder ends with a pooling.
+    pub center: Vec<ConvBlock>,
+    /// The smallest map's first.
+    pub blocks: Vec<EncodedUNetBlock>,
+}
+
+/// Two 3×3 convolutions of an enlarged map and the encoder's.
+#[derive(Module, Debug)]
+pub struct EncodedUNetBlock {
+    /// Of both.
+    pub conv1: ConvBlock,
+    /// Of the first one's.
+    pub conv2: ConvBlock,
+}
+
+impl EncodedUNetBlock {
+    pub(super) fn new(from: usize, to: usize, device: &Device) -> Self {
+        Self { conv1: block(from, to, device), conv2: block(to, to, device) }
+    }
+
+    /// Of the maps, already one behind the other.
+    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.conv2.forward(self.conv1.forward(x))
+    }
+}
+
+fn block(from: usize, to: usize, device: &Device) -> ConvBlock {
+    ConvBlockConfig::new(from, to).with_initializer(decoder_initializer()).init(device)
+}
+
+/// As in segmentation_models_pytorch: where the encoder ends with a pooling.
+pub(super) fn center(encoder: &BackboneConfig, channels: usize, device: &Device) -> Vec<ConvBlock> {
+    let count = if matches!(encoder, BackboneConfig::Vgg(_)) { 2 } else { 0 };
+    (0..count).map(|_| block(channels, channels, device)).collect()
+}
+
+impl EncodedUNetDecoder {
+    /// `maps`: the largest first; `size`: the image's.
+    fn forward(&self, mut maps: Vec<Tensor<4>>, size: [usize; 2]) -> Tensor<4> {
+        let smallest = maps.pop().expect("there are five maps");
+        let smallest = self.center.iter().fold(smallest, |x, block| block.forward(x));
+        self.blocks.iter().fold(smallest, |x, block| {
+            let skip = maps.pop();
+            let size = skip.as_ref().map_or(size, |skip| [skip.dims()[2], skip.dims()[3]]);
+            let x = resize(x, size, ResizeMode::Nearest);
+            let x = match skip {
+                Some(skip) => Tensor::cat(vec![x, skip], 1),
+                None => x,
+            };
+            block.forward(x)
+        })
+    }
+}
+
+pub(crate) const TORCH_NAMES: TorchNames =
+    &[("EncodedUNet", "segmentation_head", TorchName::Is("segmentation_head.0"))];

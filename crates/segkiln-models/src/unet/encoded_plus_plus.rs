@@ -1,0 +1,128 @@
+//! UNet++ on any encoder; as segmentation_models_pytorch has it.
+
+use burn::{
+    config::Config,
+    module::Module,
+    nn::conv::Conv2d,
+    tensor::{Device, Tensor},
+};
+use segkiln_ops::{ResizeMode, resize};
+
+use super::EncodedUNetBlock;
+use crate::{
+    backbones::{Backbone, BackboneConfig},
+    layers::{ConvBlock, conv2d, segmentation_head},
+    weights::{TorchName, TorchNames},
+};
+
+/// Configuration of an [`EncodedUNetPlusPlus`].
+#[derive(Config, Debug)]
+pub struct EncodedUNetPlusPlusConfig {
+    /// What makes the maps.
+    pub encoder: BackboneConfig,
+    /// Channels of the logits: 1 for a binary task, else the number of classes.
+    pub classes: usize,
+    /// Channels of the decoder's first row, the smallest map's first.
+    #[config(default = "[256, 128, 64, 32, 16]")]
+    pub channels: [usize; 5],
+}
+
+impl EncodedUNetPlusPlusConfig {
+    /// Whether the network can be built.
+    ///
+    /// # Errors
+    /// A sentence that names the field out of range.
+    pub fn check(&self) -> Result<(), String> {
+        self.encoder.check()?;
+        super::check_channels(&self.channels)
+    }
+
+    /// The network with random weights.
+    pub fn init(&self, device: &Device) -> EncodedUNetPlusPlus {
+        let stages = self.encoder.pyramid();
+        // The smallest map's first.
+        let mut of = stages.map(|stage| self.encoder.channels()[stage]);
+        of.reverse();
+        let first = |column: usize| if column == 0 { of[0] } else { self.channels[column - 1] };
+        let column = |column: usize| {
+            let node = |row: usize| {
+                let (from, to) =
+                    if row == 0 { (first(column), self.channels[column]) } else { (of[column], of[column + 1]) };
+                EncodedUNetBlock::new(from + of[column + 1] * (column + 1 - row), to, device)
+            };
+            (0..=column).map(node).collect()
+        };
+        let last = vec![EncodedUNetBlock::new(first(4), self.channels[4], device)];
+        EncodedUNetPlusPlus {
+            encoder: self.encoder.init(device),
+            decoder: EncodedUNetPlusPlusDecoder {
+                center: super::encoded::center(&self.encoder, of[0], device),
+                columns: (0..4).map(column).chain([last]).collect(),
+            },
+            segmentation_head: segmentation_head(self.channels[4], self.classes, 3, device),
+            stages,
+        }
+    }
+}
+
+/// The network; see [`EncodedUNetPlusPlusConfig`].
+#[derive(Module, Debug)]
+pub struct EncodedUNetPlusPlus {
+    /// What makes the maps.
+    pub encoder: Backbone,
+    /// The nested grid.
+    pub decoder: EncodedUNetPlusPlusDecoder,
+    /// 3×3 to the classes.
+    pub segmentation_head: Conv2d,
+    #[module(skip)]
+    stages: [usize; 5],
+}
+
+impl EncodedUNetPlusPlus {
+    /// # Shapes
+    /// `[n, in_channels, h, w]` → `[n, classes, h, w]`
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let [_, _, height, width] = x.dims();
+        let maps = self.encoder.forward(x, &self.stages);
+        conv2d(&self.segmentation_head, self.decoder.forward(maps, [height, width]))
+    }
+}
+
+/// The nested grid.
+#[derive(Module, Debug)]
+pub struct EncodedUNetPlusPlusDecoder {
+    /// Not used, as in segmentation_models_pytorch, whose files have it where the encoder ends with a pooling.
+    pub center: Vec<ConvBlock>,
+    /// Node `[column][row]` enlarges the node of its row in the column before, or the encoder's map where the row begins,
+    /// and takes the maps of its own size.
+    pub columns: Vec<Vec<EncodedUNetBlock>>,
+}
+
+impl EncodedUNetPlusPlusDecoder {
+    /// `maps`: the largest first; `size`: the image's.
+    fn forward(&self, mut maps: Vec<Tensor<4>>, size: [usize; 2]) -> Tensor<4> {
+        maps.reverse();
+        let mut before: Vec<Tensor<4>> = Vec::new();
+        for (column, nodes) in self.columns.iter().enumerate() {
+            let Some(skip) = maps.get(column + 1) else {
+                return nodes[0].forward(resize(before.remove(0), size, ResizeMode::Nearest));
+            };
+            let size = [skip.dims()[2], skip.dims()[3]];
+            // Of this column, the last row first: each node takes all that lie below it.
+            let mut done = vec![skip.clone()];
+            for (row, node) in nodes.iter().enumerate().rev() {
+                let from = before.get(row).unwrap_or(&maps[column]).clone();
+                let parts = [resize(from, size, ResizeMode::Nearest)].into_iter().chain(done.iter().cloned());
+                done.insert(0, node.forward(Tensor::cat(parts.collect(), 1)));
+            }
+            done.pop();
+            before = done;
+        }
+        unreachable!("the last column has no map of the encoder")
+    }
+}
+
+pub(crate) const TORCH_NAMES: TorchNames = &[
+    ("EncodedUNetPlusPlus", "segmentation_head", TorchName::Is("segmentation_head.0")),
+    ("EncodedUNetPlusPlusDecoder", "columns", TorchName::Grid("blocks")),
+];

@@ -1,0 +1,295 @@
+//! The segmentation networks against torchvision and segmentation_models_pytorch on the same weights;
+//! `tests/parity/segmentation.py` writes the fixture and says which formulas weights and images have.
+
+mod formula;
+
+use burn::{
+    module::Module,
+    nn::DropoutConfig,
+    optim::GradientsParams,
+    tensor::{Device, Tensor, TensorData},
+};
+use formula::{fixture, floats, gradients, image, noise, part, write_formula};
+use safetensors::SafeTensors;
+use segkiln_models::{
+    ModelConfig, SegmentationModel,
+    deeplab::DeepLabV3PlusConfig,
+    weights::{load_torch, parameters, save_torch, torch_shapes},
+};
+
+/// Factors of the formula, by a part of a tensor's name.
+type Factors = &'static [(&'static str, f64)];
+
+const BASIC: Factors = &[(".conv2.weight", 0.4)];
+const INVERTED: Factors = &[(".conv.2.weight", 0.6)];
+const SQUEEZE: Factors = &[(".block.3.0.", 1.2), (".fc1.", 2.0), (".fc2.", 3.0)];
+
+fn factors(name: &str) -> Factors {
+    match name {
+        _ if name.ends_with("resnet34") => BASIC,
+        _ if name.ends_with("mobilenet_v2") => INVERTED,
+        _ if name.ends_with("mobilenet_v3_large") => SQUEEZE,
+        _ => &[],
+    }
+}
+
+fn load(config: &ModelConfig, salt: &str, factors: Factors, device: &Device) -> SegmentationModel {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.safetensors");
+    let model = config.init(device);
+    write_formula(&torch_shapes(&model), &path, salt, factors);
+    load_torch(model, &path).unwrap()
+}
+
+/// As the fixture samples logits.
+fn sampled(logits: Tensor<4>) -> Vec<f32> {
+    const STEP: usize = 61;
+    let values: Vec<f32> = logits.into_data().try_to_vec().unwrap();
+    let step = if values.len() < STEP { 1 } else { STEP };
+    values.into_iter().step_by(step).collect()
+}
+
+#[track_caller]
+fn assert_near(actual: &[f32], expected: &[f32], tolerance: f32, what: &str) {
+    assert_eq!(actual.len(), expected.len(), "{what}");
+    let most = expected.iter().fold(f32::NEG_INFINITY, |most, value| most.max(*value));
+    let least = expected.iter().fold(f32::INFINITY, |least, value| least.min(*value));
+    let scale = (most - least).max(most.abs()).max(least.abs());
+    let difference = actual.iter().zip(expected).map(|(a, e)| (a - e).abs()).fold(0.0, f32::max);
+    assert!(difference <= tolerance * scale, "{what} differs by {difference} of {scale}");
+}
+
+fn check(name: &str, config: &ModelConfig, sizes: &[[usize; 2]]) {
+    let device = Device::default();
+    let bytes = fixture("segmentation");
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let model = load(config, "", factors(name), &device);
+    for size in sizes {
+        let logits = model.forward_all(image(0, *size, &device).unsqueeze());
+        let [height, width] = size;
+        let keys: &[&str] = if logits.len() > 1 { &["aux", "out"] } else { &["out"] };
+        for (key, logits) in keys.iter().zip(logits) {
+            let key = format!("{name}.{height}x{width}.{key}");
+            assert_near(&sampled(logits), &floats(&file, &key), 2e-5, &key);
+        }
+    }
+}
+
+#[test]
+fn networks_are_the_references() {
+    for (name, sizes) in [
+        ("fcn_resnet50", &[[65, 49], [1, 1]][..]),
+        ("deeplabv3_resnet50", &[[65, 49], [1, 1], [24, 304]]),
+        ("deeplabv3_mobilenet_v3_large", &[[65, 49], [1, 1], [16, 608]]),
+        ("lraspp_mobilenet_v3_large", &[[65, 49], [1, 1]]),
+        ("unet_resnet34", &[[64, 96], [65, 49]]),
+        ("unet_mobilenet_v2", &[[64, 96]]),
+        ("unet_vgg16_bn", &[[64, 96], [65, 49]]),
+        ("unetplusplus_resnet34", &[[64, 96]]),
+        ("deeplabv3plus_resnet34", &[[64, 96], [32, 608]]),
+        ("deeplabv3plus_mobilenet_v2", &[[64, 96]]),
+        ("pspnet_resnet34", &[[64, 96]]),
+        ("fpn_resnet34", &[[64, 96]]),
+    ] {
+        check(name, &ModelConfig::by_name(name, 5).unwrap().with_aux(true), sizes);
+    }
+    let ModelConfig::DeepLabV3Plus(config) = ModelConfig::by_name("deeplabv3plus_resnet50", 5).unwrap() else {
+        panic!("another network");
+    };
+    let encoder = config.encoder.with_output_stride(8).unwrap();
+    let dense = ModelConfig::DeepLabV3Plus(DeepLabV3PlusConfig::new(encoder, 5));
+    check("deeplabv3plus_resnet50", &dense, &[[64, 96], [32, 304]]);
+}
+
+/// With 21 classes and the auxiliary heads.
+#[test]
+fn parameters_are_as_many_as_the_references() {
+    let device = Device::default();
+    for (name, expected) in [
+        ("fcn_resnet50", 35_322_218),
+        ("fcn_resnet101", 54_314_346),
+        ("deeplabv3_resnet50", 42_004_074),
+        ("deeplabv3_resnet101", 60_996_202),
+        ("deeplabv3_mobilenet_v3_large", 11_029_328),
+        ("lraspp_mobilenet_v3_large", 3_221_538),
+        ("unet_resnet18", 14_331_109),
+        ("unet_resnet50", 32_524_005),
+        ("unet_vgg16_bn", 23_759_589),
+        ("unetplusplus_resnext50_32x4d", 48_460_517),
+        ("unetplusplus_vgg16_bn", 39_358_693),
+        ("deeplabv3plus_resnet18", 12_334_437),
+        ("deeplabv3plus_mobilenet_v2", 4_383_653),
+        ("pspnet_resnet50", 24_393_173),
+        ("pspnet_vgg16_bn", 15_608_277),
+        ("fpn_resnext50_32x4d", 25_590_485),
+    ] {
+        let model = ModelConfig::by_name(name, 21).unwrap().with_aux(true).init(&device);
+        assert_eq!(parameters(&model), expected, "{name}");
+    }
+}
+
+/// Any image of any size goes through any network.
+#[test]
+fn sizes_that_the_references_refuse() {
+    let device = Device::default();
+    for decoder in ModelConfig::DECODERS {
+        for backbone in ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "vgg16_bn"] {
+            let Ok(config) = ModelConfig::by_name(&format!("{decoder}_{backbone}"), 3) else {
+                assert!(backbone == "vgg16_bn" || backbone == "mobilenet_v2", "{decoder}_{backbone}");
+                continue;
+            };
+            config.check().unwrap();
+            let model = config.init(&device);
+            for [height, width] in [[1, 1], [2, 33], [37, 1]] {
+                let logits = model.forward(Tensor::zeros([1, 3, height, width], &device));
+                assert_eq!(logits.dims(), [1, 3, height, width], "{decoder}_{backbone}");
+            }
+        }
+    }
+}
+
+#[test]
+fn names_that_are_none_are_refused() {
+    for name in ["", "unet", "unet_", "unet_resnet51", "mask_resnet50", "resnet50"] {
+        let error = ModelConfig::by_name(name, 2).unwrap_err();
+        assert!(error.contains("unetplusplus") && error.contains("resnext50_32x4d"), "{error}");
+    }
+    assert!(ModelConfig::by_name("deeplabv3plus_vgg16_bn", 2).unwrap_err().contains("VGG"));
+    assert!(ModelConfig::by_name("unet_resnet18", 0).unwrap().check().unwrap_err().contains("classes"));
+}
+
+/// What is written for PyTorch has its names, and comes back.
+#[test]
+fn weights_go_to_pytorch_and_come_back() {
+    let device = Device::default();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.safetensors");
+    for name in ["lraspp_mobilenet_v3_large", "unetplusplus_resnet18"] {
+        let config = ModelConfig::by_name(name, 2).unwrap();
+        let model = config.init(&device);
+        save_torch(&model, &path).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let shape = |name: &str| file.tensor(name).map(|tensor| tensor.shape().to_vec()).unwrap();
+        match name {
+            "unetplusplus_resnet18" => assert_eq!(shape("decoder.blocks.x_1_2.conv1.0.weight"), [64, 256, 3, 3]),
+            _ => assert_eq!(shape("backbone.15.block.3.1.running_var"), [160]),
+        }
+        let back = load_torch(config.init(&device), &path).unwrap();
+        let x = image(0, [33, 40], &device).unsqueeze();
+        model.forward(x.clone()).into_data().assert_eq(&back.forward(x).into_data(), true);
+    }
+}
+
+/// All dropout off, as in the fixture.
+fn without_dropout(model: SegmentationModel) -> SegmentationModel {
+    let off = DropoutConfig::new(0.0).init();
+    match model {
+        SegmentationModel::DeepLabV3(mut model) => {
+            model.classifier.aspp.dropout = off.clone();
+            if let Some(aux) = &mut model.aux_classifier {
+                aux.dropout = off;
+            }
+            SegmentationModel::DeepLabV3(model)
+        }
+        other => other,
+    }
+}
+
+/// Outputs, gradients and running statistics of a training step. One ReLU that opens by the last bits moves a gradient.
+fn check_training(name: &str, salt: &str, size: [usize; 2], count: usize, parts: &[(&str, &[usize])], norms: &[&str]) {
+    let device = Device::default().autodiff();
+    let bytes = fixture("segmentation");
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let fixed = |key: &str| floats(&file, &format!("train.{name}.{key}"));
+    let config = ModelConfig::by_name(name, 5).unwrap().with_aux(true);
+    let model = without_dropout(load(&config, salt, factors(name), &device));
+    let batch = Tensor::stack((0..count).map(|index| image(index, size, &device)).collect(), 0);
+    let mut heads = model.forward_all(batch);
+    heads.reverse();
+    let mut loss = Tensor::<1>::zeros([1], &device);
+    for ((key, weight), logits) in [("out", 1.0), ("aux", 0.5)].into_iter().zip(heads) {
+        assert_near(&sampled(logits.clone()), &fixed(key), 5e-5, &format!("{name}: {key}"));
+        let shape = logits.dims();
+        let noise: Vec<f32> = noise(key).take(shape.iter().product()).map(|value| value as f32).collect();
+        let noise = Tensor::<4>::from_data(TensorData::new(noise, shape), &device);
+        loss = loss + (logits * noise).mean().mul_scalar(weight);
+    }
+    let grads = GradientsParams::from_grads(loss.backward(), &model);
+    let found = gradients(&model, &grads);
+    let expected = fixed("norms");
+    assert_eq!(found.len(), expected.len(), "{name}: parameters with gradients");
+    let most = expected.iter().fold(0.0f32, |most, norm| most.max(*norm));
+    for ((parameter, shape, values), expected) in found.iter().zip(expected) {
+        let norm = values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt() as f32;
+        let floor = 1e-4 * most;
+        assert!(
+            (norm - expected).abs() <= 0.005 * expected.max(floor),
+            "{name}: norm of {parameter} is {norm} and not {expected}"
+        );
+        let steps = parts.iter().find(|(part, _)| part == parameter).map(|(_, steps)| *steps);
+        let of_norm = norms.iter().any(|layer| parameter.strip_prefix(layer).is_some_and(|rest| rest.starts_with('.')));
+        if let Some(steps) = steps.or(of_norm.then_some(&[])) {
+            let what = format!("{name}: gradient of {parameter}");
+            assert_near(&part(shape, values, steps), &fixed(&format!("grad.{parameter}")), 0.01, &what);
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("after.safetensors");
+    save_torch(&model.valid(), &path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let after = SafeTensors::deserialize(&bytes).unwrap();
+    for layer in norms {
+        for kind in ["running_mean", "running_var"] {
+            let key = format!("{layer}.{kind}");
+            assert_near(&floats(&after, &key), &fixed(&format!("after.{key}")), 5e-5, &format!("{name}: {key}"));
+        }
+    }
+}
+
+#[test]
+fn a_training_step_of_unet() {
+    check_training(
+        "unet_resnet34",
+        "e",
+        [64, 96],
+        2,
+        &[
+            ("encoder.conv1.weight", &[8]),
+            ("encoder.layer2.0.conv1.weight", &[16, 16]),
+            ("encoder.layer4.2.conv2.weight", &[64, 64]),
+            ("decoder.blocks.0.conv1.0.weight", &[32, 64]),
+            ("decoder.blocks.4.conv2.0.weight", &[4, 1]),
+            ("segmentation_head.0.weight", &[]),
+            ("segmentation_head.0.bias", &[]),
+        ],
+        &["encoder.bn1", "decoder.blocks.2.conv1.1"],
+    );
+}
+
+#[test]
+fn a_training_step_of_deeplab() {
+    check_training(
+        "deeplabv3_mobilenet_v3_large",
+        "f",
+        [65, 49],
+        4,
+        &[
+            ("backbone.0.0.weight", &[]),
+            ("backbone.4.block.1.0.weight", &[8]),
+            ("backbone.4.block.2.fc1.weight", &[]),
+            ("backbone.13.block.1.0.weight", &[32]),
+            ("backbone.15.block.3.0.weight", &[8, 32]),
+            ("backbone.16.0.weight", &[32, 16]),
+            ("classifier.0.convs.1.0.weight", &[32, 128]),
+            ("classifier.0.convs.4.1.weight", &[32, 64]),
+            ("classifier.0.project.0.weight", &[32, 64]),
+            ("classifier.1.weight", &[32, 64]),
+            ("classifier.4.weight", &[]),
+            ("classifier.4.bias", &[]),
+            ("aux_classifier.0.weight", &[2, 8]),
+            ("aux_classifier.4.weight", &[]),
+        ],
+        &["backbone.0.1", "classifier.0.convs.4.2", "aux_classifier.1"],
+    );
+}

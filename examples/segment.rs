@@ -1,0 +1,118 @@
+//! Segments an image with a named network and weights of torchvision or segmentation_models_pytorch.
+//!
+//! ```text
+//! cargo run --example segment -- --arch deeplabv3_resnet50 --weights deeplabv3.pth --image street.jpg --output classes.png
+//! ```
+
+use std::{path::PathBuf, process::ExitCode, time::Instant};
+
+use burn::tensor::{Int, Tensor};
+use clap::Parser;
+use segkiln::{
+    Segmenter,
+    core::LabelMap,
+    data::{ColorMode, Image, Limits, read_dynamic, resize_image, write_labels},
+    models::weights::save_safetensors,
+    ops::{ResizeMode, resize},
+    select_device,
+};
+use serde_json::{Map, json};
+
+mod common;
+
+use common::{Failure, create_parent, say};
+
+/// Segments an image with a named network.
+#[derive(Parser)]
+#[command(args_override_self = true)]
+struct Args {
+    /// Decoder and backbone, such as deeplabv3_resnet50, lraspp_mobilenet_v3_large or unet_resnet34
+    #[arg(long)]
+    arch: String,
+    /// Its weights: .pth or .safetensors of torchvision or segmentation_models_pytorch, or a .bpk
+    #[arg(long)]
+    weights: PathBuf,
+    /// Channels of its logits
+    #[arg(long, default_value_t = 21)]
+    num_classes: usize,
+    /// The image
+    #[arg(long)]
+    image: PathBuf,
+    /// The shorter side that the image is resized to; 0 leaves it as it is
+    #[arg(long, default_value_t = 520)]
+    size: u32,
+    /// File for the logits of the resized image: the tensor `out`, [1, classes, height, width]
+    #[arg(long)]
+    logits: Option<PathBuf>,
+    /// Picture of the class of each pixel of the image, as a grey value
+    #[arg(long)]
+    output: Option<PathBuf>,
+    /// A backend that is built in, such as flex, cuda or vulkan [default: the best one, or BURN_DEVICE]
+    #[arg(long)]
+    device: Option<String>,
+    /// Seed of the device's random numbers; prediction draws none
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+fn main() -> ExitCode {
+    common::main(run)
+}
+
+fn run(args: &Args) -> Result<(), Failure> {
+    let start = Instant::now();
+    let device = select_device(args.device.as_deref())?;
+    device.seed(args.seed);
+    let segmenter = Segmenter::by_name(&args.arch, &args.weights, args.num_classes, &device)?;
+    let image = read_dynamic(&args.image, &Limits::default())?;
+    let (width, height) = (image.width(), image.height());
+    let logits = segmenter.logits(resized(Image::from_dynamic(&image, ColorMode::Rgb), args.size)?)?;
+    if let Some(path) = &args.logits {
+        create_parent(path)?;
+        save_safetensors(vec![("out".into(), logits.to_data())], path)?;
+    }
+    let logits = resize(logits, [height as usize, width as usize], ResizeMode::default());
+    let map = LabelMap::new(width, height, classes(logits)?)?;
+    if let Some(path) = &args.output {
+        create_parent(path)?;
+        write_labels(path, &map)?;
+    }
+    let mut shares = Map::new();
+    for (class, name) in segmenter.classes().names().iter().enumerate() {
+        let pixels = map.as_slice().iter().filter(|label| **label as usize == class).count();
+        if pixels > 0 {
+            shares.insert(name.clone(), json!(pixels as f64 / map.as_slice().len() as f64));
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    say(json!({ "classes": shares, "output": args.output, "logits": args.logits, "seconds": seconds }))?;
+    Ok(())
+}
+
+/// The image with its shorter side of this length, as torchvision resizes images of 8 bits; 0 leaves it as it is.
+fn resized(image: Image, size: u32) -> Result<Image, Failure> {
+    let (width, height) = (image.width(), image.height());
+    let shorter = width.min(height);
+    if size == 0 || size == shorter {
+        return Ok(image);
+    }
+    let side = |side: u32| (u64::from(side) * u64::from(size) / u64::from(shorter)).min(u32::MAX.into()) as u32;
+    let (width, height) = (side(width), side(height));
+    let Limits { max_width, max_height, max_bytes } = Limits::default();
+    let bytes = u64::from(width) * u64::from(height) * 12;
+    if width > max_width || height > max_height || bytes > max_bytes {
+        return Err(format!("--size {size} makes an image of {width}x{height} pixels; take a smaller one").into());
+    }
+    let mut image = resize_image(&image, width, height)?;
+    image.as_mut_slice().iter_mut().for_each(|value| *value = (*value * 255.0).round() / 255.0);
+    Ok(image)
+}
+
+/// The most likely class of each pixel; of a single logit, whether it is positive.
+fn classes(logits: Tensor<4>) -> Result<Vec<u32>, Failure> {
+    let labels: Tensor<4, Int> = match logits.dims()[1] {
+        1 => logits.greater_elem(0.0).int(),
+        _ => logits.argmax(1),
+    };
+    Ok(labels.into_data().iter::<i64>().map(|label| label as u32).collect())
+}
