@@ -90,7 +90,7 @@ fn run(args: &Args) -> Result<(), Failure> {
 }
 
 /// The image with its shorter side of this length, as torchvision resizes images of 8 bits; 0 leaves it as it is.
-fn resized(image: Image, size: u32) -> Result<Image, Failure> {
+fn resized(mut image: Image, size: u32) -> Result<Image, Failure> {
     let (width, height) = (image.width(), image.height());
     let shorter = width.min(height);
     if size == 0 || size == shorter {
@@ -103,8 +103,14 @@ fn resized(image: Image, size: u32) -> Result<Image, Failure> {
     if width > max_width || height > max_height || bytes > max_bytes {
         return Err(format!("--size {size} makes an image of {width}x{height} pixels; take a smaller one").into());
     }
+    // In whole grey levels before and after, as there.
+    let levels = |image: &mut Image, factor: f32| {
+        image.as_mut_slice().iter_mut().for_each(|value| *value = (*value * factor).round_ties_even());
+    };
+    levels(&mut image, 255.0);
     let mut image = resize_image(&image, width, height)?;
-    image.as_mut_slice().iter_mut().for_each(|value| *value = (*value * 255.0).round() / 255.0);
+    levels(&mut image, 1.0);
+    image.as_mut_slice().iter_mut().for_each(|value| *value /= 255.0);
     Ok(image)
 }
 

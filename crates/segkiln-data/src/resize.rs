@@ -100,16 +100,18 @@ struct Taps {
 }
 
 fn taps(from: u32, to: u32) -> Vec<Taps> {
-    let scale = f64::from(from) / f64::from(to);
-    let support = scale.max(1.0);
+    // In 32 bits, in PyTorch's order, so that grey levels that fall between two are rounded as there.
+    let scale = from as f32 / to as f32;
+    let (support, inverse) = if scale >= 1.0 { (scale, 1.0 / scale) } else { (1.0, 1.0) };
     (0..to)
         .map(|i| {
-            let centre = (f64::from(i) + 0.5) * scale;
+            let centre = scale * (i as f32 + 0.5);
             let first = (centre - support + 0.5).max(0.0) as usize;
             let last = ((centre + support + 0.5) as usize).min(from as usize);
-            let weight = |at: usize| (1.0 - ((at as f64 + 0.5 - centre) / support).abs()).max(0.0);
-            let total: f64 = (first..last).map(weight).sum();
-            Taps { first, weights: (first..last).map(|at| (weight(at) / total) as f32).collect() }
+            let weight =
+                |at: usize| (1.0 - (((at - first) as f32 + first as f32 - centre + 0.5) * inverse).abs()).max(0.0);
+            let total: f32 = (first..last).map(weight).sum();
+            Taps { first, weights: (first..last).map(|at| weight(at) / total).collect() }
         })
         .collect()
 }
