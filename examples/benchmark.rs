@@ -23,6 +23,7 @@ use segkiln::{
         metrics::coco::{CocoParams, IouType},
     },
     models::{
+        ModelConfig,
         rcnn::{Rcnn, RcnnConfig, Sampling},
         unet::{UNet, UNetConfig},
     },
@@ -63,6 +64,8 @@ fn case(name: &str, device: &Device) -> Result<Case, Failure> {
         "unet32_infer_256" => unet_infer(32, 256, device),
         "unet64_infer_512" => unet_infer(64, 512, device),
         "unet32_train_256" => unet_train(32, 256, 2, device),
+        "deeplabv3_resnet50_infer_520" => segmenter("deeplabv3_resnet50", 520, device)?,
+        "lraspp_mobilenet_v3_large_infer_520" => segmenter("lraspp_mobilenet_v3_large", 520, device)?,
         "fasterrcnn_resnet50_fpn_infer_800" => detector("fasterrcnn_resnet50_fpn", [800, 1088], device)?,
         "maskrcnn_resnet50_fpn_infer_800" => detector("maskrcnn_resnet50_fpn", [800, 1088], device)?,
         "maskrcnn_resnet50_fpn_train_512" => detector_train("maskrcnn_resnet50_fpn", [512, 512], device)?,
@@ -77,8 +80,8 @@ fn case(name: &str, device: &Device) -> Result<Case, Failure> {
     })
 }
 
-const KNOWN: &str = "unet32_infer_256, unet64_infer_512, unet32_train_256, fasterrcnn_resnet50_fpn_infer_800, \
-                     maskrcnn_resnet50_fpn_infer_800, maskrcnn_resnet50_fpn_train_512, roi_align_forward, \
+const KNOWN: &str = "unet32_infer_256, unet64_infer_512, unet32_train_256, deeplabv3_resnet50_infer_520, \
+                     lraspp_mobilenet_v3_large_infer_520, fasterrcnn_resnet50_fpn_infer_800, maskrcnn_resnet50_fpn_infer_800, maskrcnn_resnet50_fpn_train_512, roi_align_forward, \
                      roi_align_backward, nms_10000, coco_eval_1000, conv_iCI_oCO_kK_sS_dD_gG_nN and the same with \
                      _backward";
 
@@ -135,6 +138,14 @@ fn unet_train(base: usize, side: usize, batch: usize, device: &Device) -> Case {
         value.into_scalar::<f32>();
         device.sync().expect("the device finishes its work");
     })
+}
+
+fn segmenter(name: &str, side: usize, device: &Device) -> Result<Case, Failure> {
+    let model = ModelConfig::by_name(name, 21)?.init(device).materialize();
+    let x = Tensor::<4>::random([1, 3, side, side], Distribution::Normal(0.0, 1.0), device);
+    Ok(Box::new(move || {
+        model.forward(x.clone()).into_data();
+    }))
 }
 
 /// An image of the size that the network sees, all detections kept.

@@ -60,6 +60,12 @@ struct Args {
     /// Channels of the first level; they double at each of four more
     #[arg(long, default_value_t = 16)]
     base: usize,
+    /// A backbone, such as mobilenet_v2, for the network's contracting path [default: the paper's, of --base channels]
+    #[arg(long)]
+    encoder: Option<String>,
+    /// Weights of the --encoder to begin with: torchvision's .pth or .safetensors; images are then RGB and normalised as its
+    #[arg(long, requires = "encoder")]
+    weights: Option<PathBuf>,
     /// Folder for the run's files
     #[arg(long, default_value = "runs/unet")]
     out: PathBuf,
@@ -89,13 +95,13 @@ fn run(args: &Args) -> Result<(), Failure> {
     let train_split = open(&folder, "train", ColorMode::Rgb, &classes)?;
     let valid_split = open(&folder, "val", ColorMode::Rgb, &classes)?;
     let seen = Survey::of(&[&train_split, &valid_split])?;
-    let color = if seen.grey { ColorMode::Gray } else { ColorMode::Rgb };
+    let color = if seen.grey && args.weights.is_none() { ColorMode::Gray } else { ColorMode::Rgb };
     let train_split = Arc::new(Cached::new(open(&folder, "train", color, &classes)?, CACHE));
     let valid_split = Arc::new(Cached::new(open(&folder, "val", color, &classes)?, CACHE));
     let measured = if folder.join("test.txt").exists() { "test" } else { "val" };
     let test_split = open(&folder, measured, color, &classes)?;
     Survey::of(&[&test_split])?;
-    let normalize = Normalize::of_dataset(&train_split)?;
+    let normalize = if args.weights.is_some() { Normalize::imagenet() } else { Normalize::of_dataset(&train_split)? };
 
     let most = if args.data.is_none() { 128 } else { 256 };
     let crop = args.crop.unwrap_or(most.min(seen.longest_side.next_multiple_of(16)));
@@ -123,7 +129,10 @@ fn run(args: &Args) -> Result<(), Failure> {
     });
 
     let card = ModelCard {
-        model: ModelConfig::UNet(UNetConfig::new(color.channels(), 1).with_base(args.base)),
+        model: match &args.encoder {
+            None => ModelConfig::UNet(UNetConfig::new(color.channels(), 1).with_base(args.base)),
+            Some(name) => ModelConfig::by_name(&format!("unet_{name}"), 1)?.with_in_channels(color.channels()),
+        },
         classes: classes.clone(),
         color,
         normalize,
@@ -137,7 +146,8 @@ fn run(args: &Args) -> Result<(), Failure> {
     };
     let outcome = train(Run {
         folder: args.out.clone(),
-        config: RunConfig { card: card.clone(), recipe, data: json!({ "crop": crop }) },
+        config: RunConfig { card: card.clone(), recipe, data: json!({ "crop": crop, "weights": args.weights }) },
+        weights: args.weights.clone(),
         train: training,
         valid: validation,
         device: device.clone(),

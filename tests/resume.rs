@@ -181,6 +181,7 @@ fn train_with_average(data: &Path, out: &Path) {
             recipe,
             data: Value::Null,
         },
+        weights: None,
         train: training,
         valid: Loader::builder(valid_split).transform(normalize),
         device,

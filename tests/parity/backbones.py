@@ -25,6 +25,9 @@ MODELS = {
     "mobilenet_v3_small": [f"features.{i}" for i in range(13)],
     "vgg16_bn": [f"features.{i}" for i in (5, 12, 22, 32, 42, 43)],
 }
+# Whole classifiers, of which every STEP-th logit is stored.
+CLASSIFIERS = ["resnet18", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"]
+STEP = 61
 
 
 @torch.no_grad()
@@ -45,6 +48,10 @@ def main():
         for stage, value in seen.items():
             channels, rows, columns = [max(1, size // parts) for size, parts in zip(value.shape[1:], (4, 3, 3))]
             out[f"{name}.{stage}"] = value[:, ::channels, ::rows, ::columns].contiguous()
+    for name in CLASSIFIERS:
+        model = getattr(models, name)(weights=None).eval()
+        model.load_state_dict({k: formula(k, v.shape) for k, v in model.state_dict().items()})
+        out[f"{name}.logits"] = model(image(0, *SIZE)[None])[0, ::STEP].contiguous()
     path = os.path.join(OUT, "backbones.safetensors")
     save_file(out, path)
     print(os.path.getsize(path), "bytes")

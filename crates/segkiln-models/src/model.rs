@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use burn::{
     config::Config,
     module::Module,
@@ -5,7 +7,7 @@ use burn::{
 };
 
 use crate::{
-    backbones::BackboneConfig,
+    backbones::{Backbone, BackboneConfig},
     deeplab::{DeepLabV3, DeepLabV3Config, DeepLabV3Plus, DeepLabV3PlusConfig},
     fcn::{Fcn, FcnConfig},
     fpn::{Fpn, FpnConfig},
@@ -16,6 +18,7 @@ use crate::{
         AttentionUNet, AttentionUNetConfig, EncodedUNet, EncodedUNetConfig, EncodedUNetPlusPlus,
         EncodedUNetPlusPlusConfig, UNet, UNetConfig, UNetPlusPlus, UNetPlusPlusConfig,
     },
+    weights::{self, Exceptions, WeightsError, load_torch_but, torch_contents},
 };
 
 /// Any segmentation network of this crate, as a file describes it.
@@ -111,6 +114,28 @@ impl ModelConfig {
             Self::DeepLabV3(config) => Self::DeepLabV3(config.with_aux(aux)),
             other => other,
         }
+    }
+
+    /// The same for images of this many channels.
+    pub fn with_in_channels(mut self, in_channels: usize) -> Self {
+        let backbone = match &mut self {
+            Self::UNet(UNetConfig { in_channels: old, .. })
+            | Self::UNetPlusPlus(UNetPlusPlusConfig { in_channels: old, .. })
+            | Self::AttentionUNet(AttentionUNetConfig { in_channels: old, .. }) => {
+                *old = in_channels;
+                return self;
+            }
+            Self::EncodedUNet(config) => &mut config.encoder,
+            Self::EncodedUNetPlusPlus(config) => &mut config.encoder,
+            Self::Fcn(config) => &mut config.backbone,
+            Self::DeepLabV3(config) => &mut config.backbone,
+            Self::DeepLabV3Plus(config) => &mut config.encoder,
+            Self::LrAspp(config) => &mut config.backbone,
+            Self::PspNet(config) => &mut config.encoder,
+            Self::Fpn(config) => &mut config.encoder,
+        };
+        *backbone = backbone.clone().with_in_channels(in_channels);
+        self
     }
 
     /// The network with random weights.
@@ -236,6 +261,74 @@ impl SegmentationModel {
             Self::LrAspp(model) => model.forward(x),
             Self::PspNet(model) => model.forward(x),
             Self::Fpn(model) => model.forward(x),
+        }
+    }
+
+    /// What makes the maps, of networks that take any.
+    pub fn backbone(&self) -> Option<&Backbone> {
+        match self {
+            Self::UNet(_) | Self::UNetPlusPlus(_) | Self::AttentionUNet(_) => None,
+            Self::EncodedUNet(model) => Some(&model.encoder),
+            Self::EncodedUNetPlusPlus(model) => Some(&model.encoder),
+            Self::Fcn(model) => Some(&model.backbone),
+            Self::DeepLabV3(model) => Some(&model.backbone),
+            Self::DeepLabV3Plus(model) => Some(&model.encoder),
+            Self::LrAspp(model) => Some(&model.backbone),
+            Self::PspNet(model) => Some(&model.encoder),
+            Self::Fpn(model) => Some(&model.encoder),
+        }
+    }
+
+    /// The same with another backbone of the same config; networks that take none stay as they are.
+    pub fn with_backbone(mut self, backbone: Backbone) -> Self {
+        match &mut self {
+            Self::UNet(_) | Self::UNetPlusPlus(_) | Self::AttentionUNet(_) => {}
+            Self::EncodedUNet(model) => model.encoder = backbone,
+            Self::EncodedUNetPlusPlus(model) => model.encoder = backbone,
+            Self::Fcn(model) => model.backbone = backbone,
+            Self::DeepLabV3(model) => model.backbone = backbone,
+            Self::DeepLabV3Plus(model) => model.encoder = backbone,
+            Self::LrAspp(model) => model.backbone = backbone,
+            Self::PspNet(model) => model.encoder = backbone,
+            Self::Fpn(model) => model.encoder = backbone,
+        }
+        self
+    }
+
+    /// Weights to begin a training with: a `.bpk` of the same network; torchvision's or segmentation_models_pytorch's of
+    /// it, also for other classes, whose head then keeps its own; or torchvision's of its backbone, also a classifier's and
+    /// for another number of channels (see [`Exceptions::channels`]).
+    ///
+    /// # Errors
+    /// [`WeightsError`], naming the tensors if the file is of none of these.
+    pub fn begin_with(self, path: &Path) -> Result<Self, WeightsError> {
+        if path.extension().is_some_and(|extension| extension == "bpk") {
+            return weights::load(self, path);
+        }
+        let is_whole = |name: &str| ["encoder.", "backbone."].iter().any(|part| name.contains(part));
+        let backbone = match self.backbone() {
+            Some(backbone) if !torch_contents(path)?.iter().any(|(name, _)| is_whole(name)) => backbone.clone(),
+            _ => {
+                let kept = &[
+                    "segmentation_head.",
+                    "classifier.4.",
+                    "aux_classifier.4.",
+                    "classifier.low_classifier.",
+                    "classifier.high_classifier.",
+                ];
+                return load_torch_but(self, path, Exceptions { kept, channels: true, ..Exceptions::default() });
+            }
+        };
+        let exceptions = Exceptions { spare: &["fc.", "classifier."], channels: true, ..Exceptions::default() };
+        let backbone = load_torch_but(backbone, path, exceptions)?;
+        Ok(self.with_backbone(backbone))
+    }
+
+    /// Keeps the backbone's layers from learning but for the last `trainable` groups; see [`Backbone::freeze`].
+    pub fn freeze_backbone(self, trainable: usize) -> Self {
+        match self.backbone().cloned() {
+            Some(backbone) => self.with_backbone(backbone.freeze(trainable)),
+            None => self,
         }
     }
 

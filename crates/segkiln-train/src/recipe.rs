@@ -50,6 +50,9 @@ pub struct Recipe {
     pub ema_decay: Option<f64>,
     /// Epochs without a better one after which training stops.
     pub patience: Option<usize>,
+    /// Groups of the backbone's layers that learn, counted from its end; all without.
+    #[serde(default)]
+    pub trainable: Option<usize>,
     /// What is minimised.
     pub loss: LossConfig,
     /// Which epoch is the best: by the validation `loss`, `dice`, `iou` or `pixel_accuracy`.
@@ -77,6 +80,7 @@ impl Recipe {
             clip_norm: None,
             ema_decay: None,
             patience: None,
+            trainable: None,
             loss: LossConfig::Sum(vec![(1.0, pixels), (1.0, region)]),
             monitor: Monitor { metric: "loss".into(), higher_is_better: false },
         }
@@ -109,6 +113,8 @@ pub struct Run {
     pub folder: PathBuf,
     /// Network, classes, normalisation and recipe.
     pub config: RunConfig,
+    /// Weights to begin with; see [`SegmentationModel::begin_with`].
+    pub weights: Option<PathBuf>,
     /// The training split, its images augmented and normalised; order, seed and batch size are set from the recipe.
     pub train: LoaderBuilder,
     /// The validation split, normalised.
@@ -139,7 +145,7 @@ pub struct Outcome {
 /// # Errors
 /// [`TrainError`]; the files of the last epoch that ended well are kept.
 pub fn train(run: Run) -> Result<Outcome> {
-    let Run { folder, config, train, valid, device, resume } = run;
+    let Run { folder, config, weights: begin, train, valid, device, resume } = run;
     let recipe = config.recipe.clone();
     recipe.check()?;
     config.card.check().map_err(|reason| TrainError::Recipe { field: "model", reason })?;
@@ -168,8 +174,15 @@ pub fn train(run: Run) -> Result<Outcome> {
         valid: Arc::new(valid),
         device: &device,
         resume,
-        init: |device: &Device, _begins: bool| {
-            Ok(SegmentationTask::new(config.card.model.init(device), loss, recipe.clip_norm))
+        init: |device: &Device, begins: bool| {
+            let mut model = config.card.model.init(device);
+            if let (Some(path), true) = (&begin, begins) {
+                model = model.begin_with(path)?;
+            }
+            if let Some(trainable) = recipe.trainable {
+                model = model.freeze_backbone(trainable);
+            }
+            Ok(SegmentationTask::new(model, loss, recipe.clip_norm))
         },
         save: |task: &SegmentationTask, path: &Path| weights::save(&task.model, path),
         names: metrics.names(),

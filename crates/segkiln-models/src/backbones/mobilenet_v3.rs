@@ -136,6 +136,14 @@ impl MobileNetV3Config {
         }
     }
 
+    /// Channels before the classes of torchvision's classifier.
+    pub(super) fn classifier_channels(&self) -> usize {
+        match self.size {
+            MobileNetV3Size::Large => 1280,
+            MobileNetV3Size::Small => 1024,
+        }
+    }
+
     /// The network with random weights (Kaiming normal), without a classifier.
     pub fn init(&self, device: &Device) -> MobileNetV3 {
         let block = |[from, to]: [usize; 2], kernel: usize, stride, dilation, groups, activation| {

@@ -9,11 +9,16 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
+mod classifier;
 mod mobilenet_v2;
 mod mobilenet_v3;
 mod resnet;
 mod vgg;
 
+pub(crate) use classifier::TORCH_NAMES;
+pub use classifier::{
+    Classifier, ClassifierConfig, ClassifierHead, MobileNetV2Head, MobileNetV3Head, ResNetHead, VggHead,
+};
 pub use mobilenet_v2::{MobileNetV2, MobileNetV2Config};
 pub use mobilenet_v3::{MobileNetV3, MobileNetV3Config, MobileNetV3Size};
 pub use resnet::{BasicBlock, Bottleneck, ResNet, ResNetBlock, ResNetBlockKind, ResNetConfig};

@@ -35,6 +35,10 @@ pub struct Exceptions<'a> {
     pub spare: &'a [&'a str],
     /// Tensors of the network that keep their values where the file's have another shape: heads for other classes.
     pub kept: &'a [&'a str],
+    /// Whether the first convolution may take another number of channels than the file's. As in
+    /// segmentation_models_pytorch, a single channel's weights are the sum of the file's; more channels have the file's over
+    /// and over, scaled so that the sum stays.
+    pub channels: bool,
 }
 
 /// [`load_torch`] with exceptions.
@@ -52,6 +56,9 @@ pub fn load_torch_but<M: Module>(module: M, path: &Path, exceptions: Exceptions<
     for Expected { name, shape } in expected {
         match file.remove(&name) {
             None => mismatch.missing.push(name),
+            Some(stored) if exceptions.channels && values.is_empty() && other_channels(&stored.shape, &shape) => {
+                values.insert(name, Stored { channels: Some(shape[1]), ..stored });
+            }
             Some(stored) if stored.shape != shape => {
                 if !begins(&name, exceptions.kept) {
                     mismatch.shapes.push((name, shape, stored.shape));
@@ -191,7 +198,8 @@ pub(crate) enum TorchName {
 pub(crate) type TorchNames = &'static [(&'static str, &'static str, TorchName)];
 
 /// All that differ.
-const TABLES: [TorchNames; 9] = [
+const TABLES: [TorchNames; 10] = [
+    crate::backbones::TORCH_NAMES,
     crate::layers::TORCH_NAMES,
     crate::deeplab::TORCH_NAMES,
     crate::fcn::TORCH_NAMES,
@@ -288,6 +296,8 @@ impl Names {
 struct Stored {
     shape: Vec<usize>,
     dtype: DType,
+    /// The channels that a convolution's weights are brought to.
+    channels: Option<usize>,
     read: Box<dyn Fn() -> Result<Vec<u8>, String>>,
 }
 
@@ -334,7 +344,7 @@ impl Source {
             let at = view.data().as_ptr() as usize - start;
             let (bytes, range) = (bytes.clone(), at..at + view.data().len());
             let read = Box::new(move || Ok(bytes[range.clone()].to_vec()));
-            tensors.insert(name.into(), Stored { shape: view.shape().to_vec(), dtype, read });
+            tensors.insert(name.into(), Stored { shape: view.shape().to_vec(), dtype, channels: None, read });
         }
         Ok(Self(tensors))
     }
@@ -354,7 +364,7 @@ impl Source {
             };
             let shape = tensor.shape().to_vec();
             let read = Box::new(move || tensor.read().map_err(|error| error.to_string()));
-            tensors.insert(name, Stored { shape, dtype, read });
+            tensors.insert(name, Stored { shape, dtype, channels: None, read });
         }
         Ok(Self(tensors))
     }
@@ -406,8 +416,37 @@ impl Fill {
     fn data(stored: Stored) -> Result<TensorData, String> {
         let bytes = Bytes::from_bytes_vec((stored.read)()?);
         let data = TensorData::try_from_bytes(bytes, Shape::from(stored.shape), stored.dtype);
-        Ok(data.map_err(|error| error.to_string())?.convert::<f32>())
+        let data = data.map_err(|error| error.to_string())?.convert::<f32>();
+        Ok(match stored.channels {
+            Some(channels) => with_channels(&data, channels),
+            None => data,
+        })
     }
+}
+
+/// Whether two shapes are of convolutions that differ in the input's channels alone.
+fn other_channels(a: &[usize], b: &[usize]) -> bool {
+    matches!((a, b), ([a, from, ah, aw], [b, to, bh, bw]) if (a, ah, aw) == (b, bh, bw) && from != to && *from > 0)
+}
+
+/// A convolution's weights `[out, in, height, width]` for another number of input channels.
+fn with_channels(data: &TensorData, channels: usize) -> TensorData {
+    let shape: Vec<usize> = data.shape().to_vec();
+    let (from, taps) = (shape[1], shape[2] * shape[3]);
+    let old: Vec<f32> = data.iter().collect();
+    let mut new = Vec::with_capacity(shape[0] * channels * taps);
+    for filter in old.chunks_exact(from * taps) {
+        if channels == 1 {
+            new.extend((0..taps).map(|tap| filter.iter().skip(tap).step_by(taps).sum::<f32>()));
+            continue;
+        }
+        let scale = from as f32 / channels as f32;
+        for channel in 0..channels {
+            let at = channel % from * taps;
+            new.extend(filter[at..at + taps].iter().map(|weight| weight * scale));
+        }
+    }
+    TensorData::new(new, [shape[0], channels, shape[2], shape[3]])
 }
 
 impl ModuleMapper for Fill {
@@ -443,6 +482,17 @@ impl ModuleMapper for Fill {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn other_channels_keep_the_sum() {
+        // Two filters of three channels and two taps.
+        let data = TensorData::new((0..12).map(|value| value as f32).collect(), [2, 3, 1, 2]);
+        let to = |channels| with_channels(&data, channels).try_to_vec::<f32>().unwrap();
+        assert_eq!(to(1), [0.0 + 2.0 + 4.0, 1.0 + 3.0 + 5.0, 6.0 + 8.0 + 10.0, 7.0 + 9.0 + 11.0]);
+        let four = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 0.0, 1.0].map(|value| value * 0.75);
+        assert_eq!(to(4)[..8], four);
+        assert!(other_channels(&[2, 3, 1, 2], &[2, 4, 1, 2]) && !other_channels(&[2, 3, 1, 2], &[4, 4, 1, 2]));
+    }
 
     #[test]
     fn old_names_are_understood() {

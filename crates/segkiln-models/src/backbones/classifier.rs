@@ -1,0 +1,168 @@
+//! What torchvision's files of ImageNet's weights hold: a backbone, and what tells a whole image's class of its last map.
+
+use burn::{
+    config::Config,
+    module::Module,
+    nn::{Dropout, DropoutConfig, Linear, LinearConfig},
+    tensor::{Device, Tensor},
+};
+
+use super::{Backbone, BackboneConfig};
+use crate::{
+    layers::{Activation, NormConfig, adaptive_avg_pool2d, global_avg_pool2d},
+    weights::{TorchName, TorchNames},
+};
+
+/// Configuration of a [`Classifier`].
+#[derive(Config, Debug)]
+pub struct ClassifierConfig {
+    /// What makes the map.
+    pub backbone: BackboneConfig,
+    /// Classes; ImageNet's are 1000.
+    #[config(default = 1000)]
+    pub classes: usize,
+}
+
+impl ClassifierConfig {
+    /// torchvision's classifier by the name of its backbone, one of [`BackboneConfig::NAMES`].
+    pub fn by_name(name: &str) -> Option<Self> {
+        let backbone = BackboneConfig::by_name(name)?;
+        Some(Self::new(match backbone {
+            BackboneConfig::MobileNetV3(_) => backbone.with_norm(NormConfig::Batch { epsilon: 1e-3, momentum: 0.01 }),
+            other => other,
+        }))
+    }
+
+    /// The network with random weights.
+    pub fn init(&self, device: &Device) -> Classifier {
+        let channels = self.backbone.channels();
+        let (last, channels) = (channels.len() - 1, channels[channels.len() - 1]);
+        let linear = |from, to| LinearConfig::new(from, to).init(device);
+        let dropout = |share| DropoutConfig::new(share).init();
+        let classes = self.classes;
+        let head = match &self.backbone {
+            BackboneConfig::ResNet(_) => ClassifierHead::ResNet(ResNetHead { fc: linear(channels, classes) }),
+            BackboneConfig::MobileNetV2(_) => ClassifierHead::MobileNetV2(MobileNetV2Head {
+                dropout: dropout(0.2),
+                linear: linear(channels, classes),
+            }),
+            BackboneConfig::MobileNetV3(config) => ClassifierHead::MobileNetV3(MobileNetV3Head {
+                hidden: linear(channels, config.classifier_channels()),
+                dropout: dropout(0.2),
+                linear: linear(config.classifier_channels(), classes),
+            }),
+            BackboneConfig::Vgg(_) => ClassifierHead::Vgg(VggHead {
+                first: linear(VGG_SIDE * VGG_SIDE * channels, VGG_HIDDEN),
+                second: linear(VGG_HIDDEN, VGG_HIDDEN),
+                dropout: dropout(0.5),
+                linear: linear(VGG_HIDDEN, classes),
+            }),
+        };
+        Classifier { backbone: self.backbone.init(device), head, last }
+    }
+}
+
+/// Side of the map that VGG's fully connected layers see.
+const VGG_SIDE: usize = 7;
+const VGG_HIDDEN: usize = 4096;
+
+/// The network; see [`ClassifierConfig`].
+#[derive(Module, Debug)]
+pub struct Classifier {
+    /// What makes the map.
+    pub backbone: Backbone,
+    /// What makes logits of it.
+    pub head: ClassifierHead,
+    #[module(skip)]
+    last: usize,
+}
+
+impl Classifier {
+    /// # Shapes
+    /// `[n, in_channels, h, w]` → `[n, classes]`
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<2> {
+        let map = self.backbone.forward(x, &[self.last]).remove(0);
+        match &self.head {
+            ClassifierHead::ResNet(head) => head.fc.forward(means(map)),
+            ClassifierHead::MobileNetV2(head) => head.linear.forward(head.dropout.forward(means(map))),
+            ClassifierHead::MobileNetV3(head) => {
+                let hidden = Activation::HardSwish.forward(head.hidden.forward(means(map)));
+                head.linear.forward(head.dropout.forward(hidden))
+            }
+            ClassifierHead::Vgg(head) => {
+                let x = adaptive_avg_pool2d(map, VGG_SIDE).flatten(1, 3);
+                let hidden = |linear: &Linear, x| head.dropout.forward(Activation::Relu.forward(linear.forward(x)));
+                head.linear.forward(hidden(&head.second, hidden(&head.first, x)))
+            }
+        }
+    }
+}
+
+fn means(map: Tensor<4>) -> Tensor<2> {
+    global_avg_pool2d(map).flatten(1, 3)
+}
+
+/// The fully connected layers of each backbone.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+pub enum ClassifierHead {
+    /// One.
+    ResNet(ResNetHead),
+    /// One.
+    MobileNetV2(MobileNetV2Head),
+    /// Two.
+    MobileNetV3(MobileNetV3Head),
+    /// Three.
+    Vgg(VggHead),
+}
+
+/// One fully connected layer.
+#[derive(Module, Debug)]
+pub struct ResNetHead {
+    /// To the classes.
+    pub fc: Linear,
+}
+
+/// One fully connected layer.
+#[derive(Module, Debug)]
+pub struct MobileNetV2Head {
+    /// In training.
+    pub dropout: Dropout,
+    /// To the classes.
+    pub linear: Linear,
+}
+
+/// Two fully connected layers.
+#[derive(Module, Debug)]
+pub struct MobileNetV3Head {
+    /// To more channels.
+    pub hidden: Linear,
+    /// In training.
+    pub dropout: Dropout,
+    /// To the classes.
+    pub linear: Linear,
+}
+
+/// Three fully connected layers.
+#[derive(Module, Debug)]
+pub struct VggHead {
+    /// Of a map of 7×7.
+    pub first: Linear,
+    /// Of the first one's.
+    pub second: Linear,
+    /// In training, after both.
+    pub dropout: Dropout,
+    /// To the classes.
+    pub linear: Linear,
+}
+
+pub(crate) const TORCH_NAMES: TorchNames = &[
+    ("Classifier", "backbone", TorchName::Flat),
+    ("Classifier", "head", TorchName::Flat),
+    ("MobileNetV2Head", "linear", TorchName::Is("classifier.1")),
+    ("MobileNetV3Head", "hidden", TorchName::Is("classifier.0")),
+    ("MobileNetV3Head", "linear", TorchName::Is("classifier.3")),
+    ("VggHead", "first", TorchName::Is("classifier.0")),
+    ("VggHead", "second", TorchName::Is("classifier.3")),
+    ("VggHead", "linear", TorchName::Is("classifier.6")),
+];
