@@ -99,7 +99,7 @@ fn resized(mut image: Image, size: u32) -> Result<Image, Failure> {
     let side = |side: u32| (u64::from(side) * u64::from(size) / u64::from(shorter)).min(u32::MAX.into()) as u32;
     let (width, height) = (side(width), side(height));
     let Limits { max_width, max_height, max_bytes } = Limits::default();
-    let bytes = u64::from(width) * u64::from(height) * 12;
+    let bytes = u64::from(width).saturating_mul(u64::from(height)).saturating_mul(12);
     if width > max_width || height > max_height || bytes > max_bytes {
         return Err(format!("--size {size} makes an image of {width}x{height} pixels; take a smaller one").into());
     }

@@ -161,9 +161,14 @@ impl Segmenter {
     ) -> Result<Self, SegmentError> {
         let path = weights.as_ref();
         let refuse = |option, reason| SegmentError::Option { option, reason };
+        // Before anything is allocated by the number of classes.
+        let model = ModelConfig::by_name(name, classes).map_err(|reason| refuse("name:", reason))?;
+        model.check().map_err(|reason| refuse("name:", reason))?;
         let is_ours = path.extension().is_some_and(|extension| extension == "bpk");
-        let aux = !is_ours && torch_contents(path)?.iter().any(|(name, _)| name.contains("aux_classifier."));
-        let model = ModelConfig::by_name(name, classes).map_err(|reason| refuse("name:", reason))?.with_aux(aux);
+        let has_aux = |path: &Path| -> Result<bool, WeightsError> {
+            Ok(torch_contents(path)?.iter().any(|(name, _)| name.contains("aux_classifier.")))
+        };
+        let model = model.with_aux(!is_ours && has_aux(path)?);
         let names = match classes {
             21 => Classes::voc(),
             1 => Classes::binary(),
