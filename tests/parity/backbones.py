@@ -23,10 +23,12 @@ MODELS = {
     "mobilenet_v2": [f"features.{i}" for i in range(19)],
     "mobilenet_v3_large": [f"features.{i}" for i in range(17)],
     "mobilenet_v3_small": [f"features.{i}" for i in range(13)],
+    "efficientnet_b0": [f"features.{i}" for i in range(9)],
+    "vgg11_bn": [f"features.{i}" for i in (2, 6, 13, 20, 27, 28)],
     "vgg16_bn": [f"features.{i}" for i in (5, 12, 22, 32, 42, 43)],
 }
 # Whole classifiers, of which every STEP-th logit is stored.
-CLASSIFIERS = ["resnet18", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"]
+CLASSIFIERS = ["resnet18", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "efficientnet_b0", "efficientnet_b3"]
 STEP = 61
 
 

@@ -11,7 +11,7 @@ use segkiln_data::{ColorMode, Limits, Normalize, read_image, resize_image};
 use segkiln_models::{
     ModelConfig,
     backbones::{BackboneConfig, ClassifierConfig},
-    weights::{load_torch, torch_shapes},
+    weights::{load_torch, parameters, torch_shapes},
 };
 
 /// The maps of every stage.
@@ -28,6 +28,8 @@ fn backbones_are_torchvision_s() {
         "mobilenet_v2",
         "mobilenet_v3_large",
         "mobilenet_v3_small",
+        "efficientnet_b0",
+        "vgg11_bn",
         "vgg16_bn",
     ];
     for name in names {
@@ -58,7 +60,9 @@ fn classifiers_are_torchvision_s() {
     let bytes = fixture("backbones");
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    for name in ["resnet18", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"] {
+    let names =
+        ["resnet18", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "efficientnet_b0", "efficientnet_b3"];
+    for name in names {
         let path = folder.path().join(format!("{name}.safetensors"));
         let network = ClassifierConfig::by_name(name).unwrap().init(&device);
         write_formula(&torch_shapes(&network), &path, "", &[]);
@@ -70,6 +74,31 @@ fn classifiers_are_torchvision_s() {
         let difference = actual.iter().zip(&expected).map(|(a, e)| (a - e).abs()).fold(0.0, f32::max);
         assert_eq!(actual.len(), expected.len(), "{name}");
         assert!(difference <= 1e-5 * most, "{name} differs by {difference} of {most}");
+    }
+}
+
+/// With ImageNet's classes, as torchvision counts.
+#[test]
+fn parameters_are_as_many_as_torchvision_s() {
+    let device = Device::default();
+    for (name, expected) in [
+        ("resnet50", 25_557_032),
+        ("resnext101_64x4d", 83_455_272),
+        ("mobilenet_v2", 3_504_872),
+        ("mobilenet_v3_large", 5_483_032),
+        ("mobilenet_v3_small", 2_542_856),
+        ("efficientnet_b0", 5_288_548),
+        ("efficientnet_b1", 7_794_184),
+        ("efficientnet_b2", 9_109_994),
+        ("efficientnet_b3", 12_233_232),
+        ("efficientnet_b4", 19_341_616),
+        ("vgg11_bn", 132_868_840),
+        ("vgg13_bn", 133_053_736),
+        ("vgg16_bn", 138_365_992),
+        ("vgg19_bn", 143_678_248),
+    ] {
+        let network = ClassifierConfig::by_name(name).unwrap().init(&device);
+        assert_eq!(parameters(&network), expected, "{name}");
     }
 }
 

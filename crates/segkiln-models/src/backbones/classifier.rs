@@ -51,6 +51,10 @@ impl ClassifierConfig {
                 dropout: dropout(0.2),
                 linear: linear(config.classifier_channels(), classes),
             }),
+            BackboneConfig::EfficientNet(config) => ClassifierHead::MobileNetV2(MobileNetV2Head {
+                dropout: dropout(config.dropout),
+                linear: linear(channels, classes),
+            }),
             BackboneConfig::Vgg(_) => ClassifierHead::Vgg(VggHead {
                 first: linear(VGG_SIDE * VGG_SIDE * channels, VGG_HIDDEN),
                 second: linear(VGG_HIDDEN, VGG_HIDDEN),
@@ -108,7 +112,7 @@ fn means(map: Tensor<4>) -> Tensor<2> {
 pub enum ClassifierHead {
     /// One.
     ResNet(ResNetHead),
-    /// One.
+    /// One, after a dropout; of EfficientNet too.
     MobileNetV2(MobileNetV2Head),
     /// Two.
     MobileNetV3(MobileNetV3Head),

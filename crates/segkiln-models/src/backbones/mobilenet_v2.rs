@@ -58,10 +58,7 @@ impl MobileNetV2Config {
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
-        match self.output_stride {
-            8 | 16 | 32 => Ok(()),
-            stride => Err(format!("backbone output_stride must be 8, 16 or 32, is {stride}")),
-        }
+        super::check_output_stride(self.output_stride)
     }
 
     pub(super) fn channels(&self) -> Vec<usize> {

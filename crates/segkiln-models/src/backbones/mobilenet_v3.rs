@@ -167,7 +167,8 @@ impl MobileNetV3Config {
                 MobileNetV3Layer::Block(block([hidden, hidden], kernel, stride, dilation, hidden, activation));
             let squeeze = line.squeeze.then(|| {
                 let squeezed = rounded((hidden / 4) as f64);
-                MobileNetV3Layer::Squeeze(SqueezeExcitation::new(hidden, squeezed, Activation::HardSigmoid, device))
+                let activations = [Activation::Relu, Activation::HardSigmoid];
+                MobileNetV3Layer::Squeeze(SqueezeExcitation::new([hidden, squeezed], activations, device))
             });
             let project = MobileNetV3Layer::Block(block([hidden, channels], 1, 1, 1, 1, Activation::Identity));
             // torchvision's residuals ask for the stride that a dilation takes the place of.

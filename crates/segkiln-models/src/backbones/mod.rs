@@ -1,5 +1,5 @@
 //! Networks that make feature maps of an image, for the heads of other networks: ResNet and ResNeXt, MobileNetV2,
-//! MobileNetV3, VGG.
+//! MobileNetV3, EfficientNet, VGG.
 //!
 //! Their layers have torchvision's names and order, so its files of weights fit; see [`weights`](crate::weights).
 
@@ -10,6 +10,7 @@ use burn::{
 };
 
 mod classifier;
+mod efficientnet;
 mod mobilenet_v2;
 mod mobilenet_v3;
 mod resnet;
@@ -19,6 +20,7 @@ pub(crate) use classifier::TORCH_NAMES;
 pub use classifier::{
     Classifier, ClassifierConfig, ClassifierHead, MobileNetV2Head, MobileNetV3Head, ResNetHead, VggHead,
 };
+pub use efficientnet::{EfficientNet, EfficientNetConfig, EfficientNetLayer, EfficientNetStage, MbConv};
 pub use mobilenet_v2::{MobileNetV2, MobileNetV2Config};
 pub use mobilenet_v3::{MobileNetV3, MobileNetV3Config, MobileNetV3Size};
 pub use resnet::{BasicBlock, Bottleneck, ResNet, ResNetBlock, ResNetBlockKind, ResNetConfig};
@@ -35,13 +37,15 @@ pub enum BackboneConfig {
     MobileNetV2(MobileNetV2Config),
     /// MobileNetV3.
     MobileNetV3(MobileNetV3Config),
+    /// EfficientNet.
+    EfficientNet(EfficientNetConfig),
     /// VGG with batch normalisation.
     Vgg(VggConfig),
 }
 
 impl BackboneConfig {
     /// The names that [`by_name`](Self::by_name) knows: torchvision's.
-    pub const NAMES: [&str; 12] = [
+    pub const NAMES: [&str; 20] = [
         "resnet18",
         "resnet34",
         "resnet50",
@@ -53,7 +57,15 @@ impl BackboneConfig {
         "mobilenet_v2",
         "mobilenet_v3_large",
         "mobilenet_v3_small",
+        "efficientnet_b0",
+        "efficientnet_b1",
+        "efficientnet_b2",
+        "efficientnet_b3",
+        "efficientnet_b4",
+        "vgg11_bn",
+        "vgg13_bn",
         "vgg16_bn",
+        "vgg19_bn",
     ];
 
     /// The backbone that torchvision calls so, for images of three channels.
@@ -70,7 +82,15 @@ impl BackboneConfig {
             "mobilenet_v2" => Self::MobileNetV2(MobileNetV2Config::new()),
             "mobilenet_v3_large" => Self::MobileNetV3(MobileNetV3Config::new(MobileNetV3Size::Large)),
             "mobilenet_v3_small" => Self::MobileNetV3(MobileNetV3Config::new(MobileNetV3Size::Small)),
+            "efficientnet_b0" => Self::EfficientNet(EfficientNetConfig::b(0)?),
+            "efficientnet_b1" => Self::EfficientNet(EfficientNetConfig::b(1)?),
+            "efficientnet_b2" => Self::EfficientNet(EfficientNetConfig::b(2)?),
+            "efficientnet_b3" => Self::EfficientNet(EfficientNetConfig::b(3)?),
+            "efficientnet_b4" => Self::EfficientNet(EfficientNetConfig::b(4)?),
+            "vgg11_bn" => Self::Vgg(VggConfig::new().with_layers([1, 1, 2, 2, 2])),
+            "vgg13_bn" => Self::Vgg(VggConfig::new().with_layers([2, 2, 2, 2, 2])),
             "vgg16_bn" => Self::Vgg(VggConfig::new()),
+            "vgg19_bn" => Self::Vgg(VggConfig::new().with_layers([2, 2, 4, 4, 4])),
             _ => return None,
         })
     }
@@ -81,6 +101,7 @@ impl BackboneConfig {
             Self::ResNet(config) => Self::ResNet(config.with_norm(norm)),
             Self::MobileNetV2(config) => Self::MobileNetV2(config.with_norm(norm)),
             Self::MobileNetV3(config) => Self::MobileNetV3(config.with_norm(norm)),
+            Self::EfficientNet(config) => Self::EfficientNet(config.with_norm(norm)),
             Self::Vgg(config) => Self::Vgg(config.with_norm(norm)),
         }
     }
@@ -91,6 +112,7 @@ impl BackboneConfig {
             Self::ResNet(config) => Self::ResNet(config.with_in_channels(in_channels)),
             Self::MobileNetV2(config) => Self::MobileNetV2(config.with_in_channels(in_channels)),
             Self::MobileNetV3(config) => Self::MobileNetV3(config.with_in_channels(in_channels)),
+            Self::EfficientNet(config) => Self::EfficientNet(config.with_in_channels(in_channels)),
             Self::Vgg(config) => Self::Vgg(config.with_in_channels(in_channels)),
         }
     }
@@ -101,6 +123,7 @@ impl BackboneConfig {
             Self::ResNet(config) => &config.norm,
             Self::MobileNetV2(config) => &config.norm,
             Self::MobileNetV3(config) => &config.norm,
+            Self::EfficientNet(config) => &config.norm,
             Self::Vgg(config) => &config.norm,
         }
     }
@@ -111,6 +134,7 @@ impl BackboneConfig {
             Self::ResNet(config) => config.in_channels,
             Self::MobileNetV2(config) => config.in_channels,
             Self::MobileNetV3(config) => config.in_channels,
+            Self::EfficientNet(config) => config.in_channels,
             Self::Vgg(config) => config.in_channels,
         }
     }
@@ -121,6 +145,7 @@ impl BackboneConfig {
             Self::ResNet(config) => config.channels(),
             Self::MobileNetV2(config) => config.channels(),
             Self::MobileNetV3(config) => config.channels(),
+            Self::EfficientNet(config) => config.channels(),
             Self::Vgg(config) => config.channels(),
         }
     }
@@ -131,6 +156,7 @@ impl BackboneConfig {
             Self::ResNet(config) => config.strides(),
             Self::MobileNetV2(config) => config.strides(),
             Self::MobileNetV3(config) => config.strides(),
+            Self::EfficientNet(config) => config.strides(),
             Self::Vgg(config) => config.strides(),
         }
     }
@@ -141,6 +167,7 @@ impl BackboneConfig {
             Self::ResNet(_) => vec![1, 2, 3, 4],
             Self::MobileNetV2(_) => vec![14, 18],
             Self::MobileNetV3(config) => config.detection_stages(),
+            Self::EfficientNet(_) => vec![3, 5, 8],
             Self::Vgg(_) => vec![3, 4, 5],
         }
     }
@@ -152,6 +179,7 @@ impl BackboneConfig {
             Self::ResNet(_) => [0, 1, 2, 3, 4],
             Self::MobileNetV2(_) => [1, 3, 6, 13, 18],
             Self::MobileNetV3(config) => config.pyramid(),
+            Self::EfficientNet(_) => [1, 2, 3, 5, 8],
             Self::Vgg(_) => [1, 2, 3, 4, 5],
         }
     }
@@ -173,6 +201,7 @@ impl BackboneConfig {
             (config, 32) => Ok(config),
             (Self::ResNet(config), 8 | 16) => Ok(Self::ResNet(config.with_output_stride(stride))),
             (Self::MobileNetV2(config), 8 | 16) => Ok(Self::MobileNetV2(config.with_output_stride(stride))),
+            (Self::EfficientNet(config), 8 | 16) => Ok(Self::EfficientNet(config.with_output_stride(stride))),
             (Self::MobileNetV3(config), 16) => Ok(Self::MobileNetV3(config.with_dilate(true))),
             (Self::MobileNetV3(_), 8) => Err("output_stride of a MobileNetV3 must be 16 or 32, is 8".into()),
             (Self::Vgg(_), 8 | 16) => Err(format!("output_stride of a VGG must be 32, is {stride}")),
@@ -193,12 +222,15 @@ impl BackboneConfig {
         match self {
             Self::ResNet(config) => config.check()?,
             Self::MobileNetV2(config) => config.check()?,
-            Self::MobileNetV3(_) | Self::Vgg(_) => {}
+            Self::EfficientNet(config) => config.check()?,
+            Self::Vgg(config) => config.check()?,
+            Self::MobileNetV3(_) => {}
         }
         let hidden = match self {
             Self::ResNet(config) => config.hidden(),
             Self::MobileNetV2(config) => config.hidden(),
             Self::MobileNetV3(config) => config.hidden(),
+            Self::EfficientNet(config) => config.hidden(),
             Self::Vgg(_) => Vec::new(),
         };
         self.channels().iter().chain(&hidden).try_for_each(|channels| self.norm().check(*channels))
@@ -210,6 +242,7 @@ impl BackboneConfig {
             Self::ResNet(config) => Backbone::ResNet(config.init(device)),
             Self::MobileNetV2(config) => Backbone::MobileNetV2(config.init(device)),
             Self::MobileNetV3(config) => Backbone::MobileNetV3(config.init(device)),
+            Self::EfficientNet(config) => Backbone::EfficientNet(config.init(device)),
             Self::Vgg(config) => Backbone::Vgg(config.init(device)),
         }
     }
@@ -225,6 +258,8 @@ pub enum Backbone {
     MobileNetV2(MobileNetV2),
     /// MobileNetV3.
     MobileNetV3(MobileNetV3),
+    /// EfficientNet.
+    EfficientNet(EfficientNet),
     /// VGG with batch normalisation.
     Vgg(Vgg),
 }
@@ -240,17 +275,19 @@ impl Backbone {
             Self::ResNet(network) => network.forward(x, stages),
             Self::MobileNetV2(network) => collect(network.features.iter(), x, stages, |layer, x| layer.forward(x)),
             Self::MobileNetV3(network) => collect(network.features.iter(), x, stages, |layer, x| layer.forward(x)),
+            Self::EfficientNet(network) => collect(network.features.iter(), x, stages, |layer, x| layer.forward(x)),
             Self::Vgg(network) => network.forward(x, stages),
         }
     }
 
     /// Keeps the parameters of all but the last `trainable` of torchvision's groups of layers from learning: of ResNet the
-    /// stem and the four stages (5 groups), of a MobileNet those between strides, of VGG those between poolings.
+    /// stem and the four stages (5 groups), of a MobileNet or an EfficientNet those between strides, of VGG those between poolings.
     pub fn freeze(self, trainable: usize) -> Self {
         match self {
             Self::ResNet(network) => Self::ResNet(network.freeze(trainable)),
             Self::MobileNetV2(network) => Self::MobileNetV2(network.freeze(trainable)),
             Self::MobileNetV3(network) => Self::MobileNetV3(network.freeze(trainable)),
+            Self::EfficientNet(network) => Self::EfficientNet(network.freeze(trainable)),
             Self::Vgg(network) => Self::Vgg(network.freeze(trainable)),
         }
     }
@@ -272,6 +309,13 @@ fn collect<L>(
         }
     }
     maps
+}
+
+fn check_output_stride(stride: usize) -> Result<(), String> {
+    match stride {
+        8 | 16 | 32 => Ok(()),
+        _ => Err(format!("backbone output_stride must be 8, 16 or 32, is {stride}")),
+    }
 }
 
 /// Without gradients in the layers that come before a group; `starts` has each group's first layer.
@@ -301,7 +345,7 @@ mod tests {
             let config = BackboneConfig::by_name(name).unwrap();
             config.check().unwrap();
             // Large ones take long.
-            if name.contains("101") || name.contains("152") {
+            if ["101", "152", "_b3", "_b4", "vgg19"].iter().any(|large| name.contains(large)) {
                 continue;
             }
             let stages: Vec<usize> = (0..config.channels().len()).collect();

@@ -1,4 +1,4 @@
-//! VGG16: Simonyan and Zisserman, ICLR 2015, <https://arxiv.org/abs/1409.1556>, with batch normalisation; as torchvision
+//! VGG: Simonyan and Zisserman, ICLR 2015, <https://arxiv.org/abs/1409.1556>, with batch normalisation; as torchvision
 //! has it.
 
 use burn::{
@@ -14,12 +14,15 @@ use burn::{
 
 use crate::layers::{Activation, Norm, NormConfig, conv_norm, max_pool2d, mirror_pad};
 
-/// Convolutions and channels of each stage.
-const STAGES: [(usize, usize); 5] = [(2, 64), (2, 128), (3, 256), (3, 512), (3, 512)];
+/// Channels of each stage.
+const CHANNELS: [usize; 5] = [64, 128, 256, 512, 512];
 
 /// Configuration of a [`Vgg`].
 #[derive(Config, Debug)]
 pub struct VggConfig {
+    /// Convolutions of each stage; by default VGG16's.
+    #[config(default = "[2, 2, 3, 3, 3]")]
+    pub layers: [usize; 5],
     /// Channels of the image.
     #[config(default = 3)]
     pub in_channels: usize,
@@ -30,7 +33,14 @@ pub struct VggConfig {
 
 impl VggConfig {
     pub(super) fn channels(&self) -> Vec<usize> {
-        STAGES.iter().chain(STAGES.last()).map(|(_, channels)| *channels).collect()
+        CHANNELS.iter().chain(CHANNELS.last()).copied().collect()
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.layers.iter().any(|layers| !(1..=64).contains(layers)) {
+            return Err(format!("backbone layers must be from 1 to 64 convolutions each, are {:?}", self.layers));
+        }
+        Ok(())
     }
 
     pub(super) fn strides(&self) -> Vec<usize> {
@@ -41,7 +51,7 @@ impl VggConfig {
     pub fn init(&self, device: &Device) -> Vgg {
         let mut from = self.in_channels;
         let mut features = Vec::new();
-        for (convolutions, channels) in STAGES {
+        for (convolutions, channels) in self.layers.into_iter().zip(CHANNELS) {
             for _ in 0..convolutions {
                 let conv = Conv2dConfig::new([from, channels], [3, 3])
                     .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
@@ -106,7 +116,8 @@ impl Vgg {
 
     pub(super) fn freeze(self, trainable: usize) -> Self {
         let pools = self.features.iter().enumerate().filter(|(_, layer)| matches!(layer, VggLayer::Pool(_)));
-        let starts: Vec<usize> = [0].into_iter().chain(pools.map(|(index, _)| index + 1)).take(STAGES.len()).collect();
+        let starts: Vec<usize> =
+            [0].into_iter().chain(pools.map(|(index, _)| index + 1)).take(CHANNELS.len()).collect();
         Self { features: super::freeze_layers(self.features, &starts, trainable) }
     }
 }

@@ -22,6 +22,8 @@ pub enum Activation {
     HardSwish,
     /// `relu6(x + 3) / 6`, of MobileNetV3.
     HardSigmoid,
+    /// `1 / (1 + exp(-x))`
+    Sigmoid,
 }
 
 impl Activation {
@@ -37,6 +39,7 @@ impl Activation {
             Self::Silu => activation::silu(x),
             Self::HardSwish => x.clone() * hard_sigmoid(x),
             Self::HardSigmoid => hard_sigmoid(x),
+            Self::Sigmoid => activation::sigmoid(x),
         }
     }
 
@@ -60,13 +63,15 @@ mod tests {
     fn equal_their_definitions() {
         let x = [-4.0f32, -3.0, -1.0, 0.0, 0.5, 2.0, 3.0, 7.0];
         let hard = |x: f32| (x + 3.0).clamp(0.0, 6.0) / 6.0;
-        let cases: [(Activation, &dyn Fn(f32) -> f32); 6] = [
+        let cases: [(Activation, &dyn Fn(f32) -> f32); 8] = [
             (Activation::Identity, &|x| x),
             (Activation::Relu, &|x| x.max(0.0)),
             (Activation::Relu6, &|x| x.clamp(0.0, 6.0)),
             (Activation::LeakyRelu, &|x| if x > 0.0 { x } else { 0.01 * x }),
             (Activation::HardSwish, &|x| x * hard(x)),
             (Activation::HardSigmoid, &hard),
+            (Activation::Sigmoid, &|x| 1.0 / (1.0 + (-x).exp())),
+            (Activation::Silu, &|x| x / (1.0 + (-x).exp())),
         ];
         for (activation, expected) in cases {
             let y = activation.forward(Tensor::<1>::from_floats(x, &Device::default()));

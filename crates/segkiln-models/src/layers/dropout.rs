@@ -5,10 +5,23 @@ use burn::{nn::Dropout, tensor::Tensor};
 /// # Shapes
 /// `[n, c, h, w]` → the same
 pub fn channel_dropout(dropout: &Dropout, x: Tensor<4>) -> Tensor<4> {
-    if dropout.prob == 0.0 || !x.device().is_autodiff() {
+    let [n, c, _, _] = x.dims();
+    drop_parts(dropout, x, [n, c, 1, 1])
+}
+
+/// Drops whole images in training, which leaves a residual block out for them.
+///
+/// # Shapes
+/// `[n, c, h, w]` → the same
+pub fn image_dropout(dropout: &Dropout, x: Tensor<4>) -> Tensor<4> {
+    let [n, ..] = x.dims();
+    drop_parts(dropout, x, [n, 1, 1, 1])
+}
+
+fn drop_parts(dropout: &Dropout, x: Tensor<4>, parts: [usize; 4]) -> Tensor<4> {
+    let device = x.device();
+    if dropout.prob == 0.0 || !device.is_autodiff() {
         return x;
     }
-    let [n, c, _, _] = x.dims();
-    let kept = dropout.forward(Tensor::<4>::ones([n, c, 1, 1], &x.device()));
-    x * kept
+    x * dropout.forward(Tensor::<4>::ones(parts, &device))
 }

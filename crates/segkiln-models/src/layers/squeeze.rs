@@ -1,7 +1,7 @@
 use burn::{
     module::Module,
     nn::conv::{Conv2d, Conv2dConfig},
-    tensor::{Device, Tensor, activation::relu},
+    tensor::{Device, Tensor},
 };
 
 use super::{Activation, conv2d, default_initializer, global_avg_pool2d};
@@ -13,24 +13,24 @@ pub struct SqueezeExcitation {
     pub fc1: Conv2d,
     /// 1×1, back.
     pub fc2: Conv2d,
-    /// What makes weights of the last values.
+    /// Between the two, and what makes weights of the last values.
     #[module(skip)]
-    pub scale: Activation,
+    pub activations: [Activation; 2],
 }
 
 impl SqueezeExcitation {
-    /// With random weights.
-    pub fn new(channels: usize, squeezed: usize, scale: Activation, device: &Device) -> Self {
+    /// Of so many channels, through fewer, with random weights.
+    pub fn new([channels, squeezed]: [usize; 2], activations: [Activation; 2], device: &Device) -> Self {
         let conv =
             |from, to| Conv2dConfig::new([from, to], [1, 1]).with_initializer(default_initializer()).init(device);
-        Self { fc1: conv(channels, squeezed), fc2: conv(squeezed, channels), scale }
+        Self { fc1: conv(channels, squeezed), fc2: conv(squeezed, channels), activations }
     }
 
     /// # Shapes
     /// `[n, c, h, w]` → the same
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let mean = global_avg_pool2d(x.clone());
-        let weights = self.scale.forward(conv2d(&self.fc2, relu(conv2d(&self.fc1, mean))));
-        x * weights
+        let [inner, scale] = self.activations;
+        x * scale.forward(conv2d(&self.fc2, inner.forward(conv2d(&self.fc1, mean))))
     }
 }

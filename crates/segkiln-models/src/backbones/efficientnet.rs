@@ -1,0 +1,253 @@
+//! EfficientNet: Tan and Le, ICML 2019, <https://arxiv.org/abs/1905.11946>; as torchvision has it.
+
+use burn::{
+    config::Config,
+    module::Module,
+    nn::{Dropout, DropoutConfig, Initializer},
+    tensor::{Device, Tensor},
+};
+
+use super::rounded;
+use crate::layers::{Activation, ConvBlock, ConvBlockConfig, NormConfig, SqueezeExcitation, image_dropout};
+
+/// Expansion, kernel, stride, channels and blocks of B0's stages.
+const SETTINGS: [[usize; 5]; 7] = [
+    [1, 3, 1, 16, 1],
+    [6, 3, 2, 24, 2],
+    [6, 5, 2, 40, 2],
+    [6, 3, 2, 80, 3],
+    [6, 5, 1, 112, 3],
+    [6, 5, 2, 192, 4],
+    [6, 3, 1, 320, 1],
+];
+/// Channels of B0's stem.
+const STEM: f64 = 32.0;
+/// Share of images for which the last block is left out in training; earlier blocks have less.
+const DROPPED: f64 = 0.2;
+
+/// Configuration of an [`EfficientNet`].
+#[derive(Config, Debug)]
+pub struct EfficientNetConfig {
+    /// What B0's channels are multiplied with.
+    #[config(default = 1.0)]
+    pub width: f64,
+    /// What B0's numbers of blocks are multiplied with.
+    #[config(default = 1.0)]
+    pub depth: f64,
+    /// Share of the values before the classes of torchvision's classifier that are dropped in training.
+    #[config(default = 0.2)]
+    pub dropout: f64,
+    /// Channels of the image.
+    #[config(default = 3)]
+    pub in_channels: usize,
+    /// Pixels of the image from one value of the last map to the next: 8, 16 or 32. Blocks that would make it more dilate.
+    #[config(default = 32)]
+    pub output_stride: usize,
+    /// The normalisation after each convolution.
+    #[config(default = "NormConfig::default()")]
+    pub norm: NormConfig,
+}
+
+/// A stage of the paper's table, for a network's width and depth.
+struct Line {
+    expansion: usize,
+    kernel: usize,
+    stride: usize,
+    dilation: usize,
+    channels: usize,
+    blocks: usize,
+}
+
+impl EfficientNetConfig {
+    /// B0 to B4.
+    pub fn b(number: usize) -> Option<Self> {
+        let (width, depth, dropout) = match number {
+            0 => (1.0, 1.0, 0.2),
+            1 => (1.0, 1.1, 0.2),
+            2 => (1.1, 1.2, 0.3),
+            3 => (1.2, 1.4, 0.3),
+            4 => (1.4, 1.8, 0.4),
+            _ => return None,
+        };
+        Some(Self::new().with_width(width).with_depth(depth).with_dropout(dropout))
+    }
+
+    fn lines(&self) -> Vec<Line> {
+        // By what the stem leaves.
+        let mut natural = 2;
+        let line = |[expansion, kernel, stride, channels, blocks]: [usize; 5]| {
+            natural *= stride;
+            Line {
+                expansion,
+                kernel,
+                stride: if natural <= self.output_stride { stride } else { 1 },
+                dilation: natural.div_ceil(self.output_stride),
+                channels: rounded(channels as f64 * self.width),
+                blocks: (blocks as f64 * self.depth).ceil() as usize,
+            }
+        };
+        SETTINGS.into_iter().map(line).collect()
+    }
+
+    fn stem(&self) -> usize {
+        rounded(STEM * self.width)
+    }
+
+    pub(super) fn channels(&self) -> Vec<usize> {
+        let mut channels: Vec<usize> =
+            [self.stem()].into_iter().chain(self.lines().iter().map(|line| line.channels)).collect();
+        channels.push(4 * channels[channels.len() - 1]);
+        channels
+    }
+
+    /// Channels within the blocks of each stage.
+    pub(super) fn hidden(&self) -> Vec<usize> {
+        let lines = self.lines();
+        let from = [self.stem()].into_iter().chain(lines.iter().map(|line| line.channels));
+        lines
+            .iter()
+            .zip(from)
+            .flat_map(|(line, from)| [from, line.channels].map(|from| from * line.expansion))
+            .collect()
+    }
+
+    pub(super) fn strides(&self) -> Vec<usize> {
+        let mut strides = vec![2];
+        for stride in self.lines().iter().map(|line| line.stride).chain([1]) {
+            strides.push(strides[strides.len() - 1] * stride);
+        }
+        strides
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        for (name, factor) in [("width", self.width), ("depth", self.depth)] {
+            if !(0.1..=8.0).contains(&factor) {
+                return Err(format!("backbone {name} must be from 0.1 to 8, is {factor}"));
+            }
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(format!("backbone dropout must be at least 0 and below 1, is {}", self.dropout));
+        }
+        super::check_output_stride(self.output_stride)
+    }
+
+    /// The network with random weights (Kaiming normal), without a classifier.
+    pub fn init(&self, device: &Device) -> EfficientNet {
+        let block = |[from, to]: [usize; 2], kernel: usize, stride, dilation, groups, activation| {
+            ConvBlockConfig::new(from, to)
+                .with_kernel(kernel)
+                .with_padding(kernel / 2 * dilation)
+                .with_stride(stride)
+                .with_dilation(dilation)
+                .with_groups(groups)
+                .with_initializer(Initializer::KaimingNormal { gain: 2f64.sqrt(), fan_out_only: true })
+                .with_norm(self.norm.clone())
+                .with_activation(activation)
+                .init(device)
+        };
+        let lines = self.lines();
+        let blocks: usize = lines.iter().map(|line| line.blocks).sum();
+        let (mut from, mut done) = (self.stem(), 0);
+        let mut inverted = |line: &Line, first: bool| {
+            let (to, stride) = (line.channels, if first { line.stride } else { 1 });
+            let from = std::mem::replace(&mut from, to);
+            let hidden = from * line.expansion;
+            let expand =
+                (hidden != from).then(|| EfficientNetLayer::Block(block([from, hidden], 1, 1, 1, 1, Activation::Silu)));
+            let depthwise = block([hidden, hidden], line.kernel, stride, line.dilation, hidden, Activation::Silu);
+            let squeezed = (from / 4).max(1);
+            let squeeze = SqueezeExcitation::new([hidden, squeezed], [Activation::Silu, Activation::Sigmoid], device);
+            let project = block([hidden, to], 1, 1, 1, 1, Activation::Identity);
+            let dropped = DROPPED * done as f64 / blocks as f64;
+            done += 1;
+            MbConv {
+                block: expand
+                    .into_iter()
+                    .chain([
+                        EfficientNetLayer::Block(depthwise),
+                        EfficientNetLayer::Squeeze(squeeze),
+                        EfficientNetLayer::Block(project),
+                    ])
+                    .collect(),
+                dropped: DropoutConfig::new(dropped).init(),
+                residual: stride == 1 && from == to,
+            }
+        };
+        let middle: Vec<EfficientNetStage> = lines
+            .iter()
+            .map(|line| EfficientNetStage::Blocks((0..line.blocks).map(|index| inverted(line, index == 0)).collect()))
+            .collect();
+        let stem = block([self.in_channels, self.stem()], 3, 2, 1, 1, Activation::Silu);
+        let last = block([from, 4 * from], 1, 1, 1, 1, Activation::Silu);
+        EfficientNet {
+            features: [EfficientNetStage::Block(stem)]
+                .into_iter()
+                .chain(middle)
+                .chain([EfficientNetStage::Block(last)])
+                .collect(),
+        }
+    }
+}
+
+/// The network; see [`EfficientNetConfig`]. Its stages: 0 the stem, 1 to 7 the paper's, 8 the last convolution.
+#[derive(Module, Debug)]
+pub struct EfficientNet {
+    /// One a stage.
+    pub features: Vec<EfficientNetStage>,
+}
+
+impl EfficientNet {
+    pub(super) fn freeze(self, trainable: usize) -> Self {
+        Self { features: super::freeze_layers(self.features, &[0, 2, 3, 4, 6], trainable) }
+    }
+}
+
+/// A stage of the network.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+pub enum EfficientNetStage {
+    /// A convolution by itself.
+    Block(ConvBlock),
+    /// Blocks of the paper.
+    Blocks(Vec<MbConv>),
+}
+
+impl EfficientNetStage {
+    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        match self {
+            Self::Block(block) => block.forward(x),
+            Self::Blocks(blocks) => blocks.iter().fold(x, |x, block| block.forward(x)),
+        }
+    }
+}
+
+/// To more channels, each by itself, weighed, back to few.
+#[derive(Module, Debug)]
+pub struct MbConv {
+    /// The layers.
+    pub block: Vec<EfficientNetLayer>,
+    /// In training, of some images: stochastic depth, Huang et al., ECCV 2016, <https://arxiv.org/abs/1603.09382>.
+    pub dropped: Dropout,
+    #[module(skip)]
+    residual: bool,
+}
+
+impl MbConv {
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let y = self.block.iter().fold(x.clone(), |y, layer| match layer {
+            EfficientNetLayer::Block(block) => block.forward(y),
+            EfficientNetLayer::Squeeze(squeeze) => squeeze.forward(y),
+        });
+        if self.residual { x + image_dropout(&self.dropped, y) } else { y }
+    }
+}
+
+/// A layer of a block.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+pub enum EfficientNetLayer {
+    /// With norm and activation.
+    Block(ConvBlock),
+    /// Weighs channels.
+    Squeeze(SqueezeExcitation),
+}
