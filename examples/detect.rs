@@ -115,7 +115,9 @@ fn run(args: &Args) -> Result<(), Failure> {
         write_results(output, &results)?;
     }
     let seconds = start.elapsed().as_secs_f64();
-    say(json!({ "images": paths.len(), "detections": results.len(), "output": args.output, "seconds": seconds }))?;
+    say(
+        json!({ "images": paths.len(), "detections": results.len(), "output": args.output.as_ref().map(|path| path.display().to_string()), "seconds": seconds }),
+    )?;
     Ok(())
 }
 

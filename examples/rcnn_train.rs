@@ -183,7 +183,11 @@ fn run(args: &Args) -> Result<(), Failure> {
     recipe.trainable = args.weights.is_some().then_some(3);
     let outcome = train_detector(DetectionRun {
         folder: args.out.clone(),
-        config: DetectionConfig { card: card.clone(), recipe, data: json!({ "weights": args.weights }) },
+        config: DetectionConfig {
+            card: card.clone(),
+            recipe,
+            data: json!({ "weights": args.weights.as_ref().map(|path| path.display().to_string()) }),
+        },
         weights: args.weights.clone(),
         train: training,
         valid: validation,

@@ -11,7 +11,7 @@ use clap::Parser;
 use segkiln::{
     Segmenter,
     core::LabelMap,
-    data::{ColorMode, Image, Limits, read_dynamic, resize_image, write_labels},
+    data::{ColorMode, Image, Limits, read_dynamic, resize_image, resize_labels, write_labels},
     models::weights::save_safetensors,
     ops::{ResizeMode, resize},
     select_device,
@@ -69,10 +69,10 @@ fn run(args: &Args) -> Result<(), Failure> {
     let logits = segmenter.logits(resized(Image::from_dynamic(&image, ColorMode::Rgb), args.size)?)?;
     if let Some(path) = &args.logits {
         create_parent(path)?;
-        save_safetensors(vec![("out".into(), logits.to_data())], path)?;
+        let data = logits.clone().try_into_data().map_err(|error| error.to_string())?;
+        save_safetensors(vec![("out".into(), data)], path)?;
     }
-    let logits = resize(logits, [height as usize, width as usize], ResizeMode::default());
-    let map = LabelMap::new(width, height, classes(logits)?)?;
+    let map = classes(logits, width, height)?;
     if let Some(path) = &args.output {
         create_parent(path)?;
         write_labels(path, &map)?;
@@ -85,23 +85,25 @@ fn run(args: &Args) -> Result<(), Failure> {
         }
     }
     let seconds = start.elapsed().as_secs_f64();
-    say(json!({ "classes": shares, "output": args.output, "logits": args.logits, "seconds": seconds }))?;
+    say(
+        json!({ "classes": shares, "output": args.output.as_ref().map(|path| path.display().to_string()), "logits": args.logits.as_ref().map(|path| path.display().to_string()), "seconds": seconds }),
+    )?;
     Ok(())
 }
 
 /// The image with its shorter side of this length, as torchvision resizes images of 8 bits; 0 leaves it as it is.
 fn resized(mut image: Image, size: u32) -> Result<Image, Failure> {
-    let (width, height) = (image.width(), image.height());
-    let shorter = width.min(height);
-    if size == 0 || size == shorter {
-        return Ok(image);
-    }
+    /// A network's maps take some hundred times as many bytes.
+    const MOST: u64 = 1 << 24;
+    let shorter = image.width().min(image.height());
+    let size = if size == 0 { shorter } else { size };
     let side = |side: u32| (u64::from(side) * u64::from(size) / u64::from(shorter)).min(u32::MAX.into()) as u32;
-    let (width, height) = (side(width), side(height));
-    let Limits { max_width, max_height, max_bytes } = Limits::default();
-    let bytes = u64::from(width).saturating_mul(u64::from(height)).saturating_mul(12);
-    if width > max_width || height > max_height || bytes > max_bytes {
-        return Err(format!("--size {size} makes an image of {width}x{height} pixels; take a smaller one").into());
+    let (width, height) = (side(image.width()), side(image.height()));
+    if u64::from(width) * u64::from(height) > MOST {
+        return Err(format!("the network would see {width}x{height} pixels, over {MOST}; give a smaller --size").into());
+    }
+    if size == shorter {
+        return Ok(image);
     }
     // In whole grey levels before and after, as there.
     let levels = |image: &mut Image, factor: f32| {
@@ -114,11 +116,20 @@ fn resized(mut image: Image, size: u32) -> Result<Image, Failure> {
     Ok(image)
 }
 
-/// The most likely class of each pixel; of a single logit, whether it is positive.
-fn classes(logits: Tensor<4>) -> Result<Vec<u32>, Failure> {
-    let labels: Tensor<4, Int> = match logits.dims()[1] {
+/// The most likely class of each pixel of an image of this size; of a single logit, whether it is positive.
+fn classes(logits: Tensor<4>, width: u32, height: u32) -> Result<LabelMap, Failure> {
+    /// Bytes of enlarged logits.
+    const MOST: u64 = 1 << 30;
+    let [_, channels, ..] = logits.dims();
+    // Of a large photograph the classes are enlarged in place of the logits.
+    let whole = u64::from(width) * u64::from(height) * 4 * channels as u64 <= MOST;
+    let logits = if whole { resize(logits, [height as usize, width as usize], ResizeMode::default()) } else { logits };
+    let [_, _, rows, columns] = logits.dims();
+    let labels: Tensor<4, Int> = match channels {
         1 => logits.greater_elem(0.0).int(),
         _ => logits.argmax(1),
     };
-    Ok(labels.into_data().iter::<i64>().map(|label| label as u32).collect())
+    let labels = labels.try_into_data().map_err(|error| error.to_string())?;
+    let map = LabelMap::new(columns as u32, rows as u32, labels.iter::<i64>().map(|label| label as u32).collect())?;
+    Ok(resize_labels(&map, width, height)?)
 }

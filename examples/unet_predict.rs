@@ -79,7 +79,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         say(path.display())?;
     }
     let seconds = start.elapsed().as_secs_f64();
-    say(json!({ "images": images.len(), "output": args.output, "seconds": seconds }))?;
+    say(json!({ "images": images.len(), "output": args.output.display().to_string(), "seconds": seconds }))?;
     Ok(())
 }
 

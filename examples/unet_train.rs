@@ -28,7 +28,11 @@ use segkiln::{
         write_image,
     },
     metrics::metrics::ConfusionMatrix,
-    models::{ModelCard, ModelConfig, unet::UNetConfig},
+    models::{
+        ModelCard, ModelConfig,
+        backbones::BackboneConfig,
+        unet::{EncodedUNetConfig, UNetConfig},
+    },
     select_device,
     train::{Recipe, Run, RunConfig, checkpoint::sweep, train},
 };
@@ -58,7 +62,7 @@ struct Args {
     #[arg(long, default_value_t = 2e-3)]
     lr: f64,
     /// Channels of the first level; they double at each of four more
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, conflicts_with = "encoder")]
     base: usize,
     /// A backbone, such as mobilenet_v2, for the network's contracting path [default: the paper's, of --base channels]
     #[arg(long)]
@@ -131,7 +135,13 @@ fn run(args: &Args) -> Result<(), Failure> {
     let card = ModelCard {
         model: match &args.encoder {
             None => ModelConfig::UNet(UNetConfig::new(color.channels(), 1).with_base(args.base)),
-            Some(name) => ModelConfig::by_name(&format!("unet_{name}"), 1)?.with_in_channels(color.channels()),
+            Some(name) => {
+                let encoder = BackboneConfig::by_name(name).ok_or_else(|| {
+                    format!("--encoder: there is no {name:?}; known are {}", BackboneConfig::NAMES.join(", "))
+                })?;
+                let encoder = encoder.with_in_channels(color.channels());
+                ModelConfig::EncodedUNet(EncodedUNetConfig::new(encoder, 1))
+            }
         },
         classes: classes.clone(),
         color,
@@ -146,7 +156,11 @@ fn run(args: &Args) -> Result<(), Failure> {
     };
     let outcome = train(Run {
         folder: args.out.clone(),
-        config: RunConfig { card: card.clone(), recipe, data: json!({ "crop": crop, "weights": args.weights }) },
+        config: RunConfig {
+            card: card.clone(),
+            recipe,
+            data: json!({ "crop": crop, "weights": args.weights.as_ref().map(|path| path.display().to_string()) }),
+        },
         weights: args.weights.clone(),
         train: training,
         valid: validation,

@@ -149,7 +149,7 @@ fn data_of_another_task_end_a_training_with_an_error() {
             resume: false,
         });
         let error = error.err().expect("the data do not fit").to_string();
-        assert!(error.contains(words), "{error}");
+        assert!(error.contains(words) && error.contains("train_"), "{error}");
     }
 }
 

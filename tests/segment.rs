@@ -11,7 +11,11 @@ use safetensors::SafeTensors;
 use segkiln::{
     Segmenter,
     data::{ColorMode, Image, Limits, read_dynamic, read_labels, write_image},
-    models::{ModelConfig, weights::save_torch},
+    models::{
+        ModelConfig,
+        backbones::ClassifierConfig,
+        weights::{save, save_torch},
+    },
 };
 use tempfile::TempDir;
 
@@ -91,6 +95,53 @@ fn a_single_logit_is_a_binary_task() {
     let weights = place.weights("unet_mobilenet_v3_small", 1);
     let result = run_well(place.segment("unet_mobilenet_v3_small", &weights, 1).args(["--size", "0"]));
     assert_eq!(result["classes"].as_object().unwrap().len(), 1);
+}
+
+/// A classifier's weights, a training on them that is stopped by its number of epochs and one that goes on, and what a user
+/// may get wrong.
+#[test]
+fn a_training_begins_with_weights() {
+    let place = Place::new(8, 8);
+    common::data_set(&place.at("data"), [4, 2, 0]);
+    let weights = place.at("classifier.safetensors");
+    let classifier = ClassifierConfig::by_name("mobilenet_v3_small").unwrap().init(&Device::default());
+    save_torch(&classifier, &weights).unwrap();
+    let train = |out: &str| {
+        let mut command = example("unet_train");
+        command.arg("--data").arg(place.at("data")).arg("--out").arg(place.at(out)).args(["--crop", "32"]);
+        command.args(["--encoder", "mobilenet_v3_small", "--epochs", "1"]);
+        command
+    };
+    run_well(train("run").arg("--weights").arg(&weights));
+    run_well(train("random").arg("--seed").arg("0"));
+    let bytes = |out: &str| fs::read(place.at(out).join("best.bpk")).unwrap();
+    assert!(bytes("run") != bytes("random"), "the weights change nothing");
+    let before = bytes("run");
+    run_well(train("run").arg("--weights").arg(&weights).arg("--resume"));
+    assert!(bytes("run") == before, "a finished run changed");
+
+    // The run that the new one moves aside is where it begins; and wrong weights move nothing.
+    let error = run_badly(train("run").arg("--weights").arg(place.at("none.pth")));
+    assert!(error.contains("none.pth") && !place.at("run.1").exists(), "{error}");
+    run_well(train("run").arg("--weights").arg(place.at("run/best.bpk")));
+    assert!(place.at("run.1/best.bpk").exists());
+    let error = run_badly(train("other").args(["--encoder", "resnet19"]));
+    assert!(error.contains("resnet19") && error.contains("resnet18"), "{error}");
+}
+
+/// A second head in the file, which prediction does without, in every form of file.
+#[test]
+fn second_heads_are_passed_over() {
+    let place = Place::new(9, 7);
+    let name = "fcn_mobilenet_v3_small";
+    let device = Device::default();
+    let torch = place.weights(name, 3);
+    let ours = place.at("weights.bpk");
+    let model = ModelConfig::by_name(name, 3).unwrap().with_aux(true).init(&device).begin_with(&torch).unwrap();
+    save(&model, &ours).unwrap();
+    let image = read_dynamic(place.at("image.png"), &Limits::default()).unwrap();
+    let maps = [&torch, &ours].map(|path| Segmenter::by_name(name, path, 3, &device).unwrap().segment(&image).unwrap());
+    assert_eq!(maps[0], maps[1]);
 }
 
 #[test]

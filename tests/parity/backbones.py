@@ -38,9 +38,6 @@ def main():
     out = {}
     for name, stages in MODELS.items():
         model = getattr(models, name)(weights=None).eval()
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.eps = 1e-5  # MobileNetV3's classifiers have another
         model.load_state_dict({k: formula(k, v.shape) for k, v in model.state_dict().items()})
         seen = {}
         for stage, module in enumerate(stages):

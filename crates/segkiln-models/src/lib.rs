@@ -2,7 +2,8 @@
 //!
 //! - [`layers`]: the few blocks that all networks are built from;
 //! - [`backbones`]: networks that make feature maps for others;
-//! - [`unet`]: U-Net, UNet++ and Attention U-Net;
+//! - [`unet`]: U-Net, UNet++ and Attention U-Net; [`fcn`], [`deeplab`], [`lraspp`], [`pspnet`], [`fpn`]: the others that give
+//!   each pixel a class;
 //! - [`rcnn`]: Faster R-CNN and Mask R-CNN;
 //! - [`SegmentationModel`]: any segmentation network behind one type, made from a [`ModelConfig`] that a file can hold;
 //! - [`ModelCard`], [`DetectorCard`]: what else must be known to predict with a trained one;

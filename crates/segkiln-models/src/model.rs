@@ -11,7 +11,6 @@ use crate::{
     deeplab::{DeepLabV3, DeepLabV3Config, DeepLabV3Plus, DeepLabV3PlusConfig},
     fcn::{Fcn, FcnConfig},
     fpn::{Fpn, FpnConfig},
-    layers::NormConfig,
     lraspp::{LrAspp, LrAsppConfig},
     pspnet::{PspNet, PspNetConfig},
     unet::{
@@ -68,8 +67,9 @@ impl ModelConfig {
     /// A network for RGB images by decoder and backbone: one of [`DECODERS`](Self::DECODERS), an underscore, one of
     /// [`BackboneConfig::NAMES`]; for `classes` channels of logits.
     ///
-    /// `fcn`, `deeplabv3` and `lraspp` are torchvision's, such as `deeplabv3_mobilenet_v3_large`, the others
-    /// segmentation_models_pytorch's with its defaults.
+    /// `fcn`, `deeplabv3` and `lraspp` are torchvision's, such as `deeplabv3_mobilenet_v3_large`; the others are
+    /// segmentation_models_pytorch's with its defaults, on those backbones that it takes from torchvision: ResNet, ResNeXt,
+    /// MobileNetV2 and VGG.
     ///
     /// # Errors
     /// A sentence that says what is known, if the name is not, or the decoder needs a dilation that the backbone cannot
@@ -84,11 +84,6 @@ impl ModelConfig {
         };
         let (decoder, backbone) = name.split_once('_').ok_or_else(unknown)?;
         let backbone = BackboneConfig::by_name(backbone).ok_or_else(unknown)?;
-        // Of torchvision's classifiers, on whose weights they begin.
-        let backbone = match backbone {
-            BackboneConfig::MobileNetV3(_) => backbone.with_norm(NormConfig::Batch { epsilon: 1e-3, momentum: 0.01 }),
-            other => other,
-        };
         let dilated = |backbone: BackboneConfig| match backbone {
             BackboneConfig::ResNet(config) => Ok(BackboneConfig::ResNet(config.with_dilate([false, true, true]))),
             BackboneConfig::MobileNetV3(config) => Ok(BackboneConfig::MobileNetV3(config.with_dilate(true))),
@@ -264,6 +259,15 @@ impl SegmentationModel {
         }
     }
 
+    /// Whether there is a second head, of [`ModelConfig::with_aux`].
+    pub fn has_aux(&self) -> bool {
+        match self {
+            Self::Fcn(model) => model.aux_classifier.is_some(),
+            Self::DeepLabV3(model) => model.aux_classifier.is_some(),
+            _ => false,
+        }
+    }
+
     /// What makes the maps, of networks that take any.
     pub fn backbone(&self) -> Option<&Backbone> {
         match self {
@@ -316,7 +320,9 @@ impl SegmentationModel {
                     "classifier.low_classifier.",
                     "classifier.high_classifier.",
                 ];
-                return load_torch_but(self, path, Exceptions { kept, channels: true, ..Exceptions::default() });
+                // A second head that this network does not have.
+                let spare: &[&str] = if self.has_aux() { &[] } else { &["aux_classifier."] };
+                return load_torch_but(self, path, Exceptions { kept, spare, channels: true });
             }
         };
         let exceptions = Exceptions { spare: &["fc.", "classifier."], channels: true, ..Exceptions::default() };
@@ -324,32 +330,36 @@ impl SegmentationModel {
         Ok(self.with_backbone(backbone))
     }
 
-    /// Keeps the backbone's layers from learning but for the last `trainable` groups; see [`Backbone::freeze`].
+    /// Keeps the backbone's layers from learning but for the last `trainable` groups; see [`Backbone::freeze_stages`].
     pub fn freeze_backbone(self, trainable: usize) -> Self {
         match self.backbone().cloned() {
-            Some(backbone) => self.with_backbone(backbone.freeze(trainable)),
+            Some(backbone) => self.with_backbone(backbone.freeze_stages(trainable)),
             None => self,
         }
     }
 
-    /// The logits of each head, for a loss with deep supervision. The last is the deepest decoder's, or not the auxiliary
-    /// one's; networks with one head give one.
+    /// The logits of each head, for a loss with deep supervision, and what each weighs in it. The last is the main one:
+    /// UNet++'s deepest, or that beside an auxiliary head, which weighs half as much as torchvision has it. Networks with
+    /// one head give one.
     ///
     /// # Shapes
     /// `[batch, in_channels, height, width]` → at least one `[batch, classes, height, width]`
-    pub fn forward_all(&self, x: Tensor<4>) -> Vec<Tensor<4>> {
-        match self {
+    pub fn forward_all(&self, x: Tensor<4>) -> Vec<(f64, Tensor<4>)> {
+        let heads = match self {
             Self::UNetPlusPlus(model) => model.forward_all(x),
             Self::Fcn(model) => model.forward_all(x),
             Self::DeepLabV3(model) => model.forward_all(x),
             other => vec![other.forward(x)],
-        }
+        };
+        let weights = if self.has_aux() { vec![0.5, 1.0] } else { vec![1.0 / heads.len() as f64; heads.len()] };
+        weights.into_iter().zip(heads).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layers::NormConfig;
 
     #[test]
     fn group_norm_fits_the_gates() {

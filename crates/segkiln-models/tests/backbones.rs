@@ -4,14 +4,17 @@ mod formula;
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::{
+    optim::GradientsParams,
+    tensor::{Device, Tensor, TensorData},
+};
 use formula::{fixture, floats, image, part, write_formula};
 use safetensors::SafeTensors;
 use segkiln_data::{ColorMode, Limits, Normalize, read_image, resize_image};
 use segkiln_models::{
     ModelConfig,
     backbones::{BackboneConfig, ClassifierConfig},
-    weights::{load_torch, parameters, torch_shapes},
+    weights::{load_torch, parameters, save_torch, torch_shapes},
 };
 
 /// The maps of every stage.
@@ -175,21 +178,52 @@ fn classifiers_begin_segmentation_networks() {
     assert!(error.contains("classifier.safetensors") && error.contains("conv1.weight"), "{error}");
 }
 
-/// Weights of a network for other classes are taken but for its head.
+/// Weights of a network for other classes are taken but for its head, with the second head or without.
 #[test]
 fn heads_for_other_classes_keep_their_weights() {
     let device = Device::default();
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("weights.safetensors");
-    for name in ["unet_resnet18", "lraspp_mobilenet_v3_small", "fcn_mobilenet_v3_small"] {
+    let [path, after] = ["weights.safetensors", "after.safetensors"].map(|name| folder.path().join(name));
+    for (name, aux, inner, head) in [
+        ("unet_resnet18", false, "decoder.blocks.1.conv2.0.weight", "segmentation_head.0.weight"),
+        ("lraspp_mobilenet_v3_small", false, "classifier.cbr.0.weight", "classifier.low_classifier.weight"),
+        ("fcn_mobilenet_v3_small", true, "aux_classifier.0.weight", "classifier.4.weight"),
+        ("fcn_mobilenet_v3_small", false, "classifier.0.weight", "classifier.4.weight"),
+    ] {
         let trained = ModelConfig::by_name(name, 21).unwrap().with_aux(true).init(&device);
-        segkiln_models::weights::save_torch(&trained, &path).unwrap();
-        let model = ModelConfig::by_name(name, 3).unwrap().with_aux(true).init(&device).begin_with(&path).unwrap();
-        assert_eq!(model.forward(Tensor::zeros([1, 3, 32, 32], &device)).dims(), [1, 3, 32, 32], "{name}");
-        let [a, b] = [&model, &trained].map(|model| {
-            let map = model.backbone().unwrap().forward(Tensor::ones([1, 3, 32, 32], &device), &[2]).remove(0);
-            map.into_data()
-        });
-        a.assert_eq(&b, true);
+        save_torch(&trained, &path).unwrap();
+        let model = ModelConfig::by_name(name, 3).unwrap().with_aux(aux).init(&device).begin_with(&path).unwrap();
+        save_torch(&model, &after).unwrap();
+        let files = [&path, &after].map(|path| std::fs::read(path).unwrap());
+        let [trained, model] = [0, 1].map(|index| SafeTensors::deserialize(&files[index]).unwrap());
+        assert!(floats(&trained, inner) == floats(&model, inner), "{name}: {inner} was not taken");
+        assert_eq!(trained.tensor(head).unwrap().shape()[0], 21, "{name}");
+        assert_eq!(model.tensor(head).unwrap().shape()[0], 3, "{name}");
+    }
+}
+
+/// A training step with all but the last group frozen: only that learns, also its running statistics.
+#[test]
+fn frozen_layers_stay_as_they_are() {
+    let device = Device::default().autodiff();
+    let folder = tempfile::tempdir().unwrap();
+    let model = ModelConfig::by_name("fpn_resnet18", 2).unwrap().init(&device).freeze_backbone(1);
+    let state = |name: &str| {
+        let path = folder.path().join(name);
+        save_torch(&model, &path).unwrap();
+        std::fs::read(&path).unwrap()
+    };
+    let before = state("before");
+    let logits = model.forward(image(0, [64, 64], &device).unsqueeze());
+    let gradients = GradientsParams::from_grads(logits.mean().backward(), &model);
+    let after = state("after");
+    let learning: Vec<String> = formula::gradients(&model, &gradients).into_iter().map(|(name, ..)| name).collect();
+    assert!(learning.iter().any(|name| name == "encoder.layer4.0.conv1.weight"));
+    assert!(learning.iter().any(|name| name == "decoder.p2.skip_conv.weight"));
+    assert!(!learning.iter().any(|name| name.starts_with("encoder.layer3") || name.starts_with("encoder.conv1")));
+    let [before, after] = [&before, &after].map(|bytes| SafeTensors::deserialize(bytes).unwrap());
+    for (name, moves) in [("encoder.bn1", false), ("encoder.layer3.1.bn2", false), ("encoder.layer4.1.bn2", true)] {
+        let name = format!("{name}.running_mean");
+        assert_eq!(floats(&before, &name) != floats(&after, &name), moves, "{name}");
     }
 }

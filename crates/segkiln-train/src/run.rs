@@ -115,6 +115,13 @@ where
     settings.check()?;
     let checkpoints = CheckpointSet::new(folder.join("checkpoint"));
     let last_epoch = if resume { checkpoints.latest()? } else { None };
+    let config_path = folder.join("config.json");
+    if last_epoch.is_some() {
+        same_settings(&config_path, &config)?;
+    }
+    // Before anything is moved: weights to begin with may be those of the run that is in the way, or fit nothing.
+    device.seed(settings.seed);
+    let task = init(&device.clone().autodiff(), last_epoch.is_none())?.materialize();
     // A run that was killed before its first checkpoint left a config.json and nothing to lose.
     let worth_keeping = folder.join(if resume { "last.bpk" } else { "config.json" });
     if last_epoch.is_none() && worth_keeping.exists() {
@@ -122,14 +129,8 @@ where
     }
     fs::create_dir_all(folder).map_err(|error| unwritable(folder, error))?;
     sweep(folder)?;
-    let config_path = folder.join("config.json");
-    if last_epoch.is_some() {
-        same_settings(&config_path, &config)?;
-    }
     write_text(&config_path, &format!("{config}\n"))?;
 
-    device.seed(settings.seed);
-    let task = init(&device.clone().autodiff(), last_epoch.is_none())?.materialize();
     let on_epoch = {
         let (folder, monitor) = (folder.to_owned(), settings.monitor.clone());
         move |task: &M, state: &State| {

@@ -36,10 +36,9 @@ impl TrainStep for SegmentationTask {
     type Output = TrainingOutput;
 
     fn step(&self, batch: Batch) -> TrainOutput<TrainingOutput> {
-        let heads = self.model.forward_all(batch.images);
-        let count = heads.len() as f64;
-        let losses = heads.into_iter().map(|logits| self.loss.forward(logits, batch.masks.clone()));
-        let loss = losses.reduce(|sum, loss| sum + loss).expect("a network has a head").div_scalar(count);
+        let heads = self.model.forward_all(batch.images).into_iter();
+        let losses = heads.map(|(weight, logits)| self.loss.forward(logits, batch.masks.clone()).mul_scalar(weight));
+        let loss = losses.reduce(|sum, loss| sum + loss).expect("a network has a head");
         let output = TrainOutput::new(self, loss.backward(), TrainingOutput { loss: loss.without_autodiff() });
         match self.clip_norm {
             Some(norm) => TrainOutput { grads: clip_grad_norm(self, output.grads, norm), ..output },

@@ -12,7 +12,7 @@ use segkiln_core::{Classes, LabelMap};
 use segkiln_data::{ColorMode, DataError, Image, Normalize, draw};
 use segkiln_models::{
     ModelCard, ModelConfig, SegmentationModel,
-    weights::{self, WeightsError, load_torch, torch_contents},
+    weights::{self, Exceptions, WeightsError, load_torch_but},
 };
 
 use crate::{
@@ -36,7 +36,7 @@ pub enum SegmentError {
     #[error(transparent)]
     Weights(#[from] WeightsError),
     /// An option is out of range.
-    #[error("{option} {reason}")]
+    #[error("{option}: {reason}")]
     Option {
         /// The option.
         option: &'static str,
@@ -161,34 +161,35 @@ impl Segmenter {
     ) -> Result<Self, SegmentError> {
         let path = weights.as_ref();
         let refuse = |option, reason| SegmentError::Option { option, reason };
+        let model = ModelConfig::by_name(name, classes).map_err(|reason| refuse("name", reason))?;
         // Before anything is allocated by the number of classes.
-        let model = ModelConfig::by_name(name, classes).map_err(|reason| refuse("name:", reason))?;
-        model.check().map_err(|reason| refuse("name:", reason))?;
-        let is_ours = path.extension().is_some_and(|extension| extension == "bpk");
-        let has_aux = |path: &Path| -> Result<bool, WeightsError> {
-            Ok(torch_contents(path)?.iter().any(|(name, _)| name.contains("aux_classifier.")))
-        };
-        let model = model.with_aux(!is_ours && has_aux(path)?);
+        model.check().map_err(|reason| refuse("network", reason))?;
         let names = match classes {
             21 => Classes::voc(),
             1 => Classes::binary(),
             _ => Classes::new((0..classes).map(|class| format!("class {class}")))
-                .map_err(|error| refuse("classes:", error.to_string()))?,
+                .map_err(|error| refuse("classes", error.to_string()))?,
         };
         let card = ModelCard { model, classes: names, color: ColorMode::Rgb, normalize: Normalize::imagenet() };
-        card.check().map_err(|reason| refuse("classes:", reason))?;
+        card.check().map_err(|reason| refuse("classes", reason))?;
         let model = card.model.init(device);
-        let model = if is_ours { weights::load(model, path)? } else { load_torch(model, path)? };
+        // Prediction needs no second head.
+        let spare = &["aux_classifier."];
+        let model = if path.extension().is_some_and(|extension| extension == "bpk") {
+            weights::load_but(model, path, spare)?
+        } else {
+            load_torch_but(model, path, Exceptions { spare, ..Exceptions::default() })?
+        };
         Self::new(model, card, device)
     }
 
-    /// The logits of an image that is segmented whole.
+    /// The logits of an image that is segmented whole; it is normalised here.
     ///
     /// # Shapes
     /// `[1, channels, height, width]`, of the image's height and width
     ///
     /// # Errors
-    /// If the channels are not those that the network takes.
+    /// [`SegmentError::Data`] if the channels are not those that the network takes.
     pub fn logits(&self, mut image: Image) -> Result<Tensor<4>, SegmentError> {
         self.card.normalize.apply(&mut image)?;
         Ok(self.model.forward(self.tensor(image)))

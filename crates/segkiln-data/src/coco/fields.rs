@@ -1,23 +1,60 @@
 //! Fields that programs write in more than one way.
 
-use serde::{Deserialize, Deserializer, de::Error};
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, Unexpected, Visitor},
+};
 
 use super::Segmentation;
 
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "should be a whole number")]
-enum Number {
-    Whole(i64),
-    Float(f64),
+/// A whole number. Programs that keep ids and sizes as floats write 7.0.
+struct Whole(i64);
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        struct Number;
+        impl Visitor<'_> for Number {
+            type Value = Whole;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number")
+            }
+
+            fn visit_i64<E: Error>(self, value: i64) -> Result<Whole, E> {
+                Ok(Whole(value))
+            }
+
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Whole, E> {
+                i64::try_from(value).map(Whole).map_err(|_| E::invalid_value(Unexpected::Unsigned(value), &self))
+            }
+
+            fn visit_f64<E: Error>(self, value: f64) -> Result<Whole, E> {
+                match value.fract() == 0.0 && value.abs() < 2f64.powi(53) {
+                    true => Ok(Whole(value as i64)),
+                    false => Err(E::invalid_value(Unexpected::Float(value), &self)),
+                }
+            }
+        }
+        json.deserialize_any(Number)
+    }
 }
 
-/// A whole number. Programs that keep ids as floats write 7.0.
-pub(super) fn whole<'de, D: Deserializer<'de>>(json: D) -> Result<i64, D::Error> {
-    match Number::deserialize(json)? {
-        Number::Whole(value) => Ok(value),
-        Number::Float(value) if value.fract() == 0.0 && value.abs() < 2f64.powi(53) => Ok(value as i64),
-        Number::Float(value) => Err(D::Error::custom(format!("{value} should be a whole number"))),
+/// A whole number from 0 to 2³² - 1.
+pub(super) struct Unsigned(pub u32);
+
+impl<'de> Deserialize<'de> for Unsigned {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        let Whole(value) = Deserialize::deserialize(json)?;
+        let wrong = |_| D::Error::custom(format!("{value} should be a number from 0 to {}", u32::MAX));
+        u32::try_from(value).map(Self).map_err(wrong)
     }
+}
+
+/// An id.
+pub(super) fn whole<'de, D: Deserializer<'de>>(json: D) -> Result<i64, D::Error> {
+    Whole::deserialize(json).map(|Whole(value)| value)
 }
 
 /// A text that may be `null`.
@@ -43,8 +80,8 @@ pub(super) fn flag<'de, D: Deserializer<'de>>(json: D) -> Result<bool, D::Error>
 /// Width or height of an image.
 pub(super) fn side<'de, D: Deserializer<'de>>(json: D) -> Result<Option<u32>, D::Error> {
     match Option::deserialize(json)? {
-        Some(0) => Err(D::Error::custom("is 0; an image has at least one pixel")),
-        side => Ok(side),
+        Some(Unsigned(0)) => Err(D::Error::custom("is 0; an image has at least one pixel")),
+        side => Ok(side.map(|Unsigned(side)| side)),
     }
 }
 

@@ -86,13 +86,13 @@ impl CocoFile {
         Self::parse(Source::read(path.as_ref())?)
     }
 
-    pub(super) fn parse(source: Source) -> Result<Self> {
-        let Lists { images, categories, annotations } = serde_json::from_slice(&source.bytes)
-            .and_then(|Raw { images, categories, annotations }| {
-                let (images, categories) = (entries(&images)?, entries(&categories)?);
-                Ok(Parsed { images, categories, annotations: entries(&annotations)? })
-            })
-            .map_err(|error| source.fault::<Parsed>(error))?;
+    pub(super) fn parse(mut source: Source) -> Result<Self> {
+        let read = |bytes: &[u8]| {
+            let Raw { images, categories, annotations } = serde_json::from_slice(bytes)?;
+            let (images, categories) = (entries(&images)?, entries(&categories)?);
+            Ok(Parsed { images, categories, annotations: entries(&annotations)? })
+        };
+        let Lists { images, categories, annotations } = source.parse(read)?;
         let by_id = images.iter().enumerate().map(|(index, image)| (image.id.clone(), index)).collect();
         let file = Self { path: source.path, images, categories, annotations, by_id };
         file.check()?;

@@ -47,10 +47,9 @@ impl CocoResultFile {
     /// If the file cannot be read, has over 4 GiB, is not JSON or is truncated; and with the entry and its field: a
     /// field that is missing or of another type, a number that is not finite, a box that is not within ±10⁹.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
-        let source = Source::read(path.as_ref())?;
-        let results = serde_json::from_slice::<Vec<&RawValue>>(&source.bytes)
-            .and_then(|results| entries(&results))
-            .map_err(|error| source.fault::<Vec<CocoResult>>(error))?;
+        let mut source = Source::read(path.as_ref())?;
+        let read = |bytes: &[u8]| entries(&serde_json::from_slice::<Vec<&RawValue>>(bytes)?);
+        let results = source.parse(read)?;
         Ok(Self { path: source.path, results })
     }
 

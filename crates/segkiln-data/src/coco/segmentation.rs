@@ -10,6 +10,8 @@ use serde::{
     ser::SerializeStruct,
 };
 
+use super::fields::Unsigned;
+
 /// The mask of an object in one of COCO's three forms, as it is in the file.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Segmentation {
@@ -98,11 +100,14 @@ impl<'de> Deserialize<'de> for Segmentation {
             fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Segmentation, A::Error> {
                 #[derive(Deserialize)]
                 struct Mask {
-                    size: Vec<u32>,
+                    size: Vec<Unsigned>,
                     counts: Counts,
                 }
                 let Mask { size, counts } = Deserialize::deserialize(MapAccessDeserializer::new(fields))?;
-                let size = size.try_into().map_err(|_| A::Error::custom("`size` is not [height, width]"))?;
+                let [Unsigned(height), Unsigned(width)] = size[..] else {
+                    return Err(A::Error::custom("`size` is not [height, width]"));
+                };
+                let size = [height, width];
                 Ok(match counts {
                     Counts::Runs(counts) => Segmentation::Runs { size, counts },
                     Counts::Compressed(counts) => Segmentation::Compressed { size, counts },
@@ -129,7 +134,8 @@ impl<'de> Deserialize<'de> for Counts {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, runs: A) -> Result<Counts, A::Error> {
-                Deserialize::deserialize(SeqAccessDeserializer::new(runs)).map(Counts::Runs)
+                let runs = Vec::<Unsigned>::deserialize(SeqAccessDeserializer::new(runs))?;
+                Ok(Counts::Runs(runs.into_iter().map(|Unsigned(run)| run).collect()))
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Counts, E> {

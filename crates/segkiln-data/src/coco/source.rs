@@ -6,7 +6,7 @@ use std::{
 };
 
 use rayon::prelude::*;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 use serde_path_to_error::Segment;
 
@@ -16,6 +16,8 @@ use crate::{DataError, Result};
 pub(super) struct Source {
     pub path: PathBuf,
     pub bytes: Vec<u8>,
+    /// The same where `bytes` have what JSON has not; see [`finite`].
+    pub finite: Option<Vec<u8>>,
 }
 
 impl Source {
@@ -38,13 +40,31 @@ impl Source {
         if bytes.is_empty() {
             return Err(DataError::EmptyFile { path: path.into() });
         }
-        Ok(Self { path: path.into(), bytes })
+        Ok(Self { path: path.into(), bytes, finite: None })
+    }
+
+    /// What `read` makes of the file. Where it fails, it may be because of numbers that are not finite, which Python writes
+    /// and JSON has not; they may stand where nobody looks.
+    pub fn parse<T: DeserializeOwned>(&mut self, read: impl Fn(&[u8]) -> serde_json::Result<T>) -> Result<T> {
+        let error = match read(&self.bytes) {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        self.finite = finite(&self.bytes);
+        match &self.finite {
+            Some(bytes) => read(bytes).map_err(|error| self.fault::<T>(error)),
+            None => Err(self.fault::<T>(error)),
+        }
+    }
+
+    fn json(&self) -> &[u8] {
+        self.finite.as_ref().unwrap_or(&self.bytes)
     }
 
     /// Where the file is not a `T`. It is read again from its begin, because to know the path to each value takes time
     /// that whole files need not take; `error` is the first reading's.
-    pub fn fault<'a, T: Deserialize<'a>>(&'a self, error: serde_json::Error) -> DataError {
-        let mut json = serde_json::Deserializer::from_slice(&self.bytes);
+    fn fault<T: DeserializeOwned>(&self, error: serde_json::Error) -> DataError {
+        let mut json = serde_json::Deserializer::from_slice(self.json());
         let again = serde_path_to_error::deserialize::<_, T>(&mut json);
         let path: Vec<Segment> = again.as_ref().err().map(|at| at.path().iter().cloned().collect()).unwrap_or_default();
         let error = again.map_or_else(serde_path_to_error::Error::into_inner, |_| error);
@@ -69,7 +89,7 @@ impl Source {
         let line = self.bytes.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
         let begin = error.column().saturating_sub(2).min(line.len());
         let near = String::from_utf8_lossy(&line[begin..line.len().min(begin + 10)]);
-        match ["NaN", "Infinity"].into_iter().find(|word| error.is_syntax() && near.contains(word)) {
+        match ["NaN", "Infinity"].into_iter().find(|word| self.finite.is_some() && near.contains(word)) {
             Some(word) => format!("{word} is not finite; correct the number or remove the entry"),
             None => text.into(),
         }
@@ -96,7 +116,7 @@ impl Source {
             _ => return None,
         };
         // Of a damaged file, what can be had of it.
-        let ids: Ids = serde_json::from_slice(&self.bytes).unwrap_or_default();
+        let ids: Ids = serde_json::from_slice(self.json()).unwrap_or_default();
         let (name, ids) = match section {
             "images" => ("image", ids.images),
             "categories" => ("category", ids.categories),
@@ -118,6 +138,29 @@ impl Source {
         }
         Some((entry, field))
     }
+}
+
+/// The file with `[]`, which is no number, for each NaN and Infinity outside of strings; none if there are none.
+fn finite(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut finite = bytes.to_vec();
+    let (mut at, mut found, mut in_string) = (0, false, false);
+    while at < finite.len() {
+        let rest = &finite[at..];
+        let word = ["NaN", "-Infinity", "Infinity"].into_iter().find(|word| rest.starts_with(word.as_bytes()));
+        match (finite[at], word) {
+            (b'\\', _) if in_string => at += 1,
+            (b'"', _) => in_string = !in_string,
+            (_, Some(word)) if !in_string => {
+                finite[at..at + word.len()].fill(b' ');
+                finite[at..at + 2].copy_from_slice(b"[]");
+                at += word.len() - 1;
+                found = true;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    found.then_some(finite)
 }
 
 /// Parses the entries of a list on all threads.

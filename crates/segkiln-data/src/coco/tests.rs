@@ -3,21 +3,21 @@ use std::fs;
 use super::*;
 
 const WHOLE: &str = r#"{
-    "info": {"year": 2014, "list": [[], {}, [{"a": "]}\"\\"}], -1.5e3, true, null]},
+    "info": {"year": 2014, "list": [[], {}, [{"a": "]}\"\\ NaN"}], NaN, -Infinity, -1.5e3, true, null]},
     "categories": [{"id": 3, "name": "c\u0061t", "supercategory": "animal"}, {"id": 90}],
     "annotations": [
         {"id": 12, "image_id": 7, "category_id": 90, "bbox": [1, 2.5, 0, -3e0], "area": 4.25, "iscrowd": 1,
          "segmentation": {"counts": [3, 2, 19], "size": [4, 6]}, "keypoints": [[1], {"2": "3"}]},
         {"category_id": 3, "id": 13.0, "image_id": "seven", "segmentation": {"size": [4, 6], "counts": "\\o"}},
-        {"category_id": 3, "id": 14, "image_id": 7, "bbox": null, "iscrowd": false,
+        {"category_id": 3, "id": 14, "image_id": 7, "bbox": null, "iscrowd": false, "score": NaN,
          "segmentation": [[0, 0, 2, 0, 2, 2, 0, 2], [3, 3, 5, 3, 5, 4]]}
     ],
-    "images": [{"id": "seven"}, {"id": 7, "file_name": "a.png", "width": 6, "height": 4}]
+    "images": [{"id": "seven"}, {"id": 7, "file_name": "a.png", "width": 6.0, "height": 4}]
 }"#;
 
 /// Takes a text for an annotation file.
 fn file(text: &str) -> Result<CocoFile> {
-    CocoFile::parse(source::Source { path: "gt.json".into(), bytes: text.into() })
+    CocoFile::parse(source::Source { path: "gt.json".into(), bytes: text.into(), finite: None })
 }
 
 /// Reads a text as a result file.
@@ -79,7 +79,7 @@ fn damaged_anywhere() {
         for byte in [b'"', b'[', b']', b'{', b'}', b',', b':', b'\\', b'-', b'9', b' ', 0xff] {
             let mut bytes = WHOLE.as_bytes().to_vec();
             bytes[at] = byte;
-            if let Ok(file) = CocoFile::parse(source::Source { path: "gt.json".into(), bytes }) {
+            if let Ok(file) = CocoFile::parse(source::Source { path: "gt.json".into(), bytes, finite: None }) {
                 for annotation in file.annotations() {
                     let _ = file.mask(annotation);
                 }
@@ -123,13 +123,13 @@ fn wrong_fields() {
             &["annotation 12", "`image_id`", "8", "remove"],
         ),
         ("\"category_id\": 90", "\"category_id\": 91", &["annotation 12", "`category_id`", "91", "remove"]),
-        ("2.5", "NaN", &["annotation number 0", "`bbox[1]`", "NaN is not finite", "(line 5)"]),
-        ("2.5", "-Infinity", &["annotation number 0", "`bbox[1]`", "Infinity is not finite"]),
+        ("2.5", "NaN", &["annotation 12", "`bbox[1]`", "NaN is not finite", "(line 5)"]),
+        ("2.5", "-Infinity", &["annotation 12", "`bbox[1]`", "Infinity is not finite"]),
         ("2.5", "1e999", &["annotation 12", "`bbox[1]`", "out of range"]),
         ("2.5", "1e10", &["annotation 12", "`bbox`", "±1e9"]),
         ("2.5", "\"2.5\"", &["annotation 12", "`bbox[1]`", "expected f64"]),
         ("2.5, 0", "2.5", &["annotation 12", "`bbox`", "3 numbers"]),
-        ("4.25", "NaN", &["annotation number 0", "`area`", "NaN"]),
+        ("4.25", "NaN", &["annotation 12", "`area`", "NaN"]),
         ("4.25", "[]", &["annotation 12", "`area`", "expected f64"]),
         ("\"iscrowd\": 1", "\"iscrowd\": \"yes\"", &["annotation 12", "`iscrowd`", "true, false, 0 or 1"]),
         ("[3, 2, 19]", "[3, -2, 19]", &["annotation 12", "`segmentation.counts[1]`", "-2"]),
@@ -141,9 +141,9 @@ fn wrong_fields() {
         ("\"\\\\o\"", "\"\\o\"", &["annotation number 1", "`segmentation.counts`", "escape"]),
         ("[3, 3, 5, 3, 5, 4]", "7", &["annotation 14", "`segmentation[1]`", "expected a sequence"]),
         ("[3, 3, 5, 3, 5, 4]", "[3, 3, 5, null]", &["annotation 14", "`segmentation[1][3]`", "expected f64"]),
-        ("\"width\": 6", "\"width\": 0", &["image 7", "`width`", "0"]),
-        ("\"width\": 6", "\"width\": -6", &["image 7", "`width`", "-6"]),
-        ("\"width\": 6", "\"width\": 4000000000", &["image 7", "`width`", "4000000000x4"]),
+        ("\"width\": 6.0", "\"width\": 0", &["image 7", "`width`", "0"]),
+        ("\"width\": 6.0", "\"width\": -6", &["image 7", "`width`", "-6"]),
+        ("\"width\": 6.0", "\"width\": 4000000000", &["image 7", "`width`", "4000000000x4"]),
         ("\"id\": 90", "\"id\": \"dog\"", &["category \"dog\"", "`id`", "whole number"]),
         ("{\"id\": \"seven\"}", "{}", &["image number 0", "line 11", "missing field `id`"]),
         ("{\"id\": \"seven\"}", "\"seven\"", &["image number 0", "line 11", "expected struct CocoImage"]),
@@ -255,5 +255,5 @@ fn long_files_are_read_in_parts() {
     for id in [1700, 4100] {
         wrong[id] = wrong[id].replace("\"bbox\": [", "\"bbox\": [NaN, ");
     }
-    refused(file(&text(&wrong)), &["annotation number 1700", "`bbox[0]`", "(line 1701)"]);
+    refused(file(&text(&wrong)), &["annotation 1700", "`bbox[0]`", "(line 1701)"]);
 }

@@ -9,7 +9,7 @@ use burn::{
 
 use super::{Backbone, BackboneConfig};
 use crate::{
-    layers::{Activation, NormConfig, adaptive_avg_pool2d, global_avg_pool2d},
+    layers::{Activation, adaptive_avg_pool2d, global_avg_pool2d},
     weights::{TorchName, TorchNames},
 };
 
@@ -26,11 +26,18 @@ pub struct ClassifierConfig {
 impl ClassifierConfig {
     /// torchvision's classifier by the name of its backbone, one of [`BackboneConfig::NAMES`].
     pub fn by_name(name: &str) -> Option<Self> {
-        let backbone = BackboneConfig::by_name(name)?;
-        Some(Self::new(match backbone {
-            BackboneConfig::MobileNetV3(_) => backbone.with_norm(NormConfig::Batch { epsilon: 1e-3, momentum: 0.01 }),
-            other => other,
-        }))
+        BackboneConfig::by_name(name).map(Self::new)
+    }
+
+    /// Whether the network can be built.
+    ///
+    /// # Errors
+    /// A sentence that names the field out of range.
+    pub fn check(&self) -> Result<(), String> {
+        match self.classes {
+            1..=100_000 => self.backbone.check(),
+            classes => Err(format!("classes must be from 1 to 100000, is {classes}")),
+        }
     }
 
     /// The network with random weights.

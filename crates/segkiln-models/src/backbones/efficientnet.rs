@@ -197,7 +197,7 @@ pub struct EfficientNet {
 }
 
 impl EfficientNet {
-    pub(super) fn freeze(self, trainable: usize) -> Self {
+    pub(super) fn freeze_stages(self, trainable: usize) -> Self {
         Self { features: super::freeze_layers(self.features, &[0, 2, 3, 4, 6], trainable) }
     }
 }

@@ -125,7 +125,7 @@ pub struct MobileNetV2 {
 }
 
 impl MobileNetV2 {
-    pub(super) fn freeze(self, trainable: usize) -> Self {
+    pub(super) fn freeze_stages(self, trainable: usize) -> Self {
         Self { features: super::freeze_layers(self.features, &[0, 2, 4, 7, 14, 18], trainable) }
     }
 }

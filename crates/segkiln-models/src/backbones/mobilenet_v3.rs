@@ -30,9 +30,8 @@ pub struct MobileNetV3Config {
     /// Whether the last stage dilates instead of halving the map.
     #[config(default = false)]
     pub dilate: bool,
-    /// The normalisation after each convolution; torchvision's classifiers have an epsilon of 1e-3 and a momentum of 0.01,
-    /// its detectors the default.
-    #[config(default = "NormConfig::default()")]
+    /// The normalisation after each convolution; torchvision's detectors have PyTorch's epsilon and momentum instead.
+    #[config(default = "NormConfig::Batch { epsilon: 1e-3, momentum: 0.01 }")]
     pub norm: NormConfig,
 }
 
@@ -201,7 +200,7 @@ pub struct MobileNetV3 {
 }
 
 impl MobileNetV3 {
-    pub(super) fn freeze(self, trainable: usize) -> Self {
+    pub(super) fn freeze_stages(self, trainable: usize) -> Self {
         let features = super::freeze_layers(self.features, &self.groups, trainable);
         Self { features, groups: self.groups }
     }

@@ -192,17 +192,19 @@ impl BackboneConfig {
         }
     }
 
-    /// The same with the last map's stride 8, 16 or 32: the layers that would halve it further dilate.
+    /// The same with the last map's stride 8, 16 or 32: the layers that would halve it further dilate. All layers of a
+    /// ResNet's stage do, as in segmentation_models_pytorch; torchvision's networks have
+    /// [`dilate`](ResNetConfig::dilate) without [`dilate_first`](ResNetConfig::dilate_first).
     ///
     /// # Errors
     /// A sentence, if the stride is another or this backbone cannot have it.
     pub fn with_output_stride(self, stride: usize) -> Result<Self, String> {
         match (self, stride) {
-            (config, 32) => Ok(config),
-            (Self::ResNet(config), 8 | 16) => Ok(Self::ResNet(config.with_output_stride(stride))),
-            (Self::MobileNetV2(config), 8 | 16) => Ok(Self::MobileNetV2(config.with_output_stride(stride))),
-            (Self::EfficientNet(config), 8 | 16) => Ok(Self::EfficientNet(config.with_output_stride(stride))),
-            (Self::MobileNetV3(config), 16) => Ok(Self::MobileNetV3(config.with_dilate(true))),
+            (Self::ResNet(config), 8 | 16 | 32) => Ok(Self::ResNet(config.with_output_stride(stride))),
+            (Self::MobileNetV2(config), 8 | 16 | 32) => Ok(Self::MobileNetV2(config.with_output_stride(stride))),
+            (Self::EfficientNet(config), 8 | 16 | 32) => Ok(Self::EfficientNet(config.with_output_stride(stride))),
+            (Self::MobileNetV3(config), 16 | 32) => Ok(Self::MobileNetV3(config.with_dilate(stride == 16))),
+            (Self::Vgg(config), 32) => Ok(Self::Vgg(config)),
             (Self::MobileNetV3(_), 8) => Err("output_stride of a MobileNetV3 must be 16 or 32, is 8".into()),
             (Self::Vgg(_), 8 | 16) => Err(format!("output_stride of a VGG must be 32, is {stride}")),
             (_, stride) => Err(format!("output_stride must be 8, 16 or 32, is {stride}")),
@@ -280,15 +282,15 @@ impl Backbone {
         }
     }
 
-    /// Keeps the parameters of all but the last `trainable` of torchvision's groups of layers from learning: of ResNet the
+    /// Keeps all but the last `trainable` of torchvision's groups of layers from learning, parameters and running statistics: of ResNet the
     /// stem and the four stages (5 groups), of a MobileNet or an EfficientNet those between strides, of VGG those between poolings.
-    pub fn freeze(self, trainable: usize) -> Self {
+    pub fn freeze_stages(self, trainable: usize) -> Self {
         match self {
-            Self::ResNet(network) => Self::ResNet(network.freeze(trainable)),
-            Self::MobileNetV2(network) => Self::MobileNetV2(network.freeze(trainable)),
-            Self::MobileNetV3(network) => Self::MobileNetV3(network.freeze(trainable)),
-            Self::EfficientNet(network) => Self::EfficientNet(network.freeze(trainable)),
-            Self::Vgg(network) => Self::Vgg(network.freeze(trainable)),
+            Self::ResNet(network) => Self::ResNet(network.freeze_stages(trainable)),
+            Self::MobileNetV2(network) => Self::MobileNetV2(network.freeze_stages(trainable)),
+            Self::MobileNetV3(network) => Self::MobileNetV3(network.freeze_stages(trainable)),
+            Self::EfficientNet(network) => Self::EfficientNet(network.freeze_stages(trainable)),
+            Self::Vgg(network) => Self::Vgg(network.freeze_stages(trainable)),
         }
     }
 }
@@ -324,7 +326,7 @@ fn freeze_layers<M: Module>(layers: Vec<M>, starts: &[usize], trainable: usize) 
         0 => layers.len(),
         groups => starts[starts.len() - groups],
     };
-    let freeze = |(index, layer): (usize, M)| if index < learning { layer.no_grad() } else { layer };
+    let freeze = |(index, layer): (usize, M)| if index < learning { layer.freeze() } else { layer };
     layers.into_iter().enumerate().map(freeze).collect()
 }
 
@@ -357,8 +359,9 @@ mod tests {
             }
             let strides = config.strides();
             assert_eq!(config.pyramid().map(|stage| strides[stage]), [2, 4, 8, 16, 32], "{name}");
-            for stride in [8, 16] {
-                let Ok(dilated) = config.clone().with_output_stride(stride) else { continue };
+            for stride in [8, 16, 32] {
+                let dilated = config.clone().with_output_stride(8).or_else(|_| config.clone().with_output_stride(16));
+                let Ok(dilated) = dilated.unwrap_or(config.clone()).with_output_stride(stride) else { continue };
                 assert_eq!(dilated.strides().last(), Some(&stride), "{name}");
                 let last = dilated.channels().len() - 1;
                 let map = dilated.init(&device).forward(Tensor::zeros([1, 3, 33, 64], &device), &[last]);
@@ -375,7 +378,7 @@ mod tests {
     fn freezing_spares_the_last_groups() {
         let device = Device::default().autodiff();
         let learns = |trainable| {
-            let network = ResNetConfig::resnet18().init(&device).freeze(trainable);
+            let network = ResNetConfig::resnet18().init(&device).freeze_stages(trainable);
             [
                 network.conv1.weight.is_require_grad(),
                 network.layer1.first().is_some_and(ResNetBlock::learns),

@@ -124,7 +124,7 @@ impl ResNetConfig {
 
     /// Dilated so that the last map has this stride.
     pub(super) fn with_output_stride(self, stride: usize) -> Self {
-        self.with_dilate([8, 16, 32].map(|natural| natural > stride)).with_dilate_first(true)
+        self.with_dilate([8, 16, 32].map(|natural| natural > stride)).with_dilate_first(stride < 32)
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
@@ -260,15 +260,15 @@ impl ResNet {
     }
 
     /// As torchvision: the norm of the stem learns only where all does.
-    pub(super) fn freeze(mut self, trainable: usize) -> Self {
-        let frozen = |layer: Vec<ResNetBlock>, from: usize| if trainable < from { layer.no_grad() } else { layer };
+    pub(super) fn freeze_stages(mut self, trainable: usize) -> Self {
+        let frozen = |layer: Vec<ResNetBlock>, from: usize| if trainable < from { layer.freeze() } else { layer };
         self.layer4 = frozen(self.layer4, 1);
         self.layer3 = frozen(self.layer3, 2);
         self.layer2 = frozen(self.layer2, 3);
         self.layer1 = frozen(self.layer1, 4);
         if trainable < 5 {
-            self.conv1 = self.conv1.no_grad();
-            self.bn1 = self.bn1.no_grad();
+            self.conv1 = self.conv1.freeze();
+            self.bn1 = self.bn1.freeze();
         }
         self
     }

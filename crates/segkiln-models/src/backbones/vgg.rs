@@ -114,7 +114,7 @@ impl Vgg {
         })
     }
 
-    pub(super) fn freeze(self, trainable: usize) -> Self {
+    pub(super) fn freeze_stages(self, trainable: usize) -> Self {
         let pools = self.features.iter().enumerate().filter(|(_, layer)| matches!(layer, VggLayer::Pool(_)));
         let starts: Vec<usize> =
             [0].into_iter().chain(pools.map(|(index, _)| index + 1)).take(CHANNELS.len()).collect();

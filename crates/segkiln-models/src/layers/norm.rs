@@ -6,6 +6,8 @@ use burn::{
 };
 use segkiln_ops::batch_norm_train;
 
+use super::Activation;
+
 /// Which normalisation follows a convolution.
 #[derive(Config, Debug, PartialEq)]
 pub enum NormConfig {
@@ -180,9 +182,17 @@ fn affine(
 /// Batch norm and, if `relu`, ReLU in training. Burn's own training step keeps the biased variance as running statistic;
 /// PyTorch keeps the unbiased one, and so do the weights that it exports.
 pub(super) fn batch_train(norm: &BatchNorm, x: Tensor<4>, relu: bool) -> Tensor<4> {
-    let [n, _, h, w] = x.dims();
+    let [n, channels, h, w] = x.dims();
     let count = (n * h * w) as f64;
-    let unbiased = if count > 1.0 { count / (count - 1.0) } else { 1.0 };
+    // A single value has no variance. PyTorch refuses it; to learn a variance of 0 from it would ruin the evaluation.
+    if count <= 1.0 {
+        let running = [&norm.running_mean, &norm.running_var];
+        let affine = affine(norm.gamma.val(), norm.beta.val(), running, norm.epsilon, &x.device());
+        let [scale, shift] = affine.map(|values| values.reshape([1, channels, 1, 1]));
+        let y = x * scale + shift;
+        return if relu { Activation::Relu.forward(y) } else { y };
+    }
+    let unbiased = count / (count - 1.0);
     let result = batch_norm_train(x, norm.gamma.val(), norm.beta.val(), norm.epsilon, relu);
     let blend = |running: Tensor<1>, new: Tensor<1>, scale: f64| {
         let device = new.device();
@@ -192,4 +202,21 @@ pub(super) fn batch_train(norm: &BatchNorm, x: Tensor<4>, relu: bool) -> Tensor<
     norm.running_mean.update(blend(norm.running_mean.value_sync(), result.mean, 1.0));
     norm.running_var.update(blend(norm.running_var.value_sync(), result.variance, unbiased));
     result.output
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_value_leaves_the_statistics_alone() {
+        let device = Device::default().autodiff();
+        let Some(Norm::Batch(norm)) = NormConfig::default().init(2, &device) else { panic!("batch norm") };
+        let x = Tensor::<4>::from_floats([[[[3.0]], [[-2.0]]]], &device);
+        let y = batch_train(&norm, x.clone(), true);
+        assert_eq!(y.into_data().iter::<f32>().map(f32::round).collect::<Vec<_>>(), [3.0, 0.0]);
+        assert_eq!(norm.running_var.value_sync().into_data().iter::<f32>().collect::<Vec<_>>(), [1.0, 1.0]);
+        batch_train(&norm, Tensor::cat(vec![x.clone(), x.neg()], 0), false);
+        assert_ne!(norm.running_var.value_sync().into_data().iter::<f32>().collect::<Vec<_>>(), [1.0, 1.0]);
+    }
 }

@@ -186,7 +186,8 @@ impl RcnnConfig {
     pub fn by_name(name: &str, classes: usize) -> Option<Self> {
         let backbone = |name| BackboneConfig::by_name(name).expect("a name of the list");
         let resnet = || Self::with_backbone(backbone("resnet50"), classes);
-        let mobilenet = || Self::with_backbone(backbone("mobilenet_v3_large"), classes);
+        let mobilenet =
+            || Self::with_backbone(backbone("mobilenet_v3_large").with_norm(NormConfig::default()), classes);
         let second = |config: Self| {
             let norm = NormConfig::default();
             let rpn = config.rpn.clone().with_convolutions(2);

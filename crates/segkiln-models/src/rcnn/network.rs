@@ -163,9 +163,9 @@ impl Rcnn {
         Ok(self)
     }
 
-    /// Keeps all but the last `trainable` groups of the backbone's layers from learning; see [`Backbone::freeze`].
+    /// Keeps all but the last `trainable` groups of the backbone's layers from learning; see [`Backbone::freeze_stages`].
     pub fn freeze_backbone(mut self, trainable: usize) -> Self {
-        self.backbone.body = self.backbone.body.freeze(trainable);
+        self.backbone.body = self.backbone.body.freeze_stages(trainable);
         self
     }
 

@@ -32,18 +32,15 @@ pub fn paste_mask(
     let (left, columns) = taps([x1, x2], bordered, width);
     let (top, rows) = taps([y1, y2], bordered, height);
     let below = height - top - rows.len() as u32;
-    let mut runs = vec![(left * height, false)];
-    let mut column = vec![0.0; bordered];
     let end = left + columns.len() as u32;
-    for tap in columns {
-        for (value, values) in column.iter_mut().zip(values.chunks_exact(bordered)) {
-            *value = tap.mix(values);
-        }
-        runs.push((top, false));
-        runs.extend(rows.iter().map(|row| (1, row.mix(&column) > threshold)));
-        runs.push((below, false));
-    }
-    runs.push(((width - end) * height, false));
+    // Not collected: a box can be as large as the image.
+    let rows = &rows;
+    let inside = columns.iter().flat_map(|tap| {
+        let column: Vec<f32> = values.chunks_exact(bordered).map(|values| tap.mix(values)).collect();
+        let pixels = rows.iter().map(move |row| (1, row.mix(&column) > threshold));
+        [(top, false)].into_iter().chain(pixels).chain([(below, false)])
+    });
+    let runs = [(left * height, false)].into_iter().chain(inside).chain([((width - end) * height, false)]);
     Rle::from_runs(width, height, runs)
 }
 

@@ -5,10 +5,12 @@
 //! | [`UNet`] | the up-sampled level below and the encoder's features |
 //! | [`AttentionUNet`] | the same, the encoder's features weighed by a gate |
 //! | [`UNetPlusPlus`] | the up-sampled level below and all earlier nodes of a nested grid |
-//! | [`EncodedUNet`], [`EncodedUNetPlusPlus`] | the same, the features being those of any [backbone](crate::backbones) |
+//! | [`EncodedUNet`] | as [`UNet`], on any [backbone](crate::backbones) |
+//! | [`EncodedUNetPlusPlus`] | as [`UNetPlusPlus`], on any backbone |
 //!
-//! But for the last two, channels double at each level: `base << level`. With same padding, inputs of any height and width are mirrored up to a
-//! multiple of `2^depth` and the logits cropped back.
+//! Without a backbone channels double at each level, `base << level`, and with same padding, inputs of any height and width
+//! are mirrored up to a multiple of `2^depth` and the logits cropped back. With one, maps are resized to those that they
+//! meet.
 
 mod attention;
 mod encoded;

@@ -111,6 +111,14 @@ pub fn save<M: Module>(module: &M, path: &Path) -> Result<(), WeightsError> {
 /// # Errors
 /// [`WeightsError::Read`], or [`WeightsError::Mismatch`] naming the tensors if the file is not of this network.
 pub fn load<M: Module>(module: M, path: &Path) -> Result<M, WeightsError> {
+    load_but(module, path, &[])
+}
+
+/// [`load`] of a file that may have more tensors: those whose names begin so.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_but<M: Module>(module: M, path: &Path, spare: &[&str]) -> Result<M, WeightsError> {
     let unreadable = |reason: String| WeightsError::Read { path: path.into(), reason };
     let file = burn_pack::Reader::from_file_exact(path)
         .and_then(burn_pack::Reader::into_tensors)
@@ -126,7 +134,7 @@ pub fn load<M: Module>(module: M, path: &Path) -> Result<M, WeightsError> {
             Some(_) => {}
         }
     }
-    mismatch.unexpected = file.into_keys().collect();
+    mismatch.unexpected = file.into_keys().filter(|name| !spare.iter().any(|begin| name.starts_with(begin))).collect();
     if !mismatch.is_empty() {
         return Err(WeightsError::Mismatch { path: path.into(), mismatch });
     }

@@ -189,7 +189,7 @@ pub fn train_detector(plan: DetectionRun) -> Result<DetectionOutcome> {
         },
     });
     if let Some(error) = lock(&failure).take() {
-        return Err(error.into());
+        return Err(error);
     }
     let ended = ended?;
     let model = weights::load(config.card.model.init(&device)?, &folder.join("best.bpk"))?;

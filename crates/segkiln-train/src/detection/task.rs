@@ -13,7 +13,7 @@ use segkiln_data::DetectionBatch;
 use segkiln_metrics::metrics::DetectionInput;
 use segkiln_models::rcnn::{Rcnn, RcnnError, Sampling};
 
-use crate::{optimizer::clip_grad_norm, strategy::lock, task::TrainingOutput};
+use crate::{TrainError, optimizer::clip_grad_norm, strategy::lock, task::TrainingOutput};
 
 /// A detector and how a step learns.
 #[derive(Module, Debug)]
@@ -29,7 +29,7 @@ pub struct DetectionTask {
 }
 
 /// Why a batch could not be learned from, which burn-train's steps cannot say.
-pub(super) type Failure = Arc<Mutex<Option<RcnnError>>>;
+pub(super) type Failure = Arc<Mutex<Option<TrainError>>>;
 
 impl DetectionTask {
     /// `clip_norm` bounds the common norm of a batch's gradients; the gradients of `accumulation` batches make a step.
@@ -43,8 +43,8 @@ impl DetectionTask {
     }
 
     /// A loss that ends the training.
-    fn fail(&self, error: RcnnError, device: &Device) -> Tensor<1> {
-        lock(&self.failure).get_or_insert(error);
+    fn fail(&self, images: &[String], source: RcnnError, device: &Device) -> Tensor<1> {
+        lock(&self.failure).get_or_insert(TrainError::Batch { images: images.join(", "), source });
         Tensor::full([1], f32::NAN, device)
     }
 }
@@ -65,7 +65,7 @@ impl TrainStep for DetectionTask {
         let sampling = Sampling::Random { seed: drawn(&device) };
         let loss = match self.model.losses(&batch.images, &batch.targets, sampling) {
             Ok(losses) => losses.total(),
-            Err(error) => self.fail(error, &device).require_grad(),
+            Err(error) => self.fail(&batch.names, error, &device).require_grad(),
         };
         let gradients = loss.clone().div_scalar(self.accumulation as f64).backward();
         let output = TrainOutput::new(self, gradients, TrainingOutput::new(loss.without_autodiff()));
@@ -81,13 +81,13 @@ impl InferenceStep for DetectionTask {
     type Output = DetectionOutput;
 
     fn step(&self, batch: DetectionBatch) -> DetectionOutput {
-        let DetectionBatch { images, targets, .. } = batch;
+        let DetectionBatch { names, images, targets } = batch;
         // The same samples in every epoch, so that losses can be compared.
         match self.model.validate(&images, &targets, Sampling::Random { seed: 0 }) {
             Ok((losses, found)) => DetectionOutput { loss: losses.total(), objects: DetectionInput { found, targets } },
             Err(error) => {
                 let objects = DetectionInput { found: Vec::new(), targets: Vec::new() };
-                DetectionOutput { loss: self.fail(error, &images[0].device()), objects }
+                DetectionOutput { loss: self.fail(&names, error, &images[0].device()), objects }
             }
         }
     }
