@@ -172,13 +172,14 @@ impl Segmenter {
         };
         let card = ModelCard { model, classes: names, color: ColorMode::Rgb, normalize: Normalize::imagenet() };
         card.check().map_err(|reason| refuse("classes", reason))?;
-        let model = card.model.init(device);
-        // Prediction needs no second head.
-        let spare = &["aux_classifier."];
         let model = if path.extension().is_some_and(|extension| extension == "bpk") {
-            weights::load_but(model, path, spare)?
+            // A second head is none that prediction needs, but a training may have had one.
+            weights::load(card.model.init(device), path).or_else(|error| {
+                weights::load(card.model.clone().with_aux(true).init(device), path).map_err(|_| error)
+            })?
         } else {
-            load_torch_but(model, path, Exceptions { spare, ..Exceptions::default() })?
+            let spare = &["aux_classifier."];
+            load_torch_but(card.model.init(device), path, Exceptions { spare, ..Exceptions::default() })?
         };
         Self::new(model, card, device)
     }

@@ -88,7 +88,7 @@ impl Source {
         }
         let line = self.bytes.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
         let begin = error.column().saturating_sub(2).min(line.len());
-        let near = String::from_utf8_lossy(&line[begin..line.len().min(begin + 10)]);
+        let near = String::from_utf8_lossy(&line[begin..line.len().min(begin + 12)]);
         match ["NaN", "Infinity"].into_iter().find(|word| self.finite.is_some() && near.contains(word)) {
             Some(word) => format!("{word} is not finite; correct the number or remove the entry"),
             None => text.into(),

@@ -363,6 +363,9 @@ mod tests {
                 let dilated = config.clone().with_output_stride(8).or_else(|_| config.clone().with_output_stride(16));
                 let Ok(dilated) = dilated.unwrap_or(config.clone()).with_output_stride(stride) else { continue };
                 assert_eq!(dilated.strides().last(), Some(&stride), "{name}");
+                if name.starts_with("vgg") {
+                    continue;
+                }
                 let last = dilated.channels().len() - 1;
                 let map = dilated.init(&device).forward(Tensor::zeros([1, 3, 33, 64], &device), &[last]);
                 assert_eq!(

@@ -15,7 +15,7 @@ mod torch;
 use burn::{
     module::{Module, ModuleVisitor, Param},
     store::{ModuleRecord, burn_pack},
-    tensor::{Tensor, TensorData},
+    tensor::{Bytes, Tensor, TensorData},
 };
 pub use torch::{Exceptions, load_torch, load_torch_but, save_safetensors, save_torch, torch_contents, torch_shapes};
 pub(crate) use torch::{TorchName, TorchNames};
@@ -111,14 +111,6 @@ pub fn save<M: Module>(module: &M, path: &Path) -> Result<(), WeightsError> {
 /// # Errors
 /// [`WeightsError::Read`], or [`WeightsError::Mismatch`] naming the tensors if the file is not of this network.
 pub fn load<M: Module>(module: M, path: &Path) -> Result<M, WeightsError> {
-    load_but(module, path, &[])
-}
-
-/// [`load`] of a file that may have more tensors: those whose names begin so.
-///
-/// # Errors
-/// As [`load`].
-pub fn load_but<M: Module>(module: M, path: &Path, spare: &[&str]) -> Result<M, WeightsError> {
     let unreadable = |reason: String| WeightsError::Read { path: path.into(), reason };
     let file = burn_pack::Reader::from_file_exact(path)
         .and_then(burn_pack::Reader::into_tensors)
@@ -134,11 +126,13 @@ pub fn load_but<M: Module>(module: M, path: &Path, spare: &[&str]) -> Result<M, 
             Some(_) => {}
         }
     }
-    mismatch.unexpected = file.into_keys().filter(|name| !spare.iter().any(|begin| name.starts_with(begin))).collect();
+    mismatch.unexpected = file.into_keys().collect();
     if !mismatch.is_empty() {
         return Err(WeightsError::Mismatch { path: path.into(), mismatch });
     }
-    ModuleRecord::load(path)
+    // Read here and not where a tensor is first used: the file may be moved or replaced by then.
+    let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
+    ModuleRecord::from_bytes(Bytes::from_bytes_vec(bytes))
         .and_then(|record| module.try_load_record(record.cast_to_module_dtype()))
         .map_err(|error| unreadable(error.to_string()))
 }
