@@ -70,8 +70,17 @@ fn classifiers_are_torchvision_s() {
         let path = folder.path().join(format!("{name}.safetensors"));
         let network = ClassifierConfig::by_name(name).unwrap().init(&device);
         write_formula(&torch_shapes(&network), &path, "", &[]);
-        let logits = load_torch(network, &path).unwrap().forward(image(0, [48, 64], &device).unsqueeze());
+        let network = load_torch(network, &path).unwrap();
+        let logits = network.forward(image(0, [48, 64], &device).unsqueeze());
         assert_eq!(logits.dims(), [1, 1000]);
+        // Written as it was read.
+        let after = folder.path().join("after.safetensors");
+        save_torch(&network, &after).unwrap();
+        let files = [&path, &after].map(|path| std::fs::read(path).unwrap());
+        let [read, written] = [0, 1].map(|index| SafeTensors::deserialize(&files[index]).unwrap());
+        for tensor in read.names() {
+            assert!(read.tensor(tensor).unwrap() == written.tensor(tensor).unwrap(), "{name}: {tensor}");
+        }
         let actual: Vec<f32> = logits.into_data().iter::<f32>().step_by(61).collect();
         let expected = floats(&file, &format!("{name}.logits"));
         let most = expected.iter().fold(0.0f32, |most, value| most.max(value.abs()));

@@ -15,7 +15,7 @@ use pytorch_reader::PytorchReader;
 use safetensors::{SafeTensors, tensor::TensorView};
 use segkiln_data::write_whole;
 
-use super::{Mismatch, WeightsError};
+use super::{AnyParam, Mismatch, WeightsError};
 
 /// Loads the weights that torchvision names as this module's into it: from a `.pth` (a state dict, or a checkpoint that holds
 /// one as `model` or `state_dict`) or a `.safetensors`, found by its content.
@@ -102,28 +102,12 @@ pub fn torch_contents(path: &Path) -> Result<Vec<(String, Vec<usize>)>, WeightsE
 /// # Errors
 /// [`WeightsError::Write`]; what was there before is untouched.
 pub fn save_torch<M: Module>(module: &M, path: &Path) -> Result<(), WeightsError> {
-    struct Visitor {
-        names: Names,
-        found: Vec<(String, TensorData)>,
-    }
-    impl ModuleVisitor for Visitor {
-        fn enter_module(&mut self, name: &str, container: &str) {
-            self.names.enter(name, container);
-        }
-
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.names.exit();
-        }
-
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let tensor = param.transform_for_save().val();
-            let tensor = if self.names.transposed() { tensor.transpose() } else { tensor };
-            self.found.push((self.names.path(), tensor.into_data()));
-        }
-    }
-    let mut visitor = Visitor { names: Names::default(), found: Vec::new() };
-    module.visit(&mut visitor);
-    save_safetensors(visitor.found, path)
+    let tensors = visit(module, |param| param.data()).into_iter().map(|(name, transposed, data)| {
+        let data =
+            if transposed { Tensor::<2>::from_data(data, &Device::default()).transpose().into_data() } else { data };
+        (name, data)
+    });
+    save_safetensors(tensors.collect(), path)
 }
 
 /// Writes tensors as 32-bit floats to a `.safetensors` file.
@@ -154,11 +138,26 @@ struct Expected {
 }
 
 fn expected<M: Module>(module: &M) -> Vec<Expected> {
-    struct Visitor {
+    let shapes = visit(module, |param| param.shape()).into_iter();
+    shapes
+        .map(|(name, transposed, mut shape)| {
+            if transposed {
+                shape.reverse();
+            }
+            Expected { name, shape }
+        })
+        .collect()
+}
+
+/// What `read` makes of every parameter and running statistic, with PyTorch's name and whether the two axes are the other way
+/// round there, in the module's order.
+fn visit<M: Module, T>(module: &M, read: impl Fn(&dyn AnyParam) -> T) -> Vec<(String, bool, T)> {
+    struct Visitor<T, F> {
         names: Names,
-        found: Vec<Expected>,
+        read: F,
+        found: Vec<(String, bool, T)>,
     }
-    impl ModuleVisitor for Visitor {
+    impl<T, F: Fn(&dyn AnyParam) -> T> ModuleVisitor for Visitor<T, F> {
         fn enter_module(&mut self, name: &str, container: &str) {
             self.names.enter(name, container);
         }
@@ -168,14 +167,10 @@ fn expected<M: Module>(module: &M) -> Vec<Expected> {
         }
 
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let mut shape = param.lazy_shape().to_vec();
-            if self.names.transposed() {
-                shape.reverse();
-            }
-            self.found.push(Expected { name: self.names.path(), shape });
+            self.found.push((self.names.path(), self.names.transposed(), (self.read)(param)));
         }
     }
-    let mut visitor = Visitor { names: Names::default(), found: Vec::new() };
+    let mut visitor = Visitor { names: Names::default(), read, found: Vec::new() };
     module.visit(&mut visitor);
     visitor.found
 }
