@@ -359,7 +359,8 @@ fn network(args: &Args, classes: usize, is_sample: bool) -> Result<RcnnConfig, F
     let theirs = args.weights.as_ref().filter(|path| path.extension().is_none_or(|extension| extension != "bpk"));
     let norm = args.norm.unwrap_or(if theirs.is_some() { Norm::Frozen } else { Norm::Batch });
     let backbone = match norm {
-        Norm::Batch => backbone,
+        // As torchvision's detectors, whatever its classifiers have.
+        Norm::Batch => backbone.with_norm(NormConfig::default()),
         Norm::Frozen => {
             let epsilon = theirs.map(|path| RcnnConfig::frozen_epsilon(path)).transpose()?.flatten();
             backbone.with_norm(NormConfig::Frozen { epsilon: epsilon.unwrap_or(1e-5) })

@@ -85,9 +85,9 @@ fn run(args: &Args) -> Result<(), Failure> {
         }
     }
     let seconds = start.elapsed().as_secs_f64();
-    say(
-        json!({ "classes": shares, "output": args.output.as_ref().map(|path| path.display().to_string()), "logits": args.logits.as_ref().map(|path| path.display().to_string()), "seconds": seconds }),
-    )?;
+    let [output, logits] =
+        [&args.output, &args.logits].map(|path| path.as_ref().map(|path| path.display().to_string()));
+    say(json!({ "classes": shares, "output": output, "logits": logits, "seconds": seconds }))?;
     Ok(())
 }
 

@@ -175,6 +175,11 @@ impl ModelConfig {
         }
     }
 
+    /// Whether the network is a decoder on a backbone.
+    pub fn has_backbone(&self) -> bool {
+        !matches!(self, Self::UNet(_) | Self::UNetPlusPlus(_) | Self::AttentionUNet(_))
+    }
+
     /// Channels of the images that the network takes.
     pub fn in_channels(&self) -> usize {
         match self {

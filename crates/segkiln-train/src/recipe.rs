@@ -149,6 +149,10 @@ pub fn train(run: Run) -> Result<Outcome> {
     let recipe = config.recipe.clone();
     recipe.check()?;
     config.card.check().map_err(|reason| TrainError::Recipe { field: "model", reason })?;
+    if recipe.trainable.is_some() && !config.card.model.has_backbone() {
+        let reason = "needs a network on a backbone".into();
+        return Err(TrainError::Recipe { field: "trainable", reason });
+    }
     let loss = Arc::from(recipe.loss.try_init()?);
     let train = train.shuffle(true).seed(recipe.seed).batch_size(recipe.batch_size).build()?;
     let valid = valid.build()?;

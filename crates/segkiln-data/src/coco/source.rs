@@ -140,7 +140,7 @@ impl Source {
     }
 }
 
-/// The file with `[]`, which is no number, for each NaN and Infinity outside of strings; none if there are none.
+/// The file with `{}`, which no field that is read may be, for each NaN and Infinity outside of strings; none if there are none.
 fn finite(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut finite = bytes.to_vec();
     let (mut at, mut found, mut in_string) = (0, false, false);
@@ -152,7 +152,7 @@ fn finite(bytes: &[u8]) -> Option<Vec<u8>> {
             (b'"', _) => in_string = !in_string,
             (_, Some(word)) if !in_string => {
                 finite[at..at + word.len()].fill(b' ');
-                finite[at..at + 2].copy_from_slice(b"[]");
+                finite[at..at + 2].copy_from_slice(b"{}");
                 at += word.len() - 1;
                 found = true;
             }

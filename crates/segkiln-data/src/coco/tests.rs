@@ -129,6 +129,7 @@ fn wrong_fields() {
         ("2.5", "1e10", &["annotation 12", "`bbox`", "±1e9"]),
         ("2.5", "\"2.5\"", &["annotation 12", "`bbox[1]`", "expected f64"]),
         ("2.5, 0", "2.5", &["annotation 12", "`bbox`", "3 numbers"]),
+        ("[1, 2.5, 0, -3e0]", "NaN", &["annotation 12", "`bbox`", "NaN is not finite"]),
         ("4.25", "NaN", &["annotation 12", "`area`", "NaN"]),
         ("4.25", "[]", &["annotation 12", "`area`", "expected f64"]),
         ("\"iscrowd\": 1", "\"iscrowd\": \"yes\"", &["annotation 12", "`iscrowd`", "true, false, 0 or 1"]),

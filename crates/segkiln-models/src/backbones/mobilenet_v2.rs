@@ -71,11 +71,7 @@ impl MobileNetV2Config {
     }
 
     pub(super) fn strides(&self) -> Vec<usize> {
-        let mut strides = vec![2];
-        for stride in self.blocks().iter().map(|line| line.stride).chain([1]) {
-            strides.push(strides[strides.len() - 1] * stride);
-        }
-        strides
+        super::total_strides([2].into_iter().chain(self.blocks().iter().map(|line| line.stride)).chain([1]))
     }
 
     /// The network with random weights (Kaiming normal), without a classifier.

@@ -104,11 +104,7 @@ impl MobileNetV3Config {
     }
 
     pub(super) fn strides(&self) -> Vec<usize> {
-        let mut strides = vec![2];
-        for stride in self.lines().iter().map(|line| line.stride).chain([1]) {
-            strides.push(strides[strides.len() - 1] * stride);
-        }
-        strides
+        super::total_strides([2].into_iter().chain(self.lines().iter().map(|line| line.stride)).chain([1]))
     }
 
     /// The block that has the last stride, and the last convolution.

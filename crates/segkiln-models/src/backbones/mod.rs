@@ -282,8 +282,9 @@ impl Backbone {
         }
     }
 
-    /// Keeps all but the last `trainable` of torchvision's groups of layers from learning, parameters and running statistics: of ResNet the
-    /// stem and the four stages (5 groups), of a MobileNet or an EfficientNet those between strides, of VGG those between poolings.
+    /// Keeps all but the last `trainable` of torchvision's groups of layers from learning, parameters and running
+    /// statistics: of ResNet the stem and the four stages (5 groups), of a MobileNet or an EfficientNet those between
+    /// strides, of VGG those between poolings.
     pub fn freeze_stages(self, trainable: usize) -> Self {
         match self {
             Self::ResNet(network) => Self::ResNet(network.freeze_stages(trainable)),
@@ -311,6 +312,16 @@ fn collect<L>(
         }
     }
     maps
+}
+
+/// The stride of each stage's map, of the strides of the stages.
+fn total_strides(strides: impl IntoIterator<Item = usize>) -> Vec<usize> {
+    let mut total = 1;
+    let multiplied = strides.into_iter().map(|stride| {
+        total *= stride;
+        total
+    });
+    multiplied.collect()
 }
 
 fn check_output_stride(stride: usize) -> Result<(), String> {
