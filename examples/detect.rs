@@ -29,6 +29,8 @@ use serde_json::json;
 mod common;
 #[path = "common/images.rs"]
 mod images;
+#[path = "common/weights.rs"]
+mod weights;
 
 use common::{Failure, create_parent, say};
 
@@ -37,11 +39,11 @@ use common::{Failure, create_parent, say};
 #[command(args_override_self = true)]
 struct Args {
     /// torchvision's name of the network, such as maskrcnn_resnet50_fpn
-    #[arg(long, requires = "weights", required_unless_present = "model", conflicts_with = "model")]
+    #[arg(long, required_unless_present = "model", conflicts_with = "model")]
     arch: Option<String>,
-    /// Weights for --arch: torchvision's .pth or .safetensors, or a .bpk
-    #[arg(long, requires = "arch")]
-    weights: Option<PathBuf>,
+    /// Weights for --arch: torchvision's .pth or .safetensors, a .bpk, or COCO_V1, which torchvision has published
+    #[arg(long, requires = "arch", default_value = "DEFAULT", hide_default_value = true)]
+    weights: PathBuf,
     /// Folder of a training run, or a .bpk file in one
     #[arg(long)]
     model: Option<PathBuf>,
@@ -82,12 +84,13 @@ fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let device = select_device(args.device.as_deref())?;
     device.seed(args.seed);
-    let detector = match (&args.model, &args.arch, &args.weights) {
-        (Some(model), _, _) => Detector::load(model, &device)?,
-        (_, Some(arch), Some(weights)) => {
+    let detector = match (&args.model, &args.arch) {
+        (Some(model), _) => Detector::load(model, &device)?,
+        (_, Some(arch)) => {
+            let weights = weights::file(arch, &args.weights)?;
             Detector::torchvision(arch, weights, args.num_classes.unwrap_or(91), &device)?
         }
-        _ => return Err("either --model or --arch and --weights must be given".into()),
+        _ => return Err("either --model or --arch must be given".into()),
     };
     let detector = detector.with_config(|config| {
         let roi = config.roi.clone().with_score(args.score_threshold.unwrap_or(config.roi.score));

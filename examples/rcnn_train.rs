@@ -49,6 +49,8 @@ use segkiln::{
 use serde_json::{Map, Value, json};
 
 mod common;
+#[path = "common/weights.rs"]
+mod weights;
 
 use common::{Failure, say};
 
@@ -83,7 +85,8 @@ struct Args {
     /// The backbone's norms [default: frozen with torchvision's --weights, else batch]
     #[arg(long, value_enum)]
     norm: Option<Norm>,
-    /// Weights to begin with: torchvision's of the backbone or of the whole network, or a .bpk
+    /// Weights to begin with: torchvision's of the backbone or of the whole network, a .bpk, or DEFAULT for those of the
+    /// backbone that torchvision has published
     #[arg(long)]
     weights: Option<PathBuf>,
     /// Sides of the anchors in pixels of what the network sees [default: 32,64,128,256,512; for the sample a quarter of them]
@@ -156,7 +159,9 @@ fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let device = select_device(args.device.as_deref())?;
     let Data { train, valid, test, classes, categories, truth, is_sample } = Data::open(args)?;
-    let config = network(args, classes.count(), is_sample)?;
+    let backbone = args.backbone.as_deref().unwrap_or(if is_sample { "resnet18" } else { "resnet50" });
+    let begin = args.weights.as_ref().map(|given| weights::file(backbone, given)).transpose()?;
+    let config = network(args, backbone, begin.as_deref(), classes.count(), is_sample)?;
     let card = DetectorCard::new(config, classes).with_categories(categories);
 
     let mut augment = Compose::new();
@@ -188,7 +193,7 @@ fn run(args: &Args) -> Result<(), Failure> {
             recipe,
             data: json!({ "weights": args.weights.as_ref().map(|path| path.display().to_string()) }),
         },
-        weights: args.weights.clone(),
+        weights: begin,
         train: training,
         valid: validation,
         device: device.clone(),
@@ -352,17 +357,22 @@ fn sample(folder: &Path, split: &str, classes: Classes) -> Result<DetectionDatas
 }
 
 /// The network that the flags describe.
-fn network(args: &Args, classes: usize, is_sample: bool) -> Result<RcnnConfig, Failure> {
-    let name = args.backbone.as_deref().unwrap_or(if is_sample { "resnet18" } else { "resnet50" });
+fn network(
+    args: &Args,
+    name: &str,
+    weights: Option<&Path>,
+    classes: usize,
+    is_sample: bool,
+) -> Result<RcnnConfig, Failure> {
     let backbone = BackboneConfig::by_name(name)
         .ok_or_else(|| format!("there is no backbone {name:?}; the names are {}", BackboneConfig::NAMES.join(", ")))?;
-    let theirs = args.weights.as_ref().filter(|path| path.extension().is_none_or(|extension| extension != "bpk"));
+    let theirs = weights.filter(|path| path.extension().is_none_or(|extension| extension != "bpk"));
     let norm = args.norm.unwrap_or(if theirs.is_some() { Norm::Frozen } else { Norm::Batch });
     let backbone = match norm {
         // As torchvision's detectors, whatever its classifiers have.
         Norm::Batch => backbone.with_norm(NormConfig::default()),
         Norm::Frozen => {
-            let epsilon = theirs.map(|path| RcnnConfig::frozen_epsilon(path)).transpose()?.flatten();
+            let epsilon = theirs.map(RcnnConfig::frozen_epsilon).transpose()?.flatten();
             backbone.with_norm(NormConfig::Frozen { epsilon: epsilon.unwrap_or(1e-5) })
         }
     };

@@ -11,7 +11,7 @@ use clap::Parser;
 use segkiln::{
     Segmenter,
     core::LabelMap,
-    data::{ColorMode, Image, Limits, read_dynamic, resize_image, resize_labels, write_labels},
+    data::{ColorMode, Filter, Image, Limits, Preset, read_dynamic, resize_labels, write_labels},
     models::weights::save_safetensors,
     ops::{ResizeMode, resize},
     select_device,
@@ -19,6 +19,8 @@ use segkiln::{
 use serde_json::{Map, json};
 
 mod common;
+#[path = "common/weights.rs"]
+mod weights;
 
 use common::{Failure, create_parent, say};
 
@@ -29,8 +31,8 @@ struct Args {
     /// Decoder and backbone, such as deeplabv3_resnet50, lraspp_mobilenet_v3_large or unet_resnet34
     #[arg(long)]
     arch: String,
-    /// Its weights: .pth or .safetensors of torchvision or segmentation_models_pytorch, or a .bpk
-    #[arg(long)]
+    /// Its weights: .pth or .safetensors of torchvision or segmentation_models_pytorch, a .bpk, or a name of torchvision's
+    #[arg(long, default_value = "DEFAULT")]
     weights: PathBuf,
     /// Channels of its logits
     #[arg(long, default_value_t = 21)]
@@ -63,10 +65,13 @@ fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let device = select_device(args.device.as_deref())?;
     device.seed(args.seed);
-    let segmenter = Segmenter::by_name(&args.arch, &args.weights, args.num_classes, &device)?;
+    let segmenter =
+        Segmenter::by_name(&args.arch, weights::file(&args.arch, &args.weights)?, args.num_classes, &device)?;
     let image = read_dynamic(&args.image, &Limits::default())?;
     let (width, height) = (image.width(), image.height());
-    let logits = segmenter.logits(resized(Image::from_dynamic(&image, ColorMode::Rgb), args.size)?)?;
+    let size = if args.size == 0 { width.min(height) } else { args.size };
+    let preset = Preset { resize: size, crop: None, filter: Filter::Bilinear };
+    let logits = segmenter.logits(preset.apply(&Image::from_dynamic(&image, ColorMode::Rgb))?)?;
     if let Some(path) = &args.logits {
         create_parent(path)?;
         let data = logits.clone().try_into_data().map_err(|error| error.to_string())?;
@@ -89,31 +94,6 @@ fn run(args: &Args) -> Result<(), Failure> {
         [&args.output, &args.logits].map(|path| path.as_ref().map(|path| path.display().to_string()));
     say(json!({ "classes": shares, "output": output, "logits": logits, "seconds": seconds }))?;
     Ok(())
-}
-
-/// The image with its shorter side of this length, as torchvision resizes images of 8 bits; 0 leaves it as it is.
-fn resized(mut image: Image, size: u32) -> Result<Image, Failure> {
-    /// A network's maps take some hundred times as many bytes.
-    const MOST: u64 = 1 << 24;
-    let shorter = image.width().min(image.height());
-    let size = if size == 0 { shorter } else { size };
-    let side = |side: u32| (u64::from(side) * u64::from(size) / u64::from(shorter)).min(u32::MAX.into()) as u32;
-    let (width, height) = (side(image.width()), side(image.height()));
-    if u64::from(width) * u64::from(height) > MOST {
-        return Err(format!("the network would see {width}x{height} pixels, over {MOST}; give a smaller --size").into());
-    }
-    if size == shorter {
-        return Ok(image);
-    }
-    // In whole grey levels before and after, as there.
-    let levels = |image: &mut Image, factor: f32| {
-        image.as_mut_slice().iter_mut().for_each(|value| *value = (*value * factor).round_ties_even());
-    };
-    levels(&mut image, 255.0);
-    let mut image = resize_image(&image, width, height)?;
-    levels(&mut image, 1.0);
-    image.as_mut_slice().iter_mut().for_each(|value| *value /= 255.0);
-    Ok(image)
 }
 
 /// The most likely class of each pixel of an image of this size; of a single logit, whether it is positive.

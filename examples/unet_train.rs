@@ -39,6 +39,8 @@ use segkiln::{
 use serde_json::json;
 
 mod common;
+#[path = "common/weights.rs"]
+mod weights;
 
 use common::{Failure, say};
 
@@ -67,7 +69,8 @@ struct Args {
     /// A backbone, such as mobilenet_v2, for the network's contracting path [default: the paper's, of --base channels]
     #[arg(long)]
     encoder: Option<String>,
-    /// Weights of the --encoder to begin with: torchvision's .pth or .safetensors; images are then RGB and normalised as its
+    /// Weights of the --encoder to begin with: torchvision's .pth or .safetensors, or DEFAULT for those that it has published;
+    /// images are then RGB and normalised as its
     #[arg(long, requires = "encoder")]
     weights: Option<PathBuf>,
     /// Folder for the run's files
@@ -105,7 +108,9 @@ fn run(args: &Args) -> Result<(), Failure> {
     let measured = if folder.join("test.txt").exists() { "test" } else { "val" };
     let test_split = open(&folder, measured, color, &classes)?;
     Survey::of(&[&test_split])?;
-    let normalize = if args.weights.is_some() { Normalize::imagenet() } else { Normalize::of_dataset(&train_split)? };
+    let begin = args.weights.as_ref().zip(args.encoder.as_ref());
+    let begin = begin.map(|(given, encoder)| weights::file(encoder, given)).transpose()?;
+    let normalize = if begin.is_some() { Normalize::imagenet() } else { Normalize::of_dataset(&train_split)? };
 
     let most = if args.data.is_none() { 128 } else { 256 };
     let crop = args.crop.unwrap_or(most.min(seen.longest_side.next_multiple_of(16)));
@@ -144,7 +149,7 @@ fn run(args: &Args) -> Result<(), Failure> {
             }
         },
         classes: classes.clone(),
-        color,
+        color: Some(color),
         normalize,
     };
     let recipe = Recipe {
@@ -161,7 +166,7 @@ fn run(args: &Args) -> Result<(), Failure> {
             recipe,
             data: json!({ "crop": crop, "weights": args.weights.as_ref().map(|path| path.display().to_string()) }),
         },
-        weights: args.weights.clone(),
+        weights: begin,
         train: training,
         valid: validation,
         device: device.clone(),

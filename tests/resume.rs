@@ -175,7 +175,7 @@ fn train_with_average(data: &Path, out: &Path) {
             card: ModelCard {
                 model: ModelConfig::UNet(unet),
                 classes: classes.clone(),
-                color: ColorMode::Gray,
+                color: Some(ColorMode::Gray),
                 normalize: normalize.clone(),
             },
             recipe,

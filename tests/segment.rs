@@ -164,3 +164,42 @@ fn what_does_not_fit_is_named() {
     place
         .refused(&mut segment("lraspp_mobilenet_v3_small", 3), &["lraspp_mobilenet_v3_small.safetensors", "cut short"]);
 }
+
+/// Published weights come from the cache; where they are not there and the network is down, the line says what to put where.
+#[test]
+fn published_weights_are_taken_from_the_cache() {
+    let place = Place::new(20, 20);
+    let cache = place.at("cache");
+    let file = cache.join("lraspp_mobilenet_v3_large-d234d4ea.pth");
+    let segment = || {
+        let mut command = example("segment");
+        command.args(["--arch", "lraspp_mobilenet_v3_large", "--size", "0"]).arg("--image").arg(place.at("image.png"));
+        // Whatever is on this machine, and a network on which nobody answers.
+        command
+            .env("SEGKILN_CACHE", &cache)
+            .env("TORCH_HOME", place.at("torch"))
+            .env("ALL_PROXY", "http://127.0.0.1:9");
+        command
+            .env("HTTPS_PROXY", "http://127.0.0.1:9")
+            .env("https_proxy", "http://127.0.0.1:9")
+            .env_remove("NO_PROXY");
+        command
+    };
+    let words =
+        ["lraspp_mobilenet_v3_large-d234d4ea.pth", "https://download.pytorch.org/models/", "a file of your own"];
+    place.refused(&mut segment(), &words);
+    place.refused(
+        segment().args(["--weights", "COCO_V1"]),
+        &["COCO_V1 is no file", "COCO_WITH_VOC_LABELS_V1 and DEFAULT"],
+    );
+    place.refused(segment().args(["--arch", "unet_resnet18"]), &["no weights of unet_resnet18 are published"]);
+
+    let weights = place.weights("lraspp_mobilenet_v3_large", 21);
+    for folder in [cache.clone(), place.at("torch/hub/checkpoints")] {
+        fs::create_dir_all(&folder).unwrap();
+        fs::copy(&weights, folder.join(file.file_name().unwrap())).unwrap();
+        let result = run_well(&mut segment());
+        assert!(result["classes"].as_object().is_some_and(|classes| !classes.is_empty()), "{result}");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -47,6 +47,7 @@ pub mod draw;
 mod error;
 mod image;
 mod normalize;
+mod preset;
 mod raster;
 mod resize;
 
@@ -71,7 +72,8 @@ pub use codecs::{
 pub use error::{DataError, Result};
 pub use image::{ColorMode, Image};
 pub use normalize::Normalize;
-pub use resize::{resize_image, resize_labels};
+pub use preset::Preset;
+pub use resize::{Filter, resize_image, resize_image_by, resize_labels};
 
 #[cfg(feature = "datasets")]
 pub use batch::{Batch, Collate, Collated, DetectionBatch};

@@ -18,12 +18,51 @@ use crate::{DataError, Image, Result};
 /// # Ok::<(), segkiln_data::DataError>(())
 /// ```
 pub fn resize_image(image: &Image, width: u32, height: u32) -> Result<Image> {
+    resize_image_by(image, width, height, Filter::Bilinear)
+}
+
+/// How the pixels between the old ones are made of their neighbours.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Filter {
+    /// PIL's `BILINEAR`: of two in each direction.
+    #[default]
+    Bilinear,
+    /// PIL's `BICUBIC`: of four in each direction, Keys's cubic with `a = -0.5`. It overshoots at edges.
+    Bicubic,
+}
+
+impl Filter {
+    /// Beyond this distance, in old pixels, nothing counts.
+    fn support(self) -> f32 {
+        match self {
+            Self::Bilinear => 1.0,
+            Self::Bicubic => 2.0,
+        }
+    }
+
+    /// What a pixel at this distance counts, before all are brought to a sum of 1.
+    fn weight(self, distance: f32) -> f32 {
+        let x = distance.abs();
+        match self {
+            Self::Bilinear => (1.0 - x).max(0.0),
+            Self::Bicubic if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
+            Self::Bicubic if x < 2.0 => ((x - 5.0) * x + 8.0) * x * -0.5 + 2.0,
+            Self::Bicubic => 0.0,
+        }
+    }
+}
+
+/// [`resize_image`] with another filter.
+///
+/// # Errors
+/// If a side is 0.
+pub fn resize_image_by(image: &Image, width: u32, height: u32, filter: Filter) -> Result<Image> {
     check(width, height)?;
     let (channels, old_width) = (image.channels(), image.width() as usize);
     let rows = if width == image.width() {
         image.as_slice().to_vec()
     } else {
-        let taps = taps(image.width(), width);
+        let taps = taps(image.width(), width, filter);
         let mut out = vec![0.0; width as usize * image.height() as usize * channels];
         let rows = out.chunks_exact_mut(width as usize * channels);
         for (to, from) in rows.zip(image.as_slice().chunks_exact(old_width * channels)) {
@@ -42,7 +81,7 @@ pub fn resize_image(image: &Image, width: u32, height: u32) -> Result<Image> {
     }
     let stride = width as usize * channels;
     let mut out = vec![0.0; stride * height as usize];
-    for (to, taps) in out.chunks_exact_mut(stride).zip(taps(image.height(), height)) {
+    for (to, taps) in out.chunks_exact_mut(stride).zip(taps(image.height(), height, filter)) {
         for (weight, from) in taps.weights.iter().zip(rows[taps.first * stride..].chunks_exact(stride)) {
             to.iter_mut().zip(from).for_each(|(to, from)| *to += weight * from);
         }
@@ -99,17 +138,17 @@ struct Taps {
     weights: Vec<f32>,
 }
 
-fn taps(from: u32, to: u32) -> Vec<Taps> {
+fn taps(from: u32, to: u32, filter: Filter) -> Vec<Taps> {
     // In 32 bits, in PyTorch's order, so that grey levels that fall between two are rounded as there.
     let scale = from as f32 / to as f32;
-    let (support, inverse) = if scale >= 1.0 { (scale, 1.0 / scale) } else { (1.0, 1.0) };
+    let (support, inverse) =
+        if scale >= 1.0 { (filter.support() * scale, 1.0 / scale) } else { (filter.support(), 1.0) };
     (0..to)
         .map(|i| {
             let centre = scale * (i as f32 + 0.5);
             let first = (centre - support + 0.5).max(0.0) as usize;
             let last = ((centre + support + 0.5) as usize).min(from as usize);
-            let weight =
-                |at: usize| (1.0 - (((at - first) as f32 + first as f32 - centre + 0.5) * inverse).abs()).max(0.0);
+            let weight = |at: usize| filter.weight(((at - first) as f32 + first as f32 - centre + 0.5) * inverse);
             let total: f32 = (first..last).map(weight).sum();
             Taps { first, weights: (first..last).map(|at| weight(at) / total).collect() }
         })
@@ -125,8 +164,9 @@ mod tests {
     fn images_are_resized_as_by_pil() {
         let values = (0..20u32).map(|i| (i % 5, i / 5)).map(|(x, y)| ((3 * x * x + 7 * y + x * y) % 17) as f32);
         let image = Image::new(5, 4, 1, values.collect()).unwrap();
-        let cases: [(u32, u32, &[f32]); 5] = [
+        let cases: [(Filter, u32, u32, &[f32]); 10] = [
             (
+                Filter::Bilinear,
                 7,
                 6,
                 &[
@@ -136,10 +176,16 @@ mod tests {
                     5.0, 5.71429, 9.0, 13.0,
                 ],
             ),
-            (3, 2, &[5.55102, 7.88889, 8.73469, 7.85714, 8.0, 8.0]),
-            (5, 2, &[5.0, 6.28571, 8.71429, 7.42857, 9.71429, 8.71429, 6.71429, 8.28571, 8.57143, 7.57143]),
-            (2, 4, &[4.40909, 11.40909, 7.77273, 5.18182, 8.81818, 9.0, 6.77273, 8.18182]),
+            (Filter::Bilinear, 3, 2, &[5.55102, 7.88889, 8.73469, 7.85714, 8.0, 8.0]),
             (
+                Filter::Bilinear,
+                5,
+                2,
+                &[5.0, 6.28571, 8.71429, 7.42857, 9.71429, 8.71429, 6.71429, 8.28571, 8.57143, 7.57143],
+            ),
+            (Filter::Bilinear, 2, 4, &[4.40909, 11.40909, 7.77273, 5.18182, 8.81818, 9.0, 6.77273, 8.18182]),
+            (
+                Filter::Bilinear,
                 13,
                 3,
                 &[
@@ -149,9 +195,39 @@ mod tests {
                     8.34615, 8.96154, 9.57692, 9.7,
                 ],
             ),
+            (
+                Filter::Bicubic,
+                7,
+                6,
+                &[
+                    -0.63145, 0.51301, 5.18034, 12.52632, 10.96674, 12.05598, 14.62391, 2.62536, 5.32361, 7.76162,
+                    7.70588, 6.11953, 8.39563, 11.84466, 8.25137, 9.81037, 9.10271, 4.71296, 3.70568, 5.11191, 6.97355,
+                    14.46397, 6.96721, 4.22524, 12.28704, 13.17628, 7.65898, 1.42761, 9.31639, 6.97002, 6.30835,
+                    9.29412, 10.02041, 8.85921, 7.3301, 2.92361, 7.76447, 9.55424, 4.47368, 4.50859, 9.21501, 14.20043,
+                ],
+            ),
+            (Filter::Bicubic, 3, 2, &[5.35232, 7.87092, 8.81907, 8.04336, 8.00815, 7.95448]),
+            (
+                Filter::Bicubic,
+                5,
+                2,
+                &[4.73967, 6.28926, 8.71074, 7.29752, 9.84711, 9.09504, 6.71074, 8.28926, 8.70248, 7.31818],
+            ),
+            (Filter::Bicubic, 2, 4, &[3.9734, 11.97595, 7.79634, 5.083, 9.11939, 8.82996, 6.5099, 8.36944]),
+            (
+                Filter::Bicubic,
+                13,
+                3,
+                &[
+                    0.91095, 1.50785, 2.87701, 4.78341, 6.5481, 8.39435, 9.50801, 8.91876, 7.75893, 8.20645, 10.57611,
+                    12.62128, 13.37954, 11.56083, 10.88439, 9.04286, 6.93181, 6.56224, 7.6125, 8.5, 8.63079, 8.37813,
+                    7.54949, 5.89912, 4.56361, 4.03973, 6.80788, 6.90077, 7.14221, 7.43406, 7.53192, 7.46768, 7.49199,
+                    7.70579, 8.0418, 8.53868, 9.28863, 9.86609, 10.10275,
+                ],
+            ),
         ];
-        for (width, height, expected) in cases {
-            let resized = resize_image(&image, width, height).unwrap();
+        for (filter, width, height, expected) in cases {
+            let resized = resize_image_by(&image, width, height, filter).unwrap();
             assert_eq!((resized.width(), resized.height()), (width, height));
             for (actual, expected) in resized.as_slice().iter().zip(expected) {
                 assert!((actual - expected).abs() < 2e-5, "{width}x{height}: {actual} {expected}");

@@ -11,8 +11,9 @@ pub struct ModelCard {
     pub model: ModelConfig,
     /// What the channels of the logits mean. A network with one channel has the two classes background and foreground.
     pub classes: Classes,
-    /// The channels that images are brought to.
-    pub color: ColorMode,
+    /// The channels that pictures are brought to; None where images are no pictures but other channels, such as a satellite's
+    /// bands, or colour and depth.
+    pub color: Option<ColorMode>,
     /// What the images' values, 0 to 1, are normalised with.
     pub normalize: Normalize,
 }
@@ -28,8 +29,8 @@ impl ModelCard {
         let channels = self.model.in_channels();
         if logits != classes && !(logits == 1 && classes == 2) {
             Err(format!("the model has {logits} output channels for {classes} classes"))
-        } else if channels != self.color.channels() {
-            Err(format!("the model takes {channels} channels, color {:?} has {}", self.color, self.color.channels()))
+        } else if let Some(color) = self.color.filter(|color| color.channels() != channels) {
+            Err(format!("the model takes {channels} channels, color {color:?} has {}", color.channels()))
         } else if channels != self.normalize.mean().len() {
             Err(format!("the model takes {channels} channels, normalize has {}", self.normalize.mean().len()))
         } else {

@@ -7,6 +7,7 @@
 //! - [`rcnn`]: Faster R-CNN and Mask R-CNN;
 //! - [`SegmentationModel`]: any segmentation network behind one type, made from a [`ModelConfig`] that a file can hold;
 //! - [`ModelCard`], [`DetectorCard`]: what else must be known to predict with a trained one;
+//! - [`Summary`]: what a network costs: parameters, multiply-adds, activations;
 //! - [`weights`]: saving and loading, with errors that name tensors.
 //!
 //! Each network is a config with documented defaults, `init` on a device, and `forward`:
@@ -31,9 +32,11 @@ pub mod lraspp;
 mod model;
 pub mod pspnet;
 pub mod rcnn;
+mod summary;
 pub mod unet;
 pub mod weights;
 
 pub use card::ModelCard;
 pub use model::{ModelConfig, SegmentationModel};
 pub use rcnn::DetectorCard;
+pub use summary::{LayerSummary, Summary};

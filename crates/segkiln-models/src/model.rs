@@ -7,6 +7,7 @@ use burn::{
 };
 
 use crate::{
+    Summary,
     backbones::{Backbone, BackboneConfig},
     deeplab::{DeepLabV3, DeepLabV3Config, DeepLabV3Plus, DeepLabV3PlusConfig},
     fcn::{Fcn, FcnConfig},
@@ -148,6 +149,22 @@ impl ModelConfig {
             Self::PspNet(config) => SegmentationModel::PspNet(config.init(device)),
             Self::Fpn(config) => SegmentationModel::Fpn(config.init(device)),
         }
+    }
+
+    /// What the network costs for an image of this height and width. It is built and run once.
+    ///
+    /// ```
+    /// use burn::tensor::Device;
+    /// use segkiln_models::ModelConfig;
+    ///
+    /// let summary = ModelConfig::by_name("fpn_resnet18", 2)?.summary([64, 64], &Device::default());
+    /// println!("{}", summary.blocks(2));
+    /// # Ok::<(), String>(())
+    /// ```
+    pub fn summary(&self, [height, width]: [usize; 2], device: &Device) -> Summary {
+        let device = device.clone().inner();
+        let image = Tensor::zeros([1, self.in_channels(), height, width], &device);
+        Summary::of(&self.init(&device), |model| drop(model.forward(image)))
     }
 
     /// Whether the network can be built. A config that came from a file is checked before anything is allocated.

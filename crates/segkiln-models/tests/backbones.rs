@@ -125,13 +125,10 @@ fn real(name: &str) -> Option<PathBuf> {
     path
 }
 
-/// As torchvision's classifiers take a photograph: the shorter side 256 pixels, of which the middle 224.
+/// As torchvision's classifiers take a photograph.
 fn photograph(path: &Path, device: &Device) -> Tensor<4> {
     let image = read_image(path, ColorMode::Rgb, &Limits::default()).unwrap();
-    let shorter = image.width().min(image.height());
-    let [width, height] = [image.width(), image.height()].map(|side| side * 256 / shorter);
-    let image = resize_image(&image, width, height).unwrap();
-    let mut image = image.crop((width - 224) / 2, (height - 224) / 2, 224, 224);
+    let mut image = MobileNetV2Weights::ImageNet1kV1.published().preset.unwrap().apply(&image).unwrap();
     Normalize::imagenet().apply(&mut image).unwrap();
     Tensor::<4>::from_data(TensorData::new(image.into_vec(), [1, 224, 224, 3]), device).permute([0, 3, 1, 2])
 }

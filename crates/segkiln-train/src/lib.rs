@@ -3,7 +3,8 @@
 //! burn-train's `SupervisedTraining` and `Learner` run the loop; this crate adds what they leave to the user:
 //!
 //! - [`task`]: what a step computes: a network with its loss;
-//! - [`schedule`], [`optimizer`], [`ema`]: learning rate over the steps, parameter groups and clipping, averaged weights;
+//! - [`schedule`], [`LayerRates`], [`optimizer`], [`ema`]: learning rate over the steps and over the layers, parameter groups
+//!   and clipping, averaged weights;
 //! - [`checkpoint`]: a checkpoint as one set that appears in one step, so that a killed run resumes exactly;
 //! - [`strategy`]: the epochs, tied to the loader's epoch and to the checkpoints;
 //! - [`history`], [`curves`]: what was measured, as CSV and as a picture;
@@ -17,6 +18,7 @@ pub mod ema;
 mod error;
 mod figures;
 pub mod history;
+mod layer_rates;
 pub mod optimizer;
 mod params;
 mod recipe;
@@ -27,4 +29,5 @@ pub mod strategy;
 pub mod task;
 
 pub use error::{Result, TrainError};
+pub use layer_rates::LayerRates;
 pub use recipe::{Outcome, Recipe, Run, RunConfig, train};

@@ -20,6 +20,7 @@ use serde_json::Value;
 use crate::{
     Result, TrainError,
     history::{Epoch, History, Monitor},
+    layer_rates::LayerRates,
     optimizer::OptimizerConfig,
     run::{Plan, Settings, carry_out},
     schedule::ScheduleConfig,
@@ -42,6 +43,9 @@ pub struct Recipe {
     pub learning_rate: f64,
     /// How the learning rate goes over the steps.
     pub schedule: ScheduleConfig,
+    /// Learning rates of the backbone's layers; that of all others without.
+    #[serde(default)]
+    pub layer_rates: Option<LayerRates>,
     /// What turns gradients into steps.
     pub optimizer: OptimizerConfig,
     /// Largest common norm of the gradients.
@@ -76,6 +80,7 @@ impl Recipe {
             batch_size: 4,
             learning_rate: 2e-3,
             schedule: ScheduleConfig::one_cycle(),
+            layer_rates: None,
             optimizer: OptimizerConfig::default(),
             clip_norm: None,
             ema_decay: None,
@@ -149,9 +154,10 @@ pub fn train(run: Run) -> Result<Outcome> {
     let recipe = config.recipe.clone();
     recipe.check()?;
     config.card.check().map_err(|reason| TrainError::Recipe { field: "model", reason })?;
-    if recipe.trainable.is_some() && !config.card.model.has_backbone() {
-        let reason = "needs a network on a backbone".into();
-        return Err(TrainError::Recipe { field: "trainable", reason });
+    for (field, given) in [("trainable", recipe.trainable.is_some()), ("layer_rates", recipe.layer_rates.is_some())] {
+        if given && !config.card.model.has_backbone() {
+            return Err(TrainError::Recipe { field, reason: "needs a network on a backbone".into() });
+        }
     }
     let loss = Arc::from(recipe.loss.try_init()?);
     let train = train.shuffle(true).seed(recipe.seed).batch_size(recipe.batch_size).build()?;
@@ -165,6 +171,7 @@ pub fn train(run: Run) -> Result<Outcome> {
             epochs: recipe.epochs,
             learning_rate: recipe.learning_rate,
             schedule: recipe.schedule,
+            layer_rates: recipe.layer_rates,
             optimizer: recipe.optimizer,
             accumulation: 1,
             clip_norm: recipe.clip_norm,
@@ -187,6 +194,10 @@ pub fn train(run: Run) -> Result<Outcome> {
                 model = model.freeze_backbone(trainable);
             }
             Ok(SegmentationTask::new(model, loss, recipe.clip_norm))
+        },
+        freeze: |mut task: SegmentationTask, trainable| {
+            task.model = task.model.freeze_backbone(trainable);
+            task
         },
         save: |task: &SegmentationTask, path: &Path| weights::save(&task.model, path),
         names: metrics.names(),

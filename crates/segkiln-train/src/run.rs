@@ -21,6 +21,7 @@ use crate::{
     curves,
     figures::Figures,
     history::{Epoch, History, Monitor},
+    layer_rates::{self, LayerRates},
     optimizer::OptimizerConfig,
     renderer::{renderer, say},
     schedule::{Schedule, ScheduleConfig},
@@ -34,6 +35,7 @@ pub(crate) struct Settings {
     pub epochs: usize,
     pub learning_rate: f64,
     pub schedule: ScheduleConfig,
+    pub layer_rates: Option<LayerRates>,
     pub optimizer: OptimizerConfig,
     /// Batches whose gradients make one step.
     pub accumulation: usize,
@@ -53,6 +55,7 @@ impl Settings {
         if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
             return refuse("learning_rate", "must be finite and above 0");
         }
+        self.layer_rates.map_or(Ok(()), LayerRates::check)?;
         if self.accumulation == 0 {
             return refuse("accumulation", "must be at least 1");
         }
@@ -85,6 +88,8 @@ pub(crate) struct Plan<'a, M: LearnerModel, I, S, A> {
     pub resume: bool,
     /// The task with a new network, on a device with gradients; and whether it is to begin, or a checkpoint takes its place.
     pub init: I,
+    /// The task whose network has only so many of its backbone's groups of layers learn.
+    pub freeze: fn(M, usize) -> M,
     /// Writes the network to predict with.
     pub save: S,
     /// Validation metrics: name in the history, name in burn-train.
@@ -110,8 +115,8 @@ where
     S: Fn(&M, &Path) -> std::result::Result<(), WeightsError> + Send + Sync + 'static,
     A: FnOnce(SupervisedTraining<M>) -> SupervisedTraining<M>,
 {
-    let Plan { folder, config, settings, steps, epoch, train, valid, device, resume, init, save, names, measure } =
-        plan;
+    let Plan { folder, config, settings, steps, epoch, train, valid, device, resume, .. } = plan;
+    let Plan { init, freeze, save, names, measure, .. } = plan;
     settings.check()?;
     let checkpoints = CheckpointSet::new(folder.join("checkpoint"));
     let last_epoch = if resume { checkpoints.latest()? } else { None };
@@ -179,7 +184,12 @@ where
             error: Mutex::new(None),
         });
         let optimizer = settings.optimizer.init(&task);
-        let schedule = Schedule::new(settings.schedule, settings.learning_rate, steps.saturating_mul(settings.epochs));
+        let steps = steps.saturating_mul(settings.epochs);
+        let schedule = |share| Schedule::new(settings.schedule, share * settings.learning_rate, steps);
+        let schedule = match settings.layer_rates {
+            Some(rates) => rates.scheduler(layer_rates::groups(&task, freeze), schedule),
+            None => schedule(1.0).into(),
+        };
         let interrupter = Interrupter::new();
         let training = SupervisedTraining::new(folder, train, valid)
             .with_training_strategy(TrainingStrategy::Custom(strategy.clone()))

@@ -10,7 +10,7 @@ use segkiln_data::{DataError, Image, draw};
 use segkiln_models::{
     DetectorCard,
     rcnn::{Rcnn, RcnnConfig, RcnnError},
-    weights::{self, WeightsError},
+    weights::{self, TrainingData, Weights, WeightsError},
 };
 
 use crate::run::{self, RunError};
@@ -95,6 +95,27 @@ impl Detector {
         let (file, card) = run::open(path.as_ref(), DetectorCard::check)?;
         let model = weights::load(card.model.init(device)?, &file)?;
         Self::new(model, card, device)
+    }
+
+    /// torchvision's network with weights that it has published, from the cache or downloaded; see
+    /// [`Published::file`](weights::Published::file).
+    ///
+    /// ```no_run
+    /// use segkiln::{models::weights::MaskRcnnResNet50FpnV2Weights, prelude::*};
+    ///
+    /// let detector = Detector::pretrained(MaskRcnnResNet50FpnV2Weights::default(), &Device::default())?;
+    /// # Ok::<(), segkiln::DetectError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`DetectError::Weights`] if they are not there and cannot be downloaded, [`DetectError::UnknownName`] if the network is
+    /// no detector.
+    pub fn pretrained(weights: impl Weights, device: &Device) -> Result<Self, DetectError> {
+        let published = weights.published();
+        if published.data != TrainingData::Coco {
+            return Err(DetectError::UnknownName(published.network.into()));
+        }
+        Self::torchvision(published.network, published.file(|_, _| {})?, published.data.classes(), device)
     }
 
     /// torchvision's network of this name (see [`RcnnConfig::NAMES`]) with weights in a file of torchvision's, `.pth` or

@@ -12,7 +12,7 @@ use segkiln_core::{Classes, LabelMap};
 use segkiln_data::{ColorMode, DataError, Image, Normalize, draw};
 use segkiln_models::{
     ModelCard, ModelConfig, SegmentationModel,
-    weights::{self, Exceptions, WeightsError, load_torch_but},
+    weights::{self, Exceptions, TrainingData, Weights, WeightsError, load_torch_but},
 };
 
 use crate::{
@@ -170,7 +170,7 @@ impl Segmenter {
             _ => Classes::new((0..classes).map(|class| format!("class {class}")))
                 .map_err(|error| refuse("classes", error.to_string()))?,
         };
-        let card = ModelCard { model, classes: names, color: ColorMode::Rgb, normalize: Normalize::imagenet() };
+        let card = ModelCard { model, classes: names, color: Some(ColorMode::Rgb), normalize: Normalize::imagenet() };
         card.check().map_err(|reason| refuse("classes", reason))?;
         let model = if path.extension().is_some_and(|extension| extension == "bpk") {
             // A second head is none that prediction needs, but a training may have had one.
@@ -182,6 +182,29 @@ impl Segmenter {
             load_torch_but(card.model.init(device), path, Exceptions { spare, ..Exceptions::default() })?
         };
         Self::new(model, card, device)
+    }
+
+    /// torchvision's network with weights that it has published, from the cache or downloaded; see
+    /// [`Published::file`](weights::Published::file). It
+    /// learned from images whose shorter side has 520 pixels; see [`Published::preset`](weights::Published::preset).
+    ///
+    /// ```no_run
+    /// use segkiln::{models::weights::LrAsppMobileNetV3LargeWeights, prelude::*};
+    ///
+    /// let segmenter = Segmenter::pretrained(LrAsppMobileNetV3LargeWeights::default(), &Device::default())?;
+    /// # Ok::<(), segkiln::SegmentError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`SegmentError::Weights`] if they are not there and cannot be downloaded, [`SegmentError::Option`] if the network is no
+    /// segmentation network.
+    pub fn pretrained(weights: impl Weights, device: &Device) -> Result<Self, SegmentError> {
+        let published = weights.published();
+        if published.data != TrainingData::CocoVoc {
+            let reason = format!("{} is no segmentation network", published.network);
+            return Err(SegmentError::Option { option: "weights", reason });
+        }
+        Self::by_name(published.network, published.file(|_, _| {})?, published.data.classes(), device)
     }
 
     /// The logits of an image that is segmented whole; it is normalised here.
@@ -217,8 +240,12 @@ impl Segmenter {
     /// # Errors
     /// As [`segment`](Self::segment), and [`SegmentError::Option`].
     pub fn segment_with(&self, image: &DynamicImage, options: &SegmentOptions) -> Result<Segmentation, SegmentError> {
+        let color = self.card.color.ok_or_else(|| SegmentError::Option {
+            option: "image",
+            reason: "the network does not take pictures; give it the channels by `segment_values`".into(),
+        })?;
         self.in_tiles(image.width(), image.height(), options, |left, top, width, height| {
-            Image::from_dynamic(&image.crop_imm(left, top, width, height), self.card.color)
+            Image::from_dynamic(&image.crop_imm(left, top, width, height), color)
         })
     }
 
@@ -436,7 +463,7 @@ mod tests {
         let names = (0..classes).map(|class| format!("class {class}"));
         let card = ModelCard {
             classes: Classes::new(names).unwrap(),
-            color: ColorMode::Gray,
+            color: Some(ColorMode::Gray),
             normalize: Normalize::identity(1),
             model: model.clone(),
         };

@@ -9,7 +9,7 @@ use burn::{
 
 use super::{Backbone, BackboneConfig};
 use crate::{
-    layers::{Activation, adaptive_avg_pool2d, global_avg_pool2d},
+    layers::{Activation, adaptive_avg_pool2d, global_avg_pool2d, linear},
     weights::{TorchName, TorchNames},
 };
 
@@ -94,16 +94,16 @@ impl Classifier {
     pub fn forward(&self, x: Tensor<4>) -> Tensor<2> {
         let map = self.backbone.forward(x, &[self.last]).remove(0);
         match &self.head {
-            ClassifierHead::ResNet(head) => head.fc.forward(means(map)),
-            ClassifierHead::MobileNetV2(head) => head.linear.forward(head.dropout.forward(means(map))),
+            ClassifierHead::ResNet(head) => linear(&head.fc, means(map)),
+            ClassifierHead::MobileNetV2(head) => linear(&head.linear, head.dropout.forward(means(map))),
             ClassifierHead::MobileNetV3(head) => {
-                let hidden = Activation::HardSwish.forward(head.hidden.forward(means(map)));
-                head.linear.forward(head.dropout.forward(hidden))
+                let hidden = Activation::HardSwish.forward(linear(&head.hidden, means(map)));
+                linear(&head.linear, head.dropout.forward(hidden))
             }
             ClassifierHead::Vgg(head) => {
                 let x = adaptive_avg_pool2d(map, VGG_SIDE).flatten(1, 3);
-                let hidden = |linear: &Linear, x| head.dropout.forward(Activation::Relu.forward(linear.forward(x)));
-                head.linear.forward(hidden(&head.second, hidden(&head.first, x)))
+                let hidden = |layer, x| head.dropout.forward(Activation::Relu.forward(linear(layer, x)));
+                linear(&head.linear, hidden(&head.second, hidden(&head.first, x)))
             }
         }
     }

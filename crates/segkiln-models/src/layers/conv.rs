@@ -16,6 +16,7 @@ use super::{
     Activation, Norm, NormConfig,
     norm::{batch_train, trains},
 };
+use crate::summary::count;
 
 /// Configuration of a [`ConvBlock`].
 #[derive(Config, Debug)]
@@ -114,6 +115,7 @@ pub fn conv_norm(conv: &Conv2d, norm: Option<&Norm>, activation: Activation, x: 
         };
         if let Some([scale, shift]) = affine {
             let y = conv2d_affine(x, conv.weight.val(), scale, shift, range, options);
+            count_conv(conv, &y);
             return if range.is_some() { y } else { activation.forward(y) };
         }
     }
@@ -137,10 +139,17 @@ pub fn zero_bias(mut conv: Conv2d, device: &Device) -> Conv2d {
 
 /// Every convolution of every network: Burn's layer, computed by [`segkiln_ops::conv2d()`].
 pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
-    match options(conv) {
+    let y = match options(conv) {
         Some(options) => segkiln_ops::conv2d(x, conv.weight.val(), conv.bias.as_ref().map(Param::val), options),
         None => conv.forward(x),
-    }
+    };
+    count_conv(conv, &y);
+    y
+}
+
+fn count_conv(conv: &Conv2d, y: &Tensor<4>) {
+    let [n, _, height, width] = y.dims();
+    count(&conv.weight, n * height * width, y);
 }
 
 /// None where the padding depends on the image.

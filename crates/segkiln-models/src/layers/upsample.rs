@@ -7,6 +7,7 @@ use burn::{
 use segkiln_ops::{ResizeMode, resize};
 
 use super::conv2d;
+use crate::summary::count;
 
 /// How a decoder doubles height and width.
 #[derive(Config, Debug, Copy, PartialEq)]
@@ -57,7 +58,10 @@ impl Upsample {
 /// Every transposed convolution of every network: Burn's layer, computed by [`segkiln_ops::conv_transpose2d()`].
 pub fn conv_transpose2d(conv: &ConvTranspose2d, x: Tensor<4>) -> Tensor<4> {
     let options = ConvTransposeOptions::new(conv.stride, conv.padding, conv.padding_out, conv.dilation, conv.groups);
-    segkiln_ops::conv_transpose2d(x, conv.weight.val(), conv.bias.as_ref().map(Param::val), options)
+    let [n, _, height, width] = x.dims();
+    let y = segkiln_ops::conv_transpose2d(x, conv.weight.val(), conv.bias.as_ref().map(Param::val), options);
+    count(&conv.weight, n * height * width, &y);
+    y
 }
 
 /// Bilinear, to the height and width of another map or of the image.

@@ -21,7 +21,7 @@ use super::{
     roi_pool::{Pooled, pool},
     transform::Images,
 };
-use crate::layers::{ConvBlock, ConvBlockConfig, conv_transpose2d, conv2d, zero_bias};
+use crate::layers::{ConvBlock, ConvBlockConfig, conv_transpose2d, conv2d, linear, zero_bias};
 
 /// What becomes of proposals: classes, boxes and masks.
 #[derive(Module, Debug)]
@@ -372,10 +372,10 @@ impl BoxHead {
     /// `[boxes, channels, size, size]` → `[boxes, representation]`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<2> {
         match self {
-            Self::Mlp(head) => relu(head.fc7.forward(relu(head.fc6.forward(x.flatten(1, 3))))),
+            Self::Mlp(head) => relu(linear(&head.fc7, relu(linear(&head.fc6, x.flatten(1, 3))))),
             Self::ConvFc(head) => {
                 let x = head.convs.iter().fold(x, |x, block| block.forward(x));
-                relu(head.fc.forward(x.flatten(1, 3)))
+                relu(linear(&head.fc, x.flatten(1, 3)))
             }
         }
     }
@@ -385,7 +385,7 @@ impl BoxPredictor {
     /// # Shapes
     /// `[boxes, representation]` → logits `[boxes, classes]` and codes `[boxes, 4 · classes]`
     pub fn forward(&self, x: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
-        (self.cls_score.forward(x.clone()), self.bbox_pred.forward(x))
+        (linear(&self.cls_score, x.clone()), linear(&self.bbox_pred, x))
     }
 }
 

@@ -1,4 +1,5 @@
-//! Saving and loading of weights, in Burn's burnpack format (`.bpk`); and loading of PyTorch's files, see [`load_torch`].
+//! Saving and loading of weights, in Burn's burnpack format (`.bpk`); loading of PyTorch's files, see [`load_torch`]; and
+//! what is published for whom, see [`Weights`].
 //!
 //! A `.bpk` file holds each parameter and each running statistic under its path in the network, in the order of the network, and
 //! nothing that changes from run to run: the same weights give the same bytes. It is written to a temporary name and
@@ -10,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+mod published;
 mod torch;
 
 use burn::{
@@ -17,8 +19,11 @@ use burn::{
     store::{ModuleRecord, burn_pack},
     tensor::{Bytes, Tensor, TensorData},
 };
+pub use published::*;
 pub use torch::{Exceptions, load_torch, load_torch_but, save_safetensors, save_torch, torch_contents, torch_shapes};
 pub(crate) use torch::{TorchName, TorchNames};
+
+use crate::Summary;
 
 /// Why weights could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +52,21 @@ pub enum WeightsError {
         path: PathBuf,
         /// Which tensors do not fit.
         mismatch: Mismatch,
+    },
+    /// Published weights are not on this machine and could not be downloaded.
+    #[error(
+        "the weights of {network} are not in {}: {reason}; put {url} there, or give a file of your own",
+        path.display()
+    )]
+    Absent {
+        /// The network.
+        network: &'static str,
+        /// Where the file would be.
+        path: PathBuf,
+        /// Where it can be downloaded.
+        url: String,
+        /// Why it was not.
+        reason: String,
     },
 }
 
@@ -138,30 +158,9 @@ pub fn load<M: Module>(module: M, path: &Path) -> Result<M, WeightsError> {
 }
 
 /// How many numbers a network learns or could learn: without running statistics, and without frozen norms, as PyTorch
-/// counts.
+/// counts. See [`Summary`].
 pub fn parameters<M: Module>(module: &M) -> usize {
-    struct Count {
-        containers: Vec<bool>,
-        total: usize,
-    }
-    impl ModuleVisitor for Count {
-        fn enter_module(&mut self, name: &str, container: &str) {
-            self.containers.push(container == "Struct:FrozenBatchNorm" || name.starts_with("running_"));
-        }
-
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.containers.pop();
-        }
-
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if !self.containers.contains(&true) {
-                self.total += param.lazy_shape().num_elements();
-            }
-        }
-    }
-    let mut count = Count { containers: Vec::new(), total: 0 };
-    module.visit(&mut count);
-    count.total
+    Summary::of(module, |_| ()).total().parameters
 }
 
 /// A parameter of any rank.

@@ -23,6 +23,7 @@ use super::task::{DetectionTask, Failure};
 use crate::{
     Result, TrainError,
     history::{Epoch, History, Monitor},
+    layer_rates::LayerRates,
     optimizer::OptimizerConfig,
     run::{Plan, Settings, carry_out},
     schedule::ScheduleConfig,
@@ -44,6 +45,9 @@ pub struct DetectionRecipe {
     pub learning_rate: f64,
     /// How the learning rate goes over the steps.
     pub schedule: ScheduleConfig,
+    /// Learning rates of the backbone's layers; that of all others without.
+    #[serde(default)]
+    pub layer_rates: Option<LayerRates>,
     /// What turns gradients into steps.
     pub optimizer: OptimizerConfig,
     /// Largest common norm of a batch's gradients.
@@ -70,6 +74,7 @@ impl DetectionRecipe {
             accumulation: 1,
             learning_rate: 0.02 / 16.0 * batch_size as f64,
             schedule: ScheduleConfig::multi_step([steps, steps.saturating_mul(epochs)]),
+            layer_rates: None,
             optimizer: OptimizerConfig::Sgd { momentum: 0.9, nesterov: false, weight_decay: 1e-4 },
             clip_norm: None,
             ema_decay: None,
@@ -154,6 +159,7 @@ pub fn train_detector(plan: DetectionRun) -> Result<DetectionOutcome> {
             epochs: recipe.epochs,
             learning_rate: recipe.learning_rate,
             schedule: recipe.schedule,
+            layer_rates: recipe.layer_rates,
             optimizer: recipe.optimizer,
             accumulation: recipe.accumulation,
             clip_norm: recipe.clip_norm,
@@ -177,6 +183,10 @@ pub fn train_detector(plan: DetectionRun) -> Result<DetectionOutcome> {
             }
             let task = DetectionTask::new(model, recipe.clip_norm, recipe.accumulation);
             Ok(task.reporting_to(failure.clone()))
+        },
+        freeze: |mut task: DetectionTask, trainable| {
+            task.model = task.model.freeze_backbone(trainable);
+            task
         },
         save: |task: &DetectionTask, path: &Path| weights::save(&task.model, path),
         names: names.collect(),

@@ -1,0 +1,346 @@
+//! Files from the network: in pieces, each with a time limit, so that a download can be interrupted and goes on.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::Path,
+    time::Duration,
+};
+
+use sha2::{Digest, Sha256};
+use ureq::{Agent, http::StatusCode};
+
+/// Bytes that are asked for at once.
+const PIECE: u64 = 16 << 20;
+/// Bytes that no file of weights has.
+const MOST: u64 = 16 << 30;
+/// How often in a row a piece may fail before the download does.
+const ATTEMPTS: usize = 3;
+
+/// Brings what is at `url` to `path`, once its SHA-256 is known to begin with these hexadecimal digits.
+///
+/// What has come so far is beside `path` with the ending `.part`. Of two programs at once, the second waits for the first.
+pub(super) fn download(
+    url: &str,
+    sha256: &str,
+    path: &Path,
+    progress: impl FnMut(u64, Option<u64>),
+) -> Result<(), String> {
+    let config = Agent::config_builder()
+        .timeout_connect(Some(Duration::from_secs(30)))
+        .timeout_recv_response(Some(Duration::from_secs(60)))
+        .timeout_recv_body(Some(Duration::from_secs(600)))
+        .http_status_as_error(false)
+        .user_agent(concat!("segkiln/", env!("CARGO_PKG_VERSION")));
+    download_by(&config.build().into(), PIECE, url, sha256, path, progress)
+}
+
+fn download_by(
+    agent: &Agent,
+    piece: u64,
+    url: &str,
+    sha256: &str,
+    path: &Path,
+    mut progress: impl FnMut(u64, Option<u64>),
+) -> Result<(), String> {
+    let name = path.file_name().ok_or("the path has no file name")?;
+    let part = path.with_file_name(format!("{}.part", name.display()));
+    let unwritable = |error: io::Error| format!("cannot write {}: {error}", part.display());
+    path.parent().map_or(Ok(()), fs::create_dir_all).map_err(unwritable)?;
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&part);
+    let mut file = file.map_err(unwritable)?;
+    match file.lock() {
+        Err(error) if error.kind() != io::ErrorKind::Unsupported => return Err(unwritable(error)),
+        _ if path.is_file() => return Ok(()),
+        _ => {}
+    }
+
+    let mut failures = 0;
+    let total = loop {
+        let done = file.seek(SeekFrom::End(0)).map_err(unwritable)?;
+        match next_piece(agent, url, &mut file, done, piece, &mut progress) {
+            Ok(Piece { end, total }) if total.is_none_or(|total| end >= total) => break end,
+            Ok(_) => failures = 0,
+            Err(Failure::Final(reason)) => return Err(reason),
+            Err(Failure::Passing(reason)) => {
+                failures += 1;
+                if failures == ATTEMPTS {
+                    return Err(reason);
+                }
+            }
+        }
+    };
+    file.sync_all().map_err(unwritable)?;
+    let found = digest(&mut file).map_err(|error| format!("cannot read {}: {error}", part.display()))?;
+    if !found.starts_with(sha256) {
+        // The next attempt begins anew.
+        file.set_len(0).map_err(unwritable)?;
+        return Err(format!(
+            "the {total} bytes from {url} have the SHA-256 {found}, which does not begin with {sha256}"
+        ));
+    }
+    fs::rename(&part, path).map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
+
+/// What has come.
+struct Piece {
+    /// Bytes of the file that are there.
+    end: u64,
+    /// All of them; None where the server does not say, and has sent everything.
+    total: Option<u64>,
+}
+
+enum Failure {
+    /// Another attempt may help.
+    Passing(String),
+    Final(String),
+}
+
+/// Appends the next bytes to the file, or all of them from a server that knows no pieces.
+fn next_piece(
+    agent: &Agent,
+    url: &str,
+    file: &mut File,
+    from: u64,
+    length: u64,
+    progress: &mut impl FnMut(u64, Option<u64>),
+) -> Result<Piece, Failure> {
+    let passing = |error: &dyn std::fmt::Display| Failure::Passing(format!("cannot download: {error}"));
+    let range = format!("bytes={from}-{}", from + length - 1);
+    let mut response = agent.get(url).header("Range", &range).call().map_err(|error| passing(&error))?;
+    let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let in_pieces = response.status() == StatusCode::PARTIAL_CONTENT;
+    let (start, total) = match response.status() {
+        StatusCode::PARTIAL_CONTENT => {
+            let whole = header("content-range").unwrap_or_default();
+            let total = whole.rsplit_once('/').and_then(|(_, total)| total.parse().ok());
+            if !whole.starts_with(&format!("bytes {from}-")) {
+                return Err(Failure::Final(format!("the server answers {range} with {whole:?}")));
+            }
+            (from, Some(total.ok_or_else(|| Failure::Final(format!("the server answers {range} with {whole:?}")))?))
+        }
+        StatusCode::OK => (0, header("content-length").and_then(|length| length.parse().ok())),
+        // What is there already is all of the file, or more.
+        StatusCode::RANGE_NOT_SATISFIABLE if from > 0 => {
+            let total = header("content-range").and_then(|range| range.rsplit_once('/')?.1.parse().ok());
+            if total == Some(from) {
+                return Ok(Piece { end: from, total });
+            }
+            file.set_len(0).map_err(|error| Failure::Final(error.to_string()))?;
+            return Err(Failure::Passing("what was downloaded before is not of this file".into()));
+        }
+        status if status.is_server_error() => return Err(passing(&format!("the server says {status}"))),
+        status => return Err(Failure::Final(format!("cannot download: the server says {status}"))),
+    };
+    if let Some(total @ MOST..) = total {
+        return Err(Failure::Final(format!("the server has {total} bytes, more than {MOST}")));
+    }
+    let unwritable = |error: io::Error| Failure::Final(format!("cannot write what is downloaded: {error}"));
+    file.set_len(start).and_then(|()| file.seek(SeekFrom::Start(start))).map_err(unwritable)?;
+    let mut end = start;
+    let mut reader = response.body_mut().as_reader();
+    let mut buffer = vec![0; 1 << 16];
+    let ended = loop {
+        let count = match reader.read(&mut buffer) {
+            Ok(0) => break "the connection ended".into(),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => break error.to_string(),
+        };
+        end += count as u64;
+        if end > total.unwrap_or(MOST) {
+            return Err(Failure::Final(format!("the server sends more than {} bytes", total.unwrap_or(MOST))));
+        }
+        file.write_all(&buffer[..count]).map_err(unwritable)?;
+        progress(end, total);
+    };
+    match total {
+        // A piece that is cut short is a smaller one; a whole file that is begins anew.
+        Some(total) if end < total && (end == from || !in_pieces) => {
+            Err(passing(&format!("{ended} after {end} of {total} bytes")))
+        }
+        total => Ok(Piece { end, total }),
+    }
+}
+
+/// The file's SHA-256, in hexadecimal digits.
+fn digest(file: &mut File) -> io::Result<String> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            count => hash.update(&buffer[..count]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead, BufReader},
+        net::{TcpListener, TcpStream},
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        thread,
+    };
+
+    use super::*;
+
+    /// How the server below misbehaves.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Way {
+        Well,
+        /// It knows no pieces.
+        Whole,
+        /// It ends each connection after so many bytes of the file.
+        Cut(usize),
+        /// As both.
+        WholeCut(usize),
+        /// It has no such file.
+        Nothing,
+        /// It fails this many times at first.
+        Down(usize),
+    }
+
+    /// A server of one file, and how often it was asked.
+    struct Server {
+        url: String,
+        asked: Arc<AtomicUsize>,
+    }
+
+    fn contents() -> Vec<u8> {
+        (0..50_000u32).map(|i| (i * i % 251) as u8).collect()
+    }
+
+    fn sha256() -> String {
+        Sha256::digest(contents()).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn serve(way: Way) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/weights-00000000.pth", listener.local_addr().unwrap());
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                answer(stream.unwrap(), way, count.fetch_add(1, Ordering::SeqCst));
+            }
+        });
+        Server { url, asked }
+    }
+
+    fn answer(mut stream: TcpStream, way: Way, earlier: usize) {
+        let mut range = None;
+        for line in BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty()) {
+            if let Some(value) = line.to_lowercase().strip_prefix("range: bytes=") {
+                let (from, to) = value.split_once('-').unwrap();
+                range = Some((from.parse::<usize>().unwrap(), to.parse::<usize>().unwrap() + 1));
+            }
+        }
+        let all = contents();
+        let total = all.len();
+        let (head, body, cut) = match (way, range) {
+            (Way::Nothing, _) => ("404 Not Found".into(), Vec::new(), usize::MAX),
+            (Way::Down(times), _) if earlier < times => ("503 Service Unavailable".into(), Vec::new(), usize::MAX),
+            (Way::Whole, _) => ("200 OK".into(), all, usize::MAX),
+            (Way::WholeCut(cut), _) => ("200 OK".into(), all, cut),
+            (_, Some((from, _))) if from >= total => {
+                (format!("416 Range Not Satisfiable\r\nContent-Range: bytes */{total}"), Vec::new(), usize::MAX)
+            }
+            (way, range) => {
+                let (from, to) = range.unwrap();
+                let to = to.min(total);
+                let cut = if let Way::Cut(cut) = way { cut } else { usize::MAX };
+                let head = format!("206 Partial Content\r\nContent-Range: bytes {from}-{}/{total}", to - 1);
+                (head, all[from..to].to_vec(), cut)
+            }
+        };
+        let head = format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+        let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body[..cut.min(body.len())]));
+    }
+
+    fn get(url: &str, sha256: &str, path: &Path, progress: impl FnMut(u64, Option<u64>)) -> Result<(), String> {
+        // Whatever the machine's proxy is.
+        let config = Agent::config_builder().http_status_as_error(false).proxy(None);
+        download_by(&config.build().into(), 20_000, url, sha256, path, progress)
+    }
+
+    #[test]
+    fn files_come_whole_whatever_the_server_does() {
+        for (way, asked) in [(Way::Well, 3), (Way::Whole, 1), (Way::Cut(9000), 6), (Way::Down(2), 5)] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("new/weights.pth");
+            let server = serve(way);
+            let mut seen = 0;
+            get(&server.url, &sha256()[..8], &path, |done, total| {
+                assert!(done > seen && total == Some(50_000));
+                seen = done;
+            })
+            .unwrap();
+            assert_eq!(fs::read(&path).unwrap(), contents());
+            assert_eq!((seen, server.asked.load(Ordering::SeqCst)), (50_000, asked));
+            assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing else is left");
+        }
+    }
+
+    #[test]
+    fn what_has_come_is_not_fetched_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, part] = ["weights.pth", "weights.pth.part"].map(|name| folder.path().join(name));
+        for (length, asked) in [(10_000, 2), (50_000, 1)] {
+            fs::write(&part, &contents()[..length]).unwrap();
+            let server = serve(Way::Well);
+            let mut first = None;
+            get(&server.url, &sha256(), &path, |done, _| first = first.or(Some(done))).unwrap();
+            assert!(first.is_none_or(|first| first > length as u64));
+            assert_eq!(fs::read(&path).unwrap(), contents());
+            assert_eq!(server.asked.load(Ordering::SeqCst), asked);
+            fs::remove_file(&path).unwrap();
+        }
+        // Of another file, and longer than this one.
+        fs::write(&part, vec![0; 60_000]).unwrap();
+        get(&serve(Way::Well).url, &sha256(), &path, |_, _| {}).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), contents());
+    }
+
+    #[test]
+    fn failures_leave_no_file_and_say_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights.pth");
+        let refused = |way, sha256: &str| {
+            let error = get(&serve(way).url, sha256, &path, |_, _| {}).unwrap_err();
+            assert!(!path.exists());
+            error
+        };
+        assert!(refused(Way::Nothing, &sha256()).contains("404"));
+        assert!(refused(Way::Down(9), &sha256()).contains("503"));
+        assert!(refused(Way::WholeCut(30_000), &sha256()).contains("after 30000 of 50000 bytes"));
+        let error = refused(Way::Well, "00000000");
+        assert!(error.contains("does not begin with 00000000"), "{error}");
+        // And the next attempt does not begin with what was wrong.
+        get(&serve(Way::Well).url, &sha256(), &path, |_, _| {}).unwrap();
+        // Nobody listens there.
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let other = folder.path().join("other.pth");
+        let error = get(&format!("http://{closed}/x"), "", &other, |_, _| {}).unwrap_err();
+        assert!(error.contains("cannot download"), "{error}");
+    }
+
+    #[test]
+    fn two_downloads_at_once_do_not_mix() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights.pth");
+        let server = serve(Way::Cut(1000));
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| get(&server.url, &sha256(), &path, |_, _| {}).unwrap());
+            }
+        });
+        assert_eq!(fs::read(&path).unwrap(), contents());
+        assert_eq!(server.asked.load(Ordering::SeqCst), 50);
+    }
+}

@@ -1,0 +1,203 @@
+//! Weights that torchvision has published: what is known of each file, and the file itself, from a cache or the network.
+//!
+//! ```no_run
+//! use burn::tensor::Device;
+//! use segkiln_models::{ModelConfig, weights::{ResNet50Weights, Weights}};
+//!
+//! let file = ResNet50Weights::default().file(|done, total| eprintln!("{done} of {total:?} bytes"))?;
+//! let unet = ModelConfig::by_name("unet_resnet50", 2)?.init(&Device::default()).begin_with(&file)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use std::path::PathBuf;
+
+use segkiln_data::Preset;
+
+use super::WeightsError;
+
+mod cache;
+#[cfg(feature = "pretrained")]
+mod download;
+mod table;
+
+pub use table::*;
+
+/// The weights that are published for one network.
+pub trait Weights: Copy {
+    /// What is known of the file.
+    fn published(self) -> Published;
+
+    /// The file; see [`Published::file`].
+    ///
+    /// # Errors
+    /// As [`Published::file`].
+    fn file(self, progress: impl FnMut(u64, Option<u64>)) -> Result<PathBuf, WeightsError> {
+        self.published().file(progress)
+    }
+}
+
+impl Weights for Published {
+    fn published(self) -> Published {
+        self
+    }
+}
+
+/// A file of weights that torchvision has published.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Published {
+    /// torchvision's name of the network, such as `resnet50`.
+    pub network: &'static str,
+    /// torchvision's name of the weights, such as `IMAGENET1K_V2`.
+    pub name: &'static str,
+    /// The file's name.
+    pub file: &'static str,
+    /// What the network learned from.
+    pub data: TrainingData,
+    /// What is done to an image before it is normalised with ImageNet's mean and deviation; detectors resize for
+    /// themselves.
+    pub preset: Option<Preset>,
+    /// Whether these are torchvision's best for the network.
+    pub is_default: bool,
+}
+
+/// What a published network learned from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrainingData {
+    /// ImageNet-1K: the class of a whole photograph.
+    ImageNet,
+    /// Those images of COCO that show Pascal VOC's classes, pixel by pixel.
+    CocoVoc,
+    /// COCO's objects.
+    Coco,
+}
+
+impl TrainingData {
+    /// How many classes there are, with the background where there is one.
+    pub fn classes(self) -> usize {
+        match self {
+            Self::ImageNet => 1000,
+            Self::CocoVoc => 21,
+            Self::Coco => 91,
+        }
+    }
+}
+
+impl Published {
+    /// The weights of a network by torchvision's names, also `DEFAULT`.
+    ///
+    /// # Errors
+    /// A sentence that says which there are.
+    pub fn by_name(network: &str, name: &str) -> Result<Self, String> {
+        let of: Vec<&Self> = ALL.iter().filter(|published| published.network == network).collect();
+        let found = of.iter().find(|published| published.name == name || (name == "DEFAULT" && published.is_default));
+        found.map(|published| **published).ok_or_else(|| {
+            if of.is_empty() {
+                let mut networks: Vec<&str> = ALL.iter().map(|published| published.network).collect();
+                networks.dedup();
+                return format!("no weights of {network} are published; there are some of {}", networks.join(", "));
+            }
+            let names: Vec<&str> = of.iter().map(|published| published.name).collect();
+            format!("{network} has no weights {name}; it has {} and DEFAULT", names.join(", "))
+        })
+    }
+
+    /// All that are known.
+    pub fn all() -> &'static [Self] {
+        ALL
+    }
+
+    /// Where the file is on the network.
+    pub fn url(&self) -> String {
+        format!("https://download.pytorch.org/models/{}", self.file)
+    }
+
+    /// What the hexadecimal digits of the file's SHA-256 begin with: eight, which is as much as torchvision tells.
+    pub fn sha256(&self) -> &'static str {
+        let stem = self.file.rsplit_once('.').map_or(self.file, |(stem, _)| stem);
+        stem.rsplit_once('-').map_or("", |(_, digits)| digits)
+    }
+
+    /// Under which terms the weights are published.
+    pub fn licence(&self) -> &'static str {
+        match self.data {
+            TrainingData::ImageNet => "BSD-3-Clause (torchvision); ImageNet's own terms are for research",
+            TrainingData::CocoVoc | TrainingData::Coco => "BSD-3-Clause (torchvision); COCO's own terms are CC BY 4.0",
+        }
+    }
+
+    /// The file on this machine, if it is in the cache (see [`file`](Self::file)).
+    pub fn cached(&self) -> Option<PathBuf> {
+        cache::find(self.file)
+    }
+
+    /// The file on this machine. Where it is in no cache, the feature `pretrained` downloads it; `progress` is told the bytes
+    /// that are there, and how many there will be if that is known.
+    ///
+    /// The cache is the folder `$SEGKILN_CACHE`, or else `segkiln` in the user's folder of caches. What PyTorch has
+    /// downloaded is found too. A download that was interrupted goes on where it ended; its file has its name only when
+    /// it is whole and has the right SHA-256.
+    ///
+    /// # Errors
+    /// [`WeightsError::Absent`], which says what to download and where to put it.
+    pub fn file(&self, progress: impl FnMut(u64, Option<u64>)) -> Result<PathBuf, WeightsError> {
+        if let Some(path) = self.cached() {
+            return Ok(path);
+        }
+        let path = cache::folder().map(|folder| folder.join(self.file));
+        let fetched = match &path {
+            Some(path) => self.fetch(path, progress),
+            None => Err("there is no folder for caches; name one by SEGKILN_CACHE".into()),
+        };
+        let absent = |reason| WeightsError::Absent {
+            network: self.network,
+            path: path.clone().unwrap_or_else(|| self.file.into()),
+            url: self.url(),
+            reason,
+        };
+        fetched.map_err(absent)?;
+        Ok(path.expect("a file was put there"))
+    }
+
+    #[cfg(feature = "pretrained")]
+    fn fetch(&self, path: &std::path::Path, progress: impl FnMut(u64, Option<u64>)) -> Result<(), String> {
+        download::download(&self.url(), self.sha256(), path, progress)
+    }
+
+    #[cfg(not(feature = "pretrained"))]
+    fn fetch(&self, _path: &std::path::Path, _progress: impl FnMut(u64, Option<u64>)) -> Result<(), String> {
+        Err("the program is built without the feature `pretrained`, which downloads".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ModelConfig, backbones::ClassifierConfig, rcnn::RcnnConfig};
+
+    #[test]
+    fn every_file_is_of_a_network_that_there_is() {
+        for published in Published::all() {
+            let name = published.network;
+            match published.data {
+                TrainingData::ImageNet => assert!(ClassifierConfig::by_name(name).is_some(), "{name}"),
+                TrainingData::CocoVoc => assert!(ModelConfig::by_name(name, 21).is_ok(), "{name}"),
+                TrainingData::Coco => assert!(RcnnConfig::by_name(name, 91).is_some(), "{name}"),
+            }
+            assert_eq!(published.sha256().len(), 8, "{name}");
+            assert!(published.sha256().chars().all(|digit| digit.is_ascii_hexdigit()), "{name}");
+            let defaults = Published::all().iter().filter(|other| other.network == name && other.is_default);
+            assert_eq!(defaults.count(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn weights_are_found_by_name() {
+        let published = Published::by_name("resnet50", "DEFAULT").unwrap();
+        assert_eq!(published, ResNet50Weights::default().published());
+        assert_eq!(published.name, "IMAGENET1K_V2");
+        assert_eq!(published.url(), "https://download.pytorch.org/models/resnet50-11ad3fa6.pth");
+        let error = Published::by_name("resnet50", "COCO_V1").unwrap_err();
+        assert!(error.contains("IMAGENET1K_V1, IMAGENET1K_V2 and DEFAULT"), "{error}");
+        assert!(Published::by_name("resnet51", "DEFAULT").unwrap_err().contains("resnet50"));
+    }
+}

@@ -1,0 +1,143 @@
+//! Learning rates that fall towards a backbone's first layers, which have more to lose than to learn: the discriminative
+//! fine-tuning of Howard and Ruder, ACL 2018, <https://arxiv.org/abs/1801.06146>.
+
+use std::collections::BTreeSet;
+
+use burn::{
+    lr_scheduler::module_lr_scheduler::ModuleLrScheduler,
+    module::{Module, ModuleVisitor, Param, ParamGroup},
+    tensor::Tensor,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{Result, TrainError, schedule::Schedule};
+
+/// The learning rates of a backbone's groups of layers, as shares of the other layers'. The groups are those that
+/// `freeze_backbone` counts.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LayerRates {
+    /// The last group's.
+    pub last: f64,
+    /// What the rate of each earlier group is multiplied by.
+    pub decay: f64,
+}
+
+impl LayerRates {
+    /// One rate for the whole backbone.
+    pub fn backbone(share: f64) -> Self {
+        Self { last: share, decay: 1.0 }
+    }
+
+    pub(crate) fn check(self) -> Result<()> {
+        for (name, share) in [("last", self.last), ("decay", self.decay)] {
+            if !(share > 0.0 && share <= 1.0) {
+                let reason = format!("{name} must be above 0 and at most 1, is {share}");
+                return Err(TrainError::Recipe { field: "layer_rates", reason });
+            }
+        }
+        Ok(())
+    }
+
+    /// The schedule `of` a share of the rate, for each of the groups that [`groups`] finds; that of 1 for all other layers.
+    pub(crate) fn scheduler(self, groups: Vec<Vec<String>>, of: impl Fn(f64) -> Schedule) -> ModuleLrScheduler {
+        let mut share = self.last;
+        groups.into_iter().fold(ModuleLrScheduler::new(of(1.0)), |scheduler, paths| {
+            let group = of(share);
+            share *= self.decay;
+            scheduler.with_group(ParamGroup::from_paths(paths), group)
+        })
+    }
+}
+
+/// The paths of the parameters that learn only where `freeze` spares one group, a second, and so on.
+pub(crate) fn groups<M: Module>(task: &M, freeze: impl Fn(M, usize) -> M) -> Vec<Vec<String>> {
+    let all = learning(task);
+    let mut spared = learning(&freeze(task.clone(), 0));
+    let mut groups = Vec::new();
+    while spared.len() < all.len() {
+        let more = learning(&freeze(task.clone(), groups.len() + 1));
+        groups.push(more.difference(&spared).cloned().collect());
+        spared = more;
+    }
+    groups
+}
+
+/// The paths of the parameters that learn.
+fn learning<M: Module>(module: &M) -> BTreeSet<String> {
+    #[derive(Default)]
+    struct Learning {
+        path: Vec<String>,
+        found: BTreeSet<String>,
+    }
+
+    impl ModuleVisitor for Learning {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.into());
+        }
+
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if param.is_require_grad() {
+                self.found.insert(self.path.join("."));
+            }
+        }
+    }
+
+    let mut learning = Learning::default();
+    module.visit(&mut learning);
+    learning.found
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::{module::ParamId, tensor::Device};
+    use segkiln_models::ModelConfig;
+
+    use super::*;
+    use crate::schedule::ScheduleConfig;
+
+    #[test]
+    fn rates_fall_from_group_to_group() {
+        let device = Device::default().autodiff();
+        for (name, count, paths) in [
+            ("fpn_resnet18", 5, ["decoder", "layer4", "layer3", "layer2", "layer1", "conv1"]),
+            (
+                "unet_mobilenet_v2",
+                6,
+                ["decoder", "features.18", "features.17", "features.13", "features.6", "features.2"],
+            ),
+        ] {
+            let model = ModelConfig::by_name(name, 2).unwrap().init(&device);
+            let all = learning(&model);
+            let groups = groups(&model, |model, trainable| model.freeze_backbone(trainable));
+            assert_eq!(groups.len(), count, "{name}");
+            let rates = LayerRates { last: 0.5, decay: 0.1 };
+            let mut scheduler = rates.scheduler(groups, |share| Schedule::new(ScheduleConfig::Constant, share, 10));
+            let rates = scheduler.step();
+            for (depth, part) in paths.into_iter().enumerate() {
+                let expected = if depth == 0 { 1.0 } else { 0.5 * 0.1f64.powi(depth as i32 - 1) };
+                let part = format!(".{part}.");
+                let paths: Vec<&String> = all.iter().filter(|path| format!(".{path}").contains(&part)).collect();
+                assert!(!paths.is_empty(), "{name} {part}");
+                for path in paths {
+                    let rate = rates.lr_from_param(ParamId::new(), Some(path));
+                    assert!((rate / expected - 1.0).abs() < 1e-9, "{path}: {rate} {expected}");
+                }
+            }
+        }
+        // What does not learn is in no group.
+        let model = ModelConfig::by_name("fpn_resnet18", 2).unwrap().init(&device).freeze_backbone(2);
+        assert_eq!(groups(&model, |model, trainable| model.freeze_backbone(trainable)).len(), 2);
+    }
+
+    #[test]
+    fn shares_out_of_range_are_named() {
+        assert!(LayerRates::backbone(0.1).check().is_ok());
+        let error = LayerRates { last: 0.1, decay: 1.5 }.check().unwrap_err().to_string();
+        assert!(error.contains("layer_rates") && error.contains("decay"), "{error}");
+        assert!(LayerRates { last: f64::NAN, decay: 1.0 }.check().is_err());
+    }
+}
