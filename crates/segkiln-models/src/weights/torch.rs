@@ -193,8 +193,9 @@ pub(crate) enum TorchName {
 pub(crate) type TorchNames = &'static [(&'static str, &'static str, TorchName)];
 
 /// All that differ.
-const TABLES: [TorchNames; 10] = [
+const TABLES: [TorchNames; 11] = [
     crate::backbones::TORCH_NAMES,
+    crate::backbones::CONVNEXT,
     crate::layers::TORCH_NAMES,
     crate::deeplab::TORCH_NAMES,
     crate::fcn::TORCH_NAMES,
