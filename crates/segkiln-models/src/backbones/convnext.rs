@@ -247,8 +247,9 @@ impl ConvNeXtBlock {
         // As rows of one matrix, whose product is faster than those of many.
         let y = self.norm.forward(y.reshape([n * height * width, channels]));
         let y = self.project.forward(Activation::Gelu.forward(self.expand.forward(y)));
+        let y = y * self.layer_scale.val().reshape([1, channels]);
         let y = y.reshape([n, height, width, channels]).permute([0, 3, 1, 2]);
-        x + image_dropout(&self.dropped, y * self.layer_scale.val().unsqueeze())
+        x + image_dropout(&self.dropped, y)
     }
 }
 

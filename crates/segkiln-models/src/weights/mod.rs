@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+mod aliases;
 mod torch;
 
 use burn::{
