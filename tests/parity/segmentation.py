@@ -36,20 +36,25 @@ from torchvision.models import mobilenetv2, mobilenetv3, resnet, segmentation
 from torchvision.transforms import functional
 from torchvision.transforms._presets import SemanticSegmentation
 
-from rcnn import OUT, formula, image, noise
+from backbones import fill, tensors, translated
+from rcnn import OUT, image, noise
 
 STEP = 61  # has no factor in common with a width
 TORCHVISION = [
     "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large",
 ]
 DECODERS = {"unet": smp.Unet, "unetplusplus": smp.UnetPlusPlus, "deeplabv3plus": smp.DeepLabV3Plus, "pspnet": smp.PSPNet, "fpn": smp.FPN}
+# segmentation_models_pytorch's names of encoders that are not torchvision's. Its efficientnet-b1 pads as for an image of 240 pixels, so sides
+# must be odd multiples of 16; its efficientnet-b0 takes its map of stride 16 from the middle of a stage.
+OTHERS = {"convnext_tiny": "tu-convnext_tiny", "efficientnet_b0": "timm-efficientnet-b0", "tf_efficientnet_b1": "efficientnet-b1"}
 ENCODERS = ["resnet18", "resnet34", "resnet50", "resnext50_32x4d", "mobilenet_v2", "vgg16_bn"]
 NAMES = TORCHVISION + [f"{d}_{e}" for d in DECODERS for e in ENCODERS if (d, e) != ("deeplabv3plus", "vgg16_bn")]
 
 # Factors that come before those of rcnn.py, by a part of the name of the weights.
 BASIC = [(".conv2.weight", 0.4)]                                  # ResNet-18 and -34: the end of a residual branch
 INVERTED = [(".conv.2.weight", 0.6)]                              # MobileNetV2: the end of a block
-SQUEEZE = [(".block.3.0.", 1.2), (".fc1.", 2.0), (".fc2.", 3.0)]  # MobileNetV3: squeeze and excitation, and what follows it
+SQUEEZE = [(".block.3.0.", 1.2), (".fc1.", 2.0), (".fc2.", 3.0)]  # MobileNetV3, EfficientNet: squeeze and excitation, and what follows it
+SCALE = [("layer_scale", 0.2)]                                    # ConvNeXt: the end of a block
 # name: (sizes, factors, arguments). In the wide images the dilated convolutions of the pyramid reach other columns: the maps have 38.
 ODD, EVEN, ONE = (65, 49), (64, 96), (1, 1)
 CASES = {
@@ -66,6 +71,10 @@ CASES = {
     "deeplabv3plus_mobilenet_v2": ([EVEN], INVERTED, {}),
     "pspnet_resnet34": ([EVEN], BASIC, {}),
     "fpn_resnet34": ([EVEN], BASIC, {}),
+    "unet_convnext_tiny": ([EVEN, ODD], SCALE, {}),
+    "deeplabv3plus_convnext_tiny": ([EVEN], SCALE, {}),
+    "unet_efficientnet_b0": ([EVEN], SQUEEZE, {}),
+    "unet_tf_efficientnet_b1": ([(48, 80)], SQUEEZE, {}),
 }
 # name: (size and number of images, salt of the formula, factors, the stored gradients with the steps along their axes, batch norms whose all is stored)
 TRAINING = {
@@ -94,6 +103,18 @@ TRAINING = {
         "aux_classifier.0.weight": (2, 8),
         "aux_classifier.4.weight": (),
     }, ["backbone.0.1", "classifier.0.convs.4.2", "aux_classifier.1"]),
+    "unet_convnext_tiny": (EVEN, 2, "g", SCALE, {
+        "encoder.features.0.0.weight": (4,),
+        "encoder.features.1.0.layer_scale": (),
+        "encoder.features.3.1.block.0.weight": (8,),
+        "encoder.features.3.2.block.2.weight": (),
+        "encoder.features.5.4.block.3.weight": (64, 32),
+        "encoder.features.6.1.weight": (64, 32),
+        "encoder.features.7.2.block.5.bias": (8,),
+        "decoder.blocks.0.conv1.0.weight": (32, 64),
+        "decoder.blocks.3.conv1.0.weight": (4, 8),
+        "segmentation_head.0.weight": (),
+    }, ["decoder.blocks.2.conv1.1"]),
 }
 
 # Largest difference of the program's logits, as a share of their range. Where the image is resized, a grey level halfway between two may be
@@ -107,17 +128,22 @@ def create(name, classes, **arguments):
         aux = {} if name.startswith("lraspp") else dict(aux_loss=True)
         return getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=classes, **aux, **arguments).eval()
     decoder, encoder = name.split("_", 1)
-    return DECODERS[decoder](encoder, encoder_weights=None, classes=classes, **arguments).eval()
+    return DECODERS[decoder](OTHERS.get(encoder, encoder), encoder_weights=None, classes=classes, **arguments).eval()
+
+
+def ours(name, model):
+    """What torchvision calls the tensors of an encoder that is not its own."""
+    encoder = name.split("_", 1)[1]
+    if name in TORCHVISION or encoder not in OTHERS:
+        return {}
+    prefix = "encoder.model." if OTHERS[encoder].startswith("tu-") else "encoder."
+    state = {k.removeprefix(prefix): v for k, v in tensors(model).items() if k.startswith(prefix)}
+    return {f"{prefix}{k}": f"encoder.{v}" for k, v in translated(encoder, state).items()}
 
 
 def run(model, x):
     out = model(x)
     return dict(out) if isinstance(out, dict) else {"out": out}
-
-
-def fill(model, factors, salt=""):
-    model.load_state_dict({k: formula(k, v.shape, salt, factors) for k, v in model.state_dict().items()})
-    return model
 
 
 def sample(value):
@@ -132,7 +158,7 @@ def evaluate(model, sizes):
     return {f"{h}x{w}.{key}": value for h, w in sizes for key, value in run(model, image(0, h, w)[None].to(dtype)).items()}
 
 
-def train(model, size, count, gradients, norms):
+def train(name, model, size, count, gradients, norms):
     """One training step without the change of the weights."""
     dtype = next(model.parameters()).dtype
     for module in model.modules():
@@ -145,11 +171,12 @@ def train(model, size, count, gradients, norms):
         weight = torch.from_numpy(noise(key, value.numel())).to(dtype).reshape(value.shape)
         loss = loss + (1.0 if key == "out" else 0.5) * (value * weight).mean()
     loss.backward()
-    found = {name: p.grad for name, p in sorted(model.named_parameters())}
-    state = model.state_dict()
+    names = ours(name, model)
+    found = dict(sorted((names.get(k, k), p.grad) for k, p in model.named_parameters() if p.grad is not None))
+    state = {names.get(k, k): v for k, v in model.state_dict().items()}
     out = {"loss": loss.reshape(1), **{key: sample(value) for key, value in results.items()}}
     out["norms"] = torch.stack([gradient.double().norm() for gradient in found.values()]).to(dtype)
-    out.update({f"grad.{name}": found[name][tuple(slice(None, None, step) for step in steps)] for name, steps in gradients.items()})
+    out.update({f"grad.{key}": found[key][tuple(slice(None, None, step) for step in steps)] for key, steps in gradients.items()})
     for norm in norms:
         out.update({f"grad.{norm}.{kind}": found[f"{norm}.{kind}"] for kind in ["weight", "bias"]})
         out.update({f"after.{norm}.{kind}": state[f"{norm}.{kind}"] for kind in ["running_mean", "running_var"]})
@@ -182,7 +209,8 @@ def fixtures(checked):
     stored = {}
     for name, (sizes, factors, arguments) in CASES.items():
         def make():
-            return fill(create(name, 5, **arguments), factors)
+            model = create(name, 5, **arguments)
+            return fill(model, ours(name, model), "", factors)
 
         got = evaluate(make(), sizes)
         for key, value in got.items():
@@ -193,13 +221,14 @@ def fixtures(checked):
             check(make, lambda model: evaluate(model, sizes), got)
     for name, (size, count, salt, factors, gradients, norms) in TRAINING.items():
         def make():
-            return fill(create(name, 5), factors, salt)
+            model = create(name, 5)
+            return fill(model, ours(name, model), salt, factors)
 
-        got = train(make(), size, count, gradients, norms)
+        got = train(name, make(), size, count, gradients, norms)
         stored.update({f"train.{name}.{key}": value.contiguous() for key, value in got.items()})
         print(f"train.{name}: loss {got['loss'].item():.6g}, {len(got['norms'])} gradients with norms {got['norms'].min():.2g} to {got['norms'].max():.2g}")
         if checked:
-            check(make, lambda model: train(model, size, count, gradients, norms), got, amount=3e-7)
+            check(make, lambda model: train(name, model, size, count, gradients, norms), got, amount=3e-7)
     path = os.path.join(OUT, "segmentation.safetensors")
     os.makedirs(OUT, exist_ok=True)
     save_file(stored, path, {"step": str(STEP)})

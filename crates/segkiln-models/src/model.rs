@@ -69,12 +69,12 @@ impl ModelConfig {
     /// [`BackboneConfig::NAMES`]; for `classes` channels of logits.
     ///
     /// `fcn`, `deeplabv3` and `lraspp` are torchvision's, such as `deeplabv3_mobilenet_v3_large`; the others are
-    /// segmentation_models_pytorch's with its defaults, on those backbones that it takes from torchvision: ResNet, ResNeXt,
-    /// MobileNetV2 and VGG.
+    /// segmentation_models_pytorch's with its defaults, on those backbones that it has too: ResNet, ResNeXt, MobileNetV2,
+    /// VGG, EfficientNet and ConvNeXt, some by other names.
     ///
     /// # Errors
-    /// A sentence that says what is known, if the name is not, or the decoder needs a dilation that the backbone cannot
-    /// have.
+    /// A sentence that says what is known, if the name is not, or the decoder needs a dilation or a map that the backbone
+    /// cannot have.
     pub fn by_name(name: &str, classes: usize) -> Result<Self, String> {
         let unknown = || {
             format!(
@@ -98,7 +98,11 @@ impl ModelConfig {
             "lraspp" => Self::LrAspp(LrAsppConfig::new(dilated(backbone)?, classes)),
             "pspnet" => Self::PspNet(PspNetConfig::new(backbone, classes)),
             "unet" => Self::EncodedUNet(EncodedUNetConfig::new(backbone, classes)),
-            "unetplusplus" => Self::EncodedUNetPlusPlus(EncodedUNetPlusPlusConfig::new(backbone, classes)),
+            "unetplusplus" => {
+                let config = EncodedUNetPlusPlusConfig::new(backbone, classes);
+                config.check()?;
+                Self::EncodedUNetPlusPlus(config)
+            }
             _ => return Err(unknown()),
         })
     }
@@ -322,8 +326,8 @@ impl SegmentationModel {
     }
 
     /// Weights to begin a training with: a `.bpk` of the same network; torchvision's or segmentation_models_pytorch's of
-    /// it, also for other classes, whose head then keeps its own; or torchvision's of its backbone, also a classifier's and
-    /// for another number of channels (see [`Exceptions::channels`]).
+    /// it, also for other classes, whose head then keeps its own; or torchvision's or timm's of its backbone, also a
+    /// classifier's and for another number of channels (see [`Exceptions::channels`]).
     ///
     /// # Errors
     /// [`WeightsError`], naming the tensors if the file is of none of these.
@@ -347,7 +351,8 @@ impl SegmentationModel {
                 return load_torch_but(self, path, Exceptions { kept, spare, channels: true });
             }
         };
-        let exceptions = Exceptions { spare: &["fc.", "classifier."], channels: true, ..Exceptions::default() };
+        let spare = &["fc.", "_fc.", "classifier.", "head."];
+        let exceptions = Exceptions { spare, channels: true, ..Exceptions::default() };
         let backbone = load_torch_but(backbone, path, exceptions)?;
         Ok(self.with_backbone(backbone))
     }

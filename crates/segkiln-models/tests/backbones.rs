@@ -1,4 +1,4 @@
-//! Backbones and classifiers against torchvision; `tests/parity/backbones.py` writes the fixture.
+//! Backbones and classifiers against torchvision and timm; `tests/parity/backbones.py` writes the fixture.
 
 mod formula;
 
@@ -14,8 +14,8 @@ use safetensors::SafeTensors;
 use segkiln_data::{ColorMode, Limits, Normalize, read_image, resize_image};
 use segkiln_models::{
     ModelConfig,
-    backbones::{BackboneConfig, ClassifierConfig},
-    weights::{load_torch, parameters, save_torch, torch_shapes},
+    backbones::{Backbone, BackboneConfig, ClassifierConfig},
+    weights::{load_torch, parameters, save_safetensors, save_torch, torch_contents, torch_shapes},
 };
 
 /// The maps of every stage.
@@ -35,6 +35,9 @@ fn backbones_are_torchvision_s() {
         "efficientnet_b0",
         "vgg11_bn",
         "vgg16_bn",
+        "convnext_tiny",
+        "efficientnet_lite0",
+        "tf_efficientnet_b0",
     ];
     for name in names {
         let config = BackboneConfig::by_name(name).unwrap();
@@ -43,17 +46,29 @@ fn backbones_are_torchvision_s() {
         write_formula(&torch_shapes(&network), &path, "", &[]);
         let network = load_torch(network, &path).unwrap();
         let stages: Vec<usize> = (0..config.channels().len()).collect();
-        let x = image(0, [48, 64], &device).unsqueeze();
-        for (stage, map) in network.forward(x, &stages).into_iter().enumerate() {
-            let shape = map.dims();
-            let values: Vec<f32> = map.into_data().try_to_vec().unwrap();
-            let steps: Vec<usize> = [1, 4, 3, 3].iter().zip(shape).map(|(parts, size)| (size / parts).max(1)).collect();
-            let actual = part(&shape, &values, &steps);
-            let expected = floats(&file, &format!("{name}.{stage}"));
-            assert_eq!(actual.len(), expected.len(), "{name}: stage {stage}");
-            let most = values.iter().fold(0.0f32, |most, value| most.max(value.abs()));
-            let difference = actual.iter().zip(&expected).map(|(a, e)| (a - e).abs()).fold(0.0, f32::max);
-            assert!(difference <= 1e-5 * most, "{name}: stage {stage} differs by {difference} of {most}");
+        let sizes: &[[usize; 2]] = match name {
+            "convnext_tiny" => &[[48, 64], [65, 49]],
+            "efficientnet_lite0" | "tf_efficientnet_b0" => &[[48, 64], [65, 49], [1, 1]],
+            _ => &[[48, 64]],
+        };
+        for size in sizes {
+            let what = match size {
+                [48, 64] => name.to_string(),
+                [height, width] => format!("{name}.{height}x{width}"),
+            };
+            let maps = network.forward(image(0, *size, &device).unsqueeze(), &stages);
+            for (stage, map) in maps.into_iter().enumerate() {
+                let shape = map.dims();
+                let values: Vec<f32> = map.into_data().try_to_vec().unwrap();
+                let parts = [1, 4, 3, 3].iter().zip(shape);
+                let steps: Vec<usize> = parts.map(|(parts, size)| (size / parts).max(1)).collect();
+                let actual = part(&shape, &values, &steps);
+                let expected = floats(&file, &format!("{what}.{stage}"));
+                assert_eq!(actual.len(), expected.len(), "{what}: stage {stage}");
+                let most = values.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+                let difference = actual.iter().zip(&expected).map(|(a, e)| (a - e).abs()).fold(0.0, f32::max);
+                assert!(difference <= 1e-5 * most, "{what}: stage {stage} differs by {difference} of {most}");
+            }
         }
     }
 }
@@ -64,8 +79,17 @@ fn classifiers_are_torchvision_s() {
     let bytes = fixture("backbones");
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let names =
-        ["resnet18", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "efficientnet_b0", "efficientnet_b3"];
+    let names = [
+        "resnet18",
+        "mobilenet_v2",
+        "mobilenet_v3_large",
+        "mobilenet_v3_small",
+        "efficientnet_b0",
+        "efficientnet_b3",
+        "convnext_tiny",
+        "efficientnet_lite0",
+        "tf_efficientnet_b0",
+    ];
     for name in names {
         let path = folder.path().join(format!("{name}.safetensors"));
         let network = ClassifierConfig::by_name(name).unwrap().init(&device);
@@ -90,7 +114,7 @@ fn classifiers_are_torchvision_s() {
     }
 }
 
-/// With ImageNet's classes, as torchvision counts.
+/// With ImageNet's classes, as torchvision and timm count.
 #[test]
 fn parameters_are_as_many_as_torchvision_s() {
     let device = Device::default();
@@ -109,9 +133,80 @@ fn parameters_are_as_many_as_torchvision_s() {
         ("vgg13_bn", 133_053_736),
         ("vgg16_bn", 138_365_992),
         ("vgg19_bn", 143_678_248),
+        ("convnext_tiny", 28_589_128),
+        ("convnext_small", 50_223_688),
+        ("efficientnet_lite0", 4_652_008),
+        ("tf_efficientnet_b4", 19_341_616),
     ] {
         let network = ClassifierConfig::by_name(name).unwrap().init(&device);
         assert_eq!(parameters(&network), expected, "{name}");
+    }
+}
+
+/// The names of timm and of segmentation_models_pytorch, which `tests/parity/backbones.py` writes in torchvision's order.
+fn other_names(library: &str) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/names.txt");
+    let text = std::fs::read_to_string(path).unwrap();
+    let names = text.lines().skip_while(|line| *line != format!("[{library}]")).skip(1);
+    names.take_while(|line| !line.starts_with('[')).map(String::from).collect()
+}
+
+/// Writes the network's weights by other names; timm's layer scales have one axis.
+fn write_as<M: Module>(network: &M, path: &Path, name: impl Fn(usize, &str) -> String) {
+    save_torch(network, path).unwrap();
+    let bytes = std::fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensors = torch_shapes(network).into_iter().enumerate().map(|(index, (ours, mut shape))| {
+        let values = floats(&file, &ours);
+        if ours.ends_with("layer_scale") {
+            shape.truncate(1);
+        }
+        (name(index, &ours), TensorData::new(values, shape))
+    });
+    save_safetensors(tensors.collect(), path).unwrap();
+}
+
+/// Files of timm's and segmentation_models_pytorch's networks give the same network as torchvision's.
+#[test]
+fn names_of_other_libraries_are_understood() {
+    let device = Device::default();
+    let folder = tempfile::tempdir().unwrap();
+    let [path, after] = ["other.safetensors", "after.safetensors"].map(|name| folder.path().join(name));
+    let x = image(0, [32, 64], &device).unsqueeze::<4>();
+    for (library, backbone) in [
+        ("timm efficientnet_b0", "efficientnet_b0"),
+        ("smp efficientnet_b0", "tf_efficientnet_b0"),
+        ("timm convnext_tiny", "convnext_tiny"),
+    ] {
+        let names = other_names(library);
+        // A classifier, and what of it is a backbone; segmentation_models_pytorch's has no classes.
+        let config = ClassifierConfig::by_name(backbone).unwrap();
+        let classifier = config.init(&device);
+        let logits = classifier.forward(x.clone());
+        write_as(&classifier, &path, |index, ours| match names.get(index) {
+            Some(name) => name.clone(),
+            None => ours.replace("classifier.1", "_fc"),
+        });
+        let loaded = load_torch(config.init(&device), &path).unwrap();
+        loaded.forward(x.clone()).into_data().assert_eq(&logits.into_data(), true);
+        let unet = ModelConfig::by_name(&format!("unet_{backbone}"), 2).unwrap();
+        let begun = unet.init(&device).begin_with(&path).unwrap();
+        let maps = |backbone: &Backbone| backbone.forward(x.clone(), &[0, 7]).remove(1).into_data();
+        maps(begun.backbone().unwrap()).assert_eq(&maps(&classifier.backbone), true);
+        // The whole network.
+        write_as(&begun, &path, |index, ours| match names.get(index).filter(|_| ours.starts_with("encoder.")) {
+            // As timm has them where it gives maps out.
+            Some(name) if backbone == "convnext_tiny" => {
+                format!("encoder.model.{}", name.replace("stem.", "stem_").replace("stages.", "stages_"))
+            }
+            Some(name) => format!("encoder.{name}"),
+            None => ours.into(),
+        });
+        let loaded = load_torch(unet.init(&device), &path).unwrap();
+        loaded.forward(x.clone()).into_data().assert_eq(&begun.forward(x.clone()).into_data(), true);
+        // Written with torchvision's.
+        save_torch(&loaded, &after).unwrap();
+        assert!(torch_contents(&after).unwrap().iter().any(|(name, _)| name.starts_with("encoder.features.0.0.")));
     }
 }
 
@@ -157,7 +252,7 @@ fn classifiers_begin_segmentation_networks() {
     write_formula(&torch_shapes(&classifier), &path, "", &[]);
     let backbone = load_torch(classifier, &path).unwrap().backbone;
     let x = image(0, [32, 32], &device).unsqueeze::<4>();
-    let of = |backbone: &segkiln_models::backbones::Backbone, x: Tensor<4>| backbone.forward(x, &[0, 18]);
+    let of = |backbone: &Backbone, x: Tensor<4>| backbone.forward(x, &[0, 18]);
     let expected = of(&backbone, x.clone());
     for channels in [1, 3, 6] {
         let config = ModelConfig::by_name("fpn_mobilenet_v2", 2).unwrap().with_in_channels(channels);

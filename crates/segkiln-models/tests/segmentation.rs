@@ -13,6 +13,7 @@ use formula::{fixture, floats, gradients, image, noise, part, write_formula};
 use safetensors::SafeTensors;
 use segkiln_models::{
     ModelConfig, SegmentationModel,
+    backbones::{Backbone, ConvNeXtStage},
     deeplab::DeepLabV3PlusConfig,
     weights::{load_torch, parameters, save_torch, torch_shapes},
 };
@@ -23,12 +24,14 @@ type Factors = &'static [(&'static str, f64)];
 const BASIC: Factors = &[(".conv2.weight", 0.4)];
 const INVERTED: Factors = &[(".conv.2.weight", 0.6)];
 const SQUEEZE: Factors = &[(".block.3.0.", 1.2), (".fc1.", 2.0), (".fc2.", 3.0)];
+const SCALE: Factors = &[("layer_scale", 0.2)];
 
 fn factors(name: &str) -> Factors {
     match name {
         _ if name.ends_with("resnet34") => BASIC,
         _ if name.ends_with("mobilenet_v2") => INVERTED,
-        _ if name.ends_with("mobilenet_v3_large") => SQUEEZE,
+        _ if name.ends_with("mobilenet_v3_large") || name.contains("efficientnet") => SQUEEZE,
+        _ if name.ends_with("convnext_tiny") => SCALE,
         _ => &[],
     }
 }
@@ -90,6 +93,10 @@ fn networks_are_the_references() {
         ("deeplabv3plus_mobilenet_v2", &[[64, 96]]),
         ("pspnet_resnet34", &[[64, 96]]),
         ("fpn_resnet34", &[[64, 96]]),
+        ("unet_convnext_tiny", &[[64, 96], [65, 49]]),
+        ("deeplabv3plus_convnext_tiny", &[[64, 96]]),
+        ("unet_efficientnet_b0", &[[64, 96]]),
+        ("unet_tf_efficientnet_b1", &[[48, 80]]),
     ] {
         check(name, &ModelConfig::by_name(name, 5).unwrap().with_aux(true), sizes);
     }
@@ -122,6 +129,12 @@ fn parameters_are_as_many_as_the_references() {
         ("pspnet_resnet50", 24_393_173),
         ("pspnet_vgg16_bn", 15_608_277),
         ("fpn_resnext50_32x4d", 25_590_485),
+        ("unet_convnext_tiny", 31_931_653),
+        ("fpn_convnext_small", 51_449_333),
+        ("unet_tf_efficientnet_b0", 6_254_369),
+        ("unet_efficientnet_b4", 20_228_589),
+        ("unetplusplus_efficientnet_lite0", 5_935_941),
+        ("deeplabv3plus_efficientnet_b0", 4_912_609),
     ] {
         let model = ModelConfig::by_name(name, 21).unwrap().with_aux(true).init(&device);
         assert_eq!(parameters(&model), expected, "{name}");
@@ -133,9 +146,18 @@ fn parameters_are_as_many_as_the_references() {
 fn sizes_that_the_references_refuse() {
     let device = Device::default();
     for decoder in ModelConfig::DECODERS {
-        for backbone in ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "vgg11_bn"] {
+        for backbone in [
+            "resnet18",
+            "mobilenet_v2",
+            "mobilenet_v3_small",
+            "efficientnet_b0",
+            "tf_efficientnet_lite0",
+            "vgg11_bn",
+            "convnext_tiny",
+        ] {
             let Ok(config) = ModelConfig::by_name(&format!("{decoder}_{backbone}"), 3) else {
-                assert!(backbone == "vgg11_bn", "{decoder}_{backbone}");
+                let refused = backbone == "vgg11_bn" || [decoder, backbone] == ["unetplusplus", "convnext_tiny"];
+                assert!(refused, "{decoder}_{backbone}");
                 continue;
             };
             config.check().unwrap();
@@ -155,6 +177,7 @@ fn names_that_are_none_are_refused() {
         assert!(error.contains("unetplusplus") && error.contains("resnext50_32x4d"), "{error}");
     }
     assert!(ModelConfig::by_name("deeplabv3plus_vgg16_bn", 2).unwrap_err().contains("VGG"));
+    assert!(ModelConfig::by_name("unetplusplus_convnext_tiny", 2).unwrap_err().contains("stride 2"));
     assert!(ModelConfig::by_name("unet_resnet18", 0).unwrap().check().unwrap_err().contains("classes"));
 }
 
@@ -185,6 +208,15 @@ fn weights_go_to_pytorch_and_come_back() {
 fn without_dropout(model: SegmentationModel) -> SegmentationModel {
     let off = DropoutConfig::new(0.0).init();
     match model {
+        SegmentationModel::EncodedUNet(mut model) => {
+            if let Backbone::ConvNeXt(encoder) = &mut model.encoder {
+                for stage in &mut encoder.features {
+                    let ConvNeXtStage::Blocks(blocks) = stage else { continue };
+                    blocks.iter_mut().for_each(|block| block.dropped = off.clone());
+                }
+            }
+            SegmentationModel::EncodedUNet(model)
+        }
         SegmentationModel::DeepLabV3(mut model) => {
             model.classifier.aspp.dropout = off.clone();
             if let Some(aux) = &mut model.aux_classifier {
@@ -264,6 +296,29 @@ fn a_training_step_of_unet() {
             ("segmentation_head.0.bias", &[]),
         ],
         &["encoder.bn1", "decoder.blocks.2.conv1.1"],
+    );
+}
+
+#[test]
+fn a_training_step_of_unet_on_convnext() {
+    check_training(
+        "unet_convnext_tiny",
+        "g",
+        [64, 96],
+        2,
+        &[
+            ("encoder.features.0.0.weight", &[4]),
+            ("encoder.features.1.0.layer_scale", &[]),
+            ("encoder.features.3.1.block.0.weight", &[8]),
+            ("encoder.features.3.2.block.2.weight", &[]),
+            ("encoder.features.5.4.block.3.weight", &[64, 32]),
+            ("encoder.features.6.1.weight", &[64, 32]),
+            ("encoder.features.7.2.block.5.bias", &[8]),
+            ("decoder.blocks.0.conv1.0.weight", &[32, 64]),
+            ("decoder.blocks.3.conv1.0.weight", &[4, 8]),
+            ("segmentation_head.0.weight", &[]),
+        ],
+        &["decoder.blocks.2.conv1.1"],
     );
 }
 

@@ -3,11 +3,11 @@
 use burn::{
     config::Config,
     module::Module,
-    nn::{Dropout, DropoutConfig, Linear, LinearConfig},
+    nn::{Dropout, DropoutConfig, LayerNorm, Linear, LinearConfig},
     tensor::{Device, Tensor},
 };
 
-use super::{Backbone, BackboneConfig};
+use super::{Backbone, BackboneConfig, convnext};
 use crate::{
     layers::{Activation, adaptive_avg_pool2d, global_avg_pool2d, linear},
     weights::{TorchName, TorchNames},
@@ -24,7 +24,7 @@ pub struct ClassifierConfig {
 }
 
 impl ClassifierConfig {
-    /// torchvision's classifier by the name of its backbone, one of [`BackboneConfig::NAMES`].
+    /// torchvision's or timm's classifier by the name of its backbone, one of [`BackboneConfig::NAMES`].
     pub fn by_name(name: &str) -> Option<Self> {
         BackboneConfig::by_name(name).map(Self::new)
     }
@@ -68,6 +68,10 @@ impl ClassifierConfig {
                 dropout: dropout(0.5),
                 linear: linear(VGG_HIDDEN, classes),
             }),
+            BackboneConfig::ConvNeXt(_) => ClassifierHead::ConvNeXt(ConvNeXtHead {
+                norm: convnext::norm(channels, device),
+                linear: convnext::linear(channels, classes, device),
+            }),
         };
         Classifier { backbone: self.backbone.init(device), head, last }
     }
@@ -105,6 +109,7 @@ impl Classifier {
                 let hidden = |layer, x| head.dropout.forward(Activation::Relu.forward(linear(layer, x)));
                 linear(&head.linear, hidden(&head.second, hidden(&head.first, x)))
             }
+            ClassifierHead::ConvNeXt(head) => head.linear.forward(head.norm.forward(means(map))),
         }
     }
 }
@@ -125,6 +130,8 @@ pub enum ClassifierHead {
     MobileNetV3(MobileNetV3Head),
     /// Three.
     Vgg(VggHead),
+    /// One, after a norm.
+    ConvNeXt(ConvNeXtHead),
 }
 
 /// One fully connected layer.
@@ -167,6 +174,15 @@ pub struct VggHead {
     pub linear: Linear,
 }
 
+/// One fully connected layer.
+#[derive(Module, Debug)]
+pub struct ConvNeXtHead {
+    /// Of the map's means.
+    pub norm: LayerNorm,
+    /// To the classes.
+    pub linear: Linear,
+}
+
 pub(crate) const TORCH_NAMES: TorchNames = &[
     ("Classifier", "backbone", TorchName::Flat),
     ("Classifier", "head", TorchName::Flat),
@@ -176,4 +192,6 @@ pub(crate) const TORCH_NAMES: TorchNames = &[
     ("VggHead", "first", TorchName::Is("classifier.0")),
     ("VggHead", "second", TorchName::Is("classifier.3")),
     ("VggHead", "linear", TorchName::Is("classifier.6")),
+    ("ConvNeXtHead", "norm", TorchName::Is("classifier.0")),
+    ("ConvNeXtHead", "linear", TorchName::Is("classifier.2")),
 ];

@@ -1,4 +1,4 @@
-//! EfficientNet: Tan and Le, ICML 2019, <https://arxiv.org/abs/1905.11946>; as torchvision has it.
+//! EfficientNet: Tan and Le, ICML 2019, <https://arxiv.org/abs/1905.11946>; as torchvision and timm have it.
 
 use burn::{
     config::Config,
@@ -21,7 +21,7 @@ const SETTINGS: [[usize; 5]; 7] = [
     [6, 3, 1, 320, 1],
 ];
 /// Channels of B0's stem.
-const STEM: f64 = 32.0;
+const STEM: usize = 32;
 /// Share of images for which the last block is left out in training; earlier blocks have less.
 const DROPPED: f64 = 0.2;
 
@@ -43,6 +43,14 @@ pub struct EfficientNetConfig {
     /// Pixels of the image from one value of the last map to the next: 8, 16 or 32. Blocks that would make it more dilate.
     #[config(default = 32)]
     pub output_stride: usize,
+    /// Whether it is EfficientNet-Lite: no weighing of channels, ReLU6 in place of SiLU, and B0's stem, last convolution
+    /// and numbers of blocks in the first and the last stage.
+    #[config(default = false)]
+    pub lite: bool,
+    /// Whether convolutions pad as TensorFlow's, in which the paper's weights were learned; see
+    /// [`same_padding`](ConvBlockConfig::same_padding).
+    #[config(default = false)]
+    pub same_padding: bool,
     /// The normalisation after each convolution.
     #[config(default = "NormConfig::default()")]
     pub norm: NormConfig,
@@ -72,32 +80,47 @@ impl EfficientNetConfig {
         Some(Self::new().with_width(width).with_depth(depth).with_dropout(dropout))
     }
 
+    /// EfficientNet-Lite0, of TensorFlow's repository; as timm has it.
+    pub fn lite0() -> Self {
+        Self::new().with_lite(true)
+    }
+
+    /// The same with TensorFlow's padding, and its epsilon and momentum of batch norm.
+    pub fn tensorflow(self) -> Self {
+        self.with_same_padding(true).with_norm(NormConfig::Batch { epsilon: 1e-3, momentum: 0.01 })
+    }
+
     fn lines(&self) -> Vec<Line> {
         // By what the stem leaves.
         let mut natural = 2;
-        let line = |[expansion, kernel, stride, channels, blocks]: [usize; 5]| {
+        let line = |(index, [expansion, kernel, stride, channels, blocks]): (usize, [usize; 5])| {
             natural *= stride;
+            let fixed = self.lite && (index == 0 || index == SETTINGS.len() - 1);
             Line {
                 expansion,
                 kernel,
                 stride: if natural <= self.output_stride { stride } else { 1 },
                 dilation: natural.div_ceil(self.output_stride),
                 channels: rounded(channels as f64 * self.width),
-                blocks: (blocks as f64 * self.depth).ceil() as usize,
+                blocks: if fixed { blocks } else { (blocks as f64 * self.depth).ceil() as usize },
             }
         };
-        SETTINGS.into_iter().map(line).collect()
+        SETTINGS.into_iter().enumerate().map(line).collect()
     }
 
     fn stem(&self) -> usize {
-        rounded(STEM * self.width)
+        if self.lite { STEM } else { rounded(STEM as f64 * self.width) }
+    }
+
+    /// Channels of the last convolution.
+    fn last(&self) -> usize {
+        let [.., [_, _, _, channels, _]] = SETTINGS;
+        4 * if self.lite { channels } else { rounded(channels as f64 * self.width) }
     }
 
     pub(super) fn channels(&self) -> Vec<usize> {
-        let mut channels: Vec<usize> =
-            [self.stem()].into_iter().chain(self.lines().iter().map(|line| line.channels)).collect();
-        channels.push(4 * channels[channels.len() - 1]);
-        channels
+        let channels = self.lines().into_iter().map(|line| line.channels);
+        [self.stem()].into_iter().chain(channels).chain([self.last()]).collect()
     }
 
     /// Channels within the blocks of each stage.
@@ -133,6 +156,7 @@ impl EfficientNetConfig {
             ConvBlockConfig::new(from, to)
                 .with_kernel(kernel)
                 .with_padding(kernel / 2 * dilation)
+                .with_same_padding(self.same_padding)
                 .with_stride(stride)
                 .with_dilation(dilation)
                 .with_groups(groups)
@@ -141,6 +165,7 @@ impl EfficientNetConfig {
                 .with_activation(activation)
                 .init(device)
         };
+        let activation = if self.lite { Activation::Relu6 } else { Activation::Silu };
         let lines = self.lines();
         let blocks: usize = lines.iter().map(|line| line.blocks).sum();
         let (mut from, mut done) = (self.stem(), 0);
@@ -148,22 +173,19 @@ impl EfficientNetConfig {
             let (to, stride) = (line.channels, if first { line.stride } else { 1 });
             let from = std::mem::replace(&mut from, to);
             let hidden = from * line.expansion;
-            let expand =
-                (hidden != from).then(|| EfficientNetLayer::Block(block([from, hidden], 1, 1, 1, 1, Activation::Silu)));
-            let depthwise = block([hidden, hidden], line.kernel, stride, line.dilation, hidden, Activation::Silu);
-            let squeezed = (from / 4).max(1);
-            let squeeze = SqueezeExcitation::new([hidden, squeezed], [Activation::Silu, Activation::Sigmoid], device);
+            let expand = (hidden != from).then(|| block([from, hidden], 1, 1, 1, 1, activation));
+            let depthwise = block([hidden, hidden], line.kernel, stride, line.dilation, hidden, activation);
+            let squeeze = (!self.lite).then(|| {
+                let squeezed = (from / 4).max(1);
+                SqueezeExcitation::new([hidden, squeezed], [activation, Activation::Sigmoid], device)
+            });
             let project = block([hidden, to], 1, 1, 1, 1, Activation::Identity);
             let dropped = DROPPED * done as f64 / blocks as f64;
             done += 1;
             MbConv {
-                block: expand
-                    .into_iter()
-                    .chain([
-                        EfficientNetLayer::Block(depthwise),
-                        EfficientNetLayer::Squeeze(squeeze),
-                        EfficientNetLayer::Block(project),
-                    ])
+                block: (expand.into_iter().chain([depthwise]).map(EfficientNetLayer::Block))
+                    .chain(squeeze.map(EfficientNetLayer::Squeeze))
+                    .chain([EfficientNetLayer::Block(project)])
                     .collect(),
                 dropped: DropoutConfig::new(dropped).init(),
                 residual: stride == 1 && from == to,
@@ -173,8 +195,8 @@ impl EfficientNetConfig {
             .iter()
             .map(|line| EfficientNetStage::Blocks((0..line.blocks).map(|index| inverted(line, index == 0)).collect()))
             .collect();
-        let stem = block([self.in_channels, self.stem()], 3, 2, 1, 1, Activation::Silu);
-        let last = block([from, 4 * from], 1, 1, 1, 1, Activation::Silu);
+        let stem = block([self.in_channels, self.stem()], 3, 2, 1, 1, activation);
+        let last = block([from, self.last()], 1, 1, 1, 1, activation);
         EfficientNet {
             features: [EfficientNetStage::Block(stem)]
                 .into_iter()
@@ -217,7 +239,7 @@ impl EfficientNetStage {
     }
 }
 
-/// To more channels, each by itself, weighed, back to few.
+/// To more channels, each by itself, weighed (but in EfficientNet-Lite), back to few.
 #[derive(Module, Debug)]
 pub struct MbConv {
     /// The layers.

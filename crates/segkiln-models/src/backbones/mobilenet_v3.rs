@@ -115,11 +115,19 @@ impl MobileNetV3Config {
         }
     }
 
-    /// The last stages of each stride.
-    pub(super) fn pyramid(&self) -> [usize; 5] {
+    /// The last stage of stride 2.
+    pub(super) fn half(&self) -> usize {
         match self.size {
-            MobileNetV3Size::Large => [1, 3, 6, 12, 16],
-            MobileNetV3Size::Small => [0, 1, 3, 8, 12],
+            MobileNetV3Size::Large => 1,
+            MobileNetV3Size::Small => 0,
+        }
+    }
+
+    /// The last stages of the other strides.
+    pub(super) fn pyramid(&self) -> [usize; 4] {
+        match self.size {
+            MobileNetV3Size::Large => [3, 6, 12, 16],
+            MobileNetV3Size::Small => [1, 3, 8, 12],
         }
     }
 

@@ -1,7 +1,8 @@
 //! Networks that make feature maps of an image, for the heads of other networks: ResNet and ResNeXt, MobileNetV2,
-//! MobileNetV3, EfficientNet, VGG.
+//! MobileNetV3, EfficientNet, VGG, ConvNeXt.
 //!
-//! Their layers have torchvision's names and order, so its files of weights fit; see [`weights`](crate::weights).
+//! Their layers have torchvision's names and order, so its files of weights fit, and timm's of EfficientNet and ConvNeXt;
+//! see [`weights`](crate::weights).
 
 use burn::{
     config::Config,
@@ -10,6 +11,7 @@ use burn::{
 };
 
 mod classifier;
+mod convnext;
 mod efficientnet;
 mod mobilenet_v2;
 mod mobilenet_v3;
@@ -18,8 +20,10 @@ mod vgg;
 
 pub(crate) use classifier::TORCH_NAMES;
 pub use classifier::{
-    Classifier, ClassifierConfig, ClassifierHead, MobileNetV2Head, MobileNetV3Head, ResNetHead, VggHead,
+    Classifier, ClassifierConfig, ClassifierHead, ConvNeXtHead, MobileNetV2Head, MobileNetV3Head, ResNetHead, VggHead,
 };
+pub(crate) use convnext::TORCH_NAMES as CONVNEXT;
+pub use convnext::{ConvNeXt, ConvNeXtBlock, ConvNeXtConfig, ConvNeXtDownsample, ConvNeXtStage, ConvNeXtStem};
 pub use efficientnet::{EfficientNet, EfficientNetConfig, EfficientNetLayer, EfficientNetStage, MbConv};
 pub use mobilenet_v2::{MobileNetV2, MobileNetV2Config};
 pub use mobilenet_v3::{MobileNetV3, MobileNetV3Config, MobileNetV3Size};
@@ -41,11 +45,13 @@ pub enum BackboneConfig {
     EfficientNet(EfficientNetConfig),
     /// VGG with batch normalisation.
     Vgg(VggConfig),
+    /// ConvNeXt.
+    ConvNeXt(ConvNeXtConfig),
 }
 
 impl BackboneConfig {
-    /// The names that [`by_name`](Self::by_name) knows: torchvision's.
-    pub const NAMES: [&str; 20] = [
+    /// The names that [`by_name`](Self::by_name) knows: torchvision's, and timm's of those that it has not.
+    pub const NAMES: [&str; 29] = [
         "resnet18",
         "resnet34",
         "resnet50",
@@ -62,13 +68,22 @@ impl BackboneConfig {
         "efficientnet_b2",
         "efficientnet_b3",
         "efficientnet_b4",
+        "efficientnet_lite0",
+        "tf_efficientnet_b0",
+        "tf_efficientnet_b1",
+        "tf_efficientnet_b2",
+        "tf_efficientnet_b3",
+        "tf_efficientnet_b4",
+        "tf_efficientnet_lite0",
         "vgg11_bn",
         "vgg13_bn",
         "vgg16_bn",
         "vgg19_bn",
+        "convnext_tiny",
+        "convnext_small",
     ];
 
-    /// The backbone that torchvision calls so, for images of three channels.
+    /// The backbone that torchvision or timm calls so, for images of three channels.
     pub fn by_name(name: &str) -> Option<Self> {
         Some(match name {
             "resnet18" => Self::ResNet(ResNetConfig::resnet18()),
@@ -87,15 +102,24 @@ impl BackboneConfig {
             "efficientnet_b2" => Self::EfficientNet(EfficientNetConfig::b(2)?),
             "efficientnet_b3" => Self::EfficientNet(EfficientNetConfig::b(3)?),
             "efficientnet_b4" => Self::EfficientNet(EfficientNetConfig::b(4)?),
+            "efficientnet_lite0" => Self::EfficientNet(EfficientNetConfig::lite0()),
+            "tf_efficientnet_b0" => Self::EfficientNet(EfficientNetConfig::b(0)?.tensorflow()),
+            "tf_efficientnet_b1" => Self::EfficientNet(EfficientNetConfig::b(1)?.tensorflow()),
+            "tf_efficientnet_b2" => Self::EfficientNet(EfficientNetConfig::b(2)?.tensorflow()),
+            "tf_efficientnet_b3" => Self::EfficientNet(EfficientNetConfig::b(3)?.tensorflow()),
+            "tf_efficientnet_b4" => Self::EfficientNet(EfficientNetConfig::b(4)?.tensorflow()),
+            "tf_efficientnet_lite0" => Self::EfficientNet(EfficientNetConfig::lite0().tensorflow()),
             "vgg11_bn" => Self::Vgg(VggConfig::new().with_layers([1, 1, 2, 2, 2])),
             "vgg13_bn" => Self::Vgg(VggConfig::new().with_layers([2, 2, 2, 2, 2])),
             "vgg16_bn" => Self::Vgg(VggConfig::new()),
             "vgg19_bn" => Self::Vgg(VggConfig::new().with_layers([2, 2, 4, 4, 4])),
+            "convnext_tiny" => Self::ConvNeXt(ConvNeXtConfig::tiny()),
+            "convnext_small" => Self::ConvNeXt(ConvNeXtConfig::small()),
             _ => return None,
         })
     }
 
-    /// The same with another normalisation.
+    /// The same with another normalisation; a ConvNeXt, whose layers are made for its own, stays as it is.
     pub fn with_norm(self, norm: NormConfig) -> Self {
         match self {
             Self::ResNet(config) => Self::ResNet(config.with_norm(norm)),
@@ -103,6 +127,7 @@ impl BackboneConfig {
             Self::MobileNetV3(config) => Self::MobileNetV3(config.with_norm(norm)),
             Self::EfficientNet(config) => Self::EfficientNet(config.with_norm(norm)),
             Self::Vgg(config) => Self::Vgg(config.with_norm(norm)),
+            Self::ConvNeXt(config) => Self::ConvNeXt(config),
         }
     }
 
@@ -114,17 +139,19 @@ impl BackboneConfig {
             Self::MobileNetV3(config) => Self::MobileNetV3(config.with_in_channels(in_channels)),
             Self::EfficientNet(config) => Self::EfficientNet(config.with_in_channels(in_channels)),
             Self::Vgg(config) => Self::Vgg(config.with_in_channels(in_channels)),
+            Self::ConvNeXt(config) => Self::ConvNeXt(config.with_in_channels(in_channels)),
         }
     }
 
-    /// The normalisation of all layers.
-    pub fn norm(&self) -> &NormConfig {
+    /// The normalisation of all layers, where it can be chosen.
+    pub fn norm(&self) -> Option<&NormConfig> {
         match self {
-            Self::ResNet(config) => &config.norm,
-            Self::MobileNetV2(config) => &config.norm,
-            Self::MobileNetV3(config) => &config.norm,
-            Self::EfficientNet(config) => &config.norm,
-            Self::Vgg(config) => &config.norm,
+            Self::ResNet(config) => Some(&config.norm),
+            Self::MobileNetV2(config) => Some(&config.norm),
+            Self::MobileNetV3(config) => Some(&config.norm),
+            Self::EfficientNet(config) => Some(&config.norm),
+            Self::Vgg(config) => Some(&config.norm),
+            Self::ConvNeXt(_) => None,
         }
     }
 
@@ -136,6 +163,7 @@ impl BackboneConfig {
             Self::MobileNetV3(config) => config.in_channels,
             Self::EfficientNet(config) => config.in_channels,
             Self::Vgg(config) => config.in_channels,
+            Self::ConvNeXt(config) => config.in_channels,
         }
     }
 
@@ -147,6 +175,7 @@ impl BackboneConfig {
             Self::MobileNetV3(config) => config.channels(),
             Self::EfficientNet(config) => config.channels(),
             Self::Vgg(config) => config.channels(),
+            Self::ConvNeXt(config) => config.channels(),
         }
     }
 
@@ -158,6 +187,7 @@ impl BackboneConfig {
             Self::MobileNetV3(config) => config.strides(),
             Self::EfficientNet(config) => config.strides(),
             Self::Vgg(config) => config.strides(),
+            Self::ConvNeXt(config) => config.strides(),
         }
     }
 
@@ -169,18 +199,32 @@ impl BackboneConfig {
             Self::MobileNetV3(config) => config.detection_stages(),
             Self::EfficientNet(_) => vec![3, 5, 8],
             Self::Vgg(_) => vec![3, 4, 5],
+            Self::ConvNeXt(_) => vec![1, 3, 5, 7],
         }
     }
 
-    /// The last stages of strides 2, 4, 8, 16 and 32, of which decoders take maps; where the backbone dilates, the last
-    /// ones have less.
-    pub fn pyramid(&self) -> [usize; 5] {
+    /// The stage of stride 2 of which decoders take a map; a ConvNeXt has none.
+    pub fn half(&self) -> Option<usize> {
         match self {
-            Self::ResNet(_) => [0, 1, 2, 3, 4],
-            Self::MobileNetV2(_) => [1, 3, 6, 13, 18],
+            Self::ResNet(_) => Some(0),
+            Self::MobileNetV2(_) => Some(1),
+            Self::MobileNetV3(config) => Some(config.half()),
+            Self::EfficientNet(_) => Some(0),
+            Self::Vgg(_) => Some(1),
+            Self::ConvNeXt(_) => None,
+        }
+    }
+
+    /// The stages of strides 4, 8, 16 and 32 of which decoders take maps, as in segmentation_models_pytorch; where the
+    /// backbone dilates, the last ones have less.
+    pub fn pyramid(&self) -> [usize; 4] {
+        match self {
+            Self::ResNet(_) => [1, 2, 3, 4],
+            Self::MobileNetV2(_) => [3, 6, 13, 18],
             Self::MobileNetV3(config) => config.pyramid(),
-            Self::EfficientNet(_) => [1, 2, 3, 5, 8],
-            Self::Vgg(_) => [1, 2, 3, 4, 5],
+            Self::EfficientNet(_) => [2, 3, 5, 7],
+            Self::Vgg(_) => [2, 3, 4, 5],
+            Self::ConvNeXt(_) => [1, 3, 5, 7],
         }
     }
 
@@ -188,7 +232,7 @@ impl BackboneConfig {
     pub fn second_stage(&self) -> usize {
         match self {
             Self::MobileNetV3(config) => config.second_stage(),
-            other => other.pyramid()[3],
+            other => other.pyramid()[2],
         }
     }
 
@@ -203,6 +247,7 @@ impl BackboneConfig {
             (Self::ResNet(config), 8 | 16 | 32) => Ok(Self::ResNet(config.with_output_stride(stride))),
             (Self::MobileNetV2(config), 8 | 16 | 32) => Ok(Self::MobileNetV2(config.with_output_stride(stride))),
             (Self::EfficientNet(config), 8 | 16 | 32) => Ok(Self::EfficientNet(config.with_output_stride(stride))),
+            (Self::ConvNeXt(config), 8 | 16 | 32) => Ok(Self::ConvNeXt(config.with_output_stride(stride))),
             (Self::MobileNetV3(config), 16 | 32) => Ok(Self::MobileNetV3(config.with_dilate(stride == 16))),
             (Self::Vgg(config), 32) => Ok(Self::Vgg(config)),
             (Self::MobileNetV3(_), 8) => Err("output_stride of a MobileNetV3 must be 16 or 32, is 8".into()),
@@ -226,16 +271,18 @@ impl BackboneConfig {
             Self::MobileNetV2(config) => config.check()?,
             Self::EfficientNet(config) => config.check()?,
             Self::Vgg(config) => config.check()?,
+            Self::ConvNeXt(config) => config.check()?,
             Self::MobileNetV3(_) => {}
         }
+        let Some(norm) = self.norm() else { return Ok(()) };
         let hidden = match self {
             Self::ResNet(config) => config.hidden(),
             Self::MobileNetV2(config) => config.hidden(),
             Self::MobileNetV3(config) => config.hidden(),
             Self::EfficientNet(config) => config.hidden(),
-            Self::Vgg(_) => Vec::new(),
+            Self::Vgg(_) | Self::ConvNeXt(_) => Vec::new(),
         };
-        self.channels().iter().chain(&hidden).try_for_each(|channels| self.norm().check(*channels))
+        self.channels().iter().chain(&hidden).try_for_each(|channels| norm.check(*channels))
     }
 
     /// The network with random weights.
@@ -246,6 +293,7 @@ impl BackboneConfig {
             Self::MobileNetV3(config) => Backbone::MobileNetV3(config.init(device)),
             Self::EfficientNet(config) => Backbone::EfficientNet(config.init(device)),
             Self::Vgg(config) => Backbone::Vgg(config.init(device)),
+            Self::ConvNeXt(config) => Backbone::ConvNeXt(config.init(device)),
         }
     }
 }
@@ -264,14 +312,16 @@ pub enum Backbone {
     EfficientNet(EfficientNet),
     /// VGG with batch normalisation.
     Vgg(Vgg),
+    /// ConvNeXt.
+    ConvNeXt(ConvNeXt),
 }
 
 impl Backbone {
     /// The maps of some stages, in rising order; nothing is computed after the last of them.
     ///
     /// # Shapes
-    /// `[n, in_channels, h, w]` → of each stage `[n, channels, ⌈h / stride⌉, ⌈w / stride⌉]`; see
-    /// [`BackboneConfig::channels`] and [`BackboneConfig::strides`]
+    /// `[n, in_channels, h, w]` → of each stage `[n, channels, ⌈h / stride⌉, ⌈w / stride⌉]`, of VGG and ConvNeXt rounded
+    /// down but to at least 1; see [`BackboneConfig::channels`] and [`BackboneConfig::strides`]
     pub fn forward(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
         match self {
             Self::ResNet(network) => network.forward(x, stages),
@@ -279,12 +329,13 @@ impl Backbone {
             Self::MobileNetV3(network) => collect(network.features.iter(), x, stages, |layer, x| layer.forward(x)),
             Self::EfficientNet(network) => collect(network.features.iter(), x, stages, |layer, x| layer.forward(x)),
             Self::Vgg(network) => network.forward(x, stages),
+            Self::ConvNeXt(network) => collect(network.features.iter(), x, stages, |layer, x| layer.forward(x)),
         }
     }
 
     /// Keeps all but the last `trainable` of torchvision's groups of layers from learning, parameters and running
-    /// statistics: of ResNet the stem and the four stages (5 groups), of a MobileNet or an EfficientNet those between
-    /// strides, of VGG those between poolings.
+    /// statistics: of a ResNet or a ConvNeXt the stem and the four stages (5 groups), of a MobileNet or an EfficientNet
+    /// those between strides, of VGG those between poolings.
     pub fn freeze_stages(self, trainable: usize) -> Self {
         match self {
             Self::ResNet(network) => Self::ResNet(network.freeze_stages(trainable)),
@@ -292,6 +343,7 @@ impl Backbone {
             Self::MobileNetV3(network) => Self::MobileNetV3(network.freeze_stages(trainable)),
             Self::EfficientNet(network) => Self::EfficientNet(network.freeze_stages(trainable)),
             Self::Vgg(network) => Self::Vgg(network.freeze_stages(trainable)),
+            Self::ConvNeXt(network) => Self::ConvNeXt(network.freeze_stages(trainable)),
         }
     }
 }
@@ -358,18 +410,20 @@ mod tests {
             let config = BackboneConfig::by_name(name).unwrap();
             config.check().unwrap();
             // Large ones take long.
-            if ["101", "152", "_b3", "_b4", "vgg19"].iter().any(|large| name.contains(large)) {
+            if ["101", "152", "_b3", "_b4", "vgg19", "convnext_small"].iter().any(|large| name.contains(large)) {
                 continue;
             }
+            let down = name.starts_with("vgg") || name.starts_with("convnext");
+            let rows = |stride: usize| if down { 33 / stride } else { 33usize.div_ceil(stride) };
             let stages: Vec<usize> = (0..config.channels().len()).collect();
             let maps = config.init(&device).forward(Tensor::zeros([1, 3, 33, 64], &device), &stages);
             assert_eq!(maps.len(), stages.len(), "{name}");
             for ((map, channels), stride) in maps.iter().zip(config.channels()).zip(config.strides()) {
-                let rows = if name.starts_with("vgg") { 33 / stride } else { 33usize.div_ceil(stride) };
-                assert_eq!(map.dims(), [1, channels, rows, 64 / stride], "{name}");
+                assert_eq!(map.dims(), [1, channels, rows(stride), 64 / stride], "{name}");
             }
             let strides = config.strides();
-            assert_eq!(config.pyramid().map(|stage| strides[stage]), [2, 4, 8, 16, 32], "{name}");
+            assert!(config.half().is_none_or(|stage| strides[stage] == 2), "{name}");
+            assert_eq!(config.pyramid().map(|stage| strides[stage]), [4, 8, 16, 32], "{name}");
             for stride in [8, 16, 32] {
                 let dilated = config.clone().with_output_stride(8).or_else(|_| config.clone().with_output_stride(16));
                 let Ok(dilated) = dilated.unwrap_or(config.clone()).with_output_stride(stride) else { continue };
@@ -379,11 +433,7 @@ mod tests {
                 }
                 let last = dilated.channels().len() - 1;
                 let map = dilated.init(&device).forward(Tensor::zeros([1, 3, 33, 64], &device), &[last]);
-                assert_eq!(
-                    map[0].dims(),
-                    [1, dilated.channels()[last], 33usize.div_ceil(stride), 64 / stride],
-                    "{name}"
-                );
+                assert_eq!(map[0].dims(), [1, dilated.channels()[last], rows(stride), 64 / stride], "{name}");
             }
         }
     }

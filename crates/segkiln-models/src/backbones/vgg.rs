@@ -12,7 +12,7 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use crate::layers::{Activation, Norm, NormConfig, conv_norm, max_pool2d, mirror_pad};
+use crate::layers::{Activation, Norm, NormConfig, conv_norm, max_pool2d, pad_to_least};
 
 /// Channels of each stage.
 const CHANNELS: [usize; 5] = [64, 128, 256, 512, 512];
@@ -106,9 +106,7 @@ impl Vgg {
                 VggLayer::Norm(_) | VggLayer::Relu(_) => x,
                 VggLayer::Pool(_) => {
                     // Where PyTorch refuses: a side of one pixel stays one.
-                    let [_, _, height, width] = x.dims();
-                    let missing = |side: usize| 2usize.saturating_sub(side);
-                    max_pool2d(mirror_pad(x, [0, missing(height)], [0, missing(width)]))
+                    max_pool2d(pad_to_least(x, 2))
                 }
             })
         })

@@ -48,7 +48,7 @@ impl DeepLabV3PlusConfig {
 
     /// The network with random weights.
     pub fn init(&self, device: &Device) -> DeepLabV3Plus {
-        let [_, details, .., last] = self.encoder.pyramid();
+        let [details, .., last] = self.encoder.pyramid();
         let of = self.encoder.channels();
         let norm = NormConfig::default();
         let to = self.channels;

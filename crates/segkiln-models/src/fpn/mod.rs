@@ -63,7 +63,7 @@ impl FpnConfig {
 
     /// The network with random weights.
     pub fn init(&self, device: &Device) -> Fpn {
-        let [_, stages @ ..] = self.encoder.pyramid();
+        let stages = self.encoder.pyramid();
         let of = self.encoder.channels();
         let lateral = |stage: usize| {
             let conv = Conv2dConfig::new([of[stage], self.pyramid_channels], [1, 1]);

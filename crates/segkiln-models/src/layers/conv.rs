@@ -34,6 +34,10 @@ pub struct ConvBlockConfig {
     /// Zeros around the input: `kernel / 2 · dilation` keeps height and width at stride 1, 0 is a valid convolution.
     #[config(default = 1)]
     pub padding: usize,
+    /// TensorFlow's padding instead: as many zeros as make the output `⌈side / stride⌉` pixels, of an odd number one more
+    /// at the lower or right border.
+    #[config(default = false)]
+    pub same_padding: bool,
     /// Pixels from one tap of the kernel to the next.
     #[config(default = 1)]
     pub dilation: usize,
@@ -60,10 +64,14 @@ impl ConvBlockConfig {
     /// A block with random weights.
     pub fn init(&self, device: &Device) -> ConvBlock {
         let norm = self.norm.init(self.out_channels, device);
+        let padding = match self.same_padding {
+            true => PaddingConfig2d::Same,
+            false => PaddingConfig2d::Explicit(self.padding, self.padding, self.padding, self.padding),
+        };
         ConvBlock {
             conv: Conv2dConfig::new([self.in_channels, self.out_channels], [self.kernel; 2])
                 .with_stride([self.stride; 2])
-                .with_padding(PaddingConfig2d::Explicit(self.padding, self.padding, self.padding, self.padding))
+                .with_padding(padding)
                 .with_dilation([self.dilation; 2])
                 .with_groups(self.groups)
                 .with_initializer(self.initializer.clone())
@@ -107,13 +115,14 @@ impl ConvBlock {
 pub fn conv_norm(conv: &Conv2d, norm: Option<&Norm>, activation: Activation, x: Tensor<4>) -> Tensor<4> {
     let range = activation.range();
     // What a convolution without gradients does while its output is in the cache.
-    if let (Some(options), false) = (options(conv), x.is_autodiff()) {
+    if !x.is_autodiff() {
         let affine = match (norm, &conv.bias) {
             (Some(norm), None) => norm.affine(&x.device()),
             (None, Some(bias)) => Some([bias.val().ones_like(), bias.val()]),
             _ => None,
         };
         if let Some([scale, shift]) = affine {
+            let options = options(conv, &x);
             let y = conv2d_affine(x, conv.weight.val(), scale, shift, range, options);
             count_conv(conv, &y);
             return if range.is_some() { y } else { activation.forward(y) };
@@ -139,10 +148,8 @@ pub fn zero_bias(mut conv: Conv2d, device: &Device) -> Conv2d {
 
 /// Every convolution of every network: Burn's layer, computed by [`segkiln_ops::conv2d()`].
 pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
-    let y = match options(conv) {
-        Some(options) => segkiln_ops::conv2d(x, conv.weight.val(), conv.bias.as_ref().map(Param::val), options),
-        None => conv.forward(x),
-    };
+    let options = options(conv, &x);
+    let y = segkiln_ops::conv2d(x, conv.weight.val(), conv.bias.as_ref().map(Param::val), options);
     count_conv(conv, &y);
     y
 }
@@ -152,14 +159,19 @@ fn count_conv(conv: &Conv2d, y: &Tensor<4>) {
     count(&conv.weight, n * height * width, y);
 }
 
-/// None where the padding depends on the image.
-fn options(conv: &Conv2d) -> Option<ConvOptions<2>> {
+fn options(conv: &Conv2d, x: &Tensor<4>) -> ConvOptions<2> {
+    let [_, _, height, width] = x.dims();
+    let same = |axis: usize, size: usize| {
+        let (stride, reach) = (conv.stride[axis], conv.dilation[axis] * (conv.kernel_size[axis] - 1));
+        let missing = ((size.div_ceil(stride) - 1) * stride + reach + 1).saturating_sub(size);
+        (missing / 2, missing.div_ceil(2))
+    };
     let padding = match conv.padding {
         PaddingConfig2d::Valid => [(0, 0), (0, 0)],
         PaddingConfig2d::Explicit(top, left, bottom, right) => [(top, bottom), (left, right)],
-        PaddingConfig2d::Same => return None,
+        PaddingConfig2d::Same => [same(0, height), same(1, width)],
     };
-    Some(ConvOptions { stride: conv.stride, padding, dilation: conv.dilation, groups: conv.groups })
+    ConvOptions { stride: conv.stride, padding, dilation: conv.dilation, groups: conv.groups }
 }
 
 /// 2×2 max pooling with stride 2; an odd last row or column is dropped, as PyTorch does.

@@ -1,7 +1,7 @@
 use burn::{
     config::Config,
     module::{Module, RunningState},
-    nn::{BatchNorm, BatchNormConfig, GroupNorm, GroupNormConfig, InstanceNorm, InstanceNormConfig},
+    nn::{BatchNorm, BatchNormConfig, GroupNorm, GroupNormConfig, InstanceNorm, InstanceNormConfig, LayerNorm},
     tensor::{Device, Tensor},
 };
 use segkiln_ops::batch_norm_train;
@@ -118,6 +118,14 @@ impl Norm {
             Self::Group(_) | Self::Instance(_) => None,
         }
     }
+}
+
+/// Layer normalisation of each pixel's channels (Ba et al. 2016).
+///
+/// # Shapes
+/// `[n, c, h, w]` → the same
+pub fn layer_norm2d(norm: &LayerNorm, x: Tensor<4>) -> Tensor<4> {
+    norm.forward(x.permute([0, 2, 3, 1])).permute([0, 3, 1, 2])
 }
 
 /// Batch normalisation whose statistics, scale and shift do not change in training. Its values are no parameters.

@@ -34,6 +34,13 @@ pub fn pad_to_multiple(x: Tensor<4>, multiple: usize) -> Tensor<4> {
     mirror_pad(x, [0, missing(height)], [0, missing(width)])
 }
 
+/// Mirrors the lower and right border so that height and width are at least `side`. Nothing is copied where they are
+/// already.
+pub fn pad_to_least(x: Tensor<4>, side: usize) -> Tensor<4> {
+    let [_, _, height, width] = x.dims();
+    mirror_pad(x, [0, side.saturating_sub(height)], [0, side.saturating_sub(width)])
+}
+
 /// Cuts the last two axes to `size`, the same from both sides; of an odd rest the larger half goes from the far side.
 ///
 /// # Panics
@@ -74,6 +81,7 @@ mod tests {
     fn multiples_are_reached_and_kept() {
         assert_eq!(pad_to_multiple(row(&[0.; 17]), 8).dims(), [1, 1, 8, 24]);
         assert_eq!(pad_to_multiple(Tensor::zeros([2, 3, 16, 8], &Device::default()), 8).dims(), [2, 3, 16, 8]);
+        assert_eq!(pad_to_least(row(&[0.; 17]), 4).dims(), [1, 1, 4, 17]);
     }
 
     #[test]

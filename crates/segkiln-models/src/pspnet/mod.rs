@@ -49,6 +49,9 @@ impl PspNetConfig {
         if !(1..=5).contains(&self.depth) {
             return Err(format!("depth must be from 1 to 5, is {}", self.depth));
         }
+        if self.depth == 1 && self.encoder.half().is_none() {
+            return Err("depth must be from 2 to 5, is 1: the encoder has no map of stride 2".into());
+        }
         if !(1..=8192).contains(&self.channels) {
             return Err(format!("channels must be from 1 to 8192, are {}", self.channels));
         }
@@ -60,7 +63,11 @@ impl PspNetConfig {
 
     /// The network with random weights.
     pub fn init(&self, device: &Device) -> PspNet {
-        let stage = self.encoder.pyramid()[self.depth - 1];
+        let stages = self.encoder.pyramid();
+        let stage = match self.depth {
+            1 => self.encoder.half().unwrap_or(stages[0]),
+            depth => stages[depth - 2],
+        };
         let from = self.encoder.channels()[stage];
         let each = (from / SIZES.len()).max(1);
         let one = |from, to| {

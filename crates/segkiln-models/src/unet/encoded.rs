@@ -38,11 +38,11 @@ impl EncodedUNetConfig {
 
     /// The network with random weights.
     pub fn init(&self, device: &Device) -> EncodedUNet {
-        let stages = self.encoder.pyramid();
-        let of = stages.map(|stage| self.encoder.channels()[stage]);
-        let [.., last] = of;
+        let stages: Vec<usize> = self.encoder.half().into_iter().chain(self.encoder.pyramid()).collect();
+        let mut of = stages.iter().rev().map(|stage| self.encoder.channels()[*stage]);
+        let last = of.next().expect("there are at least four maps");
         let mut from = last;
-        let skips = of.into_iter().rev().skip(1).chain([0]);
+        let skips = of.chain(std::iter::repeat(0));
         let blocks = self.channels.into_iter().zip(skips).map(|(to, skip)| {
             let from = std::mem::replace(&mut from, to);
             EncodedUNetBlock::new(from + skip, to, device)
@@ -68,7 +68,7 @@ pub struct EncodedUNet {
     /// 3×3 to the classes.
     pub segmentation_head: Conv2d,
     #[module(skip)]
-    stages: [usize; 5],
+    stages: Vec<usize>,
 }
 
 impl EncodedUNet {
@@ -123,11 +123,13 @@ pub(super) fn center(encoder: &BackboneConfig, channels: usize, device: &Device)
 impl EncodedUNetDecoder {
     /// `maps`: the largest first; `size`: the image's.
     fn forward(&self, mut maps: Vec<Tensor<4>>, size: [usize; 2]) -> Tensor<4> {
-        let smallest = maps.pop().expect("there are five maps");
+        let smallest = maps.pop().expect("there are at least four maps");
         let smallest = self.center.iter().fold(smallest, |x, block| block.forward(x));
-        self.blocks.iter().fold(smallest, |x, block| {
+        self.blocks.iter().rev().enumerate().rev().fold(smallest, |x, (level, block)| {
             let skip = maps.pop();
-            let size = skip.as_ref().map_or(size, |skip| [skip.dims()[2], skip.dims()[3]]);
+            // As in segmentation_models_pytorch where the encoder has no map.
+            let size =
+                skip.as_ref().map_or(size.map(|side| (side >> level).max(1)), |skip| [skip.dims()[2], skip.dims()[3]]);
             let x = resize(x, size, ResizeMode::Nearest);
             let x = match skip {
                 Some(skip) => Tensor::cat(vec![x, skip], 1),

@@ -34,12 +34,19 @@ impl EncodedUNetPlusPlusConfig {
     /// A sentence that names the field out of range.
     pub fn check(&self) -> Result<(), String> {
         self.encoder.check()?;
+        if self.encoder.half().is_none() {
+            return Err("encoder of a UNet++ must have a map of stride 2, which a ConvNeXt has not".into());
+        }
         super::check_channels(&self.channels)
     }
 
     /// The network with random weights.
+    ///
+    /// # Panics
+    /// If the encoder has no map of stride 2; see [`check`](Self::check).
     pub fn init(&self, device: &Device) -> EncodedUNetPlusPlus {
-        let stages = self.encoder.pyramid();
+        let [c2, c3, c4, c5] = self.encoder.pyramid();
+        let stages = [self.encoder.half().expect("an encoder with a map of stride 2"), c2, c3, c4, c5];
         // The smallest map's first.
         let mut of = stages.map(|stage| self.encoder.channels()[stage]);
         of.reverse();

@@ -11,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+mod aliases;
 mod published;
 mod torch;
 

@@ -15,12 +15,13 @@ use pytorch_reader::PytorchReader;
 use safetensors::{SafeTensors, tensor::TensorView};
 use segkiln_data::write_whole;
 
-use super::{AnyParam, Mismatch, WeightsError};
+use super::{AnyParam, Mismatch, WeightsError, aliases::aliases};
 
 /// Loads the weights that torchvision names as this module's into it: from a `.pth` (a state dict, or a checkpoint that holds
 /// one as `model` or `state_dict`) or a `.safetensors`, found by its content.
 ///
-/// Names that torchvision gave its tensors in earlier years are understood.
+/// Names that torchvision gave its tensors in earlier years are understood, and those of timm and
+/// segmentation_models_pytorch for EfficientNet and ConvNeXt.
 ///
 /// # Errors
 /// [`WeightsError::Read`], or [`WeightsError::Mismatch`] naming the tensors if the file is not of this network.
@@ -59,13 +60,13 @@ pub fn load_torch_but<M: Module>(module: M, path: &Path, exceptions: Exceptions<
             Some(stored) if exceptions.channels && values.is_empty() && other_channels(&stored.shape, &shape) => {
                 values.insert(name, Stored { channels: Some(shape[1]), ..stored });
             }
-            Some(stored) if stored.shape != shape => {
+            Some(stored) if !same_but_ones(&stored.shape, &shape) => {
                 if !begins(&name, exceptions.kept) {
                     mismatch.shapes.push((name, shape, stored.shape));
                 }
             }
             Some(stored) => {
-                values.insert(name, stored);
+                values.insert(name, Stored { shape, ..stored });
             }
         }
     }
@@ -193,8 +194,9 @@ pub(crate) enum TorchName {
 pub(crate) type TorchNames = &'static [(&'static str, &'static str, TorchName)];
 
 /// All that differ.
-const TABLES: [TorchNames; 10] = [
+const TABLES: [TorchNames; 11] = [
     crate::backbones::TORCH_NAMES,
+    crate::backbones::CONVNEXT,
     crate::layers::TORCH_NAMES,
     crate::deeplab::TORCH_NAMES,
     crate::fcn::TORCH_NAMES,
@@ -370,6 +372,8 @@ fn named(file: Source, expected: &[Expected]) -> BTreeMap<String, Stored> {
     /// What checkpoints and wrappers put before the names of a network's tensors.
     const PREFIXES: [&str; 6] = ["", "model.", "module.", "state_dict.", "model_state_dict.", "model_ema.module."];
     let known: std::collections::HashSet<&str> = expected.iter().map(|expected| expected.name.as_str()).collect();
+    let aliases = aliases(known.iter().copied());
+    let today = |name: &str| aliases.get(name).cloned().unwrap_or_else(|| today(name));
     let hits = |prefix: &str| {
         let names = file.0.keys().filter_map(|name| name.strip_prefix(prefix));
         names.filter(|name| known.contains(today(name).as_str())).count()
@@ -417,6 +421,12 @@ impl Fill {
             None => data,
         })
     }
+}
+
+/// Whether two shapes differ at most in last axes of one, which timm's layer scales have not.
+fn same_but_ones(a: &[usize], b: &[usize]) -> bool {
+    let length = |shape: &[usize]| shape.iter().rposition(|side| *side != 1).map_or(0, |last| last + 1);
+    a[..length(a)] == b[..length(b)]
 }
 
 /// Whether two shapes are of convolutions that differ in the input's channels alone.

@@ -1,0 +1,265 @@
+//! ConvNeXt: Liu et al., "A ConvNet for the 2020s", CVPR 2022, <https://arxiv.org/abs/2201.03545>; as torchvision has it.
+
+use burn::{
+    config::Config,
+    module::{Module, Param},
+    nn::{
+        Dropout, DropoutConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig, PaddingConfig2d,
+        conv::{Conv2d, Conv2dConfig},
+    },
+    tensor::{Device, Tensor},
+};
+
+use crate::{
+    layers::{Activation, conv2d, image_dropout, layer_norm2d, pad_to_least, zero_bias},
+    weights::{TorchName, TorchNames},
+};
+
+/// Side of the stem's patches.
+const PATCH: usize = 4;
+/// Side of the blocks' kernels.
+const KERNEL: usize = 7;
+/// Channels within a block, by those without.
+const EXPANSION: usize = 4;
+/// What a block's branch is multiplied with at first.
+const LAYER_SCALE: f64 = 1e-6;
+/// Added to the variance of the norms.
+const EPSILON: f64 = 1e-6;
+
+/// Configuration of a [`ConvNeXt`].
+#[derive(Config, Debug)]
+pub struct ConvNeXtConfig {
+    /// Blocks of each stage; by default ConvNeXt-T's.
+    #[config(default = "[3, 3, 9, 3]")]
+    pub layers: [usize; 4],
+    /// Channels of each stage.
+    #[config(default = "[96, 192, 384, 768]")]
+    pub widths: [usize; 4],
+    /// Share of images for which the last block is left out in training; earlier blocks have less.
+    #[config(default = 0.1)]
+    pub dropped: f64,
+    /// Channels of the image.
+    #[config(default = 3)]
+    pub in_channels: usize,
+    /// Pixels of the image from one value of the last map to the next: 8, 16 or 32. Stages that would make it more dilate,
+    /// as in timm.
+    #[config(default = 32)]
+    pub output_stride: usize,
+}
+
+impl ConvNeXtConfig {
+    /// ConvNeXt-T.
+    pub fn tiny() -> Self {
+        Self::new()
+    }
+
+    /// ConvNeXt-S.
+    pub fn small() -> Self {
+        Self::new().with_layers([3, 3, 27, 3]).with_dropped(0.4)
+    }
+
+    pub(super) fn channels(&self) -> Vec<usize> {
+        self.widths.into_iter().flat_map(|width| [width; 2]).collect()
+    }
+
+    pub(super) fn strides(&self) -> Vec<usize> {
+        [4, 8, 16, 32].into_iter().flat_map(|natural: usize| [natural.min(self.output_stride); 2]).collect()
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.layers.iter().any(|blocks| !(1..=64).contains(blocks)) {
+            return Err(format!("backbone layers must be from 1 to 64 blocks each, are {:?}", self.layers));
+        }
+        if self.widths.iter().any(|width| !(1..=4096).contains(width)) {
+            return Err(format!("backbone widths must be from 1 to 4096 channels each, are {:?}", self.widths));
+        }
+        if !(0.0..1.0).contains(&self.dropped) {
+            return Err(format!("backbone dropped must be at least 0 and below 1, is {}", self.dropped));
+        }
+        super::check_output_stride(self.output_stride)
+    }
+
+    /// The network with random weights (normal, of a deviation of 0.02), without a classifier.
+    pub fn init(&self, device: &Device) -> ConvNeXt {
+        let blocks: usize = self.layers.iter().sum();
+        let mut done = 0;
+        let mut features = Vec::new();
+        for (index, (layers, width)) in self.layers.into_iter().zip(self.widths).enumerate() {
+            let dilation = (4usize << index).div_ceil(self.output_stride);
+            features.push(if index == 0 {
+                ConvNeXtStage::Stem(ConvNeXtStem {
+                    conv: conv([self.in_channels, width], PATCH, PATCH, device),
+                    norm: norm(width, device),
+                })
+            } else {
+                ConvNeXtStage::Downsample(ConvNeXtDownsample::new([self.widths[index - 1], width], dilation, device))
+            });
+            let block = |_| {
+                let dropped = self.dropped * done as f64 / (blocks - 1).max(1) as f64;
+                done += 1;
+                ConvNeXtBlock::new(width, dilation, dropped, device)
+            };
+            features.push(ConvNeXtStage::Blocks((0..layers).map(block).collect()));
+        }
+        ConvNeXt { features }
+    }
+}
+
+fn initializer() -> Initializer {
+    Initializer::Normal { mean: 0.0, std: 0.02 }
+}
+
+/// A convolution without padding.
+fn conv(channels: [usize; 2], kernel: usize, stride: usize, device: &Device) -> Conv2d {
+    let conv = Conv2dConfig::new(channels, [kernel; 2]).with_stride([stride; 2]).with_initializer(initializer());
+    zero_bias(conv.init(device), device)
+}
+
+pub(super) fn norm(channels: usize, device: &Device) -> LayerNorm {
+    LayerNormConfig::new(channels).with_epsilon(EPSILON).init(device)
+}
+
+pub(super) fn linear(from: usize, to: usize, device: &Device) -> Linear {
+    let mut linear = LinearConfig::new(from, to).with_initializer(initializer()).init(device);
+    linear.bias = linear.bias.map(|bias| Initializer::Zeros.init(bias.lazy_shape(), device));
+    linear
+}
+
+/// The network; see [`ConvNeXtConfig`]. Its stages: 0 the stem, 1 the blocks of stride 4, then by turns what halves the map
+/// and blocks.
+#[derive(Module, Debug)]
+pub struct ConvNeXt {
+    /// One a stage.
+    pub features: Vec<ConvNeXtStage>,
+}
+
+impl ConvNeXt {
+    pub(super) fn freeze_stages(self, trainable: usize) -> Self {
+        Self { features: super::freeze_layers(self.features, &[0, 1, 2, 4, 6], trainable) }
+    }
+}
+
+/// A stage of the network.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+pub enum ConvNeXtStage {
+    /// What begins.
+    Stem(ConvNeXtStem),
+    /// Blocks of the paper.
+    Blocks(Vec<ConvNeXtBlock>),
+    /// What halves the map.
+    Downsample(ConvNeXtDownsample),
+}
+
+impl ConvNeXtStage {
+    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        match self {
+            Self::Stem(stem) => stem.forward(x),
+            Self::Blocks(blocks) => blocks.iter().fold(x, |x, block| block.forward(x)),
+            Self::Downsample(downsample) => downsample.forward(x),
+        }
+    }
+}
+
+/// Patches by themselves.
+#[derive(Module, Debug)]
+pub struct ConvNeXtStem {
+    /// 4×4 with stride 4.
+    pub conv: Conv2d,
+    /// Of the channels.
+    pub norm: LayerNorm,
+}
+
+impl ConvNeXtStem {
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        // Where PyTorch refuses: a side of less than a patch is one patch.
+        layer_norm2d(&self.norm, conv2d(&self.conv, pad_to_least(x, PATCH)))
+    }
+}
+
+/// Half the height and width, or dilated the same.
+#[derive(Module, Debug)]
+pub struct ConvNeXtDownsample {
+    /// Of the channels.
+    pub norm: LayerNorm,
+    /// 2×2 with stride 2, or 1 where the blocks that follow dilate.
+    pub conv: Conv2d,
+}
+
+impl ConvNeXtDownsample {
+    fn new([from, to]: [usize; 2], dilation: usize, device: &Device) -> Self {
+        let mut halved = conv([from, to], 2, 2, device);
+        if dilation > 1 {
+            // What the blocks before have.
+            let reach = dilation / 2;
+            let (before, after) = (reach / 2, reach.div_ceil(2));
+            halved.stride = [1, 1];
+            halved.dilation = [reach; 2];
+            halved.padding = PaddingConfig2d::Explicit(before, before, after, after);
+        }
+        Self { norm: norm(from, device), conv: halved }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        // Where PyTorch refuses: a side of one pixel stays one.
+        conv2d(&self.conv, pad_to_least(layer_norm2d(&self.norm, x), self.conv.stride[0]))
+    }
+}
+
+/// Each channel by itself, then each pixel by itself.
+#[derive(Module, Debug)]
+pub struct ConvNeXtBlock {
+    /// What each channel of the branch is multiplied with, `[channels, 1, 1]`.
+    pub layer_scale: Param<Tensor<3>>,
+    /// 7×7, of each channel.
+    pub depthwise: Conv2d,
+    /// Of the channels.
+    pub norm: LayerNorm,
+    /// To more channels.
+    pub expand: Linear,
+    /// Back to few.
+    pub project: Linear,
+    /// In training, of some images: stochastic depth, Huang et al., ECCV 2016, <https://arxiv.org/abs/1603.09382>.
+    pub dropped: Dropout,
+}
+
+impl ConvNeXtBlock {
+    fn new(channels: usize, dilation: usize, dropped: f64, device: &Device) -> Self {
+        let padding = KERNEL / 2 * dilation;
+        let depthwise = Conv2dConfig::new([channels; 2], [KERNEL; 2])
+            .with_padding(PaddingConfig2d::Explicit(padding, padding, padding, padding))
+            .with_dilation([dilation; 2])
+            .with_groups(channels)
+            .with_initializer(initializer());
+        Self {
+            layer_scale: Initializer::Constant { value: LAYER_SCALE }.init([channels, 1, 1], device),
+            depthwise: zero_bias(depthwise.init(device), device),
+            norm: norm(channels, device),
+            expand: linear(channels, EXPANSION * channels, device),
+            project: linear(EXPANSION * channels, channels, device),
+            dropped: DropoutConfig::new(dropped).init(),
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let y = conv2d(&self.depthwise, x.clone()).permute([0, 2, 3, 1]);
+        let [n, height, width, channels] = y.dims();
+        // As rows of one matrix, whose product is faster than those of many.
+        let y = self.norm.forward(y.reshape([n * height * width, channels]));
+        let y = self.project.forward(Activation::Gelu.forward(self.expand.forward(y)));
+        let y = y * self.layer_scale.val().reshape([1, channels]);
+        let y = y.reshape([n, height, width, channels]).permute([0, 3, 1, 2]);
+        x + image_dropout(&self.dropped, y)
+    }
+}
+
+pub(crate) const TORCH_NAMES: TorchNames = &[
+    ("ConvNeXtStem", "conv", TorchName::Is("0")),
+    ("ConvNeXtStem", "norm", TorchName::Is("1")),
+    ("ConvNeXtDownsample", "norm", TorchName::Is("0")),
+    ("ConvNeXtDownsample", "conv", TorchName::Is("1")),
+    ("ConvNeXtBlock", "depthwise", TorchName::Is("block.0")),
+    ("ConvNeXtBlock", "norm", TorchName::Is("block.2")),
+    ("ConvNeXtBlock", "expand", TorchName::Is("block.3")),
+    ("ConvNeXtBlock", "project", TorchName::Is("block.5")),
+];
