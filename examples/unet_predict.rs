@@ -16,7 +16,7 @@ use std::{
 use clap::Parser;
 use segkiln::{
     SegmentOptions, Segmenter,
-    data::{Limits, read_dynamic, write_image, write_labels},
+    data::{DenseCrf, Limits, read_dynamic, write_image, write_labels},
     select_device,
 };
 use serde_json::json;
@@ -49,6 +49,9 @@ struct Args {
     /// Average over the four mirror images
     #[arg(long)]
     tta: bool,
+    /// Move the borders to the image's edges with a dense CRF
+    #[arg(long)]
+    crf: bool,
     /// A backend that is built in, such as flex, cuda or vulkan [default: the best one, or BURN_DEVICE]
     #[arg(long)]
     device: Option<String>,
@@ -66,7 +69,13 @@ fn run(args: &Args) -> Result<(), Failure> {
     let device = select_device(args.device.as_deref())?;
     device.seed(args.seed);
     let segmenter = Segmenter::load(&args.model, &device)?;
-    let options = SegmentOptions { tile: args.tile, overlap: args.overlap, flips: args.tta, probabilities: false };
+    let options = SegmentOptions {
+        tile: args.tile,
+        overlap: args.overlap,
+        flips: args.tta,
+        crf: args.crf.then(DenseCrf::default),
+        probabilities: false,
+    };
     let images = inputs(&args.input)?;
     std::fs::create_dir_all(&args.output)
         .map_err(|error| format!("cannot create {}: {error}", args.output.display()))?;

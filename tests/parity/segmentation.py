@@ -1,4 +1,4 @@
-"""The segmentation networks of torchvision and of segmentation_models_pytorch: fixtures, and a comparison with `segment`.
+"""The segmentation networks of torchvision and of segmentation_models_pytorch, and the first two DeepLabs: fixtures, and a comparison with `segment`.
 
     $PYTHON tests/parity/segmentation.py            # needs torch, torchvision, segmentation_models_pytorch and safetensors
     $PYTHON tests/parity/segmentation.py --check    # also says how far rounding and small changes of the weights move the results
@@ -32,7 +32,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torchvision.models import mobilenetv2, mobilenetv3, resnet, segmentation
+from torchvision.models import _utils, mobilenetv2, mobilenetv3, resnet, segmentation, vgg
 from torchvision.transforms import functional
 from torchvision.transforms._presets import SemanticSegmentation
 
@@ -43,12 +43,13 @@ STEP = 61  # has no factor in common with a width
 TORCHVISION = [
     "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large",
 ]
+PAPERS = [f"deeplabv{v}_{b}" for v in (1, 2) for b in ["resnet50", "resnext50_32x4d", "vgg16_bn"]]
 DECODERS = {"unet": smp.Unet, "unetplusplus": smp.UnetPlusPlus, "deeplabv3plus": smp.DeepLabV3Plus, "pspnet": smp.PSPNet, "fpn": smp.FPN}
 # segmentation_models_pytorch's names of encoders that are not torchvision's. Its efficientnet-b1 pads as for an image of 240 pixels, so sides
 # must be odd multiples of 16; its efficientnet-b0 takes its map of stride 16 from the middle of a stage.
 OTHERS = {"convnext_tiny": "tu-convnext_tiny", "efficientnet_b0": "timm-efficientnet-b0", "tf_efficientnet_b1": "efficientnet-b1"}
 ENCODERS = ["resnet18", "resnet34", "resnet50", "resnext50_32x4d", "mobilenet_v2", "vgg16_bn"]
-NAMES = TORCHVISION + [f"{d}_{e}" for d in DECODERS for e in ENCODERS if (d, e) != ("deeplabv3plus", "vgg16_bn")]
+NAMES = TORCHVISION + [f"{d}_{e}" for d in DECODERS for e in ENCODERS if (d, e) != ("deeplabv3plus", "vgg16_bn")] + PAPERS
 
 # Factors that come before those of rcnn.py, by a part of the name of the weights.
 BASIC = [(".conv2.weight", 0.4)]                                  # ResNet-18 and -34: the end of a residual branch
@@ -58,6 +59,10 @@ SCALE = [("layer_scale", 0.2)]                                    # ConvNeXt: th
 # name: (sizes, factors, arguments). In the wide images the dilated convolutions of the pyramid reach other columns: the maps have 38.
 ODD, EVEN, ONE = (65, 49), (64, 96), (1, 1)
 CASES = {
+    "deeplabv1_resnet50": ([ODD, ONE, (24, 304)], [], {}),
+    "deeplabv1_vgg16_bn": ([ODD, (24, 304)], [], {}),
+    "deeplabv2_resnet50": ([ODD, ONE, (24, 304)], [], {}),
+    "deeplabv2_vgg16_bn": ([ODD, (24, 304)], [], {}),
     "fcn_resnet50": ([ODD, ONE], [], {}),
     "deeplabv3_resnet50": ([ODD, ONE, (24, 304)], [], {}),
     "deeplabv3_mobilenet_v3_large": ([ODD, ONE, (16, 608)], SQUEEZE, {}),
@@ -122,8 +127,49 @@ TRAINING = {
 LIMIT, LIMIT_RESIZED = 1e-3, 5e-3
 
 
+class DeepLab(nn.Module):
+    """The first DeepLab (large field of view) or the second one (as on ResNet), on a backbone of output stride 8."""
+
+    def __init__(self, name, classes):
+        super().__init__()
+        decoder, backbone = name.split("_", 1)
+        if backbone.startswith("vgg"):
+            self.backbone = vgg.__dict__[backbone](weights=None).features
+            pools = [index for index, layer in enumerate(self.backbone) if isinstance(layer, nn.MaxPool2d)]
+            for index in pools[3:]:
+                self.backbone[index] = nn.MaxPool2d(3, stride=1, padding=1)
+            for layer in self.backbone[pools[3]:]:
+                if isinstance(layer, nn.Conv2d):
+                    layer.dilation = layer.padding = (2, 2)
+            channels = 512
+        else:
+            network = resnet.__dict__[backbone](weights=None, replace_stride_with_dilation=[False, True, True])
+            channels = network.fc.in_features
+            self.backbone = _utils.IntermediateLayerGetter(network, {"layer4": "out"})
+        if decoder == "deeplabv1":
+            self.fc6 = nn.Conv2d(channels, 1024, 3, padding=12, dilation=12)
+            self.fc7 = nn.Conv2d(1024, 1024, 1)
+            self.fc8 = nn.Conv2d(1024, classes, 1)
+            self.dropout = nn.Dropout(0.5)
+        else:
+            self.aspp = nn.ModuleDict({f"c{i}": nn.Conv2d(channels, classes, 3, padding=rate, dilation=rate) for i, rate in enumerate([6, 12, 18, 24])})
+
+    def forward(self, x):
+        out = self.backbone(x)
+        out = out if isinstance(out, torch.Tensor) else out["out"]
+        if hasattr(self, "aspp"):
+            out = sum(branch(out) for branch in self.aspp.values())
+        else:
+            for layer in [self.fc6, self.fc7]:
+                out = self.dropout(layer(out).relu())
+            out = self.fc8(out)
+        return nn.functional.interpolate(out, size=x.shape[-2:], mode="bilinear", align_corners=False)
+
+
 def create(name, classes, **arguments):
     """The network, with its auxiliary head where there is one."""
+    if name in PAPERS:
+        return DeepLab(name, classes).eval()
     if name in TORCHVISION:
         aux = {} if name.startswith("lraspp") else dict(aux_loss=True)
         return getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=classes, **aux, **arguments).eval()
@@ -290,6 +336,8 @@ def build(name, classes, seed):
         heads = [model.classifier.low_classifier, model.classifier.high_classifier]
     elif name in TORCHVISION:
         heads = [model.classifier[-1], model.aux_classifier[-1]]
+    elif name in PAPERS:
+        heads = [model.fc8] if name.startswith("deeplabv1") else model.aspp.values()
     else:
         heads = [model.segmentation_head[0]]
     for head in heads:
@@ -325,7 +373,9 @@ def cases(name, index, stride):
         yield "safetensors", [(wide if name.startswith("deeplab") else (65, 49), 0)]
         yield aux + "old legacy", [((40, 1), 0)]
         return
-    if name.startswith("unet_"):
+    if name in PAPERS:
+        sizes = [(37, 53), (20, 330)]
+    elif name.startswith("unet_"):
         sizes = [(37, 53), (32, 65) if "vgg" in name else (1, 1)]
     elif name.startswith("deeplab"):
         sizes = [(48, 80), (16, 624)]
@@ -374,8 +424,9 @@ def compare(arguments, folder):
             continue
         classes = [21, 5, 2][index % 3]
         model = build(name, classes, index + 100)
+        stride = model.encoder.output_stride if hasattr(model, "encoder") else None
         generator = np.random.default_rng(index)
-        for kind, images in cases(name, index, None if name in TORCHVISION else model.encoder.output_stride):
+        for kind, images in cases(name, index, stride):
             weights = write(model, kind, folder)
             for (height, width), size in images:
                 path = os.path.join(folder, "image.png")

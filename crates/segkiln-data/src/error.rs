@@ -293,7 +293,6 @@ impl DataError {
         Self::Io { action, path: path.into(), source }
     }
 
-    #[cfg(feature = "datasets")]
     pub(crate) fn option(option: &'static str, reason: impl Into<String>) -> Self {
         Self::Option { option, reason: reason.into() }
     }

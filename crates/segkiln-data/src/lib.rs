@@ -7,8 +7,8 @@
 //! silent skip. And random choices are a function of a seed, the epoch and a sample's position in it, never of which
 //! thread comes first: two runs are the same to the bit, on one thread as on sixteen.
 //!
-//! Without the feature `datasets` (on by default) the crate has only codecs, [`coco`]'s files, [`Image`], [`Normalize`]
-//! and [`draw`], and does not depend on Burn.
+//! Without the feature `datasets` (on by default) the crate has only codecs, [`coco`]'s files, [`Image`], [`Normalize`],
+//! [`DenseCrf`] and [`draw`], and does not depend on Burn.
 //!
 //! ```
 //! # use std::sync::Arc;
@@ -43,6 +43,7 @@
 
 pub mod coco;
 mod codecs;
+mod crf;
 pub mod draw;
 mod error;
 mod image;
@@ -69,6 +70,7 @@ pub mod transforms;
 pub use codecs::{
     EXTENSIONS, Limits, MaskFormat, read_dynamic, read_image, read_labels, write_image, write_labels, write_whole,
 };
+pub use crf::DenseCrf;
 pub use error::{DataError, Result};
 pub use image::{ColorMode, Image};
 pub use normalize::Normalize;

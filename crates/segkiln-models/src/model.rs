@@ -9,7 +9,10 @@ use burn::{
 use crate::{
     Summary,
     backbones::{Backbone, BackboneConfig},
-    deeplab::{DeepLabV3, DeepLabV3Config, DeepLabV3Plus, DeepLabV3PlusConfig},
+    deeplab::{
+        DeepLabV1, DeepLabV1Config, DeepLabV2, DeepLabV2Config, DeepLabV3, DeepLabV3Config, DeepLabV3Plus,
+        DeepLabV3PlusConfig,
+    },
     fcn::{Fcn, FcnConfig},
     fpn::{Fpn, FpnConfig},
     lraspp::{LrAspp, LrAsppConfig},
@@ -48,6 +51,10 @@ pub enum ModelConfig {
     EncodedUNetPlusPlus(EncodedUNetPlusPlusConfig),
     /// Fully convolutional network.
     Fcn(FcnConfig),
+    /// DeepLabV1.
+    DeepLabV1(DeepLabV1Config),
+    /// DeepLabV2.
+    DeepLabV2(DeepLabV2Config),
     /// DeepLabV3.
     DeepLabV3(DeepLabV3Config),
     /// DeepLabV3+.
@@ -62,13 +69,24 @@ pub enum ModelConfig {
 
 impl ModelConfig {
     /// What stands before a backbone's name in [`by_name`](Self::by_name).
-    pub const DECODERS: [&str; 8] =
-        ["deeplabv3", "deeplabv3plus", "fcn", "fpn", "lraspp", "pspnet", "unet", "unetplusplus"];
+    pub const DECODERS: [&str; 10] = [
+        "deeplabv1",
+        "deeplabv2",
+        "deeplabv3",
+        "deeplabv3plus",
+        "fcn",
+        "fpn",
+        "lraspp",
+        "pspnet",
+        "unet",
+        "unetplusplus",
+    ];
 
     /// A network for RGB images by decoder and backbone: one of [`DECODERS`](Self::DECODERS), an underscore, one of
     /// [`BackboneConfig::NAMES`]; for `classes` channels of logits.
     ///
-    /// `fcn`, `deeplabv3` and `lraspp` are torchvision's, such as `deeplabv3_mobilenet_v3_large`; the others are
+    /// `fcn`, `deeplabv3` and `lraspp` are torchvision's, such as `deeplabv3_mobilenet_v3_large`; `deeplabv1` and `deeplabv2`
+    /// are the papers', on torchvision's backbones with an output stride of 8 (MobileNetV3: 16); the others are
     /// segmentation_models_pytorch's with its defaults, on those backbones that it has too: ResNet, ResNeXt, MobileNetV2,
     /// VGG, EfficientNet and ConvNeXt, some by other names.
     ///
@@ -91,6 +109,8 @@ impl ModelConfig {
             other => other.with_output_stride(8),
         };
         Ok(match decoder {
+            "deeplabv1" => Self::DeepLabV1(DeepLabV1Config::new(dilated(backbone)?, classes)),
+            "deeplabv2" => Self::DeepLabV2(DeepLabV2Config::new(dilated(backbone)?, classes)),
             "deeplabv3" => Self::DeepLabV3(DeepLabV3Config::new(dilated(backbone)?, classes)),
             "deeplabv3plus" => Self::DeepLabV3Plus(DeepLabV3PlusConfig::new(backbone.with_output_stride(16)?, classes)),
             "fcn" => Self::Fcn(FcnConfig::new(dilated(backbone)?, classes)),
@@ -128,6 +148,8 @@ impl ModelConfig {
             Self::EncodedUNet(config) => &mut config.encoder,
             Self::EncodedUNetPlusPlus(config) => &mut config.encoder,
             Self::Fcn(config) => &mut config.backbone,
+            Self::DeepLabV1(config) => &mut config.backbone,
+            Self::DeepLabV2(config) => &mut config.backbone,
             Self::DeepLabV3(config) => &mut config.backbone,
             Self::DeepLabV3Plus(config) => &mut config.encoder,
             Self::LrAspp(config) => &mut config.backbone,
@@ -147,6 +169,8 @@ impl ModelConfig {
             Self::EncodedUNet(config) => SegmentationModel::EncodedUNet(config.init(device)),
             Self::EncodedUNetPlusPlus(config) => SegmentationModel::EncodedUNetPlusPlus(config.init(device)),
             Self::Fcn(config) => SegmentationModel::Fcn(config.init(device)),
+            Self::DeepLabV1(config) => SegmentationModel::DeepLabV1(config.init(device)),
+            Self::DeepLabV2(config) => SegmentationModel::DeepLabV2(config.init(device)),
             Self::DeepLabV3(config) => SegmentationModel::DeepLabV3(config.init(device)),
             Self::DeepLabV3Plus(config) => SegmentationModel::DeepLabV3Plus(config.init(device)),
             Self::LrAspp(config) => SegmentationModel::LrAspp(config.init(device)),
@@ -188,6 +212,8 @@ impl ModelConfig {
             Self::EncodedUNet(config) => config.check(),
             Self::EncodedUNetPlusPlus(config) => config.check(),
             Self::Fcn(config) => config.check(),
+            Self::DeepLabV1(config) => config.check(),
+            Self::DeepLabV2(config) => config.check(),
             Self::DeepLabV3(config) => config.check(),
             Self::DeepLabV3Plus(config) => config.check(),
             Self::LrAspp(config) => config.check(),
@@ -210,6 +236,8 @@ impl ModelConfig {
             Self::EncodedUNet(config) => config.encoder.in_channels(),
             Self::EncodedUNetPlusPlus(config) => config.encoder.in_channels(),
             Self::Fcn(config) => config.backbone.in_channels(),
+            Self::DeepLabV1(config) => config.backbone.in_channels(),
+            Self::DeepLabV2(config) => config.backbone.in_channels(),
             Self::DeepLabV3(config) => config.backbone.in_channels(),
             Self::DeepLabV3Plus(config) => config.encoder.in_channels(),
             Self::LrAspp(config) => config.backbone.in_channels(),
@@ -227,6 +255,8 @@ impl ModelConfig {
             Self::EncodedUNet(config) => config.classes,
             Self::EncodedUNetPlusPlus(config) => config.classes,
             Self::Fcn(config) => config.classes,
+            Self::DeepLabV1(config) => config.classes,
+            Self::DeepLabV2(config) => config.classes,
             Self::DeepLabV3(config) => config.classes,
             Self::DeepLabV3Plus(config) => config.classes,
             Self::LrAspp(config) => config.classes,
@@ -252,6 +282,10 @@ pub enum SegmentationModel {
     EncodedUNetPlusPlus(EncodedUNetPlusPlus),
     /// Fully convolutional network.
     Fcn(Fcn),
+    /// DeepLabV1.
+    DeepLabV1(DeepLabV1),
+    /// DeepLabV2.
+    DeepLabV2(DeepLabV2),
     /// DeepLabV3.
     DeepLabV3(DeepLabV3),
     /// DeepLabV3+.
@@ -277,6 +311,8 @@ impl SegmentationModel {
             Self::EncodedUNet(model) => model.forward(x),
             Self::EncodedUNetPlusPlus(model) => model.forward(x),
             Self::Fcn(model) => model.forward(x),
+            Self::DeepLabV1(model) => model.forward(x),
+            Self::DeepLabV2(model) => model.forward(x),
             Self::DeepLabV3(model) => model.forward(x),
             Self::DeepLabV3Plus(model) => model.forward(x),
             Self::LrAspp(model) => model.forward(x),
@@ -301,6 +337,8 @@ impl SegmentationModel {
             Self::EncodedUNet(model) => Some(&model.encoder),
             Self::EncodedUNetPlusPlus(model) => Some(&model.encoder),
             Self::Fcn(model) => Some(&model.backbone),
+            Self::DeepLabV1(model) => Some(&model.backbone),
+            Self::DeepLabV2(model) => Some(&model.backbone),
             Self::DeepLabV3(model) => Some(&model.backbone),
             Self::DeepLabV3Plus(model) => Some(&model.encoder),
             Self::LrAspp(model) => Some(&model.backbone),
@@ -316,6 +354,8 @@ impl SegmentationModel {
             Self::EncodedUNet(model) => model.encoder = backbone,
             Self::EncodedUNetPlusPlus(model) => model.encoder = backbone,
             Self::Fcn(model) => model.backbone = backbone,
+            Self::DeepLabV1(model) => model.backbone = backbone,
+            Self::DeepLabV2(model) => model.backbone = backbone,
             Self::DeepLabV3(model) => model.backbone = backbone,
             Self::DeepLabV3Plus(model) => model.encoder = backbone,
             Self::LrAspp(model) => model.backbone = backbone,
@@ -341,6 +381,8 @@ impl SegmentationModel {
             _ => {
                 let kept = &[
                     "segmentation_head.",
+                    "fc8.",
+                    "aspp.",
                     "classifier.4.",
                     "aux_classifier.4.",
                     "classifier.low_classifier.",

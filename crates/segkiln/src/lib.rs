@@ -51,6 +51,7 @@ pub use segmenter::{SegmentError, SegmentOptions, Segmentation, Segmenter};
 pub mod prelude {
     pub use burn::tensor::Device;
     pub use segkiln_core::{BBox, Classes, Detection, LabelMap};
+    pub use segkiln_data::DenseCrf;
 
     pub use crate::{
         DetectError, Detector, SegmentError, SegmentOptions, Segmentation, Segmenter, device_by_name, select_device,

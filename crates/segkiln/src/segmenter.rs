@@ -9,7 +9,7 @@ use burn::{
 };
 use image::{DynamicImage, RgbImage};
 use segkiln_core::{Classes, LabelMap};
-use segkiln_data::{ColorMode, DataError, Image, Normalize, draw};
+use segkiln_data::{ColorMode, DataError, DenseCrf, Image, Normalize, draw};
 use segkiln_models::{
     ModelCard, ModelConfig, SegmentationModel,
     weights::{self, Exceptions, TrainingData, Weights, WeightsError, load_torch_but},
@@ -61,13 +61,16 @@ pub struct SegmentOptions {
     pub overlap: f32,
     /// Whether the four mirror images are segmented too and the probabilities averaged: slower, a little better.
     pub flips: bool,
+    /// What moves the borders to the image's edges afterwards, by the image's values before they are normalised. It takes
+    /// the whole image at once: 20 bytes a pixel and class and some 600 bytes a pixel.
+    pub crf: Option<DenseCrf>,
     /// Whether probabilities are kept: 4 bytes a pixel and class. The map alone needs 4 bytes a pixel.
     pub probabilities: bool,
 }
 
 impl Default for SegmentOptions {
     fn default() -> Self {
-        Self { tile: None, overlap: 0.25, flips: false, probabilities: true }
+        Self { tile: None, overlap: 0.25, flips: false, crf: None, probabilities: true }
     }
 }
 
@@ -270,13 +273,17 @@ impl Segmenter {
         if width == 0 || height == 0 {
             return Err(SegmentError::Option { option: "image", reason: "has no pixels".into() });
         }
+        if let Some(crf) = &options.crf {
+            crf.check(self.card.classes.count(), width, height)?;
+        }
         let tile = options.tile_for(width, height);
         let (width, height) = (width as usize, height as usize);
         let (tile_width, tile_height) = (tile.min(width), tile.min(height));
         let (columns, rows) = (starts(width, tile, options.overlap), starts(height, tile, options.overlap));
         let (bell_x, bell_y) = (bell(tile_width), bell(tile_height));
 
-        let mut result = ResultRows::new(self.card.classes.clone(), width, height, options.probabilities);
+        let keep = options.probabilities || options.crf.is_some();
+        let mut result = ResultRows::new(self.card.classes.clone(), width, height, keep);
         let mut band = Band::new(self.card.classes.count(), width, tile_height);
         for (index, &top) in rows.iter().enumerate() {
             for &left in &columns {
@@ -285,6 +292,9 @@ impl Segmenter {
             }
             let done = rows.get(index + 1).map_or(tile_height, |next| next - top);
             band.finish(done, &mut result);
+        }
+        if let Some(crf) = &options.crf {
+            result = result.refined(crf, &part(0, 0, width as u32, height as u32), options.probabilities)?;
         }
         Ok(result.into_segmentation())
     }
@@ -406,6 +416,16 @@ impl ResultRows {
             }
         }
         self.labels.push(best);
+    }
+
+    fn refined(self, crf: &DenseCrf, image: &Image, keep: bool) -> Result<Self, DataError> {
+        let refined = crf.refine(&self.probabilities.unwrap_or_default(), image)?;
+        let mut result = Self::new(self.classes, self.width, self.height, keep);
+        let plane = self.width * self.height;
+        for pixel in 0..plane {
+            result.push(refined[pixel..].iter().step_by(plane).copied());
+        }
+        Ok(result)
     }
 
     fn into_segmentation(self) -> Segmentation {
@@ -563,6 +583,25 @@ mod tests {
             assert!(segmenter.segment_with(&picture(4, 4), &options).is_err());
         }
         assert!(segmenter.segment(&DynamicImage::new_luma8(0, 5)).is_err());
+    }
+
+    #[test]
+    fn refinement_is_of_what_was_segmented() {
+        let segmenter = segmenter(2);
+        let crf = DenseCrf { color_sigma: 20.0, ..Default::default() };
+        let image = picture(40, 33);
+        let plain = segmenter.segment(&image).unwrap();
+        let options = SegmentOptions { crf: Some(crf), ..Default::default() };
+        let refined = segmenter.segment_with(&image, &options).unwrap();
+        let given = [0, 1].map(|class| plain.probabilities(class).unwrap()).concat();
+        let expected = crf.refine(&given, &Image::from_dynamic(&image, ColorMode::Gray)).unwrap();
+        assert_eq!(refined.probabilities(1).unwrap(), &expected[40 * 33..]);
+        assert_ne!(refined.probabilities(1), plain.probabilities(1));
+        let lean = SegmentOptions { probabilities: false, ..options };
+        let lean = segmenter.segment_with(&image, &lean).unwrap();
+        assert!(lean.map() == refined.map() && lean.probabilities(0).is_none());
+        let none = SegmentOptions { crf: Some(DenseCrf { color_sigma: 0.0, ..crf }), ..Default::default() };
+        assert!(segmenter.segment_with(&image, &none).unwrap_err().to_string().contains("color_sigma"));
     }
 
     #[test]

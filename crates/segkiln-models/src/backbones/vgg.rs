@@ -12,7 +12,7 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use crate::layers::{Activation, Norm, NormConfig, conv_norm, max_pool2d, pad_to_least};
+use crate::layers::{Activation, Norm, NormConfig, conv_norm, max_pool2d, max_pool2d_same, pad_to_least};
 
 /// Channels of each stage.
 const CHANNELS: [usize; 5] = [64, 128, 256, 512, 512];
@@ -26,6 +26,10 @@ pub struct VggConfig {
     /// Channels of the image.
     #[config(default = 3)]
     pub in_channels: usize,
+    /// The last map's stride: 32, 16 or 8. With less than 32 it is DeepLab's: the last poolings have windows of 3×3 and a
+    /// stride of 1, and the convolutions between them dilate by 2.
+    #[config(default = 32)]
+    pub output_stride: usize,
     /// The normalisation after each convolution.
     #[config(default = "NormConfig::default()")]
     pub norm: NormConfig,
@@ -40,21 +44,24 @@ impl VggConfig {
         if self.layers.iter().any(|layers| !(1..=64).contains(layers)) {
             return Err(format!("backbone layers must be from 1 to 64 convolutions each, are {:?}", self.layers));
         }
-        Ok(())
+        super::check_output_stride(self.output_stride)
     }
 
     pub(super) fn strides(&self) -> Vec<usize> {
-        vec![1, 2, 4, 8, 16, 32]
+        [1, 2, 4, 8, 16, 32].map(|stride: usize| stride.min(self.output_stride)).into()
     }
 
     /// The network with random weights (Kaiming normal), without a classifier.
     pub fn init(&self, device: &Device) -> Vgg {
         let mut from = self.in_channels;
         let mut features = Vec::new();
-        for (convolutions, channels) in self.layers.into_iter().zip(CHANNELS) {
+        for (stage, (convolutions, channels)) in self.layers.into_iter().zip(CHANNELS).enumerate() {
+            let stride = 1 << stage;
+            let dilation = if stride > self.output_stride { 2 } else { 1 };
             for _ in 0..convolutions {
                 let conv = Conv2dConfig::new([from, channels], [3, 3])
-                    .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+                    .with_padding(PaddingConfig2d::Explicit(dilation, dilation, dilation, dilation))
+                    .with_dilation([dilation; 2])
                     .with_initializer(Initializer::KaimingNormal { gain: 2f64.sqrt(), fan_out_only: true })
                     .init(device);
                 features.push(VggLayer::Conv(conv));
@@ -62,7 +69,13 @@ impl VggConfig {
                 features.push(VggLayer::Relu(Relu::new()));
                 from = channels;
             }
-            features.push(VggLayer::Pool(MaxPool2dConfig::new([2, 2]).with_strides([2, 2]).init()));
+            let pool = match stride < self.output_stride {
+                true => MaxPool2dConfig::new([2, 2]).with_strides([2, 2]),
+                false => MaxPool2dConfig::new([3, 3])
+                    .with_strides([1, 1])
+                    .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1)),
+            };
+            features.push(VggLayer::Pool(pool.init()));
         }
         Vgg { features }
     }
@@ -85,7 +98,7 @@ pub enum VggLayer {
     Norm(Norm),
     /// ReLU.
     Relu(Relu),
-    /// 2×2 max pooling.
+    /// 2×2 max pooling, or 3×3 with a stride of 1.
     Pool(MaxPool2d),
 }
 
@@ -104,6 +117,7 @@ impl Vgg {
                 }
                 // Computed with their convolution.
                 VggLayer::Norm(_) | VggLayer::Relu(_) => x,
+                VggLayer::Pool(pool) if pool.stride == [1, 1] => max_pool2d_same(x),
                 VggLayer::Pool(_) => {
                     // Where PyTorch refuses: a side of one pixel stays one.
                     max_pool2d(pad_to_least(x, 2))

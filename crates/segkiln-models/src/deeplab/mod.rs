@@ -2,18 +2,44 @@
 //!
 //! | network | what is made of the backbone's maps |
 //! |---|---|
+//! | [`DeepLabV1`] | one convolution of large dilation of the last |
+//! | [`DeepLabV2`] | the sum of several |
 //! | [`DeepLabV3`] | atrous spatial pyramid pooling of the last |
 //! | [`DeepLabV3Plus`] | the same, and the details of an early one |
 
 mod aspp;
+mod v1;
+mod v2;
 mod v3;
 mod v3_plus;
 
 pub use aspp::{Aspp, AsppBranch, AsppPooling};
+pub use v1::{DeepLabV1, DeepLabV1Config};
+pub use v2::{DeepLabV2, DeepLabV2Config};
 pub use v3::{DeepLabHead, DeepLabV3, DeepLabV3Config};
 pub use v3_plus::{DeepLabV3Plus, DeepLabV3PlusConfig, DeepLabV3PlusDecoder};
 
-use crate::weights::{TorchName, TorchNames};
+use burn::{
+    nn::{
+        PaddingConfig2d,
+        conv::{Conv2d, Conv2dConfig},
+    },
+    tensor::Device,
+};
+
+use crate::{
+    layers::default_initializer,
+    weights::{TorchName, TorchNames},
+};
+
+/// 3×3 with bias, dilated; height and width stay.
+fn dilated(from: usize, to: usize, rate: usize, device: &Device) -> Conv2d {
+    Conv2dConfig::new([from, to], [3, 3])
+        .with_padding(PaddingConfig2d::Explicit(rate, rate, rate, rate))
+        .with_dilation([rate; 2])
+        .with_initializer(default_initializer())
+        .init(device)
+}
 
 /// Whether a pyramid can be built.
 fn check(rates: &[usize], channels: usize) -> Result<(), String> {
@@ -30,6 +56,9 @@ fn check(rates: &[usize], channels: usize) -> Result<(), String> {
 
 pub(crate) const TORCH_NAMES: TorchNames = &[
     ("AsppPooling", "block", TorchName::From("", 1)),
+    ("DeepLabV1", "backbone", TorchName::Layers("backbone")),
+    ("DeepLabV2", "backbone", TorchName::Layers("backbone")),
+    ("DeepLabV2", "aspp", TorchName::Lettered("aspp", "c")),
     ("DeepLabV3", "backbone", TorchName::Layers("backbone")),
     ("DeepLabHead", "aspp", TorchName::Is("0")),
     ("DeepLabHead", "block", TorchName::From("", 1)),

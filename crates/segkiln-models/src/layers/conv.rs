@@ -182,6 +182,15 @@ pub fn max_pool2d(x: Tensor<4>) -> Tensor<4> {
     segkiln_ops::max_pool2d(x, MaxPoolOptions::new([2, 2]))
 }
 
+/// 3×3 max pooling with stride 1 and padding 1, which keeps height and width.
+///
+/// # Shapes
+/// `[n, c, h, w]` → the same
+pub fn max_pool2d_same(x: Tensor<4>) -> Tensor<4> {
+    let options = MaxPoolOptions::new([3, 3]);
+    segkiln_ops::max_pool2d(x, MaxPoolOptions { stride: [1, 1], padding: [(1, 1), (1, 1)], ..options })
+}
+
 /// 3×3 max pooling with stride 2 and padding 1, of ResNet's stem.
 ///
 /// # Shapes

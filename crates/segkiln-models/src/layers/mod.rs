@@ -17,7 +17,9 @@ mod upsample;
 
 pub use activation::Activation;
 pub(crate) use conv::default_initializer;
-pub use conv::{ConvBlock, ConvBlockConfig, conv_norm, conv2d, max_pool2d, max_pool2d_overlapping, zero_bias};
+pub use conv::{
+    ConvBlock, ConvBlockConfig, conv_norm, conv2d, max_pool2d, max_pool2d_overlapping, max_pool2d_same, zero_bias,
+};
 pub use double_conv::{DoubleConv, DoubleConvConfig};
 pub use dropout::{channel_dropout, image_dropout};
 pub use fpn::FeaturePyramid;

@@ -186,6 +186,8 @@ pub(crate) enum TorchName {
     From(&'static str, usize),
     /// So, and of a network of `features` beneath it there are the layers alone.
     Layers(&'static str),
+    /// So, and its own numbers have this before them.
+    Lettered(&'static str, &'static str),
     /// So, and the fields of its fields, lists of lists, `x_row_column`.
     Grid(&'static str),
 }
@@ -219,6 +221,8 @@ struct Segment {
     name: Option<String>,
     /// What is added to its fields' numbers.
     start: usize,
+    /// What stands before its fields' numbers.
+    letter: &'static str,
     /// Whether a field `features` is left out.
     layers: bool,
     /// In a grid; and the column, in one.
@@ -257,6 +261,9 @@ impl Names {
             (Some((_, _, TorchName::Layers(name))), _) => {
                 Segment { name: Some((*name).into()), layers: true, ..Segment::default() }
             }
+            (Some((_, _, TorchName::Lettered(name, letter))), _) => {
+                Segment { name: Some((*name).into()), letter: *letter, ..Segment::default() }
+            }
             (Some((_, _, TorchName::Grid(name))), _) => {
                 Segment { name: Some((*name).into()), grid: Some(None), ..Segment::default() }
             }
@@ -271,6 +278,9 @@ impl Names {
                 let rest = rest.map(|rest| format!(".{rest}")).unwrap_or_default();
                 *name = format!("{}{rest}", number + start);
             }
+        }
+        if let (Some(name), Some(letter)) = (&mut segment.name, parent.map(|parent| parent.letter)) {
+            name.insert_str(0, letter);
         }
         segment.transposed = module == "Linear" && name == "weight";
         self.0.push(segment);
