@@ -153,7 +153,7 @@ fn weighted_sum(weights: &[(u32, f32)], values: &[Lanes]) -> Lanes {
     })
 }
 
-/// What each dimension is scaled by, so that the blur has a standard deviation of 1 (section 3 of the paper).
+/// What each dimension is scaled by, so that the blur has a standard deviation of 1.
 fn scale<const D: usize>() -> [f32; D] {
     let deviation = ((2.0f64 / 3.0).sqrt() * (D + 1) as f64) as f32;
     std::array::from_fn(|axis| (f64::from(deviation) / (((axis + 1) * (axis + 2)) as f64).sqrt()) as f32)

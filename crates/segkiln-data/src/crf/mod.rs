@@ -205,7 +205,8 @@ impl DenseCrf {
         }
         if self.bilateral_weight > 0.0 {
             let feature = |value: f32| value * 255.0 / self.color_sigma;
-            if let Some(value) = image.as_slice().iter().find(|value| !(feature(**value).abs() <= FARTHEST)) {
+            let near = -FARTHEST..=FARTHEST;
+            if let Some(value) = image.as_slice().iter().find(|value| !near.contains(&feature(**value))) {
                 let reason = format!("the image has the value {value}, which is {} times this", feature(*value));
                 return Err(DataError::option("DenseCrf color_sigma", reason));
             }

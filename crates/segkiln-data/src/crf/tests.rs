@@ -48,7 +48,7 @@ fn results_are_pydensecrfs() {
     }
 }
 
-/// The lattice is an approximation: a blur of five taps' product for a Gaussian, cut off where no pixel is.
+/// Not exactly: the blur has three taps along each axis of the lattice, and vertices that no pixel touches are left out.
 #[test]
 fn the_lattice_filters_as_the_sum_over_all_pairs() {
     let (width, height) = (23usize, 17);

@@ -262,7 +262,7 @@ impl Names {
                 Segment { name: Some((*name).into()), layers: true, ..Segment::default() }
             }
             (Some((_, _, TorchName::Lettered(name, letter))), _) => {
-                Segment { name: Some((*name).into()), letter: *letter, ..Segment::default() }
+                Segment { name: Some((*name).into()), letter, ..Segment::default() }
             }
             (Some((_, _, TorchName::Grid(name))), _) => {
                 Segment { name: Some((*name).into()), grid: Some(None), ..Segment::default() }
