@@ -19,7 +19,7 @@ use crate::{
     pspnet::{PspNet, PspNetConfig},
     unet::{
         AttentionUNet, AttentionUNetConfig, EncodedUNet, EncodedUNetConfig, EncodedUNetPlusPlus,
-        EncodedUNetPlusPlusConfig, UNet, UNetConfig, UNetPlusPlus, UNetPlusPlusConfig,
+        EncodedUNetPlusPlusConfig, FusionUNet, FusionUNetConfig, UNet, UNetConfig, UNetPlusPlus, UNetPlusPlusConfig,
     },
     weights::{self, Exceptions, WeightsError, load_torch_but, torch_contents},
 };
@@ -49,6 +49,8 @@ pub enum ModelConfig {
     EncodedUNet(EncodedUNetConfig),
     /// UNet++ on any encoder.
     EncodedUNetPlusPlus(EncodedUNetPlusPlusConfig),
+    /// U-Net on two encoders.
+    FusionUNet(FusionUNetConfig),
     /// Fully convolutional network.
     Fcn(FcnConfig),
     /// DeepLabV1.
@@ -136,8 +138,8 @@ impl ModelConfig {
         }
     }
 
-    /// The same for images of this many channels.
-    pub fn with_in_channels(mut self, in_channels: usize) -> Self {
+    /// The same for images of this many channels; the second encoder of a [`FusionUNet`] keeps its own.
+    pub fn with_in_channels(mut self, mut in_channels: usize) -> Self {
         let backbone = match &mut self {
             Self::UNet(UNetConfig { in_channels: old, .. })
             | Self::UNetPlusPlus(UNetPlusPlusConfig { in_channels: old, .. })
@@ -147,6 +149,10 @@ impl ModelConfig {
             }
             Self::EncodedUNet(config) => &mut config.encoder,
             Self::EncodedUNetPlusPlus(config) => &mut config.encoder,
+            Self::FusionUNet(config) => {
+                in_channels = in_channels.saturating_sub(config.second.in_channels());
+                &mut config.unet.encoder
+            }
             Self::Fcn(config) => &mut config.backbone,
             Self::DeepLabV1(config) => &mut config.backbone,
             Self::DeepLabV2(config) => &mut config.backbone,
@@ -168,6 +174,7 @@ impl ModelConfig {
             Self::AttentionUNet(config) => SegmentationModel::AttentionUNet(config.init(device)),
             Self::EncodedUNet(config) => SegmentationModel::EncodedUNet(config.init(device)),
             Self::EncodedUNetPlusPlus(config) => SegmentationModel::EncodedUNetPlusPlus(config.init(device)),
+            Self::FusionUNet(config) => SegmentationModel::FusionUNet(config.init(device)),
             Self::Fcn(config) => SegmentationModel::Fcn(config.init(device)),
             Self::DeepLabV1(config) => SegmentationModel::DeepLabV1(config.init(device)),
             Self::DeepLabV2(config) => SegmentationModel::DeepLabV2(config.init(device)),
@@ -211,6 +218,7 @@ impl ModelConfig {
             Self::AttentionUNet(config) => config.blocks().check(),
             Self::EncodedUNet(config) => config.check(),
             Self::EncodedUNetPlusPlus(config) => config.check(),
+            Self::FusionUNet(config) => config.check(),
             Self::Fcn(config) => config.check(),
             Self::DeepLabV1(config) => config.check(),
             Self::DeepLabV2(config) => config.check(),
@@ -235,6 +243,7 @@ impl ModelConfig {
             Self::AttentionUNet(config) => config.in_channels,
             Self::EncodedUNet(config) => config.encoder.in_channels(),
             Self::EncodedUNetPlusPlus(config) => config.encoder.in_channels(),
+            Self::FusionUNet(config) => config.in_channels(),
             Self::Fcn(config) => config.backbone.in_channels(),
             Self::DeepLabV1(config) => config.backbone.in_channels(),
             Self::DeepLabV2(config) => config.backbone.in_channels(),
@@ -254,6 +263,7 @@ impl ModelConfig {
             Self::AttentionUNet(config) => config.classes,
             Self::EncodedUNet(config) => config.classes,
             Self::EncodedUNetPlusPlus(config) => config.classes,
+            Self::FusionUNet(config) => config.unet.classes,
             Self::Fcn(config) => config.classes,
             Self::DeepLabV1(config) => config.classes,
             Self::DeepLabV2(config) => config.classes,
@@ -280,6 +290,8 @@ pub enum SegmentationModel {
     EncodedUNet(EncodedUNet),
     /// UNet++ on any encoder.
     EncodedUNetPlusPlus(EncodedUNetPlusPlus),
+    /// U-Net on two encoders.
+    FusionUNet(FusionUNet),
     /// Fully convolutional network.
     Fcn(Fcn),
     /// DeepLabV1.
@@ -310,6 +322,7 @@ impl SegmentationModel {
             Self::AttentionUNet(model) => model.forward(x),
             Self::EncodedUNet(model) => model.forward(x),
             Self::EncodedUNetPlusPlus(model) => model.forward(x),
+            Self::FusionUNet(model) => model.forward(x),
             Self::Fcn(model) => model.forward(x),
             Self::DeepLabV1(model) => model.forward(x),
             Self::DeepLabV2(model) => model.forward(x),
@@ -330,12 +343,13 @@ impl SegmentationModel {
         }
     }
 
-    /// What makes the maps, of networks that take any.
+    /// What makes the maps, of networks that take any; of a [`FusionUNet`] the first.
     pub fn backbone(&self) -> Option<&Backbone> {
         match self {
             Self::UNet(_) | Self::UNetPlusPlus(_) | Self::AttentionUNet(_) => None,
             Self::EncodedUNet(model) => Some(&model.encoder),
             Self::EncodedUNetPlusPlus(model) => Some(&model.encoder),
+            Self::FusionUNet(model) => Some(&model.unet.encoder),
             Self::Fcn(model) => Some(&model.backbone),
             Self::DeepLabV1(model) => Some(&model.backbone),
             Self::DeepLabV2(model) => Some(&model.backbone),
@@ -347,64 +361,63 @@ impl SegmentationModel {
         }
     }
 
-    /// The same with another backbone of the same config; networks that take none stay as they are.
-    pub fn with_backbone(mut self, backbone: Backbone) -> Self {
-        match &mut self {
-            Self::UNet(_) | Self::UNetPlusPlus(_) | Self::AttentionUNet(_) => {}
-            Self::EncodedUNet(model) => model.encoder = backbone,
-            Self::EncodedUNetPlusPlus(model) => model.encoder = backbone,
-            Self::Fcn(model) => model.backbone = backbone,
-            Self::DeepLabV1(model) => model.backbone = backbone,
-            Self::DeepLabV2(model) => model.backbone = backbone,
-            Self::DeepLabV3(model) => model.backbone = backbone,
-            Self::DeepLabV3Plus(model) => model.encoder = backbone,
-            Self::LrAspp(model) => model.backbone = backbone,
-            Self::PspNet(model) => model.encoder = backbone,
-            Self::Fpn(model) => model.encoder = backbone,
+    fn backbones_mut(&mut self) -> Vec<&mut Backbone> {
+        match self {
+            Self::UNet(_) | Self::UNetPlusPlus(_) | Self::AttentionUNet(_) => Vec::new(),
+            Self::EncodedUNet(model) => vec![&mut model.encoder],
+            Self::EncodedUNetPlusPlus(model) => vec![&mut model.encoder],
+            Self::FusionUNet(model) => vec![&mut model.unet.encoder, &mut model.second],
+            Self::Fcn(model) => vec![&mut model.backbone],
+            Self::DeepLabV1(model) => vec![&mut model.backbone],
+            Self::DeepLabV2(model) => vec![&mut model.backbone],
+            Self::DeepLabV3(model) => vec![&mut model.backbone],
+            Self::DeepLabV3Plus(model) => vec![&mut model.encoder],
+            Self::LrAspp(model) => vec![&mut model.backbone],
+            Self::PspNet(model) => vec![&mut model.encoder],
+            Self::Fpn(model) => vec![&mut model.encoder],
         }
-        self
     }
 
     /// Weights to begin a training with: a `.bpk` of the same network; torchvision's or segmentation_models_pytorch's of
     /// it, also for other classes, whose head then keeps its own; or torchvision's or timm's of its backbone, also a
-    /// classifier's and for another number of channels (see [`Exceptions::channels`]).
+    /// classifier's and for another number of channels (see [`Exceptions::channels`]). Both encoders of a [`FusionUNet`] begin
+    /// with those.
     ///
     /// # Errors
     /// [`WeightsError`], naming the tensors if the file is of none of these.
-    pub fn begin_with(self, path: &Path) -> Result<Self, WeightsError> {
+    pub fn begin_with(mut self, path: &Path) -> Result<Self, WeightsError> {
         if path.extension().is_some_and(|extension| extension == "bpk") {
             return weights::load(self, path);
         }
         let is_whole = |name: &str| ["encoder.", "backbone."].iter().any(|part| name.contains(part));
-        let backbone = match self.backbone() {
-            Some(backbone) if !torch_contents(path)?.iter().any(|(name, _)| is_whole(name)) => backbone.clone(),
-            _ => {
-                let kept = &[
-                    "segmentation_head.",
-                    "fc8.",
-                    "aspp.",
-                    "classifier.4.",
-                    "aux_classifier.4.",
-                    "classifier.low_classifier.",
-                    "classifier.high_classifier.",
-                ];
-                // A second head that this network does not have.
-                let spare: &[&str] = if self.has_aux() { &[] } else { &["aux_classifier."] };
-                return load_torch_but(self, path, Exceptions { kept, spare, channels: true });
-            }
-        };
+        if self.backbone().is_none() || torch_contents(path)?.iter().any(|(name, _)| is_whole(name)) {
+            let kept = &[
+                "segmentation_head.",
+                "fc8.",
+                "aspp.",
+                "classifier.4.",
+                "aux_classifier.4.",
+                "classifier.low_classifier.",
+                "classifier.high_classifier.",
+            ];
+            // A second head that this network does not have.
+            let spare: &[&str] = if self.has_aux() { &[] } else { &["aux_classifier."] };
+            return load_torch_but(self, path, Exceptions { kept, spare, channels: true });
+        }
         let spare = &["fc.", "_fc.", "classifier.", "head."];
-        let exceptions = Exceptions { spare, channels: true, ..Exceptions::default() };
-        let backbone = load_torch_but(backbone, path, exceptions)?;
-        Ok(self.with_backbone(backbone))
+        for backbone in self.backbones_mut() {
+            let exceptions = Exceptions { spare, channels: true, ..Exceptions::default() };
+            *backbone = load_torch_but(backbone.clone(), path, exceptions)?;
+        }
+        Ok(self)
     }
 
     /// Keeps the backbone's layers from learning but for the last `trainable` groups; see [`Backbone::freeze_stages`].
-    pub fn freeze_backbone(self, trainable: usize) -> Self {
-        match self.backbone().cloned() {
-            Some(backbone) => self.with_backbone(backbone.freeze_stages(trainable)),
-            None => self,
+    pub fn freeze_backbone(mut self, trainable: usize) -> Self {
+        for backbone in self.backbones_mut() {
+            *backbone = backbone.clone().freeze_stages(trainable);
         }
+        self
     }
 
     /// The logits of each head, for a loss with deep supervision, and what each weighs in it. The last is the main one:

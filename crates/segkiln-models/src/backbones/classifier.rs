@@ -109,7 +109,7 @@ impl Classifier {
                 let hidden = |layer, x| head.dropout.forward(Activation::Relu.forward(linear(layer, x)));
                 linear(&head.linear, hidden(&head.second, hidden(&head.first, x)))
             }
-            ClassifierHead::ConvNeXt(head) => head.linear.forward(head.norm.forward(means(map))),
+            ClassifierHead::ConvNeXt(head) => linear(&head.linear, head.norm.forward(means(map))),
         }
     }
 }

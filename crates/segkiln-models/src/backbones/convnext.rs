@@ -11,7 +11,7 @@ use burn::{
 };
 
 use crate::{
-    layers::{Activation, conv2d, image_dropout, layer_norm2d, pad_to_least, zero_bias},
+    layers::{self, Activation, conv2d, image_dropout, layer_norm2d, pad_to_least, zero_bias},
     weights::{TorchName, TorchNames},
 };
 
@@ -246,7 +246,7 @@ impl ConvNeXtBlock {
         let [n, height, width, channels] = y.dims();
         // As rows of one matrix, whose product is faster than those of many.
         let y = self.norm.forward(y.reshape([n * height * width, channels]));
-        let y = self.project.forward(Activation::Gelu.forward(self.expand.forward(y)));
+        let y = layers::linear(&self.project, Activation::Gelu.forward(layers::linear(&self.expand, y)));
         let y = y * self.layer_scale.val().reshape([1, channels]);
         let y = y.reshape([n, height, width, channels]).permute([0, 3, 1, 2]);
         x + image_dropout(&self.dropped, y)

@@ -38,7 +38,7 @@ impl EncodedUNetConfig {
 
     /// The network with random weights.
     pub fn init(&self, device: &Device) -> EncodedUNet {
-        let stages: Vec<usize> = self.encoder.half().into_iter().chain(self.encoder.pyramid()).collect();
+        let stages = stages(&self.encoder);
         let mut of = stages.iter().rev().map(|stage| self.encoder.channels()[*stage]);
         let last = of.next().expect("there are at least four maps");
         let mut from = last;
@@ -76,9 +76,23 @@ impl EncodedUNet {
     /// `[n, in_channels, h, w]` → `[n, classes, h, w]`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [_, _, height, width] = x.dims();
-        let maps = self.encoder.forward(x, &self.stages);
-        conv2d(&self.segmentation_head, self.decoder.forward(maps, [height, width]))
+        self.decode(self.maps(x), [height, width])
     }
+
+    /// The encoder's maps, the largest first.
+    pub(super) fn maps(&self, x: Tensor<4>) -> Vec<Tensor<4>> {
+        self.encoder.forward(x, &self.stages)
+    }
+
+    /// The logits, of such maps and the image's height and width.
+    pub(super) fn decode(&self, maps: Vec<Tensor<4>>, size: [usize; 2]) -> Tensor<4> {
+        conv2d(&self.segmentation_head, self.decoder.forward(maps, size))
+    }
+}
+
+/// The stages of which the decoder takes maps, the largest first.
+pub(super) fn stages(encoder: &BackboneConfig) -> Vec<usize> {
+    encoder.half().into_iter().chain(encoder.pyramid()).collect()
 }
 
 /// The expanding path.

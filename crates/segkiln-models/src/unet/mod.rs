@@ -6,6 +6,7 @@
 //! | [`AttentionUNet`] | the same, the encoder's features weighed by a gate |
 //! | [`UNetPlusPlus`] | the up-sampled level below and all earlier nodes of a nested grid |
 //! | [`EncodedUNet`] | as [`UNet`], on any [backbone](crate::backbones) |
+//! | [`FusionUNet`] | as [`EncodedUNet`], the features of two encoders fused |
 //! | [`EncodedUNetPlusPlus`] | as [`UNetPlusPlus`], on any backbone |
 //!
 //! Without a backbone channels double at each level, `base << level`, and with same padding, inputs of any height and width
@@ -15,6 +16,7 @@
 mod attention;
 mod encoded;
 mod encoded_plus_plus;
+mod fusion;
 mod plain;
 mod plus_plus;
 
@@ -23,6 +25,7 @@ pub(crate) use encoded::TORCH_NAMES as ENCODED;
 pub use encoded::{EncodedUNet, EncodedUNetBlock, EncodedUNetConfig, EncodedUNetDecoder};
 pub(crate) use encoded_plus_plus::TORCH_NAMES as ENCODED_PLUS_PLUS;
 pub use encoded_plus_plus::{EncodedUNetPlusPlus, EncodedUNetPlusPlusConfig, EncodedUNetPlusPlusDecoder};
+pub use fusion::{FusionUNet, FusionUNetConfig};
 pub use plain::{ConvPadding, UNet, UNetConfig};
 pub use plus_plus::{UNetPlusPlus, UNetPlusPlusConfig};
 

@@ -1,0 +1,138 @@
+//! U-Net with two encoders, for images of two kinds of the same place: colour and depth, two stains, radar and light. The maps
+//! of both are fused at each level, as in Hazirbas et al., "FuseNet", ACCV 2016,
+//! <https://doi.org/10.1007/978-3-319-54181-5_14>, but by a learned 1×1 convolution in place of a sum, and the decoder is
+//! U-Net's.
+
+use burn::{
+    config::Config,
+    module::Module,
+    tensor::{Device, Tensor},
+};
+
+use super::{EncodedUNet, EncodedUNetConfig, encoded::stages};
+use crate::{
+    backbones::{Backbone, BackboneConfig},
+    layers::{ConvBlock, ConvBlockConfig, resize_to},
+};
+
+/// Configuration of a [`FusionUNet`].
+#[derive(Config, Debug)]
+pub struct FusionUNetConfig {
+    /// The network with the first encoder, which sees the image's first channels.
+    pub unet: EncodedUNetConfig,
+    /// The second encoder, which sees the other channels.
+    pub second: BackboneConfig,
+}
+
+impl FusionUNetConfig {
+    /// Channels of the image: the encoders' one after the other.
+    pub fn in_channels(&self) -> usize {
+        self.unet.encoder.in_channels() + self.second.in_channels()
+    }
+
+    /// Whether the network can be built.
+    ///
+    /// # Errors
+    /// A sentence that names the field out of range.
+    pub fn check(&self) -> Result<(), String> {
+        self.unet.check()?;
+        self.second.check()?;
+        let strides = |encoder: &BackboneConfig| {
+            stages(encoder).into_iter().map(|stage| encoder.strides()[stage]).collect::<Vec<_>>()
+        };
+        let [first, second] = [&self.unet.encoder, &self.second].map(strides);
+        if first == second {
+            Ok(())
+        } else {
+            Err(format!("second must have maps of the strides {first:?}, has {second:?}"))
+        }
+    }
+
+    /// The network with random weights.
+    pub fn init(&self, device: &Device) -> FusionUNet {
+        let channels = |encoder: &BackboneConfig| {
+            let of = encoder.channels();
+            stages(encoder).into_iter().map(move |stage| of[stage])
+        };
+        let fuse = channels(&self.unet.encoder).zip(channels(&self.second));
+        let fuse =
+            fuse.map(|(to, more)| ConvBlockConfig::new(to + more, to).with_kernel(1).with_padding(0).init(device));
+        FusionUNet {
+            unet: self.unet.init(device),
+            second: self.second.init(device),
+            fuse: fuse.collect(),
+            split: self.unet.encoder.in_channels(),
+            stages: stages(&self.second),
+        }
+    }
+}
+
+/// The network; see [`FusionUNetConfig`].
+#[derive(Module, Debug)]
+pub struct FusionUNet {
+    /// The first encoder and the decoder.
+    pub unet: EncodedUNet,
+    /// The second encoder.
+    pub second: Backbone,
+    /// 1×1 of both encoders' maps to the first one's channels, the largest map's first.
+    pub fuse: Vec<ConvBlock>,
+    /// Channels of the first encoder.
+    #[module(skip)]
+    split: usize,
+    /// Of the second encoder.
+    #[module(skip)]
+    stages: Vec<usize>,
+}
+
+impl FusionUNet {
+    /// # Shapes
+    /// `[n, in_channels, h, w]` → `[n, classes, h, w]`; see [`FusionUNetConfig::in_channels`]
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let [n, channels, height, width] = x.dims();
+        let first = self.unet.maps(x.clone().slice([0..n, 0..self.split]));
+        let second = self.second.forward(x.slice([0..n, self.split..channels]), &self.stages);
+        let maps = first.into_iter().zip(second).zip(&self.fuse).map(|((map, more), fuse)| {
+            let [_, _, rows, columns] = map.dims();
+            // Poolings without padding round odd sizes another way.
+            let more = if more.dims()[2..] == [rows, columns] { more } else { resize_to(more, [rows, columns], false) };
+            fuse.forward(Tensor::cat(vec![map, more], 1))
+        });
+        self.unet.decode(maps.collect(), [height, width])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Distribution, TensorData};
+
+    use super::*;
+
+    fn config() -> FusionUNetConfig {
+        let encoder = |name, channels| BackboneConfig::by_name(name).unwrap().with_in_channels(channels);
+        let unet = EncodedUNetConfig::new(encoder("resnet18", 3), 2).with_channels([32, 16, 8, 8, 8]);
+        FusionUNetConfig::new(unet, encoder("vgg11_bn", 1))
+    }
+
+    #[test]
+    fn encoders_must_have_maps_of_the_same_strides() {
+        config().check().unwrap();
+        let convnext = BackboneConfig::by_name("convnext_tiny").unwrap();
+        let error = FusionUNetConfig { second: convnext, ..config() }.check().unwrap_err();
+        assert!(error.contains("[2, 4, 8, 16, 32]") && error.contains("[4, 8, 16, 32]"), "{error}");
+    }
+
+    #[test]
+    fn both_images_matter() {
+        let device = Device::default();
+        let network = config().init(&device);
+        assert_eq!(config().in_channels(), 4);
+        let x = Tensor::<4>::random([1, 4, 45, 64], Distribution::Default, &device);
+        let logits = |x: Tensor<4>| -> TensorData { network.forward(x).into_data() };
+        let all = logits(x.clone());
+        assert_eq!(all.shape().to_vec(), [1, 2, 45, 64]);
+        for channel in [0, 3] {
+            let without = x.clone().slice_assign([0..1, channel..channel + 1], Tensor::zeros([1, 1, 45, 64], &device));
+            assert_ne!(logits(without), all, "channel {channel}");
+        }
+    }
+}
