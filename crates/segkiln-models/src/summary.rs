@@ -27,7 +27,7 @@ pub struct Summary {
 }
 
 /// What a layer costs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LayerSummary {
     /// Its path in the network.
     pub name: String,
@@ -88,12 +88,6 @@ impl Summary {
         let mut total = LayerSummary { name: "total".into(), ..LayerSummary::default() };
         self.layers.iter().for_each(|layer| total.add(layer));
         LayerSummary { output: Vec::new(), ..total }
-    }
-}
-
-impl Default for LayerSummary {
-    fn default() -> Self {
-        Self { name: String::new(), output: Vec::new(), parameters: 0, multiply_adds: 0, activations: 0 }
     }
 }
 

@@ -13,6 +13,7 @@ use std::{
 
 mod aliases;
 mod published;
+mod quantized;
 mod torch;
 
 use burn::{
@@ -21,6 +22,7 @@ use burn::{
     tensor::{Bytes, Tensor, TensorData},
 };
 pub use published::*;
+pub use quantized::save_quantized;
 pub use torch::{Exceptions, load_torch, load_torch_but, save_safetensors, save_torch, torch_contents, torch_shapes};
 pub(crate) use torch::{TorchName, TorchNames};
 
@@ -114,14 +116,15 @@ impl fmt::Display for Mismatch {
 /// # Errors
 /// [`WeightsError::Write`], for example on a full disk.
 pub fn save<M: Module>(module: &M, path: &Path) -> Result<(), WeightsError> {
-    let tensors = visit(module, |param| param.data())
-        .into_iter()
-        .map(|(name, data)| {
-            let (bytes, shape, dtype) = data.into_parts();
-            burn_pack::Tensor::new(name, dtype, shape, None, bytes)
-        })
-        .collect();
-    burn_pack::Writer::new(tensors)
+    write(visit(module, |param| param.data()), path)
+}
+
+fn write(tensors: Vec<(String, TensorData)>, path: &Path) -> Result<(), WeightsError> {
+    let tensors = tensors.into_iter().map(|(name, data)| {
+        let (bytes, shape, dtype) = data.into_parts();
+        burn_pack::Tensor::new(name, dtype, shape, None, bytes)
+    });
+    burn_pack::Writer::new(tensors.collect())
         .auto_extension(false)
         .write_to_file(path)
         .map_err(|error| WeightsError::Write { path: path.into(), reason: error.to_string() })
@@ -136,25 +139,27 @@ pub fn load<M: Module>(module: M, path: &Path) -> Result<M, WeightsError> {
     let file = burn_pack::Reader::from_file_exact(path)
         .and_then(burn_pack::Reader::into_tensors)
         .map_err(|error| unreadable(error.to_string()))?;
-    let mut file: BTreeMap<String, Vec<usize>> =
-        file.into_iter().map(|tensor| (tensor.name, tensor.shape.to_vec())).collect();
+    let mut shapes: BTreeMap<&str, Vec<usize>> =
+        file.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.to_vec())).collect();
 
     let mut mismatch = Mismatch::default();
     for (name, shape) in visit(&module, |param| param.shape()) {
-        match file.remove(&name) {
+        match shapes.remove(name.as_str()) {
             None => mismatch.missing.push(name),
             Some(found) if found != shape => mismatch.shapes.push((name, shape, found)),
             Some(_) => {}
         }
     }
-    mismatch.unexpected = file.into_keys().collect();
+    mismatch.unexpected = shapes.into_keys().map(String::from).collect();
     if !mismatch.is_empty() {
         return Err(WeightsError::Mismatch { path: path.into(), mismatch });
     }
+    file.iter().try_for_each(quantized::check).map_err(unreadable)?;
     // Read here and not where a tensor is first used: the file may be moved or replaced by then.
     let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
     ModuleRecord::from_bytes(Bytes::from_bytes_vec(bytes))
         .and_then(|record| module.try_load_record(record.cast_to_module_dtype()))
+        .map(quantized::dequantize)
         .map_err(|error| unreadable(error.to_string()))
 }
 
