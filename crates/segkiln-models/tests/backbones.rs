@@ -11,11 +11,13 @@ use burn::{
 };
 use formula::{fixture, floats, image, part, write_formula};
 use safetensors::SafeTensors;
-use segkiln_data::{ColorMode, Limits, Normalize, read_image, resize_image};
+use segkiln_data::{ColorMode, Limits, Normalize, read_image};
 use segkiln_models::{
     ModelConfig,
     backbones::{Backbone, BackboneConfig, ClassifierConfig},
-    weights::{load_torch, parameters, save_safetensors, save_torch, torch_contents, torch_shapes},
+    weights::{
+        MobileNetV2Weights, Weights, load_torch, parameters, save_safetensors, save_torch, torch_contents, torch_shapes,
+    },
 };
 
 /// The maps of every stage.
