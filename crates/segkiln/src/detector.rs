@@ -162,6 +162,11 @@ impl Detector {
         &self.card
     }
 
+    /// The network.
+    pub fn model(&self) -> &Rcnn {
+        &self.model
+    }
+
     /// The classes that it tells apart; 0 is the background.
     pub fn classes(&self) -> &Classes {
         &self.card.classes

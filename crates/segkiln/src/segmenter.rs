@@ -222,6 +222,11 @@ impl Segmenter {
         Ok(self.model.forward(self.tensor(image)))
     }
 
+    /// The network.
+    pub fn model(&self) -> &SegmentationModel {
+        &self.model
+    }
+
     /// The classes that it tells apart.
     pub fn classes(&self) -> &Classes {
         &self.card.classes

@@ -1,0 +1,138 @@
+//! Brings weights into another format: PyTorch's into ours, ours into PyTorch's names, either into 8 bits.
+//!
+//! ```text
+//! cargo run --example convert -- --arch deeplabv3_resnet50 --weights deeplabv3.pth --output deeplabv3.bpk
+//! cargo run --example convert -- --model runs/unet --output unet.safetensors
+//! ```
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use burn::{module::Module, tensor::Device};
+use clap::Parser;
+use segkiln::{
+    Detector, Segmenter,
+    models::{
+        ModelConfig,
+        rcnn::RcnnConfig,
+        weights::{WeightsError, load, load_torch, parameters, save, save_quantized, save_torch},
+    },
+    select_device,
+};
+use serde_json::json;
+
+mod common;
+#[path = "common/weights.rs"]
+mod weights;
+
+use common::{Failure, create_parent, say};
+
+/// Brings weights into another format.
+#[derive(Parser)]
+#[command(args_override_self = true)]
+struct Args {
+    /// Name of the network: decoder and backbone, such as unet_resnet34, or torchvision's of a detector
+    #[arg(long, required_unless_present = "model", conflicts_with = "model")]
+    arch: Option<String>,
+    /// Its weights: .pth, .safetensors, a .bpk, or a name of torchvision's for those that it has published
+    #[arg(long, default_value = "DEFAULT")]
+    weights: PathBuf,
+    /// Classes of --arch [default: 21, of a detector 91]
+    #[arg(long)]
+    num_classes: Option<usize>,
+    /// Folder of a training run, or a .bpk file in one, in place of --arch
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// The new file: .bpk for this project, .safetensors with PyTorch's names
+    #[arg(long)]
+    output: PathBuf,
+    /// Weights of 8 bits, in a .bpk
+    #[arg(long)]
+    quantize: bool,
+    /// A backend that is built in, such as flex, cuda or vulkan [default: the best one, or BURN_DEVICE]
+    #[arg(long)]
+    device: Option<String>,
+    /// Seed of the device's random numbers; a conversion draws none
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+fn main() -> ExitCode {
+    common::main(run)
+}
+
+fn run(args: &Args) -> Result<(), Failure> {
+    let device = select_device(args.device.as_deref())?;
+    device.seed(args.seed);
+    let form = Form::of(&args.output, args.quantize)?;
+    let parameters = match (&args.model, &args.arch) {
+        (Some(model), _) => match Segmenter::load(model, &device) {
+            Ok(segmenter) => form.write(segmenter.model(), &args.output)?,
+            // What is wrong with a file that is neither's is told of the one that it is more like.
+            Err(error) => match Detector::load(model, &device) {
+                Ok(detector) => form.write(detector.model(), &args.output)?,
+                Err(_) => return Err(error.into()),
+            },
+        },
+        (_, Some(arch)) => {
+            let file = weights::file(arch, &args.weights)?;
+            match RcnnConfig::by_name(arch, args.num_classes.unwrap_or(91)) {
+                Some(_) => {
+                    let detector = Detector::torchvision(arch, &file, args.num_classes.unwrap_or(91), &device)?;
+                    form.write(detector.model(), &args.output)?
+                }
+                None => {
+                    let config = ModelConfig::by_name(arch, args.num_classes.unwrap_or(21))?;
+                    config.check()?;
+                    // A second head is kept where there is one.
+                    let model = read(&config.clone().with_aux(true), &file, &device)
+                        .or_else(|_| read(&config.with_aux(false), &file, &device))?;
+                    form.write(&model, &args.output)?
+                }
+            }
+        }
+        _ => return Err("either --model or --arch must be given".into()),
+    };
+    let bytes = std::fs::metadata(&args.output).map_err(|error| format!("{}: {error}", args.output.display()))?.len();
+    say(json!({ "output": args.output.display().to_string(), "parameters": parameters, "bytes": bytes }))?;
+    Ok(())
+}
+
+fn read(config: &ModelConfig, file: &Path, device: &Device) -> Result<impl Module + use<>, WeightsError> {
+    let model = config.init(device);
+    let is_ours = file.extension().is_some_and(|extension| extension == "bpk");
+    if is_ours { load(model, file) } else { load_torch(model, file) }
+}
+
+/// What is written.
+#[derive(Clone, Copy)]
+enum Form {
+    Ours,
+    Quantized,
+    Torch,
+}
+
+impl Form {
+    fn of(output: &Path, quantize: bool) -> Result<Self, Failure> {
+        match (output.extension().and_then(|extension| extension.to_str()), quantize) {
+            (Some("bpk"), false) => Ok(Self::Ours),
+            (Some("bpk"), true) => Ok(Self::Quantized),
+            (Some("safetensors"), false) => Ok(Self::Torch),
+            (Some("safetensors"), true) => Err("--quantize needs an --output that ends in .bpk".into()),
+            _ => Err(format!("--output must end in .bpk or .safetensors, is {}", output.display()).into()),
+        }
+    }
+
+    /// The number of parameters.
+    fn write(self, module: &impl Module, output: &Path) -> Result<usize, Failure> {
+        create_parent(output)?;
+        match self {
+            Self::Ours => save(module, output),
+            Self::Quantized => save_quantized(module, output),
+            Self::Torch => save_torch(module, output),
+        }?;
+        Ok(parameters(module))
+    }
+}
