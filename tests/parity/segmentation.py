@@ -120,6 +120,11 @@ TRAINING = {
         "decoder.blocks.3.conv1.0.weight": (4, 8),
         "segmentation_head.0.weight": (),
     }, ["decoder.blocks.2.conv1.1"]),
+    "unetplusplus_resnet34": (EVEN, 2, "h", BASIC, {"segmentation_head.0.weight": ()}, ["encoder.bn1"]),
+    "deeplabv3plus_resnet34": (EVEN, 4, "i", BASIC, {"segmentation_head.0.weight": (1, 8)}, ["encoder.bn1"]),
+    "pspnet_resnet34": (EVEN, 2, "j", BASIC, {"segmentation_head.0.weight": (1, 8)}, ["encoder.bn1"]),
+    "fpn_resnet34": (EVEN, 2, "k", BASIC, {"segmentation_head.0.weight": ()}, ["encoder.bn1"]),
+    "lraspp_mobilenet_v3_large": (EVEN, 4, "l", SQUEEZE, {"classifier.low_classifier.weight": ()}, ["backbone.0.1"]),
 }
 
 # Largest difference of the program's logits, as a share of their range. Where the image is resized, a grey level halfway between two may be

@@ -230,6 +230,18 @@ fn without_dropout(model: SegmentationModel) -> SegmentationModel {
             }
             SegmentationModel::DeepLabV3(model)
         }
+        SegmentationModel::DeepLabV3Plus(mut model) => {
+            model.decoder.aspp.dropout = off;
+            SegmentationModel::DeepLabV3Plus(model)
+        }
+        SegmentationModel::PspNet(mut model) => {
+            model.decoder.dropout = off;
+            SegmentationModel::PspNet(model)
+        }
+        SegmentationModel::Fpn(mut model) => {
+            model.decoder.dropout = off;
+            SegmentationModel::Fpn(model)
+        }
         other => other,
     }
 }
@@ -303,6 +315,19 @@ fn a_training_step_of_unet() {
         ],
         &["encoder.bn1", "decoder.blocks.2.conv1.1"],
     );
+}
+
+#[test]
+fn training_steps_of_the_others() {
+    for (name, salt, size, count, head, steps, norm) in [
+        ("unetplusplus_resnet34", "h", [64, 96], 2, "segmentation_head.0.weight", &[][..], "encoder.bn1"),
+        ("deeplabv3plus_resnet34", "i", [64, 96], 4, "segmentation_head.0.weight", &[1, 8], "encoder.bn1"),
+        ("pspnet_resnet34", "j", [64, 96], 2, "segmentation_head.0.weight", &[1, 8], "encoder.bn1"),
+        ("fpn_resnet34", "k", [64, 96], 2, "segmentation_head.0.weight", &[], "encoder.bn1"),
+        ("lraspp_mobilenet_v3_large", "l", [64, 96], 4, "classifier.low_classifier.weight", &[], "backbone.0.1"),
+    ] {
+        check_training(name, salt, size, count, &[(head, steps)], &[norm]);
+    }
 }
 
 #[test]

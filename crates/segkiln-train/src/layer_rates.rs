@@ -103,7 +103,7 @@ mod tests {
     fn rates_fall_from_group_to_group() {
         let device = Device::default().autodiff();
         for (name, count, paths) in [
-            ("fpn_resnet18", 5, ["decoder", "layer4", "layer3", "layer2", "layer1", "conv1"]),
+            ("fpn_resnet18", 5, ["decoder", "layer4", "layer3", "layer2", "layer1", "ResNet.conv1"]),
             (
                 "unet_mobilenet_v2",
                 6,
