@@ -71,7 +71,9 @@ fn run(args: &Args) -> Result<(), Failure> {
     let (width, height) = (image.width(), image.height());
     let size = if args.size == 0 { width.min(height) } else { args.size };
     let preset = Preset { resize: size, crop: None, filter: Filter::Bilinear };
-    let logits = segmenter.logits(preset.apply(&Image::from_dynamic(&image, ColorMode::Rgb))?)?;
+    let seen = preset.apply(&Image::from_dynamic(&image, ColorMode::Rgb));
+    let seen = seen.map_err(|error| format!("{error}; give another --size"))?;
+    let logits = segmenter.logits(seen)?;
     if let Some(path) = &args.logits {
         create_parent(path)?;
         let data = logits.clone().try_into_data().map_err(|error| error.to_string())?;

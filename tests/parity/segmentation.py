@@ -49,7 +49,10 @@ DECODERS = {"unet": smp.Unet, "unetplusplus": smp.UnetPlusPlus, "deeplabv3plus":
 # must be odd multiples of 16; its efficientnet-b0 takes its map of stride 16 from the middle of a stage.
 OTHERS = {"convnext_tiny": "tu-convnext_tiny", "efficientnet_b0": "timm-efficientnet-b0", "tf_efficientnet_b1": "efficientnet-b1"}
 ENCODERS = ["resnet18", "resnet34", "resnet50", "resnext50_32x4d", "mobilenet_v2", "vgg16_bn"]
-NAMES = TORCHVISION + [f"{d}_{e}" for d in DECODERS for e in ENCODERS if (d, e) != ("deeplabv3plus", "vgg16_bn")] + PAPERS
+NAMES = TORCHVISION + [f"{d}_{e}" for d in DECODERS for e in ENCODERS if (d, e) != ("deeplabv3plus", "vgg16_bn")] + PAPERS + [
+    "unet_convnext_tiny", "fpn_convnext_tiny", "unet_efficientnet_b0", "unetplusplus_efficientnet_b0", "deeplabv3plus_efficientnet_b0",
+    "unet_tf_efficientnet_b1",
+]
 
 # Factors that come before those of rcnn.py, by a part of the name of the weights.
 BASIC = [(".conv2.weight", 0.4)]                                  # ResNet-18 and -34: the end of a residual branch
@@ -380,6 +383,10 @@ def cases(name, index, stride):
         return
     if name in PAPERS:
         sizes = [(37, 53), (20, 330)]
+    elif "tf_efficientnet" in name:
+        sizes = [(48, 80), (112, 16)]
+    elif name.split("_", 1)[1] in OTHERS:
+        sizes = [(64, 96), (32, 160)]
     elif name.startswith("unet_"):
         sizes = [(37, 53), (32, 65) if "vgg" in name else (1, 1)]
     elif name.startswith("deeplab"):

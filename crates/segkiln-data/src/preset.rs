@@ -1,4 +1,4 @@
-use crate::{DataError, Filter, Image, Result, resize_image_by};
+use crate::{DataError, Filter, Image, Result, resize::resize_levels};
 
 /// What torchvision does to an image before its published networks see it, but for the normalisation: the shorter side gets a
 /// length, then a square is cut from the middle. Its `ImageClassification` and `SemanticSegmentation`.
@@ -13,7 +13,8 @@ pub struct Preset {
 }
 
 impl Preset {
-    /// The image that the network sees, still to be normalised. Grey levels of 8 bits are expected, in `[0, 1]`, and made.
+    /// The image that the network sees, still to be normalised. It has grey levels of 8 bits, in `[0, 1]`, as PIL
+    /// makes them of such.
     ///
     /// # Errors
     /// [`DataError::Option`] if the resized image would have over 2²⁴ pixels, or is smaller than the square.
@@ -21,28 +22,18 @@ impl Preset {
         const MOST: u64 = 1 << 24;
         let refused = |reason| Err(DataError::Option { option: "resize", reason });
         let shorter = image.width().min(image.height());
-        let side = |side: u32| (u64::from(side) * u64::from(self.resize) / u64::from(shorter.max(1))).min(MOST + 1);
+        let side = |side: u32| u64::from(side) * u64::from(self.resize) / u64::from(shorter.max(1));
         let [width, height] = [side(image.width()), side(image.height())];
-        if width * height > MOST {
+        if width.saturating_mul(height) > MOST {
             return refused(format!("the image would have {width}x{height} pixels, over {MOST}"));
         }
         if let Some(crop) = self.crop.filter(|crop| u64::from(*crop) > width.min(height)) {
             return refused(format!("a square of {crop} does not lie in {width}x{height} pixels"));
         }
-        let mut resized = image.clone();
-        if shorter != self.resize {
-            // In whole grey levels before and after, and between the directions, as PIL does.
-            let levels = |image: &mut Image, factor: f32| {
-                let values = image.as_mut_slice().iter_mut();
-                values.for_each(|value| *value = (*value * factor).round_ties_even().clamp(0.0, 255.0));
-            };
-            levels(&mut resized, 255.0);
-            for [width, height] in [[width as u32, image.height()], [width as u32, height as u32]] {
-                resized = resize_image_by(&resized, width, height, self.filter)?;
-                levels(&mut resized, 1.0);
-            }
-            resized.as_mut_slice().iter_mut().for_each(|value| *value /= 255.0);
-        }
+        let resized = match shorter == self.resize {
+            true => image.clone(),
+            false => resize_levels(image, width as u32, height as u32, self.filter)?,
+        };
         Ok(match self.crop {
             Some(crop) => {
                 // Half a pixel goes to the even one, as Python rounds.

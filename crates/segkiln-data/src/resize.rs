@@ -33,7 +33,7 @@ pub enum Filter {
 
 impl Filter {
     /// Beyond this distance, in old pixels, nothing counts.
-    fn support(self) -> f32 {
+    fn support(self) -> f64 {
         match self {
             Self::Bilinear => 1.0,
             Self::Bicubic => 2.0,
@@ -41,7 +41,7 @@ impl Filter {
     }
 
     /// What a pixel at this distance counts, before all are brought to a sum of 1.
-    fn weight(self, distance: f32) -> f32 {
+    fn weight(self, distance: f64) -> f64 {
         let x = distance.abs();
         match self {
             Self::Bilinear => (1.0 - x).max(0.0),
@@ -62,7 +62,7 @@ pub fn resize_image_by(image: &Image, width: u32, height: u32, filter: Filter) -
     let rows = if width == image.width() {
         image.as_slice().to_vec()
     } else {
-        let taps = taps(image.width(), width, filter);
+        let taps = floats(taps(image.width(), width, filter));
         let mut out = vec![0.0; width as usize * image.height() as usize * channels];
         let rows = out.chunks_exact_mut(width as usize * channels);
         for (to, from) in rows.zip(image.as_slice().chunks_exact(old_width * channels)) {
@@ -81,7 +81,7 @@ pub fn resize_image_by(image: &Image, width: u32, height: u32, filter: Filter) -
     }
     let stride = width as usize * channels;
     let mut out = vec![0.0; stride * height as usize];
-    for (to, taps) in out.chunks_exact_mut(stride).zip(taps(image.height(), height, filter)) {
+    for (to, taps) in out.chunks_exact_mut(stride).zip(floats(taps(image.height(), height, filter))) {
         for (weight, from) in taps.weights.iter().zip(rows[taps.first * stride..].chunks_exact(stride)) {
             to.iter_mut().zip(from).for_each(|(to, from)| *to += weight * from);
         }
@@ -89,7 +89,7 @@ pub fn resize_image_by(image: &Image, width: u32, height: u32, filter: Filter) -
     Ok(Image::from_parts(width, height, channels, out))
 }
 
-fn resize_row<const C: usize>(from: &[f32], to: &mut [f32], taps: &[Taps]) {
+fn resize_row<const C: usize>(from: &[f32], to: &mut [f32], taps: &[Taps<f32>]) {
     let (from, _) = from.as_chunks::<C>();
     for (pixel, taps) in to.as_chunks_mut::<C>().0.iter_mut().zip(taps) {
         for (weight, source) in taps.weights.iter().zip(&from[taps.first..]) {
@@ -100,7 +100,7 @@ fn resize_row<const C: usize>(from: &[f32], to: &mut [f32], taps: &[Taps]) {
     }
 }
 
-fn resize_any_row(from: &[f32], to: &mut [f32], taps: &[Taps], channels: usize) {
+fn resize_any_row(from: &[f32], to: &mut [f32], taps: &[Taps<f32>], channels: usize) {
     for (pixel, taps) in to.chunks_exact_mut(channels).zip(taps) {
         for (weight, source) in taps.weights.iter().zip(from[taps.first * channels..].chunks_exact(channels)) {
             pixel.iter_mut().zip(source).for_each(|(to, from)| *to += weight * from);
@@ -132,27 +132,83 @@ fn check(width: u32, height: u32) -> Result<()> {
     Err(DataError::Option { option: "size", reason: format!("both sides must be at least 1, got {width}x{height}") })
 }
 
-/// The neighbouring source pixels that make up one output pixel; the weights sum to 1.
-struct Taps {
-    first: usize,
-    weights: Vec<f32>,
+/// Resizes an image of grey levels of 8 bits in `[0, 1]` as PIL does: weights of 22 bits, and whole levels after each direction.
+///
+/// # Errors
+/// If a side is 0.
+pub(crate) fn resize_levels(image: &Image, width: u32, height: u32, filter: Filter) -> Result<Image> {
+    check(width, height)?;
+    let channels = image.channels();
+    let [old_width, old_height] = [image.width(), image.height()].map(|side| side as usize);
+    let mut levels: Vec<u8> = image.as_slice().iter().map(|value| (value * 255.0).round_ties_even() as u8).collect();
+    if width != image.width() {
+        let mut rows = Vec::with_capacity(width as usize * old_height * channels);
+        let taps = fixed(taps(image.width(), width, filter));
+        for row in levels.chunks_exact(old_width * channels) {
+            for (first, weights) in &taps {
+                rows.extend(
+                    (0..channels)
+                        .map(|channel| level(weights, row[first * channels + channel..].iter().step_by(channels))),
+                );
+            }
+        }
+        levels = rows;
+    }
+    if height != image.height() {
+        let stride = width as usize * channels;
+        let mut rows = Vec::with_capacity(stride * height as usize);
+        for (first, weights) in &fixed(taps(image.height(), height, filter)) {
+            rows.extend(
+                (0..stride).map(|column| level(weights, levels[first * stride + column..].iter().step_by(stride))),
+            );
+        }
+        levels = rows;
+    }
+    let values = levels.into_iter().map(|level| f32::from(level) / 255.0).collect();
+    Ok(Image::from_parts(width, height, channels, values))
 }
 
-fn taps(from: u32, to: u32, filter: Filter) -> Vec<Taps> {
-    // In 32 bits, in PyTorch's order, so that grey levels that fall between two are rounded as there.
-    let scale = from as f32 / to as f32;
-    let (support, inverse) =
-        if scale >= 1.0 { (filter.support() * scale, 1.0 / scale) } else { (filter.support(), 1.0) };
+/// Bits of a weight behind the point.
+const BITS: u32 = 22;
+
+fn fixed(taps: Vec<Taps<f64>>) -> Vec<(usize, Vec<i64>)> {
+    let weight = |weight: f64| (weight * f64::from(1 << BITS)).round() as i64;
+    taps.into_iter().map(|taps| (taps.first, taps.weights.into_iter().map(weight).collect())).collect()
+}
+
+/// The level that some make, of which each counts its weight.
+fn level<'a>(weights: &[i64], levels: impl Iterator<Item = &'a u8>) -> u8 {
+    let sum: i64 = weights.iter().zip(levels).map(|(weight, level)| weight * i64::from(*level)).sum();
+    ((sum + (1 << (BITS - 1))) >> BITS).clamp(0, 255) as u8
+}
+
+/// The neighbouring source pixels that make up one output pixel; the weights sum to 1.
+struct Taps<T> {
+    first: usize,
+    weights: Vec<T>,
+}
+
+fn taps(from: u32, to: u32, filter: Filter) -> Vec<Taps<f64>> {
+    let scale = f64::from(from) / f64::from(to);
+    let (support, inverse) = (filter.support() * scale.max(1.0), 1.0 / scale.max(1.0));
     (0..to)
         .map(|i| {
-            let centre = scale * (i as f32 + 0.5);
+            let centre = scale * (f64::from(i) + 0.5);
             let first = (centre - support + 0.5).max(0.0) as usize;
             let last = ((centre + support + 0.5) as usize).min(from as usize);
-            let weight = |at: usize| filter.weight(((at - first) as f32 + first as f32 - centre + 0.5) * inverse);
-            let total: f32 = (first..last).map(weight).sum();
+            let weight = |at: usize| filter.weight((at as f64 - centre + 0.5) * inverse);
+            let total: f64 = (first..last).map(weight).sum();
             Taps { first, weights: (first..last).map(|at| weight(at) / total).collect() }
         })
         .collect()
+}
+
+fn floats(taps: Vec<Taps<f64>>) -> Vec<Taps<f32>> {
+    let float = |taps: Taps<f64>| Taps {
+        first: taps.first,
+        weights: taps.weights.into_iter().map(|weight| weight as f32).collect(),
+    };
+    taps.into_iter().map(float).collect()
 }
 
 #[cfg(test)]
