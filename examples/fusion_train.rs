@@ -1,8 +1,8 @@
 //! Trains a U-Net with two encoders on two pictures of the same place.
 //!
-//! The pictures are made of the nuclei sample: one shows the nuclei with an even number, as a first stain would, the other those
-//! with an odd one. What is to be found are all. `--network first` sees the first picture alone, `--network stacked` both as the
-//! channels of one image.
+//! The pictures are made of the nuclei sample, as a satellite's camera and its radar see the ground: one is sharp, but clouds
+//! cover a part of it; the other sees through them, twelve times as coarse. `--network stacked` sees both as the channels of one
+//! image, `--network sharp` and `--network coarse` one alone.
 //!
 //! ```text
 //! cargo run --example fusion_train -- --network fusion
@@ -18,11 +18,11 @@ use std::{
 use clap::{Parser, ValueEnum};
 use segkiln::{
     SegmentOptions, Segmenter,
-    core::{Classes, LabelMap},
+    core::Classes,
     data::{
         ColorMode, Image, Limits, Loader, MaskFormat, Normalize, Sample,
         datasets::InMemoryDataset,
-        read_image, read_labels, splits,
+        read_image, read_labels, resize_image, splits,
         transforms::{Compose, HorizontalFlip, RandomCrop, RandomTurn90},
     },
     metrics::metrics::ConfusionMatrix,
@@ -42,7 +42,7 @@ mod weights;
 
 use common::{Failure, say};
 
-/// Trains a U-Net with two encoders on two pictures of the same nuclei.
+/// Trains a U-Net with two encoders on two pictures of the same place.
 #[derive(Parser)]
 #[command(args_override_self = true)]
 struct Args {
@@ -75,13 +75,20 @@ enum Network {
     Fusion,
     /// One encoder for both.
     Stacked,
-    /// One encoder, for the first picture.
-    First,
+    /// One encoder, for the sharp picture.
+    Sharp,
+    /// One encoder, for the coarse picture.
+    Coarse,
 }
 
 impl Network {
-    fn channels(self) -> usize {
-        if self == Self::First { 1 } else { 2 }
+    /// Which of the pictures it sees.
+    fn pictures(self) -> &'static [usize] {
+        match self {
+            Self::Fusion | Self::Stacked => &[0, 1],
+            Self::Sharp => &[0],
+            Self::Coarse => &[1],
+        }
     }
 
     fn config(self, encoder: BackboneConfig) -> ModelConfig {
@@ -90,7 +97,7 @@ impl Network {
             Self::Fusion => {
                 ModelConfig::FusionUNet(FusionUNetConfig::new(unet(1), encoder.clone().with_in_channels(1)))
             }
-            _ => ModelConfig::EncodedUNet(unet(self.channels())),
+            _ => ModelConfig::EncodedUNet(unet(self.pictures().len())),
         }
     }
 }
@@ -99,6 +106,8 @@ impl Network {
 const EPOCH: usize = 96;
 /// Side of the crops.
 const CROP: u32 = 128;
+/// Pixels of the sharp picture from one of the coarse one to the next.
+const COARSE: u32 = 12;
 
 fn main() -> ExitCode {
     common::main(run)
@@ -109,7 +118,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let device = select_device(args.device.as_deref())?;
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/nuclei_sample"));
     let [training, validation, test] =
-        ["train", "val", "test"].map(|split| pictures(folder, split, args.network.channels()));
+        ["train", "val", "test"].map(|split| pictures(folder, split, args.network.pictures()));
     let (training, validation, test) = (InMemoryDataset::new(training?), InMemoryDataset::new(validation?), test?);
     let normalize = Normalize::of_dataset(&training)?;
     let augment = Compose::new().then(RandomCrop::new(CROP, CROP)?).then(HorizontalFlip { p: 0.5 }).then(RandomTurn90);
@@ -150,28 +159,38 @@ fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The pictures of a split, as the first `channels` of two.
-fn pictures(folder: &Path, split: &str, channels: usize) -> Result<Vec<Sample>, Failure> {
+/// The pictures of a split, each a channel.
+fn pictures(folder: &Path, split: &str, which: &[usize]) -> Result<Vec<Sample>, Failure> {
     let mut samples = Vec::new();
     for stem in splits::read_list(folder.join(format!("{split}.txt")))? {
         let file = |part: &str| folder.join(format!("{part}/{stem}.png"));
         let image = read_image(file("images"), ColorMode::Gray, &Limits::default())?;
-        let nuclei = read_labels(file("labels"), &MaskFormat::Instances, &Limits::default())?;
-        let stains = [stain(&image, &nuclei, 0), stain(&image, &nuclei, 1)];
-        let pixels = (0..nuclei.as_slice().len()).flat_map(|at| stains[..channels].iter().map(move |stain| stain[at]));
-        let image = Image::new(image.width(), image.height(), channels, pixels.collect())?;
-        let labels = nuclei.as_slice().iter().map(|nucleus| u32::from(*nucleus > 0)).collect();
-        samples.push(Sample { name: stem, image, target: LabelMap::new(nuclei.width(), nuclei.height(), labels)? });
+        let target = read_labels(file("labels"), &MaskFormat::Binary, &Limits::default())?;
+        let (width, height) = (image.width(), image.height());
+        let coarse = resize_image(&image, width.div_ceil(COARSE), height.div_ceil(COARSE))?;
+        let pictures = [clouded(image), resize_image(&coarse, width, height)?];
+        let seen: Vec<&[f32]> = which.iter().map(|index| pictures[*index].as_slice()).collect();
+        let pixels = (0..target.as_slice().len()).flat_map(|at| seen.iter().map(move |picture| picture[at]));
+        let image = Image::new(width, height, which.len(), pixels.collect())?;
+        samples.push(Sample { name: stem, image, target });
     }
     Ok(samples)
 }
 
-/// The picture in which the nuclei with an even or an odd number alone are seen; where the others are, there is background from
-/// elsewhere.
-fn stain(image: &Image, nuclei: &LabelMap, parity: u32) -> Vec<f32> {
-    let pixels = || image.as_slice().iter().zip(nuclei.as_slice());
-    let background: Vec<f32> = pixels().filter(|(_, nucleus)| **nucleus == 0).map(|(value, _)| *value).collect();
-    let elsewhere = |at: usize| background.get(at * 7919 % background.len().max(1)).copied().unwrap_or(0.0);
-    let seen = |nucleus: u32| nucleus == 0 || nucleus % 2 == parity;
-    pixels().enumerate().map(|(at, (value, nucleus))| if seen(*nucleus) { *value } else { elsewhere(at) }).collect()
+/// With white discs of a third of the area.
+fn clouded(mut image: Image) -> Image {
+    // Pixels from one cloud to the next, and a cloud's radius.
+    const APART: u32 = 64;
+    const RADIUS: u32 = 21;
+    let width = image.width();
+    for (at, value) in image.as_mut_slice().iter_mut().enumerate() {
+        let (x, y) = (at as u32 % width, at as u32 / width);
+        // Every second row is shifted.
+        let x = x + (y / APART % 2) * APART / 2;
+        let from_middle = |side: u32| (side % APART).abs_diff(APART / 2);
+        if from_middle(x).pow(2) + from_middle(y).pow(2) <= RADIUS * RADIUS {
+            *value = 1.0;
+        }
+    }
+    image
 }

@@ -104,7 +104,12 @@ impl ModelConfig {
             )
         };
         let (decoder, backbone) = name.split_once('_').ok_or_else(unknown)?;
-        let backbone = BackboneConfig::by_name(backbone).ok_or_else(unknown)?;
+        let backbone = match BackboneConfig::by_name(backbone).ok_or_else(unknown)? {
+            BackboneConfig::EfficientNet(config) if backbone == "tf_efficientnet_b0" => {
+                BackboneConfig::EfficientNet(config.with_early(true))
+            }
+            backbone => backbone,
+        };
         let dilated = |backbone: BackboneConfig| match backbone {
             BackboneConfig::ResNet(config) => Ok(BackboneConfig::ResNet(config.with_dilate([false, true, true]))),
             BackboneConfig::MobileNetV3(config) => Ok(BackboneConfig::MobileNetV3(config.with_dilate(true))),
@@ -390,7 +395,16 @@ impl SegmentationModel {
             return weights::load(self, path);
         }
         let is_whole = |name: &str| ["encoder.", "backbone."].iter().any(|part| name.contains(part));
-        if self.backbone().is_none() || torch_contents(path)?.iter().any(|(name, _)| is_whole(name)) {
+        let contents = torch_contents(path)?;
+        if let Some(Backbone::EfficientNet(backbone)) = self.backbone()
+            && !backbone.same_padding()
+            && weights::is_efficientnet_pytorch(&contents)
+        {
+            let reason =
+                "its names are EfficientNet-PyTorch's, which pads as TensorFlow; take a backbone `tf_efficientnet_`";
+            return Err(WeightsError::Read { path: path.into(), reason: reason.into() });
+        }
+        if self.backbone().is_none() || contents.iter().any(|(name, _)| is_whole(name)) {
             let kept = &[
                 "segmentation_head.",
                 "fc8.",

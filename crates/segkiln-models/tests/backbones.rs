@@ -195,6 +195,11 @@ fn names_of_other_libraries_are_understood() {
         let begun = unet.init(&device).begin_with(&path).unwrap();
         let maps = |backbone: &Backbone| backbone.forward(x.clone(), &[0, 7]).remove(1).into_data();
         maps(begun.backbone().unwrap()).assert_eq(&maps(&classifier.backbone), true);
+        if backbone.starts_with("tf_") {
+            let other = ModelConfig::by_name("unet_efficientnet_b0", 2).unwrap().init(&device);
+            let error = other.begin_with(&path).unwrap_err().to_string();
+            assert!(error.contains("other.safetensors") && error.contains("tf_efficientnet_"), "{error}");
+        }
         // The whole network.
         write_as(&begun, &path, |index, ours| match names.get(index).filter(|_| ours.starts_with("encoder.")) {
             // As timm has them where it gives maps out.

@@ -12,7 +12,9 @@ use segkiln_core::{Classes, LabelMap};
 use segkiln_data::{ColorMode, DataError, DenseCrf, Image, Normalize, draw};
 use segkiln_models::{
     ModelCard, ModelConfig, SegmentationModel,
-    weights::{self, Exceptions, TrainingData, Weights, WeightsError, load_torch_but},
+    weights::{
+        self, Exceptions, TrainingData, Weights, WeightsError, is_efficientnet_pytorch, load_torch_but, torch_contents,
+    },
 };
 
 use crate::{
@@ -164,7 +166,13 @@ impl Segmenter {
     ) -> Result<Self, SegmentError> {
         let path = weights.as_ref();
         let refuse = |option, reason| SegmentError::Option { option, reason };
-        let model = ModelConfig::by_name(name, classes).map_err(|reason| refuse("name", reason))?;
+        let is_ours = path.extension().is_some_and(|extension| extension == "bpk");
+        let mut model = ModelConfig::by_name(name, classes).map_err(|reason| refuse("name", reason))?;
+        // What pads as TensorFlow's has another name, which the file tells.
+        if !is_ours && name.contains("_efficientnet_b") && is_efficientnet_pytorch(&torch_contents(path)?) {
+            let name = name.replace("_tf_", "_").replace("_efficientnet_b", "_tf_efficientnet_b");
+            model = ModelConfig::by_name(&name, classes).map_err(|reason| refuse("name", reason))?;
+        }
         // Before anything is allocated by the number of classes.
         model.check().map_err(|reason| refuse("network", reason))?;
         let names = match classes {
@@ -175,7 +183,7 @@ impl Segmenter {
         };
         let card = ModelCard { model, classes: names, color: Some(ColorMode::Rgb), normalize: Normalize::imagenet() };
         card.check().map_err(|reason| refuse("classes", reason))?;
-        let model = if path.extension().is_some_and(|extension| extension == "bpk") {
+        let model = if is_ours {
             // A second head is none that prediction needs, but a training may have had one.
             weights::load(card.model.init(device), path).or_else(|error| {
                 weights::load(card.model.clone().with_aux(true).init(device), path).map_err(|_| error)

@@ -51,6 +51,9 @@ pub struct EfficientNetConfig {
     /// [`same_padding`](ConvBlockConfig::same_padding).
     #[config(default = false)]
     pub same_padding: bool,
+    /// Whether the map of stage 5 is that of its first block, as segmentation_models_pytorch takes it of `efficientnet-b0`.
+    #[config(default = false)]
+    pub early: bool,
     /// The normalisation after each convolution.
     #[config(default = "NormConfig::default()")]
     pub norm: NormConfig,
@@ -203,6 +206,8 @@ impl EfficientNetConfig {
                 .chain(middle)
                 .chain([EfficientNetStage::Block(last)])
                 .collect(),
+            early: self.early,
+            same_padding: self.same_padding,
         }
     }
 }
@@ -212,13 +217,41 @@ impl EfficientNetConfig {
 pub struct EfficientNet {
     /// One a stage.
     pub features: Vec<EfficientNetStage>,
+    #[module(skip)]
+    early: bool,
+    #[module(skip)]
+    same_padding: bool,
 }
 
 impl EfficientNet {
+    /// Whether convolutions pad as TensorFlow's.
+    pub fn same_padding(&self) -> bool {
+        self.same_padding
+    }
+
+    pub(super) fn forward(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
+        let mut early = None;
+        let mut maps = super::collect(self.features.iter().enumerate(), x, stages, |(stage, layer), x| match layer {
+            EfficientNetStage::Blocks(blocks) if self.early && stage == EARLY => {
+                let x = blocks[0].forward(x);
+                early = Some(x.clone());
+                blocks[1..].iter().fold(x, |x, block| block.forward(x))
+            }
+            layer => layer.forward(x),
+        });
+        if let (Some(map), Some(at)) = (early, stages.iter().position(|stage| *stage == EARLY)) {
+            maps[at] = map;
+        }
+        maps
+    }
+
     pub(super) fn freeze_stages(self, trainable: usize) -> Self {
-        Self { features: super::freeze_layers(self.features, &[0, 2, 3, 4, 6], trainable) }
+        Self { features: super::freeze_layers(self.features, &[0, 2, 3, 4, 6], trainable), ..self }
     }
 }
+
+/// The stage of [`EfficientNetConfig::early`].
+const EARLY: usize = 5;
 
 /// A stage of the network.
 #[derive(Module, Debug)]

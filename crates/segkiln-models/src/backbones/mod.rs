@@ -326,7 +326,7 @@ impl Backbone {
             Self::ResNet(network) => network.forward(x, stages),
             Self::MobileNetV2(network) => collect(network.features.iter(), x, stages, |layer, x| layer.forward(x)),
             Self::MobileNetV3(network) => collect(network.features.iter(), x, stages, |layer, x| layer.forward(x)),
-            Self::EfficientNet(network) => collect(network.features.iter(), x, stages, |layer, x| layer.forward(x)),
+            Self::EfficientNet(network) => network.forward(x, stages),
             Self::Vgg(network) => network.forward(x, stages),
             Self::ConvNeXt(network) => collect(network.features.iter(), x, stages, |layer, x| layer.forward(x)),
         }
@@ -352,7 +352,7 @@ fn collect<L>(
     layers: impl Iterator<Item = L>,
     mut x: Tensor<4>,
     stages: &[usize],
-    forward: impl Fn(L, Tensor<4>) -> Tensor<4>,
+    mut forward: impl FnMut(L, Tensor<4>) -> Tensor<4>,
 ) -> Vec<Tensor<4>> {
     let last = stages.iter().max().map_or(0, |last| last + 1);
     let mut maps = Vec::with_capacity(stages.len());

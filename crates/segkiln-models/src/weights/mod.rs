@@ -23,7 +23,10 @@ use burn::{
 };
 pub use published::*;
 pub use quantized::save_quantized;
-pub use torch::{Exceptions, load_torch, load_torch_but, save_safetensors, save_torch, torch_contents, torch_shapes};
+pub use torch::{
+    Exceptions, is_efficientnet_pytorch, load_torch, load_torch_but, save_safetensors, save_torch, torch_contents,
+    torch_shapes,
+};
 pub(crate) use torch::{TorchName, TorchNames};
 
 use crate::Summary;

@@ -97,6 +97,11 @@ pub fn torch_contents(path: &Path) -> Result<Vec<(String, Vec<usize>)>, WeightsE
     Ok(file.0.into_iter().map(|(name, stored)| (name, stored.shape)).collect())
 }
 
+/// Whether a file with such contents is of EfficientNet-PyTorch or, of a network on that, segmentation_models_pytorch.
+pub fn is_efficientnet_pytorch(contents: &[(String, Vec<usize>)]) -> bool {
+    contents.iter().any(|(name, _)| name == "_conv_stem.weight" || name.ends_with("._conv_stem.weight"))
+}
+
 /// Writes the weights of `module` as `.safetensors` under PyTorch's names, so that torchvision or
 /// segmentation_models_pytorch loads them: `model.load_state_dict(safetensors.torch.load_file(path))`.
 ///
