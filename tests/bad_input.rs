@@ -233,7 +233,9 @@ fn a_spoilt_config() {
     place.config_refused(|config| config["classes"]["names"] = json!([]), &["class"]);
     place.config_refused(|config| config["normalize"]["std"] = json!([0.0]), &["std"]);
     place.config_refused(|config| config["normalize"]["mean"] = json!([null]), &["null"]);
-    for field in ["model", "classes", "color", "normalize"] {
+    // What does not say how to read pictures reads none.
+    place.config_refused(|config| drop(config.as_object_mut().unwrap().remove("color")), &["no color"]);
+    for field in ["model", "classes", "normalize"] {
         place.config_refused(|config| drop(config.as_object_mut().unwrap().remove(field)), &["missing", field]);
     }
     fs::write(place.at("run/config.json"), "{\"model\": ").unwrap();

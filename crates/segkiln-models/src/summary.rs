@@ -11,10 +11,10 @@ use burn::{
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
-/// use segkiln_models::{Summary, backbones::ResNetConfig};
+/// use segkiln_models::{Summary, backbones::BackboneConfig};
 ///
 /// let device = Device::default();
-/// let resnet = ResNetConfig::resnet18().init(&device);
+/// let resnet = BackboneConfig::by_name("resnet18").unwrap().init(&device);
 /// let summary = Summary::of(&resnet, |resnet| drop(resnet.forward(Tensor::zeros([1, 3, 64, 64], &device), &[4])));
 /// let conv1 = &summary.layers[0];
 /// assert_eq!((conv1.name.as_str(), conv1.parameters), ("conv1", 9408));

@@ -258,7 +258,8 @@ impl Segmenter {
     pub fn segment_with(&self, image: &DynamicImage, options: &SegmentOptions) -> Result<Segmentation, SegmentError> {
         let color = self.card.color.ok_or_else(|| SegmentError::Option {
             option: "image",
-            reason: "the network does not take pictures; give it the channels by `segment_values`".into(),
+            reason: "the network does not take pictures, as its config.json has no color; give it channels by `segment_values`"
+                .into(),
         })?;
         self.in_tiles(image.width(), image.height(), options, |left, top, width, height| {
             Image::from_dynamic(&image.crop_imm(left, top, width, height), color)
