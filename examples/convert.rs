@@ -13,11 +13,12 @@ use std::{
 use burn::{module::Module, tensor::Device};
 use clap::Parser;
 use segkiln::{
-    Detector, Segmenter,
+    DetectError, Detector, SegmentError, Segmenter,
+    data::write_whole,
     models::{
         ModelConfig,
         rcnn::RcnnConfig,
-        weights::{WeightsError, load, load_torch, parameters, save, save_quantized, save_torch},
+        weights::{WeightsError, load, load_torch, parameters, save, save_quantized, save_torch, torch_network},
     },
     select_device,
 };
@@ -37,10 +38,10 @@ struct Args {
     #[arg(long, required_unless_present = "model", conflicts_with = "model")]
     arch: Option<String>,
     /// Its weights: .pth, .safetensors, a .bpk, or a name of torchvision's for those that it has published
-    #[arg(long, default_value = "DEFAULT")]
+    #[arg(long, requires = "arch", default_value = "DEFAULT", hide_default_value = true)]
     weights: PathBuf,
     /// Classes of --arch [default: 21, of a detector 91]
-    #[arg(long)]
+    #[arg(long, requires = "arch")]
     num_classes: Option<usize>,
     /// Folder of a training run, or a .bpk file in one, in place of --arch
     #[arg(long)]
@@ -70,22 +71,34 @@ fn run(args: &Args) -> Result<(), Failure> {
     let parameters = match (&args.model, &args.arch) {
         (Some(model), _) => match Segmenter::load(model, &device) {
             Ok(segmenter) => form.write(segmenter.model(), &args.output)?,
-            // What is wrong with a file that is neither's is told of the one that it is more like.
-            Err(error) => match Detector::load(model, &device) {
+            Err(segmenter) => match Detector::load(model, &device) {
                 Ok(detector) => form.write(detector.model(), &args.output)?,
-                Err(_) => return Err(error.into()),
+                // Of the two what is wrong with the weights, as the config is then read.
+                Err(detector) => match segmenter {
+                    SegmentError::Config { .. } if !matches!(detector, DetectError::Config { .. }) => {
+                        return Err(detector.into());
+                    }
+                    segmenter => return Err(segmenter.into()),
+                },
             },
         },
         (_, Some(arch)) => {
-            let file = weights::file(arch, &args.weights)?;
-            match RcnnConfig::by_name(arch, args.num_classes.unwrap_or(91)) {
-                Some(_) => {
-                    let detector = Detector::torchvision(arch, &file, args.num_classes.unwrap_or(91), &device)?;
+            let is_detector = RcnnConfig::by_name(arch, 91).is_some();
+            let classes = args.num_classes.unwrap_or(if is_detector { 91 } else { 21 });
+            match is_detector {
+                true => {
+                    let file = weights::file(arch, &args.weights, Some(classes))?;
+                    let detector = Detector::torchvision(arch, &file, classes, &device)?;
                     form.write(detector.model(), &args.output)?
                 }
-                None => {
-                    let config = ModelConfig::by_name(arch, args.num_classes.unwrap_or(21))?;
+                false => {
+                    let config = ModelConfig::by_name(arch, classes)?;
                     config.check()?;
+                    let file = weights::file(arch, &args.weights, Some(classes))?;
+                    let name = if is_ours(&file) { arch.clone() } else { torch_network(arch, &file)? };
+                    if name != *arch {
+                        return Err(format!("{} is of {name}; give that as --arch", file.display()).into());
+                    }
                     // A second head is kept where there is one.
                     let model = read(&config.clone().with_aux(true), &file, &device)
                         .or_else(|_| read(&config.with_aux(false), &file, &device))?;
@@ -95,6 +108,9 @@ fn run(args: &Args) -> Result<(), Failure> {
         }
         _ => return Err("either --model or --arch must be given".into()),
     };
+    if let (Some(model), Form::Ours | Form::Quantized) = (&args.model, form) {
+        keep_config(model, &args.output)?;
+    }
     let bytes = std::fs::metadata(&args.output).map_err(|error| format!("{}: {error}", args.output.display()))?.len();
     say(json!({ "output": args.output.display().to_string(), "parameters": parameters, "bytes": bytes }))?;
     Ok(())
@@ -102,8 +118,22 @@ fn run(args: &Args) -> Result<(), Failure> {
 
 fn read(config: &ModelConfig, file: &Path, device: &Device) -> Result<impl Module + use<>, WeightsError> {
     let model = config.init(device);
-    let is_ours = file.extension().is_some_and(|extension| extension == "bpk");
-    if is_ours { load(model, file) } else { load_torch(model, file) }
+    if is_ours(file) { load(model, file) } else { load_torch(model, file) }
+}
+
+fn is_ours(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| extension == "bpk")
+}
+
+/// Writes the run's `config.json` beside the new file, where there is none, so that the new folder can be loaded too.
+fn keep_config(model: &Path, output: &Path) -> Result<(), Failure> {
+    let folder = if model.is_dir() { model } else { model.parent().unwrap_or(Path::new("")) };
+    let [from, to] = [folder.join("config.json"), output.with_file_name("config.json")];
+    if !to.exists() {
+        let written = std::fs::read(&from).and_then(|config| write_whole(&to, &config));
+        written.map_err(|error| format!("cannot copy {} to {}: {error}", from.display(), to.display()))?;
+    }
+    Ok(())
 }
 
 /// What is written.

@@ -87,8 +87,9 @@ fn run(args: &Args) -> Result<(), Failure> {
     let detector = match (&args.model, &args.arch) {
         (Some(model), _) => Detector::load(model, &device)?,
         (_, Some(arch)) => {
-            let weights = weights::file(arch, &args.weights)?;
-            Detector::torchvision(arch, weights, args.num_classes.unwrap_or(91), &device)?
+            let classes = args.num_classes.unwrap_or(91);
+            let weights = weights::file(arch, &args.weights, Some(classes))?;
+            Detector::torchvision(arch, weights, classes, &device)?
         }
         _ => return Err("either --model or --arch must be given".into()),
     };

@@ -131,7 +131,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         color: None,
         normalize: normalize.clone(),
     };
-    let begin = args.weights.as_ref().map(|given| weights::file(&args.encoder, given)).transpose()?;
+    let begin = args.weights.as_ref().map(|given| weights::file(&args.encoder, given, None)).transpose()?;
     let recipe = Recipe { seed: args.seed, epochs: args.epochs, learning_rate: 1e-3, ..Recipe::new(1, None) };
     let outcome = train(Run {
         folder: args.out.clone(),

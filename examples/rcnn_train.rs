@@ -160,7 +160,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let device = select_device(args.device.as_deref())?;
     let Data { train, valid, test, classes, categories, truth, is_sample } = Data::open(args)?;
     let backbone = args.backbone.as_deref().unwrap_or(if is_sample { "resnet18" } else { "resnet50" });
-    let begin = args.weights.as_ref().map(|given| weights::file(backbone, given)).transpose()?;
+    let begin = args.weights.as_ref().map(|given| weights::file(backbone, given, None)).transpose()?;
     let config = network(args, backbone, begin.as_deref(), classes.count(), is_sample)?;
     let card = DetectorCard::new(config, classes).with_categories(categories);
 

@@ -12,7 +12,7 @@ use segkiln::{
     Segmenter,
     core::LabelMap,
     data::{ColorMode, Filter, Image, Limits, Preset, read_dynamic, resize_labels, write_labels},
-    models::weights::save_safetensors,
+    models::{ModelConfig, weights::save_safetensors},
     ops::{ResizeMode, resize},
     select_device,
 };
@@ -65,9 +65,10 @@ fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let device = select_device(args.device.as_deref())?;
     device.seed(args.seed);
-    let segmenter =
-        Segmenter::by_name(&args.arch, weights::file(&args.arch, &args.weights)?, args.num_classes, &device)?;
+    ModelConfig::by_name(&args.arch, args.num_classes)?;
     let image = read_dynamic(&args.image, &Limits::default())?;
+    let weights = weights::file(&args.arch, &args.weights, Some(args.num_classes))?;
+    let segmenter = Segmenter::by_name(&args.arch, weights, args.num_classes, &device)?;
     let (width, height) = (image.width(), image.height());
     let size = if args.size == 0 { width.min(height) } else { args.size };
     let preset = Preset { resize: size, crop: None, filter: Filter::Bilinear };

@@ -109,7 +109,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let test_split = open(&folder, measured, color, &classes)?;
     Survey::of(&[&test_split])?;
     let begin = args.weights.as_ref().zip(args.encoder.as_ref());
-    let begin = begin.map(|(given, encoder)| weights::file(encoder, given)).transpose()?;
+    let begin = begin.map(|(given, encoder)| weights::file(encoder, given, None)).transpose()?;
     let normalize = if begin.is_some() { Normalize::imagenet() } else { Normalize::of_dataset(&train_split)? };
 
     let most = if args.data.is_none() { 128 } else { 256 };

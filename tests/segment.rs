@@ -202,3 +202,55 @@ fn published_weights_are_taken_from_the_cache() {
         fs::remove_dir_all(&folder).unwrap();
     }
 }
+
+/// PyTorch's names, ours, and back; and 8 bits.
+#[test]
+fn weights_are_converted_and_back() {
+    let place = Place::new(20, 20);
+    let name = "lraspp_mobilenet_v3_small";
+    let weights = place.weights(name, 4);
+    let convert = |from: &PathBuf, to: &str| {
+        let mut command = example("convert");
+        command.args(["--arch", name, "--num-classes", "4"]).arg("--weights").arg(from);
+        command.arg("--output").arg(place.at(to));
+        command
+    };
+    let result = run_well(&mut convert(&weights, "new/ours.bpk"));
+    let whole = result["bytes"].as_u64().unwrap();
+    run_well(&mut convert(&place.at("new/ours.bpk"), "new/back.safetensors"));
+    assert!(fs::read(&weights).unwrap() == fs::read(place.at("new/back.safetensors")).unwrap());
+
+    let result = run_well(convert(&weights, "new/small.bpk").arg("--quantize"));
+    assert!(result["bytes"].as_u64().unwrap() < whole / 3, "{result}");
+    let logits = |weights: &PathBuf| -> Vec<f32> {
+        run_well(place.segment(name, weights, 4).args(["--size", "0"]));
+        let bytes = fs::read(place.at("out/logits.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let values =
+            file.tensor("out").unwrap().data().as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value));
+        values.collect()
+    };
+    let [whole, small] = [&weights, &place.at("new/small.bpk")].map(logits);
+    let most = whole.iter().fold(0f32, |most, value| most.max(value.abs()));
+    let error = whole.iter().zip(&small).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+    assert!(error > 0.0 && error < 0.1 * most, "{error} of {most}");
+
+    fs::remove_dir_all(place.at("out")).unwrap();
+    place.refused(&mut convert(&weights, "out/weights.pth"), &["--output", ".bpk or .safetensors"]);
+    place.refused(convert(&weights, "out/weights.safetensors").arg("--quantize"), &["--quantize", ".bpk"]);
+    place.refused(
+        convert(&weights, "out/a.bpk").args(["--arch", "unet_resnet18"]),
+        &["missing", "encoder.conv1.weight"],
+    );
+}
+
+#[test]
+fn costs_are_shown() {
+    let mut command = example("summary");
+    command.args(["--arch", "fpn_resnet18", "--num-classes", "2", "--size", "64", "--depth", "1"]);
+    let result = run_well(&mut command);
+    let model = ModelConfig::by_name("fpn_resnet18", 2).unwrap().init(&Device::default());
+    assert_eq!(result["parameters"], segkiln::models::weights::parameters(&model));
+    assert!(result["multiply_adds"].as_u64().unwrap() > result["activations"].as_u64().unwrap());
+    assert!(run_badly(example("summary").args(["--arch", "fpn_resnet19"])).contains("resnet18"));
+}

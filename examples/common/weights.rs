@@ -7,11 +7,15 @@ use segkiln::models::weights::Published;
 use crate::common::Failure;
 
 /// The file that `given` names: itself, or the network's weights that torchvision calls so, such as `DEFAULT`. They are
-/// downloaded where they are not in the cache.
-pub fn file(network: &str, given: &Path) -> Result<PathBuf, Failure> {
+/// downloaded where they are not in the cache, if they are for so many classes.
+pub fn file(network: &str, given: &Path, classes: Option<usize>) -> Result<PathBuf, Failure> {
     let name = given.to_str().filter(|name| !name.contains(['/', '\\', '.']) && !given.exists());
     let Some(name) = name else { return Ok(given.into()) };
     let published = Published::by_name(network, name).map_err(|reason| format!("{name} is no file, and {reason}"))?;
+    let learned = published.data.classes();
+    if let Some(classes) = classes.filter(|classes| *classes != learned) {
+        return Err(format!("{network}'s published weights are for {learned} classes, not {classes}").into());
+    }
     let mut shown = 0;
     Ok(published.file(|done, total| {
         const MEGA: u64 = 1_000_000;

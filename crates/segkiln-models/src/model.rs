@@ -407,6 +407,7 @@ impl SegmentationModel {
         if self.backbone().is_none() || contents.iter().any(|(name, _)| is_whole(name)) {
             let kept = &[
                 "segmentation_head.",
+                "unet.segmentation_head.",
                 "fc8.",
                 "aspp.",
                 "classifier.4.",

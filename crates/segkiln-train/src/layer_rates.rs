@@ -93,11 +93,11 @@ fn learning<M: Module>(module: &M) -> BTreeSet<String> {
 
 #[cfg(test)]
 mod tests {
-    use burn::{module::ParamId, tensor::Device};
-    use segkiln_models::ModelConfig;
+    use burn::{module::ParamId, optim::GradientsParams, tensor::Device};
+    use segkiln_models::{ModelConfig, SegmentationModel, backbones::Backbone};
 
     use super::*;
-    use crate::schedule::ScheduleConfig;
+    use crate::{optimizer::OptimizerConfig, schedule::ScheduleConfig};
 
     #[test]
     fn rates_fall_from_group_to_group() {
@@ -131,6 +131,34 @@ mod tests {
         // What does not learn is in no group.
         let model = ModelConfig::by_name("fpn_resnet18", 2).unwrap().init(&device).freeze_backbone(2);
         assert_eq!(groups(&model, |model, trainable| model.freeze_backbone(trainable)).len(), 2);
+    }
+
+    /// An optimizer's step moves each layer by its rate.
+    #[test]
+    fn steps_are_of_each_layer_s_rate() {
+        let device = Device::default().autodiff();
+        let model = ModelConfig::by_name("fpn_resnet18", 2).unwrap().init(&device);
+        let gradients =
+            GradientsParams::from_grads(model.forward(Tensor::ones([1, 3, 32, 32], &device)).sum().backward(), &model);
+        let groups = groups(&model, |model, trainable| model.freeze_backbone(trainable));
+        let rates = LayerRates { last: 0.5, decay: 0.1 };
+        let mut scheduler = rates.scheduler(groups, |share| Schedule::new(ScheduleConfig::Constant, share, 10));
+        let layers = |model: &SegmentationModel| {
+            let SegmentationModel::Fpn(model) = model else { panic!("another network") };
+            let Backbone::ResNet(encoder) = &model.encoder else { panic!("another backbone") };
+            [&encoder.conv1, &model.segmentation_head].map(|conv| conv.weight.clone())
+        };
+        let before = layers(&model);
+        let slopes = before.each_ref().map(|weight| gradients.get::<4>(weight.id).unwrap());
+        let mut optimizer = OptimizerConfig::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 }.init(&model);
+        let after = layers(&optimizer.step(scheduler.step(), model, gradients));
+        for (((before, after), slope), rate) in before.iter().zip(&after).zip(slopes).zip([0.5e-4, 1.0]) {
+            let expected = slope.mul_scalar(rate);
+            let moved = before.val().without_autodiff() - after.val().without_autodiff();
+            let most = expected.clone().abs().max().into_scalar::<f32>();
+            let error = (moved - expected).abs().max().into_scalar::<f32>();
+            assert!(most > 0.0 && error <= 1e-3 * most, "{rate}: {error} of {most}");
+        }
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl Detector {
     }
 
     /// torchvision's network with weights that it has published, from the cache or downloaded; see
-    /// [`Published::file`](weights::Published::file).
+    /// [`Published::file`](weights::Published::file), which before this call shows the progress of a download.
     ///
     /// ```no_run
     /// use segkiln::{models::weights::MaskRcnnResNet50FpnV2Weights, prelude::*};

@@ -11,7 +11,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Training (feature `train`) is in the module `train`; `examples/unet_train.rs` shows it whole.
+//! Training (feature `train`) is in the module `train`; `examples/unet_train.rs` shows it whole. The feature `pretrained`
+//! downloads the weights that torchvision has published; see [`models::weights::Weights`].
 //!
 //! # Backends
 //! Networks are written once. Cargo features (`flex`, the default, for CPUs; `cuda`, `rocm`, `vulkan`, `metal`, `webgpu`,

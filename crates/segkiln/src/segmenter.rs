@@ -12,9 +12,7 @@ use segkiln_core::{Classes, LabelMap};
 use segkiln_data::{ColorMode, DataError, DenseCrf, Image, Normalize, draw};
 use segkiln_models::{
     ModelCard, ModelConfig, SegmentationModel,
-    weights::{
-        self, Exceptions, TrainingData, Weights, WeightsError, is_efficientnet_pytorch, load_torch_but, torch_contents,
-    },
+    weights::{self, Exceptions, TrainingData, Weights, WeightsError, load_torch_but, torch_network},
 };
 
 use crate::{
@@ -167,11 +165,10 @@ impl Segmenter {
         let path = weights.as_ref();
         let refuse = |option, reason| SegmentError::Option { option, reason };
         let is_ours = path.extension().is_some_and(|extension| extension == "bpk");
-        let mut model = ModelConfig::by_name(name, classes).map_err(|reason| refuse("name", reason))?;
-        // What pads as TensorFlow's has another name, which the file tells.
-        if !is_ours && name.contains("_efficientnet_b") && is_efficientnet_pytorch(&torch_contents(path)?) {
-            let name = name.replace("_tf_", "_").replace("_efficientnet_b", "_tf_efficientnet_b");
-            model = ModelConfig::by_name(&name, classes).map_err(|reason| refuse("name", reason))?;
+        let by_name = |name: &str| ModelConfig::by_name(name, classes).map_err(|reason| refuse("name", reason));
+        let mut model = by_name(name)?;
+        if !is_ours {
+            model = by_name(&torch_network(name, path)?)?;
         }
         // Before anything is allocated by the number of classes.
         model.check().map_err(|reason| refuse("network", reason))?;
@@ -196,7 +193,7 @@ impl Segmenter {
     }
 
     /// torchvision's network with weights that it has published, from the cache or downloaded; see
-    /// [`Published::file`](weights::Published::file). It
+    /// [`Published::file`](weights::Published::file), which before this call shows the progress of a download. It
     /// learned from images whose shorter side has 520 pixels; see [`Published::preset`](weights::Published::preset).
     ///
     /// ```no_run
@@ -289,6 +286,12 @@ impl Segmenter {
         }
         if let Some(crf) = &options.crf {
             crf.check(self.card.classes.count(), width, height)?;
+            let channels = self.card.model.in_channels();
+            if ![1, 3, 4].contains(&channels) {
+                let reason =
+                    format!("needs images of 1 or 3 channels, or a fourth that it leaves out; these have {channels}");
+                return Err(SegmentError::Option { option: "crf", reason });
+            }
         }
         let tile = options.tile_for(width, height);
         let (width, height) = (width as usize, height as usize);

@@ -103,9 +103,10 @@ impl FusionUNet {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Distribution, TensorData};
+    use burn::tensor::{Distribution, TensorData, Tolerance};
 
     use super::*;
+    use crate::{ModelConfig, SegmentationModel, weights::save_torch};
 
     fn config() -> FusionUNetConfig {
         let encoder = |name, channels| BackboneConfig::by_name(name).unwrap().with_in_channels(channels);
@@ -119,6 +120,31 @@ mod tests {
         let convnext = BackboneConfig::by_name("convnext_tiny").unwrap();
         let error = FusionUNetConfig { second: convnext, ..config() }.check().unwrap_err();
         assert!(error.contains("[2, 4, 8, 16, 32]") && error.contains("[4, 8, 16, 32]"), "{error}");
+    }
+
+    /// Its own, for other classes, and an encoder's.
+    #[test]
+    fn it_begins_with_weights() {
+        let device = Device::default();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights.safetensors");
+        let encoder = |channels| BackboneConfig::by_name("resnet18").unwrap().with_in_channels(channels);
+        let config = |classes| {
+            let unet = EncodedUNetConfig::new(encoder(3), classes).with_channels([32, 16, 8, 8, 8]);
+            ModelConfig::FusionUNet(FusionUNetConfig::new(unet, encoder(1)))
+        };
+        save_torch(&config(2).init(&device), &path).unwrap();
+        config(5).init(&device).begin_with(&path).unwrap();
+        let backbone = encoder(3).init(&device);
+        save_torch(&backbone, &path).unwrap();
+        let SegmentationModel::FusionUNet(begun) = config(2).init(&device).begin_with(&path).unwrap() else {
+            panic!("another network");
+        };
+        let x = Tensor::<4>::random([1, 1, 32, 32], Distribution::Default, &device);
+        let map = |backbone: &Backbone, x: Tensor<4>| backbone.forward(x, &[2]).remove(0).into_data();
+        // The second encoder's one channel has the sum of the three's weights.
+        let expected = map(&backbone, x.clone().repeat_dim(1, 3));
+        map(&begun.second, x).assert_approx_eq::<f32>(&expected, Tolerance::relative(1e-3));
     }
 
     #[test]

@@ -19,15 +19,14 @@ mod torch;
 use burn::{
     module::{Module, ModuleVisitor, Param},
     store::{ModuleRecord, burn_pack},
-    tensor::{Bytes, Tensor, TensorData},
+    tensor::{Bytes, DType, Tensor, TensorData},
 };
 pub use published::*;
 pub use quantized::save_quantized;
 pub use torch::{
-    Exceptions, is_efficientnet_pytorch, load_torch, load_torch_but, save_safetensors, save_torch, torch_contents,
-    torch_shapes,
+    Exceptions, load_torch, load_torch_but, save_safetensors, save_torch, torch_contents, torch_network, torch_shapes,
 };
-pub(crate) use torch::{TorchName, TorchNames};
+pub(crate) use torch::{TorchName, TorchNames, is_efficientnet_pytorch};
 
 use crate::Summary;
 
@@ -119,15 +118,17 @@ impl fmt::Display for Mismatch {
 /// # Errors
 /// [`WeightsError::Write`], for example on a full disk.
 pub fn save<M: Module>(module: &M, path: &Path) -> Result<(), WeightsError> {
-    write(visit(module, |param| param.data()), path)
+    let tensors = visit(module, |param, _| param.data()).into_iter();
+    write(tensors.map(|(name, data)| packed(name, data)).collect(), path)
 }
 
-fn write(tensors: Vec<(String, TensorData)>, path: &Path) -> Result<(), WeightsError> {
-    let tensors = tensors.into_iter().map(|(name, data)| {
-        let (bytes, shape, dtype) = data.into_parts();
-        burn_pack::Tensor::new(name, dtype, shape, None, bytes)
-    });
-    burn_pack::Writer::new(tensors.collect())
+fn packed(name: String, data: TensorData) -> burn_pack::Tensor {
+    let (bytes, shape, dtype) = data.into_parts();
+    burn_pack::Tensor::new(name, dtype, shape, None, bytes)
+}
+
+fn write(tensors: Vec<burn_pack::Tensor>, path: &Path) -> Result<(), WeightsError> {
+    burn_pack::Writer::new(tensors)
         .auto_extension(false)
         .write_to_file(path)
         .map_err(|error| WeightsError::Write { path: path.into(), reason: error.to_string() })
@@ -146,7 +147,7 @@ pub fn load<M: Module>(module: M, path: &Path) -> Result<M, WeightsError> {
         file.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.to_vec())).collect();
 
     let mut mismatch = Mismatch::default();
-    for (name, shape) in visit(&module, |param| param.shape()) {
+    for (name, shape) in visit(&module, |param, _| param.shape()) {
         match shapes.remove(name.as_str()) {
             None => mismatch.missing.push(name),
             Some(found) if found != shape => mismatch.shapes.push((name, shape, found)),
@@ -157,12 +158,16 @@ pub fn load<M: Module>(module: M, path: &Path) -> Result<M, WeightsError> {
     if !mismatch.is_empty() {
         return Err(WeightsError::Mismatch { path: path.into(), mismatch });
     }
-    file.iter().try_for_each(quantized::check).map_err(unreadable)?;
     // Read here and not where a tensor is first used: the file may be moved or replaced by then.
-    let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
-    ModuleRecord::from_bytes(Bytes::from_bytes_vec(bytes))
+    let bytes = if file.iter().any(|tensor| matches!(tensor.dtype, DType::QFloat(_))) {
+        let floats: Result<Vec<_>, String> = file.into_iter().map(quantized::floats).collect();
+        let floats = burn_pack::Writer::new(floats.map_err(unreadable)?).into_bytes();
+        floats.map_err(|error| unreadable(error.to_string()))?
+    } else {
+        Bytes::from_bytes_vec(std::fs::read(path).map_err(|error| unreadable(error.to_string()))?)
+    };
+    ModuleRecord::from_bytes(bytes)
         .and_then(|record| module.try_load_record(record.cast_to_module_dtype()))
-        .map(quantized::dequantize)
         .map_err(|error| unreadable(error.to_string()))
 }
 
@@ -189,29 +194,34 @@ impl<const D: usize> AnyParam for Param<Tensor<D>> {
     }
 }
 
-/// What `read` makes of every parameter and running statistic, with its path, in the network's order.
-fn visit<M: Module, T>(module: &M, read: impl Fn(&dyn AnyParam) -> T) -> Vec<(String, T)> {
+/// What `read` makes of every parameter and running statistic and the name of its layer's type, with its path, in the network's
+/// order.
+fn visit<M: Module, T>(module: &M, read: impl Fn(&dyn AnyParam, &str) -> T) -> Vec<(String, T)> {
     struct Named<T, F> {
         path: Vec<String>,
+        layers: Vec<String>,
         read: F,
         found: Vec<(String, T)>,
     }
 
-    impl<T, F: Fn(&dyn AnyParam) -> T> ModuleVisitor for Named<T, F> {
-        fn enter_module(&mut self, name: &str, _container: &str) {
+    impl<T, F: Fn(&dyn AnyParam, &str) -> T> ModuleVisitor for Named<T, F> {
+        fn enter_module(&mut self, name: &str, container: &str) {
             self.path.push(name.into());
+            self.layers.push(container.strip_prefix("Struct:").unwrap_or(container).into());
         }
 
         fn exit_module(&mut self, _name: &str, _container: &str) {
             self.path.pop();
+            self.layers.pop();
         }
 
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.found.push((self.path.join("."), (self.read)(param)));
+            let layer = self.layers.last().map_or("", String::as_str);
+            self.found.push((self.path.join("."), (self.read)(param, layer)));
         }
     }
 
-    let mut named = Named { path: Vec::new(), read, found: Vec::new() };
+    let mut named = Named { path: Vec::new(), layers: Vec::new(), read, found: Vec::new() };
     module.visit(&mut named);
     named.found
 }

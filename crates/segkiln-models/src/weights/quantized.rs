@@ -1,87 +1,128 @@
-//! Weights of 8 bits, for files of a quarter of the size.
+//! Weights of 8 bits, for files of a quarter of the size, in the form of Burn's quantised tensors.
 //!
-//! Burn quantises tensors, but its convolutions compute in floats, so a network is quantised in its file alone: what is loaded
-//! is as fast and as large as before.
+//! Burn's convolutions compute in floats, so a network is quantised in its file alone: what is loaded is as fast and as large as
+//! before. Both ways are gone on the host, as not every device has numbers of 8 bits.
 
 use std::path::Path;
 
 use burn::{
-    module::{Module, ModuleMapper, Param},
+    module::Module,
     store::burn_pack,
     tensor::{
-        DType, Device, Tensor, TensorData,
-        quantization::{QuantScheme, QuantStore, QuantValue, ScaleDtype, quantized_data_len},
+        Bytes, DType, TensorData,
+        quantization::{QuantScheme, QuantStore, QuantValue, ScaleDtype},
     },
 };
 
-use super::{WeightsError, visit, write};
+use super::{WeightsError, packed, visit, write};
 
-/// Writes the weights of `module` to `path` as [`save`](super::save) does, but those of two or four axes as integers of 8 bits: for at
-/// most 255 channels of each output a scale of 32 bits, with which the largest weight is 127. Biases, norms and running statistics stay as they
-/// are. [`load`](super::load) reads either.
+/// Writes the weights of `module` to `path` as [`save`](super::save) does, but those of two or four axes as integers of 8 bits:
+/// for each output and at most 255 of its inputs there is a scale of 32 bits, with which the largest weight is 127. Biases, norms
+/// and running statistics stay as they are. [`load`](super::load) reads either.
 ///
 /// # Errors
 /// [`WeightsError::Write`], for example on a full disk.
 pub fn save_quantized<M: Module>(module: &M, path: &Path) -> Result<(), WeightsError> {
-    let tensors = visit(module, |param| param.data()).into_iter().map(|(name, data)| {
-        let data = match data.shape().num_dims() {
-            2 => quantize::<2>(data),
-            4 => quantize::<4>(data),
-            _ => data,
-        };
-        (name, data)
-    });
-    write(tensors.collect(), path)
+    let tensors = visit(module, |param, layer| (outputs(layer), param.data())).into_iter();
+    write(tensors.map(|(name, (outputs, data))| quantized(name, data, outputs)).collect(), path)
 }
 
-fn quantize<const D: usize>(data: TensorData) -> TensorData {
-    let scheme = scheme(data.shape());
-    // A weight that is not finite, of a network that learned nothing, has no scale.
-    if data.iter::<f32>().any(|value| !value.is_finite()) {
-        return data;
+/// The axis of a layer's outputs.
+fn outputs(layer: &str) -> usize {
+    if ["Linear", "ConvTranspose2d"].contains(&layer) { 1 } else { 0 }
+}
+
+fn quantized(name: String, data: TensorData, outputs: usize) -> burn_pack::Tensor {
+    let values: Vec<f32> = data.iter::<f32>().collect();
+    // Weights that are not finite, of a network that learned nothing, have no scale.
+    if ![2, 4].contains(&data.shape().num_dims()) || values.iter().any(|value| !value.is_finite()) {
+        return packed(name, data);
     }
-    Tensor::<D>::from_data(data, &Device::default().inner()).quantize_dynamic(&scheme).into_data()
-}
-
-/// A scale for each output (the first axis), of at most as many channels as a block can have.
-fn scheme(shape: &[usize]) -> QuantScheme {
-    let mut block: Vec<u8> = shape.iter().map(|side| largest_divisor(*side)).collect();
-    block[0] = 1;
-    QuantScheme::default().with_value(QuantValue::Q8S).with_store(QuantStore::Native).per_block(block, ScaleDtype::F32)
-}
-
-/// The largest number that divides `side` and fits into a byte.
-fn largest_divisor(side: usize) -> u8 {
-    (1..=u8::MAX).rev().find(|divisor| side.is_multiple_of((*divisor).into())).unwrap_or(1)
-}
-
-/// Whether a tensor of a file, if it is quantised, is so as here.
-pub(super) fn check(tensor: &burn_pack::Tensor) -> Result<(), String> {
-    let DType::QFloat(found) = tensor.dtype else { return Ok(()) };
-    let is_ours = [2, 4].contains(&tensor.shape.num_dims()) && found == scheme(&tensor.shape);
-    if is_ours && tensor.byte_len() == quantized_data_len(&found, &tensor.shape) {
-        return Ok(());
+    let blocks = Blocks::new(data.shape(), outputs);
+    let mut scales = vec![0f32; blocks.count()];
+    for (index, value) in values.iter().enumerate() {
+        let scale = &mut scales[blocks.of(index)];
+        *scale = scale.max(value.abs());
     }
-    Err(format!("{} is quantised in a way that is not known here", tensor.name))
+    for scale in &mut scales {
+        *scale = if *scale > 0.0 { (*scale / 127.0).max(f32::MIN_POSITIVE) } else { 1.0 };
+    }
+    let value = |(index, value): (usize, f32)| (value / scales[blocks.of(index)]).round().clamp(-127.0, 127.0) as i8;
+    let bytes = values.into_iter().enumerate().map(|at| value(at).to_ne_bytes()[0]);
+    let bytes: Vec<u8> = bytes.chain(scales.iter().flat_map(|scale| scale.to_ne_bytes())).collect();
+    let shape = data.shape().to_vec();
+    burn_pack::Tensor::new(name, DType::QFloat(blocks.scheme()), shape, None, Bytes::from_bytes_vec(bytes))
 }
 
-/// The module with floats in place of what is quantised.
-pub(super) fn dequantize<M: Module>(module: M) -> M {
-    struct Dequantize;
-    impl ModuleMapper for Dequantize {
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            param.map(|tensor| match tensor.dtype() {
-                DType::QFloat(_) => tensor.dequantize(),
-                _ => tensor,
-            })
+/// A tensor of a file, with floats in place of what is quantised.
+pub(super) fn floats(tensor: burn_pack::Tensor) -> Result<burn_pack::Tensor, String> {
+    let DType::QFloat(scheme) = tensor.dtype else { return Ok(tensor) };
+    let shape = tensor.shape.to_vec();
+    let known = [0, 1]
+        .map(|outputs| Blocks::new(&shape, outputs))
+        .into_iter()
+        .find(|blocks| [2, 4].contains(&shape.len()) && blocks.scheme() == scheme);
+    let count: usize = shape.iter().product();
+    let unknown = || format!("{} is quantised in a way that is not known here", tensor.name);
+    let blocks = known.filter(|blocks| tensor.byte_len() == count + 4 * blocks.count()).ok_or_else(unknown)?;
+    let bytes = tensor.to_bytes().map_err(|error| error.to_string())?;
+    let (values, scales) = bytes.split_at_checked(count).ok_or_else(unknown)?;
+    let (scales, _) = scales.as_chunks::<4>();
+    let float = |(index, value): (usize, &u8)| {
+        f32::from(i8::from_ne_bytes([*value])) * f32::from_ne_bytes(scales[blocks.of(index)])
+    };
+    let floats: Vec<f32> = values.iter().enumerate().map(float).collect();
+    Ok(packed(tensor.name, TensorData::new(floats, shape)))
+}
+
+/// The parts of a tensor that have a scale each.
+struct Blocks {
+    shape: Vec<usize>,
+    /// Values along each axis.
+    size: Vec<u8>,
+    /// Blocks along each axis.
+    counts: Vec<usize>,
+}
+
+impl Blocks {
+    /// One output and as many inputs as a block can have.
+    fn new(shape: &[usize], outputs: usize) -> Self {
+        /// The largest number that divides `side` and fits into a byte.
+        fn divisor(side: usize) -> u8 {
+            (1..=u8::MAX).rev().find(|divisor| side.is_multiple_of((*divisor).into())).unwrap_or(1)
         }
+        let size = shape.iter().enumerate().map(|(axis, side)| if axis == outputs { 1 } else { divisor(*side) });
+        let size: Vec<u8> = size.collect();
+        let counts = shape.iter().zip(&size).map(|(side, size)| side / usize::from(*size)).collect();
+        Self { shape: shape.to_vec(), size, counts }
     }
-    module.map(&mut Dequantize)
+
+    fn count(&self) -> usize {
+        self.counts.iter().product()
+    }
+
+    /// The block of a value.
+    fn of(&self, index: usize) -> usize {
+        let (mut rest, mut block, mut stride) = (index, 0, 1);
+        for ((side, size), count) in self.shape.iter().zip(&self.size).zip(&self.counts).rev() {
+            block += rest % side / usize::from(*size) * stride;
+            rest /= side;
+            stride *= count;
+        }
+        block
+    }
+
+    fn scheme(&self) -> QuantScheme {
+        QuantScheme::default()
+            .with_value(QuantValue::Q8S)
+            .with_store(QuantStore::Native)
+            .per_block(&self.size, ScaleDtype::F32)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, Distribution};
+    use burn::tensor::{Device, Distribution, Tensor};
 
     use super::*;
     use crate::{
@@ -116,10 +157,49 @@ mod tests {
         let error = (before.clone() - after).abs().max().into_scalar::<f32>();
         let range = (before.clone().max() - before.min()).into_scalar::<f32>();
         assert!(error > 0.0 && error < 0.05 * range, "{error} of {range}");
+        // As one that learns.
+        let learning = load(config.init(&device.clone().autodiff()), &small).unwrap();
+        assert!(learning.encoder.levels[1].first.conv.weight.val().is_require_grad());
         // What was quantised once is so for good.
         save_quantized(&loaded, &again).unwrap();
         let quantised = load(config.init(&device), &again).unwrap();
         assert!(values(&quantised).iter().zip(values(&loaded)).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs().max(1e-3)));
+    }
+
+    /// The outputs of fully connected layers and transposed convolutions are along their second axis.
+    #[test]
+    fn each_output_has_its_scale() {
+        let data = TensorData::new(vec![100.0f32, 0.1, -50.0, 0.2], [2, 2]);
+        for (outputs, expected) in [(1, [100.0, 0.1, -50.0, 0.2]), (0, [100.0, 0.0, -50.0, 0.0])] {
+            let found = floats(quantized("weight".into(), data.clone(), outputs)).unwrap();
+            let bytes = found.to_bytes().unwrap();
+            let found = bytes.as_chunks::<4>().0.iter().map(|value| f32::from_ne_bytes(*value));
+            for (found, expected) in found.zip(expected) {
+                assert!(
+                    (found - expected).abs() <= 0.01 * expected.abs().max(40.0 * f32::from(outputs == 0)),
+                    "{found} {expected}"
+                );
+            }
+        }
+        assert_eq!([outputs("Linear"), outputs("ConvTranspose2d"), outputs("Conv2d")], [1, 1, 0]);
+    }
+
+    #[test]
+    fn other_ways_of_quantising_are_errors() {
+        let scheme = Blocks::new(&[2, 3, 1, 1], 0).scheme();
+        let tensor_of = |scheme, length| {
+            let bytes = Bytes::from_bytes_vec(vec![1; length]);
+            burn_pack::Tensor::new("conv.weight".into(), DType::QFloat(scheme), vec![2, 3, 1, 1], None, bytes)
+        };
+        assert!(floats(tensor_of(scheme, 6 + 8)).is_ok());
+        for tensor in [
+            tensor_of(scheme, 6),
+            tensor_of(scheme, 6 + 9),
+            tensor_of(scheme.with_value(QuantValue::Q4S), 6 + 8),
+            tensor_of(QuantScheme::default(), 6 + 4),
+        ] {
+            assert!(floats(tensor).err().unwrap().contains("conv.weight"));
+        }
     }
 
     #[test]

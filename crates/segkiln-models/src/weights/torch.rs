@@ -97,13 +97,27 @@ pub fn torch_contents(path: &Path) -> Result<Vec<(String, Vec<usize>)>, WeightsE
     Ok(file.0.into_iter().map(|(name, stored)| (name, stored.shape)).collect())
 }
 
-/// Whether a file with such contents is of EfficientNet-PyTorch or, of a network on that, segmentation_models_pytorch.
-pub fn is_efficientnet_pytorch(contents: &[(String, Vec<usize>)]) -> bool {
+/// The name of the network that a file of PyTorch's is of: `name`, or that with `tf_efficientnet` in place of `efficientnet` where
+/// the file's names are EfficientNet-PyTorch's, of which segmentation_models_pytorch has its `efficientnet-b0` to `b4`. They have
+/// TensorFlow's padding, which no tensor shows.
+///
+/// # Errors
+/// [`WeightsError::Read`].
+pub fn torch_network(name: &str, path: &Path) -> Result<String, WeightsError> {
+    let is_other = name.contains("efficientnet_b") && !name.contains("tf_efficientnet_b");
+    Ok(match is_other && is_efficientnet_pytorch(&torch_contents(path)?) {
+        true => name.replace("efficientnet_b", "tf_efficientnet_b"),
+        false => name.into(),
+    })
+}
+
+pub(crate) fn is_efficientnet_pytorch(contents: &[(String, Vec<usize>)]) -> bool {
     contents.iter().any(|(name, _)| name == "_conv_stem.weight" || name.ends_with("._conv_stem.weight"))
 }
 
 /// Writes the weights of `module` as `.safetensors` under PyTorch's names, so that torchvision or
-/// segmentation_models_pytorch loads them: `model.load_state_dict(safetensors.torch.load_file(path))`.
+/// segmentation_models_pytorch loads them: `model.load_state_dict(safetensors.torch.load_file(path))`. Encoders that
+/// segmentation_models_pytorch takes from elsewhere, EfficientNet and ConvNeXt, have torchvision's names.
 ///
 /// # Errors
 /// [`WeightsError::Write`]; what was there before is untouched.

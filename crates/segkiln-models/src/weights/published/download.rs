@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
+    ops::Range,
     path::Path,
     time::Duration,
 };
@@ -16,6 +17,8 @@ const PIECE: u64 = 16 << 20;
 const MOST: u64 = 16 << 30;
 /// How often in a row a piece may fail before the download does.
 const ATTEMPTS: usize = 3;
+/// How long a piece may take; after a failure four times as long.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Brings what is at `url` to `path`, once its SHA-256 is known to begin with these hexadecimal digits.
 ///
@@ -29,8 +32,8 @@ pub(super) fn download(
     let config = Agent::config_builder()
         .timeout_connect(Some(Duration::from_secs(30)))
         .timeout_recv_response(Some(Duration::from_secs(60)))
-        .timeout_recv_body(Some(Duration::from_secs(600)))
         .http_status_as_error(false)
+        .https_only(true)
         .user_agent(concat!("segkiln/", env!("CARGO_PKG_VERSION")));
     download_by(&config.build().into(), PIECE, url, sha256, path, progress)
 }
@@ -46,6 +49,9 @@ fn download_by(
     let name = path.file_name().ok_or("the path has no file name")?;
     let part = path.with_file_name(format!("{}.part", name.display()));
     let unwritable = |error: io::Error| format!("cannot write {}: {error}", part.display());
+    if path.is_file() {
+        return Ok(());
+    }
     path.parent().map_or(Ok(()), fs::create_dir_all).map_err(unwritable)?;
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&part);
     let mut file = file.map_err(unwritable)?;
@@ -55,19 +61,25 @@ fn download_by(
         _ => {}
     }
 
-    let mut failures = 0;
+    let (mut failures, mut furthest) = (0, 0);
     let total = loop {
         let done = file.seek(SeekFrom::End(0)).map_err(unwritable)?;
-        match next_piece(agent, url, &mut file, done, piece, &mut progress) {
+        // A server that knows no pieces may need long.
+        let patience = PATIENCE * 4u32.pow(failures as u32);
+        let reason = match next_piece(agent, url, &mut file, done..done + piece, patience, &mut progress) {
             Ok(Piece { end, total }) if total.is_none_or(|total| end >= total) => break end,
-            Ok(_) => failures = 0,
-            Err(Failure::Final(reason)) => return Err(reason),
-            Err(Failure::Passing(reason)) => {
-                failures += 1;
-                if failures == ATTEMPTS {
-                    return Err(reason);
-                }
+            // One that begins anew and anew gets no further.
+            Ok(Piece { end, .. }) if end > furthest => {
+                (failures, furthest) = (0, end);
+                continue;
             }
+            Ok(Piece { end, .. }) => format!("cannot download: the server has twice sent {end} bytes"),
+            Err(Failure::Final(reason)) => return Err(reason),
+            Err(Failure::Passing(reason)) => reason,
+        };
+        failures += 1;
+        if failures == ATTEMPTS {
+            return Err(reason);
         }
     };
     file.sync_all().map_err(unwritable)?;
@@ -101,13 +113,15 @@ fn next_piece(
     agent: &Agent,
     url: &str,
     file: &mut File,
-    from: u64,
-    length: u64,
+    bytes: Range<u64>,
+    patience: Duration,
     progress: &mut impl FnMut(u64, Option<u64>),
 ) -> Result<Piece, Failure> {
     let passing = |error: &dyn std::fmt::Display| Failure::Passing(format!("cannot download: {error}"));
-    let range = format!("bytes={from}-{}", from + length - 1);
-    let mut response = agent.get(url).header("Range", &range).call().map_err(|error| passing(&error))?;
+    let from = bytes.start;
+    let range = format!("bytes={from}-{}", bytes.end - 1);
+    let request = agent.get(url).config().timeout_recv_body(Some(patience)).build().header("Range", &range);
+    let mut response = request.call().map_err(|error| passing(&error))?;
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let in_pieces = response.status() == StatusCode::PARTIAL_CONTENT;
     let (start, total) = match response.status() {
@@ -127,7 +141,7 @@ fn next_piece(
                 return Ok(Piece { end: from, total });
             }
             file.set_len(0).map_err(|error| Failure::Final(error.to_string()))?;
-            return Err(Failure::Passing("what was downloaded before is not of this file".into()));
+            return Err(passing(&"what was downloaded before is not of this file"));
         }
         status if status.is_server_error() => return Err(passing(&format!("the server says {status}"))),
         status => return Err(Failure::Final(format!("cannot download: the server says {status}"))),
@@ -140,12 +154,12 @@ fn next_piece(
     let mut end = start;
     let mut reader = response.body_mut().as_reader();
     let mut buffer = vec![0; 1 << 16];
-    let ended = loop {
+    let failure = loop {
         let count = match reader.read(&mut buffer) {
-            Ok(0) => break "the connection ended".into(),
+            Ok(0) => break None,
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => break error.to_string(),
+            Err(error) => break Some(error.to_string()),
         };
         end += count as u64;
         if end > total.unwrap_or(MOST) {
@@ -154,13 +168,14 @@ fn next_piece(
         file.write_all(&buffer[..count]).map_err(unwritable)?;
         progress(end, total);
     };
-    match total {
-        // A piece that is cut short is a smaller one; a whole file that is begins anew.
-        Some(total) if end < total && (end == from || !in_pieces) => {
-            Err(passing(&format!("{ended} after {end} of {total} bytes")))
-        }
-        total => Ok(Piece { end, total }),
+    // A piece that is cut short is a smaller one; a whole file that is begins anew.
+    let is_cut = failure.is_some() || total.is_some_and(|total| end < total);
+    if is_cut && (end == from || !in_pieces) {
+        let of = total.map_or(String::new(), |total| format!(" of {total}"));
+        let failure = failure.unwrap_or_else(|| "the connection ended".into());
+        return Err(passing(&format!("{failure} after {end}{of} bytes")));
     }
+    Ok(Piece { end, total })
 }
 
 /// The file's SHA-256, in hexadecimal digits.
@@ -200,6 +215,8 @@ mod tests {
         Cut(usize),
         /// As both.
         WholeCut(usize),
+        /// It sends the beginning alone, and says of the rest that there is none.
+        Beginning,
         /// It has no such file.
         Nothing,
         /// It fails this many times at first.
@@ -247,6 +264,7 @@ mod tests {
             (Way::Nothing, _) => ("404 Not Found".into(), Vec::new(), usize::MAX),
             (Way::Down(times), _) if earlier < times => ("503 Service Unavailable".into(), Vec::new(), usize::MAX),
             (Way::Whole, _) => ("200 OK".into(), all, usize::MAX),
+            (Way::Beginning, Some((1.., _))) => ("416 Range Not Satisfiable".into(), Vec::new(), usize::MAX),
             (Way::WholeCut(cut), _) => ("200 OK".into(), all, cut),
             (_, Some((from, _))) if from >= total => {
                 (format!("416 Range Not Satisfiable\r\nContent-Range: bytes */{total}"), Vec::new(), usize::MAX)
@@ -319,6 +337,7 @@ mod tests {
         assert!(refused(Way::Nothing, &sha256()).contains("404"));
         assert!(refused(Way::Down(9), &sha256()).contains("503"));
         assert!(refused(Way::WholeCut(30_000), &sha256()).contains("after 30000 of 50000 bytes"));
+        assert!(refused(Way::Beginning, &sha256()).contains("cannot download"));
         let error = refused(Way::Well, "00000000");
         assert!(error.contains("does not begin with 00000000"), "{error}");
         // And the next attempt does not begin with what was wrong.

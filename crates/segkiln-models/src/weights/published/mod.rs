@@ -117,11 +117,15 @@ impl Published {
         stem.rsplit_once('-').map_or("", |(_, digits)| digits)
     }
 
-    /// Under which terms the weights are published.
+    /// What is known of the terms under which the weights are published.
     pub fn licence(&self) -> &'static str {
         match self.data {
-            TrainingData::ImageNet => "BSD-3-Clause (torchvision); ImageNet's own terms are for research",
-            TrainingData::CocoVoc | TrainingData::Coco => "BSD-3-Clause (torchvision); COCO's own terms are CC BY 4.0",
+            TrainingData::ImageNet => {
+                "torchvision is BSD-3-Clause and states no other terms; ImageNet's are for research"
+            }
+            TrainingData::CocoVoc | TrainingData::Coco => {
+                "torchvision is BSD-3-Clause and states no other terms; COCO's annotations are CC BY 4.0"
+            }
         }
     }
 
@@ -135,7 +139,7 @@ impl Published {
     ///
     /// The cache is the folder `$SEGKILN_CACHE`, or else `segkiln` in the user's folder of caches. What PyTorch has
     /// downloaded is found too. A download that was interrupted goes on where it ended; its file has its name only when
-    /// it is whole and has the right SHA-256.
+    /// it is whole and its SHA-256 begins as it must.
     ///
     /// # Errors
     /// [`WeightsError::Absent`], which says what to download and where to put it.
