@@ -144,7 +144,7 @@ mod tests {
         let map = |backbone: &Backbone, x: Tensor<4>| backbone.forward(x, &[2]).remove(0).into_data();
         // The second encoder's one channel has the sum of the three's weights.
         let expected = map(&backbone, x.clone().repeat_dim(1, 3));
-        map(&begun.second, x).assert_approx_eq::<f32>(&expected, Tolerance::relative(1e-3));
+        map(&begun.second, x).assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-3, 1e-4));
     }
 
     #[test]
