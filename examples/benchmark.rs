@@ -28,13 +28,12 @@ use segkiln::{
         unet::{UNet, UNetConfig},
     },
     ops::{RoiAlignOptions, conv2d, nms, roi_align},
-    select_device,
 };
 use serde_json::json;
 
 mod common;
 
-use common::{Failure, say};
+use common::{Failure, Machine, say};
 
 /// Times benchmark cases.
 #[derive(Parser)]
@@ -48,12 +47,8 @@ struct Args {
     /// Timed runs a case
     #[arg(long, default_value_t = 5)]
     runs: usize,
-    /// A backend that is built in, such as flex, cuda or vulkan [default: the best one, or BURN_DEVICE]
-    #[arg(long)]
-    device: Option<String>,
-    /// Seed of weights and inputs
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    machine: Machine,
 }
 
 /// What is timed; it is called once before.
@@ -94,9 +89,9 @@ fn run(args: &Args) -> Result<(), Failure> {
         return Err("--runs must be at least 1".into());
     }
     rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
-    let device = select_device(args.device.as_deref())?;
+    let device = args.machine.device()?;
     for name in &args.cases {
-        device.seed(args.seed);
+        device.seed(args.machine.seed);
         let mut case = case(name, &device)?;
         case();
         let mut times: Vec<f64> = (0..args.runs)

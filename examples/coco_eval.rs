@@ -11,13 +11,12 @@ use segkiln::{
     coco_evaluate,
     data::coco::{CocoFile, CocoResultFile},
     metrics::metrics::coco::{CocoParams, IouType},
-    select_device,
 };
 use serde_json::json;
 
 mod common;
 
-use common::{Failure, say};
+use common::{Failure, Machine, say};
 
 /// Evaluates detections as COCO does.
 #[derive(Parser)]
@@ -32,12 +31,8 @@ struct Args {
     /// What must overlap: boxes or masks
     #[arg(long)]
     iou: Iou,
-    /// A backend that is built in; evaluation runs on the CPU and uses none
-    #[arg(long)]
-    device: Option<String>,
-    /// Seed; evaluation draws no random numbers
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    machine: Machine,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -51,7 +46,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
-    select_device(args.device.as_deref())?.seed(args.seed);
+    args.machine.device()?;
     let (truth, found) = (CocoFile::read(&args.gt)?, CocoResultFile::read(&args.dt)?);
     let categories: HashSet<i64> = truth.categories().iter().map(|category| category.id).collect();
     let unknown = found.results().iter().filter(|result| !categories.contains(&result.category_id)).count();

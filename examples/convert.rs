@@ -20,7 +20,6 @@ use segkiln::{
         rcnn::RcnnConfig,
         weights::{WeightsError, load, load_torch, parameters, save, save_quantized, save_torch, torch_network},
     },
-    select_device,
 };
 use serde_json::json;
 
@@ -28,7 +27,7 @@ mod common;
 #[path = "common/weights.rs"]
 mod weights;
 
-use common::{Failure, create_parent, say};
+use common::{Failure, Machine, create_parent, say};
 
 /// Brings weights into another format.
 #[derive(Parser)]
@@ -52,12 +51,8 @@ struct Args {
     /// Weights of 8 bits, in a .bpk
     #[arg(long)]
     quantize: bool,
-    /// A backend that is built in, such as flex, cuda or vulkan [default: the best one, or BURN_DEVICE]
-    #[arg(long)]
-    device: Option<String>,
-    /// Seed of the device's random numbers; a conversion draws none
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    machine: Machine,
 }
 
 fn main() -> ExitCode {
@@ -65,8 +60,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
-    let device = select_device(args.device.as_deref())?;
-    device.seed(args.seed);
+    let device = args.machine.device()?;
     let form = Form::of(&args.output, args.quantize)?;
     let parameters = match (&args.model, &args.arch) {
         (Some(model), _) => match Segmenter::load(model, &device) {

@@ -22,7 +22,6 @@ use segkiln::{
         coco::{CocoResult, ImageId, Segmentation, write_results},
         read_dynamic, write_image,
     },
-    select_device,
 };
 use serde_json::json;
 
@@ -32,7 +31,7 @@ mod images;
 #[path = "common/weights.rs"]
 mod weights;
 
-use common::{Failure, create_parent, say};
+use common::{Failure, Machine, create_parent, say};
 
 /// Finds objects in images.
 #[derive(Parser)]
@@ -68,12 +67,8 @@ struct Args {
     /// Picture with the objects drawn in; of a folder, the folder for the pictures
     #[arg(long)]
     overlay: Option<PathBuf>,
-    /// A backend that is built in, such as flex, cuda or vulkan [default: the best one, or BURN_DEVICE]
-    #[arg(long)]
-    device: Option<String>,
-    /// Seed of the device's random numbers; detection draws none
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    machine: Machine,
 }
 
 fn main() -> ExitCode {
@@ -82,8 +77,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
-    let device = select_device(args.device.as_deref())?;
-    device.seed(args.seed);
+    let device = args.machine.device()?;
     let detector = match (&args.model, &args.arch) {
         (Some(model), _) => Detector::load(model, &device)?,
         (_, Some(arch)) => {

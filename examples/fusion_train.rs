@@ -31,7 +31,6 @@ use segkiln::{
         backbones::BackboneConfig,
         unet::{EncodedUNetConfig, FusionUNetConfig},
     },
-    select_device,
     train::{Recipe, Run, RunConfig, train},
 };
 use serde_json::json;
@@ -40,7 +39,7 @@ mod common;
 #[path = "common/weights.rs"]
 mod weights;
 
-use common::{Failure, say};
+use common::{Failure, Machine, say};
 
 /// Trains a U-Net with two encoders on two pictures of the same place.
 #[derive(Parser)]
@@ -61,12 +60,8 @@ struct Args {
     /// Folder for the run's files
     #[arg(long, default_value = "runs/fusion")]
     out: PathBuf,
-    /// A backend that is built in, such as flex, cuda or vulkan [default: the best one, or BURN_DEVICE]
-    #[arg(long)]
-    device: Option<String>,
-    /// What every random choice depends on
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    machine: Machine,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -115,7 +110,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
-    let device = select_device(args.device.as_deref())?;
+    let device = args.machine.device()?;
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/nuclei_sample"));
     let [training, validation, test] =
         ["train", "val", "test"].map(|split| pictures(folder, split, args.network.pictures()));
@@ -132,7 +127,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         normalize: normalize.clone(),
     };
     let begin = args.weights.as_ref().map(|given| weights::file(&args.encoder, given, None)).transpose()?;
-    let recipe = Recipe { seed: args.seed, epochs: args.epochs, learning_rate: 1e-3, ..Recipe::new(1, None) };
+    let recipe = Recipe { seed: args.machine.seed, epochs: args.epochs, learning_rate: 1e-3, ..Recipe::new(1, None) };
     let outcome = train(Run {
         folder: args.out.clone(),
         config: RunConfig { card: card.clone(), recipe, data: json!({ "crop": CROP }) },

@@ -38,7 +38,6 @@ use segkiln::{
         layers::NormConfig,
         rcnn::{AnchorConfig, MaskConfig, RcnnConfig},
     },
-    select_device,
     train::{
         checkpoint::sweep,
         detection::{DetectionConfig, DetectionRecipe, DetectionRun, train_detector},
@@ -52,7 +51,7 @@ mod common;
 #[path = "common/weights.rs"]
 mod weights;
 
-use common::{Failure, say};
+use common::{Failure, Machine, say};
 
 /// Trains a detector.
 #[derive(Parser)]
@@ -119,12 +118,8 @@ struct Args {
     /// Go on where the last run with the same settings in the same folder ended
     #[arg(long)]
     resume: bool,
-    /// A backend that is built in, such as flex, cuda or vulkan [default: the best one, or BURN_DEVICE]
-    #[arg(long)]
-    device: Option<String>,
-    /// What every random choice depends on
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    machine: Machine,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -157,7 +152,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
-    let device = select_device(args.device.as_deref())?;
+    let device = args.machine.device()?;
     let Data { train, valid, test, classes, categories, truth, is_sample } = Data::open(args)?;
     let backbone = args.backbone.as_deref().unwrap_or(if is_sample { "resnet18" } else { "resnet50" });
     let begin = args.weights.as_ref().map(|given| weights::file(backbone, given, None)).transpose()?;
@@ -177,7 +172,8 @@ fn run(args: &Args) -> Result<(), Failure> {
     let optimizer = args.optimizer.unwrap_or(if is_sample { Optimizer::Adamw } else { Optimizer::Sgd });
     let epochs = args.epochs.unwrap_or(if is_sample { 24 } else { 26 });
     let images = if is_sample { EPOCH } else { train.len() };
-    let mut recipe = DetectionRecipe { seed: args.seed, ..DetectionRecipe::new(images, epochs, args.batch_size) };
+    let mut recipe =
+        DetectionRecipe { seed: args.machine.seed, ..DetectionRecipe::new(images, epochs, args.batch_size) };
     if optimizer == Optimizer::Adamw {
         recipe.learning_rate = 1e-3;
         recipe.optimizer = OptimizerConfig::AdamW { betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 1e-4 };

@@ -14,7 +14,6 @@ use segkiln::{
     data::{ColorMode, Filter, Image, Limits, Preset, read_dynamic, resize_labels, write_labels},
     models::{ModelConfig, weights::save_safetensors},
     ops::{ResizeMode, resize},
-    select_device,
 };
 use serde_json::{Map, json};
 
@@ -22,7 +21,7 @@ mod common;
 #[path = "common/weights.rs"]
 mod weights;
 
-use common::{Failure, create_parent, say};
+use common::{Failure, Machine, create_parent, say};
 
 /// Segments an image with a named network.
 #[derive(Parser)]
@@ -49,12 +48,8 @@ struct Args {
     /// Picture of the class of each pixel of the image, as a grey value
     #[arg(long)]
     output: Option<PathBuf>,
-    /// A backend that is built in, such as flex, cuda or vulkan [default: the best one, or BURN_DEVICE]
-    #[arg(long)]
-    device: Option<String>,
-    /// Seed of the device's random numbers; prediction draws none
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    machine: Machine,
 }
 
 fn main() -> ExitCode {
@@ -63,8 +58,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
-    let device = select_device(args.device.as_deref())?;
-    device.seed(args.seed);
+    let device = args.machine.device()?;
     ModelConfig::by_name(&args.arch, args.num_classes)?;
     let image = read_dynamic(&args.image, &Limits::default())?;
     let weights = weights::file(&args.arch, &args.weights, Some(args.num_classes))?;

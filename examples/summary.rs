@@ -7,12 +7,12 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use segkiln::{models::ModelConfig, select_device};
+use segkiln::models::ModelConfig;
 use serde_json::json;
 
 mod common;
 
-use common::{Failure, say};
+use common::{Failure, Machine, say};
 
 /// Shows what a named network costs.
 #[derive(Parser)]
@@ -30,12 +30,8 @@ struct Args {
     /// A line for what has the same first so many names; 0 shows the total alone
     #[arg(long, default_value_t = 2)]
     depth: usize,
-    /// A backend that is built in, such as flex, cuda or vulkan [default: the best one, or BURN_DEVICE]
-    #[arg(long)]
-    device: Option<String>,
-    /// What the random weights depend on
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    machine: Machine,
 }
 
 fn main() -> ExitCode {
@@ -43,8 +39,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
-    let device = select_device(args.device.as_deref())?;
-    device.seed(args.seed);
+    let device = args.machine.device()?;
     let config = ModelConfig::by_name(&args.arch, args.num_classes)?;
     config.check()?;
     let summary = config.summary([args.size.into(); 2], &device);

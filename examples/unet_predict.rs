@@ -17,7 +17,6 @@ use clap::Parser;
 use segkiln::{
     SegmentOptions, Segmenter,
     data::{DenseCrf, Limits, read_dynamic, write_image, write_labels},
-    select_device,
 };
 use serde_json::json;
 
@@ -25,7 +24,7 @@ mod common;
 #[path = "common/images.rs"]
 mod images;
 
-use common::{Failure, say};
+use common::{Failure, Machine, say};
 
 /// Segments images with a trained network.
 #[derive(Parser)]
@@ -52,12 +51,8 @@ struct Args {
     /// Move the borders to the image's edges with a dense CRF
     #[arg(long)]
     crf: bool,
-    /// A backend that is built in, such as flex, cuda or vulkan [default: the best one, or BURN_DEVICE]
-    #[arg(long)]
-    device: Option<String>,
-    /// Seed of the device's random numbers; prediction draws none
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    machine: Machine,
 }
 
 fn main() -> ExitCode {
@@ -66,8 +61,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
-    let device = select_device(args.device.as_deref())?;
-    device.seed(args.seed);
+    let device = args.machine.device()?;
     let segmenter = Segmenter::load(&args.model, &device)?;
     let options = SegmentOptions {
         tile: args.tile,

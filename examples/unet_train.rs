@@ -33,7 +33,6 @@ use segkiln::{
         backbones::BackboneConfig,
         unet::{EncodedUNetConfig, UNetConfig},
     },
-    select_device,
     train::{Recipe, Run, RunConfig, checkpoint::sweep, train},
 };
 use serde_json::json;
@@ -42,7 +41,7 @@ mod common;
 #[path = "common/weights.rs"]
 mod weights;
 
-use common::{Failure, say};
+use common::{Failure, Machine, say};
 
 /// Trains a U-Net to tell foreground from background.
 #[derive(Parser)]
@@ -79,12 +78,8 @@ struct Args {
     /// Go on where the last run with the same settings in the same folder ended
     #[arg(long)]
     resume: bool,
-    /// A backend that is built in, such as flex, cuda or vulkan [default: the best one, or BURN_DEVICE]
-    #[arg(long)]
-    device: Option<String>,
-    /// What every random choice depends on
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    machine: Machine,
 }
 
 fn main() -> ExitCode {
@@ -93,7 +88,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
-    let device = select_device(args.device.as_deref())?;
+    let device = args.machine.device()?;
     let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/nuclei_sample");
     let folder = args.data.clone().unwrap_or_else(|| sample.into());
     let classes = Classes::binary();
@@ -153,7 +148,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         normalize,
     };
     let recipe = Recipe {
-        seed: args.seed,
+        seed: args.machine.seed,
         epochs: args.epochs,
         batch_size: args.batch_size,
         learning_rate: args.lr,

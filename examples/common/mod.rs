@@ -8,10 +8,32 @@ use std::{
     process::ExitCode,
 };
 
+use burn::tensor::Device;
 use clap::Parser;
+use segkiln::select_device;
 
 /// Any error; its text is one line.
 pub type Failure = Box<dyn std::error::Error>;
+
+/// Flags that every program has.
+#[derive(clap::Args)]
+pub struct Machine {
+    /// A backend that is built in, such as flex, cuda or vulkan [default: the best one, or BURN_DEVICE]
+    #[arg(long)]
+    device: Option<String>,
+    /// What every random choice depends on
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+impl Machine {
+    /// The device, whose random numbers begin with the seed.
+    pub fn device(&self) -> Result<Device, Failure> {
+        let device = select_device(self.device.as_deref())?;
+        device.seed(self.seed);
+        Ok(device)
+    }
+}
 
 /// Reads the flags and runs the program.
 pub fn main<A: Parser>(run: impl Fn(&A) -> Result<(), Failure>) -> ExitCode {
