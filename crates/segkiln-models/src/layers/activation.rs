@@ -37,7 +37,7 @@ impl Activation {
             Self::LeakyRelu => activation::leaky_relu(x, 0.01),
             Self::Gelu => activation::gelu(x),
             Self::Silu => activation::silu(x),
-            Self::HardSwish => x.clone() * hard_sigmoid(x),
+            Self::HardSwish => segkiln_ops::hard_swish(x),
             Self::HardSigmoid => hard_sigmoid(x),
             Self::Sigmoid => activation::sigmoid(x),
         }

@@ -1,0 +1,5 @@
+use burn_cubecl::CubeBackend;
+
+use super::HardSwishOps;
+
+impl HardSwishOps for CubeBackend {}

@@ -1,0 +1,5 @@
+use burn::backend::NdArray;
+
+use super::HardSwishOps;
+
+impl HardSwishOps for NdArray {}
