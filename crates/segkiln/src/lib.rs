@@ -31,6 +31,7 @@ mod coco;
 mod detector;
 mod device;
 mod run;
+mod segmentation;
 mod segmenter;
 mod tiles;
 
@@ -46,7 +47,8 @@ pub use segkiln_models as models;
 pub use segkiln_ops as ops;
 #[cfg(feature = "train")]
 pub use segkiln_train as train;
-pub use segmenter::{SegmentError, SegmentOptions, Segmentation, Segmenter};
+pub use segmentation::Segmentation;
+pub use segmenter::{SegmentError, SegmentOptions, Segmenter};
 
 /// What most programs import.
 pub mod prelude {

@@ -7,9 +7,9 @@ use burn::{
         activation::{sigmoid, softmax},
     },
 };
-use image::{DynamicImage, RgbImage};
-use segkiln_core::{Classes, LabelMap};
-use segkiln_data::{ColorMode, DataError, DenseCrf, Image, Normalize, draw};
+use image::DynamicImage;
+use segkiln_core::Classes;
+use segkiln_data::{ColorMode, DataError, DenseCrf, Image, Normalize};
 use segkiln_models::{
     ModelCard, ModelConfig, SegmentationModel,
     weights::{self, Exceptions, TrainingData, Weights, WeightsError, load_torch_but, torch_network},
@@ -17,7 +17,8 @@ use segkiln_models::{
 
 use crate::{
     run::{self, RunError},
-    tiles::{bell, starts},
+    segmentation::{ResultRows, Segmentation},
+    tiles::{Band, bell, starts},
 };
 
 /// Why a network could not be loaded or an image not be segmented.
@@ -352,136 +353,6 @@ fn class_probabilities(logits: Tensor<4>) -> Tensor<4> {
             Tensor::cat(vec![foreground.clone().neg().add_scalar(1.0), foreground], 1)
         }
         _ => softmax(logits, 1),
-    }
-}
-
-/// Weighted sums of the tiles that overlap the rows at hand.
-struct Band {
-    classes: usize,
-    width: usize,
-    height: usize,
-    /// `[class][row][column]`
-    sums: Vec<f32>,
-    /// `[row][column]`
-    weights: Vec<f32>,
-}
-
-impl Band {
-    fn new(classes: usize, width: usize, height: usize) -> Self {
-        Self { classes, width, height, sums: vec![0.0; classes * width * height], weights: vec![0.0; width * height] }
-    }
-
-    /// Adds a tile whose left column is `left`; `values` is `[class][row][column]` of the tile.
-    fn add(&mut self, values: &[f32], left: usize, bell_x: &[f32], bell_y: &[f32]) {
-        for (index, values) in values.chunks_exact(bell_x.len()).enumerate() {
-            let (class, row) = (index / self.height, index % self.height);
-            let start = (class * self.height + row) * self.width + left;
-            let sums = &mut self.sums[start..start + bell_x.len()];
-            for ((sum, value), weight) in sums.iter_mut().zip(values).zip(bell_x) {
-                *sum += value * weight * bell_y[row];
-            }
-        }
-        for (row, weight_y) in bell_y.iter().enumerate() {
-            let start = row * self.width + left;
-            for (total, weight_x) in self.weights[start..start + bell_x.len()].iter_mut().zip(bell_x) {
-                *total += weight_x * weight_y;
-            }
-        }
-    }
-
-    /// Hands the first `rows` rows over and moves the rest up.
-    fn finish(&mut self, rows: usize, result: &mut ResultRows) {
-        let (done, plane) = (rows * self.width, self.height * self.width);
-        let class_rows = |sums: &[f32], class: usize, pixel: usize| sums[class * plane + pixel];
-        for pixel in 0..done {
-            let weight = self.weights[pixel];
-            result.push((0..self.classes).map(|class| class_rows(&self.sums, class, pixel) / weight));
-        }
-        for plane in self.sums.chunks_exact_mut(plane).chain([self.weights.as_mut_slice()]) {
-            plane.copy_within(done.., 0);
-            let kept = plane.len() - done;
-            plane[kept..].fill(0.0);
-        }
-    }
-}
-
-/// The result, filled pixel by pixel from the top.
-struct ResultRows {
-    classes: Classes,
-    width: usize,
-    height: usize,
-    labels: Vec<u32>,
-    /// `[class][row][column]`
-    probabilities: Option<Vec<f32>>,
-}
-
-impl ResultRows {
-    fn new(classes: Classes, width: usize, height: usize, probabilities: bool) -> Self {
-        let probabilities = probabilities.then(|| vec![0.0; classes.count() * width * height]);
-        Self { classes, width, height, labels: Vec::with_capacity(width * height), probabilities }
-    }
-
-    fn push(&mut self, values: impl Iterator<Item = f32>) {
-        let (mut best, mut highest) = (0, f32::NEG_INFINITY);
-        let (pixel, plane) = (self.labels.len(), self.width * self.height);
-        for (class, value) in values.enumerate() {
-            if value > highest {
-                (best, highest) = (class as u32, value);
-            }
-            if let Some(probabilities) = &mut self.probabilities {
-                probabilities[class * plane + pixel] = value;
-            }
-        }
-        self.labels.push(best);
-    }
-
-    fn refined(self, crf: &DenseCrf, image: &Image, keep: bool) -> Result<Self, DataError> {
-        let refined = crf.refine(&self.probabilities.unwrap_or_default(), image)?;
-        let mut result = Self::new(self.classes, self.width, self.height, keep);
-        let plane = self.width * self.height;
-        for pixel in 0..plane {
-            result.push(refined[pixel..].iter().step_by(plane).copied());
-        }
-        Ok(result)
-    }
-
-    fn into_segmentation(self) -> Segmentation {
-        let map = LabelMap::new(self.width as u32, self.height as u32, self.labels).expect("each pixel was pushed");
-        Segmentation { classes: self.classes, map, probabilities: self.probabilities }
-    }
-}
-
-/// What an image was segmented into, in the image's own width and height.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Segmentation {
-    classes: Classes,
-    map: LabelMap,
-    probabilities: Option<Vec<f32>>,
-}
-
-impl Segmentation {
-    /// The most likely class of each pixel.
-    pub fn map(&self) -> &LabelMap {
-        &self.map
-    }
-
-    /// The probabilities of one class, row-major, in `[0, 1]`; none if they were not kept or there is no such class.
-    pub fn probabilities(&self, class: usize) -> Option<&[f32]> {
-        let plane = self.map.as_slice().len();
-        self.probabilities.as_deref()?.get(class * plane..(class + 1) * plane)
-    }
-
-    /// The image with each class but the background in its colour.
-    ///
-    /// # Errors
-    /// If the image has another size, or `opacity` is not in `[0, 1]`.
-    pub fn overlay(&self, image: &DynamicImage, opacity: f32) -> Result<RgbImage, SegmentError> {
-        Ok(draw::overlay(image, &self.map, &self.classes, opacity)?)
-    }
-
-    /// The classes' colours and names.
-    pub fn legend(&self) -> RgbImage {
-        draw::legend(&self.classes)
     }
 }
 

@@ -1,4 +1,6 @@
-//! Where tiles lie and how much each of their pixels counts.
+//! Where tiles lie, how much each of their pixels counts, and what those that overlap make together.
+
+use crate::segmentation::ResultRows;
 
 /// Starts of the windows of `tile` pixels that cover `side` pixels, evenly spaced, neighbours sharing at least `overlap` of
 /// a window. One window at 0 where the side is no longer than a tile.
@@ -17,6 +19,56 @@ pub fn starts(side: usize, tile: usize, overlap: f32) -> Vec<usize> {
 pub fn bell(length: usize) -> Vec<f32> {
     let (centre, sigma) = ((length as f32 - 1.0) / 2.0, length as f32 / 8.0);
     (0..length).map(|i| (-0.5 * ((i as f32 - centre) / sigma).powi(2)).exp().max(1e-3)).collect()
+}
+
+/// Weighted sums of the tiles that overlap the rows at hand.
+pub struct Band {
+    classes: usize,
+    width: usize,
+    height: usize,
+    /// `[class][row][column]`
+    sums: Vec<f32>,
+    /// `[row][column]`
+    weights: Vec<f32>,
+}
+
+impl Band {
+    pub fn new(classes: usize, width: usize, height: usize) -> Self {
+        Self { classes, width, height, sums: vec![0.0; classes * width * height], weights: vec![0.0; width * height] }
+    }
+
+    /// Adds a tile whose left column is `left`; `values` is `[class][row][column]` of the tile.
+    pub fn add(&mut self, values: &[f32], left: usize, bell_x: &[f32], bell_y: &[f32]) {
+        for (index, values) in values.chunks_exact(bell_x.len()).enumerate() {
+            let (class, row) = (index / self.height, index % self.height);
+            let start = (class * self.height + row) * self.width + left;
+            let sums = &mut self.sums[start..start + bell_x.len()];
+            for ((sum, value), weight) in sums.iter_mut().zip(values).zip(bell_x) {
+                *sum += value * weight * bell_y[row];
+            }
+        }
+        for (row, weight_y) in bell_y.iter().enumerate() {
+            let start = row * self.width + left;
+            for (total, weight_x) in self.weights[start..start + bell_x.len()].iter_mut().zip(bell_x) {
+                *total += weight_x * weight_y;
+            }
+        }
+    }
+
+    /// Hands the first `rows` rows over and moves the rest up.
+    pub fn finish(&mut self, rows: usize, result: &mut ResultRows) {
+        let (done, plane) = (rows * self.width, self.height * self.width);
+        let class_rows = |sums: &[f32], class: usize, pixel: usize| sums[class * plane + pixel];
+        for pixel in 0..done {
+            let weight = self.weights[pixel];
+            result.push((0..self.classes).map(|class| class_rows(&self.sums, class, pixel) / weight));
+        }
+        for plane in self.sums.chunks_exact_mut(plane).chain([self.weights.as_mut_slice()]) {
+            plane.copy_within(done.., 0);
+            let kept = plane.len() - done;
+            plane[kept..].fill(0.0);
+        }
+    }
 }
 
 #[cfg(test)]

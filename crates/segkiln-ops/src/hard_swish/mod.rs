@@ -1,6 +1,6 @@
 //! Hard swish in one pass: the activation of MobileNetV3.
 //!
-//! Burn computes it in four passes on one thread of the CPU, which for LR-ASPP is a fourth of the whole.
+//! Burn computes it in four passes on one thread of the CPU, which for LR-ASPP is a third of the whole.
 
 use burn::{
     backend::{

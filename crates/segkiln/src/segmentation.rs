@@ -1,0 +1,85 @@
+use image::{DynamicImage, RgbImage};
+use segkiln_core::{Classes, LabelMap};
+use segkiln_data::{DataError, DenseCrf, Image, draw};
+
+use crate::SegmentError;
+
+/// The result, filled pixel by pixel from the top.
+pub(crate) struct ResultRows {
+    classes: Classes,
+    width: usize,
+    height: usize,
+    labels: Vec<u32>,
+    /// `[class][row][column]`
+    probabilities: Option<Vec<f32>>,
+}
+
+impl ResultRows {
+    pub(crate) fn new(classes: Classes, width: usize, height: usize, probabilities: bool) -> Self {
+        let probabilities = probabilities.then(|| vec![0.0; classes.count() * width * height]);
+        Self { classes, width, height, labels: Vec::with_capacity(width * height), probabilities }
+    }
+
+    pub(crate) fn push(&mut self, values: impl Iterator<Item = f32>) {
+        let (mut best, mut highest) = (0, f32::NEG_INFINITY);
+        let (pixel, plane) = (self.labels.len(), self.width * self.height);
+        for (class, value) in values.enumerate() {
+            if value > highest {
+                (best, highest) = (class as u32, value);
+            }
+            if let Some(probabilities) = &mut self.probabilities {
+                probabilities[class * plane + pixel] = value;
+            }
+        }
+        self.labels.push(best);
+    }
+
+    pub(crate) fn refined(self, crf: &DenseCrf, image: &Image, keep: bool) -> Result<Self, DataError> {
+        let refined = crf.refine(&self.probabilities.unwrap_or_default(), image)?;
+        let mut result = Self::new(self.classes, self.width, self.height, keep);
+        let plane = self.width * self.height;
+        for pixel in 0..plane {
+            result.push(refined[pixel..].iter().step_by(plane).copied());
+        }
+        Ok(result)
+    }
+
+    pub(crate) fn into_segmentation(self) -> Segmentation {
+        let map = LabelMap::new(self.width as u32, self.height as u32, self.labels).expect("each pixel was pushed");
+        Segmentation { classes: self.classes, map, probabilities: self.probabilities }
+    }
+}
+
+/// What an image was segmented into, in the image's own width and height.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Segmentation {
+    classes: Classes,
+    map: LabelMap,
+    probabilities: Option<Vec<f32>>,
+}
+
+impl Segmentation {
+    /// The most likely class of each pixel.
+    pub fn map(&self) -> &LabelMap {
+        &self.map
+    }
+
+    /// The probabilities of one class, row-major, in `[0, 1]`; none if they were not kept or there is no such class.
+    pub fn probabilities(&self, class: usize) -> Option<&[f32]> {
+        let plane = self.map.as_slice().len();
+        self.probabilities.as_deref()?.get(class * plane..(class + 1) * plane)
+    }
+
+    /// The image with each class but the background in its colour.
+    ///
+    /// # Errors
+    /// If the image has another size, or `opacity` is not in `[0, 1]`.
+    pub fn overlay(&self, image: &DynamicImage, opacity: f32) -> Result<RgbImage, SegmentError> {
+        Ok(draw::overlay(image, &self.map, &self.classes, opacity)?)
+    }
+
+    /// The classes' colours and names.
+    pub fn legend(&self) -> RgbImage {
+        draw::legend(&self.classes)
+    }
+}
