@@ -18,7 +18,7 @@ use segkiln::{
     models::{
         ModelConfig,
         rcnn::RcnnConfig,
-        weights::{WeightsError, load, load_torch, parameters, save, save_quantized, save_torch, torch_network},
+        weights::{Exceptions, WeightsError, load, parameters, save, save_quantized, save_torch, torch_network},
     },
 };
 use serde_json::json;
@@ -112,7 +112,7 @@ fn run(args: &Args) -> Result<(), Failure> {
 
 fn read(config: &ModelConfig, file: &Path, device: &Device) -> Result<impl Module + use<>, WeightsError> {
     let model = config.init(device);
-    if is_ours(file) { load(model, file) } else { load_torch(model, file) }
+    if is_ours(file) { load(model, file) } else { model.load_torch(file, Exceptions::default()) }
 }
 
 fn is_ours(file: &Path) -> bool {

@@ -34,12 +34,15 @@ MODELS = {
     "convnext_tiny": [f"features.{i}" for i in range(8)],
     "efficientnet_lite0": EFFICIENTNET,
     "tf_efficientnet_b0": EFFICIENTNET,
+    "mobilenetv3_large_100": ["bn1", *(f"blocks.{i}.{j}" for i, count in enumerate([1, 2, 3, 4, 2, 3, 1]) for j in range(count))],
+    "tf_mobilenetv3_small_100": ["bn1", *(f"blocks.{i}.{j}" for i, count in enumerate([1, 2, 3, 2, 3, 1]) for j in range(count))],
 }
 # name: other sizes of the image
 SIZES = {"convnext_tiny": [(65, 49)], "efficientnet_lite0": [(65, 49), (1, 1)], "tf_efficientnet_b0": [(65, 49), (1, 1)]}
+SIZES["tf_mobilenetv3_small_100"] = [(65, 49), (1, 1)]
 # Whole classifiers, of which every STEP-th logit is stored.
 CLASSIFIERS = ["resnet18", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "efficientnet_b0", "efficientnet_b3"]
-CLASSIFIERS += ["convnext_tiny", "efficientnet_lite0", "tf_efficientnet_b0"]
+CLASSIFIERS += ["convnext_tiny", "efficientnet_lite0", "tf_efficientnet_b0", "mobilenetv3_large_100", "tf_mobilenetv3_small_100"]
 STEP = 61
 
 
@@ -50,6 +53,7 @@ def tensors(model):
 def translated(name, state):
     """The names in `state`, and what torchvision calls them or would, in the same order."""
     base = re.sub("tf_|lite", lambda found: "b" if found[0] == "lite" else "", name)
+    base = re.sub("mobilenetv3_(.*)_100", r"mobilenet_v3_\1", base)
     theirs = tensors(getattr(models, base)(weights=None))
     if "lite" in name:  # without squeeze and excitation, the third layer of a block with an expansion and the second of the others
         theirs = {re.sub(r"(block\.)([23])\.", lambda m: f"{m[1]}{int(m[2]) - 1}.", k): v for k, v in theirs.items() if ".fc" not in k}
@@ -101,7 +105,7 @@ def main():
     path = os.path.join(OUT, "backbones.safetensors")
     save_file(out, path)
     print(os.path.getsize(path), "bytes")
-    names = {f"timm {name}": list(translated(name, tensors(timm.create_model(name)))) for name in ["efficientnet_b0", "convnext_tiny"]}
+    names = {f"timm {name}": list(translated(name, tensors(timm.create_model(name)))) for name in ["efficientnet_b0", "convnext_tiny", "mobilenetv3_large_100", "mobilenetv3_small_100"]}
     encoder = tensors(smp.encoders.get_encoder("efficientnet-b0"))
     names["smp efficientnet_b0"] = list(translated("efficientnet_b0", encoder))
     path = os.path.join(OUT, "names.txt")

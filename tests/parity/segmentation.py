@@ -44,13 +44,21 @@ TORCHVISION = [
 ]
 PAPERS = [f"deeplabv{v}_{b}" for v in (1, 2) for b in ["resnet50", "resnext50_32x4d", "vgg16_bn"]]
 DECODERS = {"unet": smp.Unet, "unetplusplus": smp.UnetPlusPlus, "deeplabv3plus": smp.DeepLabV3Plus, "pspnet": smp.PSPNet, "fpn": smp.FPN}
-# segmentation_models_pytorch's names of encoders that are not torchvision's. Its efficientnet-b1 pads as for an image of 240 pixels, so sides
-# must be odd multiples of 16; its efficientnet-b0 takes its map of stride 16 from the middle of a stage.
-OTHERS = {"convnext_tiny": "tu-convnext_tiny", "efficientnet_b0": "timm-efficientnet-b0", "tf_efficientnet_b1": "efficientnet-b1", "tf_efficientnet_b0": "efficientnet-b0"}
+# segmentation_models_pytorch's names of encoders that it has not by torchvision's. Its efficientnet-b1 pads as for an image of 240 pixels, so
+# sides must be odd multiples of 16; its efficientnet-b0 takes its map of stride 16 from the middle of a stage. Where `segment` is given
+# torchvision's name, it finds by the names in the file which network it is.
+OTHERS = {
+    "mobilenet_v3_large": "tu-mobilenetv3_large_100", "mobilenet_v3_small": "tu-mobilenetv3_small_100", "convnext_tiny": "tu-convnext_tiny",
+    "efficientnet_b0": "timm-efficientnet-b0", "tf_efficientnet_b1": "efficientnet-b1", "tf_efficientnet_b0": "efficientnet-b0",
+}
 ENCODERS = ["resnet18", "resnet34", "resnet50", "resnext50_32x4d", "mobilenet_v2", "vgg16_bn"]
 NAMES = TORCHVISION + [f"{d}_{e}" for d in DECODERS for e in ENCODERS if (d, e) != ("deeplabv3plus", "vgg16_bn")] + PAPERS + [
     "unet_convnext_tiny", "fpn_convnext_tiny", "unet_efficientnet_b0", "unetplusplus_efficientnet_b0", "deeplabv3plus_efficientnet_b0",
-    "unet_tf_efficientnet_b1", "unet_tf_efficientnet_b0", "fpn_tf_efficientnet_b0",
+    "unet_tf_efficientnet_b1", "unet_tf_efficientnet_b0", "fpn_tf_efficientnet_b0", "unetplusplus_convnext_tiny", "pspnet_convnext_tiny",
+    "deeplabv3plus_convnext_tiny",
+] + [f"{d}_mobilenet_v3_{size}" for d in DECODERS for size in ["large", "small"]] + [
+    "unetplusplus_timm-mobilenetv3_large_100", "deeplabv3plus_tu-tf_mobilenetv3_small_100", "unet_tu-efficientnet_b0", "deeplabv3plus_tu-tf_efficientnet_b0",
+    "deeplabv3plus_tu-resnet18", "pspnet_tu-resnet50", "fpn_timm-tf_efficientnet_lite0",
 ]
 
 # Factors that come before those of rcnn.py, by a part of the name of the weights.
@@ -79,7 +87,9 @@ CASES = {
     "pspnet_resnet34": ([EVEN], BASIC, {}),
     "fpn_resnet34": ([EVEN], BASIC, {}),
     "unet_convnext_tiny": ([EVEN, ODD], SCALE, {}),
-    "deeplabv3plus_convnext_tiny": ([EVEN], SCALE, {}),
+    "unetplusplus_convnext_tiny": ([EVEN], SCALE, {}),
+    "deeplabv3plus_convnext_tiny": ([EVEN], SCALE, dict(encoder_output_stride=8)),
+    "deeplabv3plus_mobilenet_v3_large": ([EVEN], SQUEEZE, {}),
     "unet_efficientnet_b0": ([EVEN], SQUEEZE, {}),
     "unet_tf_efficientnet_b1": ([(48, 80)], SQUEEZE, {}),
 }
@@ -383,7 +393,7 @@ def cases(name, index, stride):
         sizes = [(37, 53), (20, 330)]
     elif "tf_efficientnet_b1" in name:
         sizes = [(48, 80), (112, 16)]
-    elif name.split("_", 1)[1] in OTHERS:
+    elif (encoder := name.split("_", 1)[1]) in OTHERS or encoder.startswith(("tu-", "timm-")):
         sizes = [(64, 96), (32, 160)]
     elif name.startswith("unet_"):
         sizes = [(37, 53), (32, 65) if "vgg" in name else (1, 1)]

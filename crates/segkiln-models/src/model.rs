@@ -8,7 +8,7 @@ use burn::{
 
 use crate::{
     Summary,
-    backbones::{Backbone, BackboneConfig},
+    backbones::{Backbone, BackboneConfig, smp},
     deeplab::{
         DeepLabV1, DeepLabV1Config, DeepLabV2, DeepLabV2Config, DeepLabV3, DeepLabV3Config, DeepLabV3Plus,
         DeepLabV3PlusConfig,
@@ -89,12 +89,12 @@ impl ModelConfig {
     ///
     /// `fcn`, `deeplabv3` and `lraspp` are torchvision's, such as `deeplabv3_mobilenet_v3_large`; `deeplabv1` and `deeplabv2`
     /// are the papers', on torchvision's backbones with an output stride of 8 (MobileNetV3: 16); the others are
-    /// segmentation_models_pytorch's with its defaults, on those backbones that it has too: ResNet, ResNeXt, MobileNetV2,
-    /// VGG, EfficientNet and ConvNeXt, some by other names.
+    /// segmentation_models_pytorch's with its defaults, on those backbones that it has too. Its names of encoders are also
+    /// understood: `unet_tu-mobilenetv3_large_100`, `fpn_timm-efficientnet-b0`, `pspnet_efficientnet-b1`.
     ///
     /// # Errors
-    /// A sentence that says what is known, if the name is not, or the decoder needs a dilation or a map that the backbone
-    /// cannot have.
+    /// A sentence that says what is known, if the name is not, or the decoder needs a dilation that the backbone cannot
+    /// have.
     pub fn by_name(name: &str, classes: usize) -> Result<Self, String> {
         let unknown = || {
             format!(
@@ -104,32 +104,28 @@ impl ModelConfig {
             )
         };
         let (decoder, backbone) = name.split_once('_').ok_or_else(unknown)?;
-        let backbone = match BackboneConfig::by_name(backbone).ok_or_else(unknown)? {
-            BackboneConfig::EfficientNet(config) if backbone == "tf_efficientnet_b0" => {
-                BackboneConfig::EfficientNet(config.with_early(true))
-            }
-            backbone => backbone,
+        let is_timm = smp::is_timm(backbone);
+        let backbone = BackboneConfig::by_name(backbone).ok_or_else(unknown)?;
+        let strided = |backbone: BackboneConfig, stride| {
+            let backbone = backbone.with_output_stride(stride)?;
+            Ok::<_, String>(if is_timm { backbone.as_of_timm() } else { backbone })
         };
         let dilated = |backbone: BackboneConfig| match backbone {
             BackboneConfig::ResNet(config) => Ok(BackboneConfig::ResNet(config.with_dilate([false, true, true]))),
-            BackboneConfig::MobileNetV3(config) => Ok(BackboneConfig::MobileNetV3(config.with_dilate(true))),
+            BackboneConfig::MobileNetV3(config) => Ok(BackboneConfig::MobileNetV3(config.with_output_stride(16))),
             other => other.with_output_stride(8),
         };
         Ok(match decoder {
             "deeplabv1" => Self::DeepLabV1(DeepLabV1Config::new(dilated(backbone)?, classes)),
             "deeplabv2" => Self::DeepLabV2(DeepLabV2Config::new(dilated(backbone)?, classes)),
             "deeplabv3" => Self::DeepLabV3(DeepLabV3Config::new(dilated(backbone)?, classes)),
-            "deeplabv3plus" => Self::DeepLabV3Plus(DeepLabV3PlusConfig::new(backbone.with_output_stride(16)?, classes)),
+            "deeplabv3plus" => Self::DeepLabV3Plus(DeepLabV3PlusConfig::new(strided(backbone, 16)?, classes)),
             "fcn" => Self::Fcn(FcnConfig::new(dilated(backbone)?, classes)),
             "fpn" => Self::Fpn(FpnConfig::new(backbone, classes)),
             "lraspp" => Self::LrAspp(LrAsppConfig::new(dilated(backbone)?, classes)),
             "pspnet" => Self::PspNet(PspNetConfig::new(backbone, classes)),
             "unet" => Self::EncodedUNet(EncodedUNetConfig::new(backbone, classes)),
-            "unetplusplus" => {
-                let config = EncodedUNetPlusPlusConfig::new(backbone, classes);
-                config.check()?;
-                Self::EncodedUNetPlusPlus(config)
-            }
+            "unetplusplus" => Self::EncodedUNetPlusPlus(EncodedUNetPlusPlusConfig::new(backbone, classes)),
             _ => return Err(unknown()),
         })
     }
@@ -417,14 +413,39 @@ impl SegmentationModel {
             ];
             // A second head that this network does not have.
             let spare: &[&str] = if self.has_aux() { &[] } else { &["aux_classifier."] };
-            return load_torch_but(self, path, Exceptions { kept, spare, channels: true });
+            return self.load_torch(path, Exceptions { kept, spare, channels: true, ..Exceptions::default() });
         }
-        let spare = &["fc.", "_fc.", "classifier.", "head."];
+        let spare = &["fc.", "_fc.", "classifier.", "head.", "conv_head."];
         for backbone in self.backbones_mut() {
             let exceptions = Exceptions { spare, channels: true, ..Exceptions::default() };
             *backbone = load_torch_but(backbone.clone(), path, exceptions)?;
         }
         Ok(self)
+    }
+
+    /// [`load_torch_but`]; what of its encoder the network does not use may also be missing.
+    ///
+    /// # Errors
+    /// As [`load_torch_but`].
+    pub fn load_torch(self, path: &Path, exceptions: Exceptions<'_>) -> Result<Self, WeightsError> {
+        let after = |(encoder, stage): (&Backbone, usize)| {
+            encoder.torch_names_after(stage).into_iter().map(|name| format!("encoder.{name}")).collect()
+        };
+        let unused: Vec<String> = self.last_map().map_or(Vec::new(), after);
+        let absent: Vec<&str> = exceptions.absent.iter().copied().chain(unused.iter().map(String::as_str)).collect();
+        load_torch_but(self, path, Exceptions { absent: &absent, ..exceptions })
+    }
+
+    /// The encoder of segmentation_models_pytorch's networks, and the last of its stages that is used.
+    fn last_map(&self) -> Option<(&Backbone, usize)> {
+        match self {
+            Self::EncodedUNet(model) => Some((&model.encoder, *model.stages.last()?)),
+            Self::EncodedUNetPlusPlus(model) => Some((&model.encoder, *model.stages.last()?)),
+            Self::DeepLabV3Plus(model) => Some((&model.encoder, model.stages[1])),
+            Self::PspNet(model) => Some((&model.encoder, model.stage)),
+            Self::Fpn(model) => Some((&model.encoder, model.stages[3])),
+            _ => None,
+        }
     }
 
     /// Keeps the backbone's layers from learning but for the last `trainable` groups; see [`Backbone::freeze_stages`].

@@ -40,6 +40,8 @@ fn backbones_are_torchvision_s() {
         "convnext_tiny",
         "efficientnet_lite0",
         "tf_efficientnet_b0",
+        "mobilenetv3_large_100",
+        "tf_mobilenetv3_small_100",
     ];
     for name in names {
         let config = BackboneConfig::by_name(name).unwrap();
@@ -50,7 +52,7 @@ fn backbones_are_torchvision_s() {
         let stages: Vec<usize> = (0..config.channels().len()).collect();
         let sizes: &[[usize; 2]] = match name {
             "convnext_tiny" => &[[48, 64], [65, 49]],
-            "efficientnet_lite0" | "tf_efficientnet_b0" => &[[48, 64], [65, 49], [1, 1]],
+            "efficientnet_lite0" | "tf_efficientnet_b0" | "tf_mobilenetv3_small_100" => &[[48, 64], [65, 49], [1, 1]],
             _ => &[[48, 64]],
         };
         for size in sizes {
@@ -91,6 +93,8 @@ fn classifiers_are_torchvision_s() {
         "convnext_tiny",
         "efficientnet_lite0",
         "tf_efficientnet_b0",
+        "mobilenetv3_large_100",
+        "tf_mobilenetv3_small_100",
     ];
     for name in names {
         let path = folder.path().join(format!("{name}.safetensors"));
@@ -179,6 +183,8 @@ fn names_of_other_libraries_are_understood() {
         ("timm efficientnet_b0", "efficientnet_b0"),
         ("smp efficientnet_b0", "tf_efficientnet_b0"),
         ("timm convnext_tiny", "convnext_tiny"),
+        ("timm mobilenetv3_large_100", "mobilenetv3_large_100"),
+        ("timm mobilenetv3_small_100", "tf_mobilenetv3_small_100"),
     ] {
         let names = other_names(library);
         // A classifier, and what of it is a backbone; segmentation_models_pytorch's has no classes.
@@ -195,7 +201,7 @@ fn names_of_other_libraries_are_understood() {
         let begun = unet.init(&device).begin_with(&path).unwrap();
         let maps = |backbone: &Backbone| backbone.forward(x.clone(), &[0, 7]).remove(1).into_data();
         maps(begun.backbone().unwrap()).assert_eq(&maps(&classifier.backbone), true);
-        if backbone.starts_with("tf_") {
+        if backbone == "tf_efficientnet_b0" {
             let other = ModelConfig::by_name("unet_efficientnet_b0", 2).unwrap().init(&device);
             let error = other.begin_with(&path).unwrap_err().to_string();
             assert!(error.contains("other.safetensors") && error.contains("tf_efficientnet_"), "{error}");

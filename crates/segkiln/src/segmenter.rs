@@ -12,7 +12,7 @@ use segkiln_core::Classes;
 use segkiln_data::{ColorMode, DataError, DenseCrf, Image, Normalize};
 use segkiln_models::{
     ModelCard, ModelConfig, SegmentationModel,
-    weights::{self, Exceptions, TrainingData, Weights, WeightsError, load_torch_but, torch_network},
+    weights::{self, Exceptions, TrainingData, Weights, WeightsError, torch_network},
 };
 
 use crate::{
@@ -188,7 +188,7 @@ impl Segmenter {
             })?
         } else {
             let spare = &["aux_classifier."];
-            load_torch_but(card.model.init(device), path, Exceptions { spare, ..Exceptions::default() })?
+            card.model.init(device).load_torch(path, Exceptions { spare, ..Exceptions::default() })?
         };
         Self::new(model, card, device)
     }

@@ -7,7 +7,7 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use super::rounded;
+use super::{Dilation, rounded};
 use crate::layers::{Activation, ConvBlock, ConvBlockConfig, NormConfig, SqueezeExcitation, image_dropout};
 
 /// Expansion, kernel, stride, channels and blocks of B0's stages.
@@ -43,6 +43,9 @@ pub struct EfficientNetConfig {
     /// Pixels of the image from one value of the last map to the next: 8, 16 or 32. Blocks that would make it more dilate.
     #[config(default = 32)]
     pub output_stride: usize,
+    /// Whether the first of them does too, as segmentation_models_pytorch's, or only those after it, as timm's.
+    #[config(default = true)]
+    pub dilate_first: bool,
     /// Whether it is EfficientNet-Lite: no weighing of channels, ReLU6 in place of SiLU, and B0's stem, last convolution
     /// and numbers of blocks in the first and the last stage.
     #[config(default = false)]
@@ -51,12 +54,23 @@ pub struct EfficientNetConfig {
     /// [`same_padding`](ConvBlockConfig::same_padding).
     #[config(default = false)]
     pub same_padding: bool,
-    /// Whether the map of stage 5 is that of its first block, as segmentation_models_pytorch takes it of `efficientnet-b0`.
-    #[config(default = false)]
-    pub early: bool,
+    /// Which maps decoders take.
+    #[config(default = "EfficientNetMaps::Stages")]
+    pub maps: EfficientNetMaps,
     /// The normalisation after each convolution.
     #[config(default = "NormConfig::default()")]
     pub norm: NormConfig,
+}
+
+/// The maps of strides 2 and 16 that decoders take.
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum EfficientNetMaps {
+    /// The stem's and stage 5's, as segmentation_models_pytorch of its own EfficientNets.
+    Stages,
+    /// The stem's and that of stage 5's first block, as segmentation_models_pytorch of `efficientnet-b0`.
+    Early,
+    /// Stage 1's and stage 5's, as timm.
+    Timm,
 }
 
 /// A stage of the paper's table, for a network's width and depth.
@@ -64,7 +78,8 @@ struct Line {
     expansion: usize,
     kernel: usize,
     stride: usize,
-    dilation: usize,
+    /// Of the first block, and of the others.
+    dilations: [usize; 2],
     channels: usize,
     blocks: usize,
 }
@@ -95,15 +110,16 @@ impl EfficientNetConfig {
 
     fn lines(&self) -> Vec<Line> {
         // By what the stem leaves.
-        let mut natural = 2;
+        let mut dilation = Dilation { natural: 2, output_stride: self.output_stride, first: self.dilate_first };
         let line = |(index, [expansion, kernel, stride, channels, blocks]): (usize, [usize; 5])| {
-            natural *= stride;
+            let (stride, first) = dilation.next(stride);
+            let (_, others) = dilation.next(1);
             let fixed = self.lite && (index == 0 || index == SETTINGS.len() - 1);
             Line {
                 expansion,
                 kernel,
-                stride: if natural <= self.output_stride { stride } else { 1 },
-                dilation: natural.div_ceil(self.output_stride),
+                stride,
+                dilations: [first, others],
                 channels: rounded(channels as f64 * self.width),
                 blocks: if fixed { blocks } else { (blocks as f64 * self.depth).ceil() as usize },
             }
@@ -135,6 +151,11 @@ impl EfficientNetConfig {
             .zip(from)
             .flat_map(|(line, from)| [from, line.channels].map(|from| from * line.expansion))
             .collect()
+    }
+
+    /// The stage of stride 2 of which decoders take a map.
+    pub(super) fn half(&self) -> usize {
+        usize::from(self.maps == EfficientNetMaps::Timm)
     }
 
     pub(super) fn strides(&self) -> Vec<usize> {
@@ -173,11 +194,12 @@ impl EfficientNetConfig {
         let blocks: usize = lines.iter().map(|line| line.blocks).sum();
         let (mut from, mut done) = (self.stem(), 0);
         let mut inverted = |line: &Line, first: bool| {
-            let (to, stride) = (line.channels, if first { line.stride } else { 1 });
+            let to = line.channels;
+            let (stride, dilation) = if first { (line.stride, line.dilations[0]) } else { (1, line.dilations[1]) };
             let from = std::mem::replace(&mut from, to);
             let hidden = from * line.expansion;
             let expand = (hidden != from).then(|| block([from, hidden], 1, 1, 1, 1, activation));
-            let depthwise = block([hidden, hidden], line.kernel, stride, line.dilation, hidden, activation);
+            let depthwise = block([hidden, hidden], line.kernel, stride, dilation, hidden, activation);
             let squeeze = (!self.lite).then(|| {
                 let squeezed = (from / 4).max(1);
                 SqueezeExcitation::new([hidden, squeezed], [activation, Activation::Sigmoid], device)
@@ -206,7 +228,7 @@ impl EfficientNetConfig {
                 .chain(middle)
                 .chain([EfficientNetStage::Block(last)])
                 .collect(),
-            early: self.early,
+            early: self.maps == EfficientNetMaps::Early,
             same_padding: self.same_padding,
         }
     }
@@ -250,7 +272,7 @@ impl EfficientNet {
     }
 }
 
-/// The stage of [`EfficientNetConfig::early`].
+/// The stage of [`EfficientNetMaps::Early`].
 const EARLY: usize = 5;
 
 /// A stage of the network.

@@ -10,7 +10,7 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use super::rounded;
+use super::{Dilation, rounded};
 use crate::layers::{Activation, ConvBlock, ConvBlockConfig, Norm, NormConfig, conv_norm};
 
 /// Expansion, channels, blocks, stride of the first block.
@@ -44,13 +44,11 @@ struct Line {
 impl MobileNetV2Config {
     fn blocks(&self) -> Vec<Line> {
         // By what the stem leaves.
-        let mut natural = 2;
+        let mut dilation = Dilation { natural: 2, output_stride: self.output_stride, first: true };
         let mut lines = Vec::new();
         for [expansion, channels, blocks, stride] in SETTINGS {
-            natural *= stride;
             for block in 0..blocks {
-                let stride = if block == 0 && natural <= self.output_stride { stride } else { 1 };
-                let dilation = natural.div_ceil(self.output_stride);
+                let (stride, dilation) = dilation.next(if block == 0 { stride } else { 1 });
                 lines.push(Line { expansion, channels: rounded(channels as f64), stride, dilation });
             }
         }

@@ -1,4 +1,4 @@
-//! MobileNetV3: Howard et al., ICCV 2019, <https://arxiv.org/abs/1905.02244>; as torchvision has it.
+//! MobileNetV3: Howard et al., ICCV 2019, <https://arxiv.org/abs/1905.02244>; as torchvision and timm have it.
 
 use burn::{
     config::Config,
@@ -7,7 +7,7 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use super::rounded;
+use super::{Dilation, rounded};
 use crate::layers::{Activation, ConvBlock, ConvBlockConfig, NormConfig, SqueezeExcitation};
 
 /// Which of the paper's two networks.
@@ -27,9 +27,16 @@ pub struct MobileNetV3Config {
     /// Channels of the image.
     #[config(default = 3)]
     pub in_channels: usize,
-    /// Whether the last stage dilates instead of halving the map.
+    /// Pixels of the image from one value of the last map to the next: 8, 16 or 32. Blocks that would make it more dilate.
+    #[config(default = 32)]
+    pub output_stride: usize,
+    /// Whether the first of them does too, as torchvision's, or only those after it, as timm's.
+    #[config(default = true)]
+    pub dilate_first: bool,
+    /// Whether convolutions pad as TensorFlow's, in which the paper's weights were learned; see
+    /// [`same_padding`](ConvBlockConfig::same_padding).
     #[config(default = false)]
-    pub dilate: bool,
+    pub same_padding: bool,
     /// The normalisation after each convolution; torchvision's detectors have PyTorch's epsilon and momentum instead.
     #[config(default = "NormConfig::Batch { epsilon: 1e-3, momentum: 0.01 }")]
     pub norm: NormConfig,
@@ -47,6 +54,16 @@ struct Line {
 }
 
 impl MobileNetV3Config {
+    /// The same with PyTorch's epsilon and momentum of batch norm, which timm has.
+    pub fn timm(self) -> Self {
+        self.with_norm(NormConfig::default())
+    }
+
+    /// The same with TensorFlow's padding.
+    pub fn tensorflow(self) -> Self {
+        self.with_same_padding(true)
+    }
+
     fn lines(&self) -> Vec<Line> {
         use Activation::{HardSwish, Relu};
         let lines: &[(usize, usize, usize, bool, Activation, usize)] = match self.size {
@@ -81,15 +98,13 @@ impl MobileNetV3Config {
                 (5, 576, 96, true, HardSwish, 1),
             ],
         };
-        let dilated = if self.dilate { lines.len() - 3 } else { lines.len() };
-        lines
-            .iter()
-            .enumerate()
-            .map(|(index, &(kernel, hidden, channels, squeeze, activation, stride))| {
-                let (stride, dilation) = if index < dilated { (stride, 1) } else { (1, 2) };
-                Line { kernel, hidden, channels, squeeze, activation, stride, dilation }
-            })
-            .collect()
+        // By what the stem leaves.
+        let mut dilation = Dilation { natural: 2, output_stride: self.output_stride, first: self.dilate_first };
+        let line = |&(kernel, hidden, channels, squeeze, activation, stride): &_| {
+            let (stride, dilation) = dilation.next(stride);
+            Line { kernel, hidden, channels, squeeze, activation, stride, dilation }
+        };
+        lines.iter().map(line).collect()
     }
 
     pub(super) fn channels(&self) -> Vec<usize> {
@@ -105,6 +120,10 @@ impl MobileNetV3Config {
 
     pub(super) fn strides(&self) -> Vec<usize> {
         super::total_strides([2].into_iter().chain(self.lines().iter().map(|line| line.stride)).chain([1]))
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        super::check_output_stride(self.output_stride)
     }
 
     /// The block that has the last stride, and the last convolution.
@@ -153,6 +172,7 @@ impl MobileNetV3Config {
             ConvBlockConfig::new(from, to)
                 .with_kernel(kernel)
                 .with_padding(kernel / 2 * dilation)
+                .with_same_padding(self.same_padding)
                 .with_stride(stride)
                 .with_dilation(dilation)
                 .with_groups(groups)
@@ -174,7 +194,6 @@ impl MobileNetV3Config {
                 MobileNetV3Layer::Squeeze(SqueezeExcitation::new([hidden, squeezed], activations, device))
             });
             let project = MobileNetV3Layer::Block(block([hidden, channels], 1, 1, 1, 1, Activation::Identity));
-            // torchvision's residuals ask for the stride that a dilation takes the place of.
             let residual = stride == 1 && from == channels;
             from = channels;
             let layers = expand.into_iter().chain([depthwise]).chain(squeeze).chain([project]);

@@ -1,8 +1,8 @@
 //! Networks that make feature maps of an image, for the heads of other networks: ResNet and ResNeXt, MobileNetV2,
 //! MobileNetV3, EfficientNet, VGG, ConvNeXt.
 //!
-//! Their layers have torchvision's names and order, so its files of weights fit, and timm's of EfficientNet and ConvNeXt;
-//! see [`weights`](crate::weights).
+//! Their layers have torchvision's names and order, so its files of weights fit, and timm's of MobileNetV3, EfficientNet and
+//! ConvNeXt; see [`weights`](crate::weights).
 
 use burn::{
     config::Config,
@@ -16,6 +16,7 @@ mod efficientnet;
 mod mobilenet_v2;
 mod mobilenet_v3;
 mod resnet;
+pub(crate) mod smp;
 mod vgg;
 
 pub(crate) use classifier::TORCH_NAMES;
@@ -24,7 +25,9 @@ pub use classifier::{
 };
 pub(crate) use convnext::TORCH_NAMES as CONVNEXT;
 pub use convnext::{ConvNeXt, ConvNeXtBlock, ConvNeXtConfig, ConvNeXtDownsample, ConvNeXtStage, ConvNeXtStem};
-pub use efficientnet::{EfficientNet, EfficientNetConfig, EfficientNetLayer, EfficientNetStage, MbConv};
+pub use efficientnet::{
+    EfficientNet, EfficientNetConfig, EfficientNetLayer, EfficientNetMaps, EfficientNetStage, MbConv,
+};
 pub use mobilenet_v2::{MobileNetV2, MobileNetV2Config};
 pub use mobilenet_v3::{MobileNetV3, MobileNetV3Config, MobileNetV3Size};
 pub use resnet::{BasicBlock, Bottleneck, ResNet, ResNetBlock, ResNetBlockKind, ResNetConfig};
@@ -50,8 +53,8 @@ pub enum BackboneConfig {
 }
 
 impl BackboneConfig {
-    /// The names that [`by_name`](Self::by_name) knows: torchvision's, and timm's of those that it has not.
-    pub const NAMES: [&str; 29] = [
+    /// The names that [`by_name`](Self::by_name) knows: torchvision's, and timm's of those that it has not or that differ.
+    pub const NAMES: [&str; 33] = [
         "resnet18",
         "resnet34",
         "resnet50",
@@ -63,6 +66,10 @@ impl BackboneConfig {
         "mobilenet_v2",
         "mobilenet_v3_large",
         "mobilenet_v3_small",
+        "mobilenetv3_large_100",
+        "mobilenetv3_small_100",
+        "tf_mobilenetv3_large_100",
+        "tf_mobilenetv3_small_100",
         "efficientnet_b0",
         "efficientnet_b1",
         "efficientnet_b2",
@@ -83,9 +90,12 @@ impl BackboneConfig {
         "convnext_small",
     ];
 
-    /// The backbone that torchvision or timm calls so, for images of three channels.
+    /// The backbone that torchvision or timm calls so, for images of three channels: one of [`NAMES`](Self::NAMES), also as
+    /// segmentation_models_pytorch calls its encoders, such as `tu-mobilenetv3_large_100`, `timm-efficientnet-b0` and
+    /// `efficientnet-b0`.
     pub fn by_name(name: &str) -> Option<Self> {
-        Some(match name {
+        use MobileNetV3Size::{Large, Small};
+        let config = match &*smp::translated(name) {
             "resnet18" => Self::ResNet(ResNetConfig::resnet18()),
             "resnet34" => Self::ResNet(ResNetConfig::resnet34()),
             "resnet50" => Self::ResNet(ResNetConfig::resnet50()),
@@ -95,8 +105,12 @@ impl BackboneConfig {
             "resnext101_32x8d" => Self::ResNet(ResNetConfig::resnext101_32x8d()),
             "resnext101_64x4d" => Self::ResNet(ResNetConfig::resnext101_64x4d()),
             "mobilenet_v2" => Self::MobileNetV2(MobileNetV2Config::new()),
-            "mobilenet_v3_large" => Self::MobileNetV3(MobileNetV3Config::new(MobileNetV3Size::Large)),
-            "mobilenet_v3_small" => Self::MobileNetV3(MobileNetV3Config::new(MobileNetV3Size::Small)),
+            "mobilenet_v3_large" => Self::MobileNetV3(MobileNetV3Config::new(Large)),
+            "mobilenet_v3_small" => Self::MobileNetV3(MobileNetV3Config::new(Small)),
+            "mobilenetv3_large_100" => Self::MobileNetV3(MobileNetV3Config::new(Large).timm()),
+            "mobilenetv3_small_100" => Self::MobileNetV3(MobileNetV3Config::new(Small).timm()),
+            "tf_mobilenetv3_large_100" => Self::MobileNetV3(MobileNetV3Config::new(Large).tensorflow()),
+            "tf_mobilenetv3_small_100" => Self::MobileNetV3(MobileNetV3Config::new(Small).tensorflow()),
             "efficientnet_b0" => Self::EfficientNet(EfficientNetConfig::b(0)?),
             "efficientnet_b1" => Self::EfficientNet(EfficientNetConfig::b(1)?),
             "efficientnet_b2" => Self::EfficientNet(EfficientNetConfig::b(2)?),
@@ -116,6 +130,13 @@ impl BackboneConfig {
             "convnext_tiny" => Self::ConvNeXt(ConvNeXtConfig::tiny()),
             "convnext_small" => Self::ConvNeXt(ConvNeXtConfig::small()),
             _ => return None,
+        };
+        Some(match config {
+            config if smp::is_timm(name) => config.as_of_timm(),
+            Self::EfficientNet(config) if name == "efficientnet-b0" => {
+                Self::EfficientNet(config.with_maps(EfficientNetMaps::Early))
+            }
+            config => config,
         })
     }
 
@@ -209,7 +230,7 @@ impl BackboneConfig {
             Self::ResNet(_) => Some(0),
             Self::MobileNetV2(_) => Some(1),
             Self::MobileNetV3(config) => Some(config.half()),
-            Self::EfficientNet(_) => Some(0),
+            Self::EfficientNet(config) => Some(config.half()),
             Self::Vgg(_) => Some(1),
             Self::ConvNeXt(_) => None,
         }
@@ -248,10 +269,22 @@ impl BackboneConfig {
             (Self::MobileNetV2(config), 8 | 16 | 32) => Ok(Self::MobileNetV2(config.with_output_stride(stride))),
             (Self::EfficientNet(config), 8 | 16 | 32) => Ok(Self::EfficientNet(config.with_output_stride(stride))),
             (Self::ConvNeXt(config), 8 | 16 | 32) => Ok(Self::ConvNeXt(config.with_output_stride(stride))),
-            (Self::MobileNetV3(config), 16 | 32) => Ok(Self::MobileNetV3(config.with_dilate(stride == 16))),
+            (Self::MobileNetV3(config), 8 | 16 | 32) => Ok(Self::MobileNetV3(config.with_output_stride(stride))),
             (Self::Vgg(config), 8 | 16 | 32) => Ok(Self::Vgg(config.with_output_stride(stride))),
-            (Self::MobileNetV3(_), 8) => Err("output_stride of a MobileNetV3 must be 16 or 32, is 8".into()),
             (_, stride) => Err(format!("output_stride must be 8, 16 or 32, is {stride}")),
+        }
+    }
+
+    /// The same, but where layers dilate, the first one of a stage as those before it, and an EfficientNet's map of stride 2
+    /// from stage 1: as timm has it.
+    pub fn as_of_timm(self) -> Self {
+        match self {
+            Self::ResNet(config) => Self::ResNet(config.with_dilate_first(false)),
+            Self::MobileNetV3(config) => Self::MobileNetV3(config.with_dilate_first(false)),
+            Self::EfficientNet(config) => {
+                Self::EfficientNet(config.with_dilate_first(false).with_maps(EfficientNetMaps::Timm))
+            }
+            other => other,
         }
     }
 
@@ -271,7 +304,7 @@ impl BackboneConfig {
             Self::EfficientNet(config) => config.check()?,
             Self::Vgg(config) => config.check()?,
             Self::ConvNeXt(config) => config.check()?,
-            Self::MobileNetV3(_) => {}
+            Self::MobileNetV3(config) => config.check()?,
         }
         let Some(norm) = self.norm() else { return Ok(()) };
         let hidden = match self {
@@ -332,6 +365,21 @@ impl Backbone {
         }
     }
 
+    /// What the names in PyTorch's files begin with of the tensors that come after a stage; timm leaves them out of an encoder whose
+    /// later maps are not used.
+    pub(crate) fn torch_names_after(&self, stage: usize) -> Vec<String> {
+        match self {
+            Self::ResNet(_) => (stage + 1..5).map(|stage| format!("layer{stage}.")).collect(),
+            // timm's VGG is another.
+            Self::MobileNetV2(_) | Self::Vgg(_) => Vec::new(),
+            Self::MobileNetV3(_) | Self::EfficientNet(_) | Self::ConvNeXt(_) => {
+                /// More than any has.
+                const STAGES: usize = 32;
+                (stage + 1..STAGES).map(|stage| format!("features.{stage}.")).collect()
+            }
+        }
+    }
+
     /// Keeps all but the last `trainable` of torchvision's groups of layers from learning, parameters and running
     /// statistics: of a ResNet or a ConvNeXt the stem and the four stages (5 groups), of a MobileNet or an EfficientNet
     /// those between strides, of VGG those between poolings.
@@ -373,6 +421,25 @@ fn total_strides(strides: impl IntoIterator<Item = usize>) -> Vec<usize> {
         total
     });
     multiplied.collect()
+}
+
+/// What becomes of strides where maps must not get smaller.
+struct Dilation {
+    /// Total stride without dilations.
+    natural: usize,
+    output_stride: usize,
+    /// Whether the block that loses its stride dilates too.
+    first: bool,
+}
+
+impl Dilation {
+    /// Stride and dilation of the next block, which would have this stride.
+    fn next(&mut self, stride: usize) -> (usize, usize) {
+        let before = self.natural.div_ceil(self.output_stride);
+        self.natural *= stride;
+        let stride = if self.natural <= self.output_stride { stride } else { 1 };
+        (stride, if self.first { self.natural.div_ceil(self.output_stride) } else { before })
+    }
 }
 
 fn check_output_stride(stride: usize) -> Result<(), String> {
@@ -424,8 +491,7 @@ mod tests {
             assert!(config.half().is_none_or(|stage| strides[stage] == 2), "{name}");
             assert_eq!(config.pyramid().map(|stage| strides[stage]), [4, 8, 16, 32], "{name}");
             for stride in [8, 16, 32] {
-                let dilated = config.clone().with_output_stride(8).or_else(|_| config.clone().with_output_stride(16));
-                let Ok(dilated) = dilated.unwrap_or(config.clone()).with_output_stride(stride) else { continue };
+                let dilated = config.clone().with_output_stride(8).unwrap().with_output_stride(stride).unwrap();
                 assert_eq!(dilated.strides().last(), Some(&stride), "{name}");
                 let last = dilated.channels().len() - 1;
                 let map = dilated.init(&device).forward(Tensor::zeros([1, 3, 33, 64], &device), &[last]);

@@ -158,9 +158,9 @@ impl ResNetConfig {
             }
             (0..self.layers[index])
                 .map(|block| {
-                    let (stride, dilation) = if block == 0 { (stride, first) } else { (1, dilation) };
+                    let (stride, first) = if block == 0 { (stride, first) } else { (1, dilation) };
                     let from = std::mem::replace(&mut channels, planes * self.expansion());
-                    self.block(from, planes, stride, dilation, device)
+                    self.block(from, planes, stride, [first, dilation], device)
                 })
                 .collect()
         };
@@ -175,7 +175,8 @@ impl ResNetConfig {
         }
     }
 
-    fn block(&self, from: usize, planes: usize, stride: usize, dilation: usize, device: &Device) -> ResNetBlock {
+    /// `dilations`: of the convolution that has the stride, and of a 3×3 convolution after it.
+    fn block(&self, from: usize, planes: usize, stride: usize, dilations: [usize; 2], device: &Device) -> ResNetBlock {
         let norm = |channels| self.norm.init(channels, device);
         let to = planes * self.expansion();
         let downsample = (stride != 1 || from != to).then(|| {
@@ -190,9 +191,9 @@ impl ResNetConfig {
         });
         match self.block {
             ResNetBlockKind::Basic => ResNetBlock::Basic(BasicBlock {
-                conv1: conv([from, planes], 3, stride, dilation, 1, device),
+                conv1: conv([from, planes], 3, stride, dilations[0], 1, device),
                 bn1: norm(planes),
-                conv2: conv([planes, planes], 3, 1, dilation, 1, device),
+                conv2: conv([planes, planes], 3, 1, dilations[1], 1, device),
                 bn2: norm(planes),
                 downsample,
             }),
@@ -201,7 +202,7 @@ impl ResNetConfig {
                 ResNetBlock::Bottleneck(Bottleneck {
                     conv1: conv([from, width], 1, 1, 1, 1, device),
                     bn1: norm(width),
-                    conv2: conv([width, width], 3, stride, dilation, self.groups, device),
+                    conv2: conv([width, width], 3, stride, dilations[0], self.groups, device),
                     bn2: norm(width),
                     conv3: conv([width, to], 1, 1, 1, 1, device),
                     bn3: norm(to),

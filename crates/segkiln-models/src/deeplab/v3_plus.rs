@@ -79,7 +79,7 @@ pub struct DeepLabV3Plus {
     pub segmentation_head: Conv2d,
     /// Of the map of details and the last.
     #[module(skip)]
-    stages: [usize; 2],
+    pub(crate) stages: [usize; 2],
 }
 
 impl DeepLabV3Plus {

@@ -108,7 +108,7 @@ pub struct Fpn {
     pub segmentation_head: Conv2d,
     /// Of strides 4 to 32.
     #[module(skip)]
-    stages: [usize; 4],
+    pub(crate) stages: [usize; 4],
 }
 
 impl Fpn {

@@ -101,7 +101,7 @@ pub struct PspNet {
     /// 3×3 to the classes.
     pub segmentation_head: Conv2d,
     #[module(skip)]
-    stage: usize,
+    pub(crate) stage: usize,
 }
 
 impl PspNet {

@@ -68,7 +68,7 @@ pub struct EncodedUNet {
     /// 3×3 to the classes.
     pub segmentation_head: Conv2d,
     #[module(skip)]
-    stages: Vec<usize>,
+    pub(crate) stages: Vec<usize>,
 }
 
 impl EncodedUNet {
@@ -134,6 +134,15 @@ pub(super) fn center(encoder: &BackboneConfig, channels: usize, device: &Device)
     (0..count).map(|_| block(channels, channels, device)).collect()
 }
 
+/// Height and width of the encoder's map, or where it has none, of the image's halved so often: as in
+/// segmentation_models_pytorch.
+pub(super) fn skip_size(skip: Option<&Tensor<4>>, image: [usize; 2], level: usize) -> [usize; 2] {
+    match skip {
+        Some(skip) => [skip.dims()[2], skip.dims()[3]],
+        None => image.map(|side| (side >> level).max(1)),
+    }
+}
+
 impl EncodedUNetDecoder {
     /// `maps`: the largest first; `size`: the image's.
     fn forward(&self, mut maps: Vec<Tensor<4>>, size: [usize; 2]) -> Tensor<4> {
@@ -141,10 +150,7 @@ impl EncodedUNetDecoder {
         let smallest = self.center.iter().fold(smallest, |x, block| block.forward(x));
         self.blocks.iter().rev().enumerate().rev().fold(smallest, |x, (level, block)| {
             let skip = maps.pop();
-            // As in segmentation_models_pytorch where the encoder has no map.
-            let size =
-                skip.as_ref().map_or(size.map(|side| (side >> level).max(1)), |skip| [skip.dims()[2], skip.dims()[3]]);
-            let x = resize(x, size, ResizeMode::Nearest);
+            let x = resize(x, skip_size(skip.as_ref(), size, level), ResizeMode::Nearest);
             let x = match skip {
                 Some(skip) => Tensor::cat(vec![x, skip], 1),
                 None => x,

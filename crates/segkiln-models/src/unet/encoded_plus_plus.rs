@@ -8,7 +8,7 @@ use burn::{
 };
 use segkiln_ops::{ResizeMode, resize};
 
-use super::EncodedUNetBlock;
+use super::{EncodedUNetBlock, encoded::skip_size};
 use crate::{
     backbones::{Backbone, BackboneConfig},
     layers::{ConvBlock, conv2d, segmentation_head},
@@ -34,22 +34,15 @@ impl EncodedUNetPlusPlusConfig {
     /// A sentence that names the field out of range.
     pub fn check(&self) -> Result<(), String> {
         self.encoder.check()?;
-        if self.encoder.half().is_none() {
-            return Err("encoder of a UNet++ must have a map of stride 2, which a ConvNeXt has not".into());
-        }
         super::check_channels(&self.channels)
     }
 
     /// The network with random weights.
-    ///
-    /// # Panics
-    /// If the encoder has no map of stride 2; see [`check`](Self::check).
     pub fn init(&self, device: &Device) -> EncodedUNetPlusPlus {
-        let [c2, c3, c4, c5] = self.encoder.pyramid();
-        let stages = [self.encoder.half().expect("an encoder with a map of stride 2"), c2, c3, c4, c5];
-        // The smallest map's first.
-        let mut of = stages.map(|stage| self.encoder.channels()[stage]);
-        of.reverse();
+        let stages = super::encoded::stages(&self.encoder);
+        // The smallest map's first; none where the encoder has no map.
+        let of = stages.iter().rev().map(|stage| self.encoder.channels()[*stage]);
+        let of: Vec<usize> = of.chain([0; 5]).take(5).collect();
         let first = |column: usize| if column == 0 { of[0] } else { self.channels[column - 1] };
         let column = |column: usize| {
             let node = |row: usize| {
@@ -57,7 +50,8 @@ impl EncodedUNetPlusPlusConfig {
                     if row == 0 { (first(column), self.channels[column]) } else { (of[column], of[column + 1]) };
                 EncodedUNetBlock::new(from + of[column + 1] * (column + 1 - row), to, device)
             };
-            (0..=column).map(node).collect()
+            let rows = if of[column + 1] > 0 { column + 1 } else { 1 };
+            (0..rows).map(node).collect()
         };
         let last = vec![EncodedUNetBlock::new(first(4), self.channels[4], device)];
         EncodedUNetPlusPlus {
@@ -82,7 +76,7 @@ pub struct EncodedUNetPlusPlus {
     /// 3×3 to the classes.
     pub segmentation_head: Conv2d,
     #[module(skip)]
-    stages: [usize; 5],
+    pub(crate) stages: Vec<usize>,
 }
 
 impl EncodedUNetPlusPlus {
@@ -101,7 +95,7 @@ pub struct EncodedUNetPlusPlusDecoder {
     /// Not used, as in segmentation_models_pytorch, whose files have it where the encoder ends with a pooling.
     pub center: Vec<ConvBlock>,
     /// Node `[column][row]` enlarges the node of its row in the column before, or the encoder's map where the row begins,
-    /// and takes the maps of its own size.
+    /// and takes the maps of its own size. Where the encoder has no map, a column has only its first node.
     pub columns: Vec<Vec<EncodedUNetBlock>>,
 }
 
@@ -111,21 +105,21 @@ impl EncodedUNetPlusPlusDecoder {
         maps.reverse();
         let mut before: Vec<Tensor<4>> = Vec::new();
         for (column, nodes) in self.columns.iter().enumerate() {
-            let Some(skip) = maps.get(column + 1) else {
-                return nodes[0].forward(resize(before.remove(0), size, ResizeMode::Nearest));
-            };
-            let size = [skip.dims()[2], skip.dims()[3]];
+            let skip = maps.get(column + 1);
+            let size = skip_size(skip, size, self.columns.len() - 1 - column);
             // Of this column, the last row first: each node takes all that lie below it.
-            let mut done = vec![skip.clone()];
+            let mut done: Vec<Tensor<4>> = skip.into_iter().cloned().collect();
             for (row, node) in nodes.iter().enumerate().rev() {
-                let from = before.get(row).unwrap_or(&maps[column]).clone();
+                let from = before.get(row).unwrap_or_else(|| &maps[column]).clone();
                 let parts = [resize(from, size, ResizeMode::Nearest)].into_iter().chain(done.iter().cloned());
                 done.insert(0, node.forward(Tensor::cat(parts.collect(), 1)));
             }
-            done.pop();
+            if skip.is_some() {
+                done.pop();
+            }
             before = done;
         }
-        unreachable!("the last column has no map of the encoder")
+        before.remove(0)
     }
 }
 

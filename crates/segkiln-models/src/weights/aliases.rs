@@ -7,6 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 const LAYERS: [[&str; 2]; 3] =
     [["conv_pw", "_expand_conv"], ["conv_dw", "_depthwise_conv"], ["conv_pwl", "_project_conv"]];
 
+/// The blocks of each stage of a MobileNetV3, small and large.
+const MOBILE: [&[usize]; 2] = [&[1, 2, 3, 2, 3], &[1, 2, 3, 4, 2, 3]];
+
 /// The other names of a network's tensors, and their names in it. Those of its encoder may also stand behind
 /// `encoder.model.`, as segmentation_models_pytorch has them of timm.
 pub(super) fn aliases<'a>(names: impl Iterator<Item = &'a str>) -> HashMap<String, String> {
@@ -16,7 +19,10 @@ pub(super) fn aliases<'a>(names: impl Iterator<Item = &'a str>) -> HashMap<Strin
     let mut found = HashMap::new();
     for (prefix, name) in names {
         let parts: Vec<&str> = name.split('.').collect();
-        let others = if is_convnext { convnext(&parts) } else { efficientnet(&parts, &blocks) };
+        let others = if is_convnext { convnext(&parts) } else { mobile(&parts, &blocks) };
+        if prefix == "encoder." {
+            found.insert(format!("{prefix}model.{name}"), format!("{prefix}{name}"));
+        }
         for other in others {
             found.insert(format!("{prefix}{other}"), format!("{prefix}{name}"));
             if prefix == "encoder." {
@@ -34,38 +40,75 @@ fn split(name: &str) -> (&str, &str) {
     name.split_at(length)
 }
 
-/// The stage and the number in it of each block of an EfficientNet, in order, and the numbers of its convolutions; none of
-/// another network.
-type Blocks = BTreeMap<(usize, usize), BTreeSet<usize>>;
+/// The blocks of an EfficientNet or a MobileNetV3, in order, and the numbers of their convolutions; none of another network.
+#[derive(Default)]
+struct Blocks {
+    /// By the stage and the number in it.
+    convolutions: BTreeMap<(usize, usize), BTreeSet<usize>>,
+    /// The blocks in each stage of a MobileNetV3, where torchvision has them in one list.
+    mobile: Option<&'static [usize]>,
+}
+
+impl Blocks {
+    /// The stage and the number in it of a block that torchvision calls so, both from 0.
+    fn timm(&self, (stage, block): (usize, usize)) -> (usize, usize) {
+        let (mut at, mut rest) = (0, stage.saturating_sub(1));
+        let Some(stages) = self.mobile else { return (rest, block) };
+        while at < stages.len() && rest >= stages[at] {
+            rest -= stages[at];
+            at += 1;
+        }
+        (at, rest)
+    }
+
+    /// torchvision's last stage, a convolution.
+    fn last(&self) -> Option<usize> {
+        self.convolutions.last_key_value().map(|((stage, _), _)| stage + 1)
+    }
+}
 
 fn blocks(names: &[(&str, &str)]) -> Blocks {
-    let mut blocks = Blocks::new();
+    let mut blocks = Blocks::default();
+    let mut is_mobile = false;
     for (_, name) in names {
-        if let ["features", stage, block, "block", layer, "0", "weight"] = name.split('.').collect::<Vec<_>>()[..]
-            && let (Ok(stage), Ok(block), Ok(layer)) = (stage.parse(), block.parse(), layer.parse())
-        {
-            blocks.entry((stage, block)).or_default().insert(layer);
+        let (stage, block, layer) = match name.split('.').collect::<Vec<_>>()[..] {
+            ["features", stage, block, "block", layer, "0", "weight"] => (stage, block, layer),
+            ["features", stage, "block", layer, "0", "weight"] => {
+                is_mobile = true;
+                (stage, "0", layer)
+            }
+            _ => continue,
+        };
+        if let (Ok(stage), Ok(block), Ok(layer)) = (stage.parse(), block.parse(), layer.parse()) {
+            blocks.convolutions.entry((stage, block)).or_default().insert(layer);
         }
     }
+    let count = blocks.convolutions.len();
+    blocks.mobile = MOBILE.into_iter().find(|stages| is_mobile && stages.iter().sum::<usize>() == count);
     blocks
 }
 
-fn efficientnet(parts: &[&str], blocks: &Blocks) -> Vec<String> {
-    let Some((&(last, _), _)) = blocks.last_key_value() else { return Vec::new() };
+/// EfficientNet and MobileNetV3.
+fn mobile(parts: &[&str], blocks: &Blocks) -> Vec<String> {
+    let Some(last) = blocks.last() else { return Vec::new() };
     match *parts {
         ["features", "0", "0", kind] => vec![format!("conv_stem.{kind}"), format!("_conv_stem.{kind}")],
         ["features", "0", "1", kind] => vec![format!("bn1.{kind}"), format!("_bn0.{kind}")],
-        ["features", stage, "0", kind] if stage.parse() == Ok(last + 1) => {
-            vec![format!("conv_head.{kind}"), format!("_conv_head.{kind}")]
-        }
-        ["features", stage, "1", kind] if stage.parse() == Ok(last + 1) => {
-            vec![format!("bn2.{kind}"), format!("_bn1.{kind}")]
-        }
+        ["features", stage, part, kind] if stage.parse() == Ok(last) => match (blocks.mobile, part) {
+            (Some(stages), "0") => vec![format!("blocks.{}.0.conv.{kind}", stages.len())],
+            (Some(stages), "1") => vec![format!("blocks.{}.0.bn1.{kind}", stages.len())],
+            (None, "0") => vec![format!("conv_head.{kind}"), format!("_conv_head.{kind}")],
+            (None, "1") => vec![format!("bn2.{kind}"), format!("_bn1.{kind}")],
+            _ => Vec::new(),
+        },
+        ["classifier", "0", kind] if blocks.mobile.is_some() => vec![format!("conv_head.{kind}")],
+        ["classifier", "3", kind] if blocks.mobile.is_some() => vec![format!("classifier.{kind}")],
         ["classifier", "1", kind] => vec![format!("classifier.{kind}"), format!("_fc.{kind}")],
-        ["features", stage, block, "block", layer, part, kind] => {
-            let key = (stage.parse().unwrap_or(0), block.parse().unwrap_or(0));
-            let Some(convolutions) = blocks.get(&key) else { return Vec::new() };
-            let number = blocks.range(..key).count();
+        ["features", stage, ref block @ .., "block", layer, part, kind] if block.len() < 2 => {
+            let block = block.first().map_or(Ok(0), |block| block.parse());
+            let (Ok(stage), Ok(block)) = (stage.parse(), block) else { return Vec::new() };
+            let Some(convolutions) = blocks.convolutions.get(&(stage, block)) else { return Vec::new() };
+            let number = blocks.convolutions.range(..(stage, block)).count();
             let at = convolutions.iter().position(|convolution| layer.parse() == Ok(*convolution));
             let skipped = LAYERS.len().saturating_sub(convolutions.len());
             let [theirs, other] = match (part, at) {
@@ -77,10 +120,8 @@ fn efficientnet(parts: &[&str], blocks: &Blocks) -> Vec<String> {
                 ("0", Some(at)) => LAYERS[at + skipped].map(String::from),
                 _ => return Vec::new(),
             };
-            vec![
-                format!("blocks.{}.{block}.{theirs}.{kind}", key.0.saturating_sub(1)),
-                format!("_blocks.{number}.{other}.{kind}"),
-            ]
+            let (stage, block) = blocks.timm((stage, block));
+            vec![format!("blocks.{stage}.{block}.{theirs}.{kind}"), format!("_blocks.{number}.{other}.{kind}")]
         }
         _ => Vec::new(),
     }

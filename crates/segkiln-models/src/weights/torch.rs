@@ -16,12 +16,13 @@ use safetensors::{SafeTensors, tensor::TensorView};
 use segkiln_data::write_whole;
 
 use super::{AnyParam, Mismatch, WeightsError, aliases::aliases};
+use crate::backbones::{BackboneConfig, smp};
 
 /// Loads the weights that torchvision names as this module's into it: from a `.pth` (a state dict, or a checkpoint that holds
 /// one as `model` or `state_dict`) or a `.safetensors`, found by its content.
 ///
 /// Names that torchvision gave its tensors in earlier years are understood, and those of timm and
-/// segmentation_models_pytorch for EfficientNet and ConvNeXt.
+/// segmentation_models_pytorch for ResNet, MobileNetV3, EfficientNet and ConvNeXt.
 ///
 /// # Errors
 /// [`WeightsError::Read`], or [`WeightsError::Mismatch`] naming the tensors if the file is not of this network.
@@ -34,6 +35,8 @@ pub fn load_torch<M: Module>(module: M, path: &Path) -> Result<M, WeightsError> 
 pub struct Exceptions<'a> {
     /// Tensors of the file that may be left over: a classifier, of which only the backbone is wanted.
     pub spare: &'a [&'a str],
+    /// Tensors of the network that the file may lack, and that keep their values then.
+    pub absent: &'a [&'a str],
     /// Tensors of the network that keep their values where the file's have another shape: heads for other classes.
     pub kept: &'a [&'a str],
     /// Whether the first convolution may take another number of channels than the file's. As in
@@ -56,6 +59,7 @@ pub fn load_torch_but<M: Module>(module: M, path: &Path, exceptions: Exceptions<
     let mut values = HashMap::with_capacity(expected.len());
     for Expected { name, shape } in expected {
         match file.remove(&name) {
+            None if begins(&name, exceptions.absent) => {}
             None => mismatch.missing.push(name),
             Some(stored) if exceptions.channels && values.is_empty() && other_channels(&stored.shape, &shape) => {
                 values.insert(name, Stored { channels: Some(shape[1]), ..stored });
@@ -97,17 +101,21 @@ pub fn torch_contents(path: &Path) -> Result<Vec<(String, Vec<usize>)>, WeightsE
     Ok(file.0.into_iter().map(|(name, stored)| (name, stored.shape)).collect())
 }
 
-/// The name of the network that a file of PyTorch's is of: `name`, or that with `tf_efficientnet` in place of `efficientnet` where
-/// the file's names are EfficientNet-PyTorch's, of which segmentation_models_pytorch has its `efficientnet-b0` to `b4`. They have
-/// TensorFlow's padding, which no tensor shows.
+/// The name of the network that a file of PyTorch's is of, which is called `name` but for what the names of its tensors tell:
+/// segmentation_models_pytorch's `efficientnet-b0` to `b4` have TensorFlow's padding, which no tensor shows, and its
+/// encoders of timm, `tu-`, have timm's dilations and epsilon.
 ///
 /// # Errors
 /// [`WeightsError::Read`].
 pub fn torch_network(name: &str, path: &Path) -> Result<String, WeightsError> {
-    let is_other = name.contains("efficientnet_b") && !name.contains("tf_efficientnet_b");
-    Ok(match is_other && is_efficientnet_pytorch(&torch_contents(path)?) {
-        true => name.replace("efficientnet_b", "tf_efficientnet_b"),
-        false => name.into(),
+    let Some((decoder, backbone)) = name.split_once('_') else { return Ok(name.into()) };
+    let contents = torch_contents(path)?;
+    let of = |backbone| smp::of_tensors(backbone, contents.iter().map(|(tensor, _)| tensor.as_str()));
+    // A classifier has no decoder.
+    Ok(match (BackboneConfig::by_name(name), of(name), of(backbone)) {
+        (Some(_), found, _) => found.unwrap_or_else(|| name.into()),
+        (None, _, Some(backbone)) => format!("{decoder}_{backbone}"),
+        _ => name.into(),
     })
 }
 
@@ -409,7 +417,9 @@ fn named(file: Source, expected: &[Expected]) -> BTreeMap<String, Stored> {
     };
     // Of equal numbers the first, so that a file of another network is shown as it is.
     let prefix = PREFIXES.iter().rev().max_by_key(|prefix| hits(prefix)).copied().unwrap_or_default();
-    let names = file.0.into_iter().filter_map(|(name, tensor)| Some((today(name.strip_prefix(prefix)?), tensor)));
+    // segmentation_models_pytorch's UNet++ has empty ones where the encoder has no map.
+    let tensors = file.0.into_iter().filter(|(_, tensor)| !tensor.shape.contains(&0));
+    let names = tensors.filter_map(|(name, tensor)| Some((today(name.strip_prefix(prefix)?), tensor)));
     names.filter(|(name, _)| !name.ends_with(".num_batches_tracked")).collect()
 }
 

@@ -111,10 +111,12 @@ impl Published {
         format!("https://download.pytorch.org/models/{}", self.file)
     }
 
-    /// What the hexadecimal digits of the file's SHA-256 begin with: eight, which is as much as torchvision tells.
+    /// The file's SHA-256 in hexadecimal digits: all 64 where they are known, else the eight that torchvision tells, with which
+    /// it begins.
     pub fn sha256(&self) -> &'static str {
         let stem = self.file.rsplit_once('.').map_or(self.file, |(stem, _)| stem);
-        stem.rsplit_once('-').map_or("", |(_, digits)| digits)
+        let told = stem.rsplit_once('-').map_or("", |(_, digits)| digits);
+        DIGESTS.into_iter().find(|digest| digest.starts_with(told)).unwrap_or(told)
     }
 
     /// What is known of the terms under which the weights are published.
@@ -187,10 +189,23 @@ mod tests {
                 TrainingData::CocoVoc => assert!(ModelConfig::by_name(name, 21).is_ok(), "{name}"),
                 TrainingData::Coco => assert!(RcnnConfig::by_name(name, 91).is_some(), "{name}"),
             }
-            assert_eq!(published.sha256().len(), 8, "{name}");
-            assert!(published.sha256().chars().all(|digit| digit.is_ascii_hexdigit()), "{name}");
+            let digits = published.sha256();
+            assert!(
+                [8, 64].contains(&digits.len()) && published.file.contains(&format!("-{}.", &digits[..8])),
+                "{name}"
+            );
+            assert!(digits.chars().all(|digit| digit.is_ascii_hexdigit()), "{name}");
             let defaults = Published::all().iter().filter(|other| other.network == name && other.is_default);
             assert_eq!(defaults.count(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn digests_are_of_a_file_each() {
+        for digest in DIGESTS {
+            let of = Published::all().iter().filter(|published| published.sha256() == digest);
+            let files: std::collections::BTreeSet<&str> = of.map(|published| published.file).collect();
+            assert_eq!(files.len(), 1, "{digest}");
         }
     }
 
