@@ -18,7 +18,7 @@ use crate::{
 /// Pixels of a block whose weights' gradient is computed.
 const BLOCK: usize = 64;
 /// Matrix rows, or three channels if they are more, and output channels whose weights' gradients are one task.
-const CHUNK: [usize; 2] = [64, 256];
+const CHUNK: [usize; 2] = [128, 256];
 
 /// Channels whose matrix rows are one task: those that fill registers best.
 fn chunk_channels(taps: usize, lanes: usize) -> usize {
@@ -50,8 +50,8 @@ pub(in crate::conv2d::flex) fn weight_gradient(geometry: &Geometry, x: &[f32], g
         let (part, group) = (task % parts, task / parts / (chunks[0] * chunks[1]));
         let (chunk_in, chunk_out) = (task / parts % chunks[0], task / parts / chunks[0] % chunks[1]);
         let range = |index: usize, size: usize, all: usize| index * size..((index + 1) * size).min(all);
-        let width = (chunk[0] * taps.len()).next_multiple_of(lanes) * BLOCK;
-        with_scratch([chunk[1] * BLOCK, width, width], |[grads, matrix, turned]| {
+        let width = (chunk[0] * taps.len()).next_multiple_of(lanes);
+        with_scratch([chunk[1] * width, width * BLOCK, width * BLOCK], |[sums, matrix, turned]| {
             arch.dispatch(Correlate {
                 geometry,
                 reader,
@@ -63,7 +63,7 @@ pub(in crate::conv2d::flex) fn weight_gradient(geometry: &Geometry, x: &[f32], g
                 outs: range(chunk_out, chunk[1], channels_out),
                 per_image,
                 blocks: range(part, per_part, blocks),
-                grads,
+                sums,
                 matrix,
                 turned,
                 // SAFETY: the part's sums are within the buffer.
@@ -96,8 +96,8 @@ struct Correlate<'a> {
     outs: Range<usize>,
     per_image: usize,
     blocks: Range<usize>,
-    /// Scratch.
-    grads: &'a mut [f32],
+    /// Scratch; sums are added up here, where they are close to each other.
+    sums: &'a mut [f32],
     matrix: &'a mut [f32],
     turned: &'a mut [f32],
     target: Shared,
@@ -119,7 +119,7 @@ impl WithSimd for Correlate<'_> {
             outs,
             per_image,
             blocks,
-            grads,
+            sums,
             matrix,
             turned,
             target,
@@ -129,7 +129,8 @@ impl WithSimd for Correlate<'_> {
         let (plane, pixels) = (reader.plane(), reader.count());
         let (rows, all_rows) = (ins.len() * taps.len(), channels_in * taps.len());
         let registers = rows.div_ceil(lanes);
-        assert!(grads.len() >= outs.len() * BLOCK);
+        let width = registers * lanes;
+        assert!(sums.len() >= outs.len() * width);
         assert!(matrix.len() >= registers * lanes * BLOCK && turned.len() >= matrix.len());
         matrix.fill(0.0);
         let begin = blocks.start;
@@ -137,11 +138,7 @@ impl WithSimd for Correlate<'_> {
             let (image, first) = (block / per_image, block % per_image * BLOCK);
             let count = BLOCK.min(pixels - first);
             let planes = image * geometry.groups + group;
-            for (out, grads) in outs.clone().zip(grads.chunks_exact_mut(BLOCK)) {
-                let start = (planes * channels_out + out) * pixels + first;
-                grads[..count].copy_from_slice(&grad[start..][..count]);
-                grads[count..].fill(0.0);
-            }
+            let grad = &grad[(planes * channels_out + outs.start) * pixels..][..outs.len() * pixels];
             let place = |tap: usize, register: usize| tap * BLOCK + register * lanes;
             let read = first..first + count;
             let filling = Filling::new(simd, &reader, taps, read, BLOCK / lanes, place);
@@ -170,23 +167,26 @@ impl WithSimd for Correlate<'_> {
             for out in (0..outs.len()).step_by(kernel_rows::<S>()) {
                 for pair in 0..registers.div_ceil(2) {
                     let row = 2 * pair * lanes;
-                    let channel = group * channels_out + outs.start + out;
-                    // SAFETY: the sizes were compared above; these sums are this task's.
-                    unsafe {
-                        let product = Product {
-                            depth: BLOCK,
-                            left: Left::Rows(grads[out * BLOCK..].as_ptr(), BLOCK),
-                            right: turned[2 * pair * lanes * BLOCK..].as_ptr(),
-                            right_stride: (registers - 2 * pair).min(2) * lanes,
-                            output: target.at(channel * all_rows + ins.start * taps.len() + row),
-                            output_stride: all_rows,
-                            rows: kernel_rows::<S>().min(outs.len() - out),
-                            columns: (2 * lanes).min(rows - row),
-                        };
-                        product.compute(simd, if block > begin { Finish::Add } else { Finish::Store });
-                    }
+                    let columns = (2 * lanes).min(width - row);
+                    let product = Product {
+                        depth: count,
+                        left: Left::Rows(grad[out * pixels + first..].as_ptr(), pixels),
+                        right: turned[row * BLOCK..].as_ptr(),
+                        right_stride: columns,
+                        output: sums[out * width + row..].as_mut_ptr(),
+                        output_stride: width,
+                        rows: kernel_rows::<S>().min(outs.len() - out),
+                        columns,
+                    };
+                    // SAFETY: the sizes were compared above; the gradient has `count` more pixels of these channels.
+                    unsafe { product.compute(simd, if block > begin { Finish::Add } else { Finish::Store }) };
                 }
             }
+        }
+        for (out, sums) in outs.zip(sums.chunks_exact(width)) {
+            let place = (group * channels_out + out) * all_rows + ins.start * taps.len();
+            // SAFETY: these sums are this task's.
+            unsafe { std::ptr::copy_nonoverlapping(sums.as_ptr(), target.at(place), rows) };
         }
     }
 }
