@@ -7,11 +7,13 @@ use burn::{
 
 use super::{Conv2dOps, affine};
 use crate::cpu::{
+    matrix::Finish,
     memory::{Memory, all_f32, contiguous, tensor, written},
     simd::at_least,
 };
 
 mod depthwise;
+mod direct;
 mod implicit;
 mod winograd;
 
@@ -25,6 +27,8 @@ enum Method {
     Winograd,
     /// Each channel by itself.
     Depthwise,
+    /// Few channels, whose gradients are those of the implicit GEMM.
+    Direct,
     /// Everything else.
     Implicit,
 }
@@ -94,6 +98,7 @@ pub(crate) fn forward(
         written(geometry.output_shape(), memory, |output| match geometry.method() {
             Method::Winograd => winograd::forward(geometry, x, geometry.kernels(weight), epilogue, output),
             Method::Depthwise => depthwise::forward(geometry, x, weight, epilogue, output),
+            Method::Direct => direct::forward(geometry, x, weight, epilogue, output),
             Method::Implicit => implicit::forward(geometry, x, weight, epilogue, output),
         })
     }
@@ -132,7 +137,7 @@ pub(crate) fn weight_gradient(geometry: &Geometry, x: FlexTensor, grad: FlexTens
     let gradient = match geometry.method() {
         Method::Winograd => winograd::weight_gradient(geometry, x, grad),
         Method::Depthwise => depthwise::weight_gradient(geometry, x, grad),
-        Method::Implicit => implicit::weight_gradient(geometry, x, grad),
+        Method::Direct | Method::Implicit => implicit::weight_gradient(geometry, x, grad),
     };
     let [channels_in, channels_out] = geometry.channels;
     tensor(gradient, [channels_out, channels_in / geometry.groups, geometry.kernel[0], geometry.kernel[1]])
@@ -252,6 +257,8 @@ impl Geometry {
         } else if self.groups == channels_in && self.groups == channels_out && self.groups > 1 && depthwise::fits(self)
         {
             Method::Depthwise
+        } else if direct::fits(self) {
+            Method::Direct
         } else {
             Method::Implicit
         }
@@ -315,7 +322,18 @@ pub(crate) struct Epilogue<'a> {
     pub range: [f32; 2],
 }
 
-impl Epilogue<'_> {
+impl<'a> Epilogue<'a> {
+    /// What a product does whose first row is this channel's.
+    #[inline(always)]
+    fn finish(epilogue: Option<Self>, channel: usize) -> Finish<'a> {
+        match epilogue {
+            Some(Self { scale, shift, range }) => {
+                Finish::Affine { scale: &scale[channel..], shift: &shift[channel..], range }
+            }
+            None => Finish::Store,
+        }
+    }
+
     pub const UNBOUNDED: [f32; 2] = [f32::NEG_INFINITY, f32::INFINITY];
 
     fn apply(&self, channel: usize, values: &mut [f32]) {

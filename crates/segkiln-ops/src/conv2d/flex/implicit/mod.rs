@@ -256,13 +256,7 @@ impl Block<'_> {
     /// The epilogue of channels from `channel` on of the group.
     #[inline(always)]
     fn finish(&self, group: usize, channel: usize) -> Finish<'_> {
-        let first = group * self.sweep.channels[1] + channel;
-        match self.sweep.epilogue {
-            Some(Epilogue { scale, shift, range }) => {
-                Finish::Affine { scale: &scale[first..], shift: &shift[first..], range }
-            }
-            None => Finish::Store,
-        }
+        Epilogue::finish(self.sweep.epilogue, group * self.sweep.channels[1] + channel)
     }
 
     /// A target that has the reader's pixels, in the same order.
