@@ -135,9 +135,11 @@ pub(crate) fn weight_gradient(geometry: &Geometry, x: FlexTensor, grad: FlexTens
     let (x, grad) = (contiguous(x), contiguous(grad));
     let (x, grad) = (x.storage(), grad.storage());
     let gradient = match geometry.method() {
-        Method::Winograd => winograd::weight_gradient(geometry, x, grad),
+        Method::Winograd if winograd::tile_products(geometry) <= geometry.products() => {
+            winograd::weight_gradient(geometry, x, grad)
+        }
         Method::Depthwise => depthwise::weight_gradient(geometry, x, grad),
-        Method::Direct | Method::Implicit => implicit::weight_gradient(geometry, x, grad),
+        Method::Winograd | Method::Direct | Method::Implicit => implicit::weight_gradient(geometry, x, grad),
     };
     let [channels_in, channels_out] = geometry.channels;
     tensor(gradient, [channels_out, channels_in / geometry.groups, geometry.kernel[0], geometry.kernel[1]])

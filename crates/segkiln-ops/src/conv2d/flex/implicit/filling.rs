@@ -11,7 +11,7 @@ use crate::{
 
 /// What pixels read: pixel `(i, j)` and tap `t` meet at `(i, j) · stride + t` of the source, or at nothing.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Reader {
+pub(in crate::conv2d::flex) struct Reader {
     pub pixels: [usize; 2],
     pub stride: [usize; 2],
     /// Height and width of the source.
@@ -38,7 +38,7 @@ impl Reader {
     }
 }
 
-pub(super) type Tap = [isize; 2];
+pub(in crate::conv2d::flex) type Tap = [isize; 2];
 
 /// The places of a register of the matrix that come from one row of the source.
 #[derive(Clone, Copy)]
@@ -54,7 +54,7 @@ struct Part<S: Simd> {
 }
 
 /// How a matrix is filled, for one channel; it is the same for the others.
-pub(super) struct Filling<S: Simd> {
+pub(in crate::conv2d::flex) struct Filling<S: Simd> {
     parts: Vec<Part<S>>,
     /// Whether other channels' values are asked for ahead of time: they are too far apart for the processor to guess.
     ahead: bool,

@@ -26,7 +26,7 @@ use crate::cpu::{
 mod filling;
 mod weight_gradient;
 
-use filling::{Filling, Reader, Tap};
+pub(super) use filling::{Filling, Reader, Tap};
 pub(super) use weight_gradient::weight_gradient;
 
 /// Most pixels of a block.

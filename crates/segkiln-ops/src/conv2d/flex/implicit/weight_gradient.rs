@@ -108,22 +108,8 @@ impl WithSimd for Correlate<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self {
-            geometry,
-            reader,
-            taps,
-            group,
-            x,
-            grad,
-            ins,
-            outs,
-            per_image,
-            blocks,
-            sums,
-            matrix,
-            turned,
-            target,
-        } = self;
+        let Self { geometry, reader, taps, group, x, grad, ins, outs, per_image, blocks, sums, matrix, turned, target } =
+            self;
         let lanes = S::F32_LANES;
         let [channels_in, channels_out] = geometry.group_channels();
         let (plane, pixels) = (reader.plane(), reader.count());

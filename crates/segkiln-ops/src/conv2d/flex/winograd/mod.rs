@@ -25,6 +25,7 @@ use crate::cpu::{
     threads::for_each,
 };
 
+mod grids;
 mod steps;
 mod tiles;
 mod transforms;
@@ -79,11 +80,20 @@ impl Panels {
 
 /// Products for each pair of channels.
 pub(super) fn products(geometry: &Geometry) -> usize {
+    let tiles = tile_products(geometry);
+    grids::products(geometry).map_or(tiles, |grids| grids.min(tiles))
+}
+
+/// Products for each pair of channels with tiles of 4×4, as the gradient of the weight has them.
+pub(super) fn tile_products(geometry: &Geometry) -> usize {
     POINTS * geometry.all_tiles()
 }
 
 /// Writes the convolution of `x` to `output`.
 pub(super) fn forward(geometry: &Geometry, x: &[f32], kernels: Kernels, epilogue: Option<Epilogue>, output: Shared) {
+    if products(geometry) < tile_products(geometry) {
+        return grids::forward(geometry, x, kernels, epilogue, output);
+    }
     let arch = simd::arch();
     let [lanes, step] = arch.dispatch(Sizes);
     let [channels_in, channels_out] = geometry.channels;

@@ -25,7 +25,7 @@ impl Geometry {
     }
 
     /// Rows and columns of interleaved grids.
-    fn grids(&self) -> [usize; 2] {
+    pub(super) fn grids(&self) -> [usize; 2] {
         [0, 1].map(|axis| self.dilation[axis].min(self.output[axis]))
     }
 

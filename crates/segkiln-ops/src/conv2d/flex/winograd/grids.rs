@@ -1,0 +1,520 @@
+//! Dilations near the image's size: each interleaved grid is one tile, of up to 6×6 outputs, and neighbouring grids fill a
+//! register.
+//!
+//! The tiles are as large as the grids, so that none is half empty. Some input channels after the others are transformed and
+//! multiplied: transformed kernels of all would be up to seven times the weight.
+
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+
+use super::{Panels, SKEW, TILES};
+use crate::{
+    conv2d::flex::{
+        Epilogue, Geometry, Kernels,
+        implicit::{Filling, Reader, Tap},
+    },
+    cpu::{
+        matrix::{Finish, Left, Product, Sizes, kernel_rows},
+        memory::{Shared, Temporary, with_scratch},
+        simd::{self, Lanes, MOST_LANES},
+        threads::for_each,
+    },
+};
+
+/// Most points of an axis.
+const MOST: usize = 8;
+/// Channels in that are transformed and multiplied before the next, so that a product's tiles stay in a second-level cache
+/// and all that is transformed is no more than a third-level one has.
+const DEPTH: usize = 256;
+/// Channels whose tiles are one task.
+const CHANNELS: usize = 16;
+/// Channels out whose products are one task.
+const ROWS: usize = 128;
+
+/// The transforms `B^T`, `G` and `A^T` along one axis, as far as there are points, inputs and outputs.
+struct Axis {
+    outputs: usize,
+    points: usize,
+    input: [[f32; MOST]; MOST],
+    kernel: [[f32; 3]; MOST],
+    output: [[f32; MOST]; MOST],
+}
+
+impl Axis {
+    fn inputs(&self) -> usize {
+        self.outputs + 2
+    }
+}
+
+/// The numbers of a matrix, and zeros.
+const fn matrix<const ROWS: usize, const COLUMNS: usize, const WIDTH: usize>(
+    values: [[f32; COLUMNS]; ROWS],
+) -> [[f32; WIDTH]; MOST] {
+    let mut all = [[0.0; WIDTH]; MOST];
+    let mut row = 0;
+    while row < ROWS {
+        let mut column = 0;
+        while column < COLUMNS {
+            all[row][column] = values[row][column];
+            column += 1;
+        }
+        row += 1;
+    }
+    all
+}
+
+/// F(2, 3) where the first and the last input are padding: three points.
+static CLOSED: Axis = Axis {
+    outputs: 2,
+    points: 3,
+    input: matrix([[0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.0]]),
+    kernel: matrix([[0.0, 1.0, 0.0], [0.0, -1.0, 1.0], [1.0, -1.0, 0.0]]),
+    output: matrix([[1.0, 1.0, 0.0], [1.0, 0.0, 1.0]]),
+};
+
+/// F(2, 3), with the points 0, 1, -1 and infinity.
+static TWO: Axis = Axis {
+    outputs: 2,
+    points: 4,
+    input: matrix([[1.0, 0.0, -1.0, 0.0], [0.0, 1.0, 1.0, 0.0], [0.0, -1.0, 1.0, 0.0], [0.0, -1.0, 0.0, 1.0]]),
+    kernel: matrix([[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]]),
+    output: matrix([[1.0, 1.0, 1.0, 0.0], [0.0, 1.0, -1.0, 1.0]]),
+};
+
+/// F(3, 3), with the points 0, 1, -1, 2 and infinity.
+static THREE: Axis = Axis {
+    outputs: 3,
+    points: 5,
+    input: matrix([
+        [2.0, -1.0, -2.0, 1.0, 0.0],
+        [0.0, -2.0, -1.0, 1.0, 0.0],
+        [0.0, 2.0, -3.0, 1.0, 0.0],
+        [0.0, -1.0, 0.0, 1.0, 0.0],
+        [0.0, 2.0, -1.0, -2.0, 1.0],
+    ]),
+    kernel: matrix([
+        [0.5, 0.0, 0.0],
+        [-0.5, -0.5, -0.5],
+        [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
+        [1.0 / 6.0, 1.0 / 3.0, 2.0 / 3.0],
+        [0.0, 0.0, 1.0],
+    ]),
+    output: matrix([[1.0, 1.0, 1.0, 1.0, 0.0], [0.0, 1.0, -1.0, 2.0, 0.0], [0.0, 1.0, 1.0, 4.0, 1.0]]),
+};
+
+/// F(4, 3), with the points 0, 1, -1, 2, -2 and infinity.
+static FOUR: Axis = Axis {
+    outputs: 4,
+    points: 6,
+    input: matrix([
+        [4.0, 0.0, -5.0, 0.0, 1.0, 0.0],
+        [0.0, -4.0, -4.0, 1.0, 1.0, 0.0],
+        [0.0, 4.0, -4.0, -1.0, 1.0, 0.0],
+        [0.0, -2.0, -1.0, 2.0, 1.0, 0.0],
+        [0.0, 2.0, -1.0, -2.0, 1.0, 0.0],
+        [0.0, 4.0, 0.0, -5.0, 0.0, 1.0],
+    ]),
+    kernel: matrix([
+        [0.25, 0.0, 0.0],
+        [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
+        [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
+        [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
+        [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
+        [0.0, 0.0, 1.0],
+    ]),
+    output: matrix([
+        [1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
+        [0.0, 1.0, -1.0, 2.0, -2.0, 0.0],
+        [0.0, 1.0, 1.0, 4.0, 4.0, 0.0],
+        [0.0, 1.0, -1.0, 8.0, -8.0, 1.0],
+    ]),
+};
+
+/// F(6, 3), with the points 0, 1, -1, 2, -2, 1/2, -1/2 and infinity.
+static SIX: Axis = Axis {
+    outputs: 6,
+    points: 8,
+    input: matrix([
+        [1.0, 0.0, -5.25, 0.0, 5.25, 0.0, -1.0, 0.0],
+        [0.0, 1.0, 1.0, -4.25, -4.25, 1.0, 1.0, 0.0],
+        [0.0, -1.0, 1.0, 4.25, -4.25, -1.0, 1.0, 0.0],
+        [0.0, 0.5, 0.25, -2.5, -1.25, 2.0, 1.0, 0.0],
+        [0.0, -0.5, 0.25, 2.5, -1.25, -2.0, 1.0, 0.0],
+        [0.0, 2.0, 4.0, -2.5, -5.0, 0.5, 1.0, 0.0],
+        [0.0, -2.0, 4.0, 2.5, -5.0, -0.5, 1.0, 0.0],
+        [0.0, -1.0, 0.0, 5.25, 0.0, -5.25, 0.0, 1.0],
+    ]),
+    kernel: matrix([
+        [1.0, 0.0, 0.0],
+        [-2.0 / 9.0, -2.0 / 9.0, -2.0 / 9.0],
+        [-2.0 / 9.0, 2.0 / 9.0, -2.0 / 9.0],
+        [1.0 / 90.0, 1.0 / 45.0, 2.0 / 45.0],
+        [1.0 / 90.0, -1.0 / 45.0, 2.0 / 45.0],
+        [32.0 / 45.0, 16.0 / 45.0, 8.0 / 45.0],
+        [32.0 / 45.0, -16.0 / 45.0, 8.0 / 45.0],
+        [0.0, 0.0, 1.0],
+    ]),
+    output: matrix([
+        [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
+        [0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 0.0],
+        [0.0, 1.0, 1.0, 4.0, 4.0, 0.25, 0.25, 0.0],
+        [0.0, 1.0, -1.0, 8.0, -8.0, 0.125, -0.125, 0.0],
+        [0.0, 1.0, 1.0, 16.0, 16.0, 0.0625, 0.0625, 0.0],
+        [0.0, 1.0, -1.0, 32.0, -32.0, 0.03125, -0.03125, 1.0],
+    ]),
+};
+
+/// The transforms of rows and of columns; none where a grid is larger than any tile.
+fn axes(geometry: &Geometry) -> Option<[&'static Axis; 2]> {
+    let axis = |axis: usize| {
+        let (dilation, input, output) = (geometry.dilation[axis], geometry.input[axis], geometry.output[axis]);
+        match output.div_ceil(dilation) {
+            1 | 2 if geometry.padding[axis] == dilation && input == output => Some(&CLOSED),
+            1 | 2 => Some(&TWO),
+            3 => Some(&THREE),
+            4 => Some(&FOUR),
+            5 | 6 => Some(&SIX),
+            _ => None,
+        }
+    };
+    Some([axis(0)?, axis(1)?])
+}
+
+/// Products for each pair of channels, with those of registers that are not full.
+pub(super) fn products(geometry: &Geometry) -> Option<usize> {
+    let [rows, columns] = axes(geometry)?;
+    let grids = geometry.grids();
+    Some(rows.points * columns.points * geometry.batch * (grids[0] * grids[1]).next_multiple_of(MOST_LANES))
+}
+
+/// Writes the convolution of `x` to `output`.
+pub(super) fn forward(geometry: &Geometry, x: &[f32], kernels: Kernels, epilogue: Option<Epilogue>, output: Shared) {
+    let arch = simd::arch();
+    let [lanes, step] = arch.dispatch(Sizes);
+    let [channels_in, channels_out] = geometry.channels;
+    let Some(axes) = axes(geometry) else { unreachable!("the grids are tiles") };
+    let per_image = geometry.grids().iter().product::<usize>().div_ceil(lanes);
+    let points = axes[0].points * axes[1].points;
+    let depth = DEPTH.min(channels_in);
+    let kernels_stride = channels_out.next_multiple_of(step) * depth + SKEW;
+    let most = (TILES / (points * depth.max(channels_out) * per_image * lanes)).clamp(1, geometry.batch);
+    for first in (0..geometry.batch).step_by(most) {
+        let images = most.min(geometry.batch - first);
+        let vectors = images * per_image;
+        let products_stride = channels_out * vectors * lanes + SKEW;
+        let tiles_len = points * (depth * vectors * lanes + SKEW);
+        // SAFETY: what is read of these is written before.
+        let [mut transformed, mut tiles, mut products] =
+            [points * kernels_stride, tiles_len, points * products_stride].map(|len| unsafe { Temporary::new(len) });
+        for begin in (0..channels_in).step_by(DEPTH) {
+            let ins = begin..(begin + DEPTH).min(channels_in);
+            let panels = Panels { channels: ins.len(), vectors, lanes };
+            let target = Shared(transformed.as_mut_ptr());
+            for_each(channels_out.div_ceil(step), |panel| {
+                let outs = panel * step..(panel * step + step).min(channels_out);
+                // SAFETY: each task has its panel of the kernels.
+                let target = Shared(unsafe { target.at(panel * step * ins.len()) });
+                let ins = ins.clone();
+                arch.dispatch(TransformKernels { axes, kernels, ins, outs, stride: kernels_stride, target });
+            });
+            let target = Shared(tiles.as_mut_ptr());
+            let chunks = ins.len().div_ceil(CHANNELS);
+            for_each(images * chunks, |task| {
+                let (image, chunk) = (task / chunks, task % chunks * CHANNELS);
+                let channels = chunk..(chunk + CHANNELS).min(ins.len());
+                let inputs = axes[0].inputs() * axes[1].inputs();
+                with_scratch([inputs * per_image * lanes], |[matrix]| {
+                    let plane = ((first + image) * channels_in + ins.start + channels.start) * geometry.input_plane();
+                    let x = &x[plane..][..channels.len() * geometry.input_plane()];
+                    let vector = image * per_image;
+                    arch.dispatch(TransformTiles { geometry, axes, x, channels, vector, panels, matrix, target });
+                });
+            });
+            let target = Shared(products.as_mut_ptr());
+            let chunks = channels_out.div_ceil(ROWS);
+            for_each(points * chunks, |task| {
+                let (point, row) = (task / chunks, task % chunks * ROWS);
+                arch.dispatch(MultiplyPoint {
+                    kernels: &transformed[point * kernels_stride..],
+                    rows: row..(row + ROWS).min(channels_out),
+                    tiles: &tiles[point * panels.plane()..],
+                    panels,
+                    // SAFETY: the point's products are within the buffer.
+                    products: Shared(unsafe { target.at(point * products_stride) }),
+                    finish: if begin > 0 { Finish::Add } else { Finish::Store },
+                });
+            });
+        }
+        let products = &products;
+        for_each(channels_out.div_ceil(step), |panel| {
+            let channels = panel * step..(panel * step + step).min(channels_out);
+            arch.dispatch(TransformProducts {
+                geometry,
+                axes,
+                channels,
+                first,
+                images,
+                per_image,
+                products,
+                products_stride,
+                epilogue,
+                output,
+            });
+        });
+    }
+}
+
+/// Transforms the kernels of some channels: `[point][kernel_rows channels out][channel in][channel out]`.
+struct TransformKernels<'a> {
+    axes: [&'a Axis; 2],
+    kernels: Kernels<'a>,
+    ins: Range<usize>,
+    /// Up to [`kernel_rows`].
+    outs: Range<usize>,
+    /// From a point to the next.
+    stride: usize,
+    target: Shared,
+}
+
+impl WithSimd for TransformKernels<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        if const { kernel_rows::<S>() == 8 } { self.run::<8>() } else { self.run::<4>() }
+    }
+}
+
+impl TransformKernels<'_> {
+    #[inline(always)]
+    fn run<const ROWS: usize>(self) {
+        let Self { axes: [rows, columns], kernels, ins, outs, stride, target } = self;
+        let mut taps = [[0.0f32; ROWS]; 9];
+        for (index, channel) in ins.enumerate() {
+            let base = outs.start * kernels.strides[0] + channel * kernels.strides[1];
+            for out in 0..outs.len() {
+                let kernel = &kernels.values[base + out * kernels.strides[0]..][..9];
+                for tap in 0..9 {
+                    taps[if kernels.turned { 8 - tap } else { tap }][out] = kernel[tap];
+                }
+            }
+            for a in 0..rows.points {
+                let [f0, f1, f2] = rows.kernel[a];
+                let mut half = [[0.0f32; ROWS]; 3];
+                for b in 0..3 {
+                    for out in 0..ROWS {
+                        half[b][out] = f0 * taps[b][out] + f1 * taps[3 + b][out] + f2 * taps[6 + b][out];
+                    }
+                }
+                for b in 0..columns.points {
+                    let [f0, f1, f2] = columns.kernel[b];
+                    let mut values = [0.0f32; ROWS];
+                    for out in 0..ROWS {
+                        values[out] = f0 * half[0][out] + f1 * half[1][out] + f2 * half[2][out];
+                    }
+                    let place = (a * columns.points + b) * stride + index * ROWS;
+                    // SAFETY: the target has `stride` values a point, of which this panel's are written here only.
+                    unsafe { target.at(place).cast::<[f32; ROWS]>().write_unaligned(values) };
+                }
+            }
+        }
+    }
+}
+
+/// Transforms the tiles of an image in some channels.
+struct TransformTiles<'a> {
+    geometry: &'a Geometry,
+    axes: [&'a Axis; 2],
+    /// The channels' planes.
+    x: &'a [f32],
+    /// Of the panels.
+    channels: Range<usize>,
+    /// The image's first register.
+    vector: usize,
+    panels: Panels,
+    /// Scratch, `[input][grid]`.
+    matrix: &'a mut [f32],
+    target: Shared,
+}
+
+impl WithSimd for TransformTiles<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { geometry, axes: [rows, columns], x, channels, vector, panels, matrix, target } = self;
+        let lanes = S::F32_LANES;
+        let reader = Reader { pixels: geometry.grids(), stride: [1, 1], source: geometry.input };
+        let registers = reader.count().div_ceil(lanes);
+        let offset =
+            |axis: usize, input: usize| (input * geometry.dilation[axis]) as isize - geometry.padding[axis] as isize;
+        let mut taps: Vec<Tap> = Vec::with_capacity(MOST * MOST);
+        for a in 0..rows.inputs() {
+            for b in 0..columns.inputs() {
+                taps.push([offset(0, a), offset(1, b)]);
+            }
+        }
+        assert!(matrix.len() >= taps.len() * registers * lanes);
+        let place = |tap: usize, register: usize| (tap * registers + register) * lanes;
+        let filling = Filling::new(simd, &reader, &taps, 0..reader.count(), registers, place);
+        for (channel, x) in channels.zip(x.chunks_exact(geometry.input_plane())) {
+            // SAFETY: the matrix has a row for each tap.
+            unsafe { filling.fill(simd, &reader, x, matrix, 0) };
+            for register in 0..registers {
+                for a in 0..rows.points {
+                    let mut line = [Lanes::splat(simd, 0.0); MOST];
+                    for i in 0..rows.inputs() {
+                        let factor = rows.input[a][i];
+                        if factor == 0.0 {
+                            continue;
+                        }
+                        for j in 0..columns.inputs() {
+                            let place = place(i * columns.inputs() + j, register);
+                            // SAFETY: as above.
+                            let value = unsafe { Lanes::load(simd, matrix.as_ptr().add(place)) };
+                            line[j] = value.scaled_plus(factor, line[j]);
+                        }
+                    }
+                    for b in 0..columns.points {
+                        let mut sum = Lanes::splat(simd, 0.0);
+                        for j in 0..columns.inputs() {
+                            sum = line[j].scaled_plus(columns.input[b][j], sum);
+                        }
+                        let place = (a * columns.points + b) * panels.plane() + panels.at(channel, vector + register);
+                        // SAFETY: the target has all panels, and this channel and register are written here only.
+                        unsafe { sum.store(target.at(place)) };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Multiplies one point's kernels and tiles.
+struct MultiplyPoint<'a> {
+    kernels: &'a [f32],
+    /// Channels out.
+    rows: Range<usize>,
+    tiles: &'a [f32],
+    panels: Panels,
+    /// `[channel out][grid]`
+    products: Shared,
+    finish: Finish<'a>,
+}
+
+impl WithSimd for MultiplyPoint<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { kernels, rows, tiles, panels, products, finish } = self;
+        let (lanes, step, depth) = (S::F32_LANES, kernel_rows::<S>(), panels.channels);
+        let width = panels.vectors * lanes;
+        assert!(tiles.len() >= panels.plane() - SKEW && rows.start.is_multiple_of(step));
+        assert!(kernels.len() >= rows.end.next_multiple_of(step) * depth);
+        for row in rows.clone().step_by(step) {
+            for panel in 0..panels.vectors.div_ceil(2) {
+                let vectors = panels.width(panel);
+                // SAFETY: the sizes were compared above, and the products are this task's.
+                unsafe {
+                    let product = Product {
+                        depth,
+                        left: Left::Panel(kernels.as_ptr().add(row * depth)),
+                        right: tiles.as_ptr().add(panels.panel(panel)),
+                        right_stride: vectors * lanes,
+                        output: products.at(row * width + 2 * panel * lanes),
+                        output_stride: width,
+                        rows: step.min(rows.end - row),
+                        columns: vectors * lanes,
+                    };
+                    product.compute(simd, finish);
+                }
+            }
+        }
+    }
+}
+
+/// Transforms products back and stores them.
+struct TransformProducts<'a> {
+    geometry: &'a Geometry,
+    axes: [&'a Axis; 2],
+    /// Channels out.
+    channels: Range<usize>,
+    /// The first image.
+    first: usize,
+    images: usize,
+    /// Registers of an image.
+    per_image: usize,
+    /// `[point][channel][grid]`
+    products: &'a [f32],
+    products_stride: usize,
+    epilogue: Option<Epilogue<'a>>,
+    output: Shared,
+}
+
+impl WithSimd for TransformProducts<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { geometry, axes, channels, first, images, per_image, products, products_stride, epilogue, output } =
+            self;
+        let (lanes, [rows, columns], [_, grid_columns]) = (S::F32_LANES, axes, geometry.grids());
+        let (grids, [height, width]) = (geometry.grids().iter().product::<usize>(), geometry.output);
+        let row_len = images * per_image * lanes;
+        assert!(products.len() >= (rows.points * columns.points - 1) * products_stride + channels.end * row_len);
+        let mut line = [0.0f32; MOST_LANES];
+        for channel in channels {
+            for vector in 0..images * per_image {
+                let source = products[channel * row_len + vector * lanes..].as_ptr();
+                let mut half = [[Lanes::splat(simd, 0.0); MOST]; MOST];
+                for a in 0..rows.points {
+                    for b in 0..columns.points {
+                        // SAFETY: the products have all points of this channel and register.
+                        let value =
+                            unsafe { Lanes::load(simd, source.add((a * columns.points + b) * products_stride)) };
+                        for j in 0..columns.outputs {
+                            half[a][j] = value.scaled_plus(columns.output[j][b], half[a][j]);
+                        }
+                    }
+                }
+                let (image, first_grid) = (first + vector / per_image, vector % per_image * lanes);
+                let count = lanes.min(grids - first_grid);
+                let plane = (image * geometry.channels[1] + channel) * geometry.output_plane();
+                for i in 0..rows.outputs {
+                    for j in 0..columns.outputs {
+                        let mut sum = Lanes::splat(simd, 0.0);
+                        for a in 0..rows.points {
+                            sum = half[a][j].scaled_plus(rows.output[i][a], sum);
+                        }
+                        if let Some(Epilogue { scale, shift, range: [low, high] }) = epilogue {
+                            let (scale, shift) =
+                                (Lanes::splat(simd, scale[channel]), Lanes::splat(simd, shift[channel]));
+                            sum = sum.mul_add(scale, shift).max(Lanes::splat(simd, low)).min(Lanes::splat(simd, high));
+                        }
+                        // SAFETY: a line holds a register.
+                        unsafe { sum.store(line.as_mut_ptr()) };
+                        // The register's grids, row by row.
+                        let mut done = 0;
+                        while done < count {
+                            let (row, column) =
+                                ((first_grid + done) / grid_columns, (first_grid + done) % grid_columns);
+                            let run = (grid_columns - column).min(count - done);
+                            let (row, column) = (row + i * geometry.dilation[0], column + j * geometry.dilation[1]);
+                            if row < height && column < width {
+                                let values = &line[done..][..run.min(width - column)];
+                                // SAFETY: within the row; these places are written here only.
+                                unsafe {
+                                    let target = output.at(plane + row * width + column);
+                                    std::ptr::copy_nonoverlapping(values.as_ptr(), target, values.len());
+                                }
+                            }
+                            done += run;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
