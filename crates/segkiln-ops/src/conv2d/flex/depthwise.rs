@@ -61,19 +61,22 @@ impl Band {
         row * self.row() + column % self.phases * self.width + column / self.phases
     }
 
-    /// Which places of the registers of a padded row are within the image.
+    /// Which places of the registers of a padded row are within the image, as far as outputs read it.
     #[inline(always)]
     fn masks<S: Simd>(&self, simd: S, geometry: &Geometry) -> Vec<S::m32s> {
         let (lanes, begin) = (S::F32_LANES, geometry.padding[1]);
         let end = begin + geometry.input[1];
-        let mut masks = Vec::with_capacity(self.row() / lanes);
-        for column in (0..self.row()).step_by(lanes) {
+        let reach = geometry.dilation[1] * (geometry.kernel[1] - 1);
+        let columns = (geometry.output[1] - 1) * geometry.stride[1] + reach + 1;
+        let columns = columns.next_multiple_of(2 * lanes).min(self.row());
+        let mut masks = Vec::with_capacity(columns.div_ceil(lanes));
+        for column in (0..columns).step_by(lanes) {
             masks.push(places(simd, begin.saturating_sub(column).min(lanes)..end.saturating_sub(column).min(lanes)));
         }
         masks
     }
 
-    /// Copies the rows that output rows from `first` on read.
+    /// Copies the rows that output rows from `first` on read, as far as there are masks.
     #[inline(always)]
     fn fill<S: Simd>(
         &self,
@@ -85,7 +88,7 @@ impl Band {
         values: &mut [f32],
     ) {
         let (lanes, [height, width], padding) = (S::F32_LANES, geometry.input, geometry.padding);
-        assert!(values.len() >= self.len() && masks.len() * lanes >= self.row());
+        assert!(values.len() >= self.len() && masks.len() * lanes <= self.row());
         for (index, values) in values.chunks_exact_mut(self.row()).enumerate().take(self.rows) {
             let row = (first * geometry.stride[0] + index).wrapping_sub(padding[0]);
             if row >= height {
