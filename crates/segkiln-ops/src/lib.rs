@@ -18,7 +18,7 @@ pub mod conv2d;
 pub mod conv_transpose2d;
 #[cfg(feature = "flex")]
 mod cpu;
-pub mod hard_swish;
+pub mod gated;
 pub mod max_pool2d;
 mod nms;
 pub mod resize;
@@ -30,7 +30,7 @@ pub use conv_transpose2d::conv_transpose2d;
 pub use conv2d::{conv2d, conv2d_affine};
 #[cfg(feature = "flex")]
 pub use cpu::release_memory;
-pub use hard_swish::hard_swish;
+pub use gated::{gelu, hard_swish, silu};
 pub use max_pool2d::max_pool2d;
 pub use nms::{batched_nms, nms};
 pub use resize::{ResizeMode, resize};

@@ -111,6 +111,39 @@ impl<S: Simd> Lanes<S> {
         Self(self.0, self.0.mul_add_e_f32s(self.1, factor.1, other.1))
     }
 
+    #[inline(always)]
+    pub fn times(self, factor: Self) -> Self {
+        Self(self.0, self.0.mul_f32s(self.1, factor.1))
+    }
+
+    #[inline(always)]
+    pub fn over(self, divisor: Self) -> Self {
+        Self(self.0, self.0.div_f32s(self.1, divisor.1))
+    }
+
+    /// `e^x` to some units in the last place, for `x` from -87.3 to 88.3; for others that of the nearest of these.
+    #[inline(always)]
+    pub fn exp(self) -> Self {
+        /// In its unit in the last place 1: the last bits of what is added to it are a whole number.
+        const WHOLE: f32 = 12_582_912.0;
+        /// `1 / k!` from 7 down to 0.
+        const SERIES: [f32; 8] = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
+        let simd = self.0;
+        let splat = |value| Self::splat(simd, value);
+        let x = self.max(splat(-87.3)).min(splat(88.3));
+        // x = n ln 2 + rest, with ln 2 in two parts.
+        let n = x.scaled_plus(std::f32::consts::LOG2_E, splat(WHOLE)) - splat(WHOLE);
+        let rest = n.scaled_plus(2.121_944_4e-4, n.scaled_plus(-0.693_359_4, x));
+        let mut sum = splat(0.0);
+        for coefficient in SERIES {
+            sum = sum.mul_add(rest, splat(coefficient));
+        }
+        // 2^n by its exponent.
+        let exponent = simd.transmute_u32s_f32s((n + splat(WHOLE + 127.0)).1);
+        let power = simd.wrapping_dyn_shl_u32s(exponent, simd.splat_u32s(23));
+        sum.times(Self(simd, simd.transmute_f32s_u32s(power)))
+    }
+
     /// The bits of both.
     #[inline(always)]
     pub fn or(self, other: Self) -> Self {

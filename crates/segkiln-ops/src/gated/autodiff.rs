@@ -8,31 +8,31 @@ use burn::backend::{
     tensor::FloatTensor,
 };
 
-use super::HardSwishOps;
+use super::{Gate, GatedOps};
 
-impl<B: Backend + HardSwishOps, C: CheckpointStrategy> HardSwishOps for Autodiff<B, C> {
-    fn hard_swish(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        match HardSwish.prepare::<C>([x.node()]).compute_bound().stateful() {
+impl<B: Backend + GatedOps, C: CheckpointStrategy> GatedOps for Autodiff<B, C> {
+    fn gated(x: FloatTensor<Self>, gate: Gate) -> FloatTensor<Self> {
+        match Gated(gate).prepare::<C>([x.node()]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let x = x.into_primitive();
-                prep.finish(x.clone(), B::hard_swish(x))
+                prep.finish(x.clone(), B::gated(x, gate))
             }
-            OpsKind::UnTracked(prep) => prep.finish(B::hard_swish(x.into_primitive())),
+            OpsKind::UnTracked(prep) => prep.finish(B::gated(x.into_primitive(), gate)),
         }
     }
 }
 
 /// State: the input.
 #[derive(Debug)]
-struct HardSwish;
+struct Gated(Gate);
 
-impl<B: Backend + HardSwishOps> Backward<B, 1> for HardSwish {
+impl<B: Backend + GatedOps> Backward<B, 1> for Gated {
     type State = FloatTensor<B>;
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let [x] = ops.parents;
         let grad = grads.consume::<B>(&ops.node);
-        let grad = B::hard_swish_backward(ops.state, grad);
+        let grad = B::gated_backward(ops.state, grad, self.0);
         if let Some(x) = x {
             grads.register::<B>(x.id, grad);
         }

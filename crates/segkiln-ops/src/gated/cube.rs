@@ -1,0 +1,5 @@
+use burn_cubecl::CubeBackend;
+
+use super::GatedOps;
+
+impl GatedOps for CubeBackend {}

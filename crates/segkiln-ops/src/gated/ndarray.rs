@@ -1,0 +1,5 @@
+use burn::backend::NdArray;
+
+use super::GatedOps;
+
+impl GatedOps for NdArray {}

@@ -1,5 +1,0 @@
-use burn_cubecl::CubeBackend;
-
-use super::HardSwishOps;
-
-impl HardSwishOps for CubeBackend {}

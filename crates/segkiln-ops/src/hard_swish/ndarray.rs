@@ -1,5 +1,0 @@
-use burn::backend::NdArray;
-
-use super::HardSwishOps;
-
-impl HardSwishOps for NdArray {}
