@@ -1,4 +1,6 @@
-use burn::tensor::{Device, Tensor, TensorData, Tolerance, module::conv2d as burn_conv2d, ops::ConvOptions};
+use burn::tensor::{
+    Device, Distribution, Tensor, TensorData, Tolerance, module::conv2d as burn_conv2d, ops::ConvOptions,
+};
 
 use super::{conv2d, conv2d_affine};
 use crate::test_devices;
@@ -57,6 +59,8 @@ fn cases() -> Vec<([usize; 4], [usize; 4], ConvOptions<2>)> {
         ([2, 3, 12, 9], [5, 3, 3, 2], ConvOptions::new_with_padding([2, 3], [(1, 0), (0, 4)], [1, 2], 1)),
         ([1, 4, 13, 22], [4, 1, 3, 3], ConvOptions::new_with_padding([2, 1], [(0, 1), (2, 0)], [1, 1], 4)),
         ([1, 2, 9, 9], [2, 1, 3, 3], options([1, 1], [400, 400], [400, 400], 2)),
+        ([1, 2, 16, 16], [3, 2, 3, 3], options([1, 1], [300, 500], [300, 500], 1)),
+        ([1, 2, 7, 32], [3, 2, 3, 3], options([9, 5], [40, 70], [1, 1], 1)),
     ]
 }
 
@@ -131,27 +135,34 @@ fn gradients_equal_finite_differences() {
     }
 }
 
-/// Winograd's transforms round more than sums do: the largest difference from sums in f64, as part of the output's range.
+/// Winograd's transforms round more than sums do: the largest difference from sums in f64, as part of the output's range. With
+/// tiles of 4×4, and of 6×6, 3×3 and 2×2 where each grid of a dilation is a tile.
 #[test]
 fn winograd_is_exact_to_a_hundred_thousandth() {
     let device = Device::flex();
     for channels in [16, 256] {
-        let (x, weight) = (values([1, channels, 12, 12], 0.0, &device), values([8, channels, 3, 3], 1.0, &device));
-        let y = conv2d(x.clone(), weight.clone(), None, options([1, 1], [0, 0], [1, 1], 1));
-        let [x, weight, y] = [x, weight, y].map(|tensor| tensor.into_data().try_into_vec::<f32>().unwrap());
-        let sum = |out: usize, row: usize, column: usize| -> f64 {
-            let terms = (0..channels * 9).map(|index| {
-                let (channel, a, b) = (index / 9, index / 3 % 3, index % 3);
-                let pixel = x[(channel * 12 + row + a) * 12 + column + b];
-                f64::from(pixel) * f64::from(weight[out * channels * 9 + index])
-            });
-            terms.sum()
-        };
-        let exact: Vec<f64> = (0..y.len()).map(|index| sum(index / 100, index / 10 % 10, index % 10)).collect();
-        let range = exact.iter().copied().fold(f64::NEG_INFINITY, f64::max)
-            - exact.iter().copied().fold(f64::INFINITY, f64::min);
-        let error = y.iter().zip(&exact).map(|(y, exact)| (f64::from(*y) - exact).abs()).fold(0.0, f64::max);
-        assert!(error < 1e-5 * range, "{channels} channels: {error} of {range}");
+        for (side, dilation) in [(12, 1), (32, 4), (28, 6), (22, 7)] {
+            device.seed(0);
+            let random = |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+            let (x, weight) = (random([1, channels, side, side]), random([8, channels, 3, 3]));
+            let y = conv2d(x.clone(), weight.clone(), None, options([1, 1], [0, 0], [dilation; 2], 1));
+            let [x, weight, y] = [x, weight, y].map(|tensor| tensor.into_data().try_into_vec::<f32>().unwrap());
+            let out_side = side - 2 * dilation;
+            let sum = |index: usize| -> f64 {
+                let (out, row, column) = (index / out_side / out_side, index / out_side % out_side, index % out_side);
+                let terms = (0..channels * 9).map(|index| {
+                    let (channel, a, b) = (index / 9, index / 3 % 3, index % 3);
+                    let pixel = x[(channel * side + row + a * dilation) * side + column + b * dilation];
+                    f64::from(pixel) * f64::from(weight[out * channels * 9 + index])
+                });
+                terms.sum()
+            };
+            let exact: Vec<f64> = (0..y.len()).map(sum).collect();
+            let range = exact.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+                - exact.iter().copied().fold(f64::INFINITY, f64::min);
+            let error = y.iter().zip(&exact).map(|(y, exact)| (f64::from(*y) - exact).abs()).fold(0.0, f64::max);
+            assert!(error < 1e-5 * range, "{channels} channels, dilation {dilation}: {error} of {range}");
+        }
     }
 }
 
@@ -176,10 +187,14 @@ fn views_bias_and_empty_batches_work() {
 #[test]
 fn affine_equals_operators_one_by_one() {
     for device in test_devices() {
-        for (x_shape, weight_shape, groups) in
-            [([2, 8, 9, 35], [9, 8, 3, 3], 1), ([2, 3, 9, 11], [4, 3, 2, 3], 1), ([1, 5, 7, 18], [5, 1, 3, 3], 5)]
-        {
-            let options = options([1, 1], [1, 1], [1, 1], groups);
+        for (x_shape, weight_shape, dilation, groups) in [
+            ([2, 8, 9, 35], [9, 8, 3, 3], [1, 1], 1),
+            ([2, 8, 9, 13], [9, 8, 3, 3], [5, 4], 1),
+            ([2, 3, 9, 11], [4, 3, 2, 3], [1, 1], 1),
+            ([2, 3, 9, 47], [11, 3, 3, 3], [1, 1], 1),
+            ([1, 5, 7, 18], [5, 1, 3, 3], [1, 1], 5),
+        ] {
+            let options = options([1, 1], dilation, dilation, groups);
             let (x, weight) = (values(x_shape, 0.0, &device), values(weight_shape, 1.0, &device));
             let channels = weight_shape[0];
             let [scale, shift] = [2.0, 3.0].map(|phase| values([1, channels, 1, 1], phase, &device));
@@ -197,11 +212,13 @@ fn affine_equals_operators_one_by_one() {
 #[test]
 fn what_is_not_a_number_is_kept() {
     let device = Device::flex();
-    for (weight_shape, groups) in [([8, 8, 3, 3], 1), ([2, 8, 3, 3], 1), ([8, 1, 3, 3], 8)] {
-        let x = values([1, 8, 7, 37], 0.0, &device).mul_scalar(f32::NAN);
+    for (weight_shape, dilation, groups) in
+        [([8, 8, 3, 3], 1, 1), ([8, 8, 3, 3], 7, 1), ([2, 8, 3, 3], 1, 1), ([2, 8, 2, 3], 1, 1), ([8, 1, 3, 3], 1, 8)]
+    {
+        let x = values([1, 8, 7, 33], 0.0, &device).mul_scalar(f32::NAN);
         let weight = values(weight_shape, 1.0, &device);
         let ones = Tensor::<1>::ones([weight_shape[0]], &device);
-        let options = options([1, 1], [1, 1], [1, 1], groups);
+        let options = options([1, 1], [dilation; 2], [dilation; 2], groups);
         let y = conv2d_affine(x, weight, ones.clone(), ones, Some([0.0, f32::INFINITY]), options);
         assert!(y.into_data().iter::<f32>().all(f32::is_nan));
     }

@@ -121,7 +121,7 @@ impl<S: Simd> Lanes<S> {
         Self(self.0, self.0.div_f32s(self.1, divisor.1))
     }
 
-    /// `e^x` to some units in the last place, for `x` from -87.3 to 88.3; for others that of the nearest of these.
+    /// `e^x` to some units in the last place; below -87.3 it is 0, and above 88.3 that of 88.3.
     #[inline(always)]
     pub fn exp(self) -> Self {
         /// In its unit in the last place 1: the last bits of what is added to it are a whole number.
@@ -130,6 +130,7 @@ impl<S: Simd> Lanes<S> {
         const SERIES: [f32; 8] = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
         let simd = self.0;
         let splat = |value| Self::splat(simd, value);
+        let none = simd.less_than_f32s(self.1, splat(-87.3).1);
         let x = self.max(splat(-87.3)).min(splat(88.3));
         // x = n ln 2 + rest, with ln 2 in two parts.
         let n = x.scaled_plus(std::f32::consts::LOG2_E, splat(WHOLE)) - splat(WHOLE);
@@ -141,7 +142,8 @@ impl<S: Simd> Lanes<S> {
         // 2^n by its exponent.
         let exponent = simd.transmute_u32s_f32s((n + splat(WHOLE + 127.0)).1);
         let power = simd.wrapping_dyn_shl_u32s(exponent, simd.splat_u32s(23));
-        sum.times(Self(simd, simd.transmute_f32s_u32s(power)))
+        let value = sum.times(Self(simd, simd.transmute_f32s_u32s(power)));
+        Self(simd, simd.select_f32s(none, splat(0.0).1, value.1))
     }
 
     /// The bits of both.

@@ -102,7 +102,11 @@ fn factor<S: Simd, const GATE: u8, const SLOPE: bool>(x: Lanes<S>) -> Lanes<S> {
         }
         0 => (x + splat(3.0)).max(zero).min(splat(6.0)) * (1.0 / 6.0),
         1 => {
-            let sigmoid = one.over(one + (zero - x).exp());
+            // Of the exponential that is no more than 1: that becomes 0 where it should.
+            let small = (zero - Lanes(simd, simd.abs_f32s(x.1))).exp();
+            let upper = one.over(one + small);
+            let below = simd.less_than_f32s(x.1, zero.1);
+            let sigmoid = Lanes(simd, simd.select_f32s(below, small.times(upper).1, upper.1));
             if SLOPE { sigmoid.times(x.mul_add(one - sigmoid, one)) } else { sigmoid }
         }
         _ => {

@@ -40,8 +40,9 @@ impl Band {
         let phases = geometry.stride[1];
         let width =
             (geometry.output[1].next_multiple_of(MOST_LANES) + reach[1] / phases + 1).next_multiple_of(MOST_LANES);
-        let len = if 2 * reach[0] * phases * width <= BAND[0] { BAND[0] } else { BAND[1] };
-        let rows = (len / (phases * width)).saturating_sub(reach[0]) / geometry.stride[0];
+        let row = phases.saturating_mul(width);
+        let len = if row.saturating_mul(2 * reach[0]) <= BAND[0] { BAND[0] } else { BAND[1] };
+        let rows = (len / row).saturating_sub(reach[0]) / geometry.stride[0];
         let outputs = rows.clamp(ROWS, geometry.output[0].max(ROWS)).next_multiple_of(ROWS);
         Self { outputs, rows: (outputs - 1) * geometry.stride[0] + reach[0] + 1, phases, width }
     }
@@ -132,7 +133,8 @@ impl Band {
 
 /// Whether a band has room for what the kernel reaches over.
 pub(super) fn fits(geometry: &Geometry) -> bool {
-    Band::new(geometry).len() <= BAND[1]
+    let band = Band::new(geometry);
+    band.rows.saturating_mul(band.phases.saturating_mul(band.width)) <= BAND[1]
 }
 
 /// Writes the convolution of `x` to `output`.

@@ -23,21 +23,27 @@ use crate::cpu::{
 const DEPTH: usize = 256;
 /// Pixels of a row that are multiplied together; a product's matrix stays in the second-level cache.
 const BLOCK: usize = 256;
-/// Values of copies that are in memory at once, if an image has less: 16 MiB.
-const COPIES: usize = 1 << 22;
+/// Values of copies that are in memory at once: 32 MiB.
+const COPIES: usize = 1 << 23;
 
 /// Whether a convolution can be computed here, and should: registers are filled from one row of the output, and most of
-/// them should be full.
+/// them should be full. The copy of an image has its bound, and is not much larger than the image, as it would be with the
+/// padding of a large dilation.
 pub(super) fn fits(geometry: &Geometry) -> bool {
     let width = geometry.output[1];
     let depth = geometry.channels[0] * geometry.taps();
-    geometry.groups == 1 && geometry.taps() > 1 && depth <= DEPTH && 8 * width.next_multiple_of(MOST_LANES) <= 9 * width
+    let copy = Padded::new(geometry);
+    let plane = copy.rows.saturating_mul(copy.phases.saturating_mul(copy.columns));
+    let small = plane.saturating_mul(copy.channels) <= COPIES
+        && plane <= 4 * geometry.input_plane().max(geometry.output_plane());
+    let full = 8 * width.next_multiple_of(MOST_LANES) <= 9 * width;
+    geometry.groups == 1 && geometry.taps() > 1 && depth <= DEPTH && small && full
 }
 
 /// Writes the convolution of `x` to `output`.
 pub(super) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], epilogue: Option<Epilogue>, output: Shared) {
     let arch = simd::arch();
-    let copy = Copy::new(geometry);
+    let copy = Padded::new(geometry);
     let [channels, _] = geometry.channels;
     let most = (COPIES / copy.image()).clamp(1, geometry.batch);
     for first in (0..geometry.batch).step_by(most) {
@@ -70,14 +76,14 @@ pub(super) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], epilogue: 
 
 /// How an image is copied: `[channel][row][phase of columns][column]`.
 #[derive(Clone, Copy)]
-struct Copy {
+struct Padded {
     channels: usize,
     rows: usize,
     phases: usize,
     columns: usize,
 }
 
-impl Copy {
+impl Padded {
     fn new(geometry: &Geometry) -> Self {
         let reach = |axis: usize| geometry.dilation[axis] * (geometry.kernel[axis] - 1);
         Self {
@@ -118,7 +124,7 @@ impl Copy {
 /// Copies a plane of the input.
 struct CopyPlane<'a> {
     geometry: &'a Geometry,
-    copy: Copy,
+    copy: Padded,
     source: &'a [f32],
     target: Shared,
 }
@@ -168,7 +174,7 @@ impl WithSimd for CopyPlane<'_> {
 /// Some rows of the output, counted over the copied images.
 struct Rows<'a> {
     geometry: &'a Geometry,
-    copy: Copy,
+    copy: Padded,
     copies: &'a [f32],
     /// Where a pixel's channels and taps lie.
     places: &'a [usize],

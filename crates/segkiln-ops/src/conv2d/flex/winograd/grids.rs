@@ -24,8 +24,7 @@ use crate::{
 
 /// Most points of an axis.
 const MOST: usize = 8;
-/// Channels in that are transformed and multiplied before the next, so that a product's tiles stay in a second-level cache
-/// and all that is transformed is no more than a third-level one has.
+/// Channels in that are transformed and multiplied before the next, so that a product's tiles stay in a second-level cache.
 const DEPTH: usize = 256;
 /// Channels whose tiles are one task.
 const CHANNELS: usize = 16;
@@ -181,11 +180,14 @@ fn axes(geometry: &Geometry) -> Option<[&'static Axis; 2]> {
     Some([axis(0)?, axis(1)?])
 }
 
-/// Products for each pair of channels, with those of registers that are not full.
+/// Products for each pair of channels, with those of registers that are not full; none where an image's tiles or products
+/// are too many to be in memory at once.
 pub(super) fn products(geometry: &Geometry) -> Option<usize> {
     let [rows, columns] = axes(geometry)?;
     let grids = geometry.grids();
-    Some(rows.points * columns.points * geometry.batch * (grids[0] * grids[1]).next_multiple_of(MOST_LANES))
+    let points = rows.points * columns.points * (grids[0] * grids[1]).next_multiple_of(MOST_LANES);
+    let [channels_in, channels_out] = geometry.channels;
+    (points * DEPTH.min(channels_in).max(channels_out) <= TILES).then_some(points * geometry.batch)
 }
 
 /// Writes the convolution of `x` to `output`.
