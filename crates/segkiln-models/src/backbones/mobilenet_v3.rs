@@ -54,11 +54,6 @@ struct Line {
 }
 
 impl MobileNetV3Config {
-    /// The same with PyTorch's epsilon and momentum of batch norm, which timm has.
-    pub fn timm(self) -> Self {
-        self.with_norm(NormConfig::default())
-    }
-
     /// The same with TensorFlow's padding.
     pub fn tensorflow(self) -> Self {
         self.with_same_padding(true)

@@ -107,8 +107,12 @@ impl BackboneConfig {
             "mobilenet_v2" => Self::MobileNetV2(MobileNetV2Config::new()),
             "mobilenet_v3_large" => Self::MobileNetV3(MobileNetV3Config::new(Large)),
             "mobilenet_v3_small" => Self::MobileNetV3(MobileNetV3Config::new(Small)),
-            "mobilenetv3_large_100" => Self::MobileNetV3(MobileNetV3Config::new(Large).timm()),
-            "mobilenetv3_small_100" => Self::MobileNetV3(MobileNetV3Config::new(Small).timm()),
+            "mobilenetv3_large_100" => {
+                Self::MobileNetV3(MobileNetV3Config::new(Large).with_norm(NormConfig::default()))
+            }
+            "mobilenetv3_small_100" => {
+                Self::MobileNetV3(MobileNetV3Config::new(Small).with_norm(NormConfig::default()))
+            }
             "tf_mobilenetv3_large_100" => Self::MobileNetV3(MobileNetV3Config::new(Large).tensorflow()),
             "tf_mobilenetv3_small_100" => Self::MobileNetV3(MobileNetV3Config::new(Small).tensorflow()),
             "efficientnet_b0" => Self::EfficientNet(EfficientNetConfig::b(0)?),
