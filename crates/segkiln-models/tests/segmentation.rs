@@ -15,7 +15,7 @@ use segkiln_models::{
     ModelConfig, SegmentationModel,
     backbones::{Backbone, BackboneConfig, ConvNeXtStage},
     deeplab::DeepLabV3PlusConfig,
-    weights::{load_torch, parameters, save_torch, torch_shapes},
+    weights::{Exceptions, load_torch, parameters, save_safetensors, save_torch, torch_shapes},
 };
 
 /// Factors of the formula, by a part of a tensor's name.
@@ -190,6 +190,28 @@ fn names_that_are_none_are_refused() {
     let mobile = BackboneConfig::by_name("mobilenet_v3_large").unwrap();
     assert!(mobile.with_output_stride(4).unwrap_err().contains("8, 16 or 32"));
     assert!(ModelConfig::by_name("unet_resnet18", 0).unwrap().check().unwrap_err().contains("classes"));
+}
+
+/// timm leaves out what a network does not use of its encoder; what it uses must be there.
+#[test]
+fn unused_layers_may_be_missing() {
+    let device = Device::default();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.safetensors");
+    let model = ModelConfig::by_name("pspnet_resnet18", 2).unwrap().init(&device);
+    let load_without = |missing: &[&str]| {
+        let tensors =
+            torch_shapes(&model).into_iter().filter(|(name, _)| !missing.iter().any(|part| name.contains(part)));
+        let tensors = tensors.map(|(name, shape)| {
+            let values = vec![0.5f32; shape.iter().product()];
+            (name, TensorData::new(values, shape))
+        });
+        save_safetensors(tensors.collect(), &path).unwrap();
+        model.clone().load_torch(&path, Exceptions::default())
+    };
+    load_without(&["encoder.layer3.", "encoder.layer4."]).unwrap();
+    let error = load_without(&["encoder.layer2.1.conv1."]).unwrap_err().to_string();
+    assert!(error.contains("missing: encoder.layer2.1.conv1.weight"), "{error}");
 }
 
 /// What is written for PyTorch has its names, and comes back.

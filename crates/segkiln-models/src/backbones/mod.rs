@@ -95,7 +95,7 @@ impl BackboneConfig {
     /// `efficientnet-b0`.
     pub fn by_name(name: &str) -> Option<Self> {
         use MobileNetV3Size::{Large, Small};
-        let config = match &*smp::translated(name) {
+        let config = match &*smp::translated(name)? {
             "resnet18" => Self::ResNet(ResNetConfig::resnet18()),
             "resnet34" => Self::ResNet(ResNetConfig::resnet34()),
             "resnet50" => Self::ResNet(ResNetConfig::resnet50()),

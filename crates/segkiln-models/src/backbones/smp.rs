@@ -7,10 +7,17 @@ const TIMM: &str = "tu-";
 /// Before those that it had of timm earlier.
 const OLD_TIMM: &str = "timm-";
 
-/// The name in [`BackboneConfig::NAMES`](super::BackboneConfig::NAMES) of an encoder of segmentation_models_pytorch.
-pub(super) fn translated(name: &str) -> Cow<'_, str> {
+/// Backbones that timm has not, or has as other networks.
+const NOT_TIMM: [&str; 2] = ["vgg", "mobilenet_v"];
+
+/// The name in [`BackboneConfig::NAMES`](super::BackboneConfig::NAMES) of an encoder of segmentation_models_pytorch; none if it
+/// has no such one of timm.
+pub(super) fn translated(name: &str) -> Option<Cow<'_, str>> {
     let plain = |name: &str| name.replace("net-b", "net_b");
-    if let Some(rest) = name.strip_prefix(TIMM) {
+    Some(if let Some(rest) = name.strip_prefix(TIMM) {
+        if NOT_TIMM.iter().any(|begin| rest.starts_with(begin)) {
+            return None;
+        }
         rest.into()
     } else if let Some(rest) = name.strip_prefix(OLD_TIMM) {
         match rest.starts_with("mobilenetv3") {
@@ -23,7 +30,7 @@ pub(super) fn translated(name: &str) -> Cow<'_, str> {
         format!("tf_{}", plain(name)).into()
     } else {
         name.into()
-    }
+    })
 }
 
 /// Whether it is timm's network as it is, and not one of its own.
@@ -52,7 +59,8 @@ pub(crate) fn of_tensors<'a>(backbone: &str, tensors: impl Iterator<Item = &'a s
         "mobilenet_v3_small" if has("conv_stem.weight") => "mobilenetv3_small_100",
         other => other,
     };
-    if tensors.clone().any(|tensor| tensor.starts_with("encoder.model.")) {
+    let is_known = !NOT_TIMM.iter().any(|begin| theirs.starts_with(begin));
+    if is_known && tensors.clone().any(|tensor| tensor.starts_with("encoder.model.")) {
         return Some(format!("{TIMM}{theirs}"));
     }
     (theirs != backbone).then(|| theirs.into())
@@ -73,8 +81,10 @@ mod tests {
             ("tu-tf_efficientnet_b0", "tf_efficientnet_b0"),
             ("tu-mobilenetv3_small_100", "mobilenetv3_small_100"),
         ] {
-            assert_eq!(translated(theirs), ours);
+            assert_eq!(translated(theirs).as_deref(), Some(ours));
         }
+        assert_eq!(translated("tu-vgg16_bn"), None);
+        assert_eq!(translated("tu-mobilenet_v3_large"), None);
     }
 
     #[test]
@@ -88,6 +98,7 @@ mod tests {
             ("mobilenet_v3_small", "encoder.model.conv_stem.weight", Some("tu-mobilenetv3_small_100")),
             ("resnet50", "encoder.model.conv1.weight", Some("tu-resnet50")),
             ("resnet50", "encoder.conv1.weight", None),
+            ("vgg16_bn", "encoder.model.features_0.weight", None),
             ("tu-resnet50", "encoder.model.conv1.weight", None),
         ] {
             assert_eq!(of_tensors(name, std::iter::once(tensor)).as_deref(), encoder, "{name}, {tensor}");

@@ -2,12 +2,14 @@
 //!
 //! - `simd`: registers, chosen when the program runs;
 //! - `matrix`: the matrix product in registers;
+//! - `pairwise`: functions of two tensors' values;
 //! - `memory`: tensors, scratch memory and what threads share;
 //! - `threads`: tasks for several threads;
 //! - `pool`: memory of evaluated tensors, kept for the next ones.
 
 pub(crate) mod matrix;
 pub(crate) mod memory;
+pub(crate) mod pairwise;
 mod pool;
 pub(crate) mod simd;
 pub(crate) mod threads;

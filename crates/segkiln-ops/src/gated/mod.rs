@@ -96,7 +96,7 @@ pub trait GatedOps: Backend {
     }
 }
 
-/// The gates that Burn has no activation for.
+/// The gates of hard swish and SiLU.
 fn gate_of<B: Backend>(x: FloatTensor<B>, gate: Gate) -> FloatTensor<B> {
     if gate == Gate::Silu {
         return <B as ActivationOps<B>>::sigmoid(x);

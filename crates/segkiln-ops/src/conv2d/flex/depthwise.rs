@@ -1,5 +1,4 @@
-//! Convolutions of each channel by itself. Rows of a plane are copied with their padding, a band at a time, columns that are
-//! a stride apart side by side, so that every tap of every stride reads whole registers.
+//! Convolutions of each channel by itself, a [`Band`] of rows at a time.
 
 #![allow(
     clippy::needless_range_loop,
@@ -8,10 +7,10 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::{Epilogue, Geometry};
+use super::{Epilogue, Geometry, band::Band};
 use crate::cpu::{
     memory::{Shared, with_scratch},
-    simd::{self, Lanes, MOST_LANES, places},
+    simd::{self, Lanes, MOST_LANES},
     threads::{for_each, for_each_chunk},
 };
 
@@ -22,124 +21,23 @@ const ROWS: usize = 2;
 /// Registers that are added up in f32 before they go into an f64 sum.
 const CHUNK: usize = 512;
 
-/// Rows of a plane with their padding: `[row][phase][column]`, where the column of the padded plane is
-/// `column · stride + phase`.
-#[derive(Clone, Copy)]
-struct Band {
-    /// Output rows, and the rows that they read.
-    outputs: usize,
-    rows: usize,
-    phases: usize,
-    /// Columns of a phase, whole registers and room for the last tap.
-    width: usize,
-}
-
-impl Band {
-    fn new(geometry: &Geometry) -> Self {
-        let reach = [0, 1].map(|axis| geometry.dilation[axis] * (geometry.kernel[axis] - 1));
-        let phases = geometry.stride[1];
-        let width =
-            (geometry.output[1].next_multiple_of(MOST_LANES) + reach[1] / phases + 1).next_multiple_of(MOST_LANES);
-        let row = phases.saturating_mul(width);
-        let len = if row.saturating_mul(2 * reach[0]) <= BAND[0] { BAND[0] } else { BAND[1] };
-        let rows = (len / row).saturating_sub(reach[0]) / geometry.stride[0];
-        let outputs = rows.clamp(ROWS, geometry.output[0].max(ROWS)).next_multiple_of(ROWS);
-        Self { outputs, rows: (outputs - 1) * geometry.stride[0] + reach[0] + 1, phases, width }
-    }
-
-    fn len(&self) -> usize {
-        self.rows * self.row()
-    }
-
-    fn row(&self) -> usize {
-        self.phases * self.width
-    }
-
-    /// What a tap adds to the place of an output's first value.
-    fn tap(&self, geometry: &Geometry, tap: usize) -> usize {
-        let [row, column] =
-            [tap / geometry.kernel[1] * geometry.dilation[0], tap % geometry.kernel[1] * geometry.dilation[1]];
-        row * self.row() + column % self.phases * self.width + column / self.phases
-    }
-
-    /// Which places of the registers of a padded row are within the image, as far as outputs read it.
-    #[inline(always)]
-    fn masks<S: Simd>(&self, simd: S, geometry: &Geometry) -> Vec<S::m32s> {
-        let (lanes, begin) = (S::F32_LANES, geometry.padding[1]);
-        let end = begin + geometry.input[1];
-        let reach = geometry.dilation[1] * (geometry.kernel[1] - 1);
-        let columns = (geometry.output[1] - 1) * geometry.stride[1] + reach + 1;
-        let columns = columns.next_multiple_of(2 * lanes).min(self.row());
-        let mut masks = Vec::with_capacity(columns.div_ceil(lanes));
-        for column in (0..columns).step_by(lanes) {
-            masks.push(places(simd, begin.saturating_sub(column).min(lanes)..end.saturating_sub(column).min(lanes)));
-        }
-        masks
-    }
-
-    /// Copies the rows that output rows from `first` on read, as far as there are masks.
-    #[inline(always)]
-    fn fill<S: Simd>(
-        &self,
-        simd: S,
-        geometry: &Geometry,
-        masks: &[S::m32s],
-        plane: &[f32],
-        first: usize,
-        values: &mut [f32],
-    ) {
-        let (lanes, [height, width], padding) = (S::F32_LANES, geometry.input, geometry.padding);
-        assert!(values.len() >= self.len() && masks.len() * lanes <= self.row());
-        for (index, values) in values.chunks_exact_mut(self.row()).enumerate().take(self.rows) {
-            let row = (first * geometry.stride[0] + index).wrapping_sub(padding[0]);
-            if row >= height {
-                values.fill(0.0);
-                continue;
-            }
-            let line = &plane[row * width..][..width];
-            let from = line.as_ptr().wrapping_sub(padding[1]);
-            // SAFETY: masks leave only places within the line, and a phase has whole registers.
-            unsafe {
-                let to = values.as_mut_ptr();
-                match self.phases {
-                    1 => {
-                        for (index, mask) in masks.iter().enumerate() {
-                            Lanes::load_masked(simd, from.wrapping_add(index * lanes), *mask)
-                                .store(to.add(index * lanes));
-                        }
-                    }
-                    2 => {
-                        for (index, mask) in masks.as_chunks::<2>().0.iter().enumerate() {
-                            let low = Lanes::load_masked(simd, from.wrapping_add(2 * index * lanes), mask[0]);
-                            let high = Lanes::load_masked(simd, from.wrapping_add((2 * index + 1) * lanes), mask[1]);
-                            let [even, odd] = low.unzip(high);
-                            even.store(to.add(index * lanes));
-                            odd.store(to.add(self.width + index * lanes));
-                        }
-                    }
-                    phases => {
-                        for phase in 0..phases {
-                            for column in 0..self.width {
-                                let from = (column * phases + phase).wrapping_sub(padding[1]);
-                                values[phase * self.width + column] = if from < width { line[from] } else { 0.0 };
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
+/// As many rows as stay in a cache, but at least [`ROWS`].
+fn cached(geometry: &Geometry) -> Band {
+    let reach = geometry.dilation[0] * (geometry.kernel[0] - 1);
+    let row = Band::new(geometry, ROWS).row();
+    let len = if row.saturating_mul(2 * reach) <= BAND[0] { BAND[0] } else { BAND[1] };
+    let rows = (len / row).saturating_sub(reach) / geometry.stride[0];
+    Band::new(geometry, rows.clamp(ROWS, geometry.output[0].max(ROWS)).next_multiple_of(ROWS))
 }
 
 /// Whether a band has room for what the kernel reaches over.
 pub(super) fn fits(geometry: &Geometry) -> bool {
-    let band = Band::new(geometry);
-    band.rows.saturating_mul(band.phases.saturating_mul(band.width)) <= BAND[1]
+    cached(geometry).len() <= BAND[1]
 }
 
 /// Writes the convolution of `x` to `output`.
 pub(super) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], epilogue: Option<Epilogue>, output: Shared) {
-    let (arch, band) = (simd::arch(), Band::new(geometry));
+    let (arch, band) = (simd::arch(), cached(geometry));
     let (channels, taps) = (geometry.channels[0], geometry.taps());
     let (plane, output_plane) = (geometry.input_plane(), geometry.output_plane());
     for_each(geometry.batch * channels, |index| {
@@ -184,7 +82,7 @@ pub(super) fn input_gradient(
         dilation: [1, 1],
         ..*geometry
     };
-    let (arch, band, channels) = (simd::arch(), Band::new(&reader), geometry.channels[0]);
+    let (arch, band, channels) = (simd::arch(), cached(&reader), geometry.channels[0]);
     // Place and tap, by phase.
     let place = |(tap, offset): &(usize, [isize; 2])| {
         let [row, column] = [0, 1].map(|axis| (offset[axis] - ends[axis][0]).unsigned_abs());
@@ -217,7 +115,7 @@ pub(super) fn input_gradient(
 
 /// The gradient of the weight, `[channels, 1, kernel_height, kernel_width]`.
 pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
-    let (arch, band) = (simd::arch(), Band::new(geometry));
+    let (arch, band) = (simd::arch(), cached(geometry));
     let (channels, taps) = (geometry.channels[0], geometry.taps());
     let mut gradient = vec![0.0f32; channels * taps];
     for_each_chunk(&mut gradient, taps, |channel, gradient| {
@@ -263,7 +161,7 @@ impl Forward<'_> {
     #[inline(always)]
     fn run<S: Simd, const KERNEL: usize, const STRIDE: usize>(self, simd: S) {
         let (band, [height, width]) = (self.band, self.geometry.output);
-        let masks = band.masks(simd, self.geometry);
+        let masks = band.masks(simd, self.geometry, band.columns(self.geometry));
         let mut weight = [[Lanes::splat(simd, 0.0); KERNEL]; KERNEL];
         for a in 0..KERNEL {
             for b in 0..KERNEL {
@@ -316,7 +214,7 @@ impl Forward<'_> {
     #[inline(always)]
     fn run_any<S: Simd>(self, simd: S) {
         let (band, [height, width]) = (self.band, self.geometry.output);
-        let masks = band.masks(simd, self.geometry);
+        let masks = band.masks(simd, self.geometry, band.columns(self.geometry));
         let places: Vec<usize> = (0..self.weight.len()).map(|tap| band.tap(self.geometry, tap)).collect();
         for first in (0..height).step_by(band.outputs) {
             band.fill(simd, self.geometry, &masks, self.x, first, self.values);
@@ -378,7 +276,7 @@ impl WithSimd for InputGradient<'_> {
         let Self { geometry, reader, band, phases, grad, weight, values, output } = self;
         let ([height, width], [step_row, step], lanes) = (geometry.input, geometry.stride, S::F32_LANES);
         let mut line = vec![0.0f32; step * lanes];
-        let masks = band.masks(simd, reader);
+        let masks = band.masks(simd, reader, band.columns(reader));
         for first in (0..reader.output[0]).step_by(band.outputs) {
             band.fill(simd, reader, &masks, grad, first, values);
             let rows = first * step_row..height.min((first + band.outputs) * step_row);
@@ -456,7 +354,7 @@ impl WeightGradient<'_> {
         let all_places: Vec<usize> = (0..gradient.len()).map(|tap| band.tap(geometry, tap)).collect();
         let mut totals = vec![0.0f64; gradient.len()];
         let rows_a_chunk = (CHUNK / width.div_ceil(lanes)).max(1);
-        let masks = band.masks(simd, geometry);
+        let masks = band.masks(simd, geometry, band.columns(geometry));
         for image in 0..geometry.batch {
             let index = image * geometry.channels[0] + channel;
             let (x, grad) = (&x[index * plane..][..plane], &grad[index * output_plane..][..output_plane]);

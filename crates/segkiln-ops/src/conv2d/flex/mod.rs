@@ -1,5 +1,7 @@
 //! Convolution on the CPU. [`Geometry::method`] tells which of the files here computes what.
 
+use std::ops::Range;
+
 use burn::{
     backend::{Flex, flex::FlexTensor, ops::ModuleOps, tensor::FloatTensor},
     tensor::ops::ConvOptions,
@@ -12,6 +14,7 @@ use crate::cpu::{
     simd::at_least,
 };
 
+mod band;
 mod depthwise;
 mod direct;
 mod implicit;
@@ -308,6 +311,19 @@ pub(super) struct Kernels<'a> {
 }
 
 impl Kernels<'_> {
+    /// The taps of the kernels from an input channel to some output channels, up to `ROWS`, and zeros.
+    #[inline(always)]
+    fn taps<const ROWS: usize>(&self, outs: Range<usize>, channel: usize) -> [[f32; ROWS]; 9] {
+        let mut taps = [[0.0; ROWS]; 9];
+        for (index, out) in outs.enumerate() {
+            let kernel = &self.values[out * self.strides[0] + channel * self.strides[1]..][..9];
+            for (tap, value) in kernel.iter().enumerate() {
+                taps[if self.turned { 8 - tap } else { tap }][index] = *value;
+            }
+        }
+        taps
+    }
+
     /// Turned round, with channels in and out exchanged: what the gradient of the input is convolved with.
     fn turned(self) -> Self {
         let [out, input] = self.strides;

@@ -8,14 +8,14 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::{Panels, SKEW, TILES};
+use super::{Panels, SKEW, TILES, steps::Multiply};
 use crate::{
     conv2d::flex::{
         Epilogue, Geometry, Kernels,
         implicit::{Filling, Reader, Tap},
     },
     cpu::{
-        matrix::{Finish, Left, Product, Sizes, kernel_rows},
+        matrix::{Finish, Sizes, kernel_rows},
         memory::{Shared, Temporary, with_scratch},
         simd::{self, Lanes, MOST_LANES},
         threads::for_each,
@@ -237,13 +237,17 @@ pub(super) fn forward(geometry: &Geometry, x: &[f32], kernels: Kernels, epilogue
             let chunks = channels_out.div_ceil(ROWS);
             for_each(points * chunks, |task| {
                 let (point, row) = (task / chunks, task % chunks * ROWS);
-                arch.dispatch(MultiplyPoint {
-                    kernels: &transformed[point * kernels_stride..],
-                    rows: row..(row + ROWS).min(channels_out),
-                    tiles: &tiles[point * panels.plane()..],
+                arch.dispatch(Multiply {
+                    channels_in: ins.len(),
+                    points: point..point + 1,
+                    kernels: &transformed[row * ins.len()..],
+                    kernels_stride,
+                    rows: ROWS.min(channels_out - row),
+                    tiles: &tiles,
                     panels,
-                    // SAFETY: the point's products are within the buffer.
-                    products: Shared(unsafe { target.at(point * products_stride) }),
+                    // SAFETY: the row is within the products.
+                    products: Shared(unsafe { target.at(row * vectors * lanes) }),
+                    products_stride,
                     finish: if begin > 0 { Finish::Add } else { Finish::Store },
                 });
             });
@@ -292,15 +296,8 @@ impl TransformKernels<'_> {
     #[inline(always)]
     fn run<const ROWS: usize>(self) {
         let Self { axes: [rows, columns], kernels, ins, outs, stride, target } = self;
-        let mut taps = [[0.0f32; ROWS]; 9];
         for (index, channel) in ins.enumerate() {
-            let base = outs.start * kernels.strides[0] + channel * kernels.strides[1];
-            for out in 0..outs.len() {
-                let kernel = &kernels.values[base + out * kernels.strides[0]..][..9];
-                for tap in 0..9 {
-                    taps[if kernels.turned { 8 - tap } else { tap }][out] = kernel[tap];
-                }
-            }
+            let taps = kernels.taps::<ROWS>(outs.clone(), channel);
             for a in 0..rows.points {
                 let [f0, f1, f2] = rows.kernel[a];
                 let mut half = [[0.0f32; ROWS]; 3];
@@ -387,50 +384,6 @@ impl WithSimd for TransformTiles<'_> {
                         // SAFETY: the target has all panels, and this channel and register are written here only.
                         unsafe { sum.store(target.at(place)) };
                     }
-                }
-            }
-        }
-    }
-}
-
-/// Multiplies one point's kernels and tiles.
-struct MultiplyPoint<'a> {
-    kernels: &'a [f32],
-    /// Channels out.
-    rows: Range<usize>,
-    tiles: &'a [f32],
-    panels: Panels,
-    /// `[channel out][grid]`
-    products: Shared,
-    finish: Finish<'a>,
-}
-
-impl WithSimd for MultiplyPoint<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self { kernels, rows, tiles, panels, products, finish } = self;
-        let (lanes, step, depth) = (S::F32_LANES, kernel_rows::<S>(), panels.channels);
-        let width = panels.vectors * lanes;
-        assert!(tiles.len() >= panels.plane() - SKEW && rows.start.is_multiple_of(step));
-        assert!(kernels.len() >= rows.end.next_multiple_of(step) * depth);
-        for row in rows.clone().step_by(step) {
-            for panel in 0..panels.vectors.div_ceil(2) {
-                let vectors = panels.width(panel);
-                // SAFETY: the sizes were compared above, and the products are this task's.
-                unsafe {
-                    let product = Product {
-                        depth,
-                        left: Left::Panel(kernels.as_ptr().add(row * depth)),
-                        right: tiles.as_ptr().add(panels.panel(panel)),
-                        right_stride: vectors * lanes,
-                        output: products.at(row * width + 2 * panel * lanes),
-                        output_stride: width,
-                        rows: step.min(rows.end - row),
-                        columns: vectors * lanes,
-                    };
-                    product.compute(simd, finish);
                 }
             }
         }

@@ -19,7 +19,7 @@ use pulp::Arch;
 
 use super::{Epilogue, Geometry, Kernels};
 use crate::cpu::{
-    matrix::Sizes,
+    matrix::{Finish, Sizes},
     memory::{Shared, Temporary, with_scratch},
     simd,
     threads::for_each,
@@ -204,6 +204,7 @@ impl Convolution<'_> {
                     // SAFETY: the row is within the products.
                     products: Shared(unsafe { target.at(row * vectors * lanes) }),
                     products_stride,
+                    finish: Finish::Store,
                 });
             });
             for_each(channels_out.div_ceil(step), |index| {
@@ -244,6 +245,7 @@ impl Convolution<'_> {
             panels,
             products: Shared(products[..POINTS * products_stride].as_mut_ptr()),
             products_stride,
+            finish: Finish::Store,
         });
         arch.dispatch(TransformOutput {
             geometry,

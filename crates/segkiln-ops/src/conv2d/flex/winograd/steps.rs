@@ -5,7 +5,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use super::{
-    POINTS, Panels,
+    POINTS, Panels, SKEW,
     tiles::{Line, Source, Window, store},
     transforms::{input_points, kernel_column, output_column},
 };
@@ -80,20 +80,9 @@ impl TransformKernels<'_> {
     fn run<const ROWS: usize>(self) {
         let Self { kernels, channels_in, rows, stride, target } = self;
         let mut offset = 0;
-        let mut taps = [[0.0f32; ROWS]; 9];
         for first in rows.clone().step_by(ROWS) {
-            let count = ROWS.min(rows.end - first);
-            if count < ROWS {
-                taps = [[0.0; ROWS]; 9];
-            }
             for channel in 0..channels_in {
-                let base = first * kernels.strides[0] + channel * kernels.strides[1];
-                for row in 0..count {
-                    let kernel = &kernels.values[base + row * kernels.strides[0]..][..9];
-                    for tap in 0..9 {
-                        taps[if kernels.turned { 8 - tap } else { tap }][row] = kernel[tap];
-                    }
-                }
+                let taps = kernels.taps::<ROWS>(first..rows.end.min(first + ROWS), channel);
                 let mut points = [[0.0f32; ROWS]; POINTS];
                 for row in 0..ROWS {
                     let mut half = [[0.0f32; 6]; 3];
@@ -130,6 +119,7 @@ pub(super) struct Multiply<'a> {
     /// Of the first row: `[point][row][tile]`.
     pub products: Shared,
     pub products_stride: usize,
+    pub finish: Finish<'a>,
 }
 
 impl WithSimd for Multiply<'_> {
@@ -137,11 +127,21 @@ impl WithSimd for Multiply<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { channels_in, points, kernels, kernels_stride, rows, tiles, panels, products, products_stride } =
-            self;
+        let Self {
+            channels_in,
+            points,
+            kernels,
+            kernels_stride,
+            rows,
+            tiles,
+            panels,
+            products,
+            products_stride,
+            finish,
+        } = self;
         let (lanes, step) = (S::F32_LANES, kernel_rows::<S>());
         let width = panels.vectors * lanes;
-        assert!(products_stride >= rows * width && tiles.len() >= panels.len());
+        assert!(products_stride >= rows * width && tiles.len() >= points.end * panels.plane() - SKEW);
         assert!(kernels.len() >= (points.end - 1) * kernels_stride + rows.next_multiple_of(step) * channels_in);
         for point in points {
             for row in (0..rows).step_by(step) {
@@ -160,7 +160,7 @@ impl WithSimd for Multiply<'_> {
                             rows: step.min(rows - row),
                             columns: vectors * lanes,
                         };
-                        product.compute(simd, Finish::Store);
+                        product.compute(simd, finish);
                     }
                 }
             }
