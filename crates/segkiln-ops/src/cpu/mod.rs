@@ -5,8 +5,10 @@
 //! - `pairwise`: functions of two tensors' values;
 //! - `memory`: tensors, scratch memory and what threads share;
 //! - `threads`: tasks for several threads;
+//! - `helpers`: these threads;
 //! - `pool`: memory of evaluated tensors, kept for the next ones.
 
+mod helpers;
 pub(crate) mod matrix;
 pub(crate) mod memory;
 pub(crate) mod pairwise;

@@ -5,14 +5,15 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use super::memory::Shared;
+use super::{helpers, memory::Shared};
 
-/// Runs `f` for each task, on this thread and on rayon's; each thread takes the next task when it is done with one.
+/// Runs `f` for each task, on this thread and on others; each takes the next task when it is done with one.
 ///
-/// Rayon's own iterators hand all work to its threads, and a caller that is none of them waits: for a layer of a tenth of
-/// a millisecond that costs as much as the work.
+/// The others are those of the pool where this thread is one of rayon's, and [helpers] where it is not: as many as rayon would
+/// have. Rayon's own iterators hand all work to its threads, and a caller that is none of them waits: for a layer of a tenth
+/// of a millisecond that costs as much as the work.
 pub(crate) fn for_each(tasks: usize, f: impl Fn(usize) + Sync) {
-    let helpers = rayon::current_num_threads().min(tasks).saturating_sub(1);
+    let others = rayon::current_num_threads().min(tasks).saturating_sub(1);
     let next = AtomicUsize::new(0);
     let work = || {
         loop {
@@ -23,15 +24,18 @@ pub(crate) fn for_each(tasks: usize, f: impl Fn(usize) + Sync) {
             f(task);
         }
     };
-    if helpers == 0 {
-        return work();
-    }
-    rayon::in_place_scope(|scope| {
-        for _ in 0..helpers {
-            scope.spawn(|_| work());
-        }
+    if others == 0 {
         work();
-    });
+    } else if rayon::current_thread_index().is_none() {
+        helpers::call(others, &work);
+    } else {
+        rayon::in_place_scope(|scope| {
+            for _ in 0..others {
+                scope.spawn(|_| work());
+            }
+            work();
+        });
+    }
 }
 
 /// What `f` makes of each task.
@@ -59,6 +63,11 @@ mod tests {
 
     #[test]
     fn every_task_is_done_once() {
+        tasks_are_done_once();
+        rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap().install(tasks_are_done_once);
+    }
+
+    fn tasks_are_done_once() {
         for tasks in [0, 1, 2, 7, 1000] {
             let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
             for_each(tasks, |task| {
