@@ -10,7 +10,7 @@ use burn::{
         ops::{ConvOptions, MaxPoolOptions},
     },
 };
-use segkiln_ops::conv2d_affine;
+use segkiln_ops::{Joined, conv2d_affine};
 
 use super::{
     Activation, Norm, NormConfig,
@@ -103,16 +103,17 @@ impl ConvBlock {
     }
 
     /// # Shapes
-    /// - `x`: `[batch, in_channels, height, width]`
+    /// - `x`: `[batch, in_channels, height, width]`, or an array of two tensors that have these channels together
     /// - output: `[batch, out_channels, height', width']`, the same height and width where stride is 1 and the padding
     ///   `kernel / 2 · dilation`
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    pub fn forward(&self, x: impl Into<Joined>) -> Tensor<4> {
         conv_norm(&self.conv, self.norm.as_ref(), self.activation, x)
     }
 }
 
 /// Convolution, normalisation, activation: computed at once where they can be, and not in passes of their own.
-pub fn conv_norm(conv: &Conv2d, norm: Option<&Norm>, activation: Activation, x: Tensor<4>) -> Tensor<4> {
+pub fn conv_norm(conv: &Conv2d, norm: Option<&Norm>, activation: Activation, x: impl Into<Joined>) -> Tensor<4> {
+    let x = x.into();
     let range = activation.range();
     // What a convolution without gradients does while its output is in the cache.
     if !x.is_autodiff() {
@@ -147,7 +148,8 @@ pub fn zero_bias(mut conv: Conv2d, device: &Device) -> Conv2d {
 }
 
 /// Every convolution of every network: Burn's layer, computed by [`segkiln_ops::conv2d()`].
-pub fn conv2d(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+pub fn conv2d(conv: &Conv2d, x: impl Into<Joined>) -> Tensor<4> {
+    let x = x.into();
     let options = options(conv, &x);
     let y = segkiln_ops::conv2d(x, conv.weight.val(), conv.bias.as_ref().map(Param::val), options);
     count_conv(conv, &y);
@@ -159,7 +161,7 @@ fn count_conv(conv: &Conv2d, y: &Tensor<4>) {
     count(&conv.weight, n * height * width, y);
 }
 
-fn options(conv: &Conv2d, x: &Tensor<4>) -> ConvOptions<2> {
+fn options(conv: &Conv2d, x: &Joined) -> ConvOptions<2> {
     let [_, _, height, width] = x.dims();
     let same = |axis: usize, size: usize| {
         let (stride, reach) = (conv.stride[axis], conv.dilation[axis] * (conv.kernel_size[axis] - 1));

@@ -3,6 +3,7 @@ use burn::{
     module::Module,
     tensor::{Device, Tensor},
 };
+use segkiln_ops::Joined;
 
 use super::{Activation, ConvBlock, ConvBlockConfig, NormConfig};
 
@@ -49,9 +50,9 @@ pub struct DoubleConv {
 
 impl DoubleConv {
     /// # Shapes
-    /// - `x`: `[batch, in_channels, height, width]`
+    /// - `x`: `[batch, in_channels, height, width]`, or an array of two tensors that have these channels together
     /// - output: `[batch, out_channels, height, width]`, both sides 4 less without padding
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    pub fn forward(&self, x: impl Into<Joined>) -> Tensor<4> {
         self.second.forward(self.first.forward(x))
     }
 }

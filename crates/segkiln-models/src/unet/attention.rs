@@ -133,7 +133,7 @@ impl AttentionUNet {
         for ((up, gate), decoder) in self.up.iter().zip(&self.gates).zip(&self.decoder) {
             let below = up.forward(x);
             let skip = gate.forward(below.clone(), features.pop().expect("as many levels down as up"));
-            x = decoder.forward(Tensor::cat(vec![skip, below], 1));
+            x = decoder.forward([skip, below]);
         }
         let logits = conv2d(&self.head, x);
         let [_, classes, _, _] = logits.dims();

@@ -6,7 +6,7 @@ use burn::{
     nn::conv::Conv2d,
     tensor::{Device, Tensor},
 };
-use segkiln_ops::{ResizeMode, resize};
+use segkiln_ops::{Joined, ResizeMode, resize};
 
 use crate::{
     backbones::{Backbone, BackboneConfig},
@@ -118,8 +118,7 @@ impl EncodedUNetBlock {
         Self { conv1: block(from, to, device), conv2: block(to, to, device) }
     }
 
-    /// Of the maps, already one behind the other.
-    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    pub(super) fn forward(&self, x: impl Into<Joined>) -> Tensor<4> {
         self.conv2.forward(self.conv1.forward(x))
     }
 }
@@ -151,11 +150,10 @@ impl EncodedUNetDecoder {
         self.blocks.iter().rev().enumerate().rev().fold(smallest, |x, (level, block)| {
             let skip = maps.pop();
             let x = resize(x, skip_size(skip.as_ref(), size, level), ResizeMode::Nearest);
-            let x = match skip {
-                Some(skip) => Tensor::cat(vec![x, skip], 1),
-                None => x,
-            };
-            block.forward(x)
+            block.forward(match skip {
+                Some(skip) => Joined::from([x, skip]),
+                None => x.into(),
+            })
         })
     }
 }

@@ -95,7 +95,7 @@ impl FusionUNet {
             let [_, _, rows, columns] = map.dims();
             // Poolings without padding round odd sizes another way.
             let more = if more.dims()[2..] == [rows, columns] { more } else { resize_to(more, [rows, columns], false) };
-            fuse.forward(Tensor::cat(vec![map, more], 1))
+            fuse.forward([map, more])
         });
         self.unet.decode(maps.collect(), [height, width])
     }

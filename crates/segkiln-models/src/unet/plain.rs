@@ -146,7 +146,7 @@ impl UNet {
             let below = up.forward(x);
             let [_, _, height, width] = below.dims();
             let skip = center_crop(features.pop().expect("as many levels down as up"), [height, width]);
-            x = decoder.forward(Tensor::cat(vec![skip, below], 1));
+            x = decoder.forward([skip, below]);
         }
         conv2d(&self.head, x)
     }

@@ -9,7 +9,7 @@
 
 use burn::{
     backend::{Backend, Dispatch, TensorMetadata, backend_extension, ops::ModuleOps, tensor::FloatTensor},
-    tensor::{Shape, Tensor, ops::ConvOptions},
+    tensor::{Device, Shape, Tensor, ops::ConvOptions},
 };
 
 mod autodiff;
@@ -20,10 +20,63 @@ pub(crate) mod flex;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 
+/// A tensor, or two whose channels follow each other, as a skip connection joins them: without a copy of both where the
+/// backend can do without.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use segkiln_ops::Joined;
+///
+/// let device = Device::default();
+/// let [skip, below] = [2, 3].map(|channels| Tensor::<4>::ones([1, channels, 8, 8], &device));
+/// assert_eq!(Joined::from(skip.clone()).dims(), [1, 2, 8, 8]);
+/// assert_eq!(Joined::from([skip, below]).dims(), [1, 5, 8, 8]);
+/// ```
+#[derive(Debug, Clone)]
+pub struct Joined {
+    first: Tensor<4>,
+    second: Option<Tensor<4>>,
+}
+
+impl From<Tensor<4>> for Joined {
+    fn from(first: Tensor<4>) -> Self {
+        Self { first, second: None }
+    }
+}
+
+impl From<[Tensor<4>; 2]> for Joined {
+    /// # Panics
+    /// If the tensors differ in more than the channels.
+    fn from([first, second]: [Tensor<4>; 2]) -> Self {
+        let [one, other] = [first.dims(), second.dims()];
+        let fit = one[0] == other[0] && one[2..] == other[2..];
+        assert!(fit, "{one:?} and {other:?} differ in more than the channels");
+        Self { first, second: Some(second) }
+    }
+}
+
+impl Joined {
+    /// Batch, channels of both, height and width.
+    pub fn dims(&self) -> [usize; 4] {
+        let [n, channels, height, width] = self.first.dims();
+        [n, channels + self.second.as_ref().map_or(0, |second| second.dims()[1]), height, width]
+    }
+
+    /// Whether gradients are tracked.
+    pub fn is_autodiff(&self) -> bool {
+        self.first.is_autodiff() || self.second.as_ref().is_some_and(Tensor::is_autodiff)
+    }
+
+    /// The device of both.
+    pub fn device(&self) -> Device {
+        self.first.device()
+    }
+}
+
 /// Convolves `x` with `weight` and adds `bias`.
 ///
 /// # Shapes
-/// - `x`: `[batch, channels_in, height, width]`
+/// - `x`: `[batch, channels_in, height, width]`, or an array of two tensors that have these channels together
 /// - `weight`: `[channels_out, channels_in / groups, kernel_height, kernel_width]`
 /// - `bias`: `[channels_out]`
 /// - output: `[batch, channels_out, height', width']`
@@ -41,7 +94,8 @@ mod ndarray;
 /// let y = conv2d(x, weight, None, ConvOptions::new([1, 1], [0, 0], [1, 1], 1));
 /// assert_eq!(y.into_data().try_to_vec::<f32>().unwrap(), [18.0; 9]);
 /// ```
-pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, options: ConvOptions<2>) -> Tensor<4> {
+pub fn conv2d(x: impl Into<Joined>, weight: Tensor<4>, bias: Option<Tensor<1>>, options: ConvOptions<2>) -> Tensor<4> {
+    let x = x.into();
     if let Some(bias) = &bias {
         let [channels_out, ..] = weight.dims();
         assert_eq!(bias.dims(), [channels_out], "bias of {channels_out} channels");
@@ -51,8 +105,11 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, options:
     {
         return conv2d_affine(x, weight, bias.ones_like(), bias.clone(), None, options);
     }
-    let y =
-        Tensor::from_dispatch(<Dispatch as Conv2dOps>::convolve(x.into_dispatch(), weight.into_dispatch(), options));
+    let (x, more, weight) = (x.first.into_dispatch(), x.second.map(Tensor::into_dispatch), weight.into_dispatch());
+    let y = Tensor::from_dispatch(match more {
+        None => <Dispatch as Conv2dOps>::convolve(x, weight, options),
+        Some(more) => <Dispatch as Conv2dOps>::convolve_joined(x, more, weight, options),
+    });
     match bias {
         Some(bias) => {
             let channels = bias.dims()[0];
@@ -84,7 +141,7 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, options:
 /// assert_eq!(y.into_data().try_to_vec::<f32>().unwrap(), [5.0; 9]); // 18 · 2 - 30 = 6
 /// ```
 pub fn conv2d_affine(
-    x: Tensor<4>,
+    x: impl Into<Joined>,
     weight: Tensor<4>,
     scale: Tensor<1>,
     shift: Tensor<1>,
@@ -94,14 +151,13 @@ pub fn conv2d_affine(
     let [channels_out, ..] = weight.dims();
     assert_eq!(scale.dims(), [channels_out], "scale of {channels_out} channels");
     assert_eq!(shift.dims(), [channels_out], "shift of {channels_out} channels");
-    Tensor::from_dispatch(<Dispatch as Conv2dOps>::convolve_affine(
-        x.into_dispatch(),
-        weight.into_dispatch(),
-        scale.into_dispatch(),
-        shift.into_dispatch(),
-        range,
-        options,
-    ))
+    let x = x.into();
+    let (x, more, weight) = (x.first.into_dispatch(), x.second.map(Tensor::into_dispatch), weight.into_dispatch());
+    let (scale, shift) = (scale.into_dispatch(), shift.into_dispatch());
+    Tensor::from_dispatch(match more {
+        None => <Dispatch as Conv2dOps>::convolve_affine(x, weight, scale, shift, range, options),
+        Some(more) => <Dispatch as Conv2dOps>::convolve_joined_affine(x, more, weight, scale, shift, range, options),
+    })
 }
 
 /// What a backend provides for [`conv2d`]; where it provides nothing, Burn's operators are used.
@@ -130,6 +186,31 @@ pub trait Conv2dOps: Backend {
         options: ConvOptions<2>,
     ) -> FloatTensor<Self> {
         affine::<Self>(Self::convolve(x, weight, options), scale, shift, range)
+    }
+
+    /// [`convolve`](Self::convolve) of `x` and, as further channels, `more`.
+    #[fusion(default)]
+    fn convolve_joined(
+        x: FloatTensor<Self>,
+        more: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        options: ConvOptions<2>,
+    ) -> FloatTensor<Self> {
+        Self::convolve(Self::float_cat(vec![x, more], 1), weight, options)
+    }
+
+    /// [`convolve_affine`](Self::convolve_affine) of `x` and, as further channels, `more`.
+    #[fusion(default)]
+    fn convolve_joined_affine(
+        x: FloatTensor<Self>,
+        more: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        range: Option<[f32; 2]>,
+        options: ConvOptions<2>,
+    ) -> FloatTensor<Self> {
+        Self::convolve_affine(Self::float_cat(vec![x, more], 1), weight, scale, shift, range, options)
     }
 
     /// The gradient of the input.

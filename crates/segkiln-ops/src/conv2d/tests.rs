@@ -209,6 +209,67 @@ fn affine_equals_operators_one_by_one() {
 }
 
 /// A training that has gone wrong must not look as if it had not.
+/// Two tensors' channels, evaluated and with the gradients of all: each order of Winograd's tasks, borders and several
+/// images, and what other methods compute from one tensor.
+#[test]
+fn joined_inputs_equal_one() {
+    for (shape, more, out, options) in [
+        ([2, 20, 33, 47], 9, 12, options([1, 1], [1, 1], [1, 1], 1)),
+        ([1, 32, 70, 130], 32, 40, options([1, 1], [0, 2], [1, 1], 1)),
+        ([2, 5, 9, 7], 70, 64, options([1, 1], [1, 1], [1, 1], 1)),
+        ([1, 300, 45, 47], 50, 345, options([1, 1], [1, 1], [1, 1], 1)),
+        ([1, 11, 26, 30], 8, 9, options([1, 1], [4, 3], [4, 3], 1)),
+        ([2, 9, 23, 31], 7, 10, options([1, 1], [5, 8], [5, 8], 1)),
+        ([2, 3, 10, 9], 4, 5, options([1, 1], [0, 0], [1, 1], 1)),
+        ([1, 4, 12, 9], 4, 8, options([2, 2], [1, 1], [1, 1], 2)),
+    ] {
+        let [n, channels, height, width] = shape;
+        let (more_shape, weight_shape) = ([n, more, height, width], [out, (channels + more) / options.groups, 3, 3]);
+        let run = |joined: bool, autodiff: bool| {
+            let device = if autodiff { Device::flex().autodiff() } else { Device::flex() };
+            let bias = values([1, out, 1, 1], 3.0, &device).reshape([out]);
+            let tensors = [(shape, 0.0), (more_shape, 2.0), (weight_shape, 1.0)];
+            let tensors = tensors.map(|(shape, phase)| {
+                let tensor = values(shape, phase, &device);
+                if autodiff { tensor.require_grad() } else { tensor }
+            });
+            let [x, more, weight] = tensors.clone();
+            let y = match joined {
+                true => conv2d([x, more], weight, Some(bias), options.clone()),
+                false => conv2d(Tensor::cat(vec![x, more], 1), weight, Some(bias), options.clone()),
+            };
+            let mut results = vec![y.to_data()];
+            if autodiff {
+                let gradients = (y.clone() * values(y.dims(), 4.0, &device)).backward();
+                results.extend(tensors.map(|tensor| tensor.grad(&gradients).unwrap().into_data()));
+            }
+            results
+        };
+        for autodiff in [false, true] {
+            for (index, (two, one)) in run(true, autodiff).iter().zip(run(false, autodiff)).enumerate() {
+                if index == 0 {
+                    assert_eq!(*two, one, "{shape:?} and {more}");
+                } else {
+                    let largest = one.iter::<f32>().fold(0.0, |largest, value| value.abs().max(largest));
+                    two.assert_approx_eq::<f32>(&one, Tolerance::absolute(1e-4 * largest.max(1.0)));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "differ in more than the channels")]
+fn inputs_of_other_sizes_are_not_joined() {
+    let device = Device::flex();
+    conv2d(
+        [Tensor::<4>::zeros([1, 8, 9, 9], &device), Tensor::zeros([1, 8, 9, 8], &device)],
+        Tensor::zeros([8, 16, 3, 3], &device),
+        None,
+        options([1, 1], [1, 1], [1, 1], 1),
+    );
+}
+
 #[test]
 fn what_is_not_a_number_is_kept() {
     let device = Device::flex();

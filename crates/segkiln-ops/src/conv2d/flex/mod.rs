@@ -3,7 +3,12 @@
 use std::ops::Range;
 
 use burn::{
-    backend::{Flex, flex::FlexTensor, ops::ModuleOps, tensor::FloatTensor},
+    backend::{
+        Flex,
+        flex::FlexTensor,
+        ops::{FloatTensorOps, ModuleOps},
+        tensor::FloatTensor,
+    },
     tensor::ops::ConvOptions,
 };
 
@@ -55,10 +60,40 @@ impl Conv2dOps for Flex {
         match Geometry::of(&x, &weight, &options) {
             Some(geometry) if all_f32(&[&x, &weight, &scale, &shift]) => {
                 let (scale, shift) = (scale.to_contiguous(), shift.to_contiguous());
-                let range = range.unwrap_or(Epilogue::UNBOUNDED);
-                forward(&geometry, x, weight, Some(Epilogue { scale: scale.storage(), shift: shift.storage(), range }))
+                forward(&geometry, x, weight, Some(Epilogue::new(&scale, &shift, range)))
             }
             _ => affine::<Self>(Self::convolve(x, weight, options), scale, shift, range),
+        }
+    }
+
+    fn convolve_joined(
+        x: FloatTensor<Self>,
+        more: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        options: ConvOptions<2>,
+    ) -> FloatTensor<Self> {
+        match Geometry::of_joined(&x, &more, &weight, &options) {
+            Some(geometry) if all_f32(&[&x, &more, &weight]) => forward_joined(&geometry, [x, more], weight, None),
+            _ => Self::convolve(Self::float_cat(vec![x, more], 1), weight, options),
+        }
+    }
+
+    fn convolve_joined_affine(
+        x: FloatTensor<Self>,
+        more: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        range: Option<[f32; 2]>,
+        options: ConvOptions<2>,
+    ) -> FloatTensor<Self> {
+        match Geometry::of_joined(&x, &more, &weight, &options) {
+            Some(geometry) if all_f32(&[&x, &more, &weight, &scale, &shift]) => {
+                let (scale, shift) = (scale.to_contiguous(), shift.to_contiguous());
+                let epilogue = Epilogue::new(&scale, &shift, range);
+                forward_joined(&geometry, [x, more], weight, Some(epilogue))
+            }
+            _ => Self::convolve_affine(Self::float_cat(vec![x, more], 1), weight, scale, shift, range, options),
         }
     }
 
@@ -99,10 +134,32 @@ pub(crate) fn forward(
     // SAFETY: every method writes every value.
     unsafe {
         written(geometry.output_shape(), memory, |output| match geometry.method() {
-            Method::Winograd => winograd::forward(geometry, x, geometry.kernels(weight), epilogue, output),
+            Method::Winograd => {
+                let x = Planes::one(x, geometry.channels[0]);
+                winograd::forward(geometry, x, geometry.kernels(weight), epilogue, output);
+            }
             Method::Depthwise => depthwise::forward(geometry, x, weight, epilogue, output),
             Method::Direct => direct::forward(geometry, x, weight, epilogue, output),
             Method::Implicit => implicit::forward(geometry, x, weight, epilogue, output),
+        })
+    }
+}
+
+/// [`forward`] with two tensors' channels, for [`Geometry::of_joined`].
+fn forward_joined(
+    geometry: &Geometry,
+    x: [FlexTensor; 2],
+    weight: FlexTensor,
+    epilogue: Option<Epilogue>,
+) -> FlexTensor {
+    let channels = x[0].layout().shape()[1];
+    let ([x, more], weight) = (x.map(contiguous), weight.to_contiguous());
+    let x =
+        Planes { first: x.storage(), channels: [channels, geometry.channels[0] - channels], second: more.storage() };
+    // SAFETY: every value is written.
+    unsafe {
+        written(geometry.output_shape(), memory(epilogue), |output| {
+            winograd::forward(geometry, x, geometry.kernels(weight.storage()), epilogue, output);
         })
     }
 }
@@ -126,6 +183,7 @@ pub(crate) fn input_gradient(
     unsafe {
         written(geometry.input_shape(), memory, |output| match (geometry.method(), geometry.adjoint()) {
             (Method::Winograd, Some(adjoint)) => {
+                let grad = Planes::one(grad, adjoint.channels[0]);
                 winograd::forward(&adjoint, grad, geometry.kernels(weight).turned(), epilogue, output);
             }
             (Method::Depthwise, _) => depthwise::input_gradient(geometry, weight, grad, epilogue, output),
@@ -175,7 +233,11 @@ impl Geometry {
     /// # Panics
     /// If the shapes do not fit, or are too large for any memory.
     fn of(x: &FlexTensor, weight: &FlexTensor, options: &ConvOptions<2>) -> Option<Self> {
-        let (x, weight): ([usize; 4], [usize; 4]) = (x.layout().shape().dims(), weight.layout().shape().dims());
+        Self::of_shapes(x.layout().shape().dims(), weight.layout().shape().dims(), options)
+    }
+
+    /// As [`of`](Self::of).
+    fn of_shapes(x: [usize; 4], weight: [usize; 4], options: &ConvOptions<2>) -> Option<Self> {
         if x.contains(&0) || weight.contains(&0) {
             return None;
         }
@@ -190,6 +252,15 @@ impl Geometry {
             }
         });
         Some(Self::new(x, weight, output, *stride, padding.map(|(before, _)| before), *dilation, *groups))
+    }
+
+    /// Of a convolution of two tensors' channels, where these can be read from both.
+    fn of_joined(x: &FlexTensor, more: &FlexTensor, weight: &FlexTensor, options: &ConvOptions<2>) -> Option<Self> {
+        let (first, second): ([usize; 4], [usize; 4]) = (x.layout().shape().dims(), more.layout().shape().dims());
+        let joined = [first[0], first[1] + second[1], first[2], first[3]];
+        let geometry = Self::of_shapes(joined, weight.layout().shape().dims(), options)?;
+        let both = first[1] > 0 && second[1] > 0;
+        (both && geometry.method() == Method::Winograd && !winograd::by_grids(&geometry)).then_some(geometry)
     }
 
     /// As [`of`](Self::of), with the output's size; there are values.
@@ -300,6 +371,35 @@ impl Geometry {
     }
 }
 
+/// Planes of one tensor, `[batch, channels, height, width]`, or of two whose channels follow each other.
+#[derive(Clone, Copy)]
+struct Planes<'a> {
+    first: &'a [f32],
+    second: &'a [f32],
+    channels: [usize; 2],
+}
+
+impl<'a> Planes<'a> {
+    fn one(values: &'a [f32], channels: usize) -> Self {
+        Self { first: values, second: &[], channels: [channels, 0] }
+    }
+
+    /// The values, how many channels they have, and which of them is this one.
+    #[inline(always)]
+    fn of(&self, channel: usize) -> (&'a [f32], usize, usize) {
+        let [first, second] = self.channels;
+        if channel < first { (self.first, first, channel) } else { (self.second, second, channel - first) }
+    }
+
+    /// Whether `count` values follow the beginning of each plane of an image, within the tensor.
+    fn follow(&self, image: usize, count: usize, plane: usize) -> bool {
+        [self.first, self.second].into_iter().zip(self.channels).all(|(values, channels)| {
+            let last = ((image + 1) * channels).saturating_sub(1) * plane;
+            channels == 0 || last.checked_add(count).is_some_and(|end| end <= values.len())
+        })
+    }
+}
+
 /// Kernels in memory.
 #[derive(Clone, Copy)]
 pub(super) struct Kernels<'a> {
@@ -341,6 +441,11 @@ pub(crate) struct Epilogue<'a> {
 }
 
 impl<'a> Epilogue<'a> {
+    /// Of contiguous tensors.
+    fn new(scale: &'a FlexTensor, shift: &'a FlexTensor, range: Option<[f32; 2]>) -> Self {
+        Self { scale: scale.storage(), shift: shift.storage(), range: range.unwrap_or(Self::UNBOUNDED) }
+    }
+
     /// What a product does whose first row is this channel's.
     #[inline(always)]
     fn finish(epilogue: Option<Self>, channel: usize) -> Finish<'a> {

@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use pulp::Arch;
 
-use super::{Epilogue, Geometry, Kernels};
+use super::{Epilogue, Geometry, Kernels, Planes};
 use crate::cpu::{
     matrix::{Finish, Sizes},
     memory::{Shared, Temporary, with_scratch},
@@ -89,15 +89,20 @@ pub(super) fn tile_products(geometry: &Geometry) -> usize {
     POINTS * geometry.all_tiles()
 }
 
+/// Whether each interleaved grid is one tile; then the input is one tensor.
+pub(super) fn by_grids(geometry: &Geometry) -> bool {
+    products(geometry) < tile_products(geometry)
+}
+
 /// Writes the convolution of `x` to `output`.
-pub(super) fn forward(geometry: &Geometry, x: &[f32], kernels: Kernels, epilogue: Option<Epilogue>, output: Shared) {
-    if products(geometry) < tile_products(geometry) {
-        return grids::forward(geometry, x, kernels, epilogue, output);
+pub(super) fn forward(geometry: &Geometry, x: Planes, kernels: Kernels, epilogue: Option<Epilogue>, output: Shared) {
+    if by_grids(geometry) {
+        return grids::forward(geometry, x.first, kernels, epilogue, output);
     }
     let arch = simd::arch();
     let [lanes, step] = arch.dispatch(Sizes);
     let [channels_in, channels_out] = geometry.channels;
-    let source = Source { values: x, channels: channels_in, size: geometry.input, padding: geometry.padding };
+    let source = Source { planes: x, size: geometry.input, padding: geometry.padding };
     let vectors = geometry.all_tiles().div_ceil(lanes);
     let convolution = Convolution { arch, lanes, step, geometry, source, kernels, epilogue, output, vectors };
     let padded_out = channels_out.next_multiple_of(step);
@@ -312,7 +317,7 @@ mod tests {
                 lanes,
                 step,
                 geometry: &geometry,
-                source: Source { values: &x, channels: 20, size: [33, 47], padding: [1, 1] },
+                source: Source { planes: Planes::one(&x, 20), size: [33, 47], padding: [1, 1] },
                 kernels: geometry.kernels(&weight),
                 epilogue: None,
                 output: Shared(y.as_mut_ptr()),

@@ -1,7 +1,7 @@
 //! Tiles of an image, and where they are read and written.
 
 use crate::{
-    conv2d::flex::Geometry,
+    conv2d::flex::{Geometry, Planes},
     cpu::simd::{MOST_LANES, prefetch},
 };
 use pulp::Simd;
@@ -58,11 +58,10 @@ impl Geometry {
     }
 }
 
-/// A tensor that tiles are read from.
+/// What tiles are read from.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
-    pub values: &'a [f32],
-    pub channels: usize,
+    pub planes: Planes<'a>,
     pub size: [usize; 2],
     /// Zeros before the first row and column.
     pub padding: [usize; 2],
@@ -86,7 +85,8 @@ struct Segment {
     line: usize,
     /// In the line.
     place: usize,
-    /// In the channel 0 of image 0.
+    image: usize,
+    /// In the plane.
     from: usize,
     len: usize,
 }
@@ -99,7 +99,7 @@ pub(super) struct Window<'a, const HEIGHT: usize, const HALO: usize> {
     dilation: usize,
     /// Whether the tiles are neighbours.
     joined: bool,
-    /// Where the lines of channel 0 lie that need no copy.
+    /// Where the lines lie in a plane if they need no copy.
     inside: Option<usize>,
     segments: Vec<Segment>,
     copies: [Line; HEIGHT],
@@ -125,10 +125,10 @@ impl<'a, const HEIGHT: usize, const HALO: usize> Window<'a, HEIGHT, HALO> {
         let top = run.row.wrapping_sub(source.padding[0]);
         let left = run.column.wrapping_sub(source.padding[1]);
         let bottom = top.wrapping_add((HEIGHT - 1) * step_row);
+        let start = top.wrapping_mul(width).wrapping_add(left);
         // Registers are read to their end, which may lie in the next row, but not past the tensor.
-        let start = (run.image * source.channels * height).wrapping_add(top).wrapping_mul(width).wrapping_add(left);
-        let last = start.wrapping_add(((source.channels - 1) * height + (HEIGHT - 1) * step_row) * width);
-        let fits = last.checked_add(5 * lanes + HALO).is_some_and(|end| end <= source.values.len());
+        let last = start.wrapping_add((HEIGHT - 1) * step_row * width);
+        let fits = source.planes.follow(run.image, last.saturating_add(5 * lanes + HALO), height * width);
         if joined
             && step == 1
             && top < height
@@ -146,13 +146,13 @@ impl<'a, const HEIGHT: usize, const HALO: usize> Window<'a, HEIGHT, HALO> {
                 if row >= height {
                     continue;
                 }
-                let row = (run.image * source.channels * height + row) * width;
+                let place = (line, run.image, row * width);
                 if joined {
-                    window.segment(line, row, run.column, 0, 4 * lanes + HALO);
+                    window.segment(place, run.column, 0, 4 * lanes + HALO);
                 } else {
-                    window.segment(line, row, run.column, 4 * run.lane, 4 * run.tiles);
+                    window.segment(place, run.column, 4 * run.lane, 4 * run.tiles);
                     if HALO > 0 {
-                        window.segment(line, row, run.column + 4 * step, APART + 4 * run.lane, 4 * run.tiles);
+                        window.segment(place, run.column + 4 * step, APART + 4 * run.lane, 4 * run.tiles);
                     }
                 }
             }
@@ -160,15 +160,15 @@ impl<'a, const HEIGHT: usize, const HALO: usize> Window<'a, HEIGHT, HALO> {
         window
     }
 
-    /// Notes what `count` columns from `column` on, counted with the padding, have in common with a row.
-    fn segment(&mut self, line: usize, row: usize, column: usize, place: usize, count: usize) {
+    /// Notes what `count` columns from `column` on, counted with the padding, have in common with a row of an image.
+    fn segment(&mut self, (line, image, row): (usize, usize, usize), column: usize, place: usize, count: usize) {
         let ([_, padding], [_, width]) = (self.source.padding, self.source.size);
         // Values before `start` and from `end` on are padding.
         let start = padding.saturating_sub(column).div_ceil(self.step).min(count);
         let end = (width + padding).saturating_sub(column).div_ceil(self.step).clamp(start, count);
         if end > start {
             let from = row + column + start * self.step - padding;
-            self.segments.push(Segment { line, place: place + start, from, len: end - start });
+            self.segments.push(Segment { line, place: place + start, image, from, len: end - start });
         }
     }
 
@@ -177,18 +177,19 @@ impl<'a, const HEIGHT: usize, const HALO: usize> Window<'a, HEIGHT, HALO> {
     #[inline(always)]
     pub fn lines(&mut self, channel: usize) -> ([*const f32; HEIGHT], usize) {
         let [height, width] = self.source.size;
-        let plane = channel * height * width;
+        let (values, channels, channel) = self.source.planes.of(channel);
+        let plane = |image: usize| (image * channels + channel) * height * width;
         let mut lines = [std::ptr::null(); HEIGHT];
         if let Some(start) = self.inside {
             for (line, pointer) in lines.iter_mut().enumerate() {
-                *pointer = self.source.values[plane + start + line * self.dilation * width..].as_ptr();
+                *pointer = values[plane(self.run.image) + start + line * self.dilation * width..].as_ptr();
             }
             return (lines, 4);
         }
         for segment in &self.segments {
-            let Segment { line, place, from, len } = *segment;
+            let Segment { line, place, image, from, len } = *segment;
             let to = &mut self.copies[line].0[place..place + len];
-            let from = &self.source.values[plane + from..];
+            let from = &values[plane(image) + from..];
             if self.step == 1 {
                 copy_values(&from[..len], to);
             } else {
@@ -208,12 +209,13 @@ impl<'a, const HEIGHT: usize, const HALO: usize> Window<'a, HEIGHT, HALO> {
     #[inline(always)]
     pub fn prefetch<S: Simd>(&self, _: S, channel: usize) {
         let (Run { image, row, column, .. }, [height, width]) = (self.run, self.source.size);
-        let plane = (image * self.source.channels + channel) * height;
+        let (values, channels, channel) = self.source.planes.of(channel);
+        let plane = (image * channels + channel) * height;
         for line in 0..HEIGHT {
             let row = (plane + row + line * self.dilation).wrapping_sub(self.source.padding[0]);
             let start = row.wrapping_mul(width).wrapping_add(column).wrapping_sub(self.source.padding[1]);
             for offset in (0..4 * S::F32_LANES + HALO).step_by(16) {
-                prefetch(self.source.values.as_ptr().wrapping_add(start).wrapping_add(offset));
+                prefetch(values.as_ptr().wrapping_add(start).wrapping_add(offset));
             }
         }
     }

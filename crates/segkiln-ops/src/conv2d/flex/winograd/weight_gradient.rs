@@ -10,7 +10,7 @@ use super::{
     transforms::{gradient_points, input_points, kernel_gradient_column},
 };
 use crate::{
-    conv2d::flex::{Geometry, TASKS},
+    conv2d::flex::{Geometry, Planes, TASKS},
     cpu::{
         matrix::{Finish, Left, Product, Sizes, kernel_rows},
         memory::{Shared, Temporary, with_scratch},
@@ -159,8 +159,8 @@ pub(in crate::conv2d::flex) fn weight_gradient(geometry: &Geometry, x: &[f32], g
     let arch = simd::arch();
     let [lanes, step] = arch.dispatch(Sizes);
     let [channels_in, channels_out] = geometry.channels;
-    let x = Source { values: x, channels: channels_in, size: geometry.input, padding: geometry.padding };
-    let grad = Source { values: grad, channels: channels_out, size: geometry.output, padding: [0, 0] };
+    let x = Source { planes: Planes::one(x, channels_in), size: geometry.input, padding: geometry.padding };
+    let grad = Source { planes: Planes::one(grad, channels_out), size: geometry.output, padding: [0, 0] };
     let vectors = geometry.all_tiles().div_ceil(lanes);
     let chunks = [channels_out.div_ceil(CHUNK), channels_in.div_ceil(CHUNK)];
     let wanted = TASKS.div_ceil(chunks[0] * chunks[1]).min(vectors.div_ceil(8));
