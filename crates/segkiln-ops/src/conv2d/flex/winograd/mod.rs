@@ -1,10 +1,13 @@
-//! Winograd's minimal filtering F(4×4, 3×3) for 3×3 convolutions of stride 1: Lavin and Gray, "Fast Algorithms for
-//! Convolutional Neural Networks", CVPR 2016, <https://arxiv.org/abs/1509.09308>.
+//! Winograd's minimal filtering F(4×4, 3×3) for 3×3 convolutions: Lavin and Gray, "Fast Algorithms for Convolutional Neural
+//! Networks", CVPR 2016, <https://arxiv.org/abs/1509.09308>.
 //!
 //! A tile of 4×4 outputs depends on 6×6 inputs. Tiles and kernels are transformed to 36 values each (`B^T d B`, `G g G^T`),
 //! multiplied and summed over channels, which is 36 matrix products, and transformed back (`A^T m A`): a quarter of the
 //! multiplications of the definition. A register holds the same value of several tiles; tiles are numbered along rows, so
 //! that with NCHW tensors registers are filled from contiguous memory.
+//!
+//! With stride 2 an output is a sum of two taps on the even pixels and one on the odd, along each axis: F(2, 2) for those and
+//! products as they are for these, so that 2×2 outputs depend on 5×5 inputs and take 25 products, not 36.
 //!
 //! A dilated convolution is several plain ones on interleaved grids of the image.
 
@@ -35,8 +38,6 @@ use steps::{Multiply, TransformInput, TransformKernels, TransformOutput};
 use tiles::Source;
 pub(super) use weight_gradient::weight_gradient;
 
-/// Values of a transformed tile or kernel.
-const POINTS: usize = 36;
 /// Added between the planes of points, so that a tile's points do not share a set of the first-level cache.
 const SKEW: usize = 16;
 /// Values of the transformed input and output of a block of tiles: what stays in a second-level cache of 1 MiB.
@@ -60,10 +61,6 @@ impl Panels {
         self.channels * self.vectors * self.lanes + SKEW
     }
 
-    fn len(&self) -> usize {
-        POINTS * self.plane()
-    }
-
     fn width(&self, panel: usize) -> usize {
         (self.vectors - 2 * panel).min(2)
     }
@@ -81,12 +78,26 @@ impl Panels {
 /// Products for each pair of channels.
 pub(super) fn products(geometry: &Geometry) -> usize {
     let tiles = tile_products(geometry);
+    if geometry.stride != [1, 1] {
+        return tiles;
+    }
     grids::products(geometry).map_or(tiles, |grids| grids.min(tiles))
 }
 
 /// Products for each pair of channels with tiles of 4×4, as the gradient of the weight has them.
 pub(super) fn tile_products(geometry: &Geometry) -> usize {
-    POINTS * geometry.all_tiles()
+    points(geometry) * geometry.all_tiles()
+}
+
+/// Values of a transformed tile or kernel.
+fn points(geometry: &Geometry) -> usize {
+    transforms::side(geometry.stride[0]).pow(2)
+}
+
+/// Whether there are transforms for a convolution.
+pub(super) fn fits(geometry: &Geometry) -> bool {
+    let steps = geometry.stride == [1, 1] || (geometry.stride == [2, 2] && geometry.dilation == [1, 1]);
+    geometry.kernel == [3, 3] && steps && geometry.groups == 1
 }
 
 /// Whether each interleaved grid is one tile; then the input is one tensor.
@@ -103,13 +114,13 @@ pub(super) fn forward(geometry: &Geometry, x: Planes, kernels: Kernels, epilogue
     let [lanes, step] = arch.dispatch(Sizes);
     let [channels_in, channels_out] = geometry.channels;
     let source = Source { planes: x, size: geometry.input, padding: geometry.padding };
-    let vectors = geometry.all_tiles().div_ceil(lanes);
-    let convolution = Convolution { arch, lanes, step, geometry, source, kernels, epilogue, output, vectors };
+    let (points, vectors) = (points(geometry), geometry.all_tiles().div_ceil(lanes));
+    let convolution = Convolution { arch, lanes, step, points, geometry, source, kernels, epilogue, output, vectors };
     let padded_out = channels_out.next_multiple_of(step);
     if vectors * lanes < padded_out.min(128) {
         convolution.by_channels();
-    } else if POINTS * channels_in * padded_out > KERNELS {
-        convolution.by_points(TILES / (POINTS * channels_in.max(channels_out) * lanes));
+    } else if points * channels_in * padded_out > KERNELS {
+        convolution.by_points(TILES / (points * channels_in.max(channels_out) * lanes));
     } else {
         convolution.by_tiles();
     }
@@ -120,6 +131,8 @@ struct Convolution<'a> {
     /// Values of a register, and rows that are multiplied together.
     lanes: usize,
     step: usize,
+    /// Values of a transformed tile or kernel.
+    points: usize,
     geometry: &'a Geometry,
     source: Source<'a>,
     kernels: Kernels<'a>,
@@ -132,24 +145,24 @@ struct Convolution<'a> {
 impl Convolution<'_> {
     /// Many tiles: all kernels are transformed first, and the tasks are blocks of tiles.
     fn by_tiles(&self) {
-        let &Self { arch, lanes, step, geometry, source, vectors, .. } = self;
+        let &Self { arch, lanes, step, points, geometry, source, vectors, .. } = self;
         let [channels_in, channels_out] = geometry.channels;
         // `[chunk][point][...]`
         let chunk = 64.min(channels_out.next_multiple_of(step));
         let stride = chunk * channels_in + SKEW;
         let transformed = self.transform_kernels(chunk, stride);
-        let most = (BLOCK / (POINTS * (channels_in + chunk) * lanes)).clamp(2, 8);
+        let most = (BLOCK / (points * (channels_in + chunk) * lanes)).clamp(2, 8);
         let per_block = vectors.div_ceil(vectors.div_ceil(most));
         for_each(vectors.div_ceil(per_block), |block| {
             let first = block * per_block;
             let vectors = per_block.min(vectors - first);
             let panels = Panels { channels: channels_in, vectors, lanes };
             let first_tile = first * lanes;
-            let products = POINTS * (chunk * vectors * lanes + SKEW);
-            with_scratch([panels.len(), products], |[tiles, products]| {
+            let products = points * (chunk * vectors * lanes + SKEW);
+            with_scratch([points * panels.plane(), products], |[tiles, products]| {
                 let (target, channels) = (Shared(tiles.as_mut_ptr()), 0..channels_in);
                 arch.dispatch(TransformInput { geometry, source, channels, first_tile, panels, target });
-                for (index, kernels) in transformed.chunks_exact(POINTS * stride).enumerate() {
+                for (index, kernels) in transformed.chunks_exact(points * stride).enumerate() {
                     let rows = index * chunk..(index * chunk + chunk).min(channels_out);
                     self.multiply((kernels, stride), rows, tiles, panels, first_tile, products);
                 }
@@ -159,18 +172,25 @@ impl Convolution<'_> {
 
     /// Few tiles: all are transformed first, and the tasks are output channels.
     fn by_channels(&self) {
-        let &Self { arch, lanes, step, geometry, kernels, vectors, .. } = self;
+        let &Self { arch, lanes, step, points, geometry, kernels, vectors, .. } = self;
         let [channels_in, channels_out] = geometry.channels;
         let panels = Panels { channels: channels_in, vectors, lanes };
         let tiles = &self.transform_input(panels, 0);
-        let chunk = step * (BLOCK / (POINTS * channels_in * step)).clamp(1, 4);
+        let chunk = step * (BLOCK / (points * channels_in * step)).clamp(1, 4);
         for_each(channels_out.div_ceil(chunk), |index| {
             let rows = index * chunk..(index * chunk + chunk).min(channels_out);
             let stride = rows.len().next_multiple_of(step) * channels_in + SKEW;
-            let products = POINTS * (rows.len() * vectors * lanes + SKEW);
-            with_scratch([POINTS * stride, products], |[transformed, products]| {
+            let products = points * (rows.len() * vectors * lanes + SKEW);
+            with_scratch([points * stride, products], |[transformed, products]| {
                 let target = Shared(transformed.as_mut_ptr());
-                arch.dispatch(TransformKernels { kernels, channels_in, rows: rows.clone(), stride, target });
+                arch.dispatch(TransformKernels {
+                    kernels,
+                    channels_in,
+                    rows: rows.clone(),
+                    step: geometry.stride[0],
+                    stride,
+                    target,
+                });
                 self.multiply((transformed, stride), rows, tiles, panels, 0, products);
             });
         });
@@ -180,7 +200,7 @@ impl Convolution<'_> {
     /// registers of tiles, or two.
     fn by_points(&self, most: usize) {
         const ROWS: usize = 128;
-        let &Self { arch, lanes, step, geometry, epilogue, output, .. } = self;
+        let &Self { arch, lanes, step, points, geometry, epilogue, output, .. } = self;
         let [channels_in, channels_out] = geometry.channels;
         let padded_out = channels_out.next_multiple_of(step);
         let stride = padded_out * channels_in + SKEW;
@@ -193,10 +213,10 @@ impl Convolution<'_> {
             let tiles = &self.transform_input(panels, first_tile);
             let products_stride = padded_out * vectors * lanes + SKEW;
             // SAFETY: the products are written before they are transformed back.
-            let mut products = unsafe { Temporary::new(POINTS * products_stride) };
+            let mut products = unsafe { Temporary::new(points * products_stride) };
             let target = Shared(products.as_mut_ptr());
             let chunks = channels_out.div_ceil(ROWS);
-            for_each(POINTS * chunks, |task| {
+            for_each(points * chunks, |task| {
                 let (point, row) = (task / chunks, task % chunks * ROWS);
                 arch.dispatch(Multiply {
                     channels_in,
@@ -238,17 +258,17 @@ impl Convolution<'_> {
         first_tile: usize,
         products: &mut [f32],
     ) {
-        let &Self { arch, geometry, epilogue, output, .. } = self;
+        let &Self { arch, points, geometry, epilogue, output, .. } = self;
         let products_stride = rows.len() * panels.vectors * panels.lanes + SKEW;
         arch.dispatch(Multiply {
             channels_in: panels.channels,
-            points: 0..POINTS,
+            points: 0..points,
             kernels,
             kernels_stride,
             rows: rows.len(),
             tiles,
             panels,
-            products: Shared(products[..POINTS * products_stride].as_mut_ptr()),
+            products: Shared(products[..points * products_stride].as_mut_ptr()),
             products_stride,
             finish: Finish::Store,
         });
@@ -267,17 +287,17 @@ impl Convolution<'_> {
     /// All kernels: `[chunk of output channels][point][kernel_rows output channels][input channel][output channel]`, with
     /// `stride` values a point.
     fn transform_kernels(&self, chunk: usize, stride: usize) -> Temporary {
-        let &Self { arch, step, geometry, kernels, .. } = self;
+        let &Self { arch, step, points, geometry, kernels, .. } = self;
         let [channels_in, channels_out] = geometry.channels;
         // SAFETY: all kernels are written.
-        let mut transformed = unsafe { Temporary::new(channels_out.div_ceil(chunk) * POINTS * stride) };
+        let mut transformed = unsafe { Temporary::new(channels_out.div_ceil(chunk) * points * stride) };
         let target = Shared(transformed.as_mut_ptr());
         for_each(channels_out.div_ceil(step), |panel| {
             let rows = panel * step..(panel * step + step).min(channels_out);
             let (index, row) = (rows.start / chunk, rows.start % chunk);
             // SAFETY: within the buffer; each task has its panel.
-            let target = Shared(unsafe { target.at(index * POINTS * stride + row * channels_in) });
-            arch.dispatch(TransformKernels { kernels, channels_in, rows, stride, target });
+            let target = Shared(unsafe { target.at(index * points * stride + row * channels_in) });
+            arch.dispatch(TransformKernels { kernels, channels_in, rows, step: geometry.stride[0], stride, target });
         });
         transformed
     }
@@ -285,9 +305,9 @@ impl Convolution<'_> {
     /// Tiles from `first_tile` on of all channels.
     fn transform_input(&self, panels: Panels, first_tile: usize) -> Temporary {
         const CHANNELS: usize = 16;
-        let &Self { arch, geometry, source, .. } = self;
+        let &Self { arch, points, geometry, source, .. } = self;
         // SAFETY: all tiles are written.
-        let mut transformed = unsafe { Temporary::new(panels.len()) };
+        let mut transformed = unsafe { Temporary::new(points * panels.plane()) };
         let target = Shared(transformed.as_mut_ptr());
         for_each(panels.channels.div_ceil(CHANNELS), |index| {
             let channels = index * CHANNELS..(index * CHANNELS + CHANNELS).min(panels.channels);
@@ -316,6 +336,7 @@ mod tests {
                 arch,
                 lanes,
                 step,
+                points: points(&geometry),
                 geometry: &geometry,
                 source: Source { planes: Planes::one(&x, 20), size: [33, 47], padding: [1, 1] },
                 kernels: geometry.kernels(&weight),

@@ -5,9 +5,9 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use super::{
-    POINTS, Panels, SKEW,
+    Panels, SKEW,
     tiles::{Line, Source, Window, store},
-    transforms::{input_points, kernel_column, output_column},
+    transforms::{input_points, kernel_column, output_column, side},
 };
 use crate::{
     conv2d::flex::{Epilogue, Geometry, Kernels},
@@ -33,6 +33,13 @@ impl WithSimd for TransformInput<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        if self.geometry.stride == [2, 2] { self.run::<S, 2, 5, 1>(simd) } else { self.run::<S, 1, 6, 2>(simd) }
+    }
+}
+
+impl TransformInput<'_> {
+    #[inline(always)]
+    fn run<S: Simd, const STRIDE: usize, const SIDE: usize, const HALO: usize>(self, simd: S) {
         let Self { geometry, source, channels, first_tile, panels, target } = self;
         let stride = panels.plane();
         let mut halves = [Line::EMPTY; 6];
@@ -46,7 +53,7 @@ impl WithSimd for TransformInput<'_> {
                 // SAFETY: the target has all panels, and this channel and register are written here only.
                 unsafe {
                     let target = target.at(panels.at(channel, vector));
-                    input_points(simd, window, channel, &mut halves, |point, value| {
+                    input_points::<S, STRIDE, SIDE, HALO>(simd, window, channel, &mut halves, |point, value| {
                         value.store(target.add(point * stride));
                     });
                 }
@@ -61,6 +68,8 @@ pub(super) struct TransformKernels<'a> {
     pub channels_in: usize,
     /// Output channels.
     pub rows: Range<usize>,
+    /// Of the convolution.
+    pub step: usize,
     /// From a point to the next.
     pub stride: usize,
     pub target: Shared,
@@ -71,32 +80,38 @@ impl WithSimd for TransformKernels<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        if const { kernel_rows::<S>() == 8 } { self.run::<8>() } else { self.run::<4>() }
+        match (const { kernel_rows::<S>() == 8 }, self.step) {
+            (true, 2) => self.run::<8, 2>(),
+            (true, _) => self.run::<8, 1>(),
+            (false, 2) => self.run::<4, 2>(),
+            (false, _) => self.run::<4, 1>(),
+        }
     }
 }
 
 impl TransformKernels<'_> {
     #[inline(always)]
-    fn run<const ROWS: usize>(self) {
-        let Self { kernels, channels_in, rows, stride, target } = self;
+    fn run<const ROWS: usize, const STRIDE: usize>(self) {
+        let Self { kernels, channels_in, rows, step: _, stride, target } = self;
+        let side = const { side(STRIDE) };
         let mut offset = 0;
         for first in rows.clone().step_by(ROWS) {
             for channel in 0..channels_in {
                 let taps = kernels.taps::<ROWS>(first..rows.end.min(first + ROWS), channel);
-                let mut points = [[0.0f32; ROWS]; POINTS];
+                let mut points = [[0.0f32; ROWS]; 36];
                 for row in 0..ROWS {
                     let mut half = [[0.0f32; 6]; 3];
                     for b in 0..3 {
-                        half[b] = kernel_column([taps[b][row], taps[3 + b][row], taps[6 + b][row]]);
+                        half[b] = kernel_column::<STRIDE>([taps[b][row], taps[3 + b][row], taps[6 + b][row]]);
                     }
-                    for a in 0..6 {
-                        let line = kernel_column([half[0][a], half[1][a], half[2][a]]);
-                        for b in 0..6 {
-                            points[a * 6 + b][row] = line[b];
+                    for a in 0..side {
+                        let line = kernel_column::<STRIDE>([half[0][a], half[1][a], half[2][a]]);
+                        for b in 0..side {
+                            points[a * side + b][row] = line[b];
                         }
                     }
                 }
-                for (point, values) in points.iter().enumerate() {
+                for (point, values) in points[..side * side].iter().enumerate() {
                     // SAFETY: the target has `stride` values a point, of which this panel's are written here only.
                     unsafe { target.at(point * stride + offset).cast::<[f32; ROWS]>().write_unaligned(*values) };
                 }
@@ -188,10 +203,17 @@ impl WithSimd for TransformOutput<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        if self.geometry.stride == [2, 2] { self.run::<S, 2>(simd) } else { self.run::<S, 1>(simd) }
+    }
+}
+
+impl TransformOutput<'_> {
+    #[inline(always)]
+    fn run<S: Simd, const STRIDE: usize>(self, simd: S) {
         let Self { geometry, rows, vectors, first_tile, products, products_stride, epilogue, output } = self;
-        let lanes = S::F32_LANES;
+        let (lanes, side, outputs) = (S::F32_LANES, const { side(STRIDE) }, 4 / STRIDE);
         let width = vectors * lanes;
-        assert!(products.len() >= (POINTS - 1) * products_stride + rows.len() * width);
+        assert!(products.len() >= (side * side - 1) * products_stride + rows.len() * width);
         let mut line = Line::EMPTY;
         for vector in 0..vectors {
             let runs = geometry.runs(first_tile + vector * lanes, lanes);
@@ -199,56 +221,56 @@ impl WithSimd for TransformOutput<'_> {
                 let channel = rows.start + row;
                 let source = products[row * width + vector * lanes..].as_ptr();
                 let mut half = [[Lanes::splat(simd, 0.0); 6]; 4];
-                for b in 0..6 {
-                    // SAFETY: the products have all points of this row and register.
-                    let column = unsafe {
-                        output_column([
-                            Lanes::load(simd, source.add(b * products_stride)),
-                            Lanes::load(simd, source.add((6 + b) * products_stride)),
-                            Lanes::load(simd, source.add((12 + b) * products_stride)),
-                            Lanes::load(simd, source.add((18 + b) * products_stride)),
-                            Lanes::load(simd, source.add((24 + b) * products_stride)),
-                            Lanes::load(simd, source.add((30 + b) * products_stride)),
-                        ])
-                    };
-                    for a in 0..4 {
+                for b in 0..side {
+                    let mut column = [Lanes::splat(simd, 0.0); 6];
+                    for a in 0..side {
+                        // SAFETY: the products have all points of this row and register.
+                        column[a] = unsafe { Lanes::load(simd, source.add((a * side + b) * products_stride)) };
+                    }
+                    let column = output_column::<S, STRIDE>(column);
+                    for a in 0..outputs {
                         half[a][b] = column[a];
                     }
                 }
-                for a in 0..4 {
-                    let mut pixels = output_column(half[a]);
+                for a in 0..outputs {
+                    let mut pixels = output_column::<S, STRIDE>(half[a]);
                     if let Some(Epilogue { scale, shift, range: [low, high] }) = epilogue {
                         let (scale, shift) = (Lanes::splat(simd, scale[channel]), Lanes::splat(simd, shift[channel]));
                         let (low, high) = (Lanes::splat(simd, low), Lanes::splat(simd, high));
-                        for value in &mut pixels {
+                        for value in &mut pixels[..outputs] {
                             *value = value.mul_add(scale, shift).max(low).min(high);
                         }
                     }
-                    let pixels = zip4(pixels);
+                    if STRIDE == 2 {
+                        [pixels[0], pixels[1]] = pixels[0].zip(pixels[1]);
+                    } else {
+                        pixels = zip4(pixels);
+                    }
+                    let pixels = &pixels[..outputs];
                     let run = &runs[0];
-                    let row = run.row + a * geometry.dilation[0];
+                    let (row, column) = (run.row / STRIDE + a * geometry.dilation[0], run.column / STRIDE);
                     let plane = (run.image * geometry.channels[1] + channel) * geometry.output_plane();
-                    let inside = row < geometry.output[0] && run.column + 4 * lanes <= geometry.output[1];
+                    let inside = row < geometry.output[0] && column + outputs * lanes <= geometry.output[1];
                     if run.tiles == lanes && geometry.dilation[1] == 1 && inside {
                         for (index, pixels) in pixels.iter().enumerate() {
                             // SAFETY: row and columns are within the plane, and tiles of other tasks are elsewhere in it.
                             unsafe {
-                                pixels.store(output.at(plane + row * geometry.output[1] + run.column + index * lanes));
+                                pixels.store(output.at(plane + row * geometry.output[1] + column + index * lanes));
                             }
                         }
                         continue;
                     }
                     for (index, pixels) in pixels.iter().enumerate() {
-                        // SAFETY: a line holds four registers.
+                        // SAFETY: a line holds as many registers.
                         unsafe { pixels.store(line.0.as_mut_ptr().add(index * lanes)) };
                     }
                     for run in &runs {
-                        let row = run.row + a * geometry.dilation[0];
+                        let (row, column) = (run.row / STRIDE + a * geometry.dilation[0], run.column / STRIDE);
                         if row < geometry.output[0] {
                             let plane = (run.image * geometry.channels[1] + channel) * geometry.output_plane();
-                            let values = &line.0[4 * run.lane..4 * (run.lane + run.tiles)];
+                            let values = &line.0[outputs * run.lane..outputs * (run.lane + run.tiles)];
                             // SAFETY: the row is within the output, and tiles of other tasks are elsewhere in it.
-                            unsafe { store(geometry, run, values, output.at(plane + row * geometry.output[1])) };
+                            unsafe { store(geometry, column, values, output.at(plane + row * geometry.output[1])) };
                         }
                     }
                 }

@@ -13,7 +13,7 @@ pub(super) struct Run {
     pub lane: usize,
     pub tiles: usize,
     pub image: usize,
-    /// Of the first output.
+    /// Of the first pixel that is read, counted with the padding; divided by the stride, of the first output.
     pub row: usize,
     pub column: usize,
 }
@@ -21,7 +21,7 @@ pub(super) struct Run {
 impl Geometry {
     /// Rows and columns of tiles of one of the interleaved grids.
     fn tiles(&self) -> [usize; 2] {
-        [0, 1].map(|axis| self.output[axis].div_ceil(self.dilation[axis]).div_ceil(4))
+        [0, 1].map(|axis| self.output[axis].div_ceil(self.dilation[axis]).div_ceil(4 / self.stride[axis]))
     }
 
     /// Rows and columns of interleaved grids.
@@ -241,17 +241,17 @@ fn copy_values(from: &[f32], to: &mut [f32]) {
     }
 }
 
-/// Writes values to a row of the output from the run's column on, as far as they are within it.
+/// Writes values to a row of the output from a column on, as far as they are within it.
 ///
 /// # Safety
 /// `row` has the output's columns.
 #[inline(always)]
-pub(super) unsafe fn store(geometry: &Geometry, run: &Run, values: &[f32], row: *mut f32) {
+pub(super) unsafe fn store(geometry: &Geometry, column: usize, values: &[f32], row: *mut f32) {
     let step = geometry.dilation[1];
-    let columns = geometry.output[1].saturating_sub(run.column).div_ceil(step).min(values.len());
+    let columns = geometry.output[1].saturating_sub(column).div_ceil(step).min(values.len());
     // SAFETY: the columns are within the row.
     unsafe {
-        let target = row.add(run.column.min(geometry.output[1]));
+        let target = row.add(column.min(geometry.output[1]));
         if step == 1 {
             copy_values(&values[..columns], std::slice::from_raw_parts_mut(target, columns));
         } else {

@@ -5,9 +5,18 @@ use pulp::Simd;
 use super::tiles::{APART, Line, Window};
 use crate::cpu::simd::{Lanes, unzip4};
 
-/// `B^T d`, for a column of six.
+/// Points of a tile along an axis, and pixels that it depends on: F(4, 3), and with stride 2 two outputs of two taps on the
+/// even pixels, F(2, 2), and of one on the odd.
+pub(super) const fn side(stride: usize) -> usize {
+    7 - stride
+}
+
+/// `B^T d`, for a column of [`side`].
 #[inline(always)]
-pub(super) fn input_column<S: Simd>([d0, d1, d2, d3, d4, d5]: [Lanes<S>; 6]) -> [Lanes<S>; 6] {
+fn input_column<S: Simd, const STRIDE: usize>([d0, d1, d2, d3, d4, d5]: [Lanes<S>; 6]) -> [Lanes<S>; 6] {
+    if STRIDE == 2 {
+        return [d0 - d2, d2, d2 - d4, d1, d3, d5];
+    }
     let (even, odd) = (d2.scaled_plus(-4.0, d4), d1.scaled_plus(-4.0, d3));
     let (even_2, odd_2) = (d4 - d2, (d3 - d1) * 2.0);
     [
@@ -20,9 +29,12 @@ pub(super) fn input_column<S: Simd>([d0, d1, d2, d3, d4, d5]: [Lanes<S>; 6]) -> 
     ]
 }
 
-/// `A^T m`, for a column of six.
+/// `A^T m`, for a column of [`side`]: four values, or with stride 2 the first two.
 #[inline(always)]
-pub(super) fn output_column<S: Simd>([m0, m1, m2, m3, m4, m5]: [Lanes<S>; 6]) -> [Lanes<S>; 4] {
+pub(super) fn output_column<S: Simd, const STRIDE: usize>([m0, m1, m2, m3, m4, m5]: [Lanes<S>; 6]) -> [Lanes<S>; 4] {
+    if STRIDE == 2 {
+        return [m0 + m1 + m3, m1 - m2 + m4, m5, m5];
+    }
     let (sum, difference) = (m1 + m2, m1 - m2);
     let (sum_2, difference_2) = (m3 + m4, m3 - m4);
     [
@@ -33,7 +45,7 @@ pub(super) fn output_column<S: Simd>([m0, m1, m2, m3, m4, m5]: [Lanes<S>; 6]) ->
     ]
 }
 
-/// `A y`, for a column of four: the adjoint of [`output_column`].
+/// `A y`, for a column of four: the adjoint of [`output_column`] for stride 1.
 #[inline(always)]
 pub(super) fn gradient_column<S: Simd>([y0, y1, y2, y3]: [Lanes<S>; 4]) -> [Lanes<S>; 6] {
     let (even, odd) = (y0 + y2, y1 + y3);
@@ -42,15 +54,18 @@ pub(super) fn gradient_column<S: Simd>([y0, y1, y2, y3]: [Lanes<S>; 4]) -> [Lane
     [y0, even + odd, even - odd, even_2 + odd_2, even_2 - odd_2, y3]
 }
 
-/// `G g`, for a column of three.
+/// `G g`, for a column of three: [`side`] values.
 #[inline(always)]
-pub(super) fn kernel_column([g0, g1, g2]: [f32; 3]) -> [f32; 6] {
+pub(super) fn kernel_column<const STRIDE: usize>([g0, g1, g2]: [f32; 3]) -> [f32; 6] {
+    if STRIDE == 2 {
+        return [g0, g0 + g2, g2, g1, g1, 0.0];
+    }
     let (even, odd) = ((g0 + g2) * (-1.0 / 6.0), g1 * (-1.0 / 6.0));
     let (even_2, odd_2) = (g0 * (1.0 / 24.0) + g2 * (1.0 / 6.0), g1 * (1.0 / 12.0));
     [g0 * 0.25, even + odd, even - odd, even_2 + odd_2, even_2 - odd_2, g2]
 }
 
-/// `G^T u`, for a column of six: the adjoint of [`kernel_column`].
+/// `G^T u`, for a column of six: the adjoint of [`kernel_column`] for stride 1.
 #[inline(always)]
 pub(super) fn kernel_gradient_column([u0, u1, u2, u3, u4, u5]: [f32; 6]) -> [f32; 3] {
     let (sum, difference) = ((u1 + u2) * (-1.0 / 6.0), (u1 - u2) * (-1.0 / 6.0));
@@ -60,44 +75,41 @@ pub(super) fn kernel_gradient_column([u0, u1, u2, u3, u4, u5]: [f32; 6]) -> [f32
 
 /// The points of a register's tiles for one channel.
 #[inline(always)]
-pub(super) fn input_points<S: Simd>(
+pub(super) fn input_points<S: Simd, const STRIDE: usize, const SIDE: usize, const HALO: usize>(
     simd: S,
-    window: &mut Window<6, 2>,
+    window: &mut Window<SIDE, HALO>,
     channel: usize,
     halves: &mut [Line; 6],
     mut store: impl FnMut(usize, Lanes<S>),
 ) {
+    const { assert!(SIDE == side(STRIDE) && HALO == SIDE - 4) };
     let lanes = S::F32_LANES;
     let (lines, halo) = window.lines(channel);
-    let (main, after) = if halo == APART { (4, 4) } else { ((4 * lanes + 2).div_ceil(lanes), 0) };
+    let (main, after) = if halo == APART { (4, 4) } else { ((4 * lanes + HALO).div_ceil(lanes), 0) };
     for index in 0..main + after {
         let offset = if index < main { index * lanes } else { APART + (index - main) * lanes };
+        let mut column = [Lanes::splat(simd, 0.0); 6];
         // SAFETY: `lines` gives pointers to as many values.
         unsafe {
-            let [d0, d1, d2, d3, d4, d5] = lines;
-            let column = input_column([
-                Lanes::load(simd, d0.add(offset)),
-                Lanes::load(simd, d1.add(offset)),
-                Lanes::load(simd, d2.add(offset)),
-                Lanes::load(simd, d3.add(offset)),
-                Lanes::load(simd, d4.add(offset)),
-                Lanes::load(simd, d5.add(offset)),
-            ]);
-            for a in 0..6 {
+            for a in 0..SIDE {
+                column[a] = Lanes::load(simd, lines[a].add(offset));
+            }
+            let column = input_column::<S, STRIDE>(column);
+            for a in 0..SIDE {
                 column[a].store(halves[a].0.as_mut_ptr().add(offset));
             }
         }
     }
-    for a in 0..6 {
+    for a in 0..SIDE {
         // SAFETY: four registers of columns and, from `halo` on, four of those after.
         let row = unsafe {
             let line = halves[a].0.as_ptr();
             let [d0, d1, d2, d3] = unzip4(four(simd, line));
             let [d4, d5, ..] = unzip4(four(simd, line.add(halo)));
-            input_column([d0, d1, d2, d3, d4, d5])
+            input_column::<S, STRIDE>([d0, d1, d2, d3, d4, d5])
         };
-        for b in 0..6 {
-            store(a * 6 + b, row[b]);
+        for b in 0..SIDE {
+            store(a * SIDE + b, row[b]);
         }
     }
 }

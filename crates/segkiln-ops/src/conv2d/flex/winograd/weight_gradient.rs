@@ -5,7 +5,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use super::{
-    POINTS, SKEW,
+    SKEW,
     tiles::{Line, Source, Window},
     transforms::{gradient_points, input_points, kernel_gradient_column},
 };
@@ -19,6 +19,8 @@ use crate::{
     },
 };
 
+/// Points of a tile.
+const POINTS: usize = 36;
 /// Channels whose weights' gradients are one task.
 const CHUNK: usize = 64;
 /// Registers of tiles that are transformed before they are multiplied.
@@ -90,9 +92,15 @@ impl WithSimd for Correlate<'_> {
                         // SAFETY: a square has as many rows of a register.
                         unsafe {
                             let square = square.as_mut_ptr().cast::<f32>().add(row * lanes);
-                            input_points(simd, &mut inputs_window, channel, &mut halves, |point, value| {
-                                value.store(square.add(point * MOST_LANES * MOST_LANES));
-                            });
+                            input_points::<S, 1, 6, 2>(
+                                simd,
+                                &mut inputs_window,
+                                channel,
+                                &mut halves,
+                                |point, value| {
+                                    value.store(square.add(point * MOST_LANES * MOST_LANES));
+                                },
+                            );
                         }
                     }
                     for (point, square) in square.iter().enumerate() {
@@ -154,7 +162,7 @@ impl WithSimd for Correlate<'_> {
     }
 }
 
-/// The gradient of the kernels, `[channels out, channels in, 3, 3]`, from the input and the output's gradient.
+/// The gradient of the kernels, `[channels out, channels in, 3, 3]`, from the input and the output's gradient; the stride is 1.
 pub(in crate::conv2d::flex) fn weight_gradient(geometry: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
     let arch = simd::arch();
     let [lanes, step] = arch.dispatch(Sizes);
