@@ -112,7 +112,7 @@ impl EncodedUNetPlusPlusDecoder {
             for (row, node) in nodes.iter().enumerate().rev() {
                 let from = before.get(row).unwrap_or_else(|| &maps[column]).clone();
                 let parts = [resize(from, size, ResizeMode::Nearest)].into_iter().chain(done.iter().cloned());
-                done.insert(0, node.forward(Tensor::cat(parts.collect(), 1)));
+                done.insert(0, node.forward(parts.collect::<Vec<_>>()));
             }
             if skip.is_some() {
                 done.pop();

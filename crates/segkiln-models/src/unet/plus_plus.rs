@@ -121,8 +121,8 @@ impl UNetPlusPlus {
         for (column, nodes) in self.columns.iter().enumerate() {
             for (level, node) in nodes.iter().enumerate() {
                 let below = node.up.forward(rows[level + 1][column].clone());
-                let inputs = rows[level].iter().cloned().chain([below]).collect();
-                rows[level].push(node.conv.forward(Tensor::cat(inputs, 1)));
+                let inputs: Vec<_> = rows[level].iter().cloned().chain([below]).collect();
+                rows[level].push(node.conv.forward(inputs));
             }
         }
         let top = rows.swap_remove(0);

@@ -34,8 +34,8 @@ impl<B: Backend + Conv2dOps, C: CheckpointStrategy> Conv2dOps for Autodiff<B, C>
         weight: FloatTensor<Self>,
         options: ConvOptions<2>,
     ) -> FloatTensor<Self> {
-        if options.groups != 1 {
-            // A group may have channels of both.
+        // A group may have channels of both.
+        if !B::JOINS || options.groups != 1 {
             return Self::convolve(Self::float_cat(vec![x, more], 1), weight, options);
         }
         let guards = [x.node(), more.node(), weight.node()];

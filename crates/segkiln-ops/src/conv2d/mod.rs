@@ -3,7 +3,7 @@
 //! On the CPU Burn's own convolution lays out the whole input as a matrix and computes weight gradients as one convolution
 //! with a kernel as large as the image. Here 3×3 kernels are transformed (Winograd), channels by themselves are gone over
 //! directly, and for all others the matrix is made a block at a time, small enough to stay in the cache; the same for both
-//! gradients. Other backends compute with Burn's operators.
+//! gradients, but that 3×3 kernels of stride 2 are transformed forward only. Other backends compute with Burn's operators.
 //!
 //! A value that is not finite makes the 4×4 outputs around it not finite where Winograd's transforms are used.
 
@@ -30,7 +30,8 @@ mod ndarray;
 /// let device = Device::default();
 /// let [skip, below] = [2, 3].map(|channels| Tensor::<4>::ones([1, channels, 8, 8], &device));
 /// assert_eq!(Joined::from(skip.clone()).dims(), [1, 2, 8, 8]);
-/// assert_eq!(Joined::from([skip, below]).dims(), [1, 5, 8, 8]);
+/// assert_eq!(Joined::from([skip.clone(), below.clone()]).dims(), [1, 5, 8, 8]);
+/// assert_eq!(Joined::from(vec![skip.clone(), skip, below]).dims(), [1, 7, 8, 8]);
 /// ```
 #[derive(Debug, Clone)]
 pub struct Joined {
@@ -52,6 +53,26 @@ impl From<[Tensor<4>; 2]> for Joined {
         let fit = one[0] == other[0] && one[2..] == other[2..];
         assert!(fit, "{one:?} and {other:?} differ in more than the channels");
         Self { first, second: Some(second) }
+    }
+}
+
+impl From<Vec<Tensor<4>>> for Joined {
+    /// Of more than two tensors the first or the last, whichever has more channels, stays apart, and the others are copied to
+    /// one.
+    ///
+    /// # Panics
+    /// If there is none, or they differ in more than the channels.
+    fn from(mut tensors: Vec<Tensor<4>>) -> Self {
+        let channels = |tensor: Option<&Tensor<4>>| tensor.map(|tensor| tensor.dims()[1]);
+        if channels(tensors.first()) > channels(tensors.last()) {
+            let others = tensors.split_off(1);
+            return Self::from([tensors.remove(0), Tensor::cat(others, 1)]);
+        }
+        match (tensors.pop().expect("at least one tensor"), tensors.len()) {
+            (one, 0) => one.into(),
+            (last, 1) => [tensors.remove(0), last].into(),
+            (last, _) => [Tensor::cat(tensors, 1), last].into(),
+        }
     }
 }
 
@@ -187,6 +208,9 @@ pub trait Conv2dOps: Backend {
     ) -> FloatTensor<Self> {
         affine::<Self>(Self::convolve(x, weight, options), scale, shift, range)
     }
+
+    /// Whether two tensors' channels are convolved, and have gradients, without a copy of both.
+    const JOINS: bool = false;
 
     /// [`convolve`](Self::convolve) of `x` and, as further channels, `more`.
     #[fusion(default)]

@@ -63,7 +63,8 @@ fn cases() -> Vec<([usize; 4], [usize; 4], ConvOptions<2>)> {
         ([1, 2, 7, 32], [3, 2, 3, 3], options([9, 5], [40, 70], [1, 1], 1)),
         ([2, 9, 20, 150], [10, 9, 3, 3], options([2, 2], [1, 1], [1, 1], 1)),
         ([3, 8, 9, 10], [9, 8, 3, 3], ConvOptions::new_with_padding([2, 2], [(0, 1), (2, 3)], [1, 1], 1)),
-        ([1, 420, 34, 35], [410, 420, 3, 3], options([2, 2], [1, 0], [1, 1], 1)),
+        ([1, 420, 46, 47], [410, 420, 3, 3], options([2, 2], [1, 0], [1, 1], 1)),
+        ([1, 40, 18, 19], [150, 40, 3, 3], options([2, 2], [1, 1], [1, 1], 1)),
         ([1, 8, 1, 2], [9, 8, 3, 3], options([2, 2], [1, 1], [1, 1], 1)),
     ]
 }
@@ -145,18 +146,19 @@ fn gradients_equal_finite_differences() {
 fn winograd_is_exact_to_a_hundred_thousandth() {
     let device = Device::flex();
     for channels in [16, 256] {
-        for (side, dilation) in [(12, 1), (32, 4), (28, 6), (22, 7)] {
+        for (side, stride, dilation) in [(12, 1, 1), (32, 1, 4), (28, 1, 6), (22, 1, 7), (21, 2, 1)] {
             device.seed(0);
             let random = |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
             let (x, weight) = (random([1, channels, side, side]), random([8, channels, 3, 3]));
-            let y = conv2d(x.clone(), weight.clone(), None, options([1, 1], [0, 0], [dilation; 2], 1));
+            let y = conv2d(x.clone(), weight.clone(), None, options([stride; 2], [0, 0], [dilation; 2], 1));
             let [x, weight, y] = [x, weight, y].map(|tensor| tensor.into_data().try_into_vec::<f32>().unwrap());
-            let out_side = side - 2 * dilation;
+            let out_side = (side - 2 * dilation).div_ceil(stride);
             let sum = |index: usize| -> f64 {
                 let (out, row, column) = (index / out_side / out_side, index / out_side % out_side, index % out_side);
                 let terms = (0..channels * 9).map(|index| {
                     let (channel, a, b) = (index / 9, index / 3 % 3, index % 3);
-                    let pixel = x[(channel * side + row + a * dilation) * side + column + b * dilation];
+                    let [row, column] = [row * stride + a * dilation, column * stride + b * dilation];
+                    let pixel = x[(channel * side + row) * side + column];
                     f64::from(pixel) * f64::from(weight[out * channels * 9 + index])
                 });
                 terms.sum()
@@ -165,7 +167,10 @@ fn winograd_is_exact_to_a_hundred_thousandth() {
             let range = exact.iter().copied().fold(f64::NEG_INFINITY, f64::max)
                 - exact.iter().copied().fold(f64::INFINITY, f64::min);
             let error = y.iter().zip(&exact).map(|(y, exact)| (f64::from(*y) - exact).abs()).fold(0.0, f64::max);
-            assert!(error < 1e-5 * range, "{channels} channels, dilation {dilation}: {error} of {range}");
+            assert!(
+                error < 1e-5 * range,
+                "{channels} channels, stride {stride}, dilation {dilation}: {error} of {range}"
+            );
         }
     }
 }
@@ -212,7 +217,6 @@ fn affine_equals_operators_one_by_one() {
     }
 }
 
-/// A training that has gone wrong must not look as if it had not.
 /// Two tensors' channels, evaluated and with the gradients of all: each order of Winograd's tasks, borders and several
 /// images, and what other methods compute from one tensor.
 #[test]
@@ -230,13 +234,14 @@ fn joined_inputs_equal_one() {
     ] {
         let [n, channels, height, width] = shape;
         let (more_shape, weight_shape) = ([n, more, height, width], [out, (channels + more) / options.groups, 3, 3]);
-        let run = |joined: bool, autodiff: bool| {
+        let run = |joined: bool, tracked: [bool; 3]| {
+            let autodiff = tracked.contains(&true);
             let device = if autodiff { Device::flex().autodiff() } else { Device::flex() };
             let bias = values([1, out, 1, 1], 3.0, &device).reshape([out]);
-            let tensors = [(shape, 0.0), (more_shape, 2.0), (weight_shape, 1.0)];
-            let tensors = tensors.map(|(shape, phase)| {
+            let tensors = [(shape, 0.0, 0), (more_shape, 2.0, 1), (weight_shape, 1.0, 2)];
+            let tensors = tensors.map(|(shape, phase, index)| {
                 let tensor = values(shape, phase, &device);
-                if autodiff { tensor.require_grad() } else { tensor }
+                if tracked[index] { tensor.require_grad() } else { tensor }
             });
             let [x, more, weight] = tensors.clone();
             let y = match joined {
@@ -246,12 +251,17 @@ fn joined_inputs_equal_one() {
             let mut results = vec![y.to_data()];
             if autodiff {
                 let gradients = (y.clone() * values(y.dims(), 4.0, &device)).backward();
-                results.extend(tensors.map(|tensor| tensor.grad(&gradients).unwrap().into_data()));
+                for (tensor, tracked) in tensors.iter().zip(tracked) {
+                    let gradient = tensor.grad(&gradients);
+                    assert_eq!(gradient.is_some(), tracked);
+                    results.extend(gradient.map(Tensor::into_data));
+                }
             }
             results
         };
-        for autodiff in [false, true] {
-            for (index, (two, one)) in run(true, autodiff).iter().zip(run(false, autodiff)).enumerate() {
+        let only = |index: usize| [0, 1, 2].map(|tracked| tracked == index);
+        for tracked in [[false; 3], [true; 3], only(0), only(1), only(2)] {
+            for (index, (two, one)) in run(true, tracked).iter().zip(run(false, tracked)).enumerate() {
                 if index == 0 {
                     assert_eq!(*two, one, "{shape:?} and {more}");
                 } else {
@@ -275,16 +285,22 @@ fn inputs_of_other_sizes_are_not_joined() {
     );
 }
 
+/// A training that has gone wrong must not look as if it had not.
 #[test]
 fn what_is_not_a_number_is_kept() {
     let device = Device::flex();
-    for (weight_shape, dilation, groups) in
-        [([8, 8, 3, 3], 1, 1), ([8, 8, 3, 3], 7, 1), ([2, 8, 3, 3], 1, 1), ([2, 8, 2, 3], 1, 1), ([8, 1, 3, 3], 1, 8)]
-    {
+    for (weight_shape, stride, dilation, groups) in [
+        ([8, 8, 3, 3], 1, 1, 1),
+        ([8, 8, 3, 3], 2, 1, 1),
+        ([8, 8, 3, 3], 1, 7, 1),
+        ([2, 8, 3, 3], 1, 1, 1),
+        ([2, 8, 2, 3], 1, 1, 1),
+        ([8, 1, 3, 3], 1, 1, 8),
+    ] {
         let x = values([1, 8, 7, 33], 0.0, &device).mul_scalar(f32::NAN);
         let weight = values(weight_shape, 1.0, &device);
         let ones = Tensor::<1>::ones([weight_shape[0]], &device);
-        let options = options([1, 1], [dilation; 2], [dilation; 2], groups);
+        let options = options([stride; 2], [dilation; 2], [dilation; 2], groups);
         let y = conv2d_affine(x, weight, ones.clone(), ones, Some([0.0, f32::INFINITY]), options);
         assert!(y.into_data().iter::<f32>().all(f32::is_nan));
     }
@@ -303,8 +319,9 @@ fn bits_do_not_depend_on_the_thread_count() {
     };
     let with = |threads: usize| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(run);
     let one = with(1);
-    for threads in [2, 3, 8] {
-        for (ours, one) in with(threads).iter().zip(&one) {
+    // Within a pool, and with helpers.
+    for results in [with(2), with(3), with(8), run()] {
+        for (ours, one) in results.iter().zip(&one) {
             ours.assert_eq(one, true);
         }
     }

@@ -27,6 +27,7 @@ fn equals_burn_s_operator() {
         ([1, 2, 4, 3], [2, 3, 3, 3], ConvTransposeOptions::new([2, 2], [1, 1], [1, 1], [1, 1], 1)),
         ([2, 6, 7, 19], [6, 4, 4, 3], ConvTransposeOptions::new([2, 3], [1, 0], [0, 2], [1, 1], 2)),
         ([1, 8, 9, 11], [8, 9, 3, 3], ConvTransposeOptions::new([1, 1], [1, 1], [0, 0], [2, 1], 1)),
+        ([1, 8, 9, 11], [8, 9, 3, 3], ConvTransposeOptions::new([2, 2], [1, 1], [1, 1], [1, 1], 1)),
         ([1, 3, 6, 20], [3, 1, 5, 5], ConvTransposeOptions::new([2, 2], [2, 2], [1, 1], [1, 1], 3)),
         ([1, 4, 5, 6], [4, 2, 1, 1], ConvTransposeOptions::new([3, 2], [0, 0], [1, 0], [1, 1], 1)),
     ] {
@@ -61,8 +62,9 @@ fn bits_do_not_depend_on_the_thread_count() {
     };
     let with = |threads: usize| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(run);
     let one = with(1);
-    for threads in [2, 5] {
-        for (ours, one) in with(threads).iter().zip(&one) {
+    // Within a pool, and with helpers.
+    for results in [with(2), with(5), run()] {
+        for (ours, one) in results.iter().zip(&one) {
             ours.assert_eq(one, true);
         }
     }

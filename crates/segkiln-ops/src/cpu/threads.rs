@@ -9,9 +9,8 @@ use super::{helpers, memory::Shared};
 
 /// Runs `f` for each task, on this thread and on others; each takes the next task when it is done with one.
 ///
-/// The others are those of the pool where this thread is one of rayon's, and [helpers] where it is not: as many as rayon would
-/// have. Rayon's own iterators hand all work to its threads, and a caller that is none of them waits: for a layer of a tenth
-/// of a millisecond that costs as much as the work.
+/// There are as many threads as rayon would have, this one among them. Rayon's own iterators hand all work to its threads,
+/// and a caller that is none of them waits: for a layer of a tenth of a millisecond that costs as much as the work.
 pub(crate) fn for_each(tasks: usize, f: impl Fn(usize) + Sync) {
     let others = rayon::current_num_threads().min(tasks).saturating_sub(1);
     let next = AtomicUsize::new(0);
@@ -24,18 +23,7 @@ pub(crate) fn for_each(tasks: usize, f: impl Fn(usize) + Sync) {
             f(task);
         }
     };
-    if others == 0 {
-        work();
-    } else if rayon::current_thread_index().is_none() {
-        helpers::call(others, &work);
-    } else {
-        rayon::in_place_scope(|scope| {
-            for _ in 0..others {
-                scope.spawn(|_| work());
-            }
-            work();
-        });
-    }
+    if others == 0 { work() } else { helpers::call(others, &work) }
 }
 
 /// What `f` makes of each task.

@@ -10,7 +10,11 @@ use crate::cpu::{
 
 impl GatedOps for Flex {
     fn gated(x: FloatTensor<Self>, gate: Gate) -> FloatTensor<Self> {
-        if all_f32(&[&x]) { computed::<false>(x.clone(), x, gate) } else { forward::<Flex>(x, gate) }
+        if !all_f32(&[&x]) {
+            return forward::<Flex>(x, gate);
+        }
+        let x = x.to_contiguous();
+        computed::<false>(x.clone(), x, gate)
     }
 
     fn gated_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>, gate: Gate) -> FloatTensor<Self> {

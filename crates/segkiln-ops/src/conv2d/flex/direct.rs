@@ -57,7 +57,7 @@ pub(super) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], epilogue: 
         for_each_chunk(&mut copies, band.len(), |plane, values| {
             let plane = (first * channels + plane) * geometry.input_plane();
             let source = &x[plane..][..geometry.input_plane()];
-            arch.dispatch(Copy { geometry, band, source, values });
+            arch.dispatch(CopyPlane { geometry, band, source, values });
         });
         let rows = images * geometry.output[0];
         let per_task = rows.div_ceil(2 * TASKS);
@@ -72,14 +72,14 @@ pub(super) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], epilogue: 
 }
 
 /// Copies a plane of the input.
-struct Copy<'a> {
+struct CopyPlane<'a> {
     geometry: &'a Geometry,
     band: Band,
     source: &'a [f32],
     values: &'a mut [f32],
 }
 
-impl WithSimd for Copy<'_> {
+impl WithSimd for CopyPlane<'_> {
     type Output = ();
 
     #[inline(always)]

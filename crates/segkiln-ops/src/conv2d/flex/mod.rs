@@ -31,7 +31,8 @@ const TASKS: usize = 32;
 /// How a convolution is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Method {
-    /// 3×3 kernels on several channels: a quarter of the multiplications, or with stride 2 two thirds.
+    /// 3×3 kernels on several channels: a quarter of the multiplications. With stride 2 two thirds, and its gradients are those
+    /// of the implicit GEMM.
     Winograd,
     /// Each channel by itself.
     Depthwise,
@@ -42,6 +43,8 @@ enum Method {
 }
 
 impl Conv2dOps for Flex {
+    const JOINS: bool = true;
+
     fn convolve(x: FloatTensor<Self>, weight: FloatTensor<Self>, options: ConvOptions<2>) -> FloatTensor<Self> {
         match Geometry::of(&x, &weight, &options) {
             Some(geometry) if all_f32(&[&x, &weight]) => forward(&geometry, x, weight, None),
@@ -257,6 +260,8 @@ impl Geometry {
     /// Of a convolution of two tensors' channels, where these can be read from both.
     fn of_joined(x: &FlexTensor, more: &FlexTensor, weight: &FlexTensor, options: &ConvOptions<2>) -> Option<Self> {
         let (first, second): ([usize; 4], [usize; 4]) = (x.layout().shape().dims(), more.layout().shape().dims());
+        let fit = first[0] == second[0] && first[2..] == second[2..];
+        assert!(fit, "{first:?} and {second:?} differ in more than the channels");
         let joined = [first[0], first[1] + second[1], first[2], first[3]];
         let geometry = Self::of_shapes(joined, weight.layout().shape().dims(), options)?;
         let both = first[1] > 0 && second[1] > 0;

@@ -84,7 +84,7 @@ pub(super) fn products(geometry: &Geometry) -> usize {
     grids::products(geometry).map_or(tiles, |grids| grids.min(tiles))
 }
 
-/// Products for each pair of channels with tiles of 4×4, as the gradient of the weight has them.
+/// Products for each pair of channels where grids are not tiles by themselves, as in the gradient of the weight.
 pub(super) fn tile_products(geometry: &Geometry) -> usize {
     points(geometry) * geometry.all_tiles()
 }
@@ -187,7 +187,7 @@ impl Convolution<'_> {
                     kernels,
                     channels_in,
                     rows: rows.clone(),
-                    step: geometry.stride[0],
+                    conv_stride: geometry.stride[0],
                     stride,
                     target,
                 });
@@ -297,7 +297,14 @@ impl Convolution<'_> {
             let (index, row) = (rows.start / chunk, rows.start % chunk);
             // SAFETY: within the buffer; each task has its panel.
             let target = Shared(unsafe { target.at(index * points * stride + row * channels_in) });
-            arch.dispatch(TransformKernels { kernels, channels_in, rows, step: geometry.stride[0], stride, target });
+            arch.dispatch(TransformKernels {
+                kernels,
+                channels_in,
+                rows,
+                conv_stride: geometry.stride[0],
+                stride,
+                target,
+            });
         });
         transformed
     }

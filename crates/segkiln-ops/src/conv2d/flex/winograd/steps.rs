@@ -68,8 +68,7 @@ pub(super) struct TransformKernels<'a> {
     pub channels_in: usize,
     /// Output channels.
     pub rows: Range<usize>,
-    /// Of the convolution.
-    pub step: usize,
+    pub conv_stride: usize,
     /// From a point to the next.
     pub stride: usize,
     pub target: Shared,
@@ -80,7 +79,7 @@ impl WithSimd for TransformKernels<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        match (const { kernel_rows::<S>() == 8 }, self.step) {
+        match (const { kernel_rows::<S>() == 8 }, self.conv_stride) {
             (true, 2) => self.run::<8, 2>(),
             (true, _) => self.run::<8, 1>(),
             (false, 2) => self.run::<4, 2>(),
@@ -92,7 +91,7 @@ impl WithSimd for TransformKernels<'_> {
 impl TransformKernels<'_> {
     #[inline(always)]
     fn run<const ROWS: usize, const STRIDE: usize>(self) {
-        let Self { kernels, channels_in, rows, step: _, stride, target } = self;
+        let Self { kernels, channels_in, rows, stride, target, .. } = self;
         let side = const { side(STRIDE) };
         let mut offset = 0;
         for first in rows.clone().step_by(ROWS) {
