@@ -10,7 +10,7 @@ use std::{
     ptr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicPtr, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering},
         mpsc,
     },
     thread::{self, Thread},
@@ -70,7 +70,7 @@ impl<'a> Team<'a> {
         for helper in &helpers {
             // The lifetime is forgotten; the team's end waits for all who have seen the pointer.
             helper.job.store(ptr::from_ref(job).cast_mut().cast(), Ordering::Release);
-            helper.thread.unpark();
+            helper.wake();
         }
         Self { job, helpers }
     }
@@ -118,29 +118,46 @@ impl Crew {
 struct Helper {
     /// What it is asked to do; null: nothing, or it has begun.
     job: AtomicPtr<Job<'static>>,
+    asleep: AtomicBool,
     thread: Thread,
+    place: Place,
 }
 
 impl Helper {
     /// `None` where a program cannot have (more) threads.
     fn start() -> Option<Arc<Self>> {
-        let starter = processor::current();
         let (sender, receiver) = mpsc::sync_channel(1);
         let run = move || {
-            processor::leave(starter);
-            let helper = Arc::new(Self { job: AtomicPtr::new(ptr::null_mut()), thread: thread::current() });
+            let helper = Arc::new(Self {
+                job: AtomicPtr::new(ptr::null_mut()),
+                asleep: AtomicBool::new(false),
+                thread: thread::current(),
+                place: Place::of_this_thread(),
+            });
             if sender.send(Arc::clone(&helper)).is_ok() {
                 helper.run();
             }
         };
         thread::Builder::new().name("segkiln".into()).spawn(run).ok()?;
-        receiver.recv().ok()
+        let helper: Arc<Self> = receiver.recv().ok()?;
+        helper.place.apart(|| ());
+        Some(helper)
+    }
+
+    fn wake(&self) {
+        if self.asleep.load(Ordering::Relaxed) {
+            self.place.apart(|| self.thread.unpark());
+        } else {
+            self.thread.unpark();
+        }
     }
 
     fn run(&self) -> ! {
         loop {
             while !look(PATIENCE, || !self.job.load(Ordering::Relaxed).is_null()) {
+                self.asleep.store(true, Ordering::Relaxed);
                 thread::park();
+                self.asleep.store(false, Ordering::Relaxed);
             }
             let job = self.job.swap(ptr::null_mut(), Ordering::Acquire);
             if job.is_null() {
@@ -177,35 +194,45 @@ fn look(time: Duration, found: impl Fn() -> bool) -> bool {
     }
 }
 
-/// Which processor a thread is on. A system may begin a thread on its starter's processor, and take tens of milliseconds to
-/// move one of them: as long as a small network's first images.
-mod processor {
+/// Where a thread runs. A system may begin or wake a thread on the processor of the one that does so, and take tens of
+/// milliseconds to move either of them: as long as a small network's first images.
+struct Place {
     #[cfg(target_os = "linux")]
-    pub fn current() -> usize {
-        rustix::thread::sched_getcpu()
+    thread: rustix::thread::Pid,
+}
+
+#[cfg(target_os = "linux")]
+impl Place {
+    fn of_this_thread() -> Self {
+        Self { thread: rustix::thread::gettid() }
     }
 
-    /// Moves this thread to another processor, if it may be on others. From there it may go wherever it might before, but not
-    /// to processors that a program gets later.
-    #[cfg(target_os = "linux")]
-    pub fn leave(processor: usize) {
-        use rustix::thread::{sched_getaffinity, sched_setaffinity};
-        let Ok(all) = sched_getaffinity(None) else { return };
-        let mut others = all;
-        others.unset(processor);
-        if sched_setaffinity(None, &others).is_ok() {
-            // The set that it had.
-            let _ = sched_setaffinity(None, &all);
+    /// Calls `wake`, during which the thread may not be on this processor, if it may be on others. Then it may go wherever it
+    /// might before, but not to processors that a program gets later.
+    fn apart(&self, wake: impl FnOnce()) {
+        use rustix::thread::{sched_getaffinity, sched_getcpu, sched_setaffinity};
+        let all = sched_getaffinity(Some(self.thread));
+        if let Ok(mut others) = all {
+            others.unset(sched_getcpu());
+            // An error is that there are no others.
+            let _ = sched_setaffinity(Some(self.thread), &others);
+        }
+        wake();
+        if let Ok(all) = all {
+            let _ = sched_setaffinity(Some(self.thread), &all);
         }
     }
+}
 
-    #[cfg(not(target_os = "linux"))]
-    pub fn current() -> usize {
-        0
+#[cfg(not(target_os = "linux"))]
+impl Place {
+    fn of_this_thread() -> Self {
+        Self {}
     }
 
-    #[cfg(not(target_os = "linux"))]
-    pub fn leave(_: usize) {}
+    fn apart(&self, wake: impl FnOnce()) {
+        wake();
+    }
 }
 
 #[cfg(test)]
