@@ -273,7 +273,8 @@ fn without_dropout(model: SegmentationModel) -> SegmentationModel {
     }
 }
 
-/// Outputs, gradients and running statistics of a training step. One ReLU that opens by the last bits moves a gradient.
+/// Outputs, gradients and running statistics of a training step. One ReLU that opens by the last bits moves a gradient: where
+/// all weights move by 1e-6, PyTorch's own norms do by 0.9 % and its gradients by 4 % of the largest value.
 fn check_training(name: &str, salt: &str, size: [usize; 2], count: usize, parts: &[(&str, &[usize])], norms: &[&str]) {
     let device = Device::default().autodiff();
     let bytes = fixture("segmentation");
@@ -301,7 +302,7 @@ fn check_training(name: &str, salt: &str, size: [usize; 2], count: usize, parts:
         let norm = values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt() as f32;
         let floor = 1e-4 * most;
         assert!(
-            (norm - expected).abs() <= 0.005 * expected.max(floor),
+            (norm - expected).abs() <= 0.02 * expected.max(floor),
             "{name}: norm of {parameter} is {norm} and not {expected}"
         );
         let steps = parts.iter().find(|(part, _)| part == parameter).map(|(_, steps)| *steps);
