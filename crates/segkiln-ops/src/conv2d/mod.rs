@@ -49,9 +49,7 @@ impl From<[Tensor<4>; 2]> for Joined {
     /// # Panics
     /// If the tensors differ in more than the channels.
     fn from([first, second]: [Tensor<4>; 2]) -> Self {
-        let [one, other] = [first.dims(), second.dims()];
-        let fit = one[0] == other[0] && one[2..] == other[2..];
-        assert!(fit, "{one:?} and {other:?} differ in more than the channels");
+        joined_dims(first.dims(), second.dims());
         Self { first, second: Some(second) }
     }
 }
@@ -76,11 +74,20 @@ impl From<Vec<Tensor<4>>> for Joined {
     }
 }
 
+/// Of two tensors, one's channels after the other's.
+fn joined_dims(first: [usize; 4], second: [usize; 4]) -> [usize; 4] {
+    let fit = first[0] == second[0] && first[2..] == second[2..];
+    assert!(fit, "{first:?} and {second:?} differ in more than the channels");
+    [first[0], first[1] + second[1], first[2], first[3]]
+}
+
 impl Joined {
     /// Batch, channels of both, height and width.
     pub fn dims(&self) -> [usize; 4] {
-        let [n, channels, height, width] = self.first.dims();
-        [n, channels + self.second.as_ref().map_or(0, |second| second.dims()[1]), height, width]
+        match &self.second {
+            None => self.first.dims(),
+            Some(second) => joined_dims(self.first.dims(), second.dims()),
+        }
     }
 
     /// Whether gradients are tracked.

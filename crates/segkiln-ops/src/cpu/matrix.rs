@@ -4,9 +4,9 @@ use pulp::{Simd, WithSimd};
 
 use super::simd::Lanes;
 
-/// Rows of the left matrix that are multiplied together.
+/// Rows of the left matrix that are multiplied together: with two registers of columns as many sums as fit the registers.
 pub(crate) const fn kernel_rows<S: Simd>() -> usize {
-    if S::REGISTER_COUNT >= 32 { 8 } else { 4 }
+    if S::REGISTER_COUNT >= 32 { 8 } else { 6 }
 }
 
 /// The number of a register's values and [`kernel_rows`] of this processor.
@@ -64,14 +64,16 @@ impl Product {
     /// All pointers are valid for the sizes and strides; of the right matrix whole registers are read.
     #[inline(always)]
     pub unsafe fn compute<S: Simd>(self, simd: S, finish: Finish) {
-        let few = self.rows <= 4;
+        let rows = if self.rows <= 4 { 4 } else { const { kernel_rows::<S>() } };
         // SAFETY: the caller's promise.
         unsafe {
-            match (S::REGISTER_COUNT >= 32 && !few, self.columns > S::F32_LANES) {
-                (true, true) => self.fixed::<S, 8, 2>(simd, finish),
-                (true, false) => self.fixed::<S, 8, 1>(simd, finish),
-                (false, true) => self.fixed::<S, 4, 2>(simd, finish),
-                (false, false) => self.fixed::<S, 4, 1>(simd, finish),
+            match (rows, self.columns > S::F32_LANES) {
+                (8, true) => self.fixed::<S, 8, 2>(simd, finish),
+                (8, false) => self.fixed::<S, 8, 1>(simd, finish),
+                (6, true) => self.fixed::<S, 6, 2>(simd, finish),
+                (6, false) => self.fixed::<S, 6, 1>(simd, finish),
+                (_, true) => self.fixed::<S, 4, 2>(simd, finish),
+                (_, false) => self.fixed::<S, 4, 1>(simd, finish),
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What the operators of the CPU backend, Flex, are made of:
 //!
 //! - `simd`: registers, chosen when the program runs;
+//! - `cache`: how large the processor's caches are;
 //! - `matrix`: the matrix product in registers;
 //! - `pairwise`: functions of two tensors' values;
 //! - `memory`: tensors, scratch memory and what threads share;
@@ -8,6 +9,7 @@
 //! - `helpers`: these threads;
 //! - `pool`: memory of evaluated tensors, kept for the next ones.
 
+pub(crate) mod cache;
 mod helpers;
 pub(crate) mod matrix;
 pub(crate) mod memory;

@@ -22,10 +22,9 @@ pub(crate) trait Pairwise: Copy + Sync {
 pub(crate) fn pairwise(x: FlexTensor, y: FlexTensor, function: impl Pairwise) -> FlexTensor {
     let (x, y) = (x.to_contiguous(), contiguous(y));
     let shape: [usize; 4] = x.layout().shape().dims();
-    let len = shape.iter().product::<usize>();
-    let (x, y): (&[f32], &[f32]) =
-        (&x.storage()[x.layout().start_offset()..], &y.storage()[y.layout().start_offset()..]);
-    let (x, y) = (&x[..len], &y[..len]);
+    let (x, y): (&[f32], &[f32]) = (x.storage(), y.storage());
+    let len = x.len();
+    assert_eq!(len, y.len());
     let arch = simd::arch();
     // SAFETY: the blocks are all of the values, and each has its own.
     unsafe {

@@ -34,6 +34,15 @@ pub(crate) fn arch() -> Arch {
     *ARCH
 }
 
+/// As [`arch`], with registers of eight values where there are wider ones: for what is made of few values.
+pub(crate) fn arch_of_eight() -> Arch {
+    match arch() {
+        #[cfg(target_arch = "x86_64")]
+        Arch::V4(v4) => Arch::V3(*v4),
+        arch => arch,
+    }
+}
+
 /// Most values in a register.
 pub(crate) const MOST_LANES: usize = 16;
 

@@ -1,7 +1,5 @@
 //! Convolution on the CPU. [`Geometry::method`] tells which of the files here computes what.
 
-use std::ops::Range;
-
 use burn::{
     backend::{
         Flex,
@@ -12,7 +10,7 @@ use burn::{
     tensor::ops::ConvOptions,
 };
 
-use super::{Conv2dOps, affine};
+use super::{Conv2dOps, affine, joined_dims};
 use crate::cpu::{
     matrix::Finish,
     memory::{Memory, all_f32, contiguous, tensor, written},
@@ -24,6 +22,8 @@ mod depthwise;
 mod direct;
 mod implicit;
 mod winograd;
+
+use winograd::Kernels;
 
 /// Tasks wanted; fixed, so that sums do not depend on the number of threads.
 const TASKS: usize = 32;
@@ -139,7 +139,7 @@ pub(crate) fn forward(
         written(geometry.output_shape(), memory, |output| match geometry.method() {
             Method::Winograd => {
                 let x = Planes::one(x, geometry.channels[0]);
-                winograd::forward(geometry, x, geometry.kernels(weight), epilogue, output);
+                winograd::forward(geometry, x, Kernels::new(geometry, weight), epilogue, output);
             }
             Method::Depthwise => depthwise::forward(geometry, x, weight, epilogue, output),
             Method::Direct => direct::forward(geometry, x, weight, epilogue, output),
@@ -162,7 +162,7 @@ fn forward_joined(
     // SAFETY: every value is written.
     unsafe {
         written(geometry.output_shape(), memory(epilogue), |output| {
-            winograd::forward(geometry, x, geometry.kernels(weight.storage()), epilogue, output);
+            winograd::forward(geometry, x, Kernels::new(geometry, weight.storage()), epilogue, output);
         })
     }
 }
@@ -187,7 +187,7 @@ pub(crate) fn input_gradient(
         written(geometry.input_shape(), memory, |output| match (geometry.method(), geometry.adjoint()) {
             (Method::Winograd, Some(adjoint)) => {
                 let grad = Planes::one(grad, adjoint.channels[0]);
-                winograd::forward(&adjoint, grad, geometry.kernels(weight).turned(), epilogue, output);
+                winograd::forward(&adjoint, grad, Kernels::new(geometry, weight).turned(), epilogue, output);
             }
             (Method::Depthwise, _) => depthwise::input_gradient(geometry, weight, grad, epilogue, output),
             _ => implicit::input_gradient(geometry, weight, grad, epilogue, output),
@@ -260,10 +260,7 @@ impl Geometry {
     /// Of a convolution of two tensors' channels, where these can be read from both.
     fn of_joined(x: &FlexTensor, more: &FlexTensor, weight: &FlexTensor, options: &ConvOptions<2>) -> Option<Self> {
         let (first, second): ([usize; 4], [usize; 4]) = (x.layout().shape().dims(), more.layout().shape().dims());
-        let fit = first[0] == second[0] && first[2..] == second[2..];
-        assert!(fit, "{first:?} and {second:?} differ in more than the channels");
-        let joined = [first[0], first[1] + second[1], first[2], first[3]];
-        let geometry = Self::of_shapes(joined, weight.layout().shape().dims(), options)?;
+        let geometry = Self::of_shapes(joined_dims(first, second), weight.layout().shape().dims(), options)?;
         let both = first[1] > 0 && second[1] > 0;
         (both && geometry.method() == Method::Winograd && !winograd::by_grids(&geometry)).then_some(geometry)
     }
@@ -369,11 +366,6 @@ impl Geometry {
     fn output_shape(&self) -> [usize; 4] {
         [self.batch, self.channels[1], self.output[0], self.output[1]]
     }
-
-    /// The weight, for Winograd's transforms.
-    fn kernels<'a>(&self, weight: &'a [f32]) -> Kernels<'a> {
-        Kernels { values: weight, strides: [self.channels[0] * 9, 9], turned: false }
-    }
 }
 
 /// Planes of one tensor, `[batch, channels, height, width]`, or of two whose channels follow each other.
@@ -402,37 +394,6 @@ impl<'a> Planes<'a> {
             let last = ((image + 1) * channels).saturating_sub(1) * plane;
             channels == 0 || last.checked_add(count).is_some_and(|end| end <= values.len())
         })
-    }
-}
-
-/// Kernels in memory.
-#[derive(Clone, Copy)]
-pub(super) struct Kernels<'a> {
-    pub values: &'a [f32],
-    /// From an output channel to the next, and from an input channel to the next.
-    pub strides: [usize; 2],
-    /// Whether they are turned by half a turn, as the gradient of the input needs them.
-    pub turned: bool,
-}
-
-impl Kernels<'_> {
-    /// The taps of the kernels from an input channel to some output channels, up to `ROWS`, and zeros.
-    #[inline(always)]
-    fn taps<const ROWS: usize>(&self, outs: Range<usize>, channel: usize) -> [[f32; ROWS]; 9] {
-        let mut taps = [[0.0; ROWS]; 9];
-        for (index, out) in outs.enumerate() {
-            let kernel = &self.values[out * self.strides[0] + channel * self.strides[1]..][..9];
-            for (tap, value) in kernel.iter().enumerate() {
-                taps[if self.turned { 8 - tap } else { tap }][index] = *value;
-            }
-        }
-        taps
-    }
-
-    /// Turned round, with channels in and out exchanged: what the gradient of the input is convolved with.
-    fn turned(self) -> Self {
-        let [out, input] = self.strides;
-        Self { values: self.values, strides: [input, out], turned: true }
     }
 }
 

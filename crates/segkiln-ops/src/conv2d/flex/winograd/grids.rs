@@ -8,16 +8,20 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::{Panels, SKEW, TILES, steps::Multiply};
+use super::{
+    Panels, ROWS, SKEW, TILES, chunk,
+    kernels::{Kernels, store_rows},
+    steps::Multiply,
+};
 use crate::{
     conv2d::flex::{
-        Epilogue, Geometry, Kernels,
+        Epilogue, Geometry,
         implicit::{Filling, Reader, Tap},
     },
     cpu::{
-        matrix::{Finish, Sizes, kernel_rows},
+        matrix::{Finish, Sizes},
         memory::{Shared, Temporary, with_scratch},
-        simd::{self, Lanes, MOST_LANES},
+        simd::{self, Lanes, MOST_LANES, arch_of_eight},
         threads::for_each,
     },
 };
@@ -28,8 +32,6 @@ const MOST: usize = 8;
 const DEPTH: usize = 256;
 /// Channels whose tiles are one task.
 const CHANNELS: usize = 16;
-/// Channels out whose products are one task.
-const ROWS: usize = 128;
 
 /// The transforms `B^T`, `G` and `A^T` along one axis, as far as there are points, inputs and outputs.
 struct Axis {
@@ -218,7 +220,15 @@ pub(super) fn forward(geometry: &Geometry, x: &[f32], kernels: Kernels, epilogue
                 // SAFETY: each task has its panel of the kernels.
                 let target = Shared(unsafe { target.at(panel * step * ins.len()) });
                 let ins = ins.clone();
-                arch.dispatch(TransformKernels { axes, kernels, ins, outs, stride: kernels_stride, target });
+                arch_of_eight().dispatch(TransformKernels {
+                    step,
+                    axes,
+                    kernels,
+                    ins,
+                    outs,
+                    stride: kernels_stride,
+                    target,
+                });
             });
             let target = Shared(tiles.as_mut_ptr());
             let chunks = ins.len().div_ceil(CHANNELS);
@@ -234,15 +244,16 @@ pub(super) fn forward(geometry: &Geometry, x: &[f32], kernels: Kernels, epilogue
                 });
             });
             let target = Shared(products.as_mut_ptr());
-            let chunks = channels_out.div_ceil(ROWS);
+            let chunk = chunk(channels_out, ROWS, step);
+            let chunks = channels_out.div_ceil(chunk);
             for_each(points * chunks, |task| {
-                let (point, row) = (task / chunks, task % chunks * ROWS);
+                let (point, row) = (task / chunks, task % chunks * chunk);
                 arch.dispatch(Multiply {
                     channels_in: ins.len(),
                     points: point..point + 1,
                     kernels: &transformed[row * ins.len()..],
                     kernels_stride,
-                    rows: ROWS.min(channels_out - row),
+                    rows: chunk.min(channels_out - row),
                     tiles: &tiles,
                     panels,
                     // SAFETY: the row is within the products.
@@ -271,12 +282,14 @@ pub(super) fn forward(geometry: &Geometry, x: &[f32], kernels: Kernels, epilogue
     }
 }
 
-/// Transforms the kernels of some channels: `[point][kernel_rows channels out][channel in][channel out]`.
+/// Transforms the kernels of some channels: `[point][step channels out][channel in][channel out]`; for `arch_of_eight`.
 struct TransformKernels<'a> {
+    /// `kernel_rows` of the products' registers.
+    step: usize,
     axes: [&'a Axis; 2],
     kernels: Kernels<'a>,
     ins: Range<usize>,
-    /// Up to [`kernel_rows`].
+    /// Up to `step`.
     outs: Range<usize>,
     /// From a point to the next.
     stride: usize,
@@ -287,34 +300,36 @@ impl WithSimd for TransformKernels<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        if const { kernel_rows::<S>() == 8 } { self.run::<8>() } else { self.run::<4>() }
+    fn with_simd<S: Simd>(self, simd: S) {
+        if self.step == 8 { self.run::<S, 8>(simd) } else { self.run::<S, 6>(simd) }
     }
 }
 
 impl TransformKernels<'_> {
     #[inline(always)]
-    fn run<const ROWS: usize>(self) {
-        let Self { axes: [rows, columns], kernels, ins, outs, stride, target } = self;
+    fn run<S: Simd, const ROWS: usize>(self, simd: S) {
+        let Self { axes: [rows, columns], kernels, ins, outs, stride, target, .. } = self;
+        let lanes = S::F32_LANES;
         for (index, channel) in ins.enumerate() {
-            let taps = kernels.taps::<ROWS>(outs.clone(), channel);
-            for a in 0..rows.points {
-                let [f0, f1, f2] = rows.kernel[a];
-                let mut half = [[0.0f32; ROWS]; 3];
-                for b in 0..3 {
-                    for out in 0..ROWS {
-                        half[b][out] = f0 * taps[b][out] + f1 * taps[3 + b][out] + f2 * taps[6 + b][out];
+            for part in (0..ROWS).step_by(lanes) {
+                let outs = (outs.start + part).min(outs.end)..(outs.start + part + lanes).min(outs.end);
+                let taps = kernels.taps(simd, outs, channel);
+                for a in 0..rows.points {
+                    let mut half = [Lanes::splat(simd, 0.0); 3];
+                    for b in 0..3 {
+                        for c in 0..3 {
+                            half[b] = taps[3 * c + b].scaled_plus(rows.kernel[a][c], half[b]);
+                        }
                     }
-                }
-                for b in 0..columns.points {
-                    let [f0, f1, f2] = columns.kernel[b];
-                    let mut values = [0.0f32; ROWS];
-                    for out in 0..ROWS {
-                        values[out] = f0 * half[0][out] + f1 * half[1][out] + f2 * half[2][out];
+                    for b in 0..columns.points {
+                        let mut value = Lanes::splat(simd, 0.0);
+                        for c in 0..3 {
+                            value = half[c].scaled_plus(columns.kernel[b][c], value);
+                        }
+                        let place = (a * columns.points + b) * stride + index * ROWS + part;
+                        // SAFETY: the target has `stride` values a point, of which this panel's are written here only.
+                        unsafe { store_rows::<S, ROWS>(value, target.at(place)) };
                     }
-                    let place = (a * columns.points + b) * stride + index * ROWS;
-                    // SAFETY: the target has `stride` values a point, of which this panel's are written here only.
-                    unsafe { target.at(place).cast::<[f32; ROWS]>().write_unaligned(values) };
                 }
             }
         }

@@ -20,32 +20,35 @@ use std::ops::Range;
 
 use pulp::Arch;
 
-use super::{Epilogue, Geometry, Kernels, Planes};
+use super::{Epilogue, Geometry, Planes};
 use crate::cpu::{
+    cache,
     matrix::{Finish, Sizes},
     memory::{Shared, Temporary, with_scratch},
-    simd,
+    simd::{self, arch_of_eight},
     threads::for_each,
 };
 
 mod grids;
+mod kernels;
 mod steps;
 mod tiles;
 mod transforms;
 mod weight_gradient;
 
+pub(super) use kernels::Kernels;
 use steps::{Multiply, TransformInput, TransformKernels, TransformOutput};
 use tiles::Source;
 pub(super) use weight_gradient::weight_gradient;
 
 /// Added between the planes of points, so that a tile's points do not share a set of the first-level cache.
 const SKEW: usize = 16;
-/// Values of the transformed input and output of a block of tiles: what stays in a second-level cache of 1 MiB.
-const BLOCK: usize = 3 << 16;
 /// Values of transformed kernels up to which every block of tiles reads them all: what stays in a third-level cache.
 const KERNELS: usize = 1 << 22;
 /// Values of transformed tiles that are in memory at once where blocks are too small for the kernels: 64 MiB.
 const TILES: usize = 1 << 24;
+/// Channels out whose products at a point are one task.
+const ROWS: usize = 128;
 
 /// Where a matrix of points for channels and tiles lies: `[point][panel of two registers][channel][tile]`.
 #[derive(Clone, Copy)]
@@ -126,6 +129,16 @@ pub(super) fn forward(geometry: &Geometry, x: Planes, kernels: Kernels, epilogue
     }
 }
 
+/// Values of the transformed input and output of a block of tiles: what stays in the second-level cache.
+fn block() -> usize {
+    cache::second_level() / 4 * 3
+}
+
+/// Rows of which about `most` are a task: as many in each, in whole panels of `step`.
+fn chunk(rows: usize, most: usize, step: usize) -> usize {
+    rows.div_ceil(rows.div_ceil(most)).next_multiple_of(step)
+}
+
 struct Convolution<'a> {
     arch: Arch,
     /// Values of a register, and rows that are multiplied together.
@@ -148,10 +161,10 @@ impl Convolution<'_> {
         let &Self { arch, lanes, step, points, geometry, source, vectors, .. } = self;
         let [channels_in, channels_out] = geometry.channels;
         // `[chunk][point][...]`
-        let chunk = 64.min(channels_out.next_multiple_of(step));
+        let chunk = chunk(channels_out, 64, step);
         let stride = chunk * channels_in + SKEW;
         let transformed = self.transform_kernels(chunk, stride);
-        let most = (BLOCK / (points * (channels_in + chunk) * lanes)).clamp(2, 8);
+        let most = (block() / (points * (channels_in + chunk) * lanes)).clamp(2, 8);
         let per_block = vectors.div_ceil(vectors.div_ceil(most));
         for_each(vectors.div_ceil(per_block), |block| {
             let first = block * per_block;
@@ -172,22 +185,22 @@ impl Convolution<'_> {
 
     /// Few tiles: all are transformed first, and the tasks are output channels.
     fn by_channels(&self) {
-        let &Self { arch, lanes, step, points, geometry, kernels, vectors, .. } = self;
+        let &Self { lanes, step, points, geometry, kernels, vectors, .. } = self;
         let [channels_in, channels_out] = geometry.channels;
         let panels = Panels { channels: channels_in, vectors, lanes };
         let tiles = &self.transform_input(panels, 0);
-        let chunk = step * (BLOCK / (points * channels_in * step)).clamp(1, 4);
+        let chunk = step * (block() / (points * channels_in * step)).clamp(1, 4);
         for_each(channels_out.div_ceil(chunk), |index| {
             let rows = index * chunk..(index * chunk + chunk).min(channels_out);
             let stride = rows.len().next_multiple_of(step) * channels_in + SKEW;
             let products = points * (rows.len() * vectors * lanes + SKEW);
             with_scratch([points * stride, products], |[transformed, products]| {
                 let target = Shared(transformed.as_mut_ptr());
-                arch.dispatch(TransformKernels {
+                arch_of_eight().dispatch(TransformKernels {
+                    step,
+                    geometry,
                     kernels,
-                    channels_in,
                     rows: rows.clone(),
-                    conv_stride: geometry.stride[0],
                     stride,
                     target,
                 });
@@ -199,7 +212,6 @@ impl Convolution<'_> {
     /// Many tiles and kernels that are too large for any cache: the tasks are points, whose kernels are read once for `most`
     /// registers of tiles, or two.
     fn by_points(&self, most: usize) {
-        const ROWS: usize = 128;
         let &Self { arch, lanes, step, points, geometry, epilogue, output, .. } = self;
         let [channels_in, channels_out] = geometry.channels;
         let padded_out = channels_out.next_multiple_of(step);
@@ -215,15 +227,16 @@ impl Convolution<'_> {
             // SAFETY: the products are written before they are transformed back.
             let mut products = unsafe { Temporary::new(points * products_stride) };
             let target = Shared(products.as_mut_ptr());
-            let chunks = channels_out.div_ceil(ROWS);
+            let chunk = chunk(channels_out, ROWS, step);
+            let chunks = channels_out.div_ceil(chunk);
             for_each(points * chunks, |task| {
-                let (point, row) = (task / chunks, task % chunks * ROWS);
+                let (point, row) = (task / chunks, task % chunks * chunk);
                 arch.dispatch(Multiply {
                     channels_in,
                     points: point..point + 1,
                     kernels: &transformed[row * channels_in..],
                     kernels_stride: stride,
-                    rows: ROWS.min(channels_out - row),
+                    rows: chunk.min(channels_out - row),
                     tiles,
                     panels,
                     // SAFETY: the row is within the products.
@@ -287,7 +300,7 @@ impl Convolution<'_> {
     /// All kernels: `[chunk of output channels][point][kernel_rows output channels][input channel][output channel]`, with
     /// `stride` values a point.
     fn transform_kernels(&self, chunk: usize, stride: usize) -> Temporary {
-        let &Self { arch, step, points, geometry, kernels, .. } = self;
+        let &Self { step, points, geometry, kernels, .. } = self;
         let [channels_in, channels_out] = geometry.channels;
         // SAFETY: all kernels are written.
         let mut transformed = unsafe { Temporary::new(channels_out.div_ceil(chunk) * points * stride) };
@@ -297,14 +310,7 @@ impl Convolution<'_> {
             let (index, row) = (rows.start / chunk, rows.start % chunk);
             // SAFETY: within the buffer; each task has its panel.
             let target = Shared(unsafe { target.at(index * points * stride + row * channels_in) });
-            arch.dispatch(TransformKernels {
-                kernels,
-                channels_in,
-                rows,
-                conv_stride: geometry.stride[0],
-                stride,
-                target,
-            });
+            arch_of_eight().dispatch(TransformKernels { step, geometry, kernels, rows, stride, target });
         });
         transformed
     }
@@ -346,7 +352,7 @@ mod tests {
                 points: points(&geometry),
                 geometry: &geometry,
                 source: Source { planes: Planes::one(&x, 20), size: [33, 47], padding: [1, 1] },
-                kernels: geometry.kernels(&weight),
+                kernels: Kernels::new(&geometry, &weight),
                 epilogue: None,
                 output: Shared(y.as_mut_ptr()),
                 vectors: geometry.all_tiles().div_ceil(lanes),
@@ -361,5 +367,55 @@ mod tests {
         assert!(tiles.iter().all(|value| value.is_finite()));
         assert_eq!(tiles, channels);
         assert_eq!(tiles, points);
+    }
+
+    /// Panels of 8 channels, as those of AVX-512 and NEON, and of 6, on the registers that this processor has.
+    #[test]
+    fn kernels_are_transformed() {
+        const G: [[f64; 3]; 6] = [
+            [0.25, 0.0, 0.0],
+            [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
+            [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
+            [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
+            [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
+            [0.0, 0.0, 1.0],
+        ];
+        let [channels_in, channels_out] = [5, 21];
+        let geometry =
+            Geometry::new([1, channels_in, 9, 9], [channels_out, channels_in, 3, 3], [9, 9], [1, 1], [1, 1], [1, 1], 1);
+        let weight: Vec<f32> = (0..channels_out * channels_in * 9).map(|i| (i as f32 * 0.7).sin()).collect();
+        let turned_geometry = geometry.adjoint().expect("the stride is 1");
+        for step in [6, 8] {
+            for turned in [false, true] {
+                let (geometry, kernels) = if turned {
+                    (&turned_geometry, Kernels::new(&geometry, &weight).turned())
+                } else {
+                    (&geometry, Kernels::new(&geometry, &weight))
+                };
+                let [ins, outs] = geometry.channels;
+                let stride = outs.next_multiple_of(step) * ins;
+                let mut transformed = vec![f32::NAN; 36 * stride];
+                let target = Shared(transformed.as_mut_ptr());
+                arch_of_eight().dispatch(TransformKernels { step, geometry, kernels, rows: 0..outs, stride, target });
+                for out in 0..outs.next_multiple_of(step) {
+                    for channel in 0..ins {
+                        for (a, b) in (0..36).map(|point| (point / 6, point % 6)) {
+                            let mut expected = 0.0;
+                            for tap in 0..if out < outs { 9 } else { 0 } {
+                                let weight = if turned {
+                                    weight[(channel * outs + out) * 9 + 8 - tap]
+                                } else {
+                                    weight[(out * ins + channel) * 9 + tap]
+                                };
+                                expected += G[a][tap / 3] * G[b][tap % 3] * f64::from(weight);
+                            }
+                            let place = (a * 6 + b) * stride + out / step * step * ins + channel * step + out % step;
+                            let difference = (f64::from(transformed[place]) - expected).abs();
+                            assert!(difference < 1e-6, "{step} {turned}: {out} {channel} {a} {b}");
+                        }
+                    }
+                }
+            }
+        }
     }
 }

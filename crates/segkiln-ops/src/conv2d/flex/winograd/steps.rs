@@ -6,11 +6,12 @@ use pulp::{Simd, WithSimd};
 
 use super::{
     Panels, SKEW,
+    kernels::{Kernels, store_rows},
     tiles::{Line, Source, Window, store},
     transforms::{input_points, kernel_column, output_column, side},
 };
 use crate::{
-    conv2d::flex::{Epilogue, Geometry, Kernels},
+    conv2d::flex::{Epilogue, Geometry},
     cpu::{
         matrix::{Finish, Left, Product, kernel_rows},
         memory::Shared,
@@ -62,13 +63,14 @@ impl TransformInput<'_> {
     }
 }
 
-/// Transforms the kernels of output channels `rows`: `[point][kernel_rows channels out][channel in][row]`.
+/// Transforms the kernels of output channels `rows`: `[point][step channels out][channel in][row]`; for `arch_of_eight`.
 pub(super) struct TransformKernels<'a> {
+    /// `kernel_rows` of the products' registers.
+    pub step: usize,
+    pub geometry: &'a Geometry,
     pub kernels: Kernels<'a>,
-    pub channels_in: usize,
     /// Output channels.
     pub rows: Range<usize>,
-    pub conv_stride: usize,
     /// From a point to the next.
     pub stride: usize,
     pub target: Shared,
@@ -78,41 +80,41 @@ impl WithSimd for TransformKernels<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        match (const { kernel_rows::<S>() == 8 }, self.conv_stride) {
-            (true, 2) => self.run::<8, 2>(),
-            (true, _) => self.run::<8, 1>(),
-            (false, 2) => self.run::<4, 2>(),
-            (false, _) => self.run::<4, 1>(),
+    fn with_simd<S: Simd>(self, simd: S) {
+        match (self.step, self.geometry.stride) {
+            (8, [2, 2]) => self.run::<S, 8, 2>(simd),
+            (8, _) => self.run::<S, 8, 1>(simd),
+            (_, [2, 2]) => self.run::<S, 6, 2>(simd),
+            _ => self.run::<S, 6, 1>(simd),
         }
     }
 }
 
 impl TransformKernels<'_> {
     #[inline(always)]
-    fn run<const ROWS: usize, const STRIDE: usize>(self) {
-        let Self { kernels, channels_in, rows, stride, target, .. } = self;
-        let side = const { side(STRIDE) };
+    fn run<S: Simd, const ROWS: usize, const STRIDE: usize>(self, simd: S) {
+        let Self { geometry, kernels, rows, stride, target, .. } = self;
+        let (lanes, side) = (S::F32_LANES, const { side(STRIDE) });
         let mut offset = 0;
         for first in rows.clone().step_by(ROWS) {
-            for channel in 0..channels_in {
-                let taps = kernels.taps::<ROWS>(first..rows.end.min(first + ROWS), channel);
-                let mut points = [[0.0f32; ROWS]; 36];
-                for row in 0..ROWS {
-                    let mut half = [[0.0f32; 6]; 3];
+            let end = rows.end.min(first + ROWS);
+            for channel in 0..geometry.channels[0] {
+                for part in (0..ROWS).step_by(lanes) {
+                    let outs = (first + part).min(end)..(first + part + lanes).min(end);
+                    let taps = kernels.taps(simd, outs, channel);
+                    let mut half = [[Lanes::splat(simd, 0.0); 6]; 3];
                     for b in 0..3 {
-                        half[b] = kernel_column::<STRIDE>([taps[b][row], taps[3 + b][row], taps[6 + b][row]]);
+                        half[b] = kernel_column::<S, STRIDE>([taps[b], taps[3 + b], taps[6 + b]]);
                     }
                     for a in 0..side {
-                        let line = kernel_column::<STRIDE>([half[0][a], half[1][a], half[2][a]]);
+                        let line = kernel_column::<S, STRIDE>([half[0][a], half[1][a], half[2][a]]);
                         for b in 0..side {
-                            points[a * side + b][row] = line[b];
+                            // SAFETY: the target has `stride` values a point, of which this panel's are written here only.
+                            unsafe {
+                                store_rows::<S, ROWS>(line[b], target.at((a * side + b) * stride + offset + part));
+                            }
                         }
                     }
-                }
-                for (point, values) in points[..side * side].iter().enumerate() {
-                    // SAFETY: the target has `stride` values a point, of which this panel's are written here only.
-                    unsafe { target.at(point * stride + offset).cast::<[f32; ROWS]>().write_unaligned(*values) };
                 }
                 offset += ROWS;
             }

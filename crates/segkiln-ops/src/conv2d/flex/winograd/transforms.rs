@@ -11,6 +11,9 @@ pub(super) const fn side(stride: usize) -> usize {
     7 - stride
 }
 
+/// Values of a transformed tile or kernel for stride 1, the most there are.
+pub(super) const POINTS: usize = side(1) * side(1);
+
 /// `B^T d`, for a column of [`side`].
 #[inline(always)]
 fn input_column<S: Simd, const STRIDE: usize>([d0, d1, d2, d3, d4, d5]: [Lanes<S>; 6]) -> [Lanes<S>; 6] {
@@ -56,12 +59,12 @@ pub(super) fn gradient_column<S: Simd>([y0, y1, y2, y3]: [Lanes<S>; 4]) -> [Lane
 
 /// `G g`, for a column of three: [`side`] values.
 #[inline(always)]
-pub(super) fn kernel_column<const STRIDE: usize>([g0, g1, g2]: [f32; 3]) -> [f32; 6] {
+pub(super) fn kernel_column<S: Simd, const STRIDE: usize>([g0, g1, g2]: [Lanes<S>; 3]) -> [Lanes<S>; 6] {
     if STRIDE == 2 {
-        return [g0, g0 + g2, g2, g1, g1, 0.0];
+        return [g0, g0 + g2, g2, g1, g1, g1];
     }
     let (even, odd) = ((g0 + g2) * (-1.0 / 6.0), g1 * (-1.0 / 6.0));
-    let (even_2, odd_2) = (g0 * (1.0 / 24.0) + g2 * (1.0 / 6.0), g1 * (1.0 / 12.0));
+    let (even_2, odd_2) = (g2.scaled_plus(1.0 / 6.0, g0 * (1.0 / 24.0)), g1 * (1.0 / 12.0));
     [g0 * 0.25, even + odd, even - odd, even_2 + odd_2, even_2 - odd_2, g2]
 }
 

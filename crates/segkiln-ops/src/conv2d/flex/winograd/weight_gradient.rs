@@ -7,7 +7,7 @@ use pulp::{Simd, WithSimd};
 use super::{
     SKEW,
     tiles::{Line, Source, Window},
-    transforms::{gradient_points, input_points, kernel_gradient_column},
+    transforms::{POINTS, gradient_points, input_points, kernel_gradient_column},
 };
 use crate::{
     conv2d::flex::{Geometry, Planes, TASKS},
@@ -19,8 +19,6 @@ use crate::{
     },
 };
 
-/// Points of a tile.
-const POINTS: usize = 36;
 /// Channels whose weights' gradients are one task.
 const CHUNK: usize = 64;
 /// Registers of tiles that are transformed before they are multiplied.
