@@ -30,13 +30,45 @@ pub(crate) enum Left {
     Rows(*const f32, usize),
 }
 
+/// The right matrix of a [`Product`].
+pub(crate) trait Right: Copy {
+    /// Where a row begins.
+    ///
+    /// # Safety
+    /// There is such a row.
+    unsafe fn row(self, index: usize) -> *const f32;
+}
+
+/// Rows with so many values from one to the next.
+#[derive(Clone, Copy)]
+pub(crate) struct Strided(pub *const f32, pub usize);
+
+impl Right for Strided {
+    #[inline(always)]
+    unsafe fn row(self, index: usize) -> *const f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(index * self.1) }
+    }
+}
+
+/// Rows at these places from a pointer on.
+#[derive(Clone, Copy)]
+pub(crate) struct Places<'a>(pub *const f32, pub &'a [usize]);
+
+impl Right for Places<'_> {
+    #[inline(always)]
+    unsafe fn row(self, index: usize) -> *const f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(*self.1.get_unchecked(index)) }
+    }
+}
+
 /// `output[i][j] = Σ_p left[i][p] · right[p][j]`, as far as it goes at once.
 #[derive(Clone, Copy)]
-pub(crate) struct Product {
+pub(crate) struct Product<R> {
     pub depth: usize,
     pub left: Left,
-    pub right: *const f32,
-    pub right_stride: usize,
+    pub right: R,
     pub output: *mut f32,
     pub output_stride: usize,
     /// Up to [`kernel_rows`].
@@ -59,7 +91,7 @@ pub(crate) enum Finish<'a> {
     },
 }
 
-impl Product {
+impl<R: Right> Product<R> {
     /// # Safety
     /// All pointers are valid for the sizes and strides; of the right matrix whole registers are read.
     #[inline(always)]
@@ -80,7 +112,7 @@ impl Product {
 
     #[inline(always)]
     unsafe fn fixed<S: Simd, const ROWS: usize, const VECTORS: usize>(self, simd: S, finish: Finish) {
-        let Self { depth, left, right, right_stride, output, output_stride, rows, columns } = self;
+        let Self { depth, left, right, output, output_stride, rows, columns } = self;
         // Rows that are not wanted are the last one again; a panel has them all.
         let (left, step, stride, last) = match left {
             Left::Panel(left) => (left, kernel_rows::<S>(), 1, ROWS - 1),
@@ -94,9 +126,9 @@ impl Product {
         // SAFETY: the caller's promise.
         unsafe {
             for p in 0..depth {
-                let mut values = [simd.splat_f32s(0.0); VECTORS];
+                let (right, mut values) = (right.row(p), [simd.splat_f32s(0.0); VECTORS]);
                 for (j, value) in values.iter_mut().enumerate() {
-                    *value = Lanes::load(simd, right.add(p * right_stride + j * S::F32_LANES)).1;
+                    *value = Lanes::load(simd, right.add(j * S::F32_LANES)).1;
                 }
                 let left = left.add(p * step);
                 for (sums, offset) in sums.iter_mut().zip(offsets) {

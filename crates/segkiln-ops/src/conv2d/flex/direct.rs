@@ -13,7 +13,7 @@ use pulp::{Simd, WithSimd};
 
 use super::{Epilogue, Geometry, TASKS, band::Band};
 use crate::cpu::{
-    matrix::{Left, Product, kernel_rows},
+    matrix::{Left, Product, Strided, kernel_rows},
     memory::{Shared, Temporary, with_scratch},
     simd::{self, Lanes, MOST_LANES},
     threads::{for_each, for_each_chunk},
@@ -140,8 +140,7 @@ impl WithSimd for Rows<'_> {
                         let product = Product {
                             depth,
                             left: Left::Rows(weight[channel * depth..].as_ptr(), depth),
-                            right: matrix[pixel * depth..].as_ptr(),
-                            right_stride: pair,
+                            right: Strided(matrix[pixel * depth..].as_ptr(), pair),
                             // SAFETY: within the output; these pixels of the row are this task's.
                             output: unsafe { output.at(target + pixel) },
                             output_stride: plane,

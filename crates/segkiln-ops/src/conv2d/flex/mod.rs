@@ -20,6 +20,7 @@ use crate::cpu::{
 mod band;
 mod depthwise;
 mod direct;
+mod grouped;
 mod implicit;
 mod winograd;
 
@@ -36,6 +37,8 @@ enum Method {
     Winograd,
     /// Each channel by itself.
     Depthwise,
+    /// Groups of few channels; the gradient of the weight, and with a stride that of the input, are those of the implicit GEMM.
+    Grouped,
     /// Few channels, whose gradients are those of the implicit GEMM.
     Direct,
     /// Everything else.
@@ -142,6 +145,7 @@ pub(crate) fn forward(
                 winograd::forward(geometry, x, Kernels::new(geometry, weight), epilogue, output);
             }
             Method::Depthwise => depthwise::forward(geometry, x, weight, epilogue, output),
+            Method::Grouped => grouped::forward(geometry, x, weight, epilogue, output),
             Method::Direct => direct::forward(geometry, x, weight, epilogue, output),
             Method::Implicit => implicit::forward(geometry, x, weight, epilogue, output),
         })
@@ -190,6 +194,9 @@ pub(crate) fn input_gradient(
                 winograd::forward(&adjoint, grad, Kernels::new(geometry, weight).turned(), epilogue, output);
             }
             (Method::Depthwise, _) => depthwise::input_gradient(geometry, weight, grad, epilogue, output),
+            (Method::Grouped, Some(adjoint)) if grouped::fits(&adjoint) => {
+                grouped::forward(&adjoint, grad, &implicit::turned(geometry, weight), epilogue, output);
+            }
             _ => implicit::input_gradient(geometry, weight, grad, epilogue, output),
         })
     }
@@ -203,7 +210,9 @@ pub(crate) fn weight_gradient(geometry: &Geometry, x: FlexTensor, grad: FlexTens
             winograd::weight_gradient(geometry, x, grad)
         }
         Method::Depthwise => depthwise::weight_gradient(geometry, x, grad),
-        Method::Winograd | Method::Direct | Method::Implicit => implicit::weight_gradient(geometry, x, grad),
+        Method::Winograd | Method::Grouped | Method::Direct | Method::Implicit => {
+            implicit::weight_gradient(geometry, x, grad)
+        }
     };
     let [channels_in, channels_out] = geometry.channels;
     tensor(gradient, [channels_out, channels_in / geometry.groups, geometry.kernel[0], geometry.kernel[1]])
@@ -335,6 +344,8 @@ impl Geometry {
         } else if self.groups == channels_in && self.groups == channels_out && self.groups > 1 && depthwise::fits(self)
         {
             Method::Depthwise
+        } else if grouped::fits(self) {
+            Method::Grouped
         } else if direct::fits(self) {
             Method::Direct
         } else {
@@ -345,6 +356,11 @@ impl Geometry {
     /// Products for each pair of channels by the definition.
     fn products(&self) -> usize {
         self.batch * self.output_plane() * self.taps()
+    }
+
+    /// Channels in and out of a group.
+    fn group_channels(&self) -> [usize; 2] {
+        self.channels.map(|channels| channels / self.groups)
     }
 
     fn taps(&self) -> usize {

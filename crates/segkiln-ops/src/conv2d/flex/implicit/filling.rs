@@ -217,9 +217,4 @@ impl Geometry {
         let offset = |axis: usize, tap: usize| (tap * self.dilation[axis]) as isize - self.padding[axis] as isize;
         (0..self.taps()).map(|tap| [offset(0, tap / self.kernel[1]), offset(1, tap % self.kernel[1])]).collect()
     }
-
-    /// Channels in and out of a group.
-    pub(super) fn group_channels(&self) -> [usize; 2] {
-        self.channels.map(|channels| channels / self.groups)
-    }
 }

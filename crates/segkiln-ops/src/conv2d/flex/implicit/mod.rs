@@ -17,7 +17,7 @@ use pulp::{Simd, WithSimd};
 
 use super::{Epilogue, Geometry, TASKS};
 use crate::cpu::{
-    matrix::{Finish, Left, Product, Sizes, kernel_rows},
+    matrix::{Finish, Left, Product, Sizes, Strided, kernel_rows},
     memory::{Shared, with_scratch},
     simd::{self, Lanes},
     threads::for_each,
@@ -116,6 +116,12 @@ pub(super) fn input_gradient(
         epilogue,
     };
     sweep.run(grad, output);
+}
+
+/// The weight of the [adjoint](Geometry::adjoint): turned round, with channels in and out exchanged.
+pub(super) fn turned(geometry: &Geometry, weight: &[f32]) -> Vec<f32> {
+    let kernel: Vec<usize> = (0..geometry.taps()).rev().collect();
+    transposed(weight, geometry.groups, geometry.group_channels(), geometry.taps(), &kernel)
 }
 
 /// The weight as `[group][channel in][channel out][tap]`, with some of the taps.
@@ -276,8 +282,7 @@ impl Block<'_> {
                     let product = Product {
                         depth,
                         left: Left::Rows(weight[first * depth..].as_ptr(), depth),
-                        right: matrix[pair * depth * width..].as_ptr(),
-                        right_stride: width,
+                        right: Strided(matrix[pair * depth * width..].as_ptr(), width),
                         output: self.output.at((first_plane + first) * plane + pixel),
                         output_stride: plane,
                         rows,
@@ -312,8 +317,7 @@ impl Block<'_> {
                     let product = Product {
                         depth,
                         left: Left::Rows(weight[first * depth..].as_ptr(), depth),
-                        right: matrix[pair * depth * width..].as_ptr(),
-                        right_stride: width,
+                        right: Strided(matrix[pair * depth * width..].as_ptr(), width),
                         output: products.as_mut_ptr(),
                         output_stride: width,
                         rows,

@@ -8,7 +8,7 @@ use super::filling::{Filling, Reader, Tap};
 use crate::{
     conv2d::flex::{Geometry, TASKS},
     cpu::{
-        matrix::{Finish, Left, Product, Sizes, kernel_rows},
+        matrix::{Finish, Left, Product, Sizes, Strided, kernel_rows},
         memory::{Shared, Temporary, with_scratch},
         simd::{self, Lanes, MOST_LANES, transpose},
         threads::{for_each, for_each_chunk},
@@ -157,8 +157,7 @@ impl WithSimd for Correlate<'_> {
                     let product = Product {
                         depth: count,
                         left: Left::Rows(grad[out * pixels + first..].as_ptr(), pixels),
-                        right: turned[row * BLOCK..].as_ptr(),
-                        right_stride: columns,
+                        right: Strided(turned[row * BLOCK..].as_ptr(), columns),
                         output: sums[out * width + row..].as_mut_ptr(),
                         output_stride: width,
                         rows: kernel_rows::<S>().min(outs.len() - out),

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     conv2d::flex::{Epilogue, Geometry},
     cpu::{
-        matrix::{Finish, Left, Product, kernel_rows},
+        matrix::{Finish, Left, Product, Strided, kernel_rows},
         memory::Shared,
         simd::{Lanes, zip4},
     },
@@ -169,8 +169,10 @@ impl WithSimd for Multiply<'_> {
                         let product = Product {
                             depth: channels_in,
                             left: Left::Panel(kernels),
-                            right: tiles.as_ptr().add(point * panels.plane() + panels.panel(panel)),
-                            right_stride: vectors * lanes,
+                            right: Strided(
+                                tiles.as_ptr().add(point * panels.plane() + panels.panel(panel)),
+                                vectors * lanes,
+                            ),
                             output: products.at(point * products_stride + row * width + 2 * panel * lanes),
                             output_stride: width,
                             rows: step.min(rows - row),

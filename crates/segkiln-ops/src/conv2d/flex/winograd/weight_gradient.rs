@@ -12,7 +12,7 @@ use super::{
 use crate::{
     conv2d::flex::{Geometry, Planes, TASKS},
     cpu::{
-        matrix::{Finish, Left, Product, Sizes, kernel_rows},
+        matrix::{Finish, Left, Product, Sizes, Strided, kernel_rows},
         memory::{Shared, Temporary, with_scratch},
         simd::{self, Lanes, MOST_LANES, transpose},
         threads::{for_each, for_each_chunk},
@@ -142,8 +142,10 @@ impl WithSimd for Correlate<'_> {
                             let product = Product {
                                 depth: count * lanes,
                                 left: Left::Rows(grads, tiles),
-                                right: inputs.as_ptr().add(point * sizes.inputs + 2 * pair * lanes * tiles),
-                                right_stride: vectors * lanes,
+                                right: Strided(
+                                    inputs.as_ptr().add(point * sizes.inputs + 2 * pair * lanes * tiles),
+                                    vectors * lanes,
+                                ),
                                 output: sums
                                     .as_mut_ptr()
                                     .add(point * sizes.sums + row * sizes.width + 2 * pair * lanes),
