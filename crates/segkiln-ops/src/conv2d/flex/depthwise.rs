@@ -65,30 +65,11 @@ pub(super) fn input_gradient(
         let turned: Vec<f32> = weight.chunks_exact(taps).flat_map(|kernel| kernel.iter().rev().copied()).collect();
         return forward(&adjoint, grad, &turned, epilogue, output);
     }
-    let [rows, columns] = geometry.stride;
-    let taps_of: Vec<_> =
-        (0..rows * columns).map(|phase| geometry.reaching([phase / columns, phase % columns])).collect();
-    let ends = [0, 1].map(|axis| {
-        let offsets = taps_of.iter().flatten().map(|(_, offset)| offset[axis]);
-        offsets.fold([0, 0], |[low, high], offset| [offset.min(low), offset.max(high)])
-    });
-    // What the pixels of all phases read, as if it were one convolution of stride 1.
-    let reader = Geometry {
-        input: geometry.output,
-        output: [0, 1].map(|axis| geometry.input[axis].div_ceil(geometry.stride[axis])),
-        kernel: ends.map(|[low, high]| (high - low + 1).unsigned_abs()),
-        stride: [1, 1],
-        padding: ends.map(|[low, _]| low.unsigned_abs()),
-        dilation: [1, 1],
-        ..*geometry
-    };
+    let (reader, phases) = geometry.gradient_reader();
     let (arch, band, channels) = (simd::arch(), cached(&reader), geometry.channels[0]);
     // Place and tap, by phase.
-    let place = |(tap, offset): &(usize, [isize; 2])| {
-        let [row, column] = [0, 1].map(|axis| (offset[axis] - ends[axis][0]).unsigned_abs());
-        (row * band.row() + column, *tap)
-    };
-    let phases: Vec<Vec<_>> = taps_of.iter().map(|taps| taps.iter().map(place).collect()).collect();
+    let place = |(tap, [row, column]): &(usize, [usize; 2])| (row * band.row() + column, *tap);
+    let phases: Vec<Vec<_>> = phases.iter().map(|taps| taps.iter().map(place).collect()).collect();
     let (plane, output_plane) = (geometry.input_plane(), geometry.output_plane());
     for_each(geometry.batch * channels, |index| {
         with_scratch([band.len()], |[values]| {

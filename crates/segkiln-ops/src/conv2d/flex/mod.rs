@@ -20,8 +20,8 @@ use crate::cpu::{
 mod band;
 mod depthwise;
 mod direct;
-mod grouped;
 mod implicit;
+mod in_place;
 mod winograd;
 
 use winograd::Kernels;
@@ -37,9 +37,10 @@ enum Method {
     Winograd,
     /// Each channel by itself.
     Depthwise,
-    /// Groups of few channels; the gradient of the weight, and with a stride that of the input, are those of the implicit GEMM.
-    Grouped,
-    /// Few channels, whose gradients are those of the implicit GEMM.
+    /// Few channels out; the gradient of the weight is that of the implicit GEMM. That of the input has this way too where there
+    /// are few channels in.
+    InPlace,
+    /// Few channels in, where the gradient of the weight is that of the implicit GEMM.
     Direct,
     /// Everything else.
     Implicit,
@@ -145,7 +146,7 @@ pub(crate) fn forward(
                 winograd::forward(geometry, x, Kernels::new(geometry, weight), epilogue, output);
             }
             Method::Depthwise => depthwise::forward(geometry, x, weight, epilogue, output),
-            Method::Grouped => grouped::forward(geometry, x, weight, epilogue, output),
+            Method::InPlace => in_place::forward(geometry, x, weight, epilogue, output),
             Method::Direct => direct::forward(geometry, x, weight, epilogue, output),
             Method::Implicit => implicit::forward(geometry, x, weight, epilogue, output),
         })
@@ -194,8 +195,8 @@ pub(crate) fn input_gradient(
                 winograd::forward(&adjoint, grad, Kernels::new(geometry, weight).turned(), epilogue, output);
             }
             (Method::Depthwise, _) => depthwise::input_gradient(geometry, weight, grad, epilogue, output),
-            (Method::Grouped, Some(adjoint)) if grouped::fits(&adjoint) => {
-                grouped::forward(&adjoint, grad, &implicit::turned(geometry, weight), epilogue, output);
+            _ if in_place::gradient_fits(geometry) => {
+                in_place::input_gradient(geometry, weight, grad, epilogue, output);
             }
             _ => implicit::input_gradient(geometry, weight, grad, epilogue, output),
         })
@@ -210,7 +211,7 @@ pub(crate) fn weight_gradient(geometry: &Geometry, x: FlexTensor, grad: FlexTens
             winograd::weight_gradient(geometry, x, grad)
         }
         Method::Depthwise => depthwise::weight_gradient(geometry, x, grad),
-        Method::Winograd | Method::Grouped | Method::Direct | Method::Implicit => {
+        Method::Winograd | Method::InPlace | Method::Direct | Method::Implicit => {
             implicit::weight_gradient(geometry, x, grad)
         }
     };
@@ -222,6 +223,9 @@ pub(crate) fn weight_gradient(geometry: &Geometry, x: FlexTensor, grad: FlexTens
 pub(crate) fn reach(kernel: usize, dilation: usize) -> Option<usize> {
     dilation.checked_mul(kernel.checked_sub(1)?)?.checked_add(1)
 }
+
+/// Taps of a phase of the input's gradient, and where in its reader's kernel they are.
+type PhaseTaps = Vec<(usize, [usize; 2])>;
 
 /// The sizes of a convolution.
 #[derive(Debug, Clone, Copy)]
@@ -321,6 +325,31 @@ impl Geometry {
         })
     }
 
+    /// What the input's pixels read of the output's gradient, as if it were one convolution of stride 1, and for each phase, row
+    /// by row, the taps and where in that convolution's kernel they are.
+    fn gradient_reader(&self) -> (Self, Vec<PhaseTaps>) {
+        let [rows, columns] = self.stride;
+        let phases: Vec<_> =
+            (0..rows * columns).map(|phase| self.reaching([phase / columns, phase % columns])).collect();
+        let ends = [0, 1].map(|axis| {
+            let offsets = phases.iter().flatten().map(|(_, offset)| offset[axis]);
+            offsets.fold([0, 0], |[low, high], offset| [offset.min(low), offset.max(high)])
+        });
+        let reader = Self {
+            input: self.output,
+            output: [0, 1].map(|axis| self.input[axis].div_ceil(self.stride[axis])),
+            kernel: ends.map(|[low, high]| (high - low + 1).unsigned_abs()),
+            stride: [1, 1],
+            padding: ends.map(|[low, _]| low.unsigned_abs()),
+            dilation: [1, 1],
+            ..*self
+        };
+        let place = |(tap, offset): (usize, [isize; 2])| {
+            (tap, [0, 1].map(|axis| (offset[axis] - ends[axis][0]).unsigned_abs()))
+        };
+        (reader, phases.into_iter().map(|taps| taps.into_iter().map(place).collect()).collect())
+    }
+
     /// The taps that lead to an output from the inputs `(i, j) · stride + phase`, and how far from `(i, j)` it is.
     fn reaching(&self, phase: [usize; 2]) -> Vec<(usize, [isize; 2])> {
         let [rows, columns] = [0, 1].map(|axis| -> Vec<(usize, isize)> {
@@ -344,8 +373,8 @@ impl Geometry {
         } else if self.groups == channels_in && self.groups == channels_out && self.groups > 1 && depthwise::fits(self)
         {
             Method::Depthwise
-        } else if grouped::fits(self) {
-            Method::Grouped
+        } else if in_place::fits(self) {
+            Method::InPlace
         } else if direct::fits(self) {
             Method::Direct
         } else {

@@ -118,14 +118,8 @@ pub(super) fn input_gradient(
     sweep.run(grad, output);
 }
 
-/// The weight of the [adjoint](Geometry::adjoint): turned round, with channels in and out exchanged.
-pub(super) fn turned(geometry: &Geometry, weight: &[f32]) -> Vec<f32> {
-    let kernel: Vec<usize> = (0..geometry.taps()).rev().collect();
-    transposed(weight, geometry.groups, geometry.group_channels(), geometry.taps(), &kernel)
-}
-
 /// The weight as `[group][channel in][channel out][tap]`, with some of the taps.
-fn transposed(
+pub(super) fn transposed(
     weight: &[f32],
     groups: usize,
     [channels_in, channels_out]: [usize; 2],
