@@ -69,12 +69,13 @@ fn line(reader: &Geometry) -> usize {
 }
 
 /// Whether what a reader reads can be computed here, and should: registers are filled from one row of the output, and most of
-/// them should be full.
+/// them should be full; and a band is smaller than the matrix that it stands for, which it is not where a dilation is large.
 fn reads_well(reader: &Geometry, [read, written]: [usize; 2], phases: usize) -> bool {
     let (width, band) = (reader.output[1], cached(reader, read));
     let full = 8 * width.next_multiple_of(MOST_LANES) <= 9 * width;
+    let small = band.rows <= reader.taps() * band.outputs;
     let sums = if phases > 1 { (phases * band.outputs * written).saturating_mul(line(reader)) } else { 0 };
-    written <= CHANNELS[usize::from(phases > 1)] && full && band.len() <= 4 * BANDS && sums <= SUMS
+    written <= CHANNELS[usize::from(phases > 1)] && full && small && band.len() <= 4 * BANDS && sums <= SUMS
 }
 
 /// Whether [`forward`] can and should be used.
@@ -85,7 +86,7 @@ pub(super) fn fits(geometry: &Geometry) -> bool {
 /// Whether [`input_gradient`] can and should be used.
 pub(super) fn gradient_fits(geometry: &Geometry) -> bool {
     let [channels_in, channels_out] = geometry.group_channels();
-    let phases = geometry.stride[0] * geometry.stride[1];
+    let phases = geometry.stride[0].saturating_mul(geometry.stride[1]);
     geometry.taps() > 1
         && phases <= geometry.taps()
         && reads_well(&geometry.gradient_reader().0, [channels_out, channels_in], phases)
