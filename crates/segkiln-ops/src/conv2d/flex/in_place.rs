@@ -68,19 +68,20 @@ fn line(reader: &Geometry) -> usize {
     reader.output[1].next_multiple_of(2 * MOST_LANES)
 }
 
-/// Whether what a reader reads can be computed here, and should: registers are filled from one row of the output, and most of
-/// them should be full; and a band is smaller than the matrix that it stands for, which it is not where a dilation is large.
-fn reads_well(reader: &Geometry, [read, written]: [usize; 2], phases: usize) -> bool {
+/// Whether what a reader reads for all `phases` and their `taps` can be computed here, and should: registers are filled from one
+/// row of the output, and most of them should be full; and a band is smaller than the matrix that it stands for, which it is not
+/// where a dilation is large.
+fn reads_well(reader: &Geometry, [read, written]: [usize; 2], phases: usize, taps: usize) -> bool {
     let (width, band) = (reader.output[1], cached(reader, read));
     let full = 8 * width.next_multiple_of(MOST_LANES) <= 9 * width;
-    let small = band.rows <= reader.taps() * band.outputs;
+    let small = band.rows <= taps * band.outputs;
     let sums = if phases > 1 { (phases * band.outputs * written).saturating_mul(line(reader)) } else { 0 };
     written <= CHANNELS[usize::from(phases > 1)] && full && small && band.len() <= 4 * BANDS && sums <= SUMS
 }
 
 /// Whether [`forward`] can and should be used.
 pub(super) fn fits(geometry: &Geometry) -> bool {
-    geometry.taps() > 1 && reads_well(geometry, geometry.group_channels(), 1)
+    geometry.taps() > 1 && reads_well(geometry, geometry.group_channels(), 1, geometry.taps())
 }
 
 /// Whether [`input_gradient`] can and should be used.
@@ -89,7 +90,7 @@ pub(super) fn gradient_fits(geometry: &Geometry) -> bool {
     let phases = geometry.stride[0].saturating_mul(geometry.stride[1]);
     geometry.taps() > 1
         && phases <= geometry.taps()
-        && reads_well(&geometry.gradient_reader().0, [channels_out, channels_in], phases)
+        && reads_well(&geometry.gradient_reader().0, [channels_out, channels_in], phases, geometry.taps())
 }
 
 /// Writes the convolution of `x` to `output`.
