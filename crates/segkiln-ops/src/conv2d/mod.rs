@@ -2,8 +2,9 @@
 //!
 //! On the CPU Burn's own convolution lays out the whole input as a matrix and computes weight gradients as one convolution
 //! with a kernel as large as the image. Here 3×3 kernels are transformed (Winograd), channels by themselves are gone over
-//! directly, and for all others the matrix is made a block at a time, small enough to stay in the cache; the same for both
-//! gradients, but that 3×3 kernels of stride 2 are transformed forward only. Other backends compute with Burn's operators.
+//! directly, few output channels read what they need where it lies, and for all others the matrix is made a block at a time,
+//! small enough to stay in the cache; the same for both gradients, but that 3×3 kernels of stride 2 are transformed forward
+//! only. Other backends compute with Burn's operators.
 //!
 //! A value that is not finite makes the 4×4 outputs around it not finite where Winograd's transforms are used.
 

@@ -318,22 +318,42 @@ fn what_is_not_a_number_is_kept() {
     }
 }
 
+/// Where there is one output only, a stride means nothing, however large.
+#[test]
+fn a_stride_beyond_the_input_is_any_other() {
+    let device = Device::flex().autodiff();
+    for (weight_shape, groups) in [([2, 1, 3, 3], 2), ([3, 2, 3, 3], 1)] {
+        let run = |stride: usize| {
+            let x = values([1, 2, 3, 18], 0.0, &device).require_grad();
+            let weight = values(weight_shape, 1.0, &device).require_grad();
+            let y = conv2d(x.clone(), weight.clone(), None, options([stride, 1], [0, 0], [1, 1], groups));
+            let gradients = (y.clone() * y.clone()).backward();
+            [y.inner(), x.grad(&gradients).unwrap(), weight.grad(&gradients).unwrap()].map(Tensor::into_data)
+        };
+        for (far, one) in run(1 << 60).iter().zip(&run(1)) {
+            far.assert_approx_eq::<f32>(one, Tolerance::rel_abs(1e-4, 1e-4));
+        }
+    }
+}
+
 /// Large enough that several blocks and tasks are at work.
 #[test]
 fn bits_do_not_depend_on_the_thread_count() {
     let device = Device::flex().autodiff();
     let run = || {
-        let x = values([2, 48, 40, 64], 0.0, &device).require_grad();
-        let weight = values([32, 48, 3, 3], 1.0, &device).require_grad();
-        let y = conv2d(x.clone(), weight.clone(), None, options([1, 1], [1, 1], [1, 1], 1));
-        let gradients = (y.clone() * y.clone()).backward();
-        [y.inner(), x.grad(&gradients).unwrap(), weight.grad(&gradients).unwrap()].map(Tensor::into_data)
+        [([2, 48, 40, 64], [32, 48, 3, 3]), ([2, 70, 40, 250], [3, 70, 3, 3])].map(|(x_shape, weight_shape)| {
+            let (x, weight) = (values(x_shape, 0.0, &device), values(weight_shape, 1.0, &device));
+            let (x, weight) = (x.require_grad(), weight.require_grad());
+            let y = conv2d(x.clone(), weight.clone(), None, options([1, 1], [1, 1], [1, 1], 1));
+            let gradients = (y.clone() * y.clone()).backward();
+            [y.inner(), x.grad(&gradients).unwrap(), weight.grad(&gradients).unwrap()].map(Tensor::into_data)
+        })
     };
     let with = |threads: usize| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(run);
     let one = with(1);
     // Within a pool, and with helpers.
     for results in [with(2), with(3), with(8), run()] {
-        for (ours, one) in results.iter().zip(&one) {
+        for (ours, one) in results.iter().flatten().zip(one.iter().flatten()) {
             ours.assert_eq(one, true);
         }
     }

@@ -24,6 +24,7 @@ fn equals_burn_s_operator() {
         ([1, 20, 9, 40], [20, 33, 2, 2], doubling()),
         ([3, 2, 1, 1], [2, 1, 2, 2], doubling()),
         ([1, 4, 48, 64], [4, 4, 2, 2], doubling()),
+        ([2, 240, 9, 31], [240, 4, 3, 3], ConvTransposeOptions::new([2, 2], [1, 1], [1, 0], [1, 1], 2)),
         ([1, 2, 4, 3], [2, 3, 3, 3], ConvTransposeOptions::new([2, 2], [1, 1], [1, 1], [1, 1], 1)),
         ([2, 6, 7, 19], [6, 4, 4, 3], ConvTransposeOptions::new([2, 3], [1, 0], [0, 2], [1, 1], 2)),
         ([1, 8, 9, 11], [8, 9, 3, 3], ConvTransposeOptions::new([1, 1], [1, 1], [0, 0], [2, 1], 1)),

@@ -15,7 +15,7 @@ use super::{Epilogue, Geometry, TASKS, band::Band};
 use crate::cpu::{
     matrix::{Left, Product, Strided, kernel_rows},
     memory::{Shared, Temporary, with_scratch},
-    simd::{self, Lanes, MOST_LANES},
+    simd::{self, Lanes},
     threads::{for_each, for_each_chunk},
 };
 
@@ -30,12 +30,12 @@ const COPIES: usize = 1 << 23;
 /// them should be full. The copy of an image has its bound, and is not much larger than the image, as it would be with the
 /// padding of a large dilation.
 pub(super) fn fits(geometry: &Geometry) -> bool {
-    let (width, channels) = (geometry.output[1], geometry.channels[0]);
+    let channels = geometry.channels[0];
     let plane = Band::new(geometry, geometry.output[0]).len();
     let small =
         plane.saturating_mul(channels) <= COPIES && plane <= 4 * geometry.input_plane().max(geometry.output_plane());
-    let full = 8 * width.next_multiple_of(MOST_LANES) <= 9 * width;
-    geometry.groups == 1 && geometry.taps() > 1 && channels * geometry.taps() <= DEPTH && small && full
+    let few = geometry.taps() > 1 && channels * geometry.taps() <= DEPTH;
+    geometry.groups == 1 && few && small && geometry.fills_registers()
 }
 
 /// Writes the convolution of `x` to `output`.

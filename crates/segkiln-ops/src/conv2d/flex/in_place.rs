@@ -30,6 +30,7 @@ const SUMS: usize = 1 << 18;
 
 /// Some of the target's pixels, which all have the same taps.
 struct Phase<'a> {
+    /// How many there are.
     taps: usize,
     /// Where the channels and taps lie that a pixel reads, from its first.
     places: Vec<usize>,
@@ -72,23 +73,26 @@ fn line(reader: &Geometry) -> usize {
 /// row of the output, and most of them should be full; and a band is smaller than the matrix that it stands for, which it is not
 /// where a dilation is large.
 fn reads_well(reader: &Geometry, [read, written]: [usize; 2], phases: usize, taps: usize) -> bool {
-    let (width, band) = (reader.output[1], cached(reader, read));
-    let full = 8 * width.next_multiple_of(MOST_LANES) <= 9 * width;
+    let band = cached(reader, read);
     let small = band.rows <= taps * band.outputs;
     let sums = if phases > 1 { (phases * band.outputs * written).saturating_mul(line(reader)) } else { 0 };
-    written <= CHANNELS[usize::from(phases > 1)] && full && small && band.len() <= 4 * BANDS && sums <= SUMS
+    reader.fills_registers() && small && band.len() <= 4 * BANDS && sums <= SUMS
 }
 
 /// Whether [`forward`] can and should be used.
 pub(super) fn fits(geometry: &Geometry) -> bool {
-    geometry.taps() > 1 && reads_well(geometry, geometry.group_channels(), 1, geometry.taps())
+    let [channels_in, channels_out] = geometry.group_channels();
+    channels_out <= CHANNELS[0]
+        && geometry.taps() > 1
+        && reads_well(geometry, [channels_in, channels_out], 1, geometry.taps())
 }
 
 /// Whether [`input_gradient`] can and should be used.
 pub(super) fn gradient_fits(geometry: &Geometry) -> bool {
     let [channels_in, channels_out] = geometry.group_channels();
     let phases = geometry.stride[0].saturating_mul(geometry.stride[1]);
-    geometry.taps() > 1
+    channels_in <= CHANNELS[usize::from(phases > 1)]
+        && geometry.taps() > 1
         && phases <= geometry.taps()
         && reads_well(&geometry.gradient_reader().0, [channels_out, channels_in], phases, geometry.taps())
 }
@@ -96,9 +100,8 @@ pub(super) fn gradient_fits(geometry: &Geometry) -> bool {
 /// Writes the convolution of `x` to `output`.
 pub(super) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], epilogue: Option<Epilogue>, output: Shared) {
     let channels = geometry.group_channels();
-    let taps: Vec<usize> = (0..geometry.taps()).collect();
     let mut sweep = Sweep::new(geometry, channels, geometry.output, [1, 1], epilogue);
-    sweep.phase(weight.into(), taps.iter().map(|tap| sweep.band.tap(geometry, *tap)).collect());
+    sweep.phase(weight.into(), (0..geometry.taps()).map(|tap| sweep.band.tap(geometry, tap)).collect());
     sweep.run(x, output);
 }
 

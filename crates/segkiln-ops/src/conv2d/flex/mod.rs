@@ -14,7 +14,7 @@ use super::{Conv2dOps, affine, joined_dims};
 use crate::cpu::{
     matrix::Finish,
     memory::{Memory, all_f32, contiguous, tensor, written},
-    simd::at_least,
+    simd::{MOST_LANES, at_least},
 };
 
 mod band;
@@ -32,8 +32,7 @@ const TASKS: usize = 32;
 /// How a convolution is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Method {
-    /// 3×3 kernels on several channels: a quarter of the multiplications. With stride 2 two thirds, and its gradients are those
-    /// of the implicit GEMM.
+    /// 3×3 kernels on several channels: a quarter of the multiplications. With stride 2 two thirds, forward only.
     Winograd,
     /// Each channel by itself.
     Depthwise,
@@ -299,6 +298,8 @@ impl Geometry {
         let possible =
             len.is_some_and(|len| len < 1 << 48) && sides.iter().all(|side| side.is_some_and(|side| side < 1 << 48));
         assert!(possible, "a convolution of {x:?} with {weight:?} to {output:?} fits no memory");
+        // Where there is one output only, any stride is the same, and one beyond the input would be too large to count with.
+        let stride = [0, 1].map(|axis| if output[axis] == 1 { stride[axis].min(x[2 + axis]) } else { stride[axis] });
         Self {
             batch,
             channels: [channels_in, channels_out],
@@ -390,6 +391,11 @@ impl Geometry {
     /// Channels in and out of a group.
     fn group_channels(&self) -> [usize; 2] {
         self.channels.map(|channels| channels / self.groups)
+    }
+
+    /// Whether most registers are full that are filled from one row of the output.
+    fn fills_registers(&self) -> bool {
+        8 * self.output[1].next_multiple_of(MOST_LANES) <= 9 * self.output[1]
     }
 
     fn taps(&self) -> usize {

@@ -308,6 +308,7 @@ impl WithSimd for TransformKernels<'_> {
 impl TransformKernels<'_> {
     #[inline(always)]
     fn run<S: Simd, const ROWS: usize>(self, simd: S) {
+        assert!(ROWS.is_multiple_of(S::F32_LANES) || ROWS < S::F32_LANES);
         let Self { axes: [rows, columns], kernels, ins, outs, stride, target, .. } = self;
         let lanes = S::F32_LANES;
         for (index, channel) in ins.enumerate() {

@@ -20,7 +20,7 @@ use std::ops::Range;
 
 use pulp::Arch;
 
-use super::{Epilogue, Geometry, Planes};
+use super::{Epilogue, Geometry, Planes, TASKS};
 use crate::cpu::{
     cache,
     matrix::{Finish, Sizes},
@@ -47,7 +47,7 @@ const SKEW: usize = 16;
 const KERNELS: usize = 1 << 22;
 /// Values of transformed tiles that are in memory at once where blocks are too small for the kernels: 64 MiB.
 const TILES: usize = 1 << 24;
-/// Channels out whose products at a point are one task.
+/// Channels out of which about so many are a task, at a point.
 const ROWS: usize = 128;
 
 /// Where a matrix of points for channels and tiles lies: `[point][panel of two registers][channel][tile]`.
@@ -164,7 +164,7 @@ impl Convolution<'_> {
         let chunk = chunk(channels_out, 64, step);
         let stride = chunk * channels_in + SKEW;
         let transformed = self.transform_kernels(chunk, stride);
-        let most = (block() / (points * (channels_in + chunk) * lanes)).clamp(2, 8);
+        let most = (block() / (points * (channels_in + chunk) * lanes)).clamp(2, 8).min(vectors.div_ceil(TASKS).max(2));
         let per_block = vectors.div_ceil(vectors.div_ceil(most));
         for_each(vectors.div_ceil(per_block), |block| {
             let first = block * per_block;
@@ -385,7 +385,9 @@ mod tests {
             Geometry::new([1, channels_in, 9, 9], [channels_out, channels_in, 3, 3], [9, 9], [1, 1], [1, 1], [1, 1], 1);
         let weight: Vec<f32> = (0..channels_out * channels_in * 9).map(|i| (i as f32 * 0.7).sin()).collect();
         let turned_geometry = geometry.adjoint().expect("the stride is 1");
-        for step in [6, 8] {
+        let [lanes, _] = arch_of_eight().dispatch(Sizes);
+        // Six channels are not two registers of four, and no processor with such registers has panels of six.
+        for step in if lanes == 4 { vec![8] } else { vec![6, 8] } {
             for turned in [false, true] {
                 let (geometry, kernels) = if turned {
                     (&turned_geometry, Kernels::new(&geometry, &weight).turned())

@@ -93,6 +93,7 @@ impl WithSimd for TransformKernels<'_> {
 impl TransformKernels<'_> {
     #[inline(always)]
     fn run<S: Simd, const ROWS: usize, const STRIDE: usize>(self, simd: S) {
+        assert!(ROWS.is_multiple_of(S::F32_LANES) || ROWS < S::F32_LANES);
         let Self { geometry, kernels, rows, stride, target, .. } = self;
         let (lanes, side) = (S::F32_LANES, const { side(STRIDE) });
         let mut offset = 0;
