@@ -154,7 +154,8 @@ impl Forward<'_> {
             for row in (0..band.outputs.min(height - first)).step_by(ROWS) {
                 for column in (0..width).step_by(S::F32_LANES) {
                     let values = self.values[row * STRIDE * band.row() + column..].as_ptr();
-                    let mut sums = [Lanes::splat(simd, 0.0); ROWS];
+                    // Two parts of each row's sum: one alone would wait for itself.
+                    let mut sums = [[Lanes::splat(simd, 0.0); 2]; ROWS];
                     // Each value is loaded once, and few weights are in use at a time.
                     for b in 0..KERNEL {
                         for phase in 0..STRIDE {
@@ -169,7 +170,8 @@ impl Forward<'_> {
                                 for j in 0..KERNEL.div_ceil(STRIDE) {
                                     let a = j * STRIDE + phase;
                                     if a < KERNEL && i >= j && i - j < ROWS {
-                                        sums[i - j] = value.mul_add(weight[a][b], sums[i - j]);
+                                        let sum = &mut sums[i - j][b % 2];
+                                        *sum = value.mul_add(weight[a][b], *sum);
                                     }
                                 }
                             }
@@ -185,7 +187,7 @@ impl Forward<'_> {
                             false => nowhere.as_mut_ptr(),
                         };
                         // SAFETY: there is room for what is left of the row.
-                        unsafe { self.finish(simd, sums[q], target, width - column) };
+                        unsafe { self.finish(simd, sums[q][0] + sums[q][1], target, width - column) };
                     }
                 }
             }

@@ -14,14 +14,12 @@ use pulp::{Simd, WithSimd};
 
 use super::{Epilogue, Geometry, TASKS, band::Band, implicit::transposed};
 use crate::cpu::{
-    matrix::{Finish, Left, Places, Product, kernel_rows},
+    matrix::{Finish, Left, Places, Product, Sizes, kernel_rows},
     memory::{Shared, with_scratch},
     simd::{self, Lanes, MOST_LANES},
     threads::for_each,
 };
 
-/// Most channels that a group writes, in one phase and in several.
-const CHANNELS: [usize; 2] = [16, 8];
 /// Values of the bands that are in the cache together, and channels that should have room there.
 const BANDS: usize = 1 << 14;
 const TOGETHER: usize = 8;
@@ -55,6 +53,13 @@ struct Sweep<'a> {
     epilogue: Option<Epilogue<'a>>,
 }
 
+/// Most channels that a group writes, in one phase and in several. Wherever a register of 16 values begins, it touches two lines
+/// of the cache, and a matrix pays sooner.
+fn most_channels() -> [usize; 2] {
+    let [lanes, _] = simd::arch().dispatch(Sizes);
+    if lanes == MOST_LANES { [16, 8] } else { [64, 32] }
+}
+
 /// A band of as many rows as there is room for.
 fn cached(reader: &Geometry, channels_read: usize) -> Band {
     let row = Band::new(reader, 1).row();
@@ -82,7 +87,7 @@ fn reads_well(reader: &Geometry, [read, written]: [usize; 2], phases: usize, tap
 /// Whether [`forward`] can and should be used.
 pub(super) fn fits(geometry: &Geometry) -> bool {
     let [channels_in, channels_out] = geometry.group_channels();
-    channels_out <= CHANNELS[0]
+    channels_out <= most_channels()[0]
         && geometry.taps() > 1
         && reads_well(geometry, [channels_in, channels_out], 1, geometry.taps())
 }
@@ -91,7 +96,7 @@ pub(super) fn fits(geometry: &Geometry) -> bool {
 pub(super) fn gradient_fits(geometry: &Geometry) -> bool {
     let [channels_in, channels_out] = geometry.group_channels();
     let phases = geometry.stride[0].saturating_mul(geometry.stride[1]);
-    channels_in <= CHANNELS[usize::from(phases > 1)]
+    channels_in <= most_channels()[usize::from(phases > 1)]
         && geometry.taps() > 1
         && phases <= geometry.taps()
         && reads_well(&geometry.gradient_reader().0, [channels_out, channels_in], phases, geometry.taps())

@@ -29,7 +29,8 @@ mod weight_gradient;
 pub(super) use filling::{Filling, Reader, Tap};
 pub(super) use weight_gradient::weight_gradient;
 
-/// Most pixels of a block.
+/// Most pixels of a block; twice as many where its matrix is then no more than half of [`MATRIX`] and there are blocks enough:
+/// memory is faster the more it reads and writes of a plane at once.
 const BLOCK: usize = 256;
 /// Values of a block's matrices, as far as the block has two registers of pixels: what stays in a second-level cache of
 /// 1 MiB.
@@ -161,8 +162,10 @@ impl Sweep<'_> {
         let [lanes, step] = arch.dispatch(Sizes);
         let rows = self.channels[0] * self.taps.iter().map(Vec::len).sum::<usize>();
         let width = 2 * lanes;
-        let size = (MATRIX / rows.max(1) / width * width).clamp(width, BLOCK);
         let pixels = self.reader.count();
+        let size = |values: usize, most: usize| (values / rows.max(1) / width * width).clamp(width, most);
+        let many = self.batch * self.groups * pixels >= 2 * BLOCK * TASKS;
+        let size = size(MATRIX, BLOCK).max(if many { size(MATRIX / 2, 2 * BLOCK) } else { 0 });
         let blocks = pixels.div_ceil(size);
         // Where there are few pixels, channels are shared out too.
         let panels = self.channels[1].div_ceil(step);
