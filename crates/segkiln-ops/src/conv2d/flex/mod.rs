@@ -36,8 +36,8 @@ enum Method {
     Winograd,
     /// Each channel by itself.
     Depthwise,
-    /// Few channels out; the gradient of the weight is that of the implicit GEMM. That of the input has this way too where there
-    /// are few channels in.
+    /// Few channels out, of each group; the gradient of the weight is that of the implicit GEMM. That of the input has this way
+    /// too where there are few channels in.
     InPlace,
     /// Few channels in, where the gradient of the weight is that of the implicit GEMM.
     Direct,
