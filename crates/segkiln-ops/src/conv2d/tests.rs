@@ -1,6 +1,7 @@
 use burn::tensor::{
     Device, Distribution, Tensor, TensorData, Tolerance, module::conv2d as burn_conv2d, ops::ConvOptions,
 };
+use proptest::{prelude::*, sample::select, test_runner::RngSeed};
 
 use super::{conv2d, conv2d_affine};
 use crate::test_devices;
@@ -80,30 +81,167 @@ fn cases() -> Vec<([usize; 4], [usize; 4], ConvOptions<2>)> {
     ]
 }
 
-fn values(shape: [usize; 4], phase: f32, device: &Device) -> Tensor<4> {
-    let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(|i| (i as f32 * 0.37 + phase).sin()).collect();
+/// From -1 to 1, without a pattern: sums of waves cancel, and what is left is mostly what was rounded.
+fn values(shape: [usize; 4], seed: u32, device: &Device) -> Tensor<4> {
+    let value = |index: usize| {
+        let mixed = (index as u32).wrapping_add(seed << 24).wrapping_mul(0x9E37_79B9);
+        let mixed = (mixed ^ mixed >> 15).wrapping_mul(0x85EB_CA6B);
+        (mixed ^ mixed >> 13) as f32 / (1u64 << 31) as f32 - 1.0
+    };
+    let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
+/// How an input lies in memory.
+#[derive(Debug, Clone, Copy)]
+enum View {
+    Whole,
+    /// Columns before rows.
+    Turned,
+    /// Within a larger tensor.
+    Sliced,
+}
+
+impl View {
+    /// The shape of the tensor of which this is a view of that shape.
+    fn whole(self, [batch, channels, height, width]: [usize; 4]) -> [usize; 4] {
+        match self {
+            Self::Whole => [batch, channels, height, width],
+            Self::Turned => [batch, channels, width, height],
+            Self::Sliced => [batch, channels + 1, height + 3, width + 2],
+        }
+    }
+
+    fn of(self, x: Tensor<4>) -> Tensor<4> {
+        let [batch, channels, height, width] = x.dims();
+        match self {
+            Self::Whole => x,
+            Self::Turned => x.swap_dims(2, 3),
+            Self::Sliced => x.slice([0..batch, 1..channels, 2..height - 1, 0..width - 2]),
+        }
+    }
+}
+
+/// Output and both gradients of `f`, whose input is `view` of a tensor of this shape.
+fn differentiated(
+    x_shape: [usize; 4],
+    weight_shape: [usize; 4],
+    view: View,
+    f: impl Fn(Tensor<4>, Tensor<4>) -> Tensor<4>,
+) -> [TensorData; 3] {
+    let device = Device::flex().autodiff();
+    let x = values(view.whole(x_shape), 0, &device).require_grad();
+    let weight = values(weight_shape, 1, &device).require_grad();
+    let y = f(view.of(x.clone()), weight.clone());
+    let target = values(y.dims(), 2, &device);
+    let gradients = (y.clone() * target).backward();
+    [y.inner(), x.grad(&gradients).unwrap(), weight.grad(&gradients).unwrap()].map(Tensor::into_data)
+}
+
+fn assert_close(ours: &TensorData, burn: &TensorData) {
+    let largest = burn.iter::<f32>().fold(0.0, |largest, value| value.abs().max(largest));
+    ours.assert_approx_eq::<f32>(burn, Tolerance::absolute(1e-4 * largest.max(1.0)));
+}
+
 /// Output and both gradients against Burn's own operator, which the other backends' are.
+fn assert_equals_burn(x_shape: [usize; 4], weight_shape: [usize; 4], view: View, options: &ConvOptions<2>) {
+    let ours = differentiated(x_shape, weight_shape, view, |x, weight| conv2d(x, weight, None, options.clone()));
+    let burn = differentiated(x_shape, weight_shape, view, |x, weight| burn_conv2d(x, weight, None, options.clone()));
+    for (ours, burn) in ours.iter().zip(&burn) {
+        assert_close(ours, burn);
+    }
+}
+
 #[test]
 fn equals_burn_s_convolution() {
-    let device = Device::flex().autodiff();
     for (x_shape, weight_shape, options) in cases() {
-        let run = |f: &dyn Fn(Tensor<4>, Tensor<4>) -> Tensor<4>| {
-            let x = values(x_shape, 0.0, &device).require_grad();
-            let weight = values(weight_shape, 1.0, &device).require_grad();
-            let y = f(x.clone(), weight.clone());
-            let target = values(y.dims(), 2.0, &device);
-            let gradients = (y.clone() * target).backward();
-            [y.inner(), x.grad(&gradients).unwrap(), weight.grad(&gradients).unwrap()].map(Tensor::into_data)
-        };
-        let ours = run(&|x, weight| conv2d(x, weight, None, options.clone()));
-        let burn = run(&|x, weight| burn_conv2d(x, weight, None, options.clone()));
-        for (ours, burn) in ours.iter().zip(&burn) {
-            let largest = burn.iter::<f32>().fold(0.0, |largest, value| value.abs().max(largest));
-            ours.assert_approx_eq::<f32>(burn, Tolerance::absolute(1e-4 * largest.max(1.0)));
+        assert_equals_burn(x_shape, weight_shape, View::Whole, &options);
+    }
+}
+
+/// Under Miri a value takes a thousand times as long.
+const FEW: bool = cfg!(miri);
+
+#[derive(Debug, Clone, Copy)]
+struct Axis {
+    size: usize,
+    kernel: usize,
+    stride: usize,
+    dilation: usize,
+    padding: (usize, usize),
+}
+
+prop_compose! {
+    fn axis()(
+        kernel in prop_oneof![3 => Just(3), 1 => Just(1), 2 => 1..if FEW { 4 } else { 8usize }],
+        stride in prop_oneof![3 => Just(1), 2 => Just(2), 1 => 3..5usize],
+        dilation in prop_oneof![3 => Just(1), 1 => 2..if FEW { 3 } else { 9usize }],
+        padding in prop_oneof![1 => Just((0, 0)), 2 => Just((1, 1)), 2 => (0..6usize, 0..6usize)],
+        more in 0..if FEW { 16 } else { 48usize },
+    ) -> Axis {
+        let reach = dilation * (kernel - 1) + 1;
+        let size = reach.saturating_sub(padding.0 + padding.1).max(1) + more;
+        Axis { size, kernel, stride, dilation, padding }
+    }
+}
+
+/// Groups, and the channels in and out of each.
+fn channels() -> impl Strategy<Value = [usize; 3]> {
+    let most = if FEW { 10 } else { 80 };
+    prop_oneof![
+        3 => [1..2usize, 1..most, 1..most],
+        2 => [1..2usize, 8..most, 8..most],
+        2 => [1..2usize, 1..5, 1..most],
+        1 => [2..5usize, 1..most / 4, 1..most / 4],
+        2 => [1..20usize, 1..2, 1..2],
+    ]
+}
+
+prop_compose! {
+    /// Shapes and options of a convolution, and how its input lies in memory; both axes alike two times of three.
+    fn convolutions()(
+        batch in prop_oneof![1 => Just(0), 19 => 1..3usize],
+        [groups, channels_in, channels_out] in channels(),
+        rows in axis(),
+        other in axis(),
+        alike in select(vec![true, true, false]),
+        view in select(vec![View::Whole, View::Turned, View::Sliced]),
+    ) -> ([usize; 4], [usize; 4], View, ConvOptions<2>) {
+        let columns = if alike { Axis { size: rows.size + other.size % 5, ..rows } } else { other };
+        let axes = [rows, columns];
+        // A slice without values has no gradients.
+        let view = if batch == 0 { View::Whole } else { view };
+        (
+            [batch, groups * channels_in, rows.size, columns.size],
+            [groups * channels_out, channels_in, rows.kernel, columns.kernel],
+            view,
+            ConvOptions::new_with_padding(axes.map(|axis| axis.stride), axes.map(|axis| axis.padding), axes.map(|axis| axis.dilation), groups),
+        )
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(0), failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Output and gradients against Burn's operator; two tensors against one, and an epilogue against operators after it.
+    #[test]
+    fn any_convolution_equals_burn_s((x_shape, weight_shape, view, options) in convolutions()) {
+        assert_equals_burn(x_shape, weight_shape, view, &options);
+        let device = Device::flex();
+        let x = view.of(values(view.whole(x_shape), 0, &device));
+        let weight = values(weight_shape, 1, &device);
+        let y = conv2d(x.clone(), weight.clone(), None, options.clone());
+        if x_shape[1] > 1 {
+            let first = 1 + weight_shape[0] % (x_shape[1] - 1);
+            let [a, b] = [0..first, first..x_shape[1]].map(|channels| x.clone().slice([0..x_shape[0], channels]));
+            let joined = conv2d([a, b], weight.clone(), None, options.clone());
+            joined.into_data().assert_eq(&y.to_data(), true);
         }
+        let [scale, shift] = [2, 3].map(|seed| values([1, weight_shape[0], 1, 1], seed, &device));
+        let expected = (y * scale.clone() + shift.clone()).clamp(-0.5, 6.0);
+        let [scale, shift] = [scale, shift].map(|values| values.reshape([weight_shape[0]]));
+        let fused = conv2d_affine(x, weight, scale, shift, Some([-0.5, 6.0]), options);
+        assert_close(&fused.into_data(), &expected.into_data());
     }
 }
 
@@ -117,9 +255,9 @@ fn gradients_equal_finite_differences() {
         ([2, 5, 11, 18], [5, 1, 3, 3], options([2, 2], [1, 1], [1, 1], 5)),
         ([1, 3, 8, 31], [4, 3, 3, 3], options([2, 2], [1, 1], [1, 1], 1)),
     ] {
-        let (x, weight) = (values(x_shape, 0.0, &device), values(weight_shape, 1.0, &device));
+        let (x, weight) = (values(x_shape, 0, &device), values(weight_shape, 1, &device));
         let y = conv2d(x.clone(), weight.clone(), None, options.clone());
-        let target = values(y.dims(), 2.0, &device).into_data().try_into_vec::<f32>().unwrap();
+        let target = values(y.dims(), 2, &device).into_data().try_into_vec::<f32>().unwrap();
         let loss = |x: &Tensor<4>, weight: &Tensor<4>| -> f64 {
             let y = conv2d(x.clone(), weight.clone(), None, options.clone()).into_data();
             y.iter::<f32>().zip(&target).map(|(value, target)| f64::from(value) * f64::from(*target)).sum()
@@ -191,9 +329,9 @@ fn winograd_is_exact_to_a_hundred_thousandth() {
 fn views_bias_and_empty_batches_work() {
     let device = Device::flex();
     let options = options([1, 1], [1, 1], [1, 1], 1);
-    let weight = values([4, 3, 3, 3], 1.0, &device);
+    let weight = values([4, 3, 3, 3], 1, &device);
     let bias = Tensor::<1>::from_floats([1.0, 2.0, 3.0, 4.0], &device);
-    let view = values([1, 6, 8, 9], 0.0, &device).swap_dims(2, 3).slice([0..1, 1..4, 1..8, 2..7]);
+    let view = values([1, 6, 8, 9], 0, &device).swap_dims(2, 3).slice([0..1, 1..4, 1..8, 2..7]);
     let copy = Tensor::<4>::from_data(view.to_data(), &device);
     let [of_view, of_copy] =
         [view, copy.clone()].map(|x| conv2d(x, weight.clone(), Some(bias.clone()), options.clone()).into_data());
@@ -218,9 +356,9 @@ fn affine_equals_operators_one_by_one() {
             ([1, 70, 9, 250], [3, 70, 3, 3], [1, 1], 1),
         ] {
             let options = options([1, 1], dilation, dilation, groups);
-            let (x, weight) = (values(x_shape, 0.0, &device), values(weight_shape, 1.0, &device));
+            let (x, weight) = (values(x_shape, 0, &device), values(weight_shape, 1, &device));
             let channels = weight_shape[0];
-            let [scale, shift] = [2.0, 3.0].map(|phase| values([1, channels, 1, 1], phase, &device));
+            let [scale, shift] = [2, 3].map(|seed| values([1, channels, 1, 1], seed, &device));
             let y = conv2d(x.clone(), weight.clone(), None, options.clone()) * scale.clone() + shift.clone();
             for (range, expected) in [(None, y.clone()), (Some([-0.5, 1.0]), y.clamp(-0.5, 1.0))] {
                 let [scale, shift] = [&scale, &shift].map(|values| values.clone().reshape([channels]));
@@ -251,10 +389,10 @@ fn joined_inputs_equal_one() {
         let run = |joined: bool, tracked: [bool; 3]| {
             let autodiff = tracked.contains(&true);
             let device = if autodiff { Device::flex().autodiff() } else { Device::flex() };
-            let bias = values([1, out, 1, 1], 3.0, &device).reshape([out]);
-            let tensors = [(shape, 0.0, 0), (more_shape, 2.0, 1), (weight_shape, 1.0, 2)];
-            let tensors = tensors.map(|(shape, phase, index)| {
-                let tensor = values(shape, phase, &device);
+            let bias = values([1, out, 1, 1], 3, &device).reshape([out]);
+            let tensors = [(shape, 0, 0), (more_shape, 2, 1), (weight_shape, 1, 2)];
+            let tensors = tensors.map(|(shape, seed, index)| {
+                let tensor = values(shape, seed, &device);
                 if tracked[index] { tensor.require_grad() } else { tensor }
             });
             let [x, more, weight] = tensors.clone();
@@ -264,7 +402,7 @@ fn joined_inputs_equal_one() {
             };
             let mut results = vec![y.to_data()];
             if autodiff {
-                let gradients = (y.clone() * values(y.dims(), 4.0, &device)).backward();
+                let gradients = (y.clone() * values(y.dims(), 4, &device)).backward();
                 for (tensor, tracked) in tensors.iter().zip(tracked) {
                     let gradient = tensor.grad(&gradients);
                     assert_eq!(gradient.is_some(), tracked);
@@ -312,8 +450,8 @@ fn what_is_not_a_number_is_kept() {
         ([8, 1, 3, 3], 1, 1, 8),
         ([8, 2, 3, 3], 2, 1, 4),
     ] {
-        let x = values([1, 8, 7, 31], 0.0, &device).mul_scalar(f32::NAN);
-        let weight = values(weight_shape, 1.0, &device);
+        let x = values([1, 8, 7, 31], 0, &device).mul_scalar(f32::NAN);
+        let weight = values(weight_shape, 1, &device);
         let ones = Tensor::<1>::ones([weight_shape[0]], &device);
         let options = options([stride; 2], [dilation; 2], [dilation; 2], groups);
         let y = conv2d_affine(x, weight, ones.clone(), ones, Some([0.0, f32::INFINITY]), options);
@@ -327,8 +465,8 @@ fn a_stride_beyond_the_input_is_any_other() {
     let device = Device::flex().autodiff();
     for (weight_shape, groups) in [([2, 1, 3, 3], 2), ([3, 2, 3, 3], 1)] {
         let run = |stride: usize| {
-            let x = values([1, 2, 3, 18], 0.0, &device).require_grad();
-            let weight = values(weight_shape, 1.0, &device).require_grad();
+            let x = values([1, 2, 3, 18], 0, &device).require_grad();
+            let weight = values(weight_shape, 1, &device).require_grad();
             let y = conv2d(x.clone(), weight.clone(), None, options([stride, 1], [0, 0], [1, 1], groups));
             let gradients = (y.clone() * y.clone()).backward();
             [y.inner(), x.grad(&gradients).unwrap(), weight.grad(&gradients).unwrap()].map(Tensor::into_data)
@@ -345,7 +483,7 @@ fn bits_do_not_depend_on_the_thread_count() {
     let device = Device::flex().autodiff();
     let run = || {
         [([2, 48, 40, 64], [32, 48, 3, 3]), ([2, 70, 40, 250], [3, 70, 3, 3])].map(|(x_shape, weight_shape)| {
-            let (x, weight) = (values(x_shape, 0.0, &device), values(weight_shape, 1.0, &device));
+            let (x, weight) = (values(x_shape, 0, &device), values(weight_shape, 1, &device));
             let (x, weight) = (x.require_grad(), weight.require_grad());
             let y = conv2d(x.clone(), weight.clone(), None, options([1, 1], [1, 1], [1, 1], 1));
             let gradients = (y.clone() * y.clone()).backward();

@@ -197,11 +197,11 @@ fn look(time: Duration, found: impl Fn() -> bool) -> bool {
 /// Where a thread runs. A system may begin or wake a thread on the processor of the one that does so, and take tens of
 /// milliseconds to move either of them: as long as a small network's first images.
 struct Place {
-    #[cfg(target_os = "linux")]
+    #[cfg(all(target_os = "linux", not(miri)))]
     thread: rustix::thread::Pid,
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(miri)))]
 impl Place {
     fn of_this_thread() -> Self {
         Self { thread: rustix::thread::gettid() }
@@ -224,7 +224,7 @@ impl Place {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(all(target_os = "linux", not(miri))))]
 impl Place {
     fn of_this_thread() -> Self {
         Self {}
