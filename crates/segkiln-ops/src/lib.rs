@@ -21,6 +21,8 @@ mod cpu;
 pub mod gated;
 pub mod max_pool2d;
 mod nms;
+#[cfg(feature = "flex")]
+pub mod reduced;
 pub mod resize;
 pub mod roi_align;
 

@@ -96,6 +96,12 @@ impl Joined {
         self.first.is_autodiff() || self.second.as_ref().is_some_and(Tensor::is_autodiff)
     }
 
+    /// Both tensors.
+    #[cfg(feature = "flex")]
+    pub(crate) fn into_parts(self) -> (Tensor<4>, Option<Tensor<4>>) {
+        (self.first, self.second)
+    }
+
     /// The device of both.
     pub fn device(&self) -> Device {
         self.first.device()

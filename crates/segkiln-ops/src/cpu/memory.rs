@@ -67,6 +67,30 @@ pub(crate) unsafe fn written<const D: usize>(
     FlexTensor::new(bytes, Layout::contiguous(Shape::new(shape)), DType::F32)
 }
 
+/// Bytes from the [pool] that `write` writes.
+///
+/// # Safety
+/// `write` writes every byte.
+pub(crate) unsafe fn pooled_bytes(len: usize, write: impl FnOnce(*mut u8)) -> Bytes {
+    let count = len.div_ceil(size_of::<f32>());
+    let mut values = pool::vector(count);
+    write(values.as_mut_ptr().cast());
+    // SAFETY: the caller's promise.
+    unsafe {
+        if !len.is_multiple_of(size_of::<f32>()) {
+            values.as_mut_ptr().cast::<u8>().add(len).write_bytes(0, count * size_of::<f32>() - len);
+        }
+        values.set_len(count);
+        match Pooled::new(values) {
+            Ok(pooled) => Bytes::from_controller(Box::new(pooled), len),
+            Err(values) => {
+                let bytes = std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), len);
+                Bytes::from_bytes_vec(bytes.to_vec())
+            }
+        }
+    }
+}
+
 /// A contiguous tensor.
 pub(crate) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
     FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::new(shape)), DType::F32)

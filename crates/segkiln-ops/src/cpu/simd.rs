@@ -34,6 +34,18 @@ pub(crate) fn arch() -> Arch {
     *ARCH
 }
 
+/// Whether the processor has dot products of bf16 and of 8 bits in registers of 512 bits, and `SEGKILN_SIMD` does not
+/// exclude them.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_avx512_dot_products() -> bool {
+    static HAS: LazyLock<bool> = LazyLock::new(|| {
+        matches!(arch(), Arch::V4(_))
+            && is_x86_feature_detected!("avx512bf16")
+            && is_x86_feature_detected!("avx512vnni")
+    });
+    *HAS
+}
+
 /// As [`arch`], with registers of eight values where there are wider ones: for what is made of few values.
 pub(crate) fn arch_of_eight() -> Arch {
     match arch() {

@@ -1,0 +1,220 @@
+//! Convolutions by their definition, channels last: a pixel's channels at a tap are a row of a product's left matrix where they
+//! lie in memory, so that nothing is copied.
+
+#![allow(
+    clippy::needless_range_loop,
+    reason = "what is compiled for wide registers is plain loops and arguments: closures and iterators may stay calls"
+)]
+
+use burn::tensor::{bf16, ops::ConvOptions};
+
+use super::{
+    convolution::{Epilogue, Inputs, Target},
+    product::{PANEL, ROWS, WORD, accumulate, panel_width},
+    unit::{LANES, Task, Unit, UnitKind},
+};
+use crate::cpu::threads::for_each;
+
+/// Pixels of a task, which are multiplied with all panels of the weight.
+const PIXELS: usize = 64;
+
+/// A weight, packed: `[phase][panel of output channels][tap][pair of input channels][output channel][2]`.
+#[derive(Debug)]
+pub(super) struct Direct {
+    channels: [usize; 2],
+    /// From one output's first tap to the next: rows and columns. One phase is all taps of a convolution; a transposed
+    /// convolution has a phase of one tap for each output that a pixel is spread to.
+    kernel: [usize; 2],
+    phases: [usize; 2],
+    values: Vec<bf16>,
+}
+
+impl Direct {
+    /// From `[output channel][input channel][row][column]`.
+    pub fn convolution(weight: &[f32], channels: [usize; 2], kernel: [usize; 2], _: &ConvOptions<2>) -> Self {
+        let [channels_in, taps] = [channels[0], kernel[0] * kernel[1]];
+        let at = |out: usize, channel: usize, tap: usize| weight[(out * channels_in + channel) * taps + tap];
+        Self { channels, kernel, phases: [1, 1], values: pack(channels, taps, at) }
+    }
+
+    /// From `[input channel][output channel][row][column]`.
+    pub fn transposed(weight: &[f32], channels: [usize; 2], kernel: [usize; 2]) -> Self {
+        let [channels_out, taps] = [channels[1], kernel[0] * kernel[1]];
+        let phases = (0..taps)
+            .map(|tap| pack(channels, 1, |out, channel, _| weight[(channel * channels_out + out) * taps + tap]));
+        Self { channels, kernel: [1, 1], phases: kernel, values: phases.flatten().collect() }
+    }
+
+    fn padded(&self) -> usize {
+        self.channels[1].next_multiple_of(LANES)
+    }
+
+    fn taps(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+}
+
+/// One phase: `[panel][tap][pair of input channels][output channel][2]`.
+fn pack(channels: [usize; 2], taps: usize, at: impl Fn(usize, usize, usize) -> f32) -> Vec<bf16> {
+    let [channels_in, channels_out] = channels;
+    let padded = channels_out.next_multiple_of(LANES);
+    let mut values = vec![bf16::ZERO; padded * taps * channels_in];
+    for first in (0..padded).step_by(PANEL) {
+        let width = panel_width(padded, first);
+        for out in first..channels_out.min(first + width) {
+            for channel in 0..channels_in {
+                for tap in 0..taps {
+                    let pair = (tap * channels_in + channel) / 2;
+                    let place = first * taps * channels_in + pair * 2 * width + 2 * (out - first) + channel % 2;
+                    values[place] = bf16::from_f32(at(out, channel, tap));
+                }
+            }
+        }
+    }
+    values
+}
+
+/// A convolution, or a transposed one.
+pub(super) struct Convolution<'a> {
+    pub kind: UnitKind,
+    pub inputs: Inputs<'a>,
+    pub direct: &'a Direct,
+    pub options: &'a ConvOptions<2>,
+    pub epilogue: Epilogue<'a>,
+    pub target: Target,
+}
+
+impl Convolution<'_> {
+    /// Height and width of the pixels that all phases have.
+    fn pixels(&self) -> [usize; 2] {
+        [0, 1].map(|axis| self.target.size[axis] / self.direct.phases[axis])
+    }
+
+    pub fn run(&self) {
+        let [rows, columns] = self.pixels();
+        let all = self.inputs.batch * rows * columns;
+        let panels = self.direct.padded().div_ceil(PANEL);
+        let blocks = all.div_ceil(PIXELS);
+        // Where there are few pixels, panels are shared out too.
+        let parts = if blocks < 16 { panels } else { 1 };
+        let per_part = panels.div_ceil(parts);
+        let zeros = vec![bf16::ZERO; self.direct.channels[0]];
+        for_each(blocks * parts, |task| {
+            let (part, block) = (task / blocks, task % blocks);
+            let pixels = block * PIXELS..all.min((block + 1) * PIXELS);
+            let panels = part * per_part..panels.min((part + 1) * per_part);
+            self.kind.dispatch(Pixels { convolution: self, pixels, panels, zeros: &zeros });
+        });
+    }
+}
+
+/// Some pixels, counted over all images, and panels.
+struct Pixels<'a> {
+    convolution: &'a Convolution<'a>,
+    pixels: std::ops::Range<usize>,
+    panels: std::ops::Range<usize>,
+    zeros: &'a [bf16],
+}
+
+impl Task for Pixels<'_> {
+    #[inline(always)]
+    unsafe fn run<U: Unit>(self, unit: U) {
+        let Self { convolution, pixels, panels, zeros } = self;
+        let Convolution { inputs, direct, options, .. } = convolution;
+        let ([rows, columns], [height, width]) = (convolution.pixels(), inputs.size);
+        let parts: Vec<_> = inputs.parts().collect();
+        let groups = pixels.len().div_ceil(ROWS);
+        // Where each pixel of a group reads, for each tap and tensor.
+        let mut places = vec![[zeros.as_ptr().cast::<u8>(); ROWS]; groups * direct.taps() * parts.len()];
+        for (index, pixel) in pixels.clone().enumerate() {
+            let (image, row, column) = (pixel / columns / rows, pixel / columns % rows, pixel % columns);
+            for tap in 0..direct.taps() {
+                let at = |axis: usize, position: usize, tap: usize| {
+                    (position * options.stride[axis] + tap * options.dilation[axis])
+                        .wrapping_sub(options.padding[axis].0)
+                };
+                let (y, x) = (at(0, row, tap / direct.kernel[1]), at(1, column, tap % direct.kernel[1]));
+                if y < height && x < width {
+                    for (part, (values, channels)) in parts.iter().enumerate() {
+                        let place = ((image * height + y) * width + x) * channels;
+                        let entry = ((index / ROWS) * direct.taps() + tap) * parts.len() + part;
+                        places[entry][index % ROWS] = values[place..place + channels].as_ptr().cast();
+                    }
+                }
+            }
+        }
+        let padded = direct.padded();
+        let phase_len = padded * direct.taps() * direct.channels[0];
+        for phase in 0..direct.phases[0] * direct.phases[1] {
+            for panel in panels.clone() {
+                let first = panel * PANEL;
+                let weights = &direct.values[phase * phase_len + first * direct.taps() * direct.channels[0]..];
+                let channels: [usize; 2] = std::array::from_fn(|part| parts.get(part).map_or(0, |part| part.1));
+                for group in 0..groups {
+                    let places = &places[group * direct.taps() * parts.len()..][..direct.taps() * parts.len()];
+                    let first_pixel = pixels.start + group * ROWS;
+                    let count = ROWS.min(pixels.end - first_pixel);
+                    let product = Group { convolution, places, channels, weights, phase, first, first_pixel, count };
+                    // SAFETY: the places are of pixels or zeros, and the weights have all taps of the panel.
+                    unsafe {
+                        if panel_width(padded, first) == PANEL {
+                            product.compute::<U, 2>(unit);
+                        } else {
+                            product.compute::<U, 1>(unit);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Some neighbouring pixels and a panel.
+struct Group<'a> {
+    convolution: &'a Convolution<'a>,
+    /// `[tap][tensor][pixel]`
+    places: &'a [[*const u8; ROWS]],
+    /// Of each tensor.
+    channels: [usize; 2],
+    weights: &'a [bf16],
+    phase: usize,
+    /// The first output channel.
+    first: usize,
+    first_pixel: usize,
+    count: usize,
+}
+
+impl Group<'_> {
+    /// # Safety
+    /// Each place has its tensor's channels, and the weights have all taps. The instructions of the unit are there.
+    #[inline(always)]
+    unsafe fn compute<U: Unit, const N: usize>(self, unit: U) {
+        let Self { convolution, places, channels, weights, phase, first, first_pixel, count } = self;
+        let direct = convolution.direct;
+        assert!(weights.len() >= direct.taps() * direct.channels[0] * N * LANES);
+        let parts = places.len() / direct.taps();
+        let mut weights = weights.as_ptr().cast::<u8>();
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut sums = [[unit.splat(0.0); N]; ROWS];
+            for (index, rows) in places.iter().enumerate() {
+                let words = channels[index % parts] * size_of::<bf16>() / WORD;
+                accumulate(unit, &mut sums, rows, words, weights);
+                weights = weights.add(words * N * LANES * WORD);
+            }
+            let ([rows, columns], target) = (convolution.pixels(), &convolution.target);
+            let [phase_rows, phase_columns] = direct.phases;
+            for register in 0..N {
+                let channel = first + register * LANES;
+                let finish = convolution.epilogue.registers(unit, channel);
+                for index in 0..count {
+                    let pixel = first_pixel + index;
+                    let (image, row, column) = (pixel / columns / rows, pixel / columns % rows, pixel % columns);
+                    let row = (image * rows + row) * phase_rows + phase / phase_columns;
+                    let pixel = row * target.size[1] + column * phase_columns + phase % phase_columns;
+                    target.store(unit, finish.apply(unit, sums[index][register]), pixel, channel);
+                }
+            }
+        }
+    }
+}
