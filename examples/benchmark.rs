@@ -16,14 +16,14 @@ use burn::{
 use clap::Parser;
 use segkiln::{
     coco_evaluate,
-    core::{BBox, Instance, Instances, Rle},
+    core::{BBox, Instance, Instances, Precision, Rle},
     data::coco::{CocoFile, CocoResult, CocoResultFile, Segmentation, write_results},
     metrics::{
         losses::{CrossEntropyLossConfig, SegmentationLoss},
         metrics::coco::{CocoParams, IouType},
     },
     models::{
-        ModelConfig,
+        InferenceSession, ModelConfig,
         rcnn::{Rcnn, RcnnConfig, Sampling},
         unet::{UNet, UNetConfig},
     },
@@ -58,6 +58,11 @@ fn case(name: &str, device: &Device) -> Result<Case, Failure> {
     Ok(match name {
         "unet32_infer_256" => unet_infer(32, 256, device),
         "unet64_infer_512" => unet_infer(64, 512, device),
+        "unet32_infer_256_bf16" => in_precision(Precision::Bf16, unet_infer(32, 256, device), device)?,
+        "unet64_infer_512_bf16" => in_precision(Precision::Bf16, unet_infer(64, 512, device), device)?,
+        "deeplabv3_resnet50_infer_520_bf16" => {
+            in_precision(Precision::Bf16, segmenter("deeplabv3_resnet50", 520, device)?, device)?
+        }
         "unet32_train_256" => unet_train(32, 256, 2, device),
         "deeplabv3_resnet50_infer_520" => segmenter("deeplabv3_resnet50", 520, device)?,
         "lraspp_mobilenet_v3_large_infer_520" => segmenter("lraspp_mobilenet_v3_large", 520, device)?,
@@ -75,7 +80,7 @@ fn case(name: &str, device: &Device) -> Result<Case, Failure> {
     })
 }
 
-const KNOWN: &str = "unet32_infer_256, unet64_infer_512, unet32_train_256, deeplabv3_resnet50_infer_520, \
+const KNOWN: &str = "unet32_infer_256, unet64_infer_512, deeplabv3_resnet50_infer_520 (each also with _bf16), unet32_train_256, \
                      lraspp_mobilenet_v3_large_infer_520, fasterrcnn_resnet50_fpn_infer_800, maskrcnn_resnet50_fpn_infer_800, maskrcnn_resnet50_fpn_train_512, roi_align_forward, \
                      roi_align_backward, nms_10000, coco_eval_1000, conv_iCI_oCO_kK_sS_dD_gG_nN and the same with \
                      _backward";
@@ -107,6 +112,12 @@ fn run(args: &Args) -> Result<(), Failure> {
         say(json!({ "case": name, "peer": "segkiln", "median_ms": median, "min_ms": times[0], "runs": args.runs }))?;
     }
     Ok(())
+}
+
+/// The same in another precision.
+fn in_precision(precision: Precision, mut case: Case, device: &Device) -> Result<Case, Failure> {
+    let session = InferenceSession::new(precision, device)?;
+    Ok(Box::new(move || session.run(&mut case)))
 }
 
 fn unet_infer(base: usize, side: usize, device: &Device) -> Case {

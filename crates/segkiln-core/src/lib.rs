@@ -12,6 +12,7 @@ mod instance;
 mod label_map;
 mod palette;
 mod polygon;
+mod precision;
 mod rle;
 
 pub use bbox::BBox;
@@ -21,4 +22,5 @@ pub use error::{CoreError, Result};
 pub use instance::{Instance, Instances};
 pub use label_map::LabelMap;
 pub use palette::{Palette, Rgb};
+pub use precision::{Precision, UnknownPrecision};
 pub use rle::Rle;

@@ -7,6 +7,7 @@
 //! - [`rcnn`]: Faster R-CNN and Mask R-CNN;
 //! - [`SegmentationModel`]: any segmentation network behind one type, made from a [`ModelConfig`] that a file can hold;
 //! - [`ModelCard`], [`DetectorCard`]: what else must be known to predict with a trained one;
+//! - [`InferenceSession`]: a network computed in reduced precision;
 //! - [`Summary`]: what a network costs: parameters, multiply-adds, activations;
 //! - [`weights`]: saving and loading, with errors that name tensors.
 //!
@@ -30,6 +31,7 @@ pub mod fpn;
 pub mod layers;
 pub mod lraspp;
 mod model;
+mod precision;
 pub mod pspnet;
 pub mod rcnn;
 mod summary;
@@ -38,5 +40,6 @@ pub mod weights;
 
 pub use card::ModelCard;
 pub use model::{ModelConfig, SegmentationModel};
+pub use precision::{InferenceSession, PrecisionError};
 pub use rcnn::DetectorCard;
 pub use summary::{LayerSummary, Summary};

@@ -16,7 +16,7 @@ use super::{
     Activation, Norm, NormConfig,
     norm::{batch_train, trains},
 };
-use crate::summary::count;
+use crate::{precision, summary::count};
 
 /// Configuration of a [`ConvBlock`].
 #[derive(Config, Debug)]
@@ -117,13 +117,20 @@ pub fn conv_norm(conv: &Conv2d, norm: Option<&Norm>, activation: Activation, x: 
     let range = activation.range();
     // What a convolution without gradients does while its output is in the cache.
     if !x.is_autodiff() {
-        let affine = match (norm, &conv.bias) {
-            (Some(norm), None) => norm.affine(&x.device()),
+        let device = x.device();
+        let affine = || match (norm, &conv.bias) {
+            (Some(norm), None) => norm.affine(&device),
             (None, Some(bias)) => Some([bias.val().ones_like(), bias.val()]),
             _ => None,
         };
-        if let Some([scale, shift]) = affine {
-            let options = options(conv, &x);
+        let options = options(conv, &x);
+        let bounded = range.is_some() || activation == Activation::Identity;
+        if let Some(y) = precision::convolve(conv, &x, &options, range, bounded, affine) {
+            count_conv(conv, &y);
+            return if bounded { y } else { activation.forward(y) };
+        }
+        if let Some([scale, shift]) = affine() {
+            let x = precision::full_joined(x);
             let y = conv2d_affine(x, conv.weight.val(), scale, shift, range, options);
             count_conv(conv, &y);
             return if range.is_some() { y } else { activation.forward(y) };
@@ -151,6 +158,17 @@ pub fn zero_bias(mut conv: Conv2d, device: &Device) -> Conv2d {
 pub fn conv2d(conv: &Conv2d, x: impl Into<Joined>) -> Tensor<4> {
     let x = x.into();
     let options = options(conv, &x);
+    let affine = || {
+        let bias = conv.bias.as_ref().map(Param::val);
+        let bias = bias.unwrap_or_else(|| Tensor::zeros([conv.weight.dims()[0]], &conv.weight.device()));
+        Some([bias.ones_like(), bias])
+    };
+    // What takes it may be no layer, so it is f32.
+    if let Some(y) = precision::convolve(conv, &x, &options, None, false, affine) {
+        count_conv(conv, &y);
+        return y;
+    }
+    let x = precision::full_joined(x);
     let y = segkiln_ops::conv2d(x, conv.weight.val(), conv.bias.as_ref().map(Param::val), options);
     count_conv(conv, &y);
     y
@@ -181,7 +199,7 @@ fn options(conv: &Conv2d, x: &Joined) -> ConvOptions<2> {
 /// # Shapes
 /// `[n, c, h, w]` → `[n, c, h / 2, w / 2]`
 pub fn max_pool2d(x: Tensor<4>) -> Tensor<4> {
-    segkiln_ops::max_pool2d(x, MaxPoolOptions::new([2, 2]))
+    pool(x, 2, 2, 0)
 }
 
 /// 3×3 max pooling with stride 1 and padding 1, which keeps height and width.
@@ -189,8 +207,7 @@ pub fn max_pool2d(x: Tensor<4>) -> Tensor<4> {
 /// # Shapes
 /// `[n, c, h, w]` → the same
 pub fn max_pool2d_same(x: Tensor<4>) -> Tensor<4> {
-    let options = MaxPoolOptions::new([3, 3]);
-    segkiln_ops::max_pool2d(x, MaxPoolOptions { stride: [1, 1], padding: [(1, 1), (1, 1)], ..options })
+    pool(x, 3, 1, 1)
 }
 
 /// 3×3 max pooling with stride 2 and padding 1, of ResNet's stem.
@@ -198,6 +215,25 @@ pub fn max_pool2d_same(x: Tensor<4>) -> Tensor<4> {
 /// # Shapes
 /// `[n, c, h, w]` → `[n, c, ⌈h / 2⌉, ⌈w / 2⌉]`
 pub fn max_pool2d_overlapping(x: Tensor<4>) -> Tensor<4> {
-    let options = MaxPoolOptions::new([3, 3]);
-    segkiln_ops::max_pool2d(x, MaxPoolOptions { stride: [2, 2], padding: [(1, 1), (1, 1)], ..options })
+    pool(x, 3, 2, 1)
+}
+
+fn pool(x: Tensor<4>, kernel: usize, stride: usize, padding: usize) -> Tensor<4> {
+    if let Some(y) = precision::max_pool2d(&x, kernel, stride, padding) {
+        return y;
+    }
+    let options = MaxPoolOptions::new([kernel; 2]);
+    let options = MaxPoolOptions { stride: [stride; 2], padding: [(padding, padding); 2], ..options };
+    segkiln_ops::max_pool2d(precision::full(x), options)
+}
+
+/// The sum's positive part, where a residual block ends.
+///
+/// # Shapes
+/// `[n, c, h, w]` twice → the same
+pub fn add_relu(x: Tensor<4>, y: Tensor<4>) -> Tensor<4> {
+    match precision::add_relu(&x, &y) {
+        Some(sum) => sum,
+        None => segkiln_ops::add_relu(precision::full(x), precision::full(y)),
+    }
 }

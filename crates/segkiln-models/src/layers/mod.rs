@@ -18,7 +18,8 @@ mod upsample;
 pub use activation::Activation;
 pub(crate) use conv::default_initializer;
 pub use conv::{
-    ConvBlock, ConvBlockConfig, conv_norm, conv2d, max_pool2d, max_pool2d_overlapping, max_pool2d_same, zero_bias,
+    ConvBlock, ConvBlockConfig, add_relu, conv_norm, conv2d, max_pool2d, max_pool2d_overlapping, max_pool2d_same,
+    zero_bias,
 };
 pub use double_conv::{DoubleConv, DoubleConvConfig};
 pub use dropout::{channel_dropout, image_dropout};

@@ -7,7 +7,7 @@ use burn::{
 use segkiln_ops::{ResizeMode, resize};
 
 use super::conv2d;
-use crate::summary::count;
+use crate::{precision, summary::count};
 
 /// How a decoder doubles height and width.
 #[derive(Config, Debug, Copy, PartialEq)]
@@ -59,6 +59,11 @@ impl Upsample {
 pub fn conv_transpose2d(conv: &ConvTranspose2d, x: Tensor<4>) -> Tensor<4> {
     let options = ConvTransposeOptions::new(conv.stride, conv.padding, conv.padding_out, conv.dilation, conv.groups);
     let [n, _, height, width] = x.dims();
+    if let Some(y) = precision::convolve_transposed(conv, &x) {
+        count(&conv.weight, n * height * width, &y);
+        return y;
+    }
+    let x = precision::full(x);
     let y = segkiln_ops::conv_transpose2d(x, conv.weight.val(), conv.bias.as_ref().map(Param::val), options);
     count(&conv.weight, n * height * width, &y);
     y
@@ -69,5 +74,5 @@ pub fn conv_transpose2d(conv: &ConvTranspose2d, x: Tensor<4>) -> Tensor<4> {
 /// # Shapes
 /// `[n, c, h, w]` → `[n, c, size[0], size[1]]`
 pub fn resize_to(x: Tensor<4>, size: [usize; 2], align_corners: bool) -> Tensor<4> {
-    resize(x, size, ResizeMode::Bilinear { align_corners })
+    resize(precision::full(x), size, ResizeMode::Bilinear { align_corners })
 }

@@ -12,6 +12,7 @@ use super::{Blocks, Encoder};
 use crate::layers::{
     Activation, DoubleConv, NormConfig, Upsample, UpsampleConfig, center_crop, conv2d, mirror_pad, pad_to_multiple,
 };
+use crate::precision::keep_reduced;
 
 /// Whether convolutions keep height and width.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
@@ -141,6 +142,11 @@ impl UNet {
     }
 
     fn raw(&self, x: Tensor<4>) -> Tensor<4> {
+        // All that happens to a map is in a layer.
+        keep_reduced(|| self.levels(x))
+    }
+
+    fn levels(&self, x: Tensor<4>) -> Tensor<4> {
         let (mut features, mut x) = self.encoder.forward(x);
         for (up, decoder) in self.up.iter().zip(&self.decoder) {
             let below = up.forward(x);

@@ -91,6 +91,12 @@ impl Joined {
         }
     }
 
+    /// `f` of each tensor.
+    #[must_use]
+    pub fn map(self, f: impl Fn(Tensor<4>) -> Tensor<4>) -> Self {
+        Self { first: f(self.first), second: self.second.map(f) }
+    }
+
     /// Whether gradients are tracked.
     pub fn is_autodiff(&self) -> bool {
         self.first.is_autodiff() || self.second.as_ref().is_some_and(Tensor::is_autodiff)

@@ -230,6 +230,11 @@ impl ReducedConv2d {
         Some(Self { kind, packed, channels, kernel, options, step, scale, shift, range })
     }
 
+    /// Stride, padding and dilation that it was packed with.
+    pub fn options(&self) -> &ConvOptions<2> {
+        &self.options
+    }
+
     /// Whether outputs can be passed on in bf16, channels last: they are a multiple of 16.
     pub fn can_reduce(&self) -> bool {
         self.channels[1].is_multiple_of(LANES)

@@ -8,7 +8,7 @@
 //! - `activations`: tensors of bf16 with channels last, and the way there and back;
 //! - `product`: the product in registers;
 //! - `winograd`, `direct`: 3×3 kernels by transformed tiles, all others by the definition;
-//! - `pool`: max pooling.
+//! - `pool`: what is between convolutions: pooling, sums.
 
 mod activations;
 mod convolution;
@@ -19,7 +19,7 @@ mod unit;
 mod winograd;
 
 pub use convolution::{Affine, ReducedConv2d, is_reduced_activation};
-pub use pool::{max_pool_2x2, to_full_precision};
+pub use pool::{PoolWindow, add_relu, max_pool2d, to_full_precision};
 
 /// Whether this processor has dot products of bf16, so that [`ReducedConv2d`] packs anything.
 pub fn has_bf16_dot_products() -> bool {

@@ -1,6 +1,6 @@
 use burn::tensor::{
     DType, Device, Tensor, TensorData, Tolerance,
-    ops::{ConvOptions, ConvTransposeOptions},
+    ops::{ConvOptions, ConvTransposeOptions, MaxPoolOptions},
 };
 
 use super::{
@@ -135,20 +135,27 @@ fn the_definition_and_the_processor_agree() {
 }
 
 #[test]
-fn pooling_keeps_the_largest_values() {
-    let x = noise([2, 16, 7, 10], 5);
+fn pooling_and_sums_of_what_layers_pass_on() {
     let weight = noise([16, 16, 1, 1], 6);
+    let options = ConvOptions::new([1, 1], [0, 0], [1, 1], 1);
     for kind in units() {
-        let layer = ReducedConv2d::pack_for(
-            kind,
-            &weight,
-            &Affine { range: None, ..affine(16) },
-            ConvOptions::new([1, 1], [0, 0], [1, 1], 1),
-        );
-        let y = layer.expect("there is a kernel").forward(x.clone(), true);
-        let pooled = max_pool_2x2(&y).expect("bf16, channels last");
-        let expected = crate::max_pool2d(to_full(kind, y), burn::tensor::ops::MaxPoolOptions::new([2, 2]));
-        to_full(kind, pooled).into_data().assert_eq(&expected.into_data(), true);
+        let layer = ReducedConv2d::pack_for(kind, &weight, &Affine { range: None, ..affine(16) }, options.clone());
+        let layer = layer.expect("there is a kernel");
+        let [x, y] = [5, 7].map(|salt| layer.forward(noise([2, 16, 7, 10], salt), true));
+        for (kernel, stride, padding) in [(2, 2, 0), (3, 2, 1), (3, 1, 1)] {
+            let pooled = max_pool2d(&x, PoolWindow { kernel, stride, padding }).expect("bf16, channels last");
+            let expected = MaxPoolOptions {
+                stride: [stride; 2],
+                padding: [(padding, padding); 2],
+                ..MaxPoolOptions::new([kernel; 2])
+            };
+            let expected = crate::max_pool2d(to_full(kind, x.clone()), expected);
+            to_full(kind, pooled).into_data().assert_eq(&expected.into_data(), true);
+        }
+        let sum = add_relu(&x, &y).expect("bf16, channels last");
+        let expected = crate::add_relu(to_full(kind, x), to_full(kind, y));
+        assert!(error(to_full(kind, sum), expected) < 3e-3);
     }
-    assert!(max_pool_2x2(&x).is_none());
+    let window = PoolWindow { kernel: 2, stride: 2, padding: 0 };
+    assert!(max_pool2d(&noise([2, 16, 7, 10], 5), window).is_none());
 }

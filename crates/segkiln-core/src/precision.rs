@@ -1,0 +1,60 @@
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// Numbers that the layers of a network multiply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits, as networks are trained.
+    #[default]
+    F32,
+    /// bfloat16 (8 bits of precision, the range of f32), summed in f32.
+    Bf16,
+}
+
+impl Precision {
+    /// All precisions, by [name](Self::name).
+    pub const ALL: [Self; 2] = [Self::F32, Self::Bf16];
+
+    /// The name in files and flags.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A name that is no precision's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no precision {0:?}; known are f32 and bf16")]
+pub struct UnknownPrecision(String);
+
+impl FromStr for Precision {
+    type Err = UnknownPrecision;
+
+    fn from_str(name: &str) -> Result<Self, UnknownPrecision> {
+        Self::ALL.into_iter().find(|precision| precision.name() == name).ok_or_else(|| UnknownPrecision(name.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_back() {
+        for precision in Precision::ALL {
+            assert_eq!(precision.to_string().parse(), Ok(precision));
+            assert_eq!(serde_json::to_string(&precision).unwrap(), format!("{:?}", precision.name()));
+        }
+        assert!("fp16".parse::<Precision>().unwrap_err().to_string().contains("f32 and bf16"));
+    }
+}
