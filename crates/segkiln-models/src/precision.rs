@@ -120,6 +120,18 @@ pub(crate) fn keep_reduced<T>(f: impl FnOnce() -> T) -> T {
     with_current(Current { keep: true, ..current }, f)
 }
 
+/// Computes `f`, part of a network whose activations any operator may take.
+pub(crate) fn keep_full<T>(f: impl FnOnce() -> T) -> T {
+    let current = CURRENT.with_borrow(Current::clone);
+    if !current.keep { f() } else { with_current(Current { keep: false, ..current }, f) }
+}
+
+/// As [`keep_reduced`], for maps that leave it reduced only where the caller keeps them so.
+pub(crate) fn keep_reduced_within(f: impl FnOnce() -> Vec<Tensor<4>>) -> Vec<Tensor<4>> {
+    let maps = keep_reduced(f);
+    if CURRENT.with_borrow(|current| current.keep) { maps } else { maps.into_iter().map(full).collect() }
+}
+
 /// A tensor that any operator can take.
 pub(crate) fn full(x: Tensor<4>) -> Tensor<4> {
     #[cfg(feature = "flex")]
@@ -151,12 +163,12 @@ pub(crate) fn convolve(
     options: &ConvOptions<2>,
     range: Option<[f32; 2]>,
     keep: bool,
-    affine: impl FnOnce() -> Option<[Tensor<1>; 2]>,
+    affine: impl FnOnce() -> [Tensor<1>; 2],
 ) -> Option<Tensor<4>> {
     #[cfg(feature = "flex")]
     if !x.is_autodiff() {
         let (layer, kept) = layer(conv.weight.id, || {
-            let [scale, shift] = affine()?;
+            let [scale, shift] = affine();
             ReducedConv2d::pack(&conv.weight.val(), &Affine { scale, shift, range }, options.clone())
         })?;
         // Padding that depends on the image's size may differ from that which the layer was packed with.

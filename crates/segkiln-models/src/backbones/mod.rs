@@ -33,7 +33,10 @@ pub use mobilenet_v3::{MobileNetV3, MobileNetV3Config, MobileNetV3Size};
 pub use resnet::{BasicBlock, Bottleneck, ResNet, ResNetBlock, ResNetBlockKind, ResNetConfig};
 pub use vgg::{Vgg, VggConfig};
 
-use crate::layers::NormConfig;
+use crate::{
+    layers::NormConfig,
+    precision::{keep_full, keep_reduced_within},
+};
 
 /// Any backbone, as a file describes it.
 #[derive(Config, Debug)]
@@ -359,6 +362,16 @@ impl Backbone {
     /// `[n, in_channels, h, w]` → of each stage `[n, channels, ⌈h / stride⌉, ⌈w / stride⌉]`, of VGG and ConvNeXt rounded
     /// down but to at least 1; see [`BackboneConfig::channels`] and [`BackboneConfig::strides`]
     pub fn forward(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
+        match self {
+            // All that happens to a map of these is in a layer.
+            Self::ResNet(network) => keep_reduced_within(|| network.forward(x, stages)),
+            Self::Vgg(network) => keep_reduced_within(|| network.forward(x, stages)),
+            other => keep_full(|| other.forward_full(x, stages)),
+        }
+    }
+
+    /// [`forward`](Self::forward) of those whose blocks compute with maps by themselves.
+    fn forward_full(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
         match self {
             Self::ResNet(network) => network.forward(x, stages),
             Self::MobileNetV2(network) => collect(network.features.iter(), x, stages, |layer, x| layer.forward(x)),

@@ -11,9 +11,9 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use segkiln_ops::add_relu;
-
-use crate::layers::{Activation, ConvBlock, ConvBlockConfig, Norm, NormConfig, conv_norm, max_pool2d_overlapping};
+use crate::layers::{
+    Activation, ConvBlock, ConvBlockConfig, Norm, NormConfig, add_relu, conv_norm, max_pool2d_overlapping,
+};
 
 /// What a ResNet is built of.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]

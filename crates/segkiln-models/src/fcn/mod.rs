@@ -14,6 +14,7 @@ use burn::{
 use crate::{
     backbones::{Backbone, BackboneConfig},
     layers::{ConvBlock, ConvBlockConfig, NormConfig, conv2d, default_initializer, resize_to},
+    precision::keep_reduced,
     weights::{TorchName, TorchNames},
 };
 
@@ -91,10 +92,14 @@ pub(crate) fn with_aux(
     classifier: impl FnOnce(Tensor<4>) -> Tensor<4>,
 ) -> Vec<Tensor<4>> {
     let [_, _, height, width] = x.dims();
-    let mut maps = backbone.forward(x, if aux.is_some() { &stages } else { &stages[1..] });
-    let last = maps.pop().expect("a stage was asked for");
-    let mut logits: Vec<Tensor<4>> = aux.into_iter().zip(maps).map(|(head, map)| head.forward(map)).collect();
-    logits.push(classifier(last));
+    // All that happens to a map is in a layer.
+    let logits = keep_reduced(|| {
+        let mut maps = backbone.forward(x, if aux.is_some() { &stages } else { &stages[1..] });
+        let last = maps.pop().expect("a stage was asked for");
+        let mut logits: Vec<Tensor<4>> = aux.into_iter().zip(maps).map(|(head, map)| head.forward(map)).collect();
+        logits.push(classifier(last));
+        logits
+    });
     logits.into_iter().map(|logits| resize_to(logits, [height, width], false)).collect()
 }
 

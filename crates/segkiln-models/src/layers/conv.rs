@@ -118,18 +118,19 @@ pub fn conv_norm(conv: &Conv2d, norm: Option<&Norm>, activation: Activation, x: 
     // What a convolution without gradients does while its output is in the cache.
     if !x.is_autodiff() {
         let device = x.device();
-        let affine = || match (norm, &conv.bias) {
+        let affine = match (norm, &conv.bias) {
             (Some(norm), None) => norm.affine(&device),
             (None, Some(bias)) => Some([bias.val().ones_like(), bias.val()]),
             _ => None,
         };
-        let options = options(conv, &x);
-        let bounded = range.is_some() || activation == Activation::Identity;
-        if let Some(y) = precision::convolve(conv, &x, &options, range, bounded, affine) {
-            count_conv(conv, &y);
-            return if bounded { y } else { activation.forward(y) };
-        }
-        if let Some([scale, shift]) = affine() {
+        if let Some([scale, shift]) = affine {
+            let options = options(conv, &x);
+            let bounded = range.is_some() || activation == Activation::Identity;
+            let affine = || [scale.clone(), shift.clone()];
+            if let Some(y) = precision::convolve(conv, &x, &options, range, bounded, affine) {
+                count_conv(conv, &y);
+                return if bounded { y } else { activation.forward(y) };
+            }
             let x = precision::full_joined(x);
             let y = conv2d_affine(x, conv.weight.val(), scale, shift, range, options);
             count_conv(conv, &y);
@@ -161,7 +162,7 @@ pub fn conv2d(conv: &Conv2d, x: impl Into<Joined>) -> Tensor<4> {
     let affine = || {
         let bias = conv.bias.as_ref().map(Param::val);
         let bias = bias.unwrap_or_else(|| Tensor::zeros([conv.weight.dims()[0]], &conv.weight.device()));
-        Some([bias.ones_like(), bias])
+        [bias.ones_like(), bias]
     };
     // What takes it may be no layer, so it is f32.
     if let Some(y) = precision::convolve(conv, &x, &options, None, false, affine) {

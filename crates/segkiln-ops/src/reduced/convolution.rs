@@ -1,5 +1,7 @@
 //! A convolution whose weight is packed for dot products of bf16.
 
+use std::sync::OnceLock;
+
 use burn::{
     backend::{Flex, flex::FlexTensor},
     tensor::{DType, Tensor, bf16, ops::ConvOptions},
@@ -118,11 +120,29 @@ impl Target {
     }
 }
 
-/// The weight, packed for the kernel that computes the layer.
+/// The weight, packed for the kernels that compute the layer.
 #[derive(Debug)]
-enum Packed {
-    Winograd(winograd::Kernels),
-    Direct(Direct),
+struct Packed {
+    winograd: Option<winograd::Kernels>,
+    /// Packed when an image first needs it, where there is the other.
+    direct: OnceLock<Direct>,
+    /// For `direct`.
+    weight: Option<Tensor<4>>,
+}
+
+impl From<Direct> for Packed {
+    fn from(direct: Direct) -> Self {
+        Self { winograd: None, direct: direct.into(), weight: None }
+    }
+}
+
+impl Packed {
+    fn direct(&self, channels: [usize; 2], kernel: [usize; 2]) -> &Direct {
+        self.direct.get_or_init(|| {
+            let weight = self.weight.clone().and_then(values).unwrap_or_default();
+            Direct::convolution(&weight, channels, kernel)
+        })
+    }
 }
 
 /// A convolution, or a transposed convolution whose kernel is its stride, that multiplies in bf16 and adds in f32: weight,
@@ -178,11 +198,11 @@ impl ReducedConv2d {
         }
         let values = values(weight.clone())?;
         let channels = [channels_in, channels_out];
-        let plain = options.stride == [1, 1] && options.dilation == [1, 1];
-        let packed = if [rows, columns] == [3, 3] && plain {
-            Packed::Winograd(winograd::Kernels::new(&values, channels))
+        let packed = if [rows, columns] == [3, 3] && options.stride == [1, 1] {
+            let winograd = Some(winograd::Kernels::new(&values, channels));
+            Packed { winograd, direct: OnceLock::new(), weight: Some(weight.clone()) }
         } else {
-            Packed::Direct(Direct::convolution(&values, channels, [rows, columns], &options))
+            Packed::from(Direct::convolution(&values, channels, [rows, columns]))
         };
         Self::new(kind, packed, channels, [rows, columns], options, [1, 1], affine)
     }
@@ -205,7 +225,7 @@ impl ReducedConv2d {
         let shift = bias.cloned().unwrap_or_else(|| scale.zeros_like());
         let affine = Affine { scale, shift, range: None };
         let (channels, kernel) = ([channels_in, channels_out], [rows, columns]);
-        let packed = Packed::Direct(Direct::transposed(&values(weight.clone())?, channels, kernel));
+        let packed = Packed::from(Direct::transposed(&values(weight.clone())?, channels, kernel));
         let options = ConvOptions::new([1, 1], [0, 0], [1, 1], 1);
         Self::new(kind, packed, channels, [1, 1], options, kernel, &affine)
     }
@@ -275,14 +295,15 @@ impl ReducedConv2d {
         let output = unsafe {
             written(target, dtype, |values| {
                 let target = Target { size: output, channels: self.channels[1], dtype, values: Shared(values.cast()) };
-                match &self.packed {
-                    Packed::Winograd(kernels) => {
-                        let kind = self.kind;
-                        winograd::Convolution { kind, inputs, kernels, padding, epilogue, target }.run();
+                let (kind, options) = (self.kind, &self.options);
+                match &self.packed.winograd {
+                    Some(kernels) if winograd::pays(output, options.dilation) => {
+                        let dilation = options.dilation;
+                        winograd::Convolution { kind, inputs, kernels, padding, dilation, epilogue, target }.run();
                     }
-                    Packed::Direct(direct) => {
-                        let options = &self.options;
-                        direct::Convolution { kind: self.kind, inputs, direct, options, epilogue, target }.run();
+                    _ => {
+                        let direct = self.packed.direct(self.channels, self.kernel);
+                        direct::Convolution { kind, inputs, direct, options, epilogue, target }.run();
                     }
                 }
             })

@@ -31,7 +31,7 @@ pub(super) struct Direct {
 
 impl Direct {
     /// From `[output channel][input channel][row][column]`.
-    pub fn convolution(weight: &[f32], channels: [usize; 2], kernel: [usize; 2], _: &ConvOptions<2>) -> Self {
+    pub fn convolution(weight: &[f32], channels: [usize; 2], kernel: [usize; 2]) -> Self {
         let [channels_in, taps] = [channels[0], kernel[0] * kernel[1]];
         let at = |out: usize, channel: usize, tap: usize| weight[(out * channels_in + channel) * taps + tap];
         Self { channels, kernel, phases: [1, 1], values: pack(channels, taps, at) }
@@ -154,7 +154,9 @@ impl Task for Pixels<'_> {
                     let places = &places[group * direct.taps() * parts.len()..][..direct.taps() * parts.len()];
                     let first_pixel = pixels.start + group * ROWS;
                     let count = ROWS.min(pixels.end - first_pixel);
-                    let product = Group { convolution, places, channels, weights, phase, first, first_pixel, count };
+                    let zeros = zeros.as_ptr().cast();
+                    let product =
+                        Group { convolution, places, channels, zeros, weights, phase, first, first_pixel, count };
                     // SAFETY: the places are of pixels or zeros, and the weights have all taps of the panel.
                     unsafe {
                         if panel_width(padded, first) == PANEL {
@@ -176,6 +178,8 @@ struct Group<'a> {
     places: &'a [[*const u8; ROWS]],
     /// Of each tensor.
     channels: [usize; 2],
+    /// What is read outside of the image.
+    zeros: *const u8,
     weights: &'a [bf16],
     phase: usize,
     /// The first output channel.
@@ -189,7 +193,7 @@ impl Group<'_> {
     /// Each place has its tensor's channels, and the weights have all taps. The instructions of the unit are there.
     #[inline(always)]
     unsafe fn compute<U: Unit, const N: usize>(self, unit: U) {
-        let Self { convolution, places, channels, weights, phase, first, first_pixel, count } = self;
+        let Self { convolution, places, channels, zeros, weights, phase, first, first_pixel, count } = self;
         let direct = convolution.direct;
         assert!(weights.len() >= direct.taps() * direct.channels[0] * N * LANES);
         let parts = places.len() / direct.taps();
@@ -199,7 +203,10 @@ impl Group<'_> {
             let mut sums = [[unit.splat(0.0); N]; ROWS];
             for (index, rows) in places.iter().enumerate() {
                 let words = channels[index % parts] * size_of::<bf16>() / WORD;
-                accumulate(unit, &mut sums, rows, words, weights);
+                // Nothing is added where all pixels read padding, as they often do with a large dilation.
+                if rows.iter().any(|row| *row != zeros) {
+                    accumulate(unit, &mut sums, rows, words, weights);
+                }
                 weights = weights.add(words * N * LANES * WORD);
             }
             let ([rows, columns], target) = (convolution.pixels(), &convolution.target);

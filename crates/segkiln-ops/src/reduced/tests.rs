@@ -41,7 +41,9 @@ fn affine(channels: usize) -> Affine {
 /// Input, output channels, kernel, stride, padding, dilation, height and width.
 type Shape = (usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2], [usize; 2]);
 
-const WINOGRAD: [Shape; 5] = [
+const WINOGRAD: [Shape; 7] = [
+    (16, 32, [3, 3], [1, 1], [2, 2], [2, 2], [19, 17]),
+    (16, 32, [3, 3], [1, 1], [3, 0], [3, 1], [25, 17]),
     (16, 16, [3, 3], [1, 1], [1, 1], [1, 1], [4, 4]),
     (32, 48, [3, 3], [1, 1], [1, 1], [1, 1], [13, 18]),
     (64, 7, [3, 3], [1, 1], [0, 2], [1, 1], [9, 33]),
@@ -49,14 +51,29 @@ const WINOGRAD: [Shape; 5] = [
     (256, 33, [3, 3], [1, 1], [1, 1], [1, 1], [5, 3]),
 ];
 
-const DIRECT: [Shape; 6] = [
+const DIRECT: [Shape; 7] = [
+    (16, 32, [3, 3], [1, 1], [9, 9], [9, 9], [10, 6]),
     (16, 16, [1, 1], [1, 1], [0, 0], [1, 1], [3, 5]),
     (64, 2, [1, 1], [1, 1], [0, 0], [1, 1], [17, 9]),
     (32, 48, [1, 1], [2, 2], [0, 0], [1, 1], [7, 8]),
     (48, 33, [3, 3], [2, 2], [1, 1], [1, 1], [11, 14]),
-    (16, 32, [3, 3], [1, 1], [4, 4], [4, 4], [19, 6]),
+    (16, 32, [3, 3], [1, 1], [4, 4], [4, 4], [5, 6]),
     (32, 16, [5, 2], [1, 3], [3, 1], [2, 1], [12, 30]),
 ];
+
+/// The kernel that is meant: the limits of the two differ.
+#[test]
+fn shapes_reach_their_kernels() {
+    for (shapes, expected) in [(&WINOGRAD[..], true), (&DIRECT[..], false)] {
+        for (_, _, kernel, stride, padding, dilation, size) in shapes {
+            let output = [0, 1].map(|axis| {
+                (size[axis] + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1) / stride[axis] + 1
+            });
+            let fits = *kernel == [3, 3] && *stride == [1, 1] && winograd::pays(output, *dilation);
+            assert_eq!(fits, expected, "{kernel:?} {stride:?} {dilation:?} {size:?}");
+        }
+    }
+}
 
 fn compare(kind: UnitKind, shape: Shape, most: f32) {
     let (channels_in, channels_out, kernel, stride, padding, dilation, [height, width]) = shape;

@@ -139,18 +139,54 @@ pub(super) struct Convolution<'a> {
     pub kernels: &'a Kernels,
     /// Zeros before the first row and column.
     pub padding: [usize; 2],
+    /// Pixels from one tap to the next: the image is as many interleaved grids, with tiles of their own.
+    pub dilation: [usize; 2],
     pub epilogue: Epilogue<'a>,
     pub target: Target,
 }
 
+/// Rows and columns of grids, and rows and columns of tiles of each.
+fn grids_and_tiles(size: [usize; 2], dilation: [usize; 2]) -> ([usize; 2], [usize; 2]) {
+    let grids = [0, 1].map(|axis| dilation[axis].min(size[axis]));
+    (grids, [0, 1].map(|axis| size[axis].div_ceil(grids[axis]).div_ceil(OUTPUTS)))
+}
+
+/// Whether tiles take clearly fewer products than the nine taps of each output: a large dilation leaves them half empty.
+pub(super) fn pays(size: [usize; 2], dilation: [usize; 2]) -> bool {
+    let (grids, tiles) = grids_and_tiles(size, dilation);
+    let products = POINTS * [grids, tiles].iter().flatten().product::<usize>();
+    3 * products <= 2 * 9 * size[0] * size[1]
+}
+
+/// A tile's place.
+struct Tile {
+    image: usize,
+    /// The first output's row and column.
+    first: [usize; 2],
+}
+
 impl Convolution<'_> {
-    fn tiles(&self) -> [usize; 2] {
-        self.target.size.map(|side| side.div_ceil(OUTPUTS))
+    fn tile(&self, index: usize) -> Tile {
+        let ([_, grid_columns], [rows, columns]) = grids_and_tiles(self.target.size, self.dilation);
+        let grids = index / columns / rows;
+        let grid = grids % self.grids();
+        Tile {
+            image: grids / self.grids(),
+            first: [
+                grid / grid_columns + OUTPUTS * self.dilation[0] * (index / columns % rows),
+                grid % grid_columns + OUTPUTS * self.dilation[1] * (index % columns),
+            ],
+        }
+    }
+
+    fn grids(&self) -> usize {
+        grids_and_tiles(self.target.size, self.dilation).0.iter().product()
     }
 
     pub fn run(&self) {
         let [channels_in, channels_out] = self.kernels.channels;
-        let all = self.inputs.batch * self.tiles().iter().product::<usize>();
+        let (_, tiles) = grids_and_tiles(self.target.size, self.dilation);
+        let all = self.inputs.batch * self.grids() * tiles[0] * tiles[1];
         let panels = channels_out.div_ceil(PANEL);
         // Values of bf16 in half of the second-level cache.
         let room = cache::second_level();
@@ -248,7 +284,7 @@ impl Task for TransformInput<'_> {
     #[inline(always)]
     unsafe fn run<U: Unit>(self, unit: U) {
         let Self { convolution, layout, chunks, tiles } = self;
-        let ([rows, columns], inputs, padding) = (convolution.tiles(), convolution.inputs, convolution.padding);
+        let Convolution { inputs, padding, dilation, .. } = convolution;
         let stride = layout.input_stride();
         let [height, width] = inputs.size;
         for tile in layout.tiles..layout.rows() {
@@ -263,15 +299,13 @@ impl Task for TransformInput<'_> {
             }
         }
         for tile in 0..layout.tiles {
-            let index = layout.first + tile;
-            let (image, row, column) = (index / columns / rows, index / columns % rows, index % columns);
-            let [top, left] = [OUTPUTS * row, OUTPUTS * column];
+            let Tile { image, first: [top, left] } = convolution.tile(layout.first + tile);
             // Pixels of the image, or none where there is padding.
             let mut pixels = [[None; SIDE]; SIDE];
             for a in 0..SIDE {
-                let y = (top + a).wrapping_sub(padding[0]);
+                let y = (top + a * dilation[0]).wrapping_sub(padding[0]);
                 for b in 0..SIDE {
-                    let x = (left + b).wrapping_sub(padding[1]);
+                    let x = (left + b * dilation[1]).wrapping_sub(padding[1]);
                     if y < height && x < width {
                         pixels[a][b] = Some((image * height + y) * width + x);
                     }
@@ -363,16 +397,13 @@ impl Multiply<'_, '_> {
                 }
             }
         }
-        let [rows, columns] = convolution.tiles();
-        let target = &convolution.target;
+        let Convolution { target, dilation, .. } = convolution;
         let [height, image_width] = target.size;
         for register in 0..N {
             let channel = first + register * LANES;
             let finish = convolution.epilogue.registers(unit, channel);
             for tile in 0..layout.tiles {
-                let index = layout.first + tile;
-                let (image, row, column) = (index / columns / rows, index / columns % rows, index % columns);
-                let [top, left] = [OUTPUTS * row, OUTPUTS * column];
+                let Tile { image, first: [top, left] } = convolution.tile(layout.first + tile);
                 // SAFETY: the products have all points of this tile, and the pixels that are written are within the target.
                 unsafe {
                     let source = products.add(tile * width + register * LANES).cast_const();
@@ -387,11 +418,18 @@ impl Multiply<'_, '_> {
                             half[a][b] = values[a];
                         }
                     }
-                    for a in 0..OUTPUTS.min(height - top) {
+                    for a in 0..OUTPUTS {
+                        let row = top + a * dilation[0];
+                        if row >= height {
+                            break;
+                        }
                         let line = output_column(unit, half[a]);
-                        let pixel = (image * height + top + a) * image_width + left;
-                        for b in 0..OUTPUTS.min(image_width - left) {
-                            target.store(unit, finish.apply(unit, line[b]), pixel + b, channel);
+                        for b in 0..OUTPUTS {
+                            let column = left + b * dilation[1];
+                            if column < image_width {
+                                let pixel = (image * height + row) * image_width + column;
+                                target.store(unit, finish.apply(unit, line[b]), pixel, channel);
+                            }
                         }
                     }
                 }
