@@ -27,20 +27,23 @@ pub(super) unsafe fn accumulate<U: Unit, const N: usize>(
     weights: *const u8,
 ) {
     let rows = *rows;
+    let mut totals = *sums;
+    let mut weights = weights;
     for word in 0..words {
         // SAFETY: the caller's promise.
         unsafe {
-            let weights = weights.add(word * N * LANES * WORD);
             let mut panel = [unit.words(weights); N];
             for (index, columns) in panel.iter_mut().enumerate().skip(1) {
                 *columns = unit.words(weights.add(index * LANES * WORD));
             }
-            for (sums, row) in sums.iter_mut().zip(rows) {
-                let value = unit.broadcast(row.add(word * WORD));
-                for (sum, columns) in sums.iter_mut().zip(panel) {
-                    *sum = unit.dot_bf16(*sum, value, columns);
+            weights = weights.add(N * LANES * WORD);
+            for row in 0..ROWS {
+                let value = unit.broadcast(rows[row].add(word * WORD));
+                for column in 0..N {
+                    totals[row][column] = unit.dot_bf16(totals[row][column], value, panel[column]);
                 }
             }
         }
     }
+    *sums = totals;
 }
