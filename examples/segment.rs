@@ -10,7 +10,7 @@ use burn::tensor::{Int, Tensor};
 use clap::Parser;
 use segkiln::{
     Segmenter,
-    core::LabelMap,
+    core::{LabelMap, Precision},
     data::{ColorMode, Filter, Image, Limits, Preset, read_dynamic, resize_labels, write_labels},
     models::{ModelConfig, weights::save_safetensors},
     ops::{ResizeMode, resize},
@@ -48,6 +48,9 @@ struct Args {
     /// Picture of the class of each pixel of the image, as a grey value
     #[arg(long)]
     output: Option<PathBuf>,
+    /// Numbers that the network multiplies: f32 or bf16
+    #[arg(long, default_value_t)]
+    precision: Precision,
     #[command(flatten)]
     machine: Machine,
 }
@@ -62,7 +65,8 @@ fn run(args: &Args) -> Result<(), Failure> {
     ModelConfig::by_name(&args.arch, args.num_classes)?;
     let image = read_dynamic(&args.image, &Limits::default())?;
     let weights = weights::file(&args.arch, &args.weights, Some(args.num_classes))?;
-    let segmenter = Segmenter::by_name(&args.arch, weights, args.num_classes, &device)?;
+    let segmenter =
+        Segmenter::by_name(&args.arch, weights, args.num_classes, &device)?.with_precision(args.precision)?;
     let (width, height) = (image.width(), image.height());
     let size = if args.size == 0 { width.min(height) } else { args.size };
     let preset = Preset { resize: size, crop: None, filter: Filter::Bilinear };

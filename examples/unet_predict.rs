@@ -16,6 +16,7 @@ use std::{
 use clap::Parser;
 use segkiln::{
     SegmentOptions, Segmenter,
+    core::Precision,
     data::{DenseCrf, Limits, read_dynamic, write_image, write_labels},
 };
 use serde_json::json;
@@ -51,6 +52,9 @@ struct Args {
     /// Move the borders to the image's edges with a dense CRF
     #[arg(long)]
     crf: bool,
+    /// Numbers that the network multiplies: f32 or bf16
+    #[arg(long, default_value_t)]
+    precision: Precision,
     #[command(flatten)]
     machine: Machine,
 }
@@ -62,7 +66,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let device = args.machine.device()?;
-    let segmenter = Segmenter::load(&args.model, &device)?;
+    let segmenter = Segmenter::load(&args.model, &device)?.with_precision(args.precision)?;
     let options = SegmentOptions {
         tile: args.tile,
         overlap: args.overlap,

@@ -208,3 +208,12 @@ pub(crate) fn add_relu(x: &Tensor<4>, y: &Tensor<4>) -> Option<Tensor<4>> {
     #[cfg(not(feature = "flex"))]
     None
 }
+
+/// The channels of several maps one after the other.
+pub(crate) fn cat(maps: Vec<Tensor<4>>) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if let Some(joined) = reduced::cat(&maps) {
+        return joined;
+    }
+    Tensor::cat(maps.into_iter().map(full).collect(), 1)
+}

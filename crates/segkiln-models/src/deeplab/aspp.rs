@@ -6,7 +6,7 @@ use burn::{
 
 use crate::{
     layers::{ConvBlock, ConvBlockConfig, NormConfig, SeparableConv, global_avg_pool2d, resize_to},
-    precision::full,
+    precision::cat,
 };
 
 /// Atrous spatial pyramid pooling: the map through a 1×1 convolution, through 3×3 convolutions of several dilations, and
@@ -63,8 +63,8 @@ impl Aspp {
     /// # Shapes
     /// `[n, in_channels, h, w]` → `[n, out_channels, h, w]`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let branches = self.convs.iter().map(|branch| full(branch.forward(x.clone()))).collect();
-        self.dropout.forward(self.project.forward(Tensor::cat(branches, 1)))
+        let branches = self.convs.iter().map(|branch| branch.forward(x.clone())).collect();
+        self.dropout.forward(self.project.forward(cat(branches)))
     }
 }
 

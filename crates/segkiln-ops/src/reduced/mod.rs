@@ -19,12 +19,7 @@ mod unit;
 mod winograd;
 
 pub use convolution::{Affine, ReducedConv2d, is_reduced_activation};
-pub use pool::{PoolWindow, add_relu, max_pool2d, to_full_precision};
-
-/// Whether this processor has dot products of bf16, so that [`ReducedConv2d`] packs anything.
-pub fn has_bf16_dot_products() -> bool {
-    unit::UnitKind::fastest().is_some()
-}
+pub use pool::{PoolWindow, add_relu, cat, max_pool2d, to_full_precision};
 
 #[cfg(test)]
 mod tests;

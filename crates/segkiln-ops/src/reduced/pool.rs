@@ -6,7 +6,7 @@ use burn::{
 };
 
 use super::{
-    activations::{Dims, full, is_reduced, written},
+    activations::{Dims, full, is_reduced, reduced, written},
     convolution::primitive,
     unit::{LANES, Task, Unit, UnitKind},
 };
@@ -150,6 +150,51 @@ impl Task for AddRelu<'_> {
             unsafe { target.add(at).write(bf16::from_f32(if sum < 0.0 { 0.0 } else { sum })) };
         }
     }
+}
+
+/// The channels of several tensors one after the other, as bf16 with channels last; none where no tensor is that, or some
+/// channels are no multiple of 16.
+///
+/// # Panics
+/// If the tensors differ in more than the channels.
+pub fn cat(tensors: &[Tensor<4>]) -> Option<Tensor<4>> {
+    let whole = |tensor: &Tensor<4>| tensor.dims()[1].is_multiple_of(LANES);
+    let kept = tensors.iter().find_map(reduced_primitive)?;
+    if !tensors.iter().all(whole) {
+        return None;
+    }
+    let kind = UnitKind::fastest().unwrap_or(UnitKind::Portable);
+    let parts: Vec<_> = tensors.iter().map(|tensor| reduced(kind, primitive(tensor.clone()))).collect();
+    let dims = Dims { channels: parts.iter().map(|part| Dims::of(part).channels).sum(), ..Dims::of(&kept) };
+    let parts: Vec<(&[bf16], usize)> = parts
+        .iter()
+        .map(|part| {
+            let Dims { channels, .. } = Dims::of(part);
+            assert_eq!(Dims { channels, ..dims }, Dims::of(part), "batch and size of tensors that are joined");
+            (part.storage(), channels)
+        })
+        .collect();
+    let (rows, width) = (dims.batch * dims.size[0], dims.size[1]);
+    // SAFETY: every row is written, by one task.
+    let output = unsafe {
+        written(dims, DType::BF16, |target| {
+            let target = Shared(target.cast());
+            for_each(rows, |row| {
+                let count = width * dims.channels;
+                // SAFETY: within the target; the row is this task's.
+                let target = std::slice::from_raw_parts_mut(target.at(0).cast::<bf16>().add(row * count), count);
+                let mut first = 0;
+                for (values, channels) in &parts {
+                    let source = &values[row * width * channels..][..width * channels];
+                    for (pixel, source) in target.chunks_exact_mut(dims.channels).zip(source.chunks_exact(*channels)) {
+                        pixel[first..first + channels].copy_from_slice(source);
+                    }
+                    first += channels;
+                }
+            });
+        })
+    };
+    Some(Tensor::from_primitive::<Flex>(output))
 }
 
 /// The tensor of the CPU backend, where it is bf16 with channels last.

@@ -169,10 +169,16 @@ fn pooling_and_sums_of_what_layers_pass_on() {
             let expected = crate::max_pool2d(to_full(kind, x.clone()), expected);
             to_full(kind, pooled).into_data().assert_eq(&expected.into_data(), true);
         }
+        let joined = cat(&[x.clone(), noise([2, 32, 7, 10], 8), y.clone()]).expect("bf16, channels last");
+        let expected =
+            Tensor::cat(vec![to_full(kind, x.clone()), noise([2, 32, 7, 10], 8), to_full(kind, y.clone())], 1);
+        assert!(is_reduced_activation(&joined));
+        assert!(error(to_full(kind, joined), expected) < 3e-3);
         let sum = add_relu(&x, &y).expect("bf16, channels last");
         let expected = crate::add_relu(to_full(kind, x), to_full(kind, y));
         assert!(error(to_full(kind, sum), expected) < 3e-3);
     }
     let window = PoolWindow { kernel: 2, stride: 2, padding: 0 };
+    assert!(cat(&[noise([2, 16, 3, 3], 5)]).is_none());
     assert!(max_pool2d(&noise([2, 16, 7, 10], 5), window).is_none());
 }

@@ -1,0 +1,71 @@
+//! Networks computed in bf16 beside the same in f32. On processors without dot products of bf16 both are f32, unless
+//! `SEGKILN_SIMD=scalar` asks for the definition in plain loops.
+
+use burn::tensor::{DType, Device, Distribution, Tensor};
+use segkiln_core::Precision;
+use segkiln_models::{
+    InferenceSession, ModelConfig,
+    layers::{NormConfig, UpsampleConfig},
+    unet::{ConvPadding, UNetConfig},
+};
+
+fn error(actual: Tensor<4>, expected: Tensor<4>) -> f32 {
+    let power = |x: Tensor<4>| x.clone().mul(x).mean().into_scalar::<f32>().sqrt();
+    power(actual - expected.clone()) / power(expected.clone() - expected.mean().reshape([1, 1, 1, 1]))
+}
+
+fn compare(name: &str, config: ModelConfig, size: [usize; 2]) {
+    let device = Device::flex();
+    device.seed(1);
+    let model = config.init(&device);
+    let x = Tensor::random([2, config.in_channels(), size[0], size[1]], Distribution::Normal(0.0, 1.0), &device);
+    let expected = model.forward(x.clone());
+    let session = InferenceSession::new(Precision::Bf16, &device).unwrap();
+    let logits = session.run(|| model.forward(x.clone()));
+    assert_eq!((logits.dtype(), logits.dims()), (DType::F32, expected.dims()), "{name}");
+    let found = error(logits.clone(), expected.clone());
+    assert!(found < 0.06, "{name}: {found}");
+    // The second time layers are packed already.
+    session.run(|| model.forward(x.clone())).into_data().assert_eq(&logits.into_data(), true);
+    // After the session all is as before.
+    model.forward(x).into_data().assert_eq(&expected.into_data(), true);
+}
+
+#[test]
+fn every_decoder_and_family_of_backbones() {
+    for decoder in ModelConfig::DECODERS {
+        for backbone in ["resnet18", "resnet50", "vgg11_bn", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0"] {
+            let name = format!("{decoder}_{backbone}");
+            // Not every backbone can be dilated.
+            if let Ok(config) = ModelConfig::by_name(&name, 5) {
+                compare(&name, config, [64, 48]);
+            }
+        }
+    }
+}
+
+#[test]
+fn u_nets_of_every_kind() {
+    let plain = UNetConfig::new(3, 2).with_base(16).with_depth(2);
+    for (name, config) in [
+        ("plain", plain.clone()),
+        ("narrow", plain.clone().with_base(12)),
+        ("bilinear", plain.clone().with_upsample(UpsampleConfig::Bilinear)),
+        ("valid", plain.clone().with_padding(ConvPadding::Valid)),
+        ("without norm", plain.clone().with_norm(NormConfig::None)),
+        ("group norm", plain.clone().with_norm(NormConfig::Group { groups: 4 })),
+        ("wide", plain.with_base(64)),
+    ] {
+        compare(name, ModelConfig::UNet(config), [52, 68]);
+    }
+}
+
+#[test]
+fn gradients_are_tracked_in_f32() {
+    let device = Device::flex().autodiff();
+    let unet = UNetConfig::new(1, 2).with_base(16).with_depth(1).init(&device);
+    let x = Tensor::<4>::random([1, 1, 16, 16], Distribution::Default, &device).require_grad();
+    let session = InferenceSession::new(Precision::Bf16, &device).unwrap();
+    let gradients = session.run(|| unet.forward(x.clone()).mean().backward());
+    assert!(x.grad(&gradients).is_some());
+}
