@@ -4,7 +4,7 @@ use burn::data::dataset::{Dataset, DatasetError};
 use segkiln_core::Classes;
 
 use super::pairs::{Pairs, by_stem};
-use crate::{ColorMode, Limits, MaskFormat, Result, Sample};
+use crate::{ColorMode, DecodeOptions, MaskFormat, Result, Sample, codecs::FileFacts};
 
 /// How a [`FolderDataset`] finds and reads its files.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,8 +21,8 @@ pub struct FolderOptions {
     pub color: ColorMode,
     /// What the values of masks mean. Default: class indices.
     pub mask: MaskFormat,
-    /// The largest file that is read.
-    pub limits: Limits,
+    /// How images and masks are decoded.
+    pub decode: DecodeOptions,
 }
 
 impl Default for FolderOptions {
@@ -34,7 +34,7 @@ impl Default for FolderOptions {
             stems: None,
             color: ColorMode::default(),
             mask: MaskFormat::default(),
-            limits: Limits::default(),
+            decode: DecodeOptions::default(),
         }
     }
 }
@@ -62,17 +62,27 @@ impl Default for FolderOptions {
 pub struct FolderDataset(Pairs);
 
 impl FolderDataset {
-    /// Pairs the files below `root`. Files without an extension of an image, and hidden ones, are not samples.
+    /// Pairs the files below `root`. Files without an extension of an image, hidden ones, and with a list those that it does
+    /// not name are not samples.
     ///
     /// # Errors
     /// If a folder cannot be listed, there is nothing in it, a file has no partner, two files have one stem, or there is
     /// an image in a format that is not supported.
     pub fn open(root: impl AsRef<Path>, classes: &Classes, options: FolderOptions) -> Result<Self> {
         let root = root.as_ref();
-        let FolderOptions { images, labels, label_suffix, stems, color, mask, limits } = options;
+        let FolderOptions { images, labels, label_suffix, stems, color, mask, decode } = options;
         let pairs = by_stem(&root.join(images), &root.join(labels), &label_suffix, stems.as_deref())?;
         let classes = classes.clone();
-        Ok(Self(Pairs { pairs, color, format: mask, relabel: |label| label, classes, limits }))
+        Ok(Self(Pairs { pairs, color, format: mask, relabel: |label| label, classes, decode }))
+    }
+
+    /// A sample and facts of its image's file.
+    pub(super) fn read(&self, index: usize) -> Result<(Sample, FileFacts)> {
+        self.0.read(index)
+    }
+
+    pub(super) fn image_path(&self, index: usize) -> &Path {
+        &self.0.pairs[index].image
     }
 
     /// The stems, in order.
