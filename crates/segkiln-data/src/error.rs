@@ -111,6 +111,12 @@ pub enum DataError {
         /// Why not.
         reason: String,
     },
+    /// A result that would take the place of what it was made from.
+    #[error("{path} is an input and would be replaced; give another folder or name for the results")]
+    Replaces {
+        /// The file.
+        path: PathBuf,
+    },
     /// A number of values that is not width × height × channels, or a zero among these.
     #[error(
         "an image of {width}x{height} pixels and {channels} channels needs {expected} values (at least 1), got {actual}"

@@ -79,6 +79,7 @@ impl Faults {
     }
 
     /// The value, or none and a fault more.
+    #[cfg(feature = "datasets")]
     pub fn take<T>(&mut self, result: Result<T>) -> Option<T> {
         result.map_err(|error| self.push(error)).ok()
     }
@@ -171,6 +172,7 @@ pub fn check<T, D: burn::data::dataset::Dataset<crate::Sample<T>>>(
 mod tests {
     use super::*;
 
+    #[cfg(feature = "datasets")]
     #[test]
     fn faults_are_kept_up_to_a_number_and_counted_beyond() {
         let fault = |index: usize| DataError::List { path: "a.txt".into(), line: index, reason: "bad; mend it".into() };

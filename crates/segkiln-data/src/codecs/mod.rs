@@ -27,7 +27,7 @@ use segkiln_core::LabelMap;
 
 pub use labels::MaskFormat;
 pub use options::{DecodeOptions, Limits, Orientation};
-pub use write::{write_image, write_labels, write_whole};
+pub use write::{refuse_replacing, write_image, write_labels, write_whole};
 
 use crate::{
     ColorMode, DataError, Image, Result,
@@ -54,41 +54,41 @@ pub const EXTENSIONS: [&str; 7] = ["png", "jpg", "jpeg", "tif", "tiff", "bmp", "
 /// # Ok::<(), segkiln_data::DataError>(())
 /// ```
 pub fn read_image(path: impl AsRef<Path>, mode: ColorMode, options: impl Into<DecodeOptions>) -> Result<Image> {
-    read_with_facts(path.as_ref(), mode, &options.into()).map(|(image, _)| image)
+    read_with_facts(path, mode, options).map(|(image, _)| image)
 }
 
 /// Facts of an image file that its values do not show.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct FileFacts {
-    /// The turn that its orientation tag asks for, whether or not it was applied.
-    pub turn: Turn,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileFacts {
+    /// EXIF's number of the turn that the orientation tag asks for, whether or not it was applied; 1, no turn, without a tag.
+    pub orientation_tag: u8,
     /// Bits of a sample, if it is an integer.
     pub bits: Option<u8>,
 }
 
-impl FileFacts {
-    /// Whether an orientation tag asks for a turn.
-    #[cfg(feature = "datasets")]
-    pub fn is_turned(&self) -> bool {
-        self.turn != Turn::NoTransforms
-    }
-}
-
-/// [`read_image`], with facts of the file.
-pub(crate) fn read_with_facts(path: &Path, mode: ColorMode, options: &DecodeOptions) -> Result<(Image, FileFacts)> {
+/// Reads an image as [`read_image`] does, with facts of its file.
+///
+/// # Errors
+/// As [`read_image`].
+pub fn read_with_facts(
+    path: impl AsRef<Path>,
+    mode: ColorMode,
+    options: impl Into<DecodeOptions>,
+) -> Result<(Image, FileFacts)> {
+    let (path, options) = (path.as_ref(), &options.into());
     let file = ImageFile::read(path, options)?;
     let bytes = 4 * mode.channels();
     match file.format {
         ImageFormat::Tiff => {
             let (raster, turn) = file.guarded(|| tiff::decode(&file, options, tiff::Use::Image, bytes))?;
             let bits = (!matches!(raster.samples, Samples::F32(_))).then_some(raster.bits);
-            Ok((raster.with_colours().to_image(mode), FileFacts { turn, bits }))
+            Ok((raster.with_colours().to_image(mode), FileFacts { orientation_tag: turn.to_exif(), bits }))
         }
         _ => {
             let (image, turn) = file.dynamic(options, bytes)?;
             let color = image.color();
             let bits = (color.bits_per_pixel() / u16::from(color.channel_count())) as u8;
-            let facts = FileFacts { turn, bits: (bits < 32).then_some(bits) };
+            let facts = FileFacts { orientation_tag: turn.to_exif(), bits: (bits < 32).then_some(bits) };
             Ok((Image::from_dynamic(&image, mode), facts))
         }
     }

@@ -114,7 +114,7 @@ fn orientation_tags_are_applied_to_images_and_masks_alike() {
             let stored = read_image(&path, ColorMode::Gray, keep).unwrap();
             assert_eq!(stored.to_dynamic().into_bytes(), six().into_raw(), "{name} {tag}");
             assert_eq!(read_labels(&path, &MaskFormat::Index, keep).unwrap().width(), 3);
-            assert_eq!(read_with_facts(&path, ColorMode::Gray, &keep).unwrap().1.turn.to_exif(), tag);
+            assert_eq!(read_with_facts(&path, ColorMode::Gray, &keep).unwrap().1.orientation_tag, tag);
         }
     }
     // A JPEG of large fields, whose compression moves values a little.

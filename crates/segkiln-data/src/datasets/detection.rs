@@ -4,7 +4,7 @@ use burn::data::dataset::{Dataset, DatasetError};
 use segkiln_core::{Classes, Instances};
 
 use super::pairs::turn_cure;
-use crate::{ColorMode, DataError, DecodeOptions, Result, Sample, codecs::read_with_facts};
+use crate::{ColorMode, DataError, DecodeOptions, Result, Sample, read_with_facts};
 
 /// An image file and the objects in it.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,7 +100,7 @@ impl Dataset<Sample<Instances>> for DetectionDataset {
         let (image, facts) = read_with_facts(path, self.color, &self.decode)?;
         let (image_size, target_size) = ((image.width(), image.height()), (instances.width(), instances.height()));
         if image_size != target_size {
-            let cure = turn_cure(facts.turn, self.decode.orientation);
+            let cure = turn_cure(facts.orientation_tag, self.decode.orientation);
             return Err(DataError::TargetSize { image: path.clone(), image_size, target_size, cure }.into());
         }
         Ok(Sample { name: name.clone(), image, target: instances.clone() })

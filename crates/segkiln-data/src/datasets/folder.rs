@@ -2,9 +2,10 @@ use std::path::Path;
 
 use burn::data::dataset::{Dataset, DatasetError};
 use segkiln_core::Classes;
+use sha2::{Digest, Sha256};
 
 use super::pairs::{Pairs, by_stem};
-use crate::{ColorMode, DecodeOptions, MaskFormat, Result, Sample, codecs::FileFacts};
+use crate::{ColorMode, DataError, DecodeOptions, FileFacts, MaskFormat, Result, Sample};
 
 /// How a [`FolderDataset`] finds and reads its files.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,6 +75,24 @@ impl FolderDataset {
         let pairs = by_stem(&root.join(images), &root.join(labels), &label_suffix, stems.as_deref())?;
         let classes = classes.clone();
         Ok(Self(Pairs { pairs, color, format: mask, relabel: |label| label, classes, decode }))
+    }
+
+    /// SHA-256 of the names and sizes of all files, in hexadecimal digits: it tells whether a training goes on with the data
+    /// that it began with.
+    ///
+    /// # Errors
+    /// If a file is no longer there.
+    pub fn fingerprint(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        for pair in &self.0.pairs {
+            hash.update(pair.name.as_bytes());
+            for path in [&pair.image, &pair.mask] {
+                let meta = std::fs::metadata(path).map_err(|source| DataError::io("read", path, source))?;
+                hash.update([0]);
+                hash.update(meta.len().to_le_bytes());
+            }
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// A sample and facts of its image's file.

@@ -5,13 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use image::metadata::Orientation as Turn;
 use segkiln_core::{Classes, LabelMap};
 
 use crate::{
-    ColorMode, DataError, DecodeOptions, EXTENSIONS, MaskFormat, Orientation, Result, Sample,
-    codecs::{FileFacts, read_with_facts},
-    read_labels,
+    ColorMode, DataError, DecodeOptions, EXTENSIONS, FileFacts, MaskFormat, Orientation, Result, Sample, read_labels,
+    read_with_facts,
 };
 
 /// How many names an error lists before it only counts.
@@ -58,7 +56,7 @@ impl Pairs {
         let image_size = (image.width(), image.height());
         let mask_size = (mask.width(), mask.height());
         if image_size != mask_size {
-            let cure = turn_cure(facts.turn, self.decode.orientation);
+            let cure = turn_cure(facts.orientation_tag, self.decode.orientation);
             let (image, mask) = (pair.image.clone(), pair.mask.clone());
             return Err(DataError::SizeMismatch { image, image_size, mask, mask_size, cure });
         }
@@ -74,10 +72,9 @@ impl Pairs {
 }
 
 /// What to do about sizes that differ, which an orientation tag may explain.
-pub(super) fn turn_cure(turn: Turn, orientation: Orientation) -> String {
-    let tag = turn.to_exif();
+pub(super) fn turn_cure(tag: u8, orientation: Orientation) -> String {
     match orientation {
-        _ if turn == Turn::NoTransforms => "they must be equal".into(),
+        _ if tag == 1 => "they must be equal".into(),
         Orientation::Apply => format!(
             "the image's orientation tag (EXIF {tag}) was applied; if the other was made for the pixels as they are stored, \
              read with `Orientation::Keep`"

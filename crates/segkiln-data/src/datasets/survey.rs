@@ -81,7 +81,7 @@ fn seen(dataset: &FolderDataset, index: usize) -> Result<Seen> {
     Ok(Seen {
         grey: image.as_slice().chunks_exact(image.channels()).all(|pixel| agree(&pixel[..pixel.len().min(3)])),
         size: (image.width(), image.height()),
-        turned: facts.is_turned(),
+        turned: facts.orientation_tag != 1,
         reach: facts.bits.map(|bits| (bits, most)),
     })
 }

@@ -367,6 +367,21 @@ fn files_that_no_list_names_are_no_one_s_business() {
 }
 
 #[test]
+fn fingerprints_tell_names_and_sizes() {
+    let disk = Disk::new();
+    disk.image("images/a.png", 2, 1).mask("labels/a.png", 2, &[0, 1]);
+    disk.image("images/b.png", 2, 1).mask("labels/b.png", 2, &[0, 1]);
+    let of = |stems: &[&str]| {
+        let stems = Some(stems.iter().map(|stem| (*stem).to_owned()).collect());
+        disk.folder(FolderOptions { stems, ..Default::default() }).unwrap().fingerprint().unwrap()
+    };
+    let [both, turned, one] = [of(&["a", "b"]), of(&["b", "a"]), of(&["a"])];
+    assert!(both.len() == 64 && both != turned && both != one && both == of(&["a", "b"]));
+    disk.image("images/b.png", 9, 7);
+    assert_ne!(both, of(&["a", "b"]));
+}
+
+#[test]
 fn sizes_that_differ_by_an_orientation_tag_name_it() {
     let disk = Disk::new();
     disk.image("images/a.jpg", 16, 8).mask("labels/a.png", 16, &[0; 128]);
