@@ -79,48 +79,38 @@ pub(super) fn half(raster: &Raster<'_>) -> u32 {
     }
 }
 
-/// Whether a mask is black and white with values in between at its edges: most of what is not near 0 is near the other
-/// end of the range, and the values in between form no regions.
+/// Whether a mask is black and white with values in between at its edges: there are values near the end of the range, and
+/// those in between form slopes and no regions. Ids of objects form regions.
 pub(super) fn is_soft(map: &LabelMap, half: u32) -> bool {
     // Of smaller ranges no value is in between.
     if half < 128 {
         return false;
     }
     let (margin, top) = (half / 8, half.wrapping_mul(2).wrapping_sub(1));
+    let noise = margin / 4;
     let labels = map.as_slice();
-    let is_between = |label: u32| label != 0 && label != top;
-    let (mut between, mut high, mut middle) = (0usize, 0usize, 0usize);
-    for &label in labels {
-        between += usize::from(is_between(label));
-        high += usize::from(label > top - margin);
-        middle += usize::from(label > margin && label <= top - margin);
-    }
-    if middle == 0 || high < middle {
+    let high = labels.iter().filter(|label| **label > top - margin).count();
+    let is_middle = |label: u32| label > margin && label <= top - margin;
+    let middle = labels.iter().filter(|label| is_middle(**label)).count();
+    if middle == 0 || 8 * high < middle {
         return false;
     }
     let (width, height) = (map.width() as usize, map.height() as usize);
-    let far = |label: u32, other: u32| label.abs_diff(other) > margin;
-    let near_edge = |at: usize| {
+    let (mut slopes, mut between, mut flat) = (0usize, 0usize, 0usize);
+    for (at, &label) in labels.iter().enumerate().filter(|(_, label)| **label > noise && **label < top - noise) {
         let (x, y) = (at % width, at / width);
-        let (left, right) = (x.saturating_sub(8), (x + 8).min(width - 1));
-        let (top, bottom) = (y.saturating_sub(8), (y + 8).min(height - 1));
-        let row = |x: usize| far(labels[at], labels[y * width + x]);
-        let column = |y: usize| far(labels[at], labels[y * width + x]);
-        (left..=right).any(row) || (top..=bottom).any(column)
-    };
-    let flat = |at: usize| {
-        let (x, y) = (at % width, at / width);
-        let same = |x: usize, y: usize| labels[y * width + x] == labels[at];
-        same(x.saturating_sub(1), y)
-            && same((x + 1).min(width - 1), y)
-            && same(x, y.saturating_sub(1))
-            && same(x, (y + 1).min(height - 1))
-    };
-    let places = (0..labels.len()).filter(|at| is_between(labels[*at]));
-    let (mut edge, mut regions) = (0usize, 0usize);
-    for at in places {
-        edge += usize::from(near_edge(at));
-        regions += usize::from(flat(at) && labels[at] > margin / 4 && labels[at] < top - margin / 4);
+        let (mut lower, mut higher, mut same) = (false, false, true);
+        for row in y.saturating_sub(1)..=(y + 1).min(height - 1) {
+            for other in &labels[row * width + x.saturating_sub(1)..=row * width + (x + 1).min(width - 1)] {
+                lower |= *other < label;
+                higher |= *other > label;
+                same &= *other == label;
+            }
+        }
+        between += 1;
+        flat += usize::from(same);
+        slopes += usize::from(is_middle(label) && lower && higher);
     }
-    2 * edge >= between && 5 * regions <= between
+    // Photographs have slopes too, but are seldom black and white for the most part.
+    2 * between <= labels.len() && 10 * flat <= between && 5 * slopes >= 3 * middle
 }

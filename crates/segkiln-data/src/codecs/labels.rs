@@ -72,20 +72,19 @@ pub(super) fn from_raster(raster: &Raster<'_>, format: &MaskFormat, path: &Path)
         _ => by_value(raster, path)?,
     };
     let map = LabelMap::new(raster.width, raster.height, labels).expect("a raster has width * height pixels");
+    let half = binary::half(raster);
+    if *format == MaskFormat::Threshold {
+        return Ok(map.map(|level| u32::from(level >= half)));
+    }
+    if *format == MaskFormat::Binary && binary::is_soft(&map, half) {
+        let text = format_args!("its edges are soft: values of {half} and more are the foreground, others are not");
+        warn(warn::SOFT_MASK, path, text);
+        return Ok(map.map(|level| u32::from(level >= half)));
+    }
     if !matches!(format, MaskFormat::Colors(_)) {
         check_regions(&map, path)?;
     }
-    let half = binary::half(raster);
-    Ok(match format {
-        MaskFormat::Threshold => map.map(|level| u32::from(level >= half)),
-        MaskFormat::Binary if binary::is_soft(&map, half) => {
-            let text = format_args!("its edges are soft: values of {half} and more are the foreground, others are not");
-            warn(warn::SOFT_MASK, path, text);
-            map.map(|level| u32::from(level >= half))
-        }
-        MaskFormat::Binary => map.map(|label| u32::from(label > 0)),
-        _ => map,
-    })
+    Ok(if *format == MaskFormat::Binary { map.map(|label| u32::from(label > 0)) } else { map })
 }
 
 fn by_value(raster: &Raster<'_>, path: &Path) -> Result<Vec<u32>> {

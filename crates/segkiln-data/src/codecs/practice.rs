@@ -186,6 +186,16 @@ fn soft_edges_are_cut_at_half_of_the_range() {
         assert_eq!(labels(&path, &MaskFormat::Binary).unwrap(), hard);
         assert_eq!(labels(&path, &MaskFormat::Threshold).unwrap(), hard);
     }
+    // An edge as wide as what it is the edge of.
+    let wide = |i: u32| {
+        let (x, y) = (f64::from(i % 40) - 19.5, f64::from(i / 40) - 19.5);
+        ((15.0 - (x * x + y * y).sqrt()) / 6.0).clamp(0.0, 1.0)
+    };
+    let path = folder.path("wide.png");
+    write_labels(&path, &LabelMap::new(40, 40, (0..1600).map(|i| (255.0 * wide(i)).round() as u32).collect()).unwrap())
+        .unwrap();
+    let expected: Vec<u32> = (0..1600).map(|i| u32::from((255.0 * wide(i)).round() >= 128.0)).collect();
+    assert_eq!(labels(&path, &MaskFormat::Binary).unwrap().as_slice(), expected);
     // What JPEG makes of a hard edge, saved as PNG.
     let hard = GrayImage::from_fn(40, 40, |x, y| Luma([if (8..27).contains(&x) && y > 13 { 255 } else { 0 }]));
     let jpeg = folder.image("m.jpg", hard.clone());
@@ -216,6 +226,28 @@ fn ids_and_classes_are_no_soft_edges() {
         write_labels(&path, &blocks(ids)).unwrap();
         let expected = blocks(ids).map(|label| u32::from(label > 0));
         assert!(labels(&path, &MaskFormat::Binary).unwrap() == expected, "{ids:?}");
+    }
+}
+
+#[test]
+fn many_small_objects_are_no_soft_edges() {
+    let folder = Folder::new();
+    let path = folder.path("m.png");
+    for (side, gap) in [(1, 1), (2, 1), (3, 0), (3, 1), (4, 1)] {
+        let step = side + gap;
+        let id = |i: u32| {
+            let (x, y) = (i % 80, i / 80);
+            let number = (y / step) * (80 / step) + x / step;
+            if x % step < side && y % step < side && x / step < 80 / step { 1 + number * 7 % 255 } else { 0 }
+        };
+        let map = LabelMap::new(80, 80, (0..6400).map(id).collect()).unwrap();
+        write_labels(&path, &map).unwrap();
+        let expected = map.map(|label| u32::from(label > 0));
+        match labels(&path, &MaskFormat::Binary) {
+            Ok(read) => assert!(read == expected, "{side} {gap}"),
+            // Objects of a pixel look like a photograph.
+            Err(error) => assert!(side < 3 && matches!(error, DataError::NotAMask { .. }), "{side} {gap}: {error}"),
+        }
     }
 }
 

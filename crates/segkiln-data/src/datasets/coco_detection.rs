@@ -97,6 +97,7 @@ impl CocoDetection {
             entries.push(entry);
         }
         faults.finish()?;
+        name_apart(&mut entries, images);
         if dropped_parts > 0 {
             let text = format_args!("{dropped_parts} parts of polygons have less than three vertices and are left out");
             warn(warn::POLYGON_PARTS, file.path(), text);
@@ -144,6 +145,17 @@ impl Dataset<Sample<Instances>> for CocoDetection {
 
     fn len(&self) -> usize {
         self.dataset.len()
+    }
+}
+
+/// Names images of one stem in several folders by their folders too: results are written by name.
+fn name_apart(entries: &mut [DetectionEntry], folder: &Path) {
+    let mut counts: HashMap<String, usize> = HashMap::with_capacity(entries.len());
+    entries.iter().for_each(|entry| *counts.entry(entry.name.clone()).or_default() += 1);
+    for entry in entries.iter_mut().filter(|entry| counts[&entry.name] > 1) {
+        let path = entry.image.strip_prefix(folder).unwrap_or(&entry.image);
+        let parts: Vec<_> = path.components().map(|part| part.as_os_str().to_string_lossy()).collect();
+        entry.name = parts.join("_");
     }
 }
 
@@ -426,6 +438,15 @@ mod tests {
         std::fs::remove_file(root.join("b.png")).unwrap();
         let error = CocoDetection::open(&root, &path, CocoOptions::default()).unwrap_err().to_string();
         assert!(error.contains("image 1") && error.contains("is not there"), "{error}");
+    }
+
+    #[test]
+    fn images_of_one_name_in_two_folders_are_told_apart() {
+        let names = ["left/a.png", "right/a.png", "right/b.png"];
+        let (path, folder) = written(&images(&names), &names);
+        let dataset = CocoDetection::open(folder.path(), &path, CocoOptions::default()).unwrap();
+        let names: Vec<&str> = dataset.entries().iter().map(|entry| entry.name.as_str()).collect();
+        assert_eq!(names, ["left_a.png", "right_a.png", "b"]);
     }
 
     #[test]
