@@ -14,7 +14,7 @@ use burn::{module::Module, tensor::Device};
 use clap::Parser;
 use segkiln::{
     DetectError, Detector, SegmentError, Segmenter,
-    data::write_whole,
+    data::{refuse_replacing, write_whole},
     models::{
         ModelConfig,
         rcnn::RcnnConfig,
@@ -62,6 +62,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Failure> {
     let device = args.machine.device()?;
     let form = Form::of(&args.output, args.quantize)?;
+    refuse_replacing(args.model.iter().chain([&args.weights]), [&args.output])?;
     let parameters = match (&args.model, &args.arch) {
         (Some(model), _) => match Segmenter::load(model, &device) {
             Ok(segmenter) => form.write(segmenter.model(), &args.output)?,

@@ -21,7 +21,7 @@ use segkiln::{
     Detector, coco_evaluate,
     core::{Classes, CoreError, Detection, Instances},
     data::{
-        Image, Limits, Loader, MaskFormat, Sample,
+        self, Image, Limits, Loader, MaskFormat, Sample,
         coco::{CocoFile, CocoResult, CocoResultFile, ImageId, Segmentation},
         datasets::{
             Cached, CocoDetection, CocoOptions, DetectionDataset, DetectionEntry, InvalidBoxes, VocDetection,
@@ -47,6 +47,8 @@ use segkiln::{
 };
 use serde_json::{Map, Value, json};
 
+#[path = "common/check.rs"]
+mod check;
 mod common;
 #[path = "common/weights.rs"]
 mod weights;
@@ -118,6 +120,9 @@ struct Args {
     /// Go on where the last run with the same settings in the same folder ended
     #[arg(long)]
     resume: bool,
+    /// List what is wrong with the data, and train nothing
+    #[arg(long)]
+    check_data: bool,
     #[command(flatten)]
     machine: Machine,
 }
@@ -153,6 +158,9 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let device = args.machine.device()?;
+    if args.check_data {
+        return check_data(args);
+    }
     let Data { train, valid, test, classes, categories, truth, is_sample } = Data::open(args)?;
     let backbone = args.backbone.as_deref().unwrap_or(if is_sample { "resnet18" } else { "resnet50" });
     let begin = args.weights.as_ref().map(|given| weights::file(backbone, given, None)).transpose()?;
@@ -253,11 +261,13 @@ impl Data {
             let options = CocoOptions { invalid_boxes: InvalidBoxes::Drop, masks, ..CocoOptions::default() };
             let train = CocoDetection::open(train_images, train_json, options.clone())?;
             let categories = train.categories().to_vec();
-            let options = CocoOptions { categories: Some(categories.clone()), ..options };
+            let names = Some(train.classes().names()[1..].to_vec());
+            let options = CocoOptions { categories: Some(categories.clone()), names, ..options };
             let valid = CocoDetection::open(val_images, val_json, options)?;
             left_out(train_json, train.dropped())?;
             left_out(val_json, valid.dropped())?;
-            some_object(val_json, valid.entries())?;
+            some_object(train_json, "training", train.entries())?;
+            some_object(val_json, "validation", valid.entries())?;
             let (classes, truth) = (train.classes().clone(), evaluable(valid.file(), masks)?);
             let valid: Split = Arc::new(Cached::new(valid, CACHE));
             return Ok(Self {
@@ -279,7 +289,8 @@ impl Data {
             let classes = train.classes().clone();
             let valid = VocDetection::open(folder, "val", VocOptions { classes: Some(classes.clone()), ..options })?;
             left_out(folder, train.dropped() + valid.dropped())?;
-            some_object(folder, valid.entries())?;
+            some_object(folder, "training", train.entries())?;
+            some_object(folder, "validation", valid.entries())?;
             let valid: Split = Arc::new(Cached::new(valid, CACHE));
             return Ok(Self {
                 train: Arc::new(Cached::new(train, CACHE)),
@@ -331,13 +342,45 @@ fn evaluable(file: &CocoFile, masks: bool) -> Result<Option<CocoFile>, Failure> 
     Ok(Some(file.clone()))
 }
 
-/// Without objects no epoch would be better than another.
-fn some_object(what: &Path, images: &[DetectionEntry]) -> Result<(), Failure> {
-    let to_find = |image: &DetectionEntry| image.instances.as_slice().iter().any(|instance| !instance.crowd);
-    match !images.iter().any(to_find) {
-        true => Err(format!("{}: there is no object in any validation image", what.display()).into()),
-        false => Ok(()),
+/// Without objects there is nothing to learn, and no epoch would be better than another.
+fn some_object(what: &Path, split: &str, images: &[DetectionEntry]) -> Result<(), Failure> {
+    match images.iter().any(DetectionEntry::has_target) {
+        true => Ok(()),
+        false => Err(format!(
+            "{}: there is no object in any {split} image, other than crowds and difficult ones",
+            what.display()
+        )
+        .into()),
     }
+}
+
+/// Lists what is wrong with the data that the flags name.
+fn check_data(args: &Args) -> Result<(), Failure> {
+    let masks = args.arch == Arch::Mask;
+    let options = CocoOptions { masks, ..CocoOptions::default() };
+    let report = match (&args.voc, &args.train_json) {
+        (Some(folder), _) => {
+            data::check(["train", "val"].map(|split| VocDetection::open(folder, split, VocOptions::default())))
+        }
+        (None, Some(train_json)) => {
+            let train =
+                CocoDetection::open(args.train_images.as_deref().unwrap_or(Path::new("")), train_json, options.clone());
+            let known =
+                train.as_ref().ok().map(|train| (train.categories().to_vec(), train.classes().names()[1..].to_vec()));
+            let (categories, names) = known.unzip();
+            let options = CocoOptions { categories, names, ..options };
+            let valid = args.val_images.as_ref().zip(args.val_json.as_ref());
+            let valid = valid.map(|(images, json)| CocoDetection::open(images, json, options));
+            data::check([train].into_iter().chain(valid))
+        }
+        (None, None) => {
+            let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/nuclei_sample"));
+            let classes = Classes::new(["background", "nucleus"])?;
+            let splits = ["train", "val", "test"].map(|split| sample(folder, split, classes.clone()));
+            data::check(splits.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().map(Ok))
+        }
+    };
+    check::tell(&report)
 }
 
 /// Images whose labels are the numbers of objects.

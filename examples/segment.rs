@@ -11,7 +11,7 @@ use clap::Parser;
 use segkiln::{
     Segmenter,
     core::{LabelMap, Precision},
-    data::{ColorMode, Filter, Image, Limits, Preset, read_dynamic, resize_labels, write_labels},
+    data::{ColorMode, Filter, Image, Limits, Preset, read_dynamic, refuse_replacing, resize_labels, write_labels},
     models::{ModelConfig, weights::save_safetensors},
     ops::{ResizeMode, resize},
 };
@@ -63,6 +63,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let device = args.machine.device()?;
     ModelConfig::by_name(&args.arch, args.num_classes)?;
+    refuse_replacing([&args.image, &args.weights], args.output.iter().chain(&args.logits))?;
     let image = read_dynamic(&args.image, &Limits::default())?;
     let weights = weights::file(&args.arch, &args.weights, Some(args.num_classes))?;
     let segmenter =

@@ -4,7 +4,8 @@
 //! cargo run --example unet_predict -- --model runs/unet --input data/nuclei_sample/image.png --output out
 //! ```
 //!
-//! For each image it writes `STEM.png`, the class of each pixel as a grey value, and `STEM_overlay.png`.
+//! For each image it writes `STEM.png`, the class of each pixel as a grey value, and `STEM_overlay.png`. An image of a folder
+//! that cannot be read does not stop the others; the exit code is then 2.
 
 use std::{
     collections::BTreeMap,
@@ -15,17 +16,20 @@ use std::{
 
 use clap::Parser;
 use segkiln::{
-    SegmentOptions, Segmenter,
+    PartialFailure, SegmentOptions, Segmenter,
     core::Precision,
-    data::{DenseCrf, Limits, read_dynamic, write_image, write_labels},
+    data::{DenseCrf, read_dynamic, refuse_replacing, write_image, write_labels},
 };
 use serde_json::json;
 
 mod common;
+#[path = "common/decoding.rs"]
+mod decoding;
 #[path = "common/images.rs"]
 mod images;
 
 use common::{Failure, Machine, say};
+use decoding::Decoding;
 
 /// Segments images with a trained network.
 #[derive(Parser)]
@@ -56,6 +60,8 @@ struct Args {
     #[arg(long, default_value_t)]
     precision: Precision,
     #[command(flatten)]
+    decode: Decoding,
+    #[command(flatten)]
     machine: Machine,
 }
 
@@ -75,19 +81,42 @@ fn run(args: &Args) -> Result<(), Failure> {
         probabilities: false,
     };
     let images = inputs(&args.input)?;
+    let outputs = |stem: &str| ["", "_overlay"].map(|end| args.output.join(format!("{stem}{end}.png")));
+    refuse_replacing(images.values(), images.keys().flat_map(|stem| outputs(stem)))?;
     std::fs::create_dir_all(&args.output)
         .map_err(|error| format!("cannot create {}: {error}", args.output.display()))?;
+    let decode = args.decode.options();
+    let mut failed = 0;
     for (stem, path) in &images {
-        let image = read_dynamic(path, &Limits::default())?;
-        let result =
-            segmenter.segment_with(&image, &options).map_err(|error| format!("{}: {error}", path.display()))?;
-        write_labels(args.output.join(format!("{stem}.png")), result.map())?;
-        write_image(args.output.join(format!("{stem}_overlay.png")), &result.overlay(&image, 0.4)?.into())?;
+        let segmented = read_dynamic(path, decode).map_err(Failure::from).and_then(|image| {
+            let result = segmenter.segment_with(&image, &options);
+            Ok((result.map_err(|error| format!("{}: {error}", path.display()))?, image))
+        });
+        let (result, image) = match segmented {
+            Ok(segmented) => segmented,
+            // Of a folder the others are done.
+            Err(error) if args.input.is_dir() => {
+                eprintln!("error: {error}");
+                failed += 1;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let [map, overlay] = outputs(stem);
+        write_labels(map, result.map())?;
+        write_image(overlay, &result.overlay(&image, 0.4)?.into())?;
         say(path.display())?;
     }
-    let seconds = start.elapsed().as_secs_f64();
-    say(json!({ "images": images.len(), "output": args.output.display().to_string(), "seconds": seconds }))?;
-    Ok(())
+    let (seconds, output) = (start.elapsed().as_secs_f64(), args.output.display().to_string());
+    let mut line = json!({ "images": images.len() - failed, "output": output, "seconds": seconds });
+    if failed > 0 {
+        line["failed"] = failed.into();
+    }
+    say(line)?;
+    match failed {
+        0 => Ok(()),
+        failed => Err(PartialFailure { failed, files: images.len() }.into()),
+    }
 }
 
 /// The images by the name of their results, which must differ.

@@ -9,6 +9,7 @@
 //! `val.txt` and, if there is one, `test.txt`: stems, one a line.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -21,8 +22,8 @@ use segkiln::{
     SegmentOptions, Segmenter,
     core::Classes,
     data::{
-        ColorMode, Image, Loader, MaskFormat, Normalize, Sample,
-        datasets::{Cached, FolderDataset, FolderOptions},
+        self, ColorMode, DataError, DecodeOptions, Image, Loader, MaskFormat, Normalize, Sample,
+        datasets::{Cached, FolderDataset, FolderOptions, Survey},
         draw, splits,
         transforms::{Affine, Compose, Gamma, HorizontalFlip, Probability, RandomCrop, RandomTurn90},
         write_image,
@@ -34,14 +35,20 @@ use segkiln::{
         unet::{EncodedUNetConfig, UNetConfig},
     },
     train::{Recipe, Run, RunConfig, checkpoint::sweep, train},
+    warnings,
 };
 use serde_json::json;
 
+#[path = "common/check.rs"]
+mod check;
 mod common;
+#[path = "common/decoding.rs"]
+mod decoding;
 #[path = "common/weights.rs"]
 mod weights;
 
 use common::{Failure, Machine, say};
+use decoding::Decoding;
 
 /// Trains a U-Net to tell foreground from background.
 #[derive(Parser)]
@@ -78,6 +85,11 @@ struct Args {
     /// Go on where the last run with the same settings in the same folder ended
     #[arg(long)]
     resume: bool,
+    /// List what is wrong with the data, and train nothing
+    #[arg(long)]
+    check_data: bool,
+    #[command(flatten)]
+    decode: Decoding,
     #[command(flatten)]
     machine: Machine,
 }
@@ -93,15 +105,20 @@ fn run(args: &Args) -> Result<(), Failure> {
     let folder = args.data.clone().unwrap_or_else(|| sample.into());
     let classes = Classes::binary();
 
+    let measured = if folder.join("test.txt").exists() { "test" } else { "val" };
+    let open = |split: &str, color| open(&folder, split, color, &classes, args.decode.options());
+    if args.check_data {
+        let splits = BTreeSet::from(["train", "val", measured]);
+        return check::tell(&data::check(splits.into_iter().map(|split| open(split, ColorMode::Rgb))));
+    }
     // A look at every image before the first step: bad files are found here, not in epoch 7 or after the last.
-    let train_split = open(&folder, "train", ColorMode::Rgb, &classes)?;
-    let valid_split = open(&folder, "val", ColorMode::Rgb, &classes)?;
+    let [train_split, valid_split] = [open("train", ColorMode::Rgb)?, open("val", ColorMode::Rgb)?];
     let seen = Survey::of(&[&train_split, &valid_split])?;
     let color = if seen.grey && args.weights.is_none() { ColorMode::Gray } else { ColorMode::Rgb };
-    let train_split = Arc::new(Cached::new(open(&folder, "train", color, &classes)?, CACHE));
-    let valid_split = Arc::new(Cached::new(open(&folder, "val", color, &classes)?, CACHE));
-    let measured = if folder.join("test.txt").exists() { "test" } else { "val" };
-    let test_split = open(&folder, measured, color, &classes)?;
+    let fingerprints = [train_split.fingerprint()?, valid_split.fingerprint()?];
+    let train_split = Arc::new(Cached::new(open("train", color)?, CACHE));
+    let valid_split = Arc::new(Cached::new(open("val", color)?, CACHE));
+    let test_split = open(measured, color)?;
     Survey::of(&[&test_split])?;
     let begin = args.weights.as_ref().zip(args.encoder.as_ref());
     let begin = begin.map(|(given, encoder)| weights::file(encoder, given, None)).transpose()?;
@@ -159,7 +176,13 @@ fn run(args: &Args) -> Result<(), Failure> {
         config: RunConfig {
             card: card.clone(),
             recipe,
-            data: json!({ "crop": crop, "weights": args.weights.as_ref().map(|path| path.display().to_string()) }),
+            data: json!({
+                "crop": crop,
+                "weights": args.weights.as_ref().map(|path| path.display().to_string()),
+                "sha256": fingerprints,
+                "decode": args.decode.options(),
+                "warnings": warnings::collected(),
+            }),
         },
         weights: begin,
         train: training,
@@ -191,34 +214,16 @@ const CACHE: usize = 2 << 30;
 /// Pictures drawn at the end.
 const OVERLAYS: usize = 16;
 
-fn open(folder: &Path, split: &str, color: ColorMode, classes: &Classes) -> Result<FolderDataset, Failure> {
+fn open(
+    folder: &Path,
+    split: &str,
+    color: ColorMode,
+    classes: &Classes,
+    decode: DecodeOptions,
+) -> Result<FolderDataset, DataError> {
     let stems = splits::read_list(folder.join(format!("{split}.txt")))?;
-    let options = FolderOptions { stems: Some(stems), color, mask: MaskFormat::Binary, ..Default::default() };
-    Ok(FolderDataset::open(folder, classes, options)?)
-}
-
-/// What the images have in common.
-struct Survey {
-    grey: bool,
-    one_size: bool,
-    longest_side: u32,
-}
-
-impl Survey {
-    fn of(datasets: &[&FolderDataset]) -> Result<Self, Failure> {
-        let mut seen = Self { grey: true, one_size: true, longest_side: 0 };
-        let mut first = None;
-        for dataset in datasets {
-            for sample in dataset.iter() {
-                let Sample { image, .. } = sample?;
-                let size = (image.width(), image.height());
-                seen.one_size &= *first.get_or_insert(size) == size;
-                seen.longest_side = seen.longest_side.max(size.0).max(size.1);
-                seen.grey &= image.as_slice().chunks_exact(3).all(|rgb| rgb[0] == rgb[1] && rgb[1] == rgb[2]);
-            }
-        }
-        Ok(seen)
-    }
+    let options = FolderOptions { stems: Some(stems), color, mask: MaskFormat::Binary, decode, ..Default::default() };
+    FolderDataset::open(folder, classes, options)
 }
 
 /// Segments every image of a split, and draws some beside their masks.

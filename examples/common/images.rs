@@ -9,13 +9,16 @@ use segkiln::data::EXTENSIONS;
 
 use crate::common::Failure;
 
-/// The images of a folder, or the one that is given, in the order of their names.
+/// The images of a folder but for hidden files, or the one that is given, in the order of their names.
 pub fn images(input: &Path) -> Result<Vec<PathBuf>, Failure> {
     let mut files = Vec::new();
     if input.is_dir() {
         let unreadable = |error: io::Error| format!("cannot list {}: {error}", input.display());
         for entry in std::fs::read_dir(input).map_err(unreadable)? {
             let path = entry.map_err(unreadable)?.path();
+            if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
+                continue;
+            }
             let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
             match extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str())) {
                 true => files.push(path),

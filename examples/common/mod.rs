@@ -10,7 +10,7 @@ use std::{
 
 use burn::tensor::Device;
 use clap::Parser;
-use segkiln::select_device;
+use segkiln::{PartialFailure, select_device, warnings};
 
 /// Any error; its text is one line.
 pub type Failure = Box<dyn std::error::Error>;
@@ -35,7 +35,7 @@ impl Machine {
     }
 }
 
-/// Reads the flags and runs the program.
+/// Reads the flags and runs the program; warnings come once each, at its end.
 pub fn main<A: Parser>(run: impl Fn(&A) -> Result<(), Failure>) -> ExitCode {
     let args = match A::try_parse() {
         Ok(args) => args,
@@ -49,13 +49,20 @@ pub fn main<A: Parser>(run: impl Fn(&A) -> Result<(), Failure>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match run(&args) {
+    warnings::collect();
+    let code = match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
+        // The files were named as they failed.
+        Err(error) if error.is::<PartialFailure>() => ExitCode::from(2),
         Err(error) => {
             eprintln!("error: {error}");
-            ExitCode::FAILURE
+            return ExitCode::FAILURE;
         }
+    };
+    for warning in warnings::collected() {
+        eprintln!("warning: {warning}");
     }
+    code
 }
 
 /// Writes a line to stdout. That nobody reads it is an error, where `println!` would panic.

@@ -66,6 +66,9 @@ pub enum CoreError {
         /// Width and height.
         second: [u32; 2],
     },
+    /// A mask that is neither polygons nor runs.
+    #[error("a mask must be polygons [[x, y, ...], ...] or an object with size and counts")]
+    MaskForm,
     /// A polygon that cannot be filled.
     #[error("polygon {index}: {reason}")]
     Polygon {

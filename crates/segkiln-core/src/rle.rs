@@ -193,13 +193,19 @@ impl Rle {
     ///   not within ±10⁸
     pub fn from_polygons(width: u32, height: u32, polygons: &[impl AsRef<[f64]>]) -> Result<Self> {
         pixels(width, height)?;
-        let mut mask = Self { width, height, counts: vec![width * height] };
+        // Unions of masks of 1, 2, 4, ... polygons, so that each run is merged as often as the number of polygons has bits.
+        let mut unions: Vec<(usize, Self)> = Vec::new();
         for (index, polygon) in polygons.iter().enumerate() {
             let counts = polygon::fill(width, height, polygon.as_ref())
                 .map_err(|reason| CoreError::Polygon { index, reason })?;
-            mask = mask.union(&Self { width, height, counts })?;
+            let (mut size, mut mask) = (1, Self { width, height, counts });
+            while let Some((_, other)) = unions.pop_if(|(other, _)| *other == size) {
+                (size, mask) = (2 * size, other.union(&mask)?);
+            }
+            unions.push((size, mask));
         }
-        Ok(mask)
+        let nothing = Self { width, height, counts: vec![width * height] };
+        unions.into_iter().rev().try_fold(nothing, |mask, (_, other)| other.union(&mask))
     }
 
     /// A mask from the characters that COCO's files have.

@@ -115,3 +115,16 @@ fn a_polygon_far_outside_costs_nothing() {
     let rle = Rle::from_polygons(5, 5, &[[-1e8, -1e8, 1e8, -1e8, 1e8, 1e8, -1e8, 1e8]]).unwrap();
     assert_eq!(rle.area(), 25);
 }
+
+#[test]
+fn many_polygons_take_no_square_of_time() {
+    let square = |i: u32| {
+        let (x, y) = (f64::from(i % 1000) * 4.0, f64::from(i / 1000) * 4.0);
+        vec![x, y, x + 2.0, y, x + 2.0, y + 2.0, x, y + 2.0]
+    };
+    let polygons: Vec<Vec<f64>> = (0..200_000).map(square).collect();
+    let start = std::time::Instant::now();
+    let mask = Rle::from_polygons(4000, 800, &polygons).unwrap();
+    assert_eq!(mask.area(), 800_000);
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+}

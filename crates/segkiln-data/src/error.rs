@@ -22,6 +22,24 @@ pub enum DataError {
         /// What was opened.
         path: PathBuf,
     },
+    /// A file that is larger than files of its kind are.
+    #[error("{path}: {bytes} bytes are over the limit of {most}")]
+    FileSize {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The most that is read.
+        most: u64,
+    },
+    /// Several faults of one data set.
+    #[error("{} problems, the first: {}", errors.len() + more, errors.first().map(ToString::to_string).unwrap_or_default())]
+    Several {
+        /// The first of them.
+        errors: Vec<DataError>,
+        /// How many more there are.
+        more: usize,
+    },
     /// A file of 0 bytes.
     #[error("{path} is empty (0 bytes)")]
     EmptyFile {
@@ -70,6 +88,21 @@ pub enum DataError {
         /// The value.
         value: f32,
     },
+    /// A float image with a value that can only mark missing data.
+    #[error(
+        "{path}: pixel (x {x}, y {y}) is {value}, which marks missing data; give that value as `DecodeOptions::nodata`, or \
+         replace such pixels"
+    )]
+    MissingData {
+        /// The file.
+        path: PathBuf,
+        /// Column.
+        x: u32,
+        /// Row.
+        y: u32,
+        /// The value.
+        value: f32,
+    },
     /// An image could not be written.
     #[error("cannot write {path}: {reason}")]
     Encode {
@@ -77,6 +110,12 @@ pub enum DataError {
         path: PathBuf,
         /// Why not.
         reason: String,
+    },
+    /// A result that would take the place of what it was made from.
+    #[error("{path} is an input and would be replaced; give another folder or name for the results")]
+    Replaces {
+        /// The file.
+        path: PathBuf,
     },
     /// A number of values that is not width × height × channels, or a zero among these.
     #[error(
@@ -144,7 +183,7 @@ pub enum DataError {
         cure: &'static str,
     },
     /// An image and a mask of different sizes.
-    #[error("{image} has {}x{} pixels, its mask {mask} {}x{}; they must be equal", image_size.0, image_size.1, mask_size.0, mask_size.1)]
+    #[error("{image} has {}x{} pixels, its mask {mask} {}x{}; {cure}", image_size.0, image_size.1, mask_size.0, mask_size.1)]
     SizeMismatch {
         /// The image.
         image: PathBuf,
@@ -154,10 +193,12 @@ pub enum DataError {
         mask: PathBuf,
         /// Its width and height.
         mask_size: (u32, u32),
+        /// What to do.
+        cure: String,
     },
     /// A sample whose image and target are of different sizes, or an image that its annotation says is of another size.
     #[error(
-        "{image} has {}x{} pixels, its target or annotation {}x{}; they must be equal",
+        "{image} has {}x{} pixels, its target or annotation {}x{}; {cure}",
         image_size.0, image_size.1, target_size.0, target_size.1
     )]
     TargetSize {
@@ -167,6 +208,8 @@ pub enum DataError {
         image_size: (u32, u32),
         /// Width and height of the target.
         target_size: (u32, u32),
+        /// What to do.
+        cure: String,
     },
     /// An object of an annotation that cannot be used.
     #[error("{path}, object {object}: {reason}")]
@@ -276,6 +319,14 @@ pub enum DataError {
     Panicked {
         /// Index in the data set.
         index: usize,
+        /// The panic's message.
+        message: String,
+    },
+    /// A target's collate function panicked on one of the loader's threads.
+    #[error("joining the samples of batch {batch} panicked: {message}")]
+    PanickedCollate {
+        /// Batch of the epoch, from 0.
+        batch: usize,
         /// The panic's message.
         message: String,
     },

@@ -49,8 +49,11 @@ mod error;
 mod image;
 mod normalize;
 mod preset;
+mod problem;
 mod raster;
 mod resize;
+mod text;
+mod warn;
 
 #[cfg(feature = "datasets")]
 mod batch;
@@ -68,13 +71,17 @@ pub mod splits;
 pub mod transforms;
 
 pub use codecs::{
-    EXTENSIONS, Limits, MaskFormat, read_dynamic, read_image, read_labels, write_image, write_labels, write_whole,
+    DecodeOptions, EXTENSIONS, FileFacts, Limits, MaskFormat, Orientation, read_dynamic, read_image, read_labels,
+    read_with_facts, refuse_replacing, write_image, write_labels, write_whole,
 };
 pub use crf::DenseCrf;
 pub use error::{DataError, Result};
 pub use image::{ColorMode, Image};
 pub use normalize::Normalize;
 pub use preset::Preset;
+#[cfg(feature = "datasets")]
+pub use problem::check;
+pub use problem::{Problem, Report};
 pub use resize::{Filter, resize_image, resize_image_by, resize_labels};
 
 #[cfg(feature = "datasets")]

@@ -74,10 +74,11 @@ impl Normalize {
 
     /// The mean and (population) standard deviation of each channel over all pixels of a data set.
     ///
-    /// Summed in `f64`, in the order of the data set: the same data give the same bits.
+    /// Summed in `f64`, in the order of the data set: the same data give the same bits. A constant channel is centred and
+    /// not scaled (its deviation is taken for 1), with a warning.
     ///
     /// # Errors
-    /// If a sample cannot be read, the data set is empty, its images differ in channels, or a channel is constant.
+    /// If a sample cannot be read, the data set is empty, or its images differ in channels.
     #[cfg(feature = "datasets")]
     pub fn of_dataset<T>(dataset: &dyn burn::data::dataset::Dataset<crate::Sample<T>>) -> Result<Self> {
         let mut channels: Vec<Moments> = Vec::new();
@@ -94,10 +95,20 @@ impl Normalize {
         if channels.is_empty() {
             return Err(DataError::Empty { what: "the data set to normalize by".into() });
         }
-        Self::new(
-            channels.iter().map(|c| c.mean as f32).collect(),
-            channels.iter().map(|c| (c.squares / c.count).sqrt() as f32).collect(),
-        )
+        let mut std = Vec::with_capacity(channels.len());
+        for (channel, moments) in channels.iter().enumerate() {
+            let deviation = (moments.squares / moments.count).sqrt();
+            let is_constant = deviation <= 1e-6 * moments.mean.abs();
+            if is_constant {
+                let mean = moments.mean;
+                log::warn!(
+                    target: crate::warn::CONSTANT_CHANNEL,
+                    "channel {channel} is {mean} in all images: it is centred and not scaled"
+                );
+            }
+            std.push(if is_constant { 1.0 } else { deviation as f32 });
+        }
+        Self::new(channels.iter().map(|c| c.mean as f32).collect(), std)
     }
 
     /// Mean of each channel.
@@ -203,8 +214,12 @@ mod tests {
         assert_eq!(normalize.mean(), [3.0, 12.0]);
         assert_eq!(normalize.std(), [(8.0f32 / 3.0).sqrt(), 8.0f32.sqrt()]);
 
-        let constant = InMemoryDataset::new(vec![sample(vec![1.0, 2.0])]);
-        assert!(Normalize::of_dataset(&constant).is_err());
+        // Not a number of binary fractions, so that its mean is rounded.
+        let constant = InMemoryDataset::new(vec![sample(vec![1.0, 0.1, 3.0, 0.1, 5.0, 0.1])]);
+        let normalize = Normalize::of_dataset(&constant).unwrap();
+        assert_eq!((normalize.mean()[1], normalize.std()[1]), (0.1, 1.0));
+        let zero = InMemoryDataset::new(vec![sample(vec![1.0, 0.0, 3.0, 0.0])]);
+        assert_eq!(Normalize::of_dataset(&zero).unwrap().std(), [1.0, 1.0]);
         assert!(matches!(
             Normalize::of_dataset(&InMemoryDataset::<LabelMap>::new(vec![])),
             Err(DataError::Empty { .. })

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use image::DynamicImage;
+use image::{DynamicImage, metadata::Orientation as Turn};
 use segkiln_core::Rgb;
 
 use crate::{ColorMode, Image};
@@ -21,6 +21,8 @@ pub(crate) struct Raster<'a> {
     pub height: u32,
     pub channels: usize,
     pub samples: Samples<'a>,
+    /// Bits of a sample in the file; 1 to 7 are kept in a whole byte, unscaled.
+    pub bits: u8,
     /// The colours of an indexed file, whose one channel holds indices.
     pub palette: Option<Vec<Rgb>>,
 }
@@ -42,11 +44,44 @@ impl<'a> From<&'a DynamicImage> for Raster<'a> {
             // The enum is non-exhaustive; a kind that is not known yet is taken in its 8-bit form.
             other => (4, U8(other.to_rgba8().into_raw().into())),
         };
-        Self { width: image.width(), height: image.height(), channels, samples, palette: None }
+        let bits = match &samples {
+            U8(_) => 8,
+            U16(_) => 16,
+            Samples::U32(_) | F32(_) => 32,
+        };
+        Self { width: image.width(), height: image.height(), channels, samples, bits, palette: None }
     }
 }
 
 impl Raster<'_> {
+    /// The colours of a palette in place of its indices.
+    pub fn with_colours(self) -> Self {
+        let (Some(colours), Samples::U8(indices)) = (&self.palette, &self.samples) else { return self };
+        let colour = |index: &u8| colours.get(usize::from(*index)).copied().unwrap_or_default();
+        let samples = Samples::U8(indices.iter().flat_map(colour).collect::<Vec<u8>>().into());
+        Raster { channels: 3, samples, bits: 8, palette: None, ..self }
+    }
+
+    /// The raster as an orientation tag wants it shown.
+    pub fn turned(self, turn: Turn) -> Self {
+        if turn == Turn::NoTransforms {
+            return self;
+        }
+        let size = [self.width as usize, self.height as usize];
+        let turn_all = |samples: Samples<'_>| match samples {
+            Samples::U8(v) => Samples::U8(turned(&v, size, self.channels, turn).into()),
+            Samples::U16(v) => Samples::U16(turned(&v, size, self.channels, turn).into()),
+            Samples::U32(v) => Samples::U32(turned(&v, size, self.channels, turn).into()),
+            Samples::F32(v) => Samples::F32(turned(&v, size, self.channels, turn).into()),
+        };
+        let samples = turn_all(self.samples);
+        let (width, height) = match turn.to_exif() {
+            5.. => (self.height, self.width),
+            _ => (self.width, self.height),
+        };
+        Raster { width, height, samples, ..self }
+    }
+
     /// The image in `mode`: integers scaled to `[0, 1]`, floats as they are.
     pub fn to_image(&self, mode: ColorMode) -> Image {
         let channels = self.channels;
@@ -78,6 +113,30 @@ impl Raster<'_> {
         };
         dynamic.expect("a raster holds width * height * channels samples")
     }
+}
+
+/// Pixels turned by EXIF's rule: where tag `n` says that row 0 and column 0 of the file are shown.
+fn turned<T: Copy>(samples: &[T], [width, height]: [usize; 2], channels: usize, turn: Turn) -> Vec<T> {
+    let tag = turn.to_exif();
+    let (shown_width, shown_height) = if tag >= 5 { (height, width) } else { (width, height) };
+    let mut out = Vec::with_capacity(samples.len());
+    for y in 0..shown_height {
+        for x in 0..shown_width {
+            let (column, row) = match tag {
+                2 => (width - 1 - x, y),
+                3 => (width - 1 - x, height - 1 - y),
+                4 => (x, height - 1 - y),
+                5 => (y, x),
+                6 => (y, height - 1 - x),
+                7 => (width - 1 - y, height - 1 - x),
+                8 => (width - 1 - y, x),
+                _ => (x, y),
+            };
+            let at = (row * width + column) * channels;
+            out.extend_from_slice(&samples[at..at + channels]);
+        }
+    }
+    out
 }
 
 fn bytes(width: u32, height: u32, channels: usize, v: Vec<u8>) -> Option<DynamicImage> {

@@ -22,6 +22,7 @@ impl<T: Target> Sample<T> {
         if image_size == target_size {
             return Ok(());
         }
-        Err(DataError::TargetSize { image: (&self.name).into(), image_size, target_size })
+        let cure = "they must be equal".into();
+        Err(DataError::TargetSize { image: (&self.name).into(), image_size, target_size, cure })
     }
 }

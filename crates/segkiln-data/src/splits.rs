@@ -7,21 +7,40 @@ use burn::data::dataset::Dataset;
 use crate::{
     DataError, Result, Sample,
     rng::{Purpose, TransformRng},
+    text::{read_bytes, without_mark},
 };
+
+/// Largest list of stems.
+const MOST_BYTES: u64 = 256 << 20;
+
+/// Whether a path from a file stays in the folder that it is relative to, whatever system it was written on.
+pub(crate) fn is_inside(path: &str) -> bool {
+    let drive = path.get(1..2) == Some(":");
+    !drive && !path.starts_with(['/', '\\']) && !path.split(['/', '\\']).any(|part| part == "..")
+}
 
 /// Reads a list of stems, one a line. Space around them and blank lines are left out.
 ///
 /// # Errors
-/// If the file cannot be read, is not UTF-8, names a stem twice, or names none.
+/// If the file cannot be read, is neither UTF-8 nor UTF-16 with a byte-order mark, names a stem twice, names none, or names
+/// one that leads out of its folder.
 pub fn read_list(path: impl AsRef<Path>) -> Result<Vec<String>> {
     let path = path.as_ref();
-    let text = std::fs::read_to_string(path).map_err(|source| DataError::io("read the list", path, source))?;
+    let bytes = read_bytes(path, MOST_BYTES)?;
+    let text = without_mark(&bytes).and_then(|bytes| String::from_utf8(bytes.into_owned()).ok());
+    let text = text.ok_or_else(|| {
+        let reason = "the list is neither UTF-8 nor UTF-16 with a byte-order mark; save it as UTF-8".into();
+        DataError::List { path: path.into(), line: 1, reason }
+    })?;
     let mut stems = Vec::new();
     let mut lines = HashMap::new();
-    // A byte order mark, which some editors write, is no part of the first stem.
-    for (line, stem) in (1..).zip(text.trim_start_matches('\u{feff}').lines().map(str::trim)) {
+    for (line, stem) in (1..).zip(text.lines().map(str::trim)) {
         if stem.is_empty() {
             continue;
+        }
+        if !is_inside(stem) {
+            let reason = format!("{stem:?} leads out of the folder; list names of files in it");
+            return Err(DataError::List { path: path.into(), line, reason });
         }
         if let Some(first) = lines.insert(stem, line) {
             let reason = format!("{stem:?} is already in line {first}; list each sample once");
@@ -159,6 +178,21 @@ mod tests {
     }
 
     #[test]
+    fn lists_in_utf_16_are_read() {
+        let wide: Vec<u8> = "\u{feff}ä\r\nb\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert_eq!(list(&wide).unwrap(), ["ä", "b"]);
+    }
+
+    #[test]
+    fn lists_do_not_lead_out_of_their_folder() {
+        for stem in ["../a", "a/../../b", "/etc/a", "C:\\a", "..", "a\\..\\b"] {
+            let error = list(format!("good\n{stem}\n").as_bytes()).unwrap_err().to_string();
+            assert!(error.contains("train.txt, line 2") && error.contains("leads out"), "{error}");
+        }
+        assert_eq!(list(b"a..b\n..c\n").unwrap(), ["a..b", "..c"]);
+    }
+
+    #[test]
     fn bad_lists_are_errors_that_name_them() {
         let message = |content: &[u8]| list(content).unwrap_err().to_string();
         let twice = message(b"a\nb\n\na\n");
@@ -167,7 +201,7 @@ mod tests {
             let empty = message(empty);
             assert!(empty.contains("train.txt has no samples"), "{empty}");
         }
-        let binary = message(b"\xff\xfe\x00");
+        let binary = message(b"\xc3\x28");
         assert!(binary.contains("train.txt") && binary.contains("UTF-8"), "{binary}");
         let missing = read_list("/nowhere/list.txt").unwrap_err().to_string();
         assert!(missing.contains("/nowhere/list.txt"), "{missing}");

@@ -59,6 +59,29 @@ pub enum TrainError {
         /// The first settings that differ.
         difference: String,
     },
+    /// Another process trains in the folder.
+    #[error("another training is at work in {}; wait for its end, or start in another folder", path.display())]
+    Locked {
+        /// The run's folder.
+        path: PathBuf,
+    },
+    /// A file where a run's file is to be, which no training wrote.
+    #[error("{} is not of a training; start in another folder, or move it away", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Weights or running statistics left the finite numbers.
+    #[error(
+        "{tensor} is not finite after epoch {epoch}; stopped, what the epochs before it wrote is kept. Lower the learning \
+         rate or clip the gradients"
+    )]
+    NonFiniteWeights {
+        /// Epoch, from 1.
+        epoch: usize,
+        /// The first such tensor, by its path in the network.
+        tensor: String,
+    },
     /// The loss left the finite numbers.
     #[error(
         "the loss is {loss} at step {step} of epoch {epoch} (learning rate {learning_rate:.2e}); stopped, what the \

@@ -14,6 +14,7 @@
 pub mod checkpoint;
 pub mod curves;
 pub mod detection;
+mod disk;
 pub mod ema;
 mod error;
 mod figures;

@@ -17,8 +17,9 @@ use serde_json::Value;
 
 use crate::{
     Result, TrainError,
-    checkpoint::{CheckpointSet, EveryEpoch, sweep, write_text},
+    checkpoint::{CheckpointSet, EveryEpoch},
     curves,
+    disk::{self, Lock, OWN, sweep_own, unwritable, write_text},
     figures::Figures,
     history::{Epoch, History, Monitor},
     layer_rates::{self, LayerRates},
@@ -118,11 +119,13 @@ where
     let Plan { folder, config, settings, steps, epoch, train, valid, device, resume, .. } = plan;
     let Plan { init, freeze, save, names, measure, .. } = plan;
     settings.check()?;
+    // Before anything is read or moved.
+    let mut folder_lock = folder.is_dir().then(|| Lock::of(folder)).transpose()?;
     let checkpoints = CheckpointSet::new(folder.join("checkpoint"));
     let last_epoch = if resume { checkpoints.latest()? } else { None };
     let config_path = folder.join("config.json");
     if last_epoch.is_some() {
-        same_settings(&config_path, &config)?;
+        same_settings(&config_path, &config, settings.schedule)?;
     }
     // Before anything is moved: weights to begin with may be those of the run that is in the way, or fit nothing.
     device.seed(settings.seed);
@@ -133,7 +136,10 @@ where
         set_aside(folder)?;
     }
     fs::create_dir_all(folder).map_err(|error| unwritable(folder, error))?;
-    sweep(folder)?;
+    if folder_lock.is_none() {
+        folder_lock = Some(Lock::of(folder)?);
+    }
+    sweep_own(folder)?;
     write_text(&config_path, &format!("{config}\n"))?;
 
     let on_epoch = {
@@ -224,6 +230,7 @@ where
         };
         return Err(TrainError::Stopped(reason));
     };
+    drop(folder_lock);
     Ok(Ended { history: state.history, best, interrupted })
 }
 
@@ -248,26 +255,51 @@ fn restored<M: Module>(task: M, record: ModuleRecord, folder: &Path) -> Result<M
         .map_err(|error| TrainError::Read { path: folder.join("checkpoint"), reason: error.to_string() })
 }
 
-/// Moves an earlier run out of the way, to the first free `FOLDER.N`: nothing that a user has is overwritten.
+/// Moves the files of an earlier run out of the way, to the first free `FOLDER.N`: nothing that a user has is overwritten,
+/// and nothing is touched that no training wrote.
 fn set_aside(folder: &Path) -> Result<()> {
-    if !folder.join("config.json").exists() {
+    let config = folder.join("config.json");
+    if !config.exists() {
         return Ok(());
+    }
+    let is_run = |text: String| serde_json::from_str::<Value>(&text).is_ok_and(|config| config["recipe"].is_object());
+    if !fs::read_to_string(&config).is_ok_and(is_run) {
+        return Err(TrainError::Foreign { path: config });
     }
     let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or("run").to_owned();
     let free = (1..).map(|n| folder.with_file_name(format!("{name}.{n}"))).find(|path| !path.exists());
     let free = free.expect("some number is free");
-    fs::rename(folder, &free).map_err(|error| unwritable(&free, error))?;
+    fs::create_dir(&free).map_err(|error| unwritable(&free, error))?;
+    // The config last: without it, what is left would not be known for a run's.
+    for name in OWN {
+        let from = folder.join(name);
+        if from.exists() {
+            disk::rename(&from, &free.join(name))?;
+        }
+    }
+    [&free, folder].into_iter().try_for_each(disk::sync)?;
     say(format_args!("the earlier run in {} is now in {}", folder.display(), free.display()));
     Ok(())
 }
 
 /// Both are taken from text, because serde_json does not give every number the last bit that was written.
-fn same_settings(path: &Path, now: &str) -> Result<()> {
+fn same_settings(path: &Path, now: &str, schedule: ScheduleConfig) -> Result<()> {
+    const EPOCHS: &str = "recipe.epochs";
     let unreadable = |reason: String| TrainError::Read { path: path.into(), reason };
     let parsed = |text: &str| serde_json::from_str::<Value>(text).map_err(|error| unreadable(error.to_string()));
     let before = fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-    match difference(&parsed(&before)?, &parsed(now)?, "") {
+    let (mut before, now) = (parsed(&before)?, parsed(now)?);
+    let epochs = |config: &Value| config["recipe"]["epochs"].as_u64();
+    let more = epochs(&before).zip(epochs(&now)).is_some_and(|(before, now)| now > before);
+    if more && schedule == ScheduleConfig::Constant {
+        before["recipe"]["epochs"] = now["recipe"]["epochs"].clone();
+    }
+    match difference(&before, &now, "") {
         None => Ok(()),
+        Some(difference) if more && difference.starts_with(EPOCHS) => {
+            let cure = "the learning rates of its schedule depend on the epochs; go on from best.bpk in another folder";
+            Err(TrainError::OtherRun { path: path.into(), difference: format!("{difference}: {cure}") })
+        }
         Some(difference) => Err(TrainError::OtherRun { path: path.into(), difference }),
     }
 }
@@ -277,12 +309,63 @@ fn difference(before: &Value, now: &Value, name: &str) -> Option<String> {
     match (before, now) {
         (Value::Object(a), Value::Object(b)) => a.keys().chain(b.keys()).find_map(|key| {
             let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+            // Said of the data, with paths that may be other ones now.
+            if name == "data.warnings" {
+                return None;
+            }
             difference(a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null), &name)
         }),
         _ => (before != now).then(|| format!("{name} was {before}, is {now}")),
     }
 }
 
-fn unwritable(path: &Path, error: std::io::Error) -> TrainError {
-    TrainError::Write { path: path.into(), reason: error.to_string() }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = r#"{"recipe": {"epochs": 4, "seed": 1}}"#;
+
+    #[test]
+    fn only_a_run_s_own_files_are_moved() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("out");
+        let (own, others) = (["config.json", "best.bpk", "overlays/a.png"], ["images/a.png", "train.txt", "notes.csv"]);
+        for name in own.iter().chain(&others) {
+            let path = folder.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, CONFIG).unwrap();
+        }
+        set_aside(&folder).unwrap();
+        let moved = root.path().join("out.1");
+        assert!(own.iter().all(|name| moved.join(name).exists() && !folder.join(name).exists()));
+        assert!(others.iter().all(|name| folder.join(name).exists() && !moved.join(name).exists()));
+        // Nothing of a run is left.
+        set_aside(&folder).unwrap();
+        assert!(!root.path().join("out.2").exists());
+        for foreign in ["{\"model\": 1}", "nothing", "[]"] {
+            fs::write(folder.join("config.json"), foreign).unwrap();
+            let error = set_aside(&folder).unwrap_err().to_string();
+            assert!(error.contains("out/config.json is not of a training"), "{error}");
+        }
+    }
+
+    #[test]
+    fn more_epochs_are_no_other_run_where_the_rate_is_constant() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        fs::write(&path, CONFIG).unwrap();
+        let cosine = ScheduleConfig::Cosine { warmup: 0.0, floor: 0.0 };
+        let with = |epochs: usize| CONFIG.replace("4", &epochs.to_string());
+        for schedule in [ScheduleConfig::Constant, cosine] {
+            same_settings(&path, CONFIG, schedule).unwrap();
+            let error = same_settings(&path, &with(3), schedule).unwrap_err().to_string();
+            assert!(error.contains("recipe.epochs was 4, is 3"), "{error}");
+        }
+        same_settings(&path, &with(6), ScheduleConfig::Constant).unwrap();
+        let error = same_settings(&path, &with(6), cosine).unwrap_err().to_string();
+        assert!(error.contains("recipe.epochs was 4, is 6") && error.contains("best.bpk"), "{error}");
+        let other = with(6).replace(": 1}", ": 2}");
+        let error = same_settings(&path, &other, ScheduleConfig::Constant).unwrap_err().to_string();
+        assert!(error.contains("recipe.seed was 1, is 2"), "{error}");
+    }
 }

@@ -21,6 +21,7 @@ use burn_train::{
     metric::store::{Aggregate, EventStoreClient, Split},
 };
 use segkiln_data::EpochHandle;
+use segkiln_models::weights::first_not_finite;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -165,6 +166,10 @@ where
             Some(ema) => ema.apply(self.learner.model().valid()),
             None => self.learner.model().valid(),
         };
+        let not_finite = first_not_finite(&self.learner.model()).or_else(|| first_not_finite(&predictor));
+        if let Some(tensor) = not_finite {
+            return Err(TrainError::NonFiniteWeights { epoch, tensor });
+        }
         if !self.validate(epoch, &predictor)? {
             return Ok(false);
         }

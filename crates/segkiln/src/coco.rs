@@ -50,6 +50,8 @@ pub enum CocoError {
 ///   box that is missing is the mask's
 /// - of annotations with one id, the last counts as often as there are
 ///
+/// Otherwise than there, an annotation with the id 0 can be found like any other; a warning says that there is one.
+///
 /// # Errors
 /// With file, entry and field: an annotation without `area`, or without the box or mask that is compared; a result
 /// whose image `truth` does not have; a mask that cannot be read or is not of its image's size. And parameters that are
@@ -64,6 +66,13 @@ pub fn coco_evaluate(
     let mut ids: Vec<&ImageId> = truth.images().iter().map(|image| &image.id).collect();
     ids.sort_unstable();
     ids.dedup();
+    if truth.annotations().iter().any(|one| one.id == 0) {
+        log::warn!(
+            target: "segkiln::annotation_id_0",
+            "{}: pycocotools never counts the annotation with the id 0 as found, here it counts; number annotations from 1",
+            truth.path().display()
+        );
+    }
     let images = Images { numbers: ids.iter().enumerate().map(|(number, id)| (*id, number)).collect(), ids };
     let (annotations, results) = (images.annotations(truth), images.results(truth, found)?);
     let job = Job { truth, found, iou, boxes: found.results().first().is_none_or(|first| first.bbox.is_some()) };
@@ -149,7 +158,9 @@ impl Job<'_> {
             }
         };
         let area = one.area.ok_or_else(|| missing("area", "write the object's pixels, or its box's area"))?;
-        Ok(CocoTruth { id: one.id, class: one.category_id, bbox, area, crowd: one.crowd, mask })
+        // 0 means "no match" in pycocotools, which then counts the object as never found; ids matter for nothing else.
+        let id = if one.id == 0 { 1 } else { one.id };
+        Ok(CocoTruth { id, class: one.category_id, bbox, area, crowd: one.crowd, mask })
     }
 
     fn detection(&self, index: usize) -> Result<CocoDetection, DataError> {

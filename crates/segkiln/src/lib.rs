@@ -34,11 +34,13 @@ mod run;
 mod segmentation;
 mod segmenter;
 mod tiles;
+pub mod warnings;
 
 #[cfg(feature = "metrics")]
 pub use coco::{CocoError, coco_evaluate};
 pub use detector::{DetectError, Detector};
 pub use device::{UnknownDevice, device_by_name, select_device};
+pub use run::PartialFailure;
 pub use segkiln_core as core;
 pub use segkiln_data as data;
 #[cfg(feature = "metrics")]

@@ -5,6 +5,19 @@ use std::path::{Path, PathBuf};
 use segkiln_models::weights::WeightsError;
 use serde::de::DeserializeOwned;
 
+/// Some files of a folder could not be used; the others were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{failed} of {files} files failed")]
+pub struct PartialFailure {
+    /// Files that failed.
+    pub failed: usize,
+    /// Files in all.
+    pub files: usize,
+}
+
+/// Largest `config.json`.
+const MOST_BYTES: u64 = 64 << 20;
+
 /// Why a run cannot be read.
 pub(crate) enum RunError {
     /// `config.json` is missing, or is not what training writes.
@@ -29,8 +42,13 @@ pub(crate) fn open<C: DeserializeOwned>(
     };
     let config = file.with_file_name("config.json");
     let refuse = |reason: String| RunError::Config { path: config.clone(), reason };
+    let meta = std::fs::metadata(&config).map_err(|error| refuse(error.to_string()))?;
+    if !meta.is_file() || meta.len() > MOST_BYTES {
+        return Err(refuse("it is no regular file of a common size".into()));
+    }
     let text = std::fs::read_to_string(&config).map_err(|error| refuse(error.to_string()))?;
-    let card: C = serde_json::from_str(&text).map_err(|error| refuse(error.to_string()))?;
+    let card: C =
+        serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|error| refuse(error.to_string()))?;
     check(&card).map_err(refuse)?;
     Ok((file, card))
 }

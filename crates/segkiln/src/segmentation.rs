@@ -12,18 +12,23 @@ pub(crate) struct ResultRows {
     labels: Vec<u32>,
     /// `[class][row][column]`
     probabilities: Option<Vec<f32>>,
+    /// The first pixel for which the network gave no number.
+    undefined: Option<usize>,
 }
 
 impl ResultRows {
     pub(crate) fn new(classes: Classes, width: usize, height: usize, probabilities: bool) -> Self {
         let probabilities = probabilities.then(|| vec![0.0; classes.count() * width * height]);
-        Self { classes, width, height, labels: Vec::with_capacity(width * height), probabilities }
+        Self { classes, width, height, labels: Vec::with_capacity(width * height), probabilities, undefined: None }
     }
 
     pub(crate) fn push(&mut self, values: impl Iterator<Item = f32>) {
         let (mut best, mut highest) = (0, f32::NEG_INFINITY);
         let (pixel, plane) = (self.labels.len(), self.width * self.height);
         for (class, value) in values.enumerate() {
+            if value.is_nan() {
+                self.undefined.get_or_insert(pixel);
+            }
             if value > highest {
                 (best, highest) = (class as u32, value);
             }
@@ -44,9 +49,12 @@ impl ResultRows {
         Ok(result)
     }
 
-    pub(crate) fn into_segmentation(self) -> Segmentation {
+    pub(crate) fn into_segmentation(self) -> Result<Segmentation, SegmentError> {
+        if let Some(pixel) = self.undefined {
+            return Err(SegmentError::Undefined { x: pixel % self.width, y: pixel / self.width });
+        }
         let map = LabelMap::new(self.width as u32, self.height as u32, self.labels).expect("each pixel was pushed");
-        Segmentation { classes: self.classes, map, probabilities: self.probabilities }
+        Ok(Segmentation { classes: self.classes, map, probabilities: self.probabilities })
     }
 }
 
@@ -81,5 +89,25 @@ impl Segmentation {
     /// The classes' colours and names.
     pub fn legend(&self) -> RgbImage {
         draw::legend(&self.classes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_probability_is_no_class() {
+        let result = |values: [f32; 2]| {
+            let mut rows = ResultRows::new(Classes::binary(), 1, 2, false);
+            rows.push([0.25, 0.75].into_iter());
+            rows.push(values.into_iter());
+            rows.into_segmentation()
+        };
+        assert_eq!(result([0.75, 0.25]).unwrap().map().as_slice(), [1, 0]);
+        for values in [[f32::NAN, 0.5], [0.5, f32::NAN]] {
+            let error = result(values).unwrap_err().to_string();
+            assert!(error.contains("(x 0, y 1)"), "{error}");
+        }
     }
 }

@@ -56,6 +56,16 @@ pub enum SegmentError {
     /// The device could not compute or give back the result.
     #[error("the device failed: {0}")]
     Device(String),
+    /// The network gives NaN for a pixel.
+    #[error(
+        "the network gives NaN at pixel (x {x}, y {y}); its weights or the image's values are too large or not finite"
+    )]
+    Undefined {
+        /// Column.
+        x: usize,
+        /// Row.
+        y: usize,
+    },
 }
 
 /// How an image is segmented.
@@ -340,7 +350,7 @@ impl Segmenter {
         if let Some(crf) = &options.crf {
             result = result.refined(crf, &part(0, 0, width as u32, height as u32), options.probabilities)?;
         }
-        Ok(result.into_segmentation())
+        result.into_segmentation()
     }
 
     fn tensor(&self, image: Image) -> Tensor<4> {

@@ -11,7 +11,7 @@ use super::{
     ImageId, Segmentation, decode, fields,
     source::{Source, entries},
 };
-use crate::{DataError, Result};
+use crate::{DataError, Result, problem::Faults};
 
 /// An image of a [`CocoFile`].
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -100,15 +100,19 @@ impl CocoFile {
     }
 
     fn check(&self) -> Result<()> {
-        let wrong = |entry: String, field: &str, reason: String| {
-            Err(DataError::Coco { path: self.path.clone(), entry, field: field.into(), reason })
+        let mut faults = Faults::default();
+        let wrong = |entry: String, field: &str, reason: String| DataError::Coco {
+            path: self.path.clone(),
+            entry,
+            field: field.into(),
+            reason,
         };
         for CocoImage { id, width, height, .. } in &self.images {
             if let (Some(width), Some(height)) = (width, height)
                 && width.checked_mul(*height).is_none()
             {
                 let reason = format!("{width}x{height} pixels are more than 2^32 - 1; no such image can be read");
-                return wrong(format!("image {id}"), "width", reason);
+                faults.push(wrong(format!("image {id}"), "width", reason));
             }
         }
         let categories: HashSet<i64> = self.categories.iter().map(|category| category.id).collect();
@@ -117,16 +121,25 @@ impl CocoFile {
         for annotation in &self.annotations {
             if known != Some(&annotation.image_id) && !self.by_id.contains_key(&annotation.image_id) {
                 let reason = format!("no image has the id {}; add it or remove the annotation", annotation.image_id);
-                return wrong(format!("annotation {}", annotation.id), "image_id", reason);
+                faults.push(wrong(format!("annotation {}", annotation.id), "image_id", reason));
+                continue;
             }
             known = Some(&annotation.image_id);
             if !categories.contains(&annotation.category_id) {
                 let id = annotation.category_id;
                 let reason = format!("no category has the id {id}; add it or remove the annotation");
-                return wrong(format!("annotation {}", annotation.id), "category_id", reason);
+                faults.push(wrong(format!("annotation {}", annotation.id), "category_id", reason));
             }
         }
-        Ok(())
+        faults.finish()
+    }
+
+    /// Renames categories: each id of the file is looked up in `ids`, and stays as it is where it is not there.
+    #[cfg(feature = "datasets")]
+    pub(crate) fn renumber_categories(&mut self, ids: &HashMap<i64, i64>) {
+        let renumber = |id: &mut i64| *id = ids.get(id).copied().unwrap_or(*id);
+        self.categories.iter_mut().for_each(|category| renumber(&mut category.id));
+        self.annotations.iter_mut().for_each(|annotation| renumber(&mut annotation.category_id));
     }
 
     /// The file.

@@ -1,7 +1,6 @@
 use std::{
+    borrow::Cow,
     fmt::Write,
-    fs::File,
-    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -10,7 +9,10 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 use serde_path_to_error::Segment;
 
-use crate::{DataError, Result};
+use crate::{
+    DataError, Result,
+    text::{read_bytes, without_mark},
+};
 
 /// A file's name and content.
 pub(super) struct Source {
@@ -25,21 +27,18 @@ impl Source {
     const MOST: u64 = 4 << 30;
 
     pub fn read(path: &Path) -> Result<Self> {
-        let io = |source| DataError::io("read", path, source);
-        // Asked before the file is opened: to open a pipe would wait for a writer.
-        let meta = std::fs::metadata(path).map_err(io)?;
-        if !meta.is_file() {
-            return Err(DataError::NotAFile { path: path.into() });
-        }
-        if meta.len() > Self::MOST {
-            let reason = format!("{} bytes are over the limit of {}; split the file", meta.len(), Self::MOST);
-            return Err(DataError::Json { path: path.into(), line: 1, column: 1, reason });
-        }
-        let mut bytes = Vec::with_capacity(meta.len() as usize);
-        File::open(path).and_then(|file| file.take(Self::MOST).read_to_end(&mut bytes)).map_err(io)?;
+        let bytes = read_bytes(path, Self::MOST)?;
         if bytes.is_empty() {
             return Err(DataError::EmptyFile { path: path.into() });
         }
+        let bytes = match without_mark(&bytes) {
+            Some(Cow::Borrowed(text)) if text.len() == bytes.len() => bytes,
+            Some(text) => text.into_owned(),
+            None => {
+                let reason = "it is damaged UTF-16; save it as UTF-8".into();
+                return Err(DataError::Json { path: path.into(), line: 1, column: 1, reason });
+            }
+        };
         Ok(Self { path: path.into(), bytes, finite: None })
     }
 

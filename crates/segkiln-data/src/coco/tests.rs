@@ -140,8 +140,6 @@ fn wrong_fields() {
         ("[4, 6]}, \"key", "[4, 6, 1]}, \"key", &["annotation 12", "`segmentation`", "[height, width]"]),
         ("[4, 6]}, \"key", "[4, 5000000000]}, \"key", &["annotation 12", "`segmentation.size[1]`", "5000000000"]),
         ("\"\\\\o\"", "\"\\o\"", &["annotation number 1", "`segmentation.counts`", "escape"]),
-        ("[3, 3, 5, 3, 5, 4]", "7", &["annotation 14", "`segmentation[1]`", "expected a sequence"]),
-        ("[3, 3, 5, 3, 5, 4]", "[3, 3, 5, null]", &["annotation 14", "`segmentation[1][3]`", "expected f64"]),
         ("\"width\": 6.0", "\"width\": 0", &["image 7", "`width`", "0"]),
         ("\"width\": 6.0", "\"width\": -6", &["image 7", "`width`", "-6"]),
         ("\"width\": 6.0", "\"width\": 4000000000", &["image 7", "`width`", "4000000000x4"]),
@@ -169,13 +167,68 @@ fn masks_of_another_size() {
         ("[4, 6]}, \"key", "[6, 4]}, \"key", &["annotation 12", "6x4", "4x6"][..]),
         ("[3, 2, 19]", "[3, 2, 19, 1]", &["annotation 12", "25 pixels"]),
         ("[3, 2, 19]", "[4000000000, 4000000000]", &["annotation 12", "8000000000 pixels"]),
-        ("[3, 3, 5, 3, 5, 4]", "[3, 3, 5, 3]", &["annotation 14", "polygon 1", "three vertices"]),
+        ("[3, 3, 5, 3, 5, 4]", "7", &["annotation 14", "must be polygons"]),
+        ("[3, 3, 5, 3, 5, 4]", "[3, 3, 5, null]", &["annotation 14", "must be polygons"]),
+        ("[[0, 0, 2, 0, 2, 2, 0, 2], [3, 3, 5, 3, 5, 4]]", "[[3, 3, 5, 3]]", &["annotation 14", "three vertices"]),
         ("[3, 3, 5, 3, 5, 4]", "[3, 3, 5, 3, 5]", &["annotation 14", "polygon 1", "odd"]),
     ] {
         let file = file(&WHOLE.replacen(right, wrong, 1)).unwrap();
         let masks = file.annotations().iter().filter(|one| one.image_id == 7.into()).map(|one| file.mask(one));
         refused(masks.collect::<Result<Vec<_>>>(), &[&["gt.json", "`segmentation`"], words].concat());
     }
+}
+
+#[test]
+fn parts_of_less_than_three_vertices_are_left_out() {
+    for part in ["[3, 3, 5, 3]", "[3, 3]", "[]"] {
+        let file = file(&WHOLE.replacen("[3, 3, 5, 3, 5, 4]", part, 1)).unwrap();
+        let annotation = &file.annotations()[2];
+        assert_eq!(file.mask(annotation).unwrap().unwrap().area(), 4, "{part}");
+        assert_eq!(annotation.segmentation.as_ref().unwrap().degenerate_parts(), 1);
+    }
+}
+
+#[test]
+fn polygons_in_other_lists_are_understood() {
+    const RIGHT: &str = "[[0, 0, 2, 0, 2, 2, 0, 2], [3, 3, 5, 3, 5, 4]]";
+    let mask = |text: &str| {
+        let file = file(&WHOLE.replacen(RIGHT, text, 1)).unwrap();
+        file.mask(&file.annotations()[2])
+    };
+    let square = mask("[[0, 0, 2, 0, 2, 2, 0, 2]]").unwrap();
+    assert_eq!(square.as_ref().unwrap().area(), 4);
+    for text in ["[0, 0, 2, 0, 2, 2, 0, 2]", "[[[0, 0], [2, 0], [2, 2], [0, 2]]]", "[[0, 0], [2, 0], [2, 2], [0, 2]]"] {
+        assert_eq!(mask(text).unwrap(), square, "{text}");
+    }
+    assert_eq!(mask(&format!("[{RIGHT}]")).unwrap(), mask(RIGHT).unwrap());
+    for text in ["[0, [2, 0]]", "[[[[0, 0]]]]", "[\"a\"]", "[true]", "[{\"a\": [1]}]"] {
+        refused(mask(text), &["gt.json", "annotation 14", "`segmentation`", "polygons"]);
+    }
+}
+
+#[test]
+fn byte_order_marks_are_no_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gt.json");
+    let wide =
+        |order: fn(u16) -> [u8; 2]| format!("\u{feff}{WHOLE}").encode_utf16().flat_map(order).collect::<Vec<u8>>();
+    let marked = format!("\u{feff}{WHOLE}").into_bytes();
+    for bytes in [marked, wide(u16::to_le_bytes), wide(u16::to_be_bytes)] {
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(CocoFile::read(&path).unwrap().annotations().len(), 3);
+    }
+    fs::write(&path, [0xff, 0xfe, 0x7b]).unwrap();
+    refused(CocoFile::read(&path), &["gt.json, line 1", "UTF-16"]);
+}
+
+#[test]
+fn all_references_to_nothing_are_listed() {
+    let wrong = WHOLE
+        .replace("\"category_id\": 90", "\"category_id\": 91")
+        .replace("\"image_id\": 7, \"bbox\"", "\"image_id\": 8, \"bbox\"");
+    let Err(DataError::Several { errors, more: 0 }) = file(&wrong) else { panic!("not several") };
+    let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    assert!(text[0].contains("annotation 12") && text[1].contains("annotation 14"), "{text:?}");
 }
 
 #[test]

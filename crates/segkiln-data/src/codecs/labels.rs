@@ -6,10 +6,11 @@ use ::image::ImageFormat;
 use segkiln_core::{LabelMap, Palette, Rgb};
 use serde::{Deserialize, Serialize};
 
-use super::ImageFile;
+use super::{ImageFile, binary};
 use crate::{
     DataError, Result,
     raster::{Raster, Samples},
+    warn::{self, warn},
 };
 
 /// How the values of a mask file become labels.
@@ -29,18 +30,30 @@ pub enum MaskFormat {
     Index,
     /// Each colour stands for a class: its index in this palette. An indexed PNG is taken by its colours.
     Colors(Palette),
-    /// Value 0 is the background (class 0), any other the foreground (class 1).
+    /// Value 0 is the background (class 0), any other the foreground (class 1). Black and white palettes go by brightness. A
+    /// mask whose edges are soft, which shows in values that crowd at both ends of the range, is read as
+    /// [`Threshold`](Self::Threshold), with a warning.
     Binary,
+    /// Values of at least half of the range (128 of 8 bits, 0.5 of floats up to 1) are the foreground (class 1), others the
+    /// background: for masks with soft edges. JPEG and lossy WebP are read too.
+    Threshold,
     /// The value is the id of an object, 0 is the background. Data sets do not hold such ids against their classes.
     Instances,
 }
 
 /// Refuses formats that change values.
-pub(super) fn check_lossless(file: &ImageFile<'_>) -> Result<()> {
+pub(super) fn check_lossless(file: &ImageFile<'_>, format: &MaskFormat) -> Result<()> {
+    if *format == MaskFormat::Threshold {
+        return Ok(());
+    }
     let lossy = match file.format {
-        ImageFormat::Jpeg => "a JPEG cannot hold labels, because its compression changes values",
+        ImageFormat::Jpeg => {
+            "a JPEG cannot hold labels, because its compression changes values; save it as PNG, or read a mask of two \
+             classes as `MaskFormat::Threshold`"
+        }
         ImageFormat::WebP if file.bytes.get(12..16) == Some(b"VP8 ") => {
-            "a lossy WebP cannot hold labels, because its compression changes values"
+            "a lossy WebP cannot hold labels, because its compression changes values; save it as PNG, or read a mask of two \
+             classes as `MaskFormat::Threshold`"
         }
         _ => return Ok(()),
     };
@@ -51,9 +64,23 @@ pub(super) fn check_lossless(file: &ImageFile<'_>) -> Result<()> {
 pub(super) fn from_raster(raster: &Raster<'_>, format: &MaskFormat, path: &Path) -> Result<LabelMap> {
     let labels = match format {
         MaskFormat::Colors(palette) => by_colour(raster, palette, path)?,
+        MaskFormat::Binary | MaskFormat::Threshold => match binary::by_brightness(raster, path)? {
+            Some(levels) => levels,
+            None if *format == MaskFormat::Threshold => binary::levels(raster, path)?,
+            None => by_value(raster, path)?,
+        },
         _ => by_value(raster, path)?,
     };
     let map = LabelMap::new(raster.width, raster.height, labels).expect("a raster has width * height pixels");
+    let half = binary::half(raster);
+    if *format == MaskFormat::Threshold {
+        return Ok(map.map(|level| u32::from(level >= half)));
+    }
+    if *format == MaskFormat::Binary && binary::is_soft(&map, half) {
+        let text = format_args!("its edges are soft: values of {half} and more are the foreground, others are not");
+        warn(warn::SOFT_MASK, path, text);
+        return Ok(map.map(|level| u32::from(level >= half)));
+    }
     if !matches!(format, MaskFormat::Colors(_)) {
         check_regions(&map, path)?;
     }
@@ -74,9 +101,9 @@ fn by_value(raster: &Raster<'_>, path: &Path) -> Result<Vec<u32>> {
 }
 
 /// The pixels of a mask, and where to say that they come from.
-struct Pixels<'a> {
-    raster: &'a Raster<'a>,
-    path: &'a Path,
+pub(super) struct Pixels<'a> {
+    pub raster: &'a Raster<'a>,
+    pub path: &'a Path,
 }
 
 impl Pixels<'_> {
@@ -85,7 +112,7 @@ impl Pixels<'_> {
         ((pixel % width) as u32, (pixel / width) as u32)
     }
 
-    fn values<T: Copy + PartialEq + std::fmt::Debug>(
+    pub fn values<T: Copy + PartialEq + std::fmt::Debug>(
         &self,
         samples: &[T],
         value: impl Fn(T) -> Option<u32>,

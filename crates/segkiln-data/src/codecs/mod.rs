@@ -1,10 +1,13 @@
 //! Reading and writing files: every decoder behind one set of limits, every error with the name of its file.
 //!
 //! The format is told from a file's first bytes, and from its extension where these are unknown. Orientation tags are
-//! not applied, as in PIL, OpenCV and torchvision: masks are drawn on the pixels as they are stored.
+//! applied unless [`DecodeOptions::orientation`] says otherwise.
 
+mod binary;
 mod jpeg;
 mod labels;
+mod nodata;
+mod options;
 mod png;
 mod tiff;
 mod write;
@@ -16,66 +19,31 @@ use std::{
     path::Path,
 };
 
-use ::image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, error::LimitErrorKind};
+use ::image::{
+    DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, error::LimitErrorKind,
+    metadata::Orientation as Turn,
+};
 use segkiln_core::LabelMap;
-use serde::{Deserialize, Serialize};
 
 pub use labels::MaskFormat;
-pub use write::{write_image, write_labels, write_whole};
+pub use options::{DecodeOptions, Limits, Orientation};
+pub use write::{refuse_replacing, write_image, write_labels, write_whole};
 
-use crate::{ColorMode, DataError, Image, Result, raster::Raster};
+use crate::{
+    ColorMode, DataError, Image, Result,
+    raster::{Raster, Samples},
+};
 
 /// File extensions of the formats that can be read, in lower case.
 pub const EXTENSIONS: [&str; 7] = ["png", "jpg", "jpeg", "tif", "tiff", "bmp", "webp"];
 
-/// The largest image that is decoded. A file's header is held against it before memory is taken for pixels, so a header
-/// that lies costs nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
-    /// Largest width in pixels.
-    pub max_width: u32,
-    /// Largest height in pixels.
-    pub max_height: u32,
-    /// Largest size in bytes, of the file as it lies on disk and of its pixels decoded in the file's own depth.
-    pub max_bytes: u64,
-}
-
-impl Default for Limits {
-    /// 65,535 pixels a side and 1 GiB.
-    fn default() -> Self {
-        Self { max_width: 65_535, max_height: 65_535, max_bytes: 1 << 30 }
-    }
-}
-
-impl Limits {
-    /// Refuses a header that claims more than the limits, or nothing.
-    fn check(&self, path: &Path, width: u32, height: u32, bits_per_pixel: u32) -> Result<()> {
-        let bits = u128::from(width) * u128::from(height) * u128::from(bits_per_pixel);
-        let limit = if width > self.max_width || height > self.max_height {
-            format!("{}x{} pixels", self.max_width, self.max_height)
-        } else if bits / 8 > u128::from(self.max_bytes) {
-            format!("{} bytes decoded", self.max_bytes)
-        } else if bits == 0 {
-            return Err(DataError::Decode {
-                path: path.into(),
-                format: "an image",
-                reason: format!("its header says {width}x{height} pixels"),
-            });
-        } else {
-            return Ok(());
-        };
-        Err(DataError::TooLarge { path: path.into(), width, height, limit })
-    }
-
-    fn max_usize(&self) -> usize {
-        usize::try_from(self.max_bytes).unwrap_or(usize::MAX)
-    }
-}
-
 /// Reads an image: PNG, JPEG, TIFF (8, 16 and 32 bits, integer and float), BMP or WebP.
 ///
+/// `options` are [`Limits`] or all [`DecodeOptions`].
+///
 /// # Errors
-/// If the file cannot be read, is damaged, truncated or larger than `limits`, or holds a float that is not finite.
+/// If the file cannot be read, is damaged, truncated or larger than the limits, or holds a float that is not finite or
+/// marks missing data.
 ///
 /// ```
 /// use segkiln_data::{ColorMode, Limits, read_image};
@@ -85,11 +53,44 @@ impl Limits {
 /// assert_eq!((image.width(), image.height(), image.channels()), (512, 512, 1));
 /// # Ok::<(), segkiln_data::DataError>(())
 /// ```
-pub fn read_image(path: impl AsRef<Path>, mode: ColorMode, limits: &Limits) -> Result<Image> {
-    let file = ImageFile::read(path.as_ref(), limits)?;
+pub fn read_image(path: impl AsRef<Path>, mode: ColorMode, options: impl Into<DecodeOptions>) -> Result<Image> {
+    read_with_facts(path, mode, options).map(|(image, _)| image)
+}
+
+/// Facts of an image file that its values do not show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileFacts {
+    /// EXIF's number of the turn that the orientation tag asks for, whether or not it was applied; 1, no turn, without a tag.
+    pub orientation_tag: u8,
+    /// Bits of a sample, if it is an integer.
+    pub bits: Option<u8>,
+}
+
+/// Reads an image as [`read_image`] does, with facts of its file.
+///
+/// # Errors
+/// As [`read_image`].
+pub fn read_with_facts(
+    path: impl AsRef<Path>,
+    mode: ColorMode,
+    options: impl Into<DecodeOptions>,
+) -> Result<(Image, FileFacts)> {
+    let (path, options) = (path.as_ref(), &options.into());
+    let file = ImageFile::read(path, options)?;
+    let bytes = 4 * mode.channels();
     match file.format {
-        ImageFormat::Tiff => Ok(file.guarded(|| tiff::decode(&file, limits, tiff::Use::Image))?.to_image(mode)),
-        _ => Ok(Image::from_dynamic(&file.dynamic(limits)?, mode)),
+        ImageFormat::Tiff => {
+            let (raster, turn) = file.guarded(|| tiff::decode(&file, options, tiff::Use::Image, bytes))?;
+            let bits = (!matches!(raster.samples, Samples::F32(_))).then_some(raster.bits);
+            Ok((raster.with_colours().to_image(mode), FileFacts { orientation_tag: turn.to_exif(), bits }))
+        }
+        _ => {
+            let (image, turn) = file.dynamic(options, bytes)?;
+            let color = image.color();
+            let bits = (color.bits_per_pixel() / u16::from(color.channel_count())) as u8;
+            let facts = FileFacts { orientation_tag: turn.to_exif(), bits: (bits < 32).then_some(bits) };
+            Ok((Image::from_dynamic(&image, mode), facts))
+        }
     }
 }
 
@@ -97,11 +98,15 @@ pub fn read_image(path: impl AsRef<Path>, mode: ColorMode, limits: &Limits) -> R
 ///
 /// `DynamicImage` has no grey floats and no 32-bit integers: of TIFFs with these, floats become RGB and integers keep
 /// their upper 16 bits.
-pub fn read_dynamic(path: impl AsRef<Path>, limits: &Limits) -> Result<DynamicImage> {
-    let file = ImageFile::read(path.as_ref(), limits)?;
+pub fn read_dynamic(path: impl AsRef<Path>, options: impl Into<DecodeOptions>) -> Result<DynamicImage> {
+    let options = &options.into();
+    let file = ImageFile::read(path.as_ref(), options)?;
     match file.format {
-        ImageFormat::Tiff => Ok(file.guarded(|| tiff::decode(&file, limits, tiff::Use::Image))?.into_dynamic()),
-        _ => file.dynamic(limits),
+        ImageFormat::Tiff => {
+            let (raster, _) = file.guarded(|| tiff::decode(&file, options, tiff::Use::Image, 1))?;
+            Ok(raster.with_colours().into_dynamic())
+        }
+        _ => file.dynamic(options, 1).map(|(image, _)| image),
     }
 }
 
@@ -121,16 +126,21 @@ pub fn read_dynamic(path: impl AsRef<Path>, limits: &Limits) -> Result<DynamicIm
 /// assert_eq!(binary.labels(), [0, 1]);
 /// # Ok::<(), segkiln_data::DataError>(())
 /// ```
-pub fn read_labels(path: impl AsRef<Path>, format: &MaskFormat, limits: &Limits) -> Result<LabelMap> {
-    let file = ImageFile::read(path.as_ref(), limits)?;
-    labels::check_lossless(&file)?;
-    match file.format {
-        ImageFormat::Png => labels::from_raster(&file.guarded(|| png::decode(&file, limits))?, format, file.path),
-        ImageFormat::Tiff => {
-            labels::from_raster(&file.guarded(|| tiff::decode(&file, limits, tiff::Use::Labels))?, format, file.path)
+pub fn read_labels(path: impl AsRef<Path>, format: &MaskFormat, options: impl Into<DecodeOptions>) -> Result<LabelMap> {
+    /// Bytes of a label.
+    const LABEL: usize = 4;
+    let options = &options.into();
+    let file = ImageFile::read(path.as_ref(), options)?;
+    labels::check_lossless(&file, format)?;
+    let raster = match file.format {
+        ImageFormat::Png => file.guarded(|| png::decode(&file, options, LABEL))?,
+        ImageFormat::Tiff => file.guarded(|| tiff::decode(&file, options, tiff::Use::Labels, LABEL))?.0,
+        _ => {
+            let (image, _) = file.dynamic(options, LABEL)?;
+            return labels::from_raster(&Raster::from(&image), format, file.path);
         }
-        _ => labels::from_raster(&Raster::from(&file.dynamic(limits)?), format, file.path),
-    }
+    };
+    labels::from_raster(&raster, format, file.path)
 }
 
 /// The bytes of a file that may be an image.
@@ -141,7 +151,8 @@ struct ImageFile<'a> {
 }
 
 impl<'a> ImageFile<'a> {
-    fn read(path: &'a Path, limits: &Limits) -> Result<Self> {
+    fn read(path: &'a Path, options: &DecodeOptions) -> Result<Self> {
+        let limits = &options.limits;
         let io = |source| DataError::io("read", path, source);
         // Asked before the file is opened: to open a pipe would wait for a writer.
         let meta = std::fs::metadata(path).map_err(io)?;
@@ -182,49 +193,56 @@ impl<'a> ImageFile<'a> {
         catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| Err(self.damaged("the decoder panicked")))
     }
 
-    /// Decodes all formats but TIFF, whose depths `image` does not all know.
-    fn dynamic(&self, limits: &Limits) -> Result<DynamicImage> {
-        self.guarded(|| match self.format {
-            ImageFormat::Jpeg => self.jpeg(limits),
+    /// Decodes all formats but TIFF, whose depths `image` does not all know. `bytes` is what a pixel takes afterwards.
+    fn dynamic(&self, options: &DecodeOptions, bytes: usize) -> Result<(DynamicImage, Turn)> {
+        let (mut image, turn) = self.guarded(|| match self.format {
+            ImageFormat::Jpeg => self.jpeg(&options.limits, bytes),
             ImageFormat::Png => {
                 // The decoder asks for more than the header before it says what that is.
-                png::check_header(self, limits)?;
-                self.decode(&self.bytes, limits)
+                png::check_header(self, &options.limits, bytes)?;
+                self.decode(&self.bytes, &options.limits, bytes)
             }
-            _ => self.decode(&self.bytes, limits),
-        })
+            _ => self.decode(&self.bytes, &options.limits, bytes),
+        })?;
+        if options.orientation == Orientation::Apply {
+            image.apply_orientation(turn);
+        }
+        Ok((image, turn))
     }
 
-    fn jpeg(&self, limits: &Limits) -> Result<DynamicImage> {
+    fn jpeg(&self, limits: &Limits, bytes: usize) -> Result<(DynamicImage, Turn)> {
         let Some(end) = jpeg::end_of_image(&self.bytes) else {
             return Err(self.damaged("the file is truncated (no end-of-image marker)"));
         };
-        let image = self.decode(&self.bytes, limits)?;
+        let (image, turn) = self.decode(&self.bytes, limits, bytes)?;
         if jpeg::ends_in_repetition(&image)
-            && let Ok(other) = self.decode(&jpeg::with_more_data(&self.bytes, end), limits)
+            && let Ok((other, _)) = self.decode(&jpeg::with_more_data(&self.bytes, end), limits, bytes)
             && other != image
         {
             return Err(self.damaged("its data end before its last row of pixels"));
         }
-        Ok(image)
+        Ok((image, turn))
     }
 
-    fn decode(&self, bytes: &[u8], limits: &Limits) -> Result<DynamicImage> {
-        let mut reader = ImageReader::with_format(Cursor::new(bytes), self.format);
-        let mut bounds = ::image::Limits::default();
-        // Twice: the pixels, and what the decoder needs beside them.
-        bounds.max_alloc = Some(limits.max_bytes.saturating_mul(2));
-        reader.limits(bounds);
+    fn decode(&self, bytes: &[u8], limits: &Limits, produced: usize) -> Result<(DynamicImage, Turn)> {
         let refused = |error| match error {
             ImageError::Limits(e) if e.kind() == LimitErrorKind::InsufficientMemory => {
                 self.damaged(format!("it needs more than twice the limit of {} bytes", limits.max_bytes))
             }
             other => self.damaged(reason(&other)),
         };
-        let decoder = reader.into_decoder().map_err(refused)?;
+        let mut reader = ImageReader::with_format(Cursor::new(bytes), self.format);
+        let mut bounds = ::image::Limits::default();
+        // Twice: the pixels, and what the decoder needs beside them.
+        bounds.max_alloc = Some(limits.max_bytes.saturating_mul(2));
+        reader.limits(bounds);
+        let mut decoder = reader.into_decoder().map_err(refused)?;
         let (width, height) = decoder.dimensions();
-        limits.check(self.path, width, height, u32::from(decoder.color_type().bits_per_pixel()))?;
-        DynamicImage::from_decoder(decoder).map_err(refused)
+        let decoded = usize::from(decoder.color_type().bytes_per_pixel());
+        limits.check(self.path, width, height, decoded.max(produced))?;
+        // A damaged tag is no reason to refuse the pixels.
+        let turn = decoder.orientation().unwrap_or(Turn::NoTransforms);
+        Ok((DynamicImage::from_decoder(decoder).map_err(refused)?, turn))
     }
 }
 
@@ -259,5 +277,7 @@ fn unpack(packed: &[u8], bits: u8, width: u32, height: u32, channels: usize) -> 
     out
 }
 
+#[cfg(test)]
+mod practice;
 #[cfg(test)]
 mod tests;

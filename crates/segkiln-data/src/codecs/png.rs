@@ -4,15 +4,18 @@ use std::{borrow::Cow, io::Cursor};
 
 use ::png::{BitDepth, ColorType, Decoder, DecodingError};
 
-use super::{ImageFile, Limits, unpack};
+use ::image::metadata::Orientation as Turn;
+
+use super::{DecodeOptions, ImageFile, Limits, Orientation, unpack};
 use crate::{
     DataError, Result,
     raster::{Raster, Samples},
 };
 
 /// The samples as they are stored: palette indices, and small values unscaled.
-pub(super) fn decode(file: &ImageFile<'_>, limits: &Limits) -> Result<Raster<'static>> {
-    let mut reader = decoder(file, limits)?.read_info().map_err(|error| damaged(file, limits, error))?;
+pub(super) fn decode(file: &ImageFile<'_>, options: &DecodeOptions, bytes: usize) -> Result<Raster<'static>> {
+    let limits = &options.limits;
+    let mut reader = decoder(file, limits, bytes)?.read_info().map_err(|error| damaged(file, limits, error))?;
     let size = reader.output_buffer_size().ok_or_else(|| damaged(file, limits, DecodingError::LimitsExceeded))?;
     let mut bytes = vec![0; size];
     let frame = reader.next_frame(&mut bytes).map_err(|error| damaged(file, limits, error))?;
@@ -22,6 +25,7 @@ pub(super) fn decode(file: &ImageFile<'_>, limits: &Limits) -> Result<Raster<'st
     }
 
     let channels = frame.color_type.samples();
+    let bits = frame.bit_depth as u8;
     let samples = match frame.bit_depth {
         BitDepth::Sixteen => {
             let (words, _) = bytes.as_chunks::<2>();
@@ -32,19 +36,23 @@ pub(super) fn decode(file: &ImageFile<'_>, limits: &Limits) -> Result<Raster<'st
     };
     let palette = (frame.color_type == ColorType::Indexed)
         .then(|| reader.info().palette.as_deref().unwrap_or_default().as_chunks::<3>().0.to_vec());
-    Ok(Raster { width, height, channels, samples, palette })
+    let raster = Raster { width, height, channels, samples, bits, palette };
+    Ok(match (options.orientation, reader.info().exif_metadata.as_deref().and_then(Turn::from_exif_chunk)) {
+        (Orientation::Apply, Some(turn)) => raster.turned(turn),
+        _ => raster,
+    })
 }
 
 /// Holds the header against the limits.
-pub(super) fn check_header(file: &ImageFile<'_>, limits: &Limits) -> Result<()> {
-    decoder(file, limits).map(drop)
+pub(super) fn check_header(file: &ImageFile<'_>, limits: &Limits, bytes: usize) -> Result<()> {
+    decoder(file, limits, bytes).map(drop)
 }
 
-fn decoder<'a>(file: &'a ImageFile<'_>, limits: &Limits) -> Result<Decoder<Cursor<&'a Vec<u8>>>> {
+fn decoder<'a>(file: &'a ImageFile<'_>, limits: &Limits, bytes: usize) -> Result<Decoder<Cursor<&'a Vec<u8>>>> {
     let bounds = ::png::Limits { bytes: limits.max_usize() };
     let mut decoder = Decoder::new_with_limits(Cursor::new(&file.bytes), bounds);
     let info = decoder.read_header_info().map_err(|error| damaged(file, limits, error))?;
-    limits.check(file.path, info.width, info.height, info.bits_per_pixel() as u32)?;
+    limits.check(file.path, info.width, info.height, info.bits_per_pixel().div_ceil(8).max(bytes))?;
     Ok(decoder)
 }
 

@@ -1,16 +1,20 @@
-//! TIFF: 1 to 32 bits, integers and floats, strips and tiles, interleaved and planar.
+//! TIFF: 1 to 32 bits, integers and floats, palettes, JPEG's colours, strips and tiles, interleaved and planar.
 
 use std::{borrow::Cow, io::Cursor};
 
+use ::image::metadata::Orientation as Turn;
 use ::tiff::{
-    ColorType, TiffError,
+    ColorType, TiffError, TiffUnsupportedError,
     decoder::{Decoder, DecodingResult},
+    tags::{ByteOrder, PhotometricInterpretation, Tag},
 };
+use segkiln_core::Rgb;
 
-use super::{ImageFile, Limits, unpack};
+use super::{DecodeOptions, ImageFile, Orientation, nodata, unpack};
 use crate::{
-    DataError, Result,
+    Result,
     raster::{Raster, Samples},
+    warn::{self, warn},
 };
 
 /// What the samples are for: signed and 64-bit integers may be labels, but are no brightness.
@@ -20,31 +24,66 @@ pub(super) enum Use {
     Labels,
 }
 
-/// The first image of the file.
-pub(super) fn decode(file: &ImageFile<'_>, limits: &Limits, purpose: Use) -> Result<Raster<'static>> {
-    let damaged = |error: TiffError| -> DataError {
-        match error {
-            TiffError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-                file.damaged("the file is truncated")
-            }
-            TiffError::LimitsExceeded => {
-                file.damaged(format!("it needs more than the limit of {} bytes", limits.max_bytes))
-            }
-            other => file.damaged(other),
+type Reader<'a> = Decoder<Cursor<&'a [u8]>>;
+
+/// A page of the file, and the turn that its orientation tag asks for. `bytes` is what a pixel takes afterwards.
+pub(super) fn decode(
+    file: &ImageFile<'_>,
+    options: &DecodeOptions,
+    purpose: Use,
+    bytes: usize,
+) -> Result<(Raster<'static>, Turn)> {
+    let limits = &options.limits;
+    let damaged = |error: TiffError| match error {
+        TiffError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => file.damaged("the file is truncated"),
+        TiffError::LimitsExceeded => {
+            file.damaged(format!("it needs more than the limit of {} bytes", limits.max_bytes))
         }
+        other => file.damaged(other),
     };
     let mut bounds = ::tiff::decoder::Limits::default();
     bounds.decoding_buffer_size = limits.max_usize();
     bounds.intermediate_buffer_size = limits.max_usize();
-    let mut decoder = Decoder::new(Cursor::new(&file.bytes)).map_err(damaged)?.with_limits(bounds);
+    let open = |bytes| -> Result<Reader<'_>> {
+        let mut decoder = Decoder::new(Cursor::new(bytes)).map_err(damaged)?.with_limits(bounds.clone());
+        if let Some(page) = options.page.filter(|page| *page > 0) {
+            let absent = |_| file.damaged(format!("it has no page {page} (counted from 0)"));
+            decoder.seek_to_image(page as usize).map_err(absent)?;
+        }
+        Ok(decoder)
+    };
+    let mut decoder = open(&file.bytes)?;
+    // The decoder refuses palettes; their indices can be read as grey.
+    let (mut palette, mut patched) = (None, Vec::new());
+    if let Err(TiffError::UnsupportedError(TiffUnsupportedError::InterpretationWithBits(
+        PhotometricInterpretation::RGBPalette,
+        bits,
+    ))) = decoder.colortype()
+    {
+        let ([1 | 2 | 4 | 8], Some(ifd)) = (bits.as_slice(), decoder.ifd_pointer()) else {
+            return Err(file.damaged(format!("palettes of {bits:?} bits are not supported; save it as RGB")));
+        };
+        let map = decoder.get_tag_u16_vec(Tag::ColorMap).map_err(damaged)?;
+        palette = Some(colours(&map, bits[0]).ok_or_else(|| file.damaged("its palette is too short"))?);
+        patched = as_grey(&file.bytes, decoder.byte_order(), ifd.0)
+            .ok_or_else(|| file.damaged("its directory cannot be read"))?;
+    }
+    if palette.is_some() {
+        decoder = open(&patched)?;
+    }
     let (width, height) = decoder.dimensions().map_err(damaged)?;
     let color = decoder.colortype().map_err(damaged)?;
     let bits = color.bit_depth();
-    limits.check(file.path, width, height, u32::from(bits) * u32::from(color.num_samples()))?;
+    let decoded = (usize::from(bits) * usize::from(color.num_samples())).div_ceil(8);
+    limits.check(file.path, width, height, decoded.max(bytes))?;
+    if !matches!(bits, 1 | 2 | 4 | 8 | 16 | 32 | 64) {
+        return Err(file.damaged(format!("{bits} bits a sample are not supported; save it in 8 or 16")));
+    }
     let channels = match color {
         ColorType::Gray(_) => 1,
         ColorType::GrayA(_) => 2,
-        ColorType::RGB(_) => 3,
+        ColorType::Multiband { num_samples: 2, .. } if has_alpha(&mut decoder) => 2,
+        ColorType::RGB(_) | ColorType::YCbCr(8) => 3,
         ColorType::RGBA(_) => 4,
         other => {
             return Err(file.damaged(format!("colours of type {other:?} are not supported; save it as grey or RGB")));
@@ -68,19 +107,97 @@ pub(super) fn decode(file: &ImageFile<'_>, limits: &Limits, purpose: Use) -> Res
         wide if purpose == Use::Labels => Samples::U32(interleave(integers(file, wide)?, planes)),
         _ => return Err(file.damaged("signed and 64-bit integers are not supported; save it in 8, 16 or 32 bits")),
     };
-    if let Samples::F32(values) = &samples
-        && let Some(at) = values.iter().position(|value| !value.is_finite())
-    {
-        let pixel = at / channels;
-        let (x, y) = ((pixel % width as usize) as u32, (pixel / width as usize) as u32);
-        return Err(DataError::NotFinite { path: file.path.into(), x, y, value: values[at] });
+    if let (ColorType::YCbCr(_), Samples::U8(values)) = (color, &mut samples) {
+        values.to_mut().as_chunks_mut::<3>().0.iter_mut().for_each(|pixel| *pixel = rgb(*pixel));
     }
-
-    if let (Use::Image, Samples::U8(values), 1..8) = (purpose, &mut samples, bits) {
+    let tagged = || nodata::of_tag(&decoder.get_tag_ascii_string(Tag::GdalNodata).ok()?);
+    match &mut samples {
+        Samples::F32(values) => {
+            let missing = options.nodata.or_else(tagged);
+            nodata::fill(values.to_mut(), channels, missing, file.path)?;
+            nodata::check(values, channels, width, purpose == Use::Image, file.path)?;
+        }
+        Samples::U8(values) => nodata::fill(values.to_mut(), channels, options.nodata, file.path)?,
+        Samples::U16(values) => nodata::fill(values.to_mut(), channels, options.nodata, file.path)?,
+        Samples::U32(values) => nodata::fill(values.to_mut(), channels, options.nodata, file.path)?,
+    }
+    if let (Use::Image, None, Samples::U8(values), 1..8) = (purpose, &palette, &mut samples, bits) {
         let scale = 255 / ((1 << bits) - 1);
         values.to_mut().iter_mut().for_each(|value| *value *= scale);
     }
-    Ok(Raster { width, height, channels, samples, palette: None })
+    let turn = turn_of(&mut decoder);
+    if options.page.is_none() {
+        let more = further_pages(&mut decoder);
+        if more > 0 {
+            let text = "the first page is read, the others are not; choose one with `DecodeOptions::page`";
+            warn(warn::PAGES, file.path, format_args!("it has {} pages: {text}", more + 1));
+        }
+    }
+    let raster = Raster { width, height, channels, samples, bits, palette };
+    Ok(match options.orientation {
+        Orientation::Apply => (raster.turned(turn), turn),
+        Orientation::Keep => (raster, turn),
+    })
+}
+
+fn turn_of(decoder: &mut Reader<'_>) -> Turn {
+    let tag = decoder.find_tag_unsigned::<u8>(Tag::Orientation).ok().flatten();
+    tag.and_then(Turn::from_exif).unwrap_or(Turn::NoTransforms)
+}
+
+fn has_alpha(decoder: &mut Reader<'_>) -> bool {
+    let extra = decoder.find_tag_unsigned_vec::<u16>(Tag::ExtraSamples).ok().flatten();
+    matches!(extra.as_deref(), Some([1 | 2]))
+}
+
+/// Pages after the first that are no reduced copies of it.
+fn further_pages(decoder: &mut Reader<'_>) -> usize {
+    /// More pages are not counted.
+    const MOST: usize = 10_000;
+    let mut pages = 0;
+    while pages < MOST && decoder.more_images() && decoder.next_image().is_ok() {
+        let kind = decoder.find_tag_unsigned::<u32>(Tag::NewSubfileType).ok().flatten().unwrap_or(0);
+        pages += usize::from(kind & 1 == 0);
+    }
+    pages
+}
+
+/// Full-range YCbCr of JPEG (ITU-T T.871) as RGB.
+fn rgb([y, cb, cr]: [u8; 3]) -> Rgb {
+    let [y, cb, cr] = [f32::from(y), f32::from(cb) - 128.0, f32::from(cr) - 128.0];
+    [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb].map(|value| value.round() as u8)
+}
+
+/// The colours of a map that has all red values, then the green and the blue ones, in 16 bits.
+fn colours(map: &[u16], bits: u8) -> Option<Vec<Rgb>> {
+    let count = 1 << bits;
+    // Some programs write 8 bits, which libtiff tells by the same rule.
+    let shift = if map.iter().all(|value| *value < 256) { 0 } else { 8 };
+    let value = |at: usize| Some((*map.get(at)? >> shift) as u8);
+    (0..count).map(|i| Some([value(i)?, value(count + i)?, value(2 * count + i)?])).collect()
+}
+
+/// The file with its directory at `ifd` saying that its samples are grey.
+fn as_grey(bytes: &[u8], order: ByteOrder, ifd: u64) -> Option<Vec<u8>> {
+    const PHOTOMETRIC: u16 = 262;
+    let mut bytes = bytes.to_vec();
+    let short = |at: usize| {
+        let value = <[u8; 2]>::try_from(bytes.get(at..at + 2)?).ok()?;
+        Some(if order == ByteOrder::LittleEndian { u16::from_le_bytes(value) } else { u16::from_be_bytes(value) })
+    };
+    let is_big = short(2)? == 43;
+    let ifd = usize::try_from(ifd).ok()?;
+    // Of a BigTIFF's 64-bit count of entries, only the lowest 16 bits can be set in a file that was read.
+    let count = match (is_big, order) {
+        (true, ByteOrder::BigEndian) => short(ifd.checked_add(6)?)?,
+        _ => short(ifd)?,
+    };
+    let (first, size, value) = if is_big { (8, 20, 12) } else { (2, 12, 8) };
+    let entry = (0..usize::from(count)).map(|entry| ifd + first + size * entry);
+    let at = entry.into_iter().find(|at| short(*at) == Some(PHOTOMETRIC))? + value;
+    let grey = if order == ByteOrder::LittleEndian { 1u16.to_le_bytes() } else { 1u16.to_be_bytes() };
+    bytes.get_mut(at..at + 2)?.copy_from_slice(&grey);
+    Some(bytes)
 }
 
 /// `[planes, pixels]` to `[pixels, planes]`.

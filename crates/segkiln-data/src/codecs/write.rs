@@ -1,7 +1,8 @@
 use std::{
+    collections::HashSet,
     fs,
     io::{Cursor, Write},
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
 };
 
@@ -50,6 +51,31 @@ pub fn write_image(path: impl AsRef<Path>, image: &DynamicImage) -> Result<()> {
     encode(path, image, format)
 }
 
+/// Refuses outputs that are one of the inputs, by whatever path: nothing that a program reads is replaced.
+///
+/// ```
+/// use segkiln_data::refuse_replacing;
+/// # let folder = tempfile::tempdir()?;
+/// # let photo = folder.path().join("photo.png");
+/// # std::fs::write(&photo, "")?;
+///
+/// assert!(refuse_replacing([&photo], [folder.path().join("map.png")]).is_ok());
+/// assert!(refuse_replacing([&photo], [folder.path().join(".").join("photo.png")]).is_err());
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Errors
+/// [`DataError::Replaces`], naming the first such output.
+pub fn refuse_replacing<P: AsRef<Path>, Q: AsRef<Path>>(
+    inputs: impl IntoIterator<Item = P>,
+    outputs: impl IntoIterator<Item = Q>,
+) -> Result<()> {
+    // What is not there is no file that could be replaced.
+    let known: HashSet<PathBuf> = inputs.into_iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
+    let replaced = outputs.into_iter().find(|path| fs::canonicalize(path).is_ok_and(|path| known.contains(&path)));
+    replaced.map_or(Ok(()), |path| Err(DataError::Replaces { path: path.as_ref().into() }))
+}
+
 fn encode(path: &Path, image: &DynamicImage, format: ImageFormat) -> Result<()> {
     let mut bytes = Vec::new();
     image
@@ -70,6 +96,12 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let written = fs::File::create_new(&partial)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| fs::rename(&partial, path));
+    // So that the name outlasts a loss of power; the file is there in any case.
+    #[cfg(unix)]
+    if let (Ok(()), Some(folder)) = (&written, path.parent()) {
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        let _ = fs::File::open(folder).and_then(|folder| folder.sync_all());
+    }
     if written.is_err() {
         // The first error is the one to report.
         let _ = fs::remove_file(&partial);

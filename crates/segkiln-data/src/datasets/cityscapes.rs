@@ -4,7 +4,7 @@ use burn::data::dataset::{Dataset, DatasetError};
 use segkiln_core::Classes;
 
 use super::pairs::{Files, Pairs, add, entries, join};
-use crate::{ColorMode, Limits, MaskFormat, Result, Sample};
+use crate::{ColorMode, DecodeOptions, MaskFormat, Result, Sample};
 
 /// Labels that the benchmark leaves out.
 const VOID: u32 = 255;
@@ -46,7 +46,7 @@ impl Cityscapes {
             // What is no id stays as it is, and is found not to be a class.
             relabel: |id| TRAIN_IDS.get(id as usize).copied().unwrap_or(id),
             classes: Classes::cityscapes(),
-            limits: Limits::default(),
+            decode: DecodeOptions::default(),
         }))
     }
 

@@ -3,7 +3,8 @@ use std::path::PathBuf;
 use burn::data::dataset::{Dataset, DatasetError};
 use segkiln_core::{Classes, Instances};
 
-use crate::{ColorMode, DataError, Limits, Result, Sample, read_image};
+use super::pairs::turn_cure;
+use crate::{ColorMode, DataError, DecodeOptions, Result, Sample, read_with_facts};
 
 /// An image file and the objects in it.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,7 +40,14 @@ pub struct DetectionDataset {
     entries: Vec<DetectionEntry>,
     classes: Classes,
     color: ColorMode,
-    limits: Limits,
+    decode: DecodeOptions,
+}
+
+impl DetectionEntry {
+    /// Whether there is an object to learn or to find: neither a crowd nor a difficult one.
+    pub fn has_target(&self) -> bool {
+        self.instances.as_slice().iter().any(|instance| !instance.crowd && !instance.difficult)
+    }
 }
 
 impl DetectionDataset {
@@ -60,7 +68,7 @@ impl DetectionDataset {
                 }
             }
         }
-        Ok(Self { entries, classes, color: ColorMode::default(), limits: Limits::default() })
+        Ok(Self { entries, classes, color: ColorMode::default(), decode: DecodeOptions::default() })
     }
 
     /// Channels that images are read into. Default: RGB.
@@ -69,9 +77,9 @@ impl DetectionDataset {
         self
     }
 
-    /// The largest image that is read.
-    pub fn limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
+    /// How images are decoded.
+    pub fn decode(mut self, decode: DecodeOptions) -> Self {
+        self.decode = decode;
         self
     }
 
@@ -89,10 +97,11 @@ impl DetectionDataset {
 impl Dataset<Sample<Instances>> for DetectionDataset {
     fn get(&self, index: usize) -> std::result::Result<Sample<Instances>, DatasetError> {
         let DetectionEntry { name, image: path, instances } = &self.entries[index];
-        let image = read_image(path, self.color, &self.limits)?;
+        let (image, facts) = read_with_facts(path, self.color, &self.decode)?;
         let (image_size, target_size) = ((image.width(), image.height()), (instances.width(), instances.height()));
         if image_size != target_size {
-            return Err(DataError::TargetSize { image: path.clone(), image_size, target_size }.into());
+            let cure = turn_cure(facts.orientation_tag, self.decode.orientation);
+            return Err(DataError::TargetSize { image: path.clone(), image_size, target_size, cure }.into());
         }
         Ok(Sample { name: name.clone(), image, target: instances.clone() })
     }

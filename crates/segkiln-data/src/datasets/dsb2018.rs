@@ -4,7 +4,7 @@ use burn::data::dataset::{Dataset, DatasetError};
 use segkiln_core::Classes;
 
 use super::pairs::{Pairs, by_stem};
-use crate::{ColorMode, Limits, MaskFormat, Result, Sample, splits::read_list};
+use crate::{ColorMode, DecodeOptions, MaskFormat, Result, Sample, splits::read_list};
 
 /// Fluorescence images of nuclei from the Data Science Bowl 2018 (BBBC038; Caicedo et al. 2019), in the layout
 /// `images/STEM.png`, `labels/STEM.png` (instance ids, 0 = background), `train.txt`, `val.txt`, `test.txt`.
@@ -27,7 +27,7 @@ impl Dsb2018 {
             format: mask,
             relabel: |label| label,
             classes: Classes::binary(),
-            limits: Limits::default(),
+            decode: DecodeOptions::default(),
         }))
     }
 

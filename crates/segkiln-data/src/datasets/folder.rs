@@ -2,9 +2,10 @@ use std::path::Path;
 
 use burn::data::dataset::{Dataset, DatasetError};
 use segkiln_core::Classes;
+use sha2::{Digest, Sha256};
 
 use super::pairs::{Pairs, by_stem};
-use crate::{ColorMode, Limits, MaskFormat, Result, Sample};
+use crate::{ColorMode, DataError, DecodeOptions, FileFacts, MaskFormat, Result, Sample};
 
 /// How a [`FolderDataset`] finds and reads its files.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,8 +22,8 @@ pub struct FolderOptions {
     pub color: ColorMode,
     /// What the values of masks mean. Default: class indices.
     pub mask: MaskFormat,
-    /// The largest file that is read.
-    pub limits: Limits,
+    /// How images and masks are decoded.
+    pub decode: DecodeOptions,
 }
 
 impl Default for FolderOptions {
@@ -34,7 +35,7 @@ impl Default for FolderOptions {
             stems: None,
             color: ColorMode::default(),
             mask: MaskFormat::default(),
-            limits: Limits::default(),
+            decode: DecodeOptions::default(),
         }
     }
 }
@@ -62,17 +63,45 @@ impl Default for FolderOptions {
 pub struct FolderDataset(Pairs);
 
 impl FolderDataset {
-    /// Pairs the files below `root`. Files without an extension of an image, and hidden ones, are not samples.
+    /// Pairs the files below `root`. Files without an extension of an image, hidden ones, and with a list those that it does
+    /// not name are not samples.
     ///
     /// # Errors
     /// If a folder cannot be listed, there is nothing in it, a file has no partner, two files have one stem, or there is
     /// an image in a format that is not supported.
     pub fn open(root: impl AsRef<Path>, classes: &Classes, options: FolderOptions) -> Result<Self> {
         let root = root.as_ref();
-        let FolderOptions { images, labels, label_suffix, stems, color, mask, limits } = options;
+        let FolderOptions { images, labels, label_suffix, stems, color, mask, decode } = options;
         let pairs = by_stem(&root.join(images), &root.join(labels), &label_suffix, stems.as_deref())?;
         let classes = classes.clone();
-        Ok(Self(Pairs { pairs, color, format: mask, relabel: |label| label, classes, limits }))
+        Ok(Self(Pairs { pairs, color, format: mask, relabel: |label| label, classes, decode }))
+    }
+
+    /// SHA-256 of the names and sizes of all files, in hexadecimal digits: it tells whether a training goes on with the data
+    /// that it began with.
+    ///
+    /// # Errors
+    /// If a file is no longer there.
+    pub fn fingerprint(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        for pair in &self.0.pairs {
+            hash.update(pair.name.as_bytes());
+            for path in [&pair.image, &pair.mask] {
+                let meta = std::fs::metadata(path).map_err(|source| DataError::io("read", path, source))?;
+                hash.update([0]);
+                hash.update(meta.len().to_le_bytes());
+            }
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// A sample and facts of its image's file.
+    pub(super) fn read(&self, index: usize) -> Result<(Sample, FileFacts)> {
+        self.0.read(index)
+    }
+
+    pub(super) fn image_path(&self, index: usize) -> &Path {
+        &self.0.pairs[index].image
     }
 
     /// The stems, in order.

@@ -17,6 +17,7 @@ mod folder;
 mod in_memory;
 mod pairs;
 mod regions;
+mod survey;
 mod voc;
 mod voc_detection;
 
@@ -29,6 +30,7 @@ pub use dsb2018::Dsb2018;
 pub use folder::{FolderDataset, FolderOptions};
 pub use in_memory::InMemoryDataset;
 pub use regions::{Region, RegionsDataset};
+pub use survey::Survey;
 pub use voc::VocSegmentation;
 pub use voc_detection::{VocDetection, VocOptions};
 

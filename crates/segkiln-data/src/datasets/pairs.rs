@@ -1,13 +1,16 @@
 //! Pairs of an image file and a mask file, which all data sets of files come down to.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     path::{Path, PathBuf},
 };
 
 use segkiln_core::{Classes, LabelMap};
 
-use crate::{ColorMode, DataError, EXTENSIONS, Limits, MaskFormat, Result, Sample, read_image, read_labels};
+use crate::{
+    ColorMode, DataError, DecodeOptions, EXTENSIONS, FileFacts, MaskFormat, Orientation, Result, Sample, read_labels,
+    read_with_facts,
+};
 
 /// How many names an error lists before it only counts.
 const LISTED: usize = 10;
@@ -33,7 +36,7 @@ pub(super) struct Pairs {
     pub relabel: fn(u32) -> u32,
     /// What labels are held against.
     pub classes: Classes,
-    pub limits: Limits,
+    pub decode: DecodeOptions,
 }
 
 impl Pairs {
@@ -42,23 +45,44 @@ impl Pairs {
     /// # Panics
     /// If `index` is past the end.
     pub fn get(&self, index: usize) -> Result<Sample> {
+        self.read(index).map(|(sample, _)| sample)
+    }
+
+    /// [`get`](Self::get), with facts of the image's file.
+    pub fn read(&self, index: usize) -> Result<(Sample, FileFacts)> {
         let pair = &self.pairs[index];
-        let image = read_image(&pair.image, self.color, &self.limits)?;
-        let mask = read_labels(&pair.mask, &self.format, &self.limits)?.map(self.relabel);
+        let (image, facts) = read_with_facts(&pair.image, self.color, &self.decode)?;
+        let mask = read_labels(&pair.mask, &self.format, self.decode)?.map(self.relabel);
         let image_size = (image.width(), image.height());
         let mask_size = (mask.width(), mask.height());
         if image_size != mask_size {
+            let cure = turn_cure(facts.orientation_tag, self.decode.orientation);
             let (image, mask) = (pair.image.clone(), pair.mask.clone());
-            return Err(DataError::SizeMismatch { image, image_size, mask, mask_size });
+            return Err(DataError::SizeMismatch { image, image_size, mask, mask_size, cure });
         }
         if self.format != MaskFormat::Instances {
             check_labels(&mask, &self.classes, &pair.mask)?;
         }
-        Ok(Sample { name: pair.name.clone(), image, target: mask })
+        Ok((Sample { name: pair.name.clone(), image, target: mask }, facts))
     }
 
     pub fn names(&self) -> Vec<&str> {
         self.pairs.iter().map(|pair| pair.name.as_str()).collect()
+    }
+}
+
+/// What to do about sizes that differ, which an orientation tag may explain.
+pub(super) fn turn_cure(tag: u8, orientation: Orientation) -> String {
+    match orientation {
+        _ if tag == 1 => "they must be equal".into(),
+        Orientation::Apply => format!(
+            "the image's orientation tag (EXIF {tag}) was applied; if the other was made for the pixels as they are stored, \
+             read with `Orientation::Keep`"
+        ),
+        Orientation::Keep => format!(
+            "the image's orientation tag (EXIF {tag}) was not applied; if the other was made for the image as viewers show \
+             it, read with `Orientation::Apply`"
+        ),
     }
 }
 
@@ -80,7 +104,9 @@ pub(super) type Files = BTreeMap<String, PathBuf>;
 /// Pairs the files of two folders by stem. With a list of stems, those, in its order; else all, sorted, and none may be
 /// without its partner. The stem of a mask is its name without `suffix`.
 pub(super) fn by_stem(images: &Path, labels: &Path, suffix: &str, stems: Option<&[String]>) -> Result<Vec<Pair>> {
-    join((images, &files(images, "")?), "mask", (labels, &files(labels, suffix)?), stems)
+    let listed = stems.map(|stems| stems.iter().map(String::as_str).collect());
+    let (image_files, mask_files) = (files(images, "", listed.as_ref())?, files(labels, suffix, listed.as_ref())?);
+    join((images, &image_files), "mask", (labels, &mask_files), stems)
 }
 
 /// Pairs images and masks, or what else is said of images, each given with the folder that they are from.
@@ -135,22 +161,27 @@ pub(super) fn add(files: &mut Files, stem: String, path: PathBuf) -> Result<()> 
     }
 }
 
-/// The image files of a folder by their stems. Hidden files are left out.
-pub(super) fn files(folder: &Path, suffix: &str) -> Result<Files> {
+/// The image files of a folder by their stems. Hidden files are left out, and with a list those that it does not name.
+pub(super) fn files(folder: &Path, suffix: &str, listed: Option<&HashSet<&str>>) -> Result<Files> {
     let mut files = Files::new();
     for path in entries(folder)? {
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-        if UNREADABLE.contains(&extension.as_str()) {
-            return Err(DataError::UnknownFormat { path });
-        }
-        if !EXTENSIONS.contains(&extension.as_str()) {
+        let readable = EXTENSIONS.contains(&extension.as_str());
+        if !readable && !UNREADABLE.contains(&extension.as_str()) {
             continue;
         }
-        let Some(stem) = path.file_stem().and_then(|stem| stem.to_str()) else {
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
+        let stem = stem.map(|stem| stem.strip_suffix(suffix).unwrap_or(stem).to_owned());
+        if listed.is_some_and(|listed| !stem.as_deref().is_some_and(|stem| listed.contains(stem))) {
+            continue;
+        }
+        if !readable {
+            return Err(DataError::UnknownFormat { path });
+        }
+        let Some(stem) = stem else {
             let invalid = std::io::Error::new(std::io::ErrorKind::InvalidData, "its name is not UTF-8; rename it");
             return Err(DataError::io("use", &path, invalid));
         };
-        let stem = stem.strip_suffix(suffix).unwrap_or(stem).to_owned();
         add(&mut files, stem, path)?;
     }
     Ok(files)

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    ColorMode, DataError, Limits, MaskFormat, Result, Sample, read_labels,
+    ColorMode, DataError, DecodeOptions, Limits, MaskFormat, Orientation, Result, Sample, check, read_labels,
     splits::{foreground_fractions, read_list},
     write_image, write_labels,
 };
@@ -308,7 +308,7 @@ fn annotations_that_are_none_are_errors() {
         disk.file("Annotations/i0.xml", content);
         assert_contains(&message(open_voc(&disk, "all", InvalidBoxes::Drop)), &["i0.xml", part]);
     }
-    fs::write(disk.path("Annotations/i0.xml"), [0xff, 0xfe, 0x3c, 0]).unwrap();
+    fs::write(disk.path("Annotations/i0.xml"), [0x3c, 0xff, 0x3e, 0]).unwrap();
     assert_contains(&message(open_voc(&disk, "all", InvalidBoxes::Drop)), &["i0.xml", "not UTF-8"]);
     disk.file("Annotations/i0.xml", &annotation(""));
     assert_contains(&message(open_voc(&disk, "all", InvalidBoxes::Drop)), &["Annotations are no classes"]);
@@ -316,6 +316,102 @@ fn annotations_that_are_none_are_errors() {
     assert_contains(&message(open_voc(&disk, "all", InvalidBoxes::Drop)), &["\"background\" is used twice"]);
     fs::remove_file(disk.path("Annotations/i0.xml")).unwrap();
     assert_contains(&message(open_voc(&disk, "all", InvalidBoxes::Drop)), &["no annotation for 1 (i0)"]);
+}
+
+#[test]
+fn annotations_are_read_in_the_encoding_they_declare() {
+    let whole = annotation(&object("红细胞", ["1", "1", "2", "2"]));
+    let whole = whole.split_once("?>").map_or(&*whole, |(_, whole)| whole).to_owned();
+    let (gbk, ..) = encoding_rs::GBK.encode(&whole);
+    let wide: Vec<u8> = format!("\u{feff}{whole}").encode_utf16().flat_map(u16::to_be_bytes).collect();
+    let declared =
+        |name: &str, text: &[u8]| [format!("<?xml version='1.0' encoding='{name}'?>").as_bytes(), text].concat();
+    let disk = voc(&[&object("cell", ["1", "1", "2", "2"])]);
+    let marked = format!("\u{feff}<?xml version='1.0' encoding='utf-8'?>{whole}").into_bytes();
+    for bytes in [declared("GBK", &gbk), declared("gb2312", &gbk), declared("UTF-8", whole.as_bytes()), marked, wide] {
+        fs::write(disk.path("Annotations/i0.xml"), bytes).unwrap();
+        assert_eq!(open_voc(&disk, "all", InvalidBoxes::Refuse).unwrap().classes().names(), ["background", "红细胞"]);
+    }
+    for (bytes, part) in [(declared("UTF-8", &gbk), "it is not UTF-8"), (declared("martian", b"<a/>"), "\"martian\"")] {
+        fs::write(disk.path("Annotations/i0.xml"), bytes).unwrap();
+        assert_contains(&message(open_voc(&disk, "all", InvalidBoxes::Refuse)), &["i0.xml", part]);
+    }
+}
+
+#[test]
+fn all_faults_of_annotations_are_listed() {
+    let good = object("cell", ["1", "1", "2", "2"]);
+    let bad = object("cell", ["1", "1", "1", "2"]) + &object("cell", ["1", "1", "x", "2"]);
+    let disk = voc(&[&format!("{good}{bad}"), &bad]);
+    let Err(DataError::Several { errors, more: 0 }) = open_voc(&disk, "all", InvalidBoxes::Refuse) else {
+        panic!("not several")
+    };
+    let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    for (error, part) in
+        text.iter().zip(["i0.xml, object 1", "i0.xml, object 2", "i1.xml, object 0", "i1.xml, object 1"])
+    {
+        assert!(error.contains(part), "{error}");
+    }
+    assert_eq!(text.len(), 4);
+}
+
+#[test]
+fn files_that_no_list_names_are_no_one_s_business() {
+    let disk = Disk::new();
+    disk.image("images/a.png", 1, 1).mask("labels/a.png", 1, &[0]);
+    disk.file("images/b.gif", "").file("labels/c.tga", "").image("images/d.png", 1, 1).image("images/d.bmp", 1, 1);
+    let listed = |stem: &str| FolderOptions { stems: Some(vec![stem.into()]), ..Default::default() };
+    assert_eq!(disk.folder(listed("a")).unwrap().names(), ["a"]);
+    assert_contains(&message(disk.folder(listed("b"))), &["b.gif is not an image that can be read"]);
+    assert_contains(&message(disk.folder(listed("d"))), &["same stem"]);
+}
+
+#[test]
+fn fingerprints_tell_names_and_sizes() {
+    let disk = Disk::new();
+    disk.image("images/a.png", 2, 1).mask("labels/a.png", 2, &[0, 1]);
+    disk.image("images/b.png", 2, 1).mask("labels/b.png", 2, &[0, 1]);
+    let of = |stems: &[&str]| {
+        let stems = Some(stems.iter().map(|stem| (*stem).to_owned()).collect());
+        disk.folder(FolderOptions { stems, ..Default::default() }).unwrap().fingerprint().unwrap()
+    };
+    let [both, turned, one] = [of(&["a", "b"]), of(&["b", "a"]), of(&["a"])];
+    assert!(both.len() == 64 && both != turned && both != one && both == of(&["a", "b"]));
+    disk.image("images/b.png", 9, 7);
+    assert_ne!(both, of(&["a", "b"]));
+}
+
+#[test]
+fn sizes_that_differ_by_an_orientation_tag_name_it() {
+    let disk = Disk::new();
+    disk.image("images/a.jpg", 16, 8).mask("labels/a.png", 16, &[0; 128]);
+    let plain = fs::read(disk.path("images/a.jpg")).unwrap();
+    let exif = b"\xff\xe1\0\x22Exif\0\0II\x2a\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+    fs::write(disk.path("images/a.jpg"), [&plain[..2], exif, &plain[2..]].concat()).unwrap();
+    let open = |orientation| {
+        let decode = DecodeOptions { orientation, ..Default::default() };
+        disk.folder(FolderOptions { decode, ..Default::default() }).unwrap().get(0)
+    };
+    assert_contains(&message(open(Orientation::Apply)), &["8x16", "16x8", "EXIF 6", "Orientation::Keep"]);
+    assert_eq!(open(Orientation::Keep).unwrap().image.width(), 16);
+    disk.mask("labels/a.png", 8, &[0; 128]);
+    assert_eq!(open(Orientation::Apply).unwrap().image.width(), 8);
+    assert_contains(&message(open(Orientation::Keep)), &["EXIF 6", "Orientation::Apply"]);
+}
+
+#[test]
+fn checks_list_every_fault() {
+    let disk = Disk::new();
+    for stem in ["a", "b", "c"] {
+        disk.image(&format!("images/{stem}.png"), 2, 1).mask(&format!("labels/{stem}.png"), 2, &[0, 1]);
+    }
+    disk.mask("labels/a.png", 2, &[0, 9]).file("images/c.png", "no image");
+    let report = check([disk.folder(FolderOptions::default())]);
+    assert_eq!((report.count, report.images), (2, 3));
+    let [first, second] = report.problems.as_slice() else { panic!("{report:?}") };
+    assert!(first.file.ends_with("labels/a.png") && first.problem.starts_with("label 9"), "{first:?}");
+    assert_eq!(first.cure, "add the class, or correct the mask");
+    assert!(second.file.ends_with("images/c.png") && !second.problem.contains("c.png"), "{second:?}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use burn::data::dataset::{Dataset, DatasetError};
 use segkiln_core::Classes;
 
 use super::pairs::{Pairs, by_stem};
-use crate::{ColorMode, Limits, MaskFormat, Result, Sample, splits::read_list};
+use crate::{ColorMode, DecodeOptions, MaskFormat, Result, Sample, splits::read_list};
 
 /// The semantic segmentation part of Pascal VOC (Everingham et al. 2010), and other sets in its layout:
 /// `JPEGImages/*.jpg`, `SegmentationClass/*.png` (palette indices; 255 is void), `ImageSets/Segmentation/<split>.txt`.
@@ -35,7 +35,7 @@ impl VocSegmentation {
             format: MaskFormat::Index,
             relabel: |label| label,
             classes: classes.clone(),
-            limits: Limits::default(),
+            decode: DecodeOptions::default(),
         }))
     }
 

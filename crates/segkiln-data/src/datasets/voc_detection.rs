@@ -1,11 +1,10 @@
 use std::{
     collections::BTreeSet,
-    fs::File,
-    io::Read,
     path::{Path, PathBuf},
 };
 
 use burn::data::dataset::{Dataset, DatasetError};
+use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
 use roxmltree::{Document, Node};
 use segkiln_core::{Classes, Instance, Instances};
 
@@ -14,7 +13,13 @@ use super::{
     boxes::Boxes,
     pairs::{Files, add, entries, files, join},
 };
-use crate::{ColorMode, DataError, Limits, Result, Sample, read_dynamic, splits::read_list};
+use crate::{
+    ColorMode, DataError, DecodeOptions, Result, Sample,
+    problem::Faults,
+    read_dynamic,
+    splits::read_list,
+    text::{read_bytes, without_mark},
+};
 
 /// Largest annotation: some 10,000 objects.
 const MOST_BYTES: u64 = 4 << 20;
@@ -33,8 +38,8 @@ pub struct VocOptions {
     pub invalid_boxes: InvalidBoxes,
     /// Channels that images are read into. Default: RGB.
     pub color: ColorMode,
-    /// The largest image that is read.
-    pub limits: Limits,
+    /// How images are decoded.
+    pub decode: DecodeOptions,
 }
 
 /// The detection part of Pascal VOC (Everingham et al. 2010), and other sets in its layout: `JPEGImages/STEM.jpg`,
@@ -64,27 +69,32 @@ impl VocDetection {
     ///
     /// # Errors
     /// If the list, a folder or an annotation cannot be read, the list is empty, a file that it names is missing, an object
-    /// has no name or no box, its name is none of the classes, or its box cannot be (see [`InvalidBoxes`]).
+    /// has no name or no box, its name is none of the classes, or its box cannot be (see [`InvalidBoxes`]). Several such
+    /// faults are [`DataError::Several`].
     pub fn open(root: impl AsRef<Path>, split: &str, options: VocOptions) -> Result<Self> {
         let root = root.as_ref();
         let (images, annotations) = (root.join("JPEGImages"), root.join("Annotations"));
         let stems = read_list(root.join("ImageSets/Main").join(format!("{split}.txt")))?;
         let xml = xml_files(&annotations)?;
-        let pairs = join((&images, &files(&images, "")?), "annotation", (&annotations, &xml), Some(&stems))?;
+        let listed = stems.iter().map(String::as_str).collect();
+        let image_files = files(&images, "", Some(&listed))?;
+        let pairs = join((&images, &image_files), "annotation", (&annotations, &xml), Some(&stems))?;
         let classes = match options.classes {
             Some(classes) => classes,
             None => collected(&annotations, xml.values())?,
         };
         let mut boxes = Boxes::new(options.invalid_boxes);
-        let entry = |pair: super::pairs::Pair| {
+        let mut entry = |pair: super::pairs::Pair| {
             let annotation = Annotation::read(&pair.mask)?;
-            let [width, height] = annotation.size(&pair.image, &options.limits)?;
+            let [width, height] = annotation.size(&pair.image, &options.decode)?;
             let instances = annotation.instances([width, height], &classes, &mut boxes)?;
             let instances = Instances::new(width, height, instances).expect("no object has a mask");
             Ok(DetectionEntry { name: pair.name, image: pair.image, instances })
         };
-        let entries = pairs.into_iter().map(entry).collect::<Result<_>>()?;
-        let dataset = DetectionDataset::new(entries, classes)?.color(options.color).limits(options.limits);
+        let mut faults = Faults::default();
+        let entries = pairs.into_iter().filter_map(|pair| faults.take(entry(pair))).collect();
+        faults.finish()?;
+        let dataset = DetectionDataset::new(entries, classes)?.color(options.color).decode(options.decode);
         Ok(Self { dataset, boxes })
     }
 
@@ -162,19 +172,8 @@ const CORNERS: [&str; 4] = ["xmin", "ymin", "xmax", "ymax"];
 
 impl Annotation {
     fn read(path: &Path) -> Result<Self> {
-        let io = |source| DataError::io("read", path, source);
         let damaged = |reason: String| DataError::Decode { path: path.into(), format: "a VOC annotation", reason };
-        // Asked before the file is opened: to open a pipe would wait for a writer.
-        let meta = std::fs::metadata(path).map_err(io)?;
-        if !meta.is_file() {
-            return Err(DataError::NotAFile { path: path.into() });
-        }
-        if meta.len() > MOST_BYTES {
-            return Err(damaged(format!("{} bytes are over the limit of {MOST_BYTES}", meta.len())));
-        }
-        let mut bytes = Vec::with_capacity(meta.len() as usize);
-        File::open(path).and_then(|file| file.take(MOST_BYTES).read_to_end(&mut bytes)).map_err(io)?;
-        let text = String::from_utf8(bytes).map_err(|_| damaged("it is not UTF-8; save it in that encoding".into()))?;
+        let text = text(&read_bytes(path, MOST_BYTES)?).map_err(damaged)?;
 
         if text.matches('=').nth(MOST_ATTRIBUTES).is_some() || text.matches("xmlns").nth(MOST_NAMESPACES).is_some() {
             return Err(damaged(format!("it has over {MOST_ATTRIBUTES} attributes or {MOST_NAMESPACES} namespaces")));
@@ -203,37 +202,83 @@ impl Annotation {
     }
 
     /// Width and height that it says its image has; where it says none, those of the image.
-    fn size(&self, image: &Path, limits: &Limits) -> Result<[u32; 2]> {
+    fn size(&self, image: &Path, decode: &DecodeOptions) -> Result<[u32; 2]> {
         let side = |text: &Option<String>| text.as_ref().and_then(|text| text.parse().ok()).filter(|side| *side > 0);
         if let (Some(width), Some(height)) = (side(&self.width), side(&self.height)) {
             return Ok([width, height]);
         }
-        let image = read_dynamic(image, limits)?;
+        let image = read_dynamic(image, decode)?;
         Ok([image.width(), image.height()])
     }
 
     fn instances(&self, size: [u32; 2], classes: &Classes, boxes: &mut Boxes) -> Result<Vec<Instance>> {
         let mut instances = Vec::with_capacity(self.objects.len());
+        let mut faults = Faults::default();
         for (index, object) in self.objects.iter().enumerate() {
             let wrong = |reason| DataError::Object { path: self.path.clone(), object: index, reason };
-            let name = object.name.as_ref().ok_or_else(|| wrong("it has no `name`".into()))?;
-            let label = classes.names().iter().skip(1).position(|class| class == name).ok_or_else(|| {
-                wrong(format!("{name:?} is none of the classes {:?}; add it to them", &classes.names()[1..]))
-            })? as u32
-                + 1;
-            let mut corners = [0.0; 4];
-            for ((corner, text), name) in corners.iter_mut().zip(&object.corners).zip(CORNERS) {
-                let text = text.as_ref().ok_or_else(|| wrong(format!("its box has no `{name}`")))?;
-                *corner = text.parse().map_err(|_| wrong(format!("`{name}` is no number but {text:?}")))?;
-            }
-            if let Some(bbox) = boxes.take(corners, size).map_err(wrong)? {
-                let mut instance = Instance::new(bbox, label).expect("labels are counted from 1");
-                instance.difficult = object.difficult;
-                instances.push(instance);
-            }
+            let instance = object.instance(size, classes, boxes).map_err(wrong);
+            instances.extend(faults.take(instance).flatten());
         }
+        faults.finish()?;
         Ok(instances)
     }
+}
+
+impl Object {
+    fn instance(
+        &self,
+        size: [u32; 2],
+        classes: &Classes,
+        boxes: &mut Boxes,
+    ) -> std::result::Result<Option<Instance>, String> {
+        let name = self.name.as_ref().ok_or("it has no `name`; add it or remove the object")?;
+        let label = classes.names().iter().skip(1).position(|class| class == name).ok_or_else(|| {
+            let (names, more) = (&classes.names()[1..classes.count().min(21)], classes.count() > 21);
+            format!("{name:?} is none of the classes {names:?}{}; add it to them", if more { " and more" } else { "" })
+        })? as u32
+            + 1;
+        let mut corners = [0.0; 4];
+        for ((corner, text), name) in corners.iter_mut().zip(&self.corners).zip(CORNERS) {
+            let text = text.as_ref().ok_or_else(|| format!("its box has no `{name}`"))?;
+            *corner = text.parse().map_err(|_| format!("`{name}` is no number but {text:?}"))?;
+        }
+        Ok(boxes.take(corners, size)?.map(|bbox| {
+            let mut instance = Instance::new(bbox, label).expect("labels are counted from 1");
+            instance.difficult = self.difficult;
+            instance
+        }))
+    }
+}
+
+/// The text of an XML file in the encoding of its byte-order mark or, without one, its declaration.
+fn text(bytes: &[u8]) -> std::result::Result<String, String> {
+    let marked = without_mark(bytes).ok_or("it is damaged UTF-16; save it as UTF-8")?;
+    if marked.len() != bytes.len() {
+        return String::from_utf8(marked.into_owned()).map_err(|_| "it is not UTF-8; save it in that encoding".into());
+    }
+    let declared = declared_encoding(bytes);
+    let name = declared.as_deref().unwrap_or("UTF-8");
+    let encoding = Encoding::for_label(name.as_bytes())
+        .ok_or_else(|| format!("it declares the encoding {name:?}, which is not known; save it as UTF-8"))?;
+    // A declaration that can be read byte by byte is in no UTF-16.
+    let encoding = if encoding == UTF_16LE || encoding == UTF_16BE { UTF_8 } else { encoding };
+    let text = encoding.decode_without_bom_handling_and_without_replacement(bytes);
+    let text = text.ok_or_else(|| format!("it is not {}; save it in that encoding", encoding.name()))?;
+    // The parser refuses other declarations than UTF-8, which the text now is.
+    Ok(match (declared, text.find("?>")) {
+        (Some(_), Some(end)) => text[end + 2..].to_owned(),
+        _ => text.into_owned(),
+    })
+}
+
+/// The encoding in `<?xml ... encoding="..."?>`.
+fn declared_encoding(bytes: &[u8]) -> Option<String> {
+    let declaration = bytes.trim_ascii_start().strip_prefix(b"<?xml")?;
+    let end = declaration.windows(2).position(|pair| pair == b"?>")?;
+    let declaration = String::from_utf8_lossy(&declaration[..end]);
+    let value = declaration.split_once("encoding")?.1.trim_start().strip_prefix('=')?.trim_start();
+    let quote = value.chars().next().filter(|quote| ['"', '\''].contains(quote))?;
+    Some(value[1..].split_once(quote)?.0.to_owned())
 }
 
 fn child<'a, 'b>(node: Node<'a, 'b>, name: &str) -> Option<Node<'a, 'b>> {

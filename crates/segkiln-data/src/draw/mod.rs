@@ -36,7 +36,8 @@ const INK: Rgb<u8> = Rgb([32; 3]);
 pub fn overlay(image: &DynamicImage, map: &LabelMap, classes: &Classes, opacity: f32) -> Result<RgbImage> {
     let (image_size, mask_size) = ((image.width(), image.height()), (map.width(), map.height()));
     if image_size != mask_size {
-        return Err(DataError::SizeMismatch { image: "image".into(), image_size, mask: "mask".into(), mask_size });
+        let (image, mask, cure) = ("image".into(), "mask".into(), "they must be equal".into());
+        return Err(DataError::SizeMismatch { image, image_size, mask, mask_size, cure });
     }
     if !(0.0..=1.0).contains(&opacity) {
         return Err(DataError::Option { option: "opacity", reason: format!("must lie in [0, 1], got {opacity}") });
@@ -76,6 +77,7 @@ pub fn detections(image: &DynamicImage, detections: &[Detection], classes: &Clas
                 let mask = format!("of detection {index}").into();
                 return Err(DataError::SizeMismatch {
                     image: "image".into(),
+                    cure: "they must be equal".into(),
                     image_size: (width, height),
                     mask,
                     mask_size,

@@ -304,7 +304,8 @@ impl<T: Collate> Plan<T> {
                 Err(error) => return Some(Err(error)),
             }
         }
-        Some(T::collate(samples))
+        let panicked = |message| Err(DataError::PanickedCollate { batch, message });
+        Some(catch_unwind(AssertUnwindSafe(|| T::collate(samples))).unwrap_or_else(|panic| panicked(message(&*panic))))
     }
 
     fn sample(&self, position: usize) -> Result<Sample<T>> {
@@ -315,14 +316,17 @@ impl<T: Collate> Plan<T> {
             let mut rng = TransformRng::new(self.core.seed, self.epoch as u64, position as u64);
             self.core.transform.apply(sample, &mut rng)
         };
-        catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|panic| {
-            let message = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-                (Some(text), _) => (*text).to_owned(),
-                (_, Some(text)) => text.clone(),
-                _ => "no message".into(),
-            };
-            Err(DataError::Panicked { index, message })
-        })
+        catch_unwind(AssertUnwindSafe(load))
+            .unwrap_or_else(|panic| Err(DataError::Panicked { index, message: message(&*panic) }))
+    }
+}
+
+/// The message of a panic.
+fn message(panic: &(dyn std::any::Any + Send)) -> String {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => (*text).to_owned(),
+        (_, Some(text)) => text.clone(),
+        _ => "no message".into(),
     }
 }
 

@@ -251,6 +251,60 @@ fn errors_and_panics_come_in_their_place_and_the_rest_after_them() {
     }
 }
 
+/// A map of one pixel whose batches cannot be joined where its label is 3.
+#[derive(Debug, Clone)]
+struct Unjoinable(LabelMap);
+
+impl Target for Unjoinable {
+    fn size(&self) -> [u32; 2] {
+        self.0.size()
+    }
+
+    fn moved(self, motion: &crate::transforms::Motion) -> Result<Self> {
+        self.0.moved(motion).map(Self)
+    }
+
+    fn foreground(&self, ignore_index: Option<u32>, rng: &mut TransformRng) -> Option<[u32; 2]> {
+        self.0.foreground(ignore_index, rng)
+    }
+
+    fn cover(&mut self, corner: [u32; 2], size: [u32; 2], label: u32) {
+        self.0.cover(corner, size, label);
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
+}
+
+impl Collate for Unjoinable {
+    type Batch = usize;
+
+    fn collate(samples: Vec<Sample<Self>>) -> Result<Collated<usize>> {
+        assert!(samples.iter().all(|sample| sample.target.0.max() != Some(3)), "three cannot be joined");
+        let count = samples.len();
+        Ok(Box::new(move |_| count))
+    }
+}
+
+#[test]
+fn a_panic_of_collate_is_an_error_and_no_endless_wait() {
+    for workers in [0, 1, 3] {
+        within_seconds(20, move || {
+            let sample = |label: u32| Sample {
+                name: format!("s{label}"),
+                image: crate::Image::new(1, 1, 1, vec![0.0]).unwrap(),
+                target: Unjoinable(LabelMap::filled(1, 1, label)),
+            };
+            let dataset = Arc::new(InMemoryDataset::new((0..6).map(sample).collect()));
+            let loader = Loader::builder(dataset).batch_size(2).workers(workers).build().unwrap();
+            let results: Vec<_> = loader.iter().map(|batch| batch.map_err(|error| error.to_string())).collect();
+            let panicked = "joining the samples of batch 1 panicked: three cannot be joined".to_owned();
+            assert_eq!(results, [Ok(2), Err(panicked), Ok(2)]);
+        });
+    }
+}
+
 #[test]
 fn the_error_itself_travels_through_burn() {
     let loader = Loader::builder(Arc::new(Faulty::default())).epoch_length(Some(4)).build().unwrap();

@@ -110,6 +110,19 @@ pub(super) fn sum_all(x: Tensor<4>) -> Tensor<1> {
     x.sum_dim(3).sum()
 }
 
+/// The sum of a list; parts first as in [`sum_all`].
+pub(super) fn sum_list(values: Tensor<1>) -> Tensor<1> {
+    /// Values of a part.
+    const PART: usize = 4096;
+    let [count] = values.dims();
+    let (parts, rest) = (count / PART, count % PART);
+    if parts == 0 {
+        return values.sum();
+    }
+    let sum = values.clone().narrow(0, 0, parts * PART).reshape([parts, PART]).sum_dim(1).sum();
+    if rest == 0 { sum } else { sum + values.narrow(0, parts * PART, rest).sum() }
+}
+
 /// The sum of each channel, `[C]`; rows first as in [`sum_all`].
 pub(super) fn sum_channels(x: Tensor<4>) -> Tensor<1> {
     let channels = x.dims()[1];
@@ -161,5 +174,25 @@ pub(super) fn valid_weights(name: &'static str, weights: Option<&[f32]>) -> Resu
             Err(MetricsError::Weights { name, values: w.iter().map(|w| f64::from(*w)).collect() })
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lists_have_one_sum() {
+        let device = Device::default();
+        for count in [1, 4095, 4096, 10_000] {
+            let values: Vec<f32> = (0..count).map(|i| (i % 97) as f32).collect();
+            let expected: f32 = values.iter().sum();
+            let sum = sum_list(Tensor::from_floats(values.as_slice(), &device)).into_scalar::<f32>();
+            assert!((sum - expected).abs() <= 1e-3 * expected, "{count}: {sum} {expected}");
+        }
+        let values: Vec<f32> = (0..5_000_000).map(|i| ((i * 7919) % 104_729) as f32 * 1e-3).collect();
+        let sum = || sum_list(Tensor::from_floats(values.as_slice(), &device)).into_scalar::<f32>().to_bits();
+        let first = sum();
+        assert!((0..10).all(|_| sum() == first));
     }
 }

@@ -3,7 +3,7 @@ use burn::tensor::{Int, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::SegmentationLoss;
-use super::common::{Labels, Reduction, floats, in_range, indicator, per_channel, sum_all, valid_weights};
+use super::common::{Labels, Reduction, floats, in_range, indicator, per_channel, sum_all, sum_list, valid_weights};
 use crate::Result;
 
 /// Which pixels [`CrossEntropyLoss`] learns from: the hardest of the batch.
@@ -136,7 +136,7 @@ impl CrossEntropyLoss {
                 let count = ((candidates as f64 * percent / 100.0) as usize).max(1);
                 let loss = labels.fill_ignored(pixels.loss, f64::from(f32::MIN)).flatten::<1>(0, 3);
                 let order = loss.clone().without_autodiff().argsort_descending(0).narrow(0, 0, count);
-                (loss.select(0, order).sum(), floats(&[count as f32], &device))
+                (sum_list(loss.select(0, order)), floats(&[count as f32], &device))
             }
             HardPixels::Ohem { threshold, min_kept } => {
                 let likelihood = labels.fill_ignored(pixels.likelihood.without_autodiff(), f64::from(f32::MIN));

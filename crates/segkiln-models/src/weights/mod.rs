@@ -12,8 +12,10 @@ use std::{
 };
 
 mod aliases;
+mod peel;
 mod published;
 mod quantized;
+mod source;
 mod torch;
 
 use burn::{
@@ -58,6 +60,14 @@ pub enum WeightsError {
         /// Which tensors do not fit.
         mismatch: Mismatch,
     },
+    /// A tensor of the file has a NaN or an infinity, with which a network finds nothing.
+    #[error("the weights in {} are not finite: {tensor} has a NaN or an infinity; take an earlier file", path.display())]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The first such tensor.
+        tensor: String,
+    },
     /// Published weights are not on this machine and could not be downloaded.
     #[error(
         "the weights of {network} are not in {}: {reason}; put {url} there, or give a file of your own",
@@ -84,6 +94,10 @@ pub struct Mismatch {
     pub unexpected: Vec<String>,
     /// In both: name, shape in the network, shape in the file.
     pub shapes: Vec<(String, Vec<usize>, Vec<usize>)>,
+    /// What the names have before them in the file.
+    pub peeled: String,
+    /// The kind of network that the file's names look like, where none of its tensors fits.
+    pub like: Option<&'static str>,
 }
 
 impl Mismatch {
@@ -109,7 +123,11 @@ impl fmt::Display for Mismatch {
         part("of another shape:", shapes.collect());
         part("missing:", self.missing.clone());
         part("unexpected:", self.unexpected.clone());
-        f.write_str(&parts.join("; "))
+        f.write_str(&parts.join("; "))?;
+        if !self.peeled.is_empty() {
+            write!(f, " (the file's names are those after {:?})", self.peeled)?;
+        }
+        self.like.map_or(Ok(()), |like| write!(f, "; the names look like those of {like}"))
     }
 }
 
@@ -140,6 +158,10 @@ fn write(tensors: Vec<burn_pack::Tensor>, path: &Path) -> Result<(), WeightsErro
 /// [`WeightsError::Read`], or [`WeightsError::Mismatch`] naming the tensors if the file is not of this network.
 pub fn load<M: Module>(module: M, path: &Path) -> Result<M, WeightsError> {
     let unreadable = |reason: String| WeightsError::Read { path: path.into(), reason };
+    // Asked before the file is opened: to open a pipe would wait for a writer.
+    if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
+        return Err(unreadable("it is no file".into()));
+    }
     let file = burn_pack::Reader::from_file_exact(path)
         .and_then(burn_pack::Reader::into_tensors)
         .map_err(|error| unreadable(error.to_string()))?;
@@ -166,9 +188,19 @@ pub fn load<M: Module>(module: M, path: &Path) -> Result<M, WeightsError> {
     } else {
         Bytes::from_bytes_vec(std::fs::read(path).map_err(|error| unreadable(error.to_string()))?)
     };
-    ModuleRecord::from_bytes(bytes)
+    let module = ModuleRecord::from_bytes(bytes)
         .and_then(|record| module.try_load_record(record.cast_to_module_dtype()))
-        .map_err(|error| unreadable(error.to_string()))
+        .map_err(|error| unreadable(error.to_string()))?;
+    match first_not_finite(&module) {
+        Some(tensor) => Err(WeightsError::NotFinite { path: path.into(), tensor }),
+        None => Ok(module),
+    }
+}
+
+/// The path of the first parameter or running statistic with a NaN or an infinity; none where all are finite.
+pub fn first_not_finite<M: Module>(module: &M) -> Option<String> {
+    let is_finite = |param: &dyn AnyParam| param.data().iter::<f32>().all(f32::is_finite);
+    visit(module, |param, _| is_finite(param)).into_iter().find(|(_, finite)| !finite).map(|(name, _)| name)
 }
 
 /// How many numbers a network learns or could learn: without running statistics, and without frozen norms, as PyTorch
@@ -261,6 +293,25 @@ mod tests {
         assert!(error.contains("small.bpk"), "{error}");
         assert!(error.contains("encoder.levels.0.first.conv.weight (needs [4, 1, 3, 3], has [2, 1, 3, 3])"), "{error}");
         assert!(error.contains("missing: encoder.levels.1.first.conv.weight"), "{error}");
+    }
+
+    #[test]
+    fn weights_that_are_not_finite_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nan.bpk");
+        let device = Device::default();
+        for value in [f32::NAN, f32::INFINITY] {
+            let unet = config().init(&device);
+            let tensors = visit(&unet, |param, _| param.data()).into_iter().enumerate().map(|(index, (name, data))| {
+                let mut values: Vec<f32> = data.iter().collect();
+                values[0] = if index == 2 { value } else { values[0] };
+                packed(name, TensorData::new(values, data.shape().to_vec()))
+            });
+            write(tensors.collect(), &path).unwrap();
+            let third = visit(&unet, |_, _| ()).swap_remove(2).0;
+            let error = load(config().init(&device), &path).unwrap_err().to_string();
+            assert!(error.contains("nan.bpk") && error.contains(&third), "{error}");
+        }
     }
 
     #[test]

@@ -1,31 +1,37 @@
 //! Files of PyTorch's libraries: `.pth` of any age, and `.safetensors`.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    fs::File,
-    io::{ErrorKind, Read},
+    collections::{BTreeMap, HashMap, HashSet},
     path::Path,
 };
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
-    tensor::{Bytes, DType, Device, Shape, Tensor, TensorData},
+    tensor::{Bytes, Device, Shape, Tensor, TensorData},
 };
-use pytorch_reader::PytorchReader;
-use safetensors::{SafeTensors, tensor::TensorView};
+use safetensors::tensor::TensorView;
 use segkiln_data::write_whole;
 
-use super::{AnyParam, Mismatch, WeightsError, aliases::aliases};
+use super::{
+    AnyParam, Mismatch, WeightsError,
+    aliases::aliases,
+    peel,
+    source::{Source, Stored},
+};
 use crate::backbones::{BackboneConfig, smp};
 
 /// Loads the weights that torchvision names as this module's into it: from a `.pth` (a state dict, or a checkpoint that holds
-/// one as `model` or `state_dict`) or a `.safetensors`, found by its content.
+/// one), a `.safetensors`, found by its content, or the `.index.json` of either in shards.
+///
+/// What checkpoints and wrappers put before names is peeled off in turn: `state_dict`, `model`, `module`, `model_state`,
+/// `net`, `ema`, `_orig_mod`, and the one module that Lightning's have. The states of optimizers and schedules are left out.
 ///
 /// Names that torchvision gave its tensors in earlier years are understood, and those of timm and
 /// segmentation_models_pytorch for ResNet, MobileNetV3, EfficientNet and ConvNeXt.
 ///
 /// # Errors
-/// [`WeightsError::Read`], or [`WeightsError::Mismatch`] naming the tensors if the file is not of this network.
+/// [`WeightsError::Read`], [`WeightsError::Mismatch`] naming the tensors if the file is not of this network, or
+/// [`WeightsError::NotFinite`].
 pub fn load_torch<M: Module>(module: M, path: &Path) -> Result<M, WeightsError> {
     load_torch_but(module, path, Exceptions::default())
 }
@@ -54,7 +60,8 @@ pub fn load_torch_but<M: Module>(module: M, path: &Path, exceptions: Exceptions<
     let unreadable = |reason: String| WeightsError::Read { path: path.into(), reason };
     let expected = expected(&module);
     let file = Source::open(path).map_err(unreadable)?;
-    let mut file = named(file, &expected);
+    let like = peel::looks_like(file.0.keys().map(String::as_str));
+    let (mut file, peeled) = named(file, &expected);
     let mut mismatch = Mismatch::default();
     let mut values = HashMap::with_capacity(expected.len());
     for Expected { name, shape } in expected {
@@ -76,14 +83,20 @@ pub fn load_torch_but<M: Module>(module: M, path: &Path, exceptions: Exceptions<
     }
     mismatch.unexpected = file.into_keys().filter(|name| !begins(name, exceptions.spare)).collect();
     if !mismatch.is_empty() {
+        mismatch.peeled = peeled;
+        mismatch.like = like.filter(|_| values.is_empty());
         return Err(WeightsError::Mismatch { path: path.into(), mismatch });
     }
+    if !peeled.is_empty() {
+        log::info!(target: "segkiln::weights", "{}: its tensors are those after {peeled:?}", path.display());
+    }
     let device = module.devices().first().cloned().unwrap_or_default();
-    let mut mapper = Fill { names: Names::default(), values, device, error: None };
+    let mut mapper = Fill { names: Names::default(), values, device, error: None, not_finite: None };
     let module = module.map(&mut mapper);
-    match mapper.error {
-        Some(reason) => Err(unreadable(reason)),
-        None => Ok(module),
+    match (mapper.error, mapper.not_finite) {
+        (Some(reason), _) => Err(unreadable(reason)),
+        (None, Some(tensor)) => Err(WeightsError::NotFinite { path: path.into(), tensor }),
+        (None, None) => Ok(module),
     }
 }
 
@@ -326,101 +339,21 @@ impl Names {
     }
 }
 
-/// A tensor of a file, not yet read.
-struct Stored {
-    shape: Vec<usize>,
-    dtype: DType,
-    /// The channels that a convolution's weights are brought to.
-    channels: Option<usize>,
-    read: Box<dyn Fn() -> Result<Vec<u8>, String>>,
-}
-
-/// The tensors of a file.
-struct Source(BTreeMap<String, Stored>);
-
-impl Source {
-    fn open(path: &Path) -> Result<Self, String> {
-        /// Bytes of a file that is read whole.
-        const MOST: u64 = 16 << 30;
-        // Asked before the file is opened: to open a pipe would wait for a writer.
-        let meta = std::fs::metadata(path).map_err(|error| error.to_string())?;
-        if !meta.is_file() {
-            return Err("it is no file".into());
-        }
-        let mut start = [0; 9];
-        let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
-        let is_safetensors = match read {
-            Ok(()) => start[8] == b'{',
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
-                return Err("the file is cut short: it has less than nine bytes".into());
-            }
-            Err(error) => return Err(error.to_string()),
-        };
-        if is_safetensors && meta.len() > MOST {
-            return Err(format!("it has {} bytes, more than {MOST}", meta.len()));
-        }
-        if is_safetensors { Self::safetensors(path) } else { Self::pickle(path) }
-    }
-
-    fn safetensors(path: &Path) -> Result<Self, String> {
-        let bytes: std::sync::Arc<[u8]> = std::fs::read(path).map_err(|error| error.to_string())?.into();
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| error.to_string())?;
-        let start = bytes.as_ptr() as usize;
-        let mut tensors = BTreeMap::new();
-        for (name, view) in file.iter() {
-            let dtype = match view.dtype() {
-                safetensors::Dtype::F64 => DType::F64,
-                safetensors::Dtype::F32 => DType::F32,
-                safetensors::Dtype::F16 => DType::F16,
-                safetensors::Dtype::BF16 => DType::BF16,
-                _ => DType::I64,
-            };
-            let at = view.data().as_ptr() as usize - start;
-            let (bytes, range) = (bytes.clone(), at..at + view.data().len());
-            let read = Box::new(move || Ok(bytes[range.clone()].to_vec()));
-            tensors.insert(name.into(), Stored { shape: view.shape().to_vec(), dtype, channels: None, read });
-        }
-        Ok(Self(tensors))
-    }
-
-    fn pickle(path: &Path) -> Result<Self, String> {
-        use pytorch_reader::DType as Torch;
-        let reader = PytorchReader::new(path).map_err(|error| error.to_string())?;
-        let mut tensors = BTreeMap::new();
-        for (name, tensor) in reader.into_tensors() {
-            let dtype = match tensor.dtype() {
-                Torch::F64 => DType::F64,
-                Torch::F32 => DType::F32,
-                Torch::F16 => DType::F16,
-                Torch::BF16 => DType::BF16,
-                // Counters, which no network here has.
-                _ => DType::I64,
-            };
-            let shape = tensor.shape().to_vec();
-            let read = Box::new(move || tensor.read().map_err(|error| error.to_string()));
-            tensors.insert(name, Stored { shape, dtype, channels: None, read });
-        }
-        Ok(Self(tensors))
-    }
-}
-
-/// The file's tensors by today's names, without what a checkpoint has around them.
-fn named(file: Source, expected: &[Expected]) -> BTreeMap<String, Stored> {
-    /// What checkpoints and wrappers put before the names of a network's tensors.
-    const PREFIXES: [&str; 6] = ["", "model.", "module.", "state_dict.", "model_state_dict.", "model_ema.module."];
-    let known: std::collections::HashSet<&str> = expected.iter().map(|expected| expected.name.as_str()).collect();
+/// The file's tensors by today's names, without what a checkpoint has around them; and the prefix that they had there.
+fn named(file: Source, expected: &[Expected]) -> (BTreeMap<String, Stored>, String) {
+    let known: HashSet<&str> = expected.iter().map(|expected| expected.name.as_str()).collect();
     let aliases = aliases(known.iter().copied());
-    let today = |name: &str| aliases.get(name).cloned().unwrap_or_else(|| today(name));
-    let hits = |prefix: &str| {
-        let names = file.0.keys().filter_map(|name| name.strip_prefix(prefix));
-        names.filter(|name| known.contains(today(name).as_str())).count()
+    let today = |name: &str| {
+        let name = name.replace("_orig_mod.", "");
+        aliases.get(&name).cloned().unwrap_or_else(|| today(&name))
     };
-    // Of equal numbers the first, so that a file of another network is shown as it is.
-    let prefix = PREFIXES.iter().rev().max_by_key(|prefix| hits(prefix)).copied().unwrap_or_default();
+    let prefix = peel::prefix(file.0.keys().map(String::as_str), |name| known.contains(today(name).as_str()));
     // segmentation_models_pytorch's UNet++ has empty ones where the encoder has no map.
     let tensors = file.0.into_iter().filter(|(_, tensor)| !tensor.shape.contains(&0));
-    let names = tensors.filter_map(|(name, tensor)| Some((today(name.strip_prefix(prefix)?), tensor)));
-    names.filter(|(name, _)| !name.ends_with(".num_batches_tracked")).collect()
+    let names = tensors.filter_map(|(name, tensor)| Some((today(name.strip_prefix(prefix.as_str())?), tensor)));
+    let is_spare =
+        |name: &str| name.ends_with(".num_batches_tracked") || (!known.contains(name) && peel::is_beside(name));
+    (names.filter(|(name, _)| !is_spare(name)).collect(), prefix)
 }
 
 /// What torchvision calls a tensor today.
@@ -448,6 +381,8 @@ struct Fill {
     device: Device,
     /// The first thing that went wrong.
     error: Option<String>,
+    /// The first tensor with a NaN or an infinity.
+    not_finite: Option<String>,
 }
 
 impl Fill {
@@ -507,6 +442,9 @@ impl ModuleMapper for Fill {
         let Some(stored) = self.values.remove(&name) else { return param };
         match Self::data(stored) {
             Ok(data) => {
+                if !data.iter::<f32>().all(f32::is_finite) {
+                    self.not_finite.get_or_insert(name);
+                }
                 let mut tensor = Tensor::<D>::from_data(data, &self.device);
                 if self.names.transposed() {
                     // Through the host, so that the values lie in the order of the new shape.
@@ -536,6 +474,42 @@ mod tests {
         let four = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 0.0, 1.0].map(|value| value * 0.75);
         assert_eq!(to(4)[..8], four);
         assert!(other_channels(&[2, 3, 1, 2], &[2, 4, 1, 2]) && !other_channels(&[2, 3, 1, 2], &[4, 4, 1, 2]));
+    }
+
+    #[test]
+    fn tensors_after_wrappers_are_found_and_others_said_to_be_after_them() {
+        use crate::unet::UNetConfig;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wrapped.safetensors");
+        let device = Device::default();
+        let network = || UNetConfig::new(1, 2).with_base(2).with_depth(1).init(&device);
+        let tensors = || visit(&network(), |param| param.data()).into_iter().map(|(name, _, data)| (name, data));
+        let save = |wrapper: &str, change: fn(String, TensorData) -> (String, TensorData)| {
+            let wrapped = tensors().map(|(name, data)| change(format!("{wrapper}{name}"), data));
+            let beside = ("optimizer.state.0.exp_avg".to_owned(), TensorData::from([1.0f32]));
+            save_safetensors(wrapped.chain([beside]).collect(), &path).unwrap();
+            load_torch(network(), &path)
+        };
+        for wrapper in ["", "module.", "state_dict.net.", "model_state._orig_mod.module."] {
+            save(wrapper, |name, data| (name, data)).unwrap();
+        }
+        let error = save("model.module.", |name, data| (name.replace(".weight", ".other"), data));
+        let error = error.unwrap_err().to_string();
+        for part in ["missing: ", "unexpected: ", ".other", "after \"model.module.\""] {
+            assert!(error.contains(part), "{error}");
+        }
+        let error = save("", |name, data| {
+            let mut values: Vec<f32> = data.iter().collect();
+            values[0] = if name.ends_with(".weight") { f32::NAN } else { values[0] };
+            (name, TensorData::new(values, data.shape().to_vec()))
+        });
+        let error = error.unwrap_err();
+        assert!(matches!(&error, WeightsError::NotFinite { tensor, .. } if tensor.ends_with(".weight")), "{error}");
+        let resnet = ["layer4.0.bn1.bias", "conv1.weight"].map(|name| (name.into(), TensorData::from([1.0f32])));
+        save_safetensors(resnet.into(), &path).unwrap();
+        let error = load_torch(network(), &path).unwrap_err().to_string();
+        assert!(error.contains("the names look like those of ResNet"), "{error}");
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub(crate) unsafe fn written<const D: usize>(
     memory: Memory,
     write: impl FnOnce(Shared),
 ) -> FlexTensor {
-    let len = shape.iter().product();
+    let len = values_of(&shape);
     let mut values = match memory {
         Memory::Allocated => Vec::with_capacity(len),
         Memory::Pooled => pool::vector(len),
@@ -89,6 +89,13 @@ pub(crate) unsafe fn pooled_bytes(len: usize, write: impl FnOnce(*mut u8)) -> By
             }
         }
     }
+}
+
+/// Number of values of a shape, whose bytes a vector can hold: all writes rely on it.
+pub(crate) fn values_of(shape: &[usize]) -> usize {
+    let len = shape.iter().try_fold(1usize, |len, side| len.checked_mul(*side));
+    let fits = |len: &usize| len.checked_mul(size_of::<f32>()).is_some_and(|bytes| bytes <= isize::MAX as usize);
+    len.filter(fits).unwrap_or_else(|| panic!("a tensor of {shape:?} is larger than any memory"))
 }
 
 /// A contiguous tensor.

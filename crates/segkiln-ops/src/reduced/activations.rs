@@ -10,7 +10,7 @@ use burn::{
 
 use super::unit::{LANES, Task, Unit, UnitKind, transpose};
 use crate::cpu::{
-    memory::{Shared, contiguous, pooled_bytes},
+    memory::{Shared, contiguous, pooled_bytes, values_of},
     threads::for_each,
 };
 
@@ -62,8 +62,10 @@ pub(super) fn is_reduced(tensor: &FlexTensor) -> bool {
 /// # Safety
 /// `write` writes every value.
 pub(super) unsafe fn written(dims: Dims, dtype: DType, write: impl FnOnce(*mut u8)) -> FlexTensor {
+    let Dims { batch, channels, size: [height, width] } = dims;
+    let len = values_of(&[batch, channels, height, width]);
     // SAFETY: the caller's promise.
-    let bytes = unsafe { pooled_bytes(dims.len() * dtype.size(), write) };
+    let bytes = unsafe { pooled_bytes(len * dtype.size(), write) };
     FlexTensor::new(bytes, dims.channels_last(), dtype)
 }
 

@@ -4,9 +4,11 @@ use burn::tensor::{
 };
 
 use super::{
+    PoolWindow, add_relu, cat,
     convolution::{Affine, ReducedConv2d, to_full},
-    is_reduced_activation, max_pool_2x2,
+    is_reduced_activation, max_pool2d,
     unit::UnitKind,
+    winograd,
 };
 use crate::{conv_transpose2d, conv2d_affine};
 

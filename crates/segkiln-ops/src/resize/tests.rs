@@ -151,3 +151,12 @@ fn views_and_empty_batches_work() {
 fn zero_size_is_refused() {
     resize(Tensor::zeros([1, 1, 2, 2], &Device::default()), [0, 2], ResizeMode::Nearest);
 }
+
+/// Its number of values is 2^64, which is 0 where products wrap.
+#[test]
+#[should_panic(expected = "larger than any memory")]
+#[cfg(feature = "flex")]
+fn sizes_beyond_any_memory_are_refused() {
+    let x = Tensor::zeros([1, 1 << 20, 1, 1], &Device::flex());
+    let _ = resize(x, [1 << 22, 1 << 22], ResizeMode::Nearest);
+}

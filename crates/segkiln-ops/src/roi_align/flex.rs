@@ -46,6 +46,9 @@ impl RoiAlignOps for Flex {
         let dtype = grad.dtype();
         let grad = contiguous(to_f32(grad));
         let tasks = Tasks::new(shape, rois, options);
+        let (bins, regions) = (options.size, tasks.rois.len());
+        let found: [usize; 4] = grad.layout().shape().dims();
+        assert_eq!(found, [regions, shape[1], bins[0], bins[1]], "the gradient's shape is not the output's");
         let grad: &[f32] = grad.storage();
         let bins = options.size[0] * options.size[1];
         // A gradient is used up soon, and new pages of memory would cost more than all that is computed here.

@@ -317,3 +317,24 @@ fn zero_size_is_refused() {
 fn no_points_are_refused() {
     pool([1, 1, 4, 4], &[], [2, 2], Some(0));
 }
+
+/// Read past its end, a short gradient would give away memory.
+#[test]
+#[cfg(feature = "flex")]
+fn a_gradient_of_another_shape_is_refused() {
+    let device = Device::flex();
+    let options = RoiAlignOptions { size: [2, 2], scale: 1.0, sampling_ratio: None, aligned: true };
+    for shape in [[1, 1, 1, 1], [1, 3, 2, 2], [2, 4, 2, 2], [1, 4, 2, 3]] {
+        let rois = Tensor::<2>::from_floats([[0.0, 0.0, 0.0, 4.0, 4.0]], &device);
+        let grad = Tensor::<4>::zeros(shape, &device);
+        let run = || {
+            <Dispatch as RoiAlignOps>::roi_align_backward(
+                grad.into_dispatch(),
+                rois.into_dispatch(),
+                [1, 4, 8, 8],
+                options,
+            )
+        };
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err(), "{shape:?}");
+    }
+}

@@ -215,7 +215,7 @@ fn begun(mut model: Rcnn, path: &Path) -> Result<Rcnn> {
         let kept = &["roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits."];
         return Ok(load_torch_but(model, path, Exceptions { kept, ..Exceptions::default() })?);
     }
-    let spare = &["fc.", "classifier."];
+    let spare = &["fc.", "_fc.", "classifier.", "head.", "conv_head."];
     model.backbone.body = load_torch_but(model.backbone.body, path, Exceptions { spare, ..Exceptions::default() })?;
     Ok(model)
 }

@@ -53,6 +53,10 @@ fn download_by(
         return Ok(());
     }
     path.parent().map_or(Ok(()), fs::create_dir_all).map_err(unwritable)?;
+    // What was linked there would be written over.
+    if fs::symlink_metadata(&part).is_ok_and(|meta| !meta.is_file()) {
+        return Err(format!("{} is no regular file; remove it", part.display()));
+    }
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&part);
     let mut file = file.map_err(unwritable)?;
     match file.lock() {
@@ -323,6 +327,18 @@ mod tests {
         fs::write(&part, vec![0; 60_000]).unwrap();
         get(&serve(Way::Well).url, &sha256(), &path, |_, _| {}).unwrap();
         assert_eq!(fs::read(&path).unwrap(), contents());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_linked_is_not_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, part, other] = ["w.pth", "w.pth.part", "other"].map(|name| folder.path().join(name));
+        fs::write(&other, "precious").unwrap();
+        std::os::unix::fs::symlink(&other, &part).unwrap();
+        let error = get(&serve(Way::Well).url, &sha256(), &path, |_, _| {}).unwrap_err();
+        assert!(error.contains("w.pth.part is no regular file"), "{error}");
+        assert_eq!(fs::read(&other).unwrap(), b"precious");
     }
 
     #[test]

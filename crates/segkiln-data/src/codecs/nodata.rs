@@ -1,0 +1,98 @@
+//! Pixels without data, as geographic rasters mark them.
+
+use std::path::Path;
+
+use crate::{DataError, Result};
+
+/// Values that programs write where they have none.
+const MARKS: [f32; 5] = [-9999.0, -99_999.0, -32_768.0, -32_767.0, -999_999.0];
+/// No image has values of this magnitude.
+const ABSURD: f32 = 1e15;
+
+/// A sample whose mean over an image can be taken.
+pub(super) trait Sample: Copy + PartialEq {
+    fn value(self) -> f64;
+    fn of(mean: f64) -> Self;
+}
+
+macro_rules! sample {
+    ($($t:ty),*) => {$(
+        impl Sample for $t {
+            fn value(self) -> f64 {
+                self as f64
+            }
+
+            fn of(mean: f64) -> Self {
+                mean.round() as Self
+            }
+        }
+    )*};
+}
+sample!(u8, u16, u32);
+
+impl Sample for f32 {
+    fn value(self) -> f64 {
+        self.into()
+    }
+
+    fn of(mean: f64) -> Self {
+        mean as Self
+    }
+}
+
+/// The number that GDAL's tag holds as text.
+pub(super) fn of_tag(text: &str) -> Option<f64> {
+    text.trim_matches(|c: char| c.is_whitespace() || c == '\0').parse().ok()
+}
+
+/// Puts the mean of a channel's other pixels where all channels of a pixel are `missing`.
+pub(super) fn fill<T: Sample>(values: &mut [T], channels: usize, missing: Option<f64>, path: &Path) -> Result<()> {
+    let Some(missing) = missing else { return Ok(()) };
+    // Tags round such numbers as -3.4028235e38 in their own way.
+    let near = if missing.is_finite() && missing.abs() > 1e30 { missing.abs() * 1e-4 } else { 0.0 };
+    let is_missing = |value: T| {
+        let value = value.value();
+        let infinite = value.is_infinite() && missing.abs() > f64::from(f32::MAX) && value.signum() == missing.signum();
+        (value.is_nan() && missing.is_nan()) || infinite || (value - missing).abs() <= near
+    };
+    let gone: Vec<bool> = values.chunks_exact(channels).map(|pixel| pixel.iter().all(|v| is_missing(*v))).collect();
+    let pixels = gone.iter().filter(|gone| !**gone).count();
+    if pixels == gone.len() {
+        return Ok(());
+    }
+    if pixels == 0 {
+        let reason = format!("all its pixels are {missing}, which marks missing data");
+        return Err(DataError::Decode { path: path.into(), format: "an image", reason });
+    }
+    for channel in 0..channels {
+        let there = values.iter().skip(channel).step_by(channels).zip(&gone).filter(|(_, gone)| !**gone);
+        let mean = T::of(there.map(|(value, _)| value.value()).sum::<f64>() / pixels as f64);
+        let missing = values.iter_mut().skip(channel).step_by(channels).zip(&gone).filter(|(_, gone)| **gone);
+        missing.for_each(|(value, _)| *value = mean);
+    }
+    Ok(())
+}
+
+/// Refuses floats that are not finite, and in images such as can only mark missing data.
+pub(super) fn check(values: &[f32], channels: usize, width: u32, is_image: bool, path: &Path) -> Result<()> {
+    let place = |at: usize| {
+        let pixel = at / channels;
+        ((pixel % width as usize) as u32, (pixel / width as usize) as u32)
+    };
+    if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+        let (x, y) = place(at);
+        return Err(DataError::NotFinite { path: path.into(), x, y, value: values[at] });
+    }
+    if !is_image {
+        return Ok(());
+    }
+    let least = values.iter().copied().fold(f32::INFINITY, f32::min);
+    let mark = MARKS.contains(&least) && values.iter().all(|value| *value == least || *value > 0.1 * least);
+    match values.iter().position(|value| value.abs() > ABSURD || (mark && *value == least)) {
+        None => Ok(()),
+        Some(at) => {
+            let (x, y) = place(at);
+            Err(DataError::MissingData { path: path.into(), x, y, value: values[at] })
+        }
+    }
+}

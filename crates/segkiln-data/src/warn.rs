@@ -1,0 +1,29 @@
+//! Conditions that stop nothing but may make results wrong. They go through `log`; its target says which kind it is, so that
+//! programs can count them.
+
+use std::{fmt::Display, path::Path};
+
+/// Masks with soft edges, cut at half of their range.
+pub(crate) const SOFT_MASK: &str = "segkiln::soft_mask";
+/// TIFFs with more pages than the one that is read.
+pub(crate) const PAGES: &str = "segkiln::pages";
+
+/// Images that an orientation tag turns.
+#[cfg(feature = "datasets")]
+pub(crate) const ORIENTATION: &str = "segkiln::orientation";
+/// Channels without variation in a data set.
+#[cfg(feature = "datasets")]
+pub(crate) const CONSTANT_CHANNEL: &str = "segkiln::constant_channel";
+/// Integer images whose values reach very different shares of their ranges.
+#[cfg(feature = "datasets")]
+pub(crate) const MIXED_RANGES: &str = "segkiln::mixed_ranges";
+/// Categories that another file knows under another id.
+#[cfg(feature = "datasets")]
+pub(crate) const CATEGORIES: &str = "segkiln::categories";
+/// Parts of polygons that enclose nothing.
+#[cfg(feature = "datasets")]
+pub(crate) const POLYGON_PARTS: &str = "segkiln::polygon_parts";
+
+pub(crate) fn warn(kind: &str, path: &Path, text: impl Display) {
+    log::warn!(target: kind, "{}: {text}", path.display());
+}
