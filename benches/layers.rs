@@ -8,7 +8,10 @@ use burn::tensor::{
     ops::{ConvOptions, ConvTransposeOptions, MaxPoolOptions},
 };
 use criterion::{Criterion, criterion_group, criterion_main};
-use segkiln_ops::{batch_norm_train, conv_transpose2d, conv2d, max_pool2d};
+use segkiln_ops::{
+    batch_norm_train, conv_transpose2d, conv2d, max_pool2d,
+    reduced::{Affine, ReducedConv2d},
+};
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::default())
@@ -65,6 +68,24 @@ fn convolutions(criterion: &mut Criterion) {
     }
 }
 
+/// The convolutions that can be packed for bf16, forward.
+fn reduced_convolutions(criterion: &mut Criterion) {
+    for [channels_in, channels_out, kernel, stride, dilation, groups, side] in CONVOLUTIONS {
+        let name = format!("bf16/i{channels_in}_o{channels_out}_k{kernel}_s{stride}_d{dilation}_g{groups}_n{side}");
+        let padding = dilation * (kernel / 2);
+        let options = ConvOptions::new([stride; 2], [padding; 2], [dilation; 2], groups);
+        let weight = random([channels_out, channels_in / groups, kernel, kernel]);
+        let affine = Affine { scale: random([channels_out]), shift: random([channels_out]), range: None };
+        let Some(layer) = ReducedConv2d::pack(&weight, &affine, options) else { continue };
+        // What another layer would pass on.
+        let identity = Affine { scale: random([channels_in]), shift: random([channels_in]), range: None };
+        let before = ConvOptions::new([1, 1], [0, 0], [1, 1], 1);
+        let before = ReducedConv2d::pack(&random([channels_in, channels_in, 1, 1]), &identity, before);
+        let x = before.expect("packed as the layer was").forward(random([1, channels_in, side, side]), true);
+        criterion.bench_function(&name, |bencher| bencher.iter(|| black_box(layer.forward(x.clone(), true))));
+    }
+}
+
 fn others(criterion: &mut Criterion) {
     let options = ConvTransposeOptions::new([2, 2], [0, 0], [0, 0], [1, 1], 1);
     both(criterion, "conv_transpose/i64_o32_n128", random([1, 64, 128, 128]), random([64, 32, 2, 2]), |x, weight| {
@@ -78,5 +99,5 @@ fn others(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, convolutions, others);
+criterion_group!(benches, convolutions, reduced_convolutions, others);
 criterion_main!(benches);

@@ -4,7 +4,7 @@
 //! cargo run --release --example benchmark -- unet32_infer_256 unet32_train_256 --threads 2 --runs 5
 //! ```
 //!
-//! Weights and inputs are random, in f32; one run warms up; results are read back before the clock stops.
+//! A case whose name ends with `_bf16` is computed in that precision. Weights and inputs are random; one run warms up; results are read back before the clock stops.
 
 use std::{fs, path::Path, process::ExitCode, time::Instant};
 
@@ -47,6 +47,9 @@ struct Args {
     /// Timed runs a case
     #[arg(long, default_value_t = 5)]
     runs: usize,
+    /// Numbers that networks multiply in inference, f32 or bf16, where the case's name does not end with one
+    #[arg(long, default_value_t)]
+    precision: Precision,
     #[command(flatten)]
     machine: Machine,
 }
@@ -58,11 +61,6 @@ fn case(name: &str, device: &Device) -> Result<Case, Failure> {
     Ok(match name {
         "unet32_infer_256" => unet_infer(32, 256, device),
         "unet64_infer_512" => unet_infer(64, 512, device),
-        "unet32_infer_256_bf16" => in_precision(Precision::Bf16, unet_infer(32, 256, device), device)?,
-        "unet64_infer_512_bf16" => in_precision(Precision::Bf16, unet_infer(64, 512, device), device)?,
-        "deeplabv3_resnet50_infer_520_bf16" => {
-            in_precision(Precision::Bf16, segmenter("deeplabv3_resnet50", 520, device)?, device)?
-        }
         "unet32_train_256" => unet_train(32, 256, 2, device),
         "deeplabv3_resnet50_infer_520" => segmenter("deeplabv3_resnet50", 520, device)?,
         "lraspp_mobilenet_v3_large_infer_520" => segmenter("lraspp_mobilenet_v3_large", 520, device)?,
@@ -97,7 +95,18 @@ fn run(args: &Args) -> Result<(), Failure> {
     let device = args.machine.device()?;
     for name in &args.cases {
         device.seed(args.machine.seed);
-        let mut case = case(name, &device)?;
+        let suffix = Precision::ALL
+            .into_iter()
+            .find_map(|precision| Some((name.strip_suffix(&format!("_{precision}"))?, precision)));
+        let (base, precision) = suffix.unwrap_or((name, args.precision));
+        let mut case = case(base, &device)?;
+        if precision != Precision::F32 {
+            if base.contains("train") || base.contains("backward") {
+                return Err(format!("{base} computes gradients, which are f32; it has no {precision}").into());
+            }
+            let (session, mut inference) = (InferenceSession::new(precision, &device)?, case);
+            case = Box::new(move || session.run(&mut inference));
+        }
         case();
         let mut times: Vec<f64> = (0..args.runs)
             .map(|_| {
@@ -112,12 +121,6 @@ fn run(args: &Args) -> Result<(), Failure> {
         say(json!({ "case": name, "peer": "segkiln", "median_ms": median, "min_ms": times[0], "runs": args.runs }))?;
     }
     Ok(())
-}
-
-/// The same in another precision.
-fn in_precision(precision: Precision, mut case: Case, device: &Device) -> Result<Case, Failure> {
-    let session = InferenceSession::new(precision, device)?;
-    Ok(Box::new(move || session.run(&mut case)))
 }
 
 fn unet_infer(base: usize, side: usize, device: &Device) -> Case {

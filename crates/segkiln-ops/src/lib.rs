@@ -31,7 +31,7 @@ pub use batch_norm::{BatchNormOutput, batch_norm_train};
 pub use conv_transpose2d::conv_transpose2d;
 pub use conv2d::{Joined, conv2d, conv2d_affine};
 #[cfg(feature = "flex")]
-pub use cpu::release_memory;
+pub use cpu::{release_memory, set_helper_threads};
 pub use gated::{gelu, hard_swish, silu};
 pub use max_pool2d::max_pool2d;
 pub use nms::{batched_nms, nms};

@@ -2,6 +2,18 @@
 //!
 //! A layer may take a tenth of a millisecond, and a sleeping thread half of that to wake. Here a helper looks for the next
 //! layer's work itself, and whoever has done the work alone does not wait for a helper that has not begun.
+//!
+//! ```text
+//!            a caller stores a job and wakes the helper
+//!   asleep ────────────────────────────────────────────► looking ◄───────────┐
+//!      ▲                                                   │   │             │
+//!      │               no job for PATIENCE                 │   │ takes a job │ has done all there was to do,
+//!      └───────────────────────────────────────────────────┘   ▼             │ or the caller took the job back
+//!                                                            working ────────┘
+//! ```
+//!
+//! A caller that needs the processors for threads of its own can do without: [`set_helper_threads`], or
+//! `SEGKILN_HELPER_THREADS=0` in the environment.
 
 use std::{
     any::Any,
@@ -9,7 +21,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     ptr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering},
         mpsc,
     },
@@ -22,6 +34,20 @@ const PATIENCE: Duration = Duration::from_micros(500);
 /// How long one that waits for helpers looks whether they are done, before it sleeps.
 const LAST_TASK: Duration = Duration::from_micros(100);
 
+/// Whether there are helpers; without, rayon's threads do the work.
+static ENABLED: LazyLock<AtomicBool> =
+    LazyLock::new(|| AtomicBool::new(std::env::var("SEGKILN_HELPER_THREADS").as_deref() != Ok("0")));
+
+/// Chooses whether operators on the CPU share their work with helper threads, which look for the next operator's work for
+/// half a millisecond before they sleep, or with rayon's threads, which sleep at once.
+///
+/// Helper threads are the default: a network of small layers takes up to a tenth less time with them. Without them, other
+/// threads of a busy program have the processors between operators. Results are the same bits either way. The environment
+/// variable `SEGKILN_HELPER_THREADS=0` is the same for a whole program.
+pub fn set_helper_threads(enabled: bool) {
+    ENABLED.store(enabled, Ordering::Relaxed);
+}
+
 /// Calls `work` on this thread and on up to `others` others, and returns when all calls have. There may be fewer others, and
 /// none: each call does what there is to do.
 ///
@@ -32,7 +58,8 @@ const LAST_TASK: Duration = Duration::from_micros(100);
 /// With a panic of `work`'s.
 pub(super) fn call(others: usize, work: &(dyn Fn() + Sync)) {
     let job = Job { work, caller: thread::current(), calls: AtomicUsize::new(0), panic: Mutex::new(None) };
-    let team = Team::new(if rayon::current_thread_index().is_some() { 0 } else { others }, &job);
+    let without = rayon::current_thread_index().is_some() || !ENABLED.load(Ordering::Relaxed);
+    let team = Team::new(if without { 0 } else { others }, &job);
     match others - team.helpers.len() {
         0 => work(),
         missing => rayon::in_place_scope(|scope| {

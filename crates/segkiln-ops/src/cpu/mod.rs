@@ -18,4 +18,5 @@ mod pool;
 pub(crate) mod simd;
 pub(crate) mod threads;
 
+pub use helpers::set_helper_threads;
 pub use pool::release_memory;

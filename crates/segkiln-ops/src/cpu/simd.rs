@@ -25,13 +25,27 @@ fn cast<T: pulp::bytemuck::NoUninit, U: pulp::bytemuck::AnyBitPattern>(value: T)
 /// The instructions that the operators are computed with: the widest that the processor has or, for tests and to tell a
 /// processor's fault from ours, those that the environment variable `SEGKILN_SIMD` names: `avx2` or `scalar`.
 pub(crate) fn arch() -> Arch {
-    static ARCH: LazyLock<Arch> = LazyLock::new(|| match std::env::var("SEGKILN_SIMD").as_deref() {
-        Ok("scalar") => Arch::Scalar,
-        #[cfg(target_arch = "x86_64")]
-        Ok("avx2") => V3::try_new().map_or(Arch::Scalar, Arch::V3),
-        _ => Arch::new(),
+    static ARCH: LazyLock<Arch> = LazyLock::new(|| {
+        warn_if_unoptimized();
+        match std::env::var("SEGKILN_SIMD").as_deref() {
+            Ok("scalar") => Arch::Scalar,
+            #[cfg(target_arch = "x86_64")]
+            Ok("avx2") => V3::try_new().map_or(Arch::Scalar, Arch::V3),
+            _ => Arch::new(),
+        }
     });
     *ARCH
+}
+
+/// Says on stderr, once, that a program was built as cargo's default dev profile builds it: operators are then some two
+/// hundred times slower, and nothing else would tell why.
+fn warn_if_unoptimized() {
+    if cfg!(unoptimized) {
+        eprintln!(
+            "warning: segkiln's operators were compiled without optimization and are very slow; build with --release, or add to \
+             Cargo.toml:\n\n[profile.dev.package.\"*\"]\nopt-level = 3\n"
+        );
+    }
 }
 
 /// Whether the processor has dot products of bf16 and of 8 bits in registers of 512 bits, and `SEGKILN_SIMD` does not

@@ -55,6 +55,13 @@ mod tests {
         rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap().install(tasks_are_done_once);
     }
 
+    #[test]
+    fn every_task_is_done_once_without_helpers() {
+        crate::set_helper_threads(false);
+        tasks_are_done_once();
+        crate::set_helper_threads(true);
+    }
+
     fn tasks_are_done_once() {
         for tasks in [0, 1, 2, 7, 1000] {
             let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
