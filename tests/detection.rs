@@ -23,7 +23,7 @@ use segkiln::{
     models::{
         DetectorCard,
         backbones::BackboneConfig,
-        rcnn::{MaskConfig, RcnnConfig},
+        detection::rcnn::{MaskConfig, RcnnConfig},
     },
     train::detection::{DetectionConfig, DetectionRecipe, DetectionRun, train_detector},
 };
