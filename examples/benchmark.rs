@@ -24,7 +24,10 @@ use segkiln::{
     },
     models::{
         InferenceSession, ModelConfig,
-        rcnn::{Rcnn, RcnnConfig, Sampling},
+        detection::{
+            DetectionNetwork, Sampling,
+            rcnn::{Rcnn, RcnnConfig},
+        },
         unet::{UNet, UNetConfig},
     },
     ops::{RoiAlignOptions, conv2d, nms, roi_align},

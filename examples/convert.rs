@@ -17,7 +17,7 @@ use segkiln::{
     data::{refuse_replacing, write_whole},
     models::{
         ModelConfig,
-        rcnn::RcnnConfig,
+        detection::{DetectionNetworkConfig, DetectorConfig},
         weights::{Exceptions, WeightsError, load, parameters, save, save_quantized, save_torch, torch_network},
     },
 };
@@ -78,7 +78,7 @@ fn run(args: &Args) -> Result<(), Failure> {
             },
         },
         (_, Some(arch)) => {
-            let is_detector = RcnnConfig::by_name(arch, 91).is_some();
+            let is_detector = DetectorConfig::by_name(arch, 91).is_some();
             let classes = args.num_classes.unwrap_or(if is_detector { 91 } else { 21 });
             match is_detector {
                 true => {

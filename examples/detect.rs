@@ -7,11 +7,7 @@
 //!
 //! The results are COCO's: for each object the image, the category, the box, the score and, from Mask R-CNN, the mask.
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Instant,
-};
+use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::Parser;
 use segkiln::{
@@ -19,9 +15,10 @@ use segkiln::{
     core::Detection,
     data::{
         Limits,
-        coco::{CocoResult, ImageId, Segmentation, write_results},
+        coco::{ImageId, write_results},
         read_dynamic, write_image,
     },
+    models::detection::DetectionOptions,
 };
 use serde_json::json;
 
@@ -52,7 +49,7 @@ struct Args {
     /// An image, or a folder of images
     #[arg(long)]
     image: PathBuf,
-    /// Score that an object must exceed [default: 0.05, or what the model was trained with]
+    /// Score that an object must exceed [default: the network's: 0.05, of FCOS 0.2]
     #[arg(long)]
     score_threshold: Option<f32>,
     /// The shorter side that images are resized to [default: the network's]
@@ -87,11 +84,11 @@ fn run(args: &Args) -> Result<(), Failure> {
         }
         _ => return Err("either --model or --arch must be given".into()),
     };
-    let detector = detector.with_config(|config| {
-        let roi = config.roi.clone().with_score(args.score_threshold.unwrap_or(config.roi.score));
-        let min_size = args.min_size.unwrap_or(config.min_size);
-        let max_size = args.max_size.unwrap_or(config.max_size.max(min_size));
-        config.with_roi(roi).with_min_size(min_size).with_max_size(max_size)
+    let detector = detector.with_options(DetectionOptions {
+        min_size: args.min_size,
+        max_size: args.max_size,
+        score_threshold: args.score_threshold,
+        max_detections: None,
     })?;
     let paths = images::images(&args.image)?;
     let many = args.image.is_dir();
@@ -105,7 +102,9 @@ fn run(args: &Args) -> Result<(), Failure> {
             create_parent(&target)?;
             write_image(target, &detector.overlay(&image, &found)?.into())?;
         }
-        results.extend(found.into_iter().map(|detection| result(&detector, path, detection)));
+        let stem = images::stem(path);
+        let id = stem.parse().map_or_else(|_| ImageId::Text(stem.clone()), ImageId::Number);
+        results.extend(detector.coco_results(&id, &found));
     }
     results.sort_by(|a, b| b.score.total_cmp(&a.score));
     if let Some(output) = &args.output {
@@ -117,21 +116,6 @@ fn run(args: &Args) -> Result<(), Failure> {
         json!({ "images": paths.len(), "detections": results.len(), "output": args.output.as_ref().map(|path| path.display().to_string()), "seconds": seconds }),
     )?;
     Ok(())
-}
-
-/// An object as COCO's files have it.
-fn result(detector: &Detector, path: &Path, detection: Detection) -> CocoResult {
-    let stem = images::stem(path);
-    CocoResult {
-        image_id: stem.parse().map_or_else(|_| ImageId::Text(stem.clone()), ImageId::Number),
-        category_id: detector.card().category(detection.label()),
-        bbox: Some(detection.bbox.xywh()),
-        score: detection.score.into(),
-        segmentation: detection.mask.map(|mask| Segmentation::Compressed {
-            size: [mask.height(), mask.width()],
-            counts: mask.to_coco_string(),
-        }),
-    }
 }
 
 /// How many objects of each class.

@@ -23,7 +23,7 @@ use segkiln::{
     models::{
         DetectorCard,
         backbones::BackboneConfig,
-        rcnn::{MaskConfig, RcnnConfig},
+        detection::rcnn::{MaskConfig, RcnnConfig},
     },
     train::detection::{DetectionConfig, DetectionRecipe, DetectionRun, train_detector},
 };
@@ -123,6 +123,29 @@ fn a_detector_is_trained_used_and_evaluated() {
     let image = image::open(place.at("images/val_1.png")).unwrap();
     let here = detector.detect(&image).unwrap();
     assert_eq!(detector.overlay(&image, &here).unwrap().dimensions(), (64, 48));
+}
+
+/// RetinaNet and FCOS by the same programs.
+#[test]
+fn detectors_of_one_stage_are_trained_and_used() {
+    let place = Place::new();
+    for (arch, kind) in [("retinanet", "RetinaNet"), ("fcos", "Fcos")] {
+        let result = run_well(place.train(arch).args(["--arch", arch]));
+        assert_eq!(result["bbox"].as_object().unwrap().len(), 12, "{arch}");
+        assert!(result.get("segm").is_none(), "{arch}");
+        let config: Value =
+            serde_json::from_str(&fs::read_to_string(place.at(arch).join("config.json")).unwrap()).unwrap();
+        assert_eq!(config["model"][kind]["max_detections"], json!(10), "{arch}");
+        let resumed = run_well(place.train(arch).args(["--arch", arch, "--resume"]));
+        assert_eq!(resumed["bbox"], result["bbox"], "{arch}");
+
+        let mut detect = example("detect");
+        detect.arg("--model").arg(place.at(arch)).arg("--image").arg(place.at("images/val_0.png"));
+        detect.args(["--score-threshold", "0"]).arg("--output").arg(place.at("found.json"));
+        let found = run_well(&mut detect);
+        let count = found["detections"].as_u64().unwrap();
+        assert!((1..=10).contains(&count), "{arch}: {count}");
+    }
 }
 
 /// Objects of classes that the network does not have, and objects without masks that it is to learn.

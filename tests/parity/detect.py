@@ -42,11 +42,16 @@ CASES = [
     ("maskrcnn_resnet50_fpn", 91, PHOTOS[:2], "frozen old"),
     ("maskrcnn_resnet50_fpn", 2, PHOTOS[:1], "safetensors"),
     ("maskrcnn_resnet50_fpn_v2", 91, PHOTOS[:1], "safetensors"),
+    ("retinanet_resnet50_fpn", 91, PHOTOS[:2], "frozen old"),
+    ("retinanet_resnet50_fpn", 3, PHOTOS[1:], "safetensors"),
+    ("retinanet_resnet50_fpn_v2", 91, PHOTOS[:2], ""),
+    ("fcos_resnet50_fpn", 91, PHOTOS[:2], "frozen old"),
+    ("fcos_resnet50_fpn", 3, PHOTOS[1:], "safetensors"),
 ]
 
 
-def fit(module, spread, background=0.0):
-    """At the first use of `module`, rescales it: outputs with mean 0 and standard deviation `spread` over all but the channels."""
+def fit(module, spread, background=0.0, mean=0.0):
+    """At the first use of `module`, rescales it: outputs with this mean and standard deviation `spread` over all but the channels."""
 
     def hook(module, inputs, output):
         handle.remove()
@@ -54,6 +59,7 @@ def fit(module, spread, background=0.0):
         scale = spread / output.std(axes).clamp(min=1e-6)
         module.weight.mul_(scale.reshape(-1, *[1] * (module.weight.dim() - 1)))
         module.bias.copy_((module.bias - output.mean(axes)) * scale)
+        module.bias += mean
         module.bias[0] += background
         return module(inputs[0])
 
@@ -85,16 +91,25 @@ def build(name, classes, kind, seed, images, size):
             module.train()
         elif isinstance(module, nn.Conv2d) and module.weight.shape[0] > 8:
             module.weight[torch.rand(len(module.weight)) < 0.1] *= 0.01  # small variances, where eps counts
-    fit(model.rpn.head.cls_logits, 2.0)
-    fit(model.rpn.head.bbox_pred, 0.3)
-    fit(model.roi_heads.box_predictor.cls_score, 1.5 if classes > 21 else 1.0, background=1.0)
-    fit(model.roi_heads.box_predictor.bbox_pred, 0.5)
-    if model.roi_heads.has_mask():
-        fit(model.roi_heads.mask_predictor.mask_fcn_logits, 2.0)
+    if hasattr(model, "head"):
+        fit(model.head.classification_head.cls_logits, 1.5, mean=-5.0)
+        if "fcos" in name:
+            fit(model.head.regression_head.bbox_reg, 2.0, mean=3.0)
+            fit(model.head.regression_head.bbox_ctrness, 1.0, mean=1.0)
+        else:
+            fit(model.head.regression_head.bbox_reg, 0.3)
+        model.score_thresh = 0.05
+    else:
+        fit(model.rpn.head.cls_logits, 2.0)
+        fit(model.rpn.head.bbox_pred, 0.3)
+        fit(model.roi_heads.box_predictor.cls_score, 1.5 if classes > 21 else 1.0, background=1.0)
+        fit(model.roi_heads.box_predictor.bbox_pred, 0.5)
+        if model.roi_heads.has_mask():
+            fit(model.roi_heads.mask_predictor.mask_fcn_logits, 2.0)
     model(images)
     model.eval()
     if "frozen" in kind:
-        freeze(model, 0.0 if "resnet" in name else 1e-5)
+        freeze(model, 0.0 if "rcnn_resnet" in name or "retinanet" in name else 1e-5)
     return model
 
 
@@ -109,6 +124,8 @@ def old_names(state):
             key = "rpn.head.conv." + parts[-1]
         elif key.startswith("roi_heads.mask_head."):
             key = f"roi_heads.mask_head.mask_fcn{int(parts[2]) + 1}.{parts[-1]}"
+        elif key.startswith("head.") and parts[2] == "conv" and len(parts) == 6:
+            key = ".".join([*parts[:3], str(2 * int(parts[3])), parts[-1]])
         renamed[key] = value
     return renamed
 
@@ -145,6 +162,9 @@ def decode(segmentation):
 @torch.no_grad()
 def expected(model, image):
     found = model([image])[0]
+    # RetinaNet and FCOS also find the background, class 0, and boxes without area, which segkiln leaves out.
+    kept = (found["labels"] > 0) & (found["boxes"][:, 2:] > found["boxes"][:, :2]).all(1)
+    found = {key: value[kept] for key, value in found.items()}
     masks = (found["masks"][:, 0] > 0.5).numpy() if "masks" in found else None
     return found["boxes"].float(), found["scores"].float(), found["labels"], masks
 

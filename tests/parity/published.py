@@ -15,7 +15,8 @@ NETWORKS = """
     mobilenet_v3_small efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4 vgg11_bn vgg13_bn vgg16_bn vgg19_bn
     convnext_tiny convnext_small fcn_resnet50 fcn_resnet101 deeplabv3_resnet50 deeplabv3_resnet101 deeplabv3_mobilenet_v3_large
     lraspp_mobilenet_v3_large fasterrcnn_resnet50_fpn fasterrcnn_resnet50_fpn_v2 fasterrcnn_mobilenet_v3_large_fpn
-    fasterrcnn_mobilenet_v3_large_320_fpn maskrcnn_resnet50_fpn maskrcnn_resnet50_fpn_v2
+    fasterrcnn_mobilenet_v3_large_320_fpn maskrcnn_resnet50_fpn maskrcnn_resnet50_fpn_v2 retinanet_resnet50_fpn
+    retinanet_resnet50_fpn_v2 fcos_resnet50_fpn
 """.split()
 
 lines = []

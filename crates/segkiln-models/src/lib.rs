@@ -4,7 +4,7 @@
 //! - [`backbones`]: networks that make feature maps for others;
 //! - [`unet`]: U-Net, UNet++ and Attention U-Net; [`fcn`], [`deeplab`], [`lraspp`], [`pspnet`], [`fpn`]: the others that give
 //!   each pixel a class;
-//! - [`rcnn`]: Faster R-CNN and Mask R-CNN;
+//! - [`detection`]: Faster R-CNN, Mask R-CNN, RetinaNet and FCOS, and the parts that detectors are made of;
 //! - [`SegmentationModel`]: any segmentation network behind one type, made from a [`ModelConfig`] that a file can hold;
 //! - [`ModelCard`], [`DetectorCard`]: what else must be known to predict with a trained one;
 //! - [`InferenceSession`]: a network computed in reduced precision;
@@ -26,6 +26,7 @@
 pub mod backbones;
 mod card;
 pub mod deeplab;
+pub mod detection;
 pub mod fcn;
 pub mod fpn;
 pub mod layers;
@@ -33,13 +34,12 @@ pub mod lraspp;
 mod model;
 mod precision;
 pub mod pspnet;
-pub mod rcnn;
 mod summary;
 pub mod unet;
 pub mod weights;
 
 pub use card::ModelCard;
+pub use detection::DetectorCard;
 pub use model::{ModelConfig, SegmentationModel};
 pub use precision::{InferenceSession, PrecisionError};
-pub use rcnn::DetectorCard;
 pub use summary::{LayerSummary, Summary};

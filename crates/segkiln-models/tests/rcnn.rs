@@ -9,8 +9,11 @@ use safetensors::SafeTensors;
 use segkiln_core::{BBox, Detection, Instance, Instances, Rle};
 use segkiln_models::{
     backbones::{BackboneConfig, ResNetConfig},
+    detection::{
+        AnchorConfig, DetectionNetwork, Sampling,
+        rcnn::{MaskConfig, Rcnn, RcnnConfig},
+    },
     layers::NormConfig,
-    rcnn::{AnchorConfig, MaskConfig, Rcnn, RcnnConfig, Sampling},
     weights::{load_torch, torch_shapes},
 };
 
@@ -171,7 +174,7 @@ fn check_training(case: &str, salt: &str, norm: NormConfig, counts: [usize; 2], 
     let bytes = fixture(&format!("rcnn_train_{case}"));
     let file = SafeTensors::deserialize(&bytes).unwrap();
     for (name, loss) in losses.named() {
-        let (actual, expected) = (loss.into_scalar::<f32>(), floats(&file, name)[0]);
+        let (actual, expected) = (loss.clone().into_scalar::<f32>(), floats(&file, name)[0]);
         assert!((actual - expected).abs() <= 2e-5 * expected.abs(), "{case}: {name} is {actual} and not {expected}");
     }
     if case == "empty" {
@@ -244,7 +247,7 @@ fn random_weights_have_finite_losses() {
         let model = config.with_mask(Some(MaskConfig::new().with_channels(16))).init(&device).unwrap().materialize();
         let images = [image(0, SIZES[0], &device)];
         let losses = model.losses(&images, &[target(OBJECTS[0], SIZES[0])], Sampling::Random { seed: 1 }).unwrap();
-        losses.named().into_iter().map(|(_, loss)| loss.into_scalar::<f32>()).collect::<Vec<_>>()
+        losses.named().iter().map(|(_, loss)| loss.clone().into_scalar::<f32>()).collect::<Vec<_>>()
     };
     let losses = run();
     assert!(losses.iter().all(|loss| loss.is_finite() && *loss > 0.0), "{losses:?}");
@@ -254,8 +257,9 @@ fn random_weights_have_finite_losses() {
 #[test]
 fn a_network_keeps_its_layers() {
     let model = small(NormConfig::default()).init(&Device::default()).unwrap();
-    let model = model.with_config(|config| config.with_min_size(200).with_max_size(100)).unwrap();
+    let config = model.config();
+    let model = model.with_config(config.clone().with_min_size(200).with_max_size(100)).unwrap();
     assert_eq!(model.config().min_size, 200);
-    let error = model.with_config(|config| config.with_channels(9)).unwrap_err().to_string();
+    let error = model.with_config(config.with_channels(9)).unwrap_err().to_string();
     assert!(error.contains("layers"), "{error}");
 }

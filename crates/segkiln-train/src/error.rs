@@ -15,14 +15,14 @@ pub enum TrainError {
     Weights(#[from] segkiln_models::weights::WeightsError),
     /// The network cannot be built.
     #[error(transparent)]
-    Network(#[from] segkiln_models::rcnn::RcnnError),
+    Network(#[from] segkiln_models::detection::DetectionError),
     /// A batch does not fit the network.
     #[error("the images {images}: {source}")]
     Batch {
         /// Names of the batch's images.
         images: String,
         /// What does not fit; it counts images and objects of the batch from 0.
-        source: segkiln_models::rcnn::RcnnError,
+        source: segkiln_models::detection::DetectionError,
     },
     /// A field of the recipe is out of range.
     #[error("recipe: {field} {reason}")]

@@ -1,15 +1,19 @@
 use std::path::{Path, PathBuf};
 
-use burn::{
-    module::Module,
-    tensor::{Device, Tensor, TensorData},
-};
+use burn::tensor::{Device, Tensor, TensorData};
 use image::{DynamicImage, RgbImage};
-use segkiln_core::{Classes, Detection};
-use segkiln_data::{DataError, Image, draw};
+use segkiln_core::{Classes, Detection, Instances};
+use segkiln_data::{
+    DataError, Image,
+    coco::{CocoResult, ImageId, Segmentation},
+    draw,
+};
 use segkiln_models::{
     DetectorCard,
-    rcnn::{Rcnn, RcnnConfig, RcnnError},
+    detection::{
+        DetectionError, DetectionModel, DetectionNetwork, DetectionNetworkConfig, DetectionOptions, DetectorConfig,
+        default_classes,
+    },
     weights::{self, TrainingData, Weights, WeightsError},
 };
 
@@ -28,14 +32,14 @@ pub enum DetectError {
         reason: String,
     },
     /// No network has this name.
-    #[error("there is no network {0:?}; the names are {names}", names = RcnnConfig::NAMES.join(", "))]
+    #[error("there is no network {0:?}; the names are {names}", names = DetectorConfig::names().join(", "))]
     UnknownName(String),
     /// The weights are missing, damaged, or another network's.
     #[error(transparent)]
     Weights(#[from] WeightsError),
     /// The network cannot be built, or does not take the image.
     #[error(transparent)]
-    Network(#[from] RcnnError),
+    Network(#[from] DetectionError),
     /// The result cannot be drawn.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -55,7 +59,8 @@ impl From<RunError> for DetectError {
 
 /// A trained network that finds objects in images of any size: their boxes and classes, and with Mask R-CNN their masks.
 ///
-/// It is `Send + Sync`: one loaded network serves many threads.
+/// It is `Send + Sync`: one loaded network serves many threads. It holds any detector of this crate, or a
+/// [`DetectionNetwork`] of your own.
 ///
 /// ```no_run
 /// use segkiln::prelude::*;
@@ -68,33 +73,19 @@ impl From<RunError> for DetectError {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
-pub struct Detector {
-    model: Rcnn,
-    card: DetectorCard,
+pub struct Detector<M: DetectionNetwork = DetectionModel> {
+    model: M,
+    card: DetectorCard<M::Config>,
     device: Device,
 }
 
 impl Detector {
-    /// A network in memory.
-    ///
-    /// # Errors
-    /// [`DetectError::Card`] if the parts of the card do not fit each other.
-    pub fn new(model: Rcnn, card: DetectorCard, device: &Device) -> Result<Self, DetectError> {
-        card.check().map_err(DetectError::Card)?;
-        // Gradients are never wanted here, whatever device the network comes from.
-        let device = device.clone().inner();
-        let model = if model.devices().iter().any(Device::is_autodiff) { model.valid() } else { model };
-        Ok(Self { model, card, device })
-    }
-
     /// Loads what a training wrote: a folder (its `best.bpk` and `config.json`) or a `.bpk` file beside a `config.json`.
     ///
     /// # Errors
     /// [`DetectError::Config`] or [`DetectError::Weights`], naming the file.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self, DetectError> {
-        let (file, card) = run::open(path.as_ref(), DetectorCard::check)?;
-        let model = weights::load(card.model.init(device)?, &file)?;
-        Self::new(model, card, device)
+        Self::load_network(path, device)
     }
 
     /// torchvision's network with weights that it has published, from the cache or downloaded; see
@@ -118,11 +109,11 @@ impl Detector {
         Self::torchvision(published.network, published.file(|_, _| {})?, published.data.classes(), device)
     }
 
-    /// torchvision's network of this name (see [`RcnnConfig::NAMES`]) with weights in a file of torchvision's, `.pth` or
-    /// `.safetensors`, for `classes` classes with the background; with 91 they are COCO's.
+    /// torchvision's network of this name (see [`DetectorConfig::names`]) with weights in a file of torchvision's, `.pth` or
+    /// `.safetensors`, or a `.bpk`, for `classes` classes with the background; with 91 they are COCO's.
     ///
-    /// The weights that torchvision trained on COCO for its first two ResNet-50 networks have norms with an epsilon of 0.
-    /// They are known by their 91 classes, and by norms that do not count batches, as only frozen ones do.
+    /// The weights that torchvision trained on COCO for the first versions of its ResNet-50 networks have norms with an
+    /// epsilon of 0, which are recognized; see [`frozen_epsilon`](crate::models::detection::frozen_epsilon).
     ///
     /// # Errors
     /// [`DetectError::UnknownName`], or [`DetectError::Weights`] naming the file and, if it is of another network, its
@@ -134,36 +125,64 @@ impl Detector {
         device: &Device,
     ) -> Result<Self, DetectError> {
         let path = weights.as_ref();
-        let mut config = RcnnConfig::by_name(name, classes).ok_or_else(|| DetectError::UnknownName(name.into()))?;
+        let config = DetectorConfig::by_name(name, classes).ok_or_else(|| DetectError::UnknownName(name.into()))?;
         let is_ours = path.extension().is_some_and(|extension| extension == "bpk");
-        let epsilon = if is_ours { None } else { RcnnConfig::frozen_epsilon(path)? };
-        if let Some(epsilon) = epsilon {
-            config = config.with_frozen_norm(epsilon);
-        }
+        let config = if is_ours { config } else { config.adapted_to(path)? };
         let model = config.init(device)?;
         let model = if is_ours { weights::load(model, path)? } else { weights::load_torch(model, path)? };
-        let card = DetectorCard::new(config, DetectorCard::default_classes(classes));
-        Self::new(model, card, device)
+        Self::new(model, DetectorCard::new(config, default_classes(classes)), device)
     }
+}
 
-    /// The same with other sizes of images, thresholds or numbers of boxes.
+impl<M: DetectionNetwork> Detector<M> {
+    /// A network in memory.
     ///
     /// # Errors
-    /// [`DetectError::Network`] if they are out of range.
-    pub fn with_config(self, change: impl FnOnce(RcnnConfig) -> RcnnConfig) -> Result<Self, DetectError> {
-        let Self { model, mut card, device } = self;
-        let model = model.with_config(change)?;
-        card.model = model.config().clone();
+    /// [`DetectError::Card`] if the parts of the card do not fit each other.
+    pub fn new(model: M, card: DetectorCard<M::Config>, device: &Device) -> Result<Self, DetectError> {
+        card.check().map_err(DetectError::Card)?;
+        // Gradients are never wanted here, whatever device the network comes from.
+        let device = device.clone().inner();
+        let model = if model.devices().iter().any(Device::is_autodiff) { model.valid() } else { model };
         Ok(Self { model, card, device })
     }
 
-    /// What it was made from.
-    pub fn card(&self) -> &DetectorCard {
+    /// [`load`](Detector::load) of a run of a network of your own: `Detector::<MyNetwork>::load_network(…)`.
+    ///
+    /// # Errors
+    /// As [`load`](Detector::load).
+    pub fn load_network(path: impl AsRef<Path>, device: &Device) -> Result<Self, DetectError> {
+        let (file, card) = run::open(path.as_ref(), DetectorCard::<M::Config>::check)?;
+        let model = weights::load(card.model.init(device)?, &file)?;
+        Self::new(model, card, device)
+    }
+
+    /// Changes sizes of images, thresholds or numbers of boxes of the network's config.
+    ///
+    /// # Errors
+    /// [`DetectError::Network`] if they are out of range.
+    pub fn with_config(self, change: impl FnOnce(M::Config) -> M::Config) -> Result<Self, DetectError> {
+        let Self { model, mut card, device } = self;
+        let model = model.with_config(change(card.model))?;
+        card.model = model.config();
+        Ok(Self { model, card, device })
+    }
+
+    /// Changes the options that every detector has.
+    ///
+    /// # Errors
+    /// [`DetectError::Network`] if they are out of range.
+    pub fn with_options(self, options: DetectionOptions) -> Result<Self, DetectError> {
+        self.with_config(|config| config.with_options(options))
+    }
+
+    /// Config of the network, its classes and categories.
+    pub fn card(&self) -> &DetectorCard<M::Config> {
         &self.card
     }
 
     /// The network.
-    pub fn model(&self) -> &Rcnn {
+    pub fn model(&self) -> &M {
         &self.model
     }
 
@@ -177,18 +196,18 @@ impl Detector {
         self.card.classes.names().get(detection.label() as usize).map_or("", String::as_str)
     }
 
-    /// What is in an image, best first, in its pixels.
+    /// Finds the objects of an image, best first, in its pixels.
     ///
     /// # Errors
     /// [`DetectError::Network`] if the image has no pixels.
     pub fn detect(&self, image: &DynamicImage) -> Result<Vec<Detection>, DetectError> {
         if image.width() == 0 || image.height() == 0 {
-            return Err(RcnnError::NoImages.into());
+            return Err(DetectionError::NoImages.into());
         }
         self.detect_values(&Image::from_dynamic(image, self.card.color))
     }
 
-    /// What is in an image of any number of channels, with values from 0 to 1.
+    /// Finds the objects of an image of any number of channels, with values from 0 to 1.
     ///
     /// # Errors
     /// [`DetectError::Network`] if the channels are not those that the network takes.
@@ -205,5 +224,40 @@ impl Detector {
     /// [`DetectError::Data`] if a mask is not of the image's size.
     pub fn overlay(&self, image: &DynamicImage, detections: &[Detection]) -> Result<RgbImage, DetectError> {
         Ok(draw::detections(image, detections, &self.card.classes)?)
+    }
+
+    /// The image, the image with annotated objects, and the image with detections, side by side.
+    ///
+    /// # Errors
+    /// [`DetectError::Data`] if a mask is not of the image's size.
+    pub fn comparison(
+        &self,
+        image: &DynamicImage,
+        target: &Instances,
+        detections: &[Detection],
+    ) -> Result<RgbImage, DetectError> {
+        let annotated = target.as_slice().iter().map(|instance| {
+            let mut known = Detection::new(instance.bbox, instance.label(), 1.0).map_err(DetectionError::Core)?;
+            known.mask = instance.mask.clone();
+            Ok(known)
+        });
+        let annotated: Vec<Detection> = annotated.collect::<Result<_, DetectError>>()?;
+        let drawn = [image.to_rgb8(), self.overlay(image, &annotated)?, self.overlay(image, detections)?];
+        Ok(draw::side_by_side(&drawn))
+    }
+
+    /// Detections of an image as COCO's files of results have them, in the same order.
+    pub fn coco_results(&self, image: &ImageId, detections: &[Detection]) -> Vec<CocoResult> {
+        let result = |detection: &Detection| CocoResult {
+            image_id: image.clone(),
+            category_id: self.card.category(detection.label()),
+            bbox: Some(detection.bbox.xywh()),
+            score: detection.score.into(),
+            segmentation: detection.mask.as_ref().map(|mask| Segmentation::Compressed {
+                size: [mask.height(), mask.width()],
+                counts: mask.to_coco_string(),
+            }),
+        };
+        detections.iter().map(result).collect()
     }
 }

@@ -30,6 +30,8 @@
 mod coco;
 mod detector;
 mod device;
+#[cfg(feature = "metrics")]
+mod evaluation;
 mod run;
 mod segmentation;
 mod segmenter;
@@ -40,6 +42,8 @@ pub mod warnings;
 pub use coco::{CocoError, coco_evaluate};
 pub use detector::{DetectError, Detector};
 pub use device::{UnknownDevice, device_by_name, select_device};
+#[cfg(feature = "metrics")]
+pub use evaluation::SplitDetections;
 pub use run::PartialFailure;
 pub use segkiln_core as core;
 pub use segkiln_data as data;

@@ -23,7 +23,7 @@ pub use conv::{
 };
 pub use double_conv::{DoubleConv, DoubleConvConfig};
 pub use dropout::{channel_dropout, image_dropout};
-pub use fpn::FeaturePyramid;
+pub use fpn::{FeaturePyramid, LastLevel, LastLevelP6P7};
 pub(crate) use head::{decoder_initializer, segmentation_head};
 pub use linear::linear;
 pub use norm::{FrozenBatchNorm, Norm, NormConfig, layer_norm2d};

@@ -19,7 +19,15 @@ pub(super) fn aliases<'a>(names: impl Iterator<Item = &'a str>) -> HashMap<Strin
     let mut found = HashMap::new();
     for (prefix, name) in names {
         let parts: Vec<&str> = name.split('.').collect();
-        let others = if is_convnext { convnext(&parts) } else { mobile(&parts, &blocks) };
+        let others = match *parts {
+            // torchvision's RetinaNet of before 0.13 counts each ReLU as a layer.
+            ["head", head @ ("classification_head" | "regression_head"), "conv", index, "0", kind] => {
+                let index: Option<usize> = index.parse().ok();
+                index.map(|index| format!("head.{head}.conv.{}.{kind}", 2 * index)).into_iter().collect()
+            }
+            _ if is_convnext => convnext(&parts),
+            _ => mobile(&parts, &blocks),
+        };
         if prefix == "encoder." {
             found.insert(format!("{prefix}model.{name}"), format!("{prefix}{name}"));
         }

@@ -241,11 +241,11 @@ const TABLES: [TorchNames; 11] = [
     crate::backbones::CONVNEXT,
     crate::layers::TORCH_NAMES,
     crate::deeplab::TORCH_NAMES,
+    crate::detection::TORCH_NAMES,
     crate::fcn::TORCH_NAMES,
     crate::fpn::TORCH_NAMES,
     crate::lraspp::TORCH_NAMES,
     crate::pspnet::TORCH_NAMES,
-    crate::rcnn::TORCH_NAMES,
     crate::unet::ENCODED,
     crate::unet::ENCODED_PLUS_PLUS,
 ];

@@ -1,4 +1,4 @@
-//! Training of Faster R-CNN and Mask R-CNN.
+//! Training of detectors: any [`DetectionNetwork`](segkiln_models::detection::DetectionNetwork).
 
 mod recipe;
 mod task;

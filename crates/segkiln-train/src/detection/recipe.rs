@@ -13,8 +13,8 @@ use segkiln_data::LoaderBuilder;
 use segkiln_metrics::metrics::{DetectionMetric, coco::IouType};
 use segkiln_models::{
     DetectorCard,
-    rcnn::Rcnn,
-    weights::{self, Exceptions, load_torch_but, torch_contents},
+    detection::{DetectionModel, DetectionNetwork, DetectionNetworkConfig, DetectorConfig},
+    weights,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -87,10 +87,11 @@ impl DetectionRecipe {
 
 /// What `config.json` holds: all of a run but its data. A run that is resumed must have the same.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct DetectionConfig {
+#[serde(bound = "C: DetectionNetworkConfig")]
+pub struct DetectionConfig<C = DetectorConfig> {
     /// What a predictor needs.
     #[serde(flatten)]
-    pub card: DetectorCard,
+    pub card: DetectorCard<C>,
     /// How the network is trained.
     pub recipe: DetectionRecipe,
     /// How the data are read, in the program's own words. `null` if it has none.
@@ -98,13 +99,12 @@ pub struct DetectionConfig {
 }
 
 /// A training to be done.
-pub struct DetectionRun {
+pub struct DetectionRun<C = DetectorConfig> {
     /// Where the files go.
     pub folder: PathBuf,
     /// Network, classes and recipe.
-    pub config: DetectionConfig,
-    /// Weights to begin with: ours of the same network, torchvision's of one that may have other classes, or torchvision's
-    /// of the backbone.
+    pub config: DetectionConfig<C>,
+    /// Weights to begin with; see [`DetectionNetwork::load_pretrained`].
     pub weights: Option<PathBuf>,
     /// The training split, augmented; order, seed and batch size are set from the recipe.
     pub train: LoaderBuilder<Instances>,
@@ -117,9 +117,9 @@ pub struct DetectionRun {
 }
 
 /// What a training ended with.
-pub struct DetectionOutcome {
+pub struct DetectionOutcome<M = DetectionModel> {
     /// The network of the best epoch.
-    pub model: Rcnn,
+    pub model: M,
     /// All epochs.
     pub history: History,
     /// The best of them.
@@ -134,11 +134,11 @@ pub struct DetectionOutcome {
 /// # Errors
 /// [`TrainError`], also where a batch does not fit the network: a label that is none of its classes, or an object without a
 /// mask where it learns masks; the files of the last epoch that ended well are kept.
-pub fn train_detector(plan: DetectionRun) -> Result<DetectionOutcome> {
+pub fn train_detector<C: DetectionNetworkConfig>(plan: DetectionRun<C>) -> Result<DetectionOutcome<C::Network>> {
     let DetectionRun { folder, config, weights: begin, train, valid, device, resume } = plan;
     let recipe = config.recipe.clone();
     config.card.check().map_err(|reason| TrainError::Recipe { field: "model", reason })?;
-    let scores = scores(config.card.model.mask.is_some())?;
+    let scores = scores(config.card.model.has_masks())?;
     if recipe.monitor.metric != "loss" && !scores.iter().any(|(name, _)| *name == recipe.monitor.metric) {
         let names: Vec<&str> = ["loss"].into_iter().chain(scores.iter().map(|(name, _)| *name)).collect();
         let reason = format!("must name one of {}", names.join(", "));
@@ -176,7 +176,7 @@ pub fn train_detector(plan: DetectionRun) -> Result<DetectionOutcome> {
         init: |device: &Device, begins: bool| {
             let mut model = config.card.model.init(device)?;
             if let (Some(path), true) = (&begin, begins) {
-                model = begun(model, path)?;
+                model = model.load_pretrained(path)?;
             }
             if let Some(trainable) = recipe.trainable {
                 model = model.freeze_backbone(trainable);
@@ -184,13 +184,13 @@ pub fn train_detector(plan: DetectionRun) -> Result<DetectionOutcome> {
             let task = DetectionTask::new(model, recipe.clip_norm, recipe.accumulation);
             Ok(task.reporting_to(failure.clone()))
         },
-        freeze: |mut task: DetectionTask, trainable| {
+        freeze: |mut task: DetectionTask<C::Network>, trainable| {
             task.model = task.model.freeze_backbone(trainable);
             task
         },
-        save: |task: &DetectionTask, path: &Path| weights::save(&task.model, path),
+        save: |task: &DetectionTask<C::Network>, path: &Path| weights::save(&task.model, path),
         names: names.collect(),
-        measure: |mut training: SupervisedTraining<DetectionTask>| {
+        measure: |mut training: SupervisedTraining<DetectionTask<C::Network>>| {
             training = training.metric_valid_numeric(loss.clone());
             for (_, metric) in &scores {
                 training = training.metric_valid_numeric(metric.clone());
@@ -204,20 +204,6 @@ pub fn train_detector(plan: DetectionRun) -> Result<DetectionOutcome> {
     let ended = ended?;
     let model = weights::load(config.card.model.init(&device)?, &folder.join("best.bpk"))?;
     Ok(DetectionOutcome { model, history: ended.history, best: ended.best, interrupted: ended.interrupted })
-}
-
-/// A network that begins with the weights of a file. Of a detector for other classes, all but what tells classes apart.
-fn begun(mut model: Rcnn, path: &Path) -> Result<Rcnn> {
-    if path.extension().is_some_and(|extension| extension == "bpk") {
-        return Ok(weights::load(model, path)?);
-    }
-    if torch_contents(path)?.iter().any(|(name, _)| name.contains("backbone.")) {
-        let kept = &["roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits."];
-        return Ok(load_torch_but(model, path, Exceptions { kept, ..Exceptions::default() })?);
-    }
-    let spare = &["fc.", "_fc.", "classifier.", "head.", "conv_head."];
-    model.backbone.body = load_torch_but(model.backbone.body, path, Exceptions { spare, ..Exceptions::default() })?;
-    Ok(model)
 }
 
 /// The validation metrics: name in the history, and metric.

@@ -11,15 +11,15 @@ use burn_train::{
 };
 use segkiln_data::DetectionBatch;
 use segkiln_metrics::metrics::DetectionInput;
-use segkiln_models::rcnn::{Rcnn, RcnnError, Sampling};
+use segkiln_models::detection::{DetectionError, DetectionNetwork, Sampling};
 
 use crate::{TrainError, optimizer::clip_grad_norm, strategy::lock, task::TrainingOutput};
 
 /// A detector and how a step learns.
 #[derive(Module, Debug)]
-pub struct DetectionTask {
+pub struct DetectionTask<M: Module + DetectionNetwork> {
     /// The network.
-    pub model: Rcnn,
+    pub model: M,
     #[module(skip)]
     clip_norm: Option<f32>,
     #[module(skip)]
@@ -31,9 +31,9 @@ pub struct DetectionTask {
 /// Why a batch could not be learned from, which burn-train's steps cannot say.
 pub(super) type Failure = Arc<Mutex<Option<TrainError>>>;
 
-impl DetectionTask {
+impl<M: DetectionNetwork> DetectionTask<M> {
     /// `clip_norm` bounds the common norm of a batch's gradients; the gradients of `accumulation` batches make a step.
-    pub fn new(model: Rcnn, clip_norm: Option<f32>, accumulation: usize) -> Self {
+    pub fn new(model: M, clip_norm: Option<f32>, accumulation: usize) -> Self {
         Self { model, clip_norm, accumulation, failure: Failure::default() }
     }
 
@@ -43,7 +43,7 @@ impl DetectionTask {
     }
 
     /// A loss that ends the training.
-    fn fail(&self, images: &[String], source: RcnnError, device: &Device) -> Tensor<1> {
+    fn fail(&self, images: &[String], source: DetectionError, device: &Device) -> Tensor<1> {
         lock(&self.failure).get_or_insert(TrainError::Batch { images: images.join(", "), source });
         Tensor::full([1], f32::NAN, device)
     }
@@ -56,7 +56,7 @@ fn drawn(device: &Device) -> u64 {
     numbers.into_iter().fold(0, |seed, number| seed << 24 | (number * 16_777_216.0) as u64)
 }
 
-impl TrainStep for DetectionTask {
+impl<M: DetectionNetwork> TrainStep for DetectionTask<M> {
     type Input = DetectionBatch;
     type Output = TrainingOutput;
 
@@ -76,7 +76,7 @@ impl TrainStep for DetectionTask {
     }
 }
 
-impl InferenceStep for DetectionTask {
+impl<M: DetectionNetwork> InferenceStep for DetectionTask<M> {
     type Input = DetectionBatch;
     type Output = DetectionOutput;
 

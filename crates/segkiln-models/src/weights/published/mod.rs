@@ -178,7 +178,11 @@ impl Published {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ModelConfig, backbones::ClassifierConfig, rcnn::RcnnConfig};
+    use crate::{
+        ModelConfig,
+        backbones::ClassifierConfig,
+        detection::{DetectionNetworkConfig, DetectorConfig},
+    };
 
     #[test]
     fn every_file_is_of_a_network_that_there_is() {
@@ -187,7 +191,7 @@ mod tests {
             match published.data {
                 TrainingData::ImageNet => assert!(ClassifierConfig::by_name(name).is_some(), "{name}"),
                 TrainingData::CocoVoc => assert!(ModelConfig::by_name(name, 21).is_ok(), "{name}"),
-                TrainingData::Coco => assert!(RcnnConfig::by_name(name, 91).is_some(), "{name}"),
+                TrainingData::Coco => assert!(DetectorConfig::by_name(name, 91).is_some(), "{name}"),
             }
             let digits = published.sha256();
             assert!(

@@ -167,6 +167,15 @@ published! {
     MaskRcnnResNet50FpnV2Weights of "maskrcnn_resnet50_fpn_v2" {
         #[default] CocoV1 "COCO_V1" = coco("maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth");
     }
+    RetinaNetResNet50FpnWeights of "retinanet_resnet50_fpn" {
+        #[default] CocoV1 "COCO_V1" = coco("retinanet_resnet50_fpn_coco-eeacb38b.pth");
+    }
+    RetinaNetResNet50FpnV2Weights of "retinanet_resnet50_fpn_v2" {
+        #[default] CocoV1 "COCO_V1" = coco("retinanet_resnet50_fpn_v2_coco-5905b1c5.pth");
+    }
+    FcosResNet50FpnWeights of "fcos_resnet50_fpn" {
+        #[default] CocoV1 "COCO_V1" = coco("fcos_resnet50_fpn_coco-99b0c9b7.pth");
+    }
 }
 
 /// The SHA-256 of those files of which more is known than the eight digits that torchvision tells; each begins with them.

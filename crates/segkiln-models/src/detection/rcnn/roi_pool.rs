@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use segkiln_ops::{RoiAlignOptions, roi_align};
 
-use super::Corners;
+use super::super::Corners;
 
 /// The side of boxes that belong to [`CANONICAL_LEVEL`], as in the pyramid's paper.
 const CANONICAL_SIDE: f32 = 224.0;

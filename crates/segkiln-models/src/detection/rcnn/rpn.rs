@@ -9,25 +9,26 @@ use burn::{
 use segkiln_ops::batched_nms;
 
 use super::{
-    Corners, Match, Matcher, RcnnConfig, Sampling,
-    anchors::Grid,
-    box_coder::{BoxCoder, clipped, has_size},
-    host::{indices, values},
-    losses::{binary_cross_entropy, smooth_l1},
-    transform::Images,
+    super::{
+        AnchorGrid, BoxCoder, Corners, ImageBatch, ImageTargets, Match, Matcher, Sampling, binary_cross_entropy,
+        clip_to_image,
+        host::{indices, rows, values},
+        is_at_least, sigmoid, smooth_l1,
+    },
+    RcnnConfig,
 };
 use crate::layers::{ConvBlock, ConvBlockConfig, NormConfig, conv2d, zero_bias};
 
 const CODER: BoxCoder = BoxCoder { weights: [1.0; 4] };
 
-/// Region proposal network: which anchors may hold an object, and what box it has.
+/// Region proposal network: scores anchors by whether they hold an object, and moves them to its box.
 #[derive(Module, Debug)]
 pub struct Rpn {
-    /// Its layers, the same for all maps.
+    /// Layers, the same for all levels.
     pub head: RpnHead,
 }
 
-/// The layers of an [`Rpn`].
+/// Layers of an [`Rpn`].
 #[derive(Module, Debug)]
 pub struct RpnHead {
     /// 3×3.
@@ -53,7 +54,7 @@ impl RpnHead {
         let block = ConvBlockConfig::new(config.channels, config.channels)
             .with_norm(NormConfig::None)
             .with_initializer(initializer.clone());
-        let anchors = config.anchors.per_place();
+        let anchors = config.anchors.per_location();
         Self {
             conv: (0..config.rpn.convolutions).map(|_| block.init(device).with_zero_bias(device)).collect(),
             cls_logits: zero_bias(output(anchors), device),
@@ -80,18 +81,13 @@ impl Rpn {
     /// Proposals of each image in pixels of `images`, best first; and what is needed for the losses.
     pub(super) fn forward(
         &self,
-        images: &Images,
+        images: &ImageBatch,
         maps: &[Tensor<4>],
         config: &RcnnConfig,
         train: bool,
     ) -> (Vec<Vec<Corners>>, RpnOutput) {
-        let outputs = self.head.forward(maps, config.anchors.per_place());
-        let [_, _, height, width] = images.tensor.dims();
-        let grid = |(level, map): (usize, &Tensor<4>)| {
-            let [_, _, rows, columns] = map.dims();
-            config.anchors.grid(level, [rows, columns], [height, width])
-        };
-        let grids: Vec<Grid> = maps.iter().enumerate().map(grid).collect();
+        let outputs = self.head.forward(maps, config.anchors.per_location());
+        let grids = config.anchors.grids(maps, images.padded_size());
         let logits = outputs.logits.iter().map(|logits| values(logits.clone().detach())).collect::<Vec<_>>();
         let codes = outputs.codes.iter().map(|codes| values(codes.clone().detach())).collect::<Vec<_>>();
         let proposals = (images.sizes.iter().enumerate())
@@ -112,17 +108,18 @@ impl Rpn {
     pub(super) fn losses(
         &self,
         output: RpnOutput,
-        objects: &[Vec<Corners>],
+        targets: &[ImageTargets<'_>],
         config: &RcnnConfig,
         sampling: Sampling,
     ) -> [Tensor<1>; 2] {
         let RpnOutput { outputs, grids } = output;
         let device = outputs.logits[0].device();
-        let anchors: Vec<Corners> = grids.iter().flat_map(Grid::iter).collect();
+        let anchors: Vec<Corners> = grids.iter().flat_map(AnchorGrid::iter).collect();
         let rpn = &config.rpn;
-        let matcher = Matcher { foreground: rpn.foreground, background: rpn.background, low_quality: true };
+        let matcher =
+            Matcher { foreground_iou: rpn.foreground, background_iou: rpn.background, allow_low_quality: true };
         let (mut positive, mut negative, mut codes) = (Vec::new(), Vec::new(), Vec::new());
-        for (image, objects) in objects.iter().enumerate() {
+        for (image, ImageTargets { boxes: objects, .. }) in targets.iter().enumerate() {
             let matches = matcher.matches(objects, &anchors);
             let with = |wanted: fn(&Match) -> bool| {
                 matches.iter().enumerate().filter(|(_, found)| wanted(found)).map(|(index, _)| index).collect()
@@ -130,10 +127,10 @@ impl Rpn {
             let candidates =
                 [with(|found| matches!(found, Match::Object(_))), with(|found| *found == Match::Background)];
             let [own, other] = candidates;
-            let [own, other] = sampling.stream(0, image).balanced(own, other, rpn.samples, rpn.positive);
+            let [own, other] = sampling.sampler(0, image).balanced(own, other, rpn.samples, rpn.positive);
             for index in &own {
                 if let Match::Object(object) = matches[*index] {
-                    codes.extend(CODER.encode(objects[object], anchors[*index]));
+                    codes.push(CODER.encode(objects[object], anchors[*index]));
                 }
             }
             let of_all = |index: &usize| image * anchors.len() + index;
@@ -154,7 +151,7 @@ impl Rpn {
         let boxes = if positive.is_empty() {
             zero()
         } else {
-            let targets = Tensor::<1>::from_floats(codes.as_slice(), &device).reshape([-1, 4]);
+            let targets = rows(&codes, &device);
             let chosen: Tensor<2> = shifts.select(0, indices(&positive, &device));
             smooth_l1(chosen, targets).div_scalar(samples as f64)
         };
@@ -165,12 +162,12 @@ impl Rpn {
 /// What the losses are made of.
 pub(super) struct RpnOutput {
     outputs: Outputs,
-    grids: Vec<Grid>,
+    grids: Vec<AnchorGrid>,
 }
 
 /// The proposals of one image, from the logits and codes of each map's anchors.
 fn propose<'a>(
-    levels: impl Iterator<Item = (&'a Grid, &'a [f32], &'a [[f32; 4]])>,
+    levels: impl Iterator<Item = (&'a AnchorGrid, &'a [f32], &'a [[f32; 4]])>,
     size: [usize; 2],
     config: &RcnnConfig,
     train: bool,
@@ -183,9 +180,9 @@ fn propose<'a>(
     let (mut boxes, mut scores, mut maps) = (Vec::new(), Vec::new(), Vec::new());
     for (map, (grid, logits, codes)) in levels.enumerate() {
         for index in largest(logits, before) {
-            let proposal = clipped(CODER.decode(codes[index], grid.get(index)), size);
-            let score = 1.0 / (1.0 + (-logits[index]).exp());
-            if has_size(proposal, rpn.min_size) && score >= rpn.score {
+            let proposal = clip_to_image(CODER.decode(codes[index], grid.get(index)), size);
+            let score = sigmoid(logits[index]);
+            if is_at_least(proposal, rpn.min_size) && score >= rpn.score {
                 boxes.push(proposal);
                 scores.push(score);
                 maps.push(map as u32);

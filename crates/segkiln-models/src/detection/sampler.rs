@@ -3,54 +3,56 @@ use rand_chacha::{
     rand_core::{Rng, SeedableRng},
 };
 
-/// How boxes are chosen for training.
+/// Choice of the boxes that a training step looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sampling {
-    /// At random; one seed always chooses the same.
+    /// Random boxes; one seed always chooses the same.
     Random {
-        /// Of the random numbers.
+        /// Seed of the random numbers.
         seed: u64,
     },
-    /// The first ones: to compare with another implementation.
+    /// The first boxes by index, to compare with another implementation.
     First,
 }
 
 impl Sampling {
-    /// A stream of random numbers of its own for each purpose and image.
-    pub(super) fn stream(self, purpose: u64, image: usize) -> Sampler {
+    /// Creates the sampler of one stage of a network (numbered as the network likes) and one image of the batch; each has a
+    /// random stream of its own.
+    pub fn sampler(self, stage: u64, image: usize) -> Sampler {
         match self {
             Self::First => Sampler(None),
             Self::Random { seed } => {
                 let mut rng = ChaCha8Rng::seed_from_u64(seed);
-                rng.set_stream(purpose << 32 | image as u64);
+                rng.set_stream(stage << 32 | image as u64);
                 Sampler(Some(rng))
             }
         }
     }
 }
 
-/// Chooses boxes of one image.
-pub(super) struct Sampler(Option<ChaCha8Rng>);
+/// Sampler of positive and negative boxes of one image; torchvision's `BalancedPositiveNegativeSampler`.
+#[derive(Debug)]
+pub struct Sampler(Option<ChaCha8Rng>);
 
 impl Sampler {
-    /// Indices of chosen objects and of chosen background: `count` in all where there are so many, of which at most `share`
-    /// are objects; both rising.
+    /// Chooses `count` boxes, fewer where there are not as many, of which at most the share `positive_fraction` (0 to 1) are
+    /// positives. Returns the ascending indices of the positives and of the negatives.
     pub fn balanced(
         &mut self,
-        objects: Vec<usize>,
-        background: Vec<usize>,
+        positives: Vec<usize>,
+        negatives: Vec<usize>,
         count: usize,
-        share: f64,
+        positive_fraction: f64,
     ) -> [Vec<usize>; 2] {
-        let objects = self.choose(objects, (count as f64 * share) as usize);
-        let background = self.choose(background, count - objects.len());
-        [objects, background]
+        let positives = self.choose(positives, (count as f64 * positive_fraction.clamp(0.0, 1.0)) as usize);
+        let negatives = self.choose(negatives, count - positives.len());
+        [positives, negatives]
     }
 
     fn choose(&mut self, mut indices: Vec<usize>, count: usize) -> Vec<usize> {
         let count = count.min(indices.len());
         if let Some(rng) = &mut self.0 {
-            // Fisher and Yates, as far as it is needed.
+            // Fisher and Yates, stopped after `count` draws.
             for at in 0..count {
                 let rest = (indices.len() - at) as u64;
                 // The bias of a 64-bit remainder is beyond measure.
@@ -69,7 +71,7 @@ mod tests {
 
     #[test]
     fn shares_are_kept_and_filled() {
-        let mut first = Sampling::First.stream(0, 0);
+        let mut first = Sampling::First.sampler(0, 0);
         let [objects, background] = first.balanced((0..10).collect(), (10..30).collect(), 8, 0.25);
         assert_eq!((objects, background), (vec![0, 1], vec![10, 11, 12, 13, 14, 15]));
         let [objects, background] = first.balanced(vec![3], vec![4], 8, 0.25);
@@ -79,7 +81,7 @@ mod tests {
     #[test]
     fn a_seed_chooses_the_same_and_streams_differ() {
         let choose = |seed, image| {
-            let mut sampler = Sampling::Random { seed }.stream(1, image);
+            let mut sampler = Sampling::Random { seed }.sampler(1, image);
             sampler.balanced((0..1000).collect(), vec![], 100, 1.0)[0].clone()
         };
         assert_eq!(choose(1, 0), choose(1, 0));

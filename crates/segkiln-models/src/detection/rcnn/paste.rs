@@ -1,6 +1,6 @@
 use segkiln_core::{CoreError, Rle};
 
-use super::Corners;
+use super::super::Corners;
 
 /// The mask of an image of `size` = `[height, width]`, of which a box has `probabilities`, `side` × `side` in rows: where
 /// they exceed `threshold`, enlarged to the box (bilinear). As torchvision's `paste_masks_in_image`.

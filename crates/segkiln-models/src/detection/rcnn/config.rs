@@ -2,17 +2,22 @@ use std::path::Path;
 
 use burn::config::Config;
 
-use super::AnchorConfig;
-use crate::{
-    backbones::BackboneConfig,
-    layers::NormConfig,
-    weights::{WeightsError, torch_contents},
+use burn::tensor::Device;
+
+use super::{
+    super::{
+        AnchorConfig, DetectionError, DetectionNetworkConfig, DetectionOptions, ImageTransform, check_stages,
+        frozen_epsilon,
+        network::{share, within},
+    },
+    Rcnn,
 };
+use crate::{backbones::BackboneConfig, layers::NormConfig, weights::WeightsError};
 
 /// Configuration of an [`Rcnn`](super::Rcnn); the defaults are torchvision's.
 ///
 /// ```
-/// use segkiln_models::rcnn::RcnnConfig;
+/// use segkiln_models::detection::rcnn::RcnnConfig;
 ///
 /// let config = RcnnConfig::by_name("maskrcnn_resnet50_fpn", 3).unwrap().with_min_size(400);
 /// assert_eq!((config.classes, config.roi.detections), (3, 100));
@@ -224,20 +229,6 @@ impl RcnnConfig {
         Self::new(backbone, classes, stages).with_anchors(anchors).with_rpn(RpnConfig::new().with_score(score))
     }
 
-    /// The epsilon of the frozen norms that weights in a file were trained with, if it is not the usual one: 0 for those of
-    /// ResNets that torchvision trained on COCO's 91 classes, which are known by norms that do not count batches.
-    ///
-    /// # Errors
-    /// [`WeightsError::Read`].
-    pub fn frozen_epsilon(path: &Path) -> Result<Option<f64>, WeightsError> {
-        let contents = torch_contents(path)?;
-        let has = |part: &str| contents.iter().any(|(name, _)| name.contains(part));
-        let classes = contents.iter().find(|(name, _)| name.ends_with("roi_heads.box_predictor.cls_score.bias"));
-        let coco = classes.is_some_and(|(_, shape)| shape == &[91]);
-        let first = coco && has("backbone.body.layer1.0.bn1") && !has(".num_batches_tracked");
-        Ok(first.then_some(0.0))
-    }
-
     /// The same with norms in the backbone that do not learn; see [`FrozenBatchNorm`](crate::layers::FrozenBatchNorm).
     pub fn with_frozen_norm(mut self, epsilon: f64) -> Self {
         self.backbone = self.backbone.with_norm(NormConfig::Frozen { epsilon });
@@ -249,7 +240,7 @@ impl RcnnConfig {
         let Self { backbone, classes, stages, channels, pyramid_norm, anchors, rpn, roi, mask, mean, .. } = self;
         let mask = mask.as_ref().map(|mask| (mask.size, mask.convolutions, mask.channels, &mask.norm));
         let heads =
-            (anchors.sizes.len(), anchors.per_place(), rpn.convolutions, roi.size, &roi.head, roi.representation);
+            (anchors.sizes.len(), anchors.per_location(), rpn.convolutions, roi.size, &roi.head, roi.representation);
         format!("{:?}", (backbone, classes, stages, channels, pyramid_norm, heads, mask, mean.len()))
     }
 
@@ -259,33 +250,11 @@ impl RcnnConfig {
     /// A sentence that names the field out of range.
     pub fn check(&self) -> Result<(), String> {
         self.backbone.check()?;
-        let within = |name: &str, value: usize, least: usize, most: usize| {
-            let fits = (least..=most).contains(&value);
-            if fits { Ok(()) } else { Err(format!("{name} must be from {least} to {most}, is {value}")) }
-        };
-        let share = |name: &str, value: f64| {
-            let fits = (0.0..=1.0).contains(&value);
-            if fits { Ok(()) } else { Err(format!("{name} must be from 0 to 1, is {value}")) }
-        };
-        let available = self.backbone.channels().len();
-        if self.stages.is_empty()
-            || !self.stages.is_sorted_by(|a, b| a < b)
-            || self.stages.iter().any(|s| *s >= available)
-        {
-            return Err(format!("stages must rise and be below {available}, are {:?}", self.stages));
-        }
+        check_stages(&self.backbone, &self.stages)?;
         within("classes", self.classes, 2, 100_000)?;
         within("channels", self.channels, 1, 8192)?;
-        within("min_size", self.min_size, 1, 16_384)?;
-        within("max_size", self.max_size, 1, 16_384)?;
         self.pyramid_norm.check(self.channels)?;
-        let channels = self.backbone.in_channels();
-        if self.mean.len() != channels || self.std.len() != channels {
-            return Err(format!("mean and std need {channels} values each, one for each channel of the image"));
-        }
-        if !self.mean.iter().all(|mean| mean.is_finite()) || !self.std.iter().all(|std| *std > 0.0 && std.is_finite()) {
-            return Err("mean and std must be finite and std above 0".into());
-        }
+        self.transform().check(self.backbone.in_channels())?;
         self.anchors.check(self.stages.len() + 1)?;
         within("rpn convolutions", self.rpn.convolutions, 1, 64)?;
         within("rpn samples", self.rpn.samples, 1, 1 << 20)?;
@@ -336,6 +305,50 @@ impl RcnnConfig {
             mask.norm.check(mask.channels)?;
         }
         Ok(())
+    }
+}
+
+impl DetectionNetworkConfig for RcnnConfig {
+    type Network = Rcnn;
+
+    const NAMES: &'static [&'static str] = &Self::NAMES;
+
+    fn by_name(name: &str, classes: usize) -> Option<Self> {
+        Self::by_name(name, classes)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.check()
+    }
+
+    fn init(&self, device: &Device) -> Result<Rcnn, DetectionError> {
+        self.init(device)
+    }
+
+    fn classes(&self) -> usize {
+        self.classes
+    }
+
+    fn transform(&self) -> ImageTransform {
+        let Self { min_size, max_size, mean, std, .. } = self;
+        ImageTransform { min_size: *min_size, max_size: *max_size, mean: mean.clone(), std: std.clone() }
+    }
+
+    fn has_masks(&self) -> bool {
+        self.mask.is_some()
+    }
+
+    fn with_options(mut self, options: DetectionOptions) -> Self {
+        let Self { min_size, max_size, roi, .. } = &mut self;
+        options.apply(min_size, max_size, &mut roi.score, &mut roi.detections);
+        self
+    }
+
+    fn adapted_to(self, path: &Path) -> Result<Self, WeightsError> {
+        Ok(match frozen_epsilon(path)? {
+            Some(epsilon) => self.with_frozen_norm(epsilon),
+            None => self,
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 use segkiln_core::{Instance, Rle};
 
-use super::Corners;
+use super::super::Corners;
 
 /// An object's pixels, of which proposals have their part.
 pub(super) struct MaskTarget<'a> {

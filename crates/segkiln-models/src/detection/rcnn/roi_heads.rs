@@ -10,20 +10,21 @@ use burn::{
     },
 };
 use rayon::prelude::*;
-use segkiln_ops::batched_nms;
 
 use super::{
-    BoxHeadKind, Corners, MaskConfig, Match, Matcher, RcnnConfig, RoiConfig, Sampling,
-    box_coder::{BoxCoder, clipped, has_size},
-    host::{indices, values},
-    losses::{binary_cross_entropy, cross_entropy, smooth_l1},
+    super::{
+        BoxCoder, Corners, ImageBatch, ImageDetections, ImageTargets, Match, Matcher, Sampling, binary_cross_entropy,
+        clip_to_image, cross_entropy,
+        host::{indices, rows, values},
+        is_at_least, smooth_l1,
+    },
+    BoxHeadKind, MaskConfig, RcnnConfig, RoiConfig,
     mask_target::MaskTarget,
     roi_pool::{Pooled, pool},
-    transform::Images,
 };
 use crate::layers::{ConvBlock, ConvBlockConfig, conv_transpose2d, conv2d, linear, zero_bias};
 
-/// What becomes of proposals: classes, boxes and masks.
+/// Heads on the features of proposals: classes, boxes and masks.
 #[derive(Module, Debug)]
 pub struct RoiHeads {
     /// From features to a description.
@@ -89,21 +90,12 @@ pub struct MaskPredictor {
     pub mask_fcn_logits: Conv2d,
 }
 
-/// What is found in an image, in pixels of the network's input.
+/// Detections of an image and their masks.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Found {
-    pub boxes: Vec<Corners>,
-    pub labels: Vec<u32>,
-    pub scores: Vec<f32>,
-    /// Probabilities of each pixel of each object's mask, in rows; empty if the network makes none.
+pub(super) struct MaskedDetections {
+    pub detections: ImageDetections,
+    /// Probabilities of each pixel of each detection's mask, in rows; empty if the network makes none.
     pub masks: Vec<Vec<f32>>,
-}
-
-/// What there is to find in an image, in pixels of the network's input.
-pub(super) struct Truth<'a> {
-    pub boxes: Vec<Corners>,
-    pub labels: Vec<u32>,
-    pub masks: Vec<MaskTarget<'a>>,
 }
 
 impl RoiHeads {
@@ -138,16 +130,16 @@ impl RoiHeads {
         }
     }
 
-    /// What is found in each image.
-    pub(super) fn find(
+    /// Detections of each image.
+    pub(super) fn detect(
         &self,
-        images: &Images,
+        images: &ImageBatch,
         maps: &[Tensor<4>],
         proposals: Vec<Vec<Corners>>,
         config: &RcnnConfig,
-    ) -> Vec<Found> {
-        let mut found = vec![Found::default(); proposals.len()];
-        let height = images.sizes.iter().map(|size| size[0]).max().unwrap_or(1);
+    ) -> Vec<MaskedDetections> {
+        let mut found = vec![MaskedDetections::default(); proposals.len()];
+        let height = tallest(images);
         let roi = &config.roi;
         let Some(pooled) = pool(maps, &proposals, height, roi.size, roi.sampling) else { return found };
         let (logits, codes) = self.box_predictor.forward(self.box_head.forward(pooled.features));
@@ -159,12 +151,12 @@ impl RoiHeads {
         for ((found, proposals), size) in found.iter_mut().zip(&proposals).zip(&images.sizes) {
             let rows = &row[first..first + proposals.len()];
             first += proposals.len();
-            *found = detections(proposals, rows, &logits, &codes, *size, config);
+            found.detections = detections(proposals, rows, &logits, &codes, *size, config);
         }
         if let (Some(mask), Some(head), Some(predictor)) = (&config.mask, &self.mask_head, &self.mask_predictor) {
-            let boxes: Vec<Vec<Corners>> = found.iter().map(|found| found.boxes.clone()).collect();
+            let boxes: Vec<Vec<Corners>> = found.iter().map(|found| found.detections.boxes.clone()).collect();
             if let Some(pooled) = pool(maps, &boxes, height, mask.size, roi.sampling) {
-                let labels: Vec<u32> = found.iter().flat_map(|found| &found.labels).copied().collect();
+                let labels: Vec<u32> = found.iter().flat_map(|found| &found.detections.labels).copied().collect();
                 let order = pooled.order.clone();
                 let masks = predictor.of_classes(head.forward(pooled.features), &order, &labels);
                 let masks = values(sigmoid(masks));
@@ -175,7 +167,7 @@ impl RoiHeads {
                 }
                 let mut masks = by_index.into_iter();
                 for found in &mut found {
-                    found.masks = masks.by_ref().take(found.boxes.len()).collect();
+                    found.masks = masks.by_ref().take(found.detections.boxes.len()).collect();
                 }
             }
         }
@@ -185,20 +177,20 @@ impl RoiHeads {
     /// The losses of classes, of boxes, and of masks if the network makes them.
     pub(super) fn losses(
         &self,
-        images: &Images,
+        images: &ImageBatch,
         maps: &[Tensor<4>],
         proposals: Vec<Vec<Corners>>,
-        truths: &[Truth<'_>],
+        targets: &[ImageTargets<'_>],
         config: &RcnnConfig,
         sampling: Sampling,
     ) -> ([Tensor<1>; 2], Option<Tensor<1>>) {
         let device = maps[0].device();
         let roi = &config.roi;
-        let chosen: Vec<Chosen> = (proposals.into_iter().zip(truths).enumerate())
-            .map(|(image, (proposals, truth))| Chosen::new(proposals, truth, roi, sampling, image))
+        let chosen: Vec<SampledProposals> = (proposals.into_iter().zip(targets).enumerate())
+            .map(|(image, (proposals, targets))| SampledProposals::new(proposals, targets, roi, sampling, image))
             .collect();
         let boxes: Vec<Vec<Corners>> = chosen.iter().map(|chosen| chosen.boxes.clone()).collect();
-        let height = images.sizes.iter().map(|size| size[0]).max().unwrap_or(1);
+        let height = tallest(images);
         let zero = || Tensor::<1>::zeros([1], &device);
         let mask_zero = || config.mask.as_ref().map(|_| zero());
         let Some(Pooled { features, order }) = pool(maps, &boxes, height, roi.size, roi.sampling) else {
@@ -210,38 +202,44 @@ impl RoiHeads {
         let labels: Vec<i32> = order.iter().map(|index| all[*index].0 as i32).collect();
         let classifier = cross_entropy(logits, Tensor::<1, Int>::from_ints(labels.as_slice(), &device));
         // The rows of objects' codes, where each class has one.
-        let (mut rows, mut targets) = (Vec::new(), Vec::new());
+        let (mut positives, mut code_targets) = (Vec::new(), Vec::new());
         for (row, index) in order.iter().enumerate() {
             if let (label, Some(code)) = all[*index] {
-                rows.push(row * config.classes + label as usize);
-                targets.extend(code);
+                positives.push(row * config.classes + label as usize);
+                code_targets.push(code);
             }
         }
-        let shifts = if rows.is_empty() {
+        let shifts = if positives.is_empty() {
             zero()
         } else {
-            let targets = Tensor::<1>::from_floats(targets.as_slice(), &device).reshape([-1, 4]);
             let codes: Tensor<2> = codes.reshape([-1, 4]);
-            smooth_l1(codes.select(0, indices(&rows, &device)), targets).div_scalar(order.len() as f64)
+            let codes = codes.select(0, indices(&positives, &device));
+            smooth_l1(codes, rows(&code_targets, &device)).div_scalar(order.len() as f64)
         };
-        let mask = self.mask_loss(maps, &chosen, truths, height, config).or_else(mask_zero);
+        let mask = self.mask_loss(images, maps, &chosen, targets, config).or_else(mask_zero);
         ([classifier, shifts], mask)
     }
 
     /// None without masks, or without objects.
     fn mask_loss(
         &self,
+        images: &ImageBatch,
         maps: &[Tensor<4>],
-        chosen: &[Chosen],
-        truths: &[Truth<'_>],
-        height: usize,
+        chosen: &[SampledProposals],
+        targets: &[ImageTargets<'_>],
         config: &RcnnConfig,
     ) -> Option<Tensor<1>> {
         let (mask, head, predictor) = (config.mask.as_ref()?, self.mask_head.as_ref()?, self.mask_predictor.as_ref()?);
-        let objects: Vec<Vec<(Corners, u32, usize)>> = chosen.iter().map(Chosen::objects).collect();
+        let objects: Vec<Vec<(Corners, u32, usize)>> = chosen.iter().map(SampledProposals::objects).collect();
         let boxes: Vec<Vec<Corners>> =
             objects.iter().map(|objects| objects.iter().map(|(bbox, _, _)| *bbox).collect()).collect();
+        let height = tallest(images);
         let Pooled { features, order } = pool(maps, &boxes, height, mask.size, config.roi.sampling)?;
+        let masks: Vec<Vec<MaskTarget<'_>>> = (targets.iter().zip(&images.sizes))
+            .map(|(targets, size)| {
+                targets.instances.iter().filter_map(|object| MaskTarget::new(object, *size)).collect()
+            })
+            .collect();
         let all: Vec<(usize, &(Corners, u32, usize))> =
             objects.iter().enumerate().flat_map(|(image, objects)| objects.iter().map(move |o| (image, o))).collect();
         let labels: Vec<u32> = all.iter().map(|(_, (_, label, _))| *label).collect();
@@ -252,7 +250,7 @@ impl RoiHeads {
             .par_iter()
             .flat_map_iter(|index| {
                 let (image, (bbox, _, object)) = all[*index];
-                truths[image].masks[*object].project(*bbox, side)
+                masks[image][*object].project(*bbox, side)
             })
             .collect();
         let targets = Tensor::<1>::from_floats(targets.as_slice(), &logits.device()).reshape([count, pixels]);
@@ -260,40 +258,46 @@ impl RoiHeads {
     }
 }
 
+/// Largest height of an image in the batch.
+fn tallest(images: &ImageBatch) -> usize {
+    images.sizes.iter().map(|size| size[0]).max().unwrap_or(1)
+}
+
 fn kaiming() -> Initializer {
     Initializer::KaimingNormal { gain: 2f64.sqrt(), fan_out_only: true }
 }
 
 /// Proposals of an image that a training step looks at.
-struct Chosen {
+struct SampledProposals {
     boxes: Vec<Corners>,
     /// 0 for background.
     labels: Vec<u32>,
-    /// What makes the object's box of the proposal.
+    /// Code of the object's box, where there is an object.
     codes: Vec<Option<[f32; 4]>>,
     objects: Vec<usize>,
 }
 
-impl Chosen {
+impl SampledProposals {
     fn new(
         mut proposals: Vec<Corners>,
-        truth: &Truth<'_>,
+        targets: &ImageTargets<'_>,
         config: &RoiConfig,
         sampling: Sampling,
         image: usize,
     ) -> Self {
-        proposals.extend(&truth.boxes);
-        let matcher = Matcher { foreground: config.foreground, background: config.background, low_quality: false };
-        let matches = matcher.matches(&truth.boxes, &proposals);
+        proposals.extend(&targets.boxes);
+        let matcher =
+            Matcher { foreground_iou: config.foreground, background_iou: config.background, allow_low_quality: false };
+        let matches = matcher.matches(&targets.boxes, &proposals);
         let (mut own, mut other) = (Vec::new(), Vec::new());
         for (index, found) in matches.iter().enumerate() {
             match found {
                 Match::Object(_) => own.push(index),
                 Match::Background => other.push(index),
-                Match::Between => {}
+                Match::Ignored => {}
             }
         }
-        let [own, other] = sampling.stream(1, image).balanced(own, other, config.samples, config.positive);
+        let [own, other] = sampling.sampler(1, image).balanced(own, other, config.samples, config.positive);
         let mut all: Vec<usize> = own.into_iter().chain(other).collect();
         all.sort_unstable();
         let coder = BoxCoder { weights: config.weights };
@@ -301,8 +305,8 @@ impl Chosen {
         for index in all {
             let (label, code, object) = match matches[index] {
                 Match::Object(object) => {
-                    let code = coder.encode(truth.boxes[object], proposals[index]);
-                    (truth.labels[object], Some(code), object)
+                    let code = coder.encode(targets.boxes[object], proposals[index]);
+                    (targets.labels[object], Some(code), object)
                 }
                 _ => (0, None, 0),
             };
@@ -321,7 +325,7 @@ impl Chosen {
     }
 }
 
-/// What is left of an image's proposals: the best that do not overlap others of their class.
+/// Best detections of an image after class-wise non-maximum suppression.
 fn detections(
     proposals: &[Corners],
     rows: &[usize],
@@ -329,9 +333,9 @@ fn detections(
     codes: &[f32],
     size: [usize; 2],
     config: &RcnnConfig,
-) -> Found {
-    /// Least side, in pixels of the network's input.
-    const LEAST: f32 = 1e-2;
+) -> ImageDetections {
+    /// Shorter boxes are dropped; in pixels of the network's input.
+    const MIN_SIDE: f32 = 1e-2;
     let (classes, roi) = (config.classes, &config.roi);
     let coder = BoxCoder { weights: roi.weights };
     let candidates: Vec<(Corners, f32, u32)> = proposals
@@ -343,21 +347,16 @@ fn detections(
             let with_class = scores.into_iter().zip(codes).zip(0..).skip(1);
             with_class
                 .filter(|((score, _), _)| *score > roi.score)
-                .map(|((score, code), class)| (clipped(coder.decode(*code, *proposal), size), score, class))
+                .map(|((score, code), class)| (clip_to_image(coder.decode(*code, *proposal), size), score, class))
         })
-        .filter(|(bbox, _, _)| has_size(*bbox, LEAST))
+        .filter(|(bbox, _, _)| is_at_least(*bbox, MIN_SIDE))
         .collect();
-    let boxes: Vec<Corners> = candidates.iter().map(|candidate| candidate.0).collect();
-    let scores: Vec<f32> = candidates.iter().map(|candidate| candidate.1).collect();
-    let labels: Vec<u32> = candidates.iter().map(|candidate| candidate.2).collect();
-    let mut kept = batched_nms(&boxes, &scores, &labels, roi.nms);
-    kept.truncate(roi.detections);
-    Found {
-        boxes: kept.iter().map(|index| boxes[*index]).collect(),
-        labels: kept.iter().map(|index| labels[*index]).collect(),
-        scores: kept.iter().map(|index| scores[*index]).collect(),
-        masks: Vec::new(),
-    }
+    let detections = ImageDetections {
+        boxes: candidates.iter().map(|candidate| candidate.0).collect(),
+        labels: candidates.iter().map(|candidate| candidate.2).collect(),
+        scores: candidates.iter().map(|candidate| candidate.1).collect(),
+    };
+    detections.suppressed(roi.nms, roi.detections)
 }
 
 fn softmax(logits: &[f32]) -> Vec<f32> {

@@ -1,0 +1,181 @@
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor},
+};
+use segkiln_core::{Detection, Instances};
+
+use super::{
+    super::{
+        AnchorGrid, BackboneWithFpn, BoxLinearCoder, Corners, DensePostprocess, DetectionError, DetectionLosses,
+        DetectionNetwork, DetectionNetworkConfig, ImageBatch, ImageTargets, Sampling, binary_cross_entropy,
+        check_images, check_targets, generalized_box_iou_loss,
+        host::{indices, rows, values},
+        min_logit, sigmoid, sigmoid_focal_loss, stack_levels, with_same_layers,
+    },
+    FcosConfig, FcosHead, assign_locations,
+    head::HeadOutputs,
+};
+use crate::{backbones::Backbone, layers::NormConfig};
+
+/// FCOS; see [`FcosConfig`].
+#[derive(Module, Debug)]
+pub struct Fcos {
+    /// Levels P3 to P7.
+    pub backbone: BackboneWithFpn,
+    /// Classes, boxes and centerness of the locations.
+    pub head: FcosHead,
+    #[module(skip)]
+    config: FcosConfig,
+}
+
+impl FcosConfig {
+    /// The network with random weights, as torchvision draws them.
+    ///
+    /// # Errors
+    /// [`DetectionError::Config`] where [`check`](Self::check) gives an error.
+    pub fn init(&self, device: &Device) -> Result<Fcos, DetectionError> {
+        self.check().map_err(DetectionError::Config)?;
+        let Self { backbone, stages, channels, last_level, .. } = self;
+        Ok(Fcos {
+            backbone: BackboneWithFpn::new(backbone, stages, *channels, &NormConfig::None, *last_level, device),
+            head: FcosHead::new(self, device),
+            config: self.clone(),
+        })
+    }
+}
+
+/// Images, and what the network makes of them.
+struct Predictions {
+    images: ImageBatch,
+    grids: Vec<AnchorGrid>,
+    outputs: HeadOutputs,
+}
+
+impl DetectionNetwork for Fcos {
+    type Config = FcosConfig;
+
+    fn config(&self) -> FcosConfig {
+        self.config.clone()
+    }
+
+    fn with_config(mut self, config: FcosConfig) -> Result<Self, DetectionError> {
+        self.config = with_same_layers(&self.config, config, FcosConfig::layers)?;
+        Ok(self)
+    }
+
+    fn backbone_mut(&mut self) -> Option<&mut Backbone> {
+        Some(&mut self.backbone.body)
+    }
+
+    fn class_tensors(&self) -> Vec<String> {
+        vec!["head.classification_head.cls_logits.".into()]
+    }
+
+    fn detect(&self, images: &[Tensor<3>]) -> Result<Vec<Vec<Detection>>, DetectionError> {
+        self.detections(&self.predict(images)?)
+    }
+
+    /// The terms are `classification`, `bbox_regression` and `bbox_ctrness`; all locations take part, so that nothing is
+    /// sampled.
+    fn losses(
+        &self,
+        images: &[Tensor<3>],
+        targets: &[Instances],
+        _sampling: Sampling,
+    ) -> Result<DetectionLosses, DetectionError> {
+        let predictions = self.predict(images)?;
+        check_targets(images, targets, self.config.classes, false)?;
+        Ok(self.losses_of(predictions, targets))
+    }
+
+    fn validate(
+        &self,
+        images: &[Tensor<3>],
+        targets: &[Instances],
+        _sampling: Sampling,
+    ) -> Result<(DetectionLosses, Vec<Vec<Detection>>), DetectionError> {
+        let predictions = self.predict(images)?;
+        check_targets(images, targets, self.config.classes, false)?;
+        let detections = self.detections(&predictions)?;
+        Ok((self.losses_of(predictions, targets), detections))
+    }
+}
+
+impl Fcos {
+    fn predict(&self, images: &[Tensor<3>]) -> Result<Predictions, DetectionError> {
+        let config = &self.config;
+        check_images(images, config.mean.len())?;
+        let images = config.transform().forward(images);
+        let maps = self.backbone.forward(images.tensor.clone(), &config.stages);
+        let grids = config.anchors().grids(&maps, images.padded_size());
+        let outputs = self.head.forward(&maps, config.classes);
+        Ok(Predictions { images, grids, outputs })
+    }
+
+    fn detections(&self, predictions: &Predictions) -> Result<Vec<Vec<Detection>>, DetectionError> {
+        let Predictions { images, grids, outputs } = predictions;
+        let config = &self.config;
+        let [logits, codes, centerness] = [&outputs.logits, &outputs.codes, &outputs.centerness]
+            .map(|levels| levels.iter().map(|level| values(level.clone())).collect::<Vec<_>>());
+        let postprocess = DensePostprocess {
+            classes: config.classes,
+            score_threshold: config.score_threshold,
+            // The centerness is at most 1, so that the class probability must exceed the square.
+            min_logit: min_logit(config.score_threshold.powi(2)),
+            topk_candidates: config.topk_candidates,
+            nms_iou: config.nms_iou,
+            max_detections: config.max_detections,
+        };
+        postprocess.forward(
+            images,
+            grids,
+            [&logits, &codes],
+            |level, location, logit| (sigmoid(logit) * sigmoid(centerness[level][location])).sqrt(),
+            |code, anchor| BoxLinearCoder.decode(code, anchor),
+        )
+    }
+
+    fn losses_of(&self, predictions: Predictions, targets: &[Instances]) -> DetectionLosses {
+        let Predictions { images, grids, outputs } = predictions;
+        let device = images.tensor.device();
+        let anchors: Vec<Corners> = grids.iter().flat_map(AnchorGrid::iter).collect();
+        let (mut positives, mut classes) = (Vec::new(), Vec::new());
+        let (mut own_anchors, mut boxes) = (Vec::new(), Vec::new());
+        for (image, targets) in ImageTargets::of_batch(&images, targets).iter().enumerate() {
+            let assigned = assign_locations(&targets.boxes, &grids, self.config.center_sampling_radius);
+            for (index, object) in assigned.into_iter().enumerate() {
+                let Some(object) = object else { continue };
+                positives.push(image * anchors.len() + index);
+                classes.push(targets.labels[object] as usize);
+                own_anchors.push(anchors[index]);
+                boxes.push(targets.boxes[object]);
+            }
+        }
+        let count = positives.len().max(1) as f64;
+        let weights = vec![(1.0 / count) as f32; images.sizes.len() * anchors.len()];
+        let pairs: Vec<(usize, usize)> = positives.iter().copied().zip(classes).collect();
+        let classification = sigmoid_focal_loss(stack_levels(outputs.logits), &weights, &pairs);
+        let [bbox_regression, bbox_ctrness] = if positives.is_empty() {
+            [0, 1].map(|_| Tensor::zeros([1], &device))
+        } else {
+            let selected = |levels| stack_levels(levels).select(0, indices(&positives, &device));
+            let decoded = BoxLinearCoder.decode_tensor(selected(outputs.codes), rows(&own_anchors, &device));
+            let overlap = generalized_box_iou_loss(decoded, rows(&boxes, &device)).sum().div_scalar(count);
+            let centerness: Vec<f32> =
+                boxes.iter().zip(&own_anchors).map(|(bbox, anchor)| target(*bbox, *anchor)).collect();
+            let centerness = Tensor::<1>::from_floats(centerness.as_slice(), &device).reshape([boxes.len(), 1]);
+            [overlap, binary_cross_entropy(selected(outputs.centerness), centerness)]
+        };
+        DetectionLosses::new(vec![
+            ("classification", classification),
+            ("bbox_regression", bbox_regression),
+            ("bbox_ctrness", bbox_ctrness),
+        ])
+    }
+}
+
+/// Centerness of a location in its object's box: 1 at the center, 0 at the sides (equation 3 of the paper).
+fn target(bbox: Corners, anchor: Corners) -> f32 {
+    let [left, top, right, bottom] = BoxLinearCoder.encode(bbox, anchor);
+    ((left.min(right) / left.max(right)) * (top.min(bottom) / top.max(bottom))).sqrt()
+}

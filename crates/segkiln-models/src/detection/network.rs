@@ -1,0 +1,224 @@
+use std::{fmt::Debug, path::Path};
+
+use burn::{
+    module::{Module, ModuleDisplay},
+    tensor::{Device, Tensor},
+};
+use segkiln_core::{Detection, Instances};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{DetectionError, DetectionLosses, ImageTransform, Sampling};
+use crate::{
+    backbones::Backbone,
+    weights::{self, Exceptions, WeightsError, load_torch_but, torch_contents},
+};
+
+/// A detector: a network that finds the boxes and classes of objects, and perhaps their masks.
+///
+/// Implement it, and [`DetectionNetworkConfig`], for a network of your own, and training, prediction, checkpoints and
+/// weights take it as they take the ones of this crate. The parts that those are made of are in [this
+/// module](crate::detection). Names of parameters are those of PyTorch where fields have PyTorch's names; see
+/// [`load_torch`](crate::weights::load_torch).
+pub trait DetectionNetwork: Module + ModuleDisplay + Sync + 'static {
+    /// Description of the network that a file can hold.
+    type Config: DetectionNetworkConfig<Network = Self>;
+
+    /// The config that the network was made from.
+    fn config(&self) -> Self::Config;
+
+    /// Changes sizes of images, thresholds or numbers of boxes.
+    ///
+    /// # Errors
+    /// [`DetectionError::Config`] if the config is out of range, or is that of other layers.
+    fn with_config(self, config: Self::Config) -> Result<Self, DetectionError>;
+
+    /// Backbone of the network; none if it has no backbone of this crate.
+    fn backbone_mut(&mut self) -> Option<&mut Backbone> {
+        None
+    }
+
+    /// Prefixes of the tensors, by PyTorch's names, whose shape depends on the number of classes. They keep their random
+    /// weights where a file is of a network for other classes.
+    fn class_tensors(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Finds the objects of each image, best first, in the image's own pixels.
+    ///
+    /// # Shapes
+    /// Each image `[channels, height, width]`, values from 0 to 1; they may differ in height and width.
+    ///
+    /// # Errors
+    /// [`DetectionError::NoImages`], or [`DetectionError::Image`] if an image does not fit the network.
+    fn detect(&self, images: &[Tensor<3>]) -> Result<Vec<Vec<Detection>>, DetectionError>;
+
+    /// Computes the losses of a training step; on a device without gradients and a network in evaluation, those of
+    /// validation.
+    ///
+    /// Crowds take no part. Difficult objects do.
+    ///
+    /// # Shapes
+    /// As [`detect`](Self::detect), and a target of each image's size.
+    ///
+    /// # Errors
+    /// As [`detect`](Self::detect), and where a target does not fit its image or the network.
+    fn losses(
+        &self,
+        images: &[Tensor<3>],
+        targets: &[Instances],
+        sampling: Sampling,
+    ) -> Result<DetectionLosses, DetectionError>;
+
+    /// [`losses`](Self::losses) and [`detect`](Self::detect) of the same images, for validation. Networks that compute their
+    /// features once for both implement it.
+    ///
+    /// # Errors
+    /// As [`losses`](Self::losses).
+    fn validate(
+        &self,
+        images: &[Tensor<3>],
+        targets: &[Instances],
+        sampling: Sampling,
+    ) -> Result<(DetectionLosses, Vec<Vec<Detection>>), DetectionError> {
+        Ok((self.losses(images, targets, sampling)?, self.detect(images)?))
+    }
+
+    /// Keeps all but the last `trainable` groups of the backbone's layers from learning; see [`Backbone::freeze_stages`].
+    fn freeze_backbone(mut self, trainable: usize) -> Self {
+        if let Some(backbone) = self.backbone_mut() {
+            *backbone = backbone.clone().freeze_stages(trainable);
+        }
+        self
+    }
+
+    /// Loads weights to begin a training with: a `.bpk` of the same network; PyTorch's of the network, also for other classes
+    /// (see [`class_tensors`](Self::class_tensors)); or PyTorch's of its backbone, also a classifier's.
+    ///
+    /// # Errors
+    /// [`WeightsError`], naming the tensors if the file is of none of these.
+    fn load_pretrained(mut self, path: &Path) -> Result<Self, WeightsError> {
+        if path.extension().is_some_and(|extension| extension == "bpk") {
+            return weights::load(self, path);
+        }
+        let is_whole = torch_contents(path)?.iter().any(|(name, _)| name.contains("backbone."));
+        match self.backbone_mut() {
+            Some(backbone) if !is_whole => {
+                let spare = &["fc.", "classifier."];
+                *backbone = load_torch_but(backbone.clone(), path, Exceptions { spare, ..Exceptions::default() })?;
+                Ok(self)
+            }
+            _ => {
+                let names = self.class_tensors();
+                let kept: Vec<&str> = names.iter().map(String::as_str).collect();
+                load_torch_but(self, path, Exceptions { kept: &kept, ..Exceptions::default() })
+            }
+        }
+    }
+}
+
+/// Config of a [`DetectionNetwork`], which `config.json` holds.
+pub trait DetectionNetworkConfig: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The network that is made from the config.
+    type Network: DetectionNetwork<Config = Self>;
+
+    /// Names that [`by_name`](Self::by_name) knows.
+    const NAMES: &'static [&'static str] = &[];
+
+    /// Config of the network with this name, for `classes` classes with the background; none if the name is unknown.
+    fn by_name(_name: &str, _classes: usize) -> Option<Self> {
+        None
+    }
+
+    /// Checks that the network can be built. A config that came from a file is checked before anything is allocated.
+    ///
+    /// # Errors
+    /// A sentence that names the field out of range.
+    fn check(&self) -> Result<(), String>;
+
+    /// Builds the network with random weights.
+    ///
+    /// # Errors
+    /// [`DetectionError::Config`] where [`check`](Self::check) gives an error.
+    fn init(&self, device: &Device) -> Result<Self::Network, DetectionError>;
+
+    /// Number of classes with the background, which is class 0.
+    fn classes(&self) -> usize;
+
+    /// Normalization and sizes of images; its `mean` has as many values as images have channels.
+    fn transform(&self) -> ImageTransform;
+
+    /// Whether the network learns and finds masks.
+    fn has_masks(&self) -> bool {
+        false
+    }
+
+    /// Changes what can be chosen for each prediction.
+    fn with_options(self, options: DetectionOptions) -> Self;
+
+    /// Adapts the config to a file of PyTorch's weights, where they tell more than the network's name; see
+    /// [`frozen_epsilon`](super::frozen_epsilon).
+    ///
+    /// # Errors
+    /// [`WeightsError::Read`].
+    fn adapted_to(self, _path: &Path) -> Result<Self, WeightsError> {
+        Ok(self)
+    }
+}
+
+/// Options of a prediction that every detector has; what is `None` stays as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct DetectionOptions {
+    /// Shorter side that images are resized to, in pixels.
+    pub min_size: Option<usize>,
+    /// Upper bound of the longer side, in pixels; at least `min_size` where only that is given.
+    pub max_size: Option<usize>,
+    /// Score that a detection must exceed, from 0 to 1.
+    pub score_threshold: Option<f32>,
+    /// Most detections of an image.
+    pub max_detections: Option<usize>,
+}
+
+impl DetectionOptions {
+    /// Replaces a config's values by those that are given.
+    pub(super) fn apply(
+        self,
+        min_size: &mut usize,
+        max_size: &mut usize,
+        score_threshold: &mut f32,
+        detections: &mut usize,
+    ) {
+        *min_size = self.min_size.unwrap_or(*min_size);
+        let at_least = if self.min_size.is_some() { *min_size } else { 0 };
+        *max_size = self.max_size.unwrap_or((*max_size).max(at_least));
+        *score_threshold = self.score_threshold.unwrap_or(*score_threshold);
+        *detections = self.max_detections.unwrap_or(*detections);
+    }
+}
+
+/// Checks a config that is to replace `old`: it must be in range and, by the description that `layers` gives, have the same
+/// layers.
+pub(super) fn with_same_layers<C: DetectionNetworkConfig>(
+    old: &C,
+    new: C,
+    layers: impl Fn(&C) -> String,
+) -> Result<C, DetectionError> {
+    new.check().map_err(DetectionError::Config)?;
+    if layers(&new) != layers(old) {
+        let reason =
+            "the network has its layers already; only sizes of images, thresholds and numbers of boxes can change";
+        return Err(DetectionError::Config(reason.into()));
+    }
+    Ok(new)
+}
+
+/// Checks that a number is in a range.
+pub(super) fn within(name: &str, value: usize, least: usize, most: usize) -> Result<(), String> {
+    let fits = (least..=most).contains(&value);
+    if fits { Ok(()) } else { Err(format!("{name} must be from {least} to {most}, is {value}")) }
+}
+
+/// Checks that a number is from 0 to 1.
+pub(super) fn share(name: &str, value: f64) -> Result<(), String> {
+    let fits = (0.0..=1.0).contains(&value);
+    if fits { Ok(()) } else { Err(format!("{name} must be from 0 to 1, is {value}")) }
+}

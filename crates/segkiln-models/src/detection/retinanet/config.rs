@@ -1,0 +1,226 @@
+use std::path::Path;
+
+use burn::{config::Config, tensor::Device};
+
+use super::{
+    super::{
+        AnchorConfig, DetectionError, DetectionNetworkConfig, DetectionOptions, ImageTransform, check_stages,
+        frozen_epsilon,
+        network::{share, within},
+    },
+    RetinaNet,
+};
+use crate::{
+    backbones::BackboneConfig,
+    layers::{LastLevel, NormConfig},
+    weights::WeightsError,
+};
+
+/// Configuration of a [`RetinaNet`]; the defaults are torchvision's.
+///
+/// ```
+/// use segkiln_models::detection::retinanet::{BoxLoss, RetinaNetConfig};
+///
+/// let config = RetinaNetConfig::by_name("retinanet_resnet50_fpn_v2", 3).unwrap().with_min_size(400);
+/// assert_eq!((config.classes, config.box_loss), (3, BoxLoss::GeneralizedIou));
+/// ```
+#[derive(Config, Debug)]
+pub struct RetinaNetConfig {
+    /// Backbone of the feature pyramid.
+    pub backbone: BackboneConfig,
+    /// Number of classes with the background, which is class 0.
+    pub classes: usize,
+    /// Stages of the backbone whose maps the pyramid takes, in rising order.
+    pub stages: Vec<usize>,
+    /// Channels of all levels of the pyramid and of the heads.
+    #[config(default = 256)]
+    pub channels: usize,
+    /// Levels above those of the backbone's maps.
+    #[config(default = "LastLevel::P6P7OnP5")]
+    pub last_level: LastLevel,
+    /// 3×3 convolutions of each head before its outputs.
+    #[config(default = 4)]
+    pub convolutions: usize,
+    /// Normalization behind each of them.
+    #[config(default = "NormConfig::None")]
+    pub head_norm: NormConfig,
+    /// Loss of the boxes.
+    #[config(default = "BoxLoss::L1")]
+    pub box_loss: BoxLoss,
+    /// Shorter side that images are resized to, in pixels.
+    #[config(default = 800)]
+    pub min_size: usize,
+    /// Upper bound of the longer side, in pixels.
+    #[config(default = 1333)]
+    pub max_size: usize,
+    /// Mean of each channel of the image, whose values are from 0 to 1; ImageNet's.
+    #[config(default = "vec![0.485, 0.456, 0.406]")]
+    pub mean: Vec<f32>,
+    /// Standard deviation of each channel.
+    #[config(default = "vec![0.229, 0.224, 0.225]")]
+    pub std: Vec<f32>,
+    /// Anchors of the levels: by default three sizes, a third of an octave apart, and three ratios.
+    #[config(default = "default_anchors()")]
+    pub anchors: AnchorConfig,
+    /// Least IoU of an anchor that learns an object.
+    #[config(default = 0.5)]
+    pub foreground_iou: f32,
+    /// IoU below which an anchor is background.
+    #[config(default = 0.4)]
+    pub background_iou: f32,
+    /// Score that a detection must exceed.
+    #[config(default = 0.05)]
+    pub score_threshold: f32,
+    /// IoU above which the worse of two detections of a class is dropped.
+    #[config(default = 0.5)]
+    pub nms_iou: f64,
+    /// Most candidates of each level before non-maximum suppression.
+    #[config(default = 1000)]
+    pub topk_candidates: usize,
+    /// Most detections of an image.
+    #[config(default = 300)]
+    pub max_detections: usize,
+}
+
+/// Loss of the boxes of a [`RetinaNet`].
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum BoxLoss {
+    /// Absolute differences of box codes.
+    L1,
+    /// Generalized IoU of decoded boxes (Rezatofighi et al., CVPR 2019, <https://arxiv.org/abs/1902.09630>).
+    GeneralizedIou,
+}
+
+fn default_anchors() -> AnchorConfig {
+    AnchorConfig::with_octaves(&[32.0, 64.0, 128.0, 256.0, 512.0])
+}
+
+impl RetinaNetConfig {
+    /// The names that [`by_name`](Self::by_name) knows: torchvision's.
+    pub const NAMES: [&str; 2] = ["retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"];
+
+    /// torchvision's network of this name, for `classes` classes with the background.
+    pub fn by_name(name: &str, classes: usize) -> Option<Self> {
+        let config = Self::with_backbone(BackboneConfig::by_name("resnet50")?, classes);
+        match name {
+            "retinanet_resnet50_fpn" => Some(config),
+            "retinanet_resnet50_fpn_v2" => Some(
+                config
+                    .with_last_level(LastLevel::P6P7OnC5)
+                    .with_head_norm(NormConfig::Group { groups: 32 })
+                    .with_box_loss(BoxLoss::GeneralizedIou),
+            ),
+            _ => None,
+        }
+    }
+
+    /// RetinaNet on any backbone, with its maps of strides 8, 16 and 32.
+    pub fn with_backbone(backbone: BackboneConfig, classes: usize) -> Self {
+        let stages = backbone.pyramid()[1..].to_vec();
+        Self::new(backbone, classes, stages)
+    }
+
+    /// Replaces the norms of the backbone by [`FrozenBatchNorm`](crate::layers::FrozenBatchNorm)s.
+    pub fn with_frozen_norm(mut self, epsilon: f64) -> Self {
+        self.backbone = self.backbone.with_norm(NormConfig::Frozen { epsilon });
+        self
+    }
+
+    /// Describes what decides which layers there are, and their sizes.
+    pub(super) fn layers(&self) -> String {
+        let Self { backbone, classes, stages, channels, last_level, convolutions, head_norm, anchors, mean, .. } = self;
+        let head = (convolutions, head_norm, anchors.sizes.len(), anchors.per_location());
+        format!("{:?}", (backbone, classes, stages, channels, last_level, head, mean.len()))
+    }
+
+    /// Checks that the network can be built. A config that came from a file is checked before anything is allocated.
+    ///
+    /// # Errors
+    /// A sentence that names the field out of range.
+    pub fn check(&self) -> Result<(), String> {
+        self.backbone.check()?;
+        check_stages(&self.backbone, &self.stages)?;
+        within("classes", self.classes, 2, 100_000)?;
+        within("channels", self.channels, 1, 8192)?;
+        within("convolutions", self.convolutions, 1, 64)?;
+        self.head_norm.check(self.channels)?;
+        self.transform().check(self.backbone.in_channels())?;
+        self.anchors.check(self.stages.len() + self.last_level.levels())?;
+        within("topk_candidates", self.topk_candidates, 1, 1 << 20)?;
+        within("max_detections", self.max_detections, 1, 1 << 20)?;
+        share("foreground_iou", self.foreground_iou.into())?;
+        share("background_iou", self.background_iou.into())?;
+        share("score_threshold", self.score_threshold.into())?;
+        share("nms_iou", self.nms_iou)?;
+        if self.background_iou > self.foreground_iou {
+            return Err("background_iou must not be above foreground_iou".into());
+        }
+        Ok(())
+    }
+}
+
+impl DetectionNetworkConfig for RetinaNetConfig {
+    type Network = RetinaNet;
+
+    const NAMES: &'static [&'static str] = &Self::NAMES;
+
+    fn by_name(name: &str, classes: usize) -> Option<Self> {
+        Self::by_name(name, classes)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.check()
+    }
+
+    fn init(&self, device: &Device) -> Result<RetinaNet, DetectionError> {
+        self.init(device)
+    }
+
+    fn classes(&self) -> usize {
+        self.classes
+    }
+
+    fn transform(&self) -> ImageTransform {
+        let Self { min_size, max_size, mean, std, .. } = self;
+        ImageTransform { min_size: *min_size, max_size: *max_size, mean: mean.clone(), std: std.clone() }
+    }
+
+    fn with_options(mut self, options: DetectionOptions) -> Self {
+        let Self { min_size, max_size, score_threshold, max_detections, .. } = &mut self;
+        options.apply(min_size, max_size, score_threshold, max_detections);
+        self
+    }
+
+    fn adapted_to(self, path: &Path) -> Result<Self, WeightsError> {
+        Ok(match frozen_epsilon(path)? {
+            Some(epsilon) => self.with_frozen_norm(epsilon),
+            None => self,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn anchors_have_torchvision_s_sizes() {
+        let sizes = default_anchors().sizes;
+        assert_eq!(sizes[0], [32.0, 40.0, 50.0]);
+        assert_eq!(sizes[4], [512.0, 645.0, 812.0]);
+    }
+
+    #[test]
+    fn fields_out_of_range_are_named() {
+        let config = || RetinaNetConfig::by_name("retinanet_resnet50_fpn_v2", 3).unwrap();
+        let refused = |config: RetinaNetConfig| config.check().unwrap_err();
+        config().check().unwrap();
+        assert!(refused(config().with_min_size(0)).contains("min_size"));
+        assert!(refused(config().with_channels(48)).contains("32 norm groups"));
+        assert!(refused(RetinaNetConfig { stages: vec![4, 2], ..config() }).contains("stages"));
+        assert!(refused(config().with_last_level(LastLevel::MaxPool)).contains("anchor sizes"));
+        assert!(refused(config().with_background_iou(0.6)).contains("background_iou"));
+        assert!(refused(config().with_nms_iou(f64::NAN)).contains("nms_iou"));
+        assert!(RetinaNetConfig::by_name("retinanet_resnet51_fpn", 3).is_none());
+    }
+}

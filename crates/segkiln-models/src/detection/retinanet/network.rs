@@ -1,0 +1,207 @@
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor},
+};
+use segkiln_core::{Detection, Instances};
+
+use super::{
+    super::{
+        AnchorGrid, BackboneWithFpn, BoxCoder, Corners, DensePostprocess, DetectionError, DetectionLosses,
+        DetectionNetwork, DetectionNetworkConfig, ImageBatch, ImageTargets, Match, Matcher, Sampling, check_images,
+        check_targets, generalized_box_iou_loss,
+        host::{indices, rows, values},
+        min_logit, sigmoid, sigmoid_focal_loss, stack_levels, with_same_layers,
+    },
+    BoxLoss, RetinaNetConfig, RetinaNetHead,
+    head::HeadOutputs,
+};
+use crate::{backbones::Backbone, layers::NormConfig};
+
+const CODER: BoxCoder = BoxCoder { weights: [1.0; 4] };
+
+/// RetinaNet; see [`RetinaNetConfig`].
+#[derive(Module, Debug)]
+pub struct RetinaNet {
+    /// Levels P3 to P7.
+    pub backbone: BackboneWithFpn,
+    /// Classes and boxes of the anchors.
+    pub head: RetinaNetHead,
+    #[module(skip)]
+    config: RetinaNetConfig,
+}
+
+impl RetinaNetConfig {
+    /// The network with random weights, as torchvision draws them.
+    ///
+    /// # Errors
+    /// [`DetectionError::Config`] where [`check`](Self::check) gives an error.
+    pub fn init(&self, device: &Device) -> Result<RetinaNet, DetectionError> {
+        self.check().map_err(DetectionError::Config)?;
+        let Self { backbone, stages, channels, last_level, .. } = self;
+        Ok(RetinaNet {
+            backbone: BackboneWithFpn::new(backbone, stages, *channels, &NormConfig::None, *last_level, device),
+            head: RetinaNetHead::new(self, device),
+            config: self.clone(),
+        })
+    }
+}
+
+/// Images, and what the network makes of them.
+struct Predictions {
+    images: ImageBatch,
+    grids: Vec<AnchorGrid>,
+    outputs: HeadOutputs,
+}
+
+impl DetectionNetwork for RetinaNet {
+    type Config = RetinaNetConfig;
+
+    fn config(&self) -> RetinaNetConfig {
+        self.config.clone()
+    }
+
+    fn with_config(mut self, config: RetinaNetConfig) -> Result<Self, DetectionError> {
+        self.config = with_same_layers(&self.config, config, RetinaNetConfig::layers)?;
+        Ok(self)
+    }
+
+    fn backbone_mut(&mut self) -> Option<&mut Backbone> {
+        Some(&mut self.backbone.body)
+    }
+
+    fn class_tensors(&self) -> Vec<String> {
+        vec!["head.classification_head.cls_logits.".into()]
+    }
+
+    fn detect(&self, images: &[Tensor<3>]) -> Result<Vec<Vec<Detection>>, DetectionError> {
+        self.detections(&self.predict(images)?)
+    }
+
+    /// The terms are `classification` and `bbox_regression`; all anchors take part, so that nothing is sampled.
+    fn losses(
+        &self,
+        images: &[Tensor<3>],
+        targets: &[Instances],
+        _sampling: Sampling,
+    ) -> Result<DetectionLosses, DetectionError> {
+        let predictions = self.predict(images)?;
+        check_targets(images, targets, self.config.classes, false)?;
+        Ok(self.losses_of(predictions, targets))
+    }
+
+    fn validate(
+        &self,
+        images: &[Tensor<3>],
+        targets: &[Instances],
+        _sampling: Sampling,
+    ) -> Result<(DetectionLosses, Vec<Vec<Detection>>), DetectionError> {
+        let predictions = self.predict(images)?;
+        check_targets(images, targets, self.config.classes, false)?;
+        let detections = self.detections(&predictions)?;
+        Ok((self.losses_of(predictions, targets), detections))
+    }
+}
+
+impl RetinaNet {
+    fn predict(&self, images: &[Tensor<3>]) -> Result<Predictions, DetectionError> {
+        let config = &self.config;
+        check_images(images, config.mean.len())?;
+        let images = config.transform().forward(images);
+        let maps = self.backbone.forward(images.tensor.clone(), &config.stages);
+        let grids = config.anchors.grids(&maps, images.padded_size());
+        let outputs = self.head.forward(&maps, config.classes);
+        Ok(Predictions { images, grids, outputs })
+    }
+
+    fn detections(&self, predictions: &Predictions) -> Result<Vec<Vec<Detection>>, DetectionError> {
+        let Predictions { images, grids, outputs } = predictions;
+        let config = &self.config;
+        let [logits, codes] = [&outputs.logits, &outputs.codes]
+            .map(|levels| levels.iter().map(|level| values(level.clone())).collect::<Vec<_>>());
+        let postprocess = DensePostprocess {
+            classes: config.classes,
+            score_threshold: config.score_threshold,
+            min_logit: min_logit(config.score_threshold),
+            topk_candidates: config.topk_candidates,
+            nms_iou: config.nms_iou,
+            max_detections: config.max_detections,
+        };
+        postprocess.forward(
+            images,
+            grids,
+            [&logits, &codes],
+            |_, _, logit| sigmoid(logit),
+            |code, anchor| CODER.decode(code, anchor),
+        )
+    }
+
+    fn losses_of(&self, predictions: Predictions, targets: &[Instances]) -> DetectionLosses {
+        let Predictions { images, grids, outputs } = predictions;
+        let config = &self.config;
+        let matcher = Matcher {
+            foreground_iou: config.foreground_iou,
+            background_iou: config.background_iou,
+            allow_low_quality: true,
+        };
+        let anchors: Vec<Corners> = grids.iter().flat_map(AnchorGrid::iter).collect();
+        let mut weights = Vec::with_capacity(targets.len() * anchors.len());
+        let mut positives = Positives::default();
+        for (image, targets) in ImageTargets::of_batch(&images, targets).iter().enumerate() {
+            let matches = matcher.matches(&targets.boxes, &anchors);
+            let count = matches.iter().filter(|found| matches!(found, Match::Object(_))).count();
+            // Losses are normalized image by image, and averaged over the images.
+            let weight = 1.0 / (count.max(1) * images.sizes.len()) as f32;
+            for (index, found) in matches.into_iter().enumerate() {
+                weights.push(if found == Match::Ignored { 0.0 } else { weight });
+                if let Match::Object(object) = found {
+                    positives.rows.push(image * anchors.len() + index);
+                    positives.classes.push(targets.labels[object] as usize);
+                    positives.anchors.push(anchors[index]);
+                    positives.boxes.push(targets.boxes[object]);
+                    positives.weights.push(weight);
+                }
+            }
+        }
+        let pairs: Vec<(usize, usize)> =
+            positives.rows.iter().copied().zip(positives.classes.iter().copied()).collect();
+        let classification = sigmoid_focal_loss(stack_levels(outputs.logits), &weights, &pairs);
+        let boxes = positives.loss(stack_levels(outputs.codes), config.box_loss);
+        DetectionLosses::new(vec![("classification", classification), ("bbox_regression", boxes)])
+    }
+}
+
+/// Anchors of a batch that learn an object.
+#[derive(Default)]
+struct Positives {
+    /// Indices in all images' anchors.
+    rows: Vec<usize>,
+    classes: Vec<usize>,
+    anchors: Vec<Corners>,
+    /// Box of each anchor's object.
+    boxes: Vec<Corners>,
+    weights: Vec<f32>,
+}
+
+impl Positives {
+    /// Weighted sum of the losses of the boxes.
+    fn loss(&self, codes: Tensor<2>, loss: BoxLoss) -> Tensor<1> {
+        let device = codes.device();
+        if self.rows.is_empty() {
+            return Tensor::zeros([1], &device);
+        }
+        let codes = codes.select(0, indices(&self.rows, &device));
+        let losses = match loss {
+            BoxLoss::L1 => {
+                let pairs = self.boxes.iter().zip(&self.anchors);
+                let targets: Vec<[f32; 4]> = pairs.map(|(target, anchor)| CODER.encode(*target, *anchor)).collect();
+                (codes - rows(&targets, &device)).abs().sum_dim(1)
+            }
+            BoxLoss::GeneralizedIou => {
+                let boxes = CODER.decode_tensor(codes, rows(&self.anchors, &device));
+                generalized_box_iou_loss(boxes, rows(&self.boxes, &device))
+            }
+        };
+        let weights = Tensor::<1>::from_floats(self.weights.as_slice(), &device).reshape([self.rows.len(), 1]);
+        (losses * weights).sum()
+    }
+}

@@ -1,0 +1,80 @@
+//! Evaluation of a detector on a split of a data set.
+
+use rayon::prelude::*;
+use segkiln_core::{Detection, Instances};
+use segkiln_data::{
+    Sample,
+    coco::{CocoFile, CocoResultFile, ImageId},
+};
+use segkiln_metrics::metrics::coco::{CocoDetection, CocoEvaluator, CocoFigures, CocoParams, CocoTruth, IouType};
+use segkiln_models::detection::DetectionNetwork;
+
+use crate::{CocoError, DetectError, Detector, coco_evaluate};
+
+/// Detections of a detector in the images of a split, beside the annotated objects.
+#[derive(Debug, Clone, Default)]
+pub struct SplitDetections {
+    images: Vec<(Instances, Vec<Detection>)>,
+}
+
+impl<M: DetectionNetwork> Detector<M> {
+    /// Detects the objects of every image of a split. `each` sees the index and the sample of each image and its detections,
+    /// to draw them for example.
+    ///
+    /// # Errors
+    /// The split's own, those of `each`, and [`DetectError::Network`] if an image does not fit the network.
+    pub fn detect_split<E: From<DetectError>>(
+        &self,
+        split: impl IntoIterator<Item = Result<Sample<Instances>, E>>,
+        mut each: impl FnMut(usize, &Sample<Instances>, &[Detection]) -> Result<(), E>,
+    ) -> Result<SplitDetections, E> {
+        let mut images = Vec::new();
+        for (index, sample) in split.into_iter().enumerate() {
+            let sample = sample?;
+            let detections = self.detect_values(&sample.image)?;
+            each(index, &sample, &detections)?;
+            images.push((sample.target, detections));
+        }
+        Ok(SplitDetections { images })
+    }
+}
+
+impl SplitDetections {
+    /// Number of images.
+    pub fn images(&self) -> usize {
+        self.images.len()
+    }
+
+    /// COCO's twelve figures, from the objects of the samples.
+    ///
+    /// # Errors
+    /// [`CocoError::Metrics`] if a mask is missing where masks are compared.
+    pub fn coco_figures(&self, iou: IouType) -> Result<CocoFigures, CocoError> {
+        let mut evaluator = CocoEvaluator::new(iou, CocoParams::default())?;
+        for ((target, detections), number) in self.images.iter().zip(1..) {
+            let truths: Vec<CocoTruth> =
+                target.as_slice().iter().zip(1..).map(|(instance, id)| CocoTruth::of(instance, id)).collect();
+            let found: Vec<CocoDetection> = detections.iter().map(CocoDetection::of).collect();
+            evaluator.add_image(number, &truths, &found)?;
+        }
+        Ok(evaluator.evaluate().figures())
+    }
+
+    /// COCO's twelve figures, from the file of annotations that the split was read from, whose images must be in the split's
+    /// order; as [`coco_evaluate`] computes them from files.
+    ///
+    /// # Errors
+    /// As [`coco_evaluate`].
+    pub fn coco_figures_of_file<M: DetectionNetwork>(
+        &self,
+        file: &CocoFile,
+        detector: &Detector<M>,
+        iou: IouType,
+    ) -> Result<CocoFigures, CocoError> {
+        let ids: Vec<&ImageId> = file.images().iter().map(|image| &image.id).collect();
+        let results = self.images.par_iter().zip(ids);
+        let results = results.flat_map_iter(|((_, detections), id)| detector.coco_results(id, detections)).collect();
+        let results = CocoResultFile::new("results", results);
+        Ok(coco_evaluate(file, &results, iou, CocoParams::default())?.evaluate().figures())
+    }
+}
