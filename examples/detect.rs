@@ -12,7 +12,7 @@ use std::{path::PathBuf, process::ExitCode, time::Instant};
 use clap::Parser;
 use segkiln::{
     Detector,
-    core::Detection,
+    core::{Detection, Precision},
     data::{
         Limits,
         coco::{ImageId, write_results},
@@ -49,9 +49,9 @@ struct Args {
     /// An image, or a folder of images
     #[arg(long)]
     image: PathBuf,
-    /// Score that an object must exceed [default: the network's: 0.05, of FCOS 0.2]
-    #[arg(long)]
-    score_threshold: Option<f32>,
+    /// Score that an object must exceed
+    #[arg(long, default_value_t = 0.05)]
+    score_threshold: f32,
     /// The shorter side that images are resized to [default: the network's]
     #[arg(long)]
     min_size: Option<usize>,
@@ -64,6 +64,9 @@ struct Args {
     /// Picture with the objects drawn in; of a folder, the folder for the pictures
     #[arg(long)]
     overlay: Option<PathBuf>,
+    /// Numbers that the network multiplies: f32 or bf16
+    #[arg(long, default_value_t)]
+    precision: Precision,
     #[command(flatten)]
     machine: Machine,
 }
@@ -87,9 +90,10 @@ fn run(args: &Args) -> Result<(), Failure> {
     let detector = detector.with_options(DetectionOptions {
         min_size: args.min_size,
         max_size: args.max_size,
-        score_threshold: args.score_threshold,
+        score_threshold: Some(args.score_threshold),
         max_detections: None,
     })?;
+    let detector = detector.with_precision(args.precision)?;
     let paths = images::images(&args.image)?;
     let many = args.image.is_dir();
     let mut results = Vec::new();

@@ -1,15 +1,18 @@
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use image::{DynamicImage, RgbImage};
-use segkiln_core::{Classes, Detection, Instances};
+use segkiln_core::{Classes, Detection, Instances, Precision};
 use segkiln_data::{
     DataError, Image,
     coco::{CocoResult, ImageId, Segmentation},
     draw,
 };
 use segkiln_models::{
-    DetectorCard,
+    DetectorCard, InferenceSession, PrecisionError,
     detection::{
         DetectionError, DetectionModel, DetectionNetwork, DetectionNetworkConfig, DetectionOptions, DetectorConfig,
         default_classes,
@@ -40,6 +43,9 @@ pub enum DetectError {
     /// The network cannot be built, or does not take the image.
     #[error(transparent)]
     Network(#[from] DetectionError),
+    /// The device cannot compute in the precision.
+    #[error(transparent)]
+    Precision(#[from] PrecisionError),
     /// The result cannot be drawn.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -77,6 +83,7 @@ pub struct Detector<M: DetectionNetwork = DetectionModel> {
     model: M,
     card: DetectorCard<M::Config>,
     device: Device,
+    session: Arc<InferenceSession>,
 }
 
 impl Detector {
@@ -144,7 +151,23 @@ impl<M: DetectionNetwork> Detector<M> {
         // Gradients are never wanted here, whatever device the network comes from.
         let device = device.clone().inner();
         let model = if model.devices().iter().any(Device::is_autodiff) { model.valid() } else { model };
-        Ok(Self { model, card, device })
+        let session = InferenceSession::new(Precision::F32, &device)?;
+        Ok(Self { model, card, device, session })
+    }
+
+    /// Computes the network's convolutions in another precision from now on; detectors begin with f32. See
+    /// [`Segmenter::with_precision`](crate::Segmenter::with_precision).
+    ///
+    /// # Errors
+    /// [`DetectError::Precision`] if the device cannot compute in it.
+    pub fn with_precision(mut self, precision: Precision) -> Result<Self, DetectError> {
+        self.session = InferenceSession::new(precision, &self.device)?;
+        Ok(self)
+    }
+
+    /// The precision that the network is computed in.
+    pub fn precision(&self) -> Precision {
+        self.session.precision()
     }
 
     /// [`load`](Detector::load) of a run of a network of your own: `Detector::<MyNetwork>::load_network(…)`.
@@ -162,10 +185,10 @@ impl<M: DetectionNetwork> Detector<M> {
     /// # Errors
     /// [`DetectError::Network`] if they are out of range.
     pub fn with_config(self, change: impl FnOnce(M::Config) -> M::Config) -> Result<Self, DetectError> {
-        let Self { model, mut card, device } = self;
+        let Self { model, mut card, device, session } = self;
         let model = model.with_config(change(card.model))?;
         card.model = model.config();
-        Ok(Self { model, card, device })
+        Ok(Self { model, card, device, session })
     }
 
     /// Changes the options that every detector has.
@@ -215,7 +238,7 @@ impl<M: DetectionNetwork> Detector<M> {
         let shape = [image.height() as usize, image.width() as usize, image.channels()];
         let values = TensorData::new(image.as_slice().to_vec(), shape);
         let x = Tensor::<3>::from_data(values, &self.device).permute([2, 0, 1]);
-        Ok(self.model.detect(&[x])?.remove(0))
+        Ok(self.session.run(|| self.model.detect(&[x]))?.remove(0))
     }
 
     /// The image with what was found drawn over it: boxes, names, scores and masks.

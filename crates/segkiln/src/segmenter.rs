@@ -159,10 +159,10 @@ impl Segmenter {
         Ok(Self { model, card, device, session })
     }
 
-    /// The same network, computed in another precision; f32 is what predictors begin with.
+    /// Computes the network's convolutions in another precision from now on; predictors begin with f32.
     ///
-    /// bf16 is for the CPU backend: on processors with dot products of bf16 (AVX512-BF16) it takes less than half of the time
-    /// of U-Nets, on others it computes as f32 does. What it costs is in the book's chapter on performance.
+    /// bf16 is for the CPU backend: with dot products of bf16 (AVX512-BF16) U-Nets take about half of the time, and on
+    /// processors without them it is the same as f32. The book's chapter on precision says how large the error is.
     ///
     /// # Errors
     /// [`SegmentError::Precision`] if the device cannot compute in it.

@@ -103,7 +103,7 @@ pub trait DetectionNetwork: Module + ModuleDisplay + Sync + 'static {
         let is_whole = torch_contents(path)?.iter().any(|(name, _)| name.contains("backbone."));
         match self.backbone_mut() {
             Some(backbone) if !is_whole => {
-                let spare = &["fc.", "classifier."];
+                let spare = &["fc.", "_fc.", "classifier.", "head.", "conv_head."];
                 *backbone = load_torch_but(backbone.clone(), path, Exceptions { spare, ..Exceptions::default() })?;
                 Ok(self)
             }
