@@ -149,6 +149,9 @@ fn black_and_white_palettes_go_by_brightness() {
         let path = folder.file("8.png", indexed(BitDepth::Eight, &padded, &data));
         assert_eq!(labels(&path, &MaskFormat::Binary).unwrap().as_slice(), expected);
     }
+    // Almost white and almost black.
+    let path = folder.file("g.png", indexed(BitDepth::Eight, &[250, 250, 250, 9, 9, 9], &[0, 1, 0]));
+    assert_eq!(labels(&path, &MaskFormat::Binary).unwrap().as_slice(), [1, 0, 1]);
     // Whose first colour is black, or whose colours are all alike, is taken by its indices.
     for palette in [[0, 0, 0, 255, 255, 255], [0; 6], [9; 6], [0, 0, 0, 128, 0, 0]] {
         let path = folder.file("b.png", indexed(BitDepth::Eight, &palette, &[0, 1, 0]));
