@@ -215,7 +215,7 @@ impl Annotation {
         if let (Some(width), Some(height)) = (side(&self.width), side(&self.height)) {
             return Ok([width, height]);
         }
-        let image = read_dynamic(image, decode)?;
+        let image = read_dynamic(image, *decode)?;
         Ok([image.width(), image.height()])
     }
 
