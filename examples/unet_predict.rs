@@ -16,7 +16,7 @@ use std::{
 
 use clap::Parser;
 use segkiln::{
-    PartialFailure, SegmentOptions, Segmenter,
+    PartialFailure, SegmentError, SegmentOptions, Segmenter,
     core::Precision,
     data::{DenseCrf, read_dynamic, refuse_replacing, write_image, write_labels},
 };
@@ -88,19 +88,20 @@ fn run(args: &Args) -> Result<(), Failure> {
     let decode = args.decode.options();
     let mut failed = 0;
     for (stem, path) in &images {
-        let segmented = read_dynamic(path, decode).map_err(Failure::from).and_then(|image| {
-            let result = segmenter.segment_with(&image, &options);
-            Ok((result.map_err(|error| format!("{}: {error}", path.display()))?, image))
+        let segmented = read_dynamic(path, decode).map_err(SegmentError::from).and_then(|image| {
+            let result = segmenter.segment_with(&image, &options)?;
+            Ok((result, image))
         });
         let (result, image) = match segmented {
             Ok(segmented) => segmented,
-            // Of a folder the others are done.
-            Err(error) if args.input.is_dir() => {
+            // What is wrong with one of a folder is not with the others.
+            Err(SegmentError::Data(error)) if args.input.is_dir() => {
                 eprintln!("error: {error}");
                 failed += 1;
                 continue;
             }
-            Err(error) => return Err(error),
+            Err(SegmentError::Data(error)) => return Err(error.into()),
+            Err(error) => return Err(format!("{}: {error}", path.display()).into()),
         };
         let [map, overlay] = outputs(stem);
         write_labels(map, result.map())?;

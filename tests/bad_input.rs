@@ -154,15 +154,15 @@ fn a_loss_that_leaves_the_numbers() {
     // The first epoch ends well.
     let diverging = || {
         let mut command = place.train();
-        command.args(["--lr", "2000", "--epochs", "6"]);
+        command.args(["--lr", "1000", "--epochs", "6"]);
         command
     };
-    place.refused(&mut diverging(), &["loss is", "the epochs before it"]);
+    place.refused(&mut diverging(), &["the epochs before it", "learning rate"]);
     let before = snapshot(&place.at("run"));
     let kept = |name: &str| before.iter().any(|(file, _)| file.ends_with(name));
     assert!(kept("last.bpk") && kept("metrics.csv") && kept("optimizer.bpk"), "{:?}", files(&place.at("run")));
     // What was kept can be gone on with, though not with that learning rate.
-    place.refused(diverging().arg("--resume"), &["loss is", "the epochs before it"]);
+    place.refused(diverging().arg("--resume"), &["the epochs before it", "learning rate"]);
     assert!(snapshot(&place.at("run")) == before, "the failed run changed files");
 }
 
@@ -259,6 +259,73 @@ fn bad_input_for_prediction() {
     fs::write(place.at("file"), "").unwrap();
     let input = place.at("data/images/val_1000.png");
     place.refused(&mut unet_predict(&place.at("run"), &input, &place.at("file")), &["/file", "file exists"]);
+}
+
+#[test]
+fn one_bad_file_does_not_stop_the_others_and_hidden_ones_are_left_out() {
+    let place = Place::with_network();
+    truncate(&place.at("data/images/train_1.png"));
+    fs::write(place.at("data/images/._train_0.png"), "of a Mac").unwrap();
+    let ended = run(&mut place.predict("data/images"));
+    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    assert_eq!((&ended.result()["images"], &ended.result()["failed"]), (&json!(4), &json!(1)));
+    assert!(ended.stderr.lines().count() == 1 && ended.stderr.contains("images/train_1.png"), "{}", ended.stderr);
+    assert_eq!(files(&place.at("out")).len(), 2 * 4);
+}
+
+#[test]
+fn results_never_replace_what_they_are_made_from() {
+    let place = Place::with_network();
+    let before = snapshot(&place.at("data"));
+    let into = |input: &str| unet_predict(&place.at("run"), &place.at(input), &place.at("data/images/../images"));
+    place.refused(&mut into("data/images/train_0.png"), &["train_0.png is an input"]);
+    place.refused(&mut into("data/images"), &["is an input"]);
+    // A training in the folder of its data moves a run's files only.
+    for _ in 0..2 {
+        run_well(place.train().arg("--out").arg(place.at("data")));
+    }
+    let after = snapshot(&place.at("data"));
+    assert!(before.iter().all(|file| after.contains(file)), "{:?}", files(&place.at("data")));
+    assert!(place.at("data.1/best.bpk").exists() && !place.at("data.1/images").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_second_training_in_one_folder() {
+    let place = Place::with_network();
+    let before = snapshot(&place.at("run"));
+    let first = fs::File::open(place.at("run")).unwrap();
+    first.lock().unwrap();
+    place.refused(&mut place.train(), &["another training", "/run"]);
+    place.refused(place.train().arg("--resume"), &["another training", "/run"]);
+    assert!(snapshot(&place.at("run")) == before && !place.at("run.1").exists());
+    drop(first);
+    run_well(place.train().arg("--resume"));
+}
+
+#[test]
+fn data_are_checked_without_training() {
+    let place = Place::new();
+    let check = || place.train().arg("--check-data").args(["--seed", "1"]).output().unwrap();
+    let lines = |output: std::process::Output| -> Vec<Value> {
+        assert!(output.status.success());
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    assert_eq!(lines(check()), [json!({ "problems": 0, "images": 5 })]);
+    truncate(&place.at("data/images/train_1.png"));
+    write_labels(place.at("data/labels/train_2.png"), &discs(0, 40, 48).1).unwrap();
+    fs::remove_file(place.at("data/labels/val_1000.png")).unwrap();
+    let found = lines(check());
+    assert_eq!(found.last(), Some(&json!({ "problems": 3, "images": 4 })));
+    let words = ["images/train_1.png", "images/train_2.png", "no mask for 1 (val_1000)"];
+    for (problem, word) in found.iter().zip(words) {
+        let mut fields: Vec<&String> = problem.as_object().unwrap().keys().collect();
+        fields.sort();
+        assert_eq!(fields, ["cure", "field", "file", "object", "problem"]);
+        assert!(problem.to_string().contains(word), "{problem}");
+    }
+    assert!(!place.at("run").exists());
 }
 
 #[test]

@@ -135,6 +135,11 @@ def evaluate(annotations, results, kind, **params):
     with contextlib.redirect_stdout(io.StringIO()):
         gt = COCO()
         gt.dataset = json.loads(json.dumps(annotations))
+        # It takes the id 0 of a match for no match: ids from 1 give the figures that are right.
+        ids = [one["id"] for one in gt.dataset["annotations"]]
+        if 0 in ids:
+            for one in gt.dataset["annotations"]:
+                one["id"] += 1 - min(ids)
         gt.createIndex()
         evaluator = COCOeval(gt, gt.loadRes(json.loads(json.dumps(results))), kind)
         for name, value in params.items():

@@ -98,7 +98,8 @@ impl Normalize {
         let mut std = Vec::with_capacity(channels.len());
         for (channel, moments) in channels.iter().enumerate() {
             let deviation = (moments.squares / moments.count).sqrt();
-            let is_constant = deviation <= 1e-6 * moments.mean.abs();
+            // Rounding leaves a little of nothing.
+            let is_constant = deviation <= 1e-9 * moments.mean.abs();
             if is_constant {
                 let mean = moments.mean;
                 log::warn!(

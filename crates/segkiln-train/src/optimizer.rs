@@ -198,7 +198,7 @@ mod tests {
     fn clipping_has_the_same_bits_each_time() {
         let device = Device::default();
         let layer = burn::nn::conv::Conv2dConfig::new([2100, 2100], [1, 1]).with_bias(false).init(&device);
-        let values: Vec<f32> = (0..2100 * 2100).map(|i| ((i * 7919) % 104_729) as f32 * 1e-5 - 0.5).collect();
+        let values: Vec<f32> = (0..2100 * 2100u64).map(|i| (i * 7919 % 104_729) as f32 * 1e-5 - 0.5).collect();
         let clipped = || {
             let mut gradients = GradientsParams::new();
             let gradient = Tensor::<1>::from_floats(values.as_slice(), &device).reshape([2100, 2100, 1, 1]);

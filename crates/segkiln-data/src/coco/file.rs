@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::{
     ImageId, Segmentation, decode, fields,
-    source::{Source, entries},
+    source::{Source, entries, more_faults},
 };
 use crate::{DataError, Result, problem::Faults};
 
@@ -92,7 +92,8 @@ impl CocoFile {
             let (images, categories) = (entries(&images)?, entries(&categories)?);
             Ok(Parsed { images, categories, annotations: entries(&annotations)? })
         };
-        let Lists { images, categories, annotations } = source.parse(read)?;
+        let Lists { images, categories, annotations } =
+            source.parse(read).map_err(|first| all_faults(&source, first))?;
         let by_id = images.iter().enumerate().map(|(index, image)| (image.id.clone(), index)).collect();
         let file = Self { path: source.path, images, categories, annotations, by_id };
         file.check()?;
@@ -209,6 +210,22 @@ impl CocoFile {
         let size = self.size(&annotation.image_id)?;
         decode(&self.path, || format!("annotation {}", annotation.id), segmentation, size).map(Some)
     }
+}
+
+/// All entries that cannot be read, where `first` is one of them.
+fn all_faults(source: &Source, first: DataError) -> DataError {
+    let known = match &first {
+        DataError::Coco { entry, .. } => entry.clone(),
+        DataError::Json { reason, .. } => reason.split(": ").next().unwrap_or_default().to_owned(),
+        _ => return first,
+    };
+    let Ok(Raw { images, categories, annotations }) = serde_json::from_slice(source.json()) else { return first };
+    let mut faults = Faults::default();
+    faults.push(first);
+    more_faults::<CocoImage>("image", &images, &source.path, &mut faults, &known);
+    more_faults::<CocoCategory>("category", &categories, &source.path, &mut faults, &known);
+    more_faults::<CocoAnnotation>("annotation", &annotations, &source.path, &mut faults, &known);
+    faults.finish().expect_err("there is one at least")
 }
 
 /// The lists of a file.

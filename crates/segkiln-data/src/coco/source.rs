@@ -11,6 +11,7 @@ use serde_path_to_error::Segment;
 
 use crate::{
     DataError, Result,
+    problem::Faults,
     text::{read_bytes, without_mark},
 };
 
@@ -56,7 +57,7 @@ impl Source {
         }
     }
 
-    fn json(&self) -> &[u8] {
+    pub fn json(&self) -> &[u8] {
         self.finite.as_ref().unwrap_or(&self.bytes)
     }
 
@@ -136,6 +137,39 @@ impl Source {
             };
         }
         Some((entry, field))
+    }
+}
+
+/// The faults of a list's entries, as `T`s, that `faults` does not have yet.
+pub(super) fn more_faults<T: DeserializeOwned>(
+    name: &str,
+    raw: &[&RawValue],
+    path: &Path,
+    faults: &mut Faults,
+    first: &str,
+) {
+    #[derive(Deserialize)]
+    struct Id {
+        id: Value,
+    }
+    for (index, entry) in raw.iter().enumerate() {
+        let mut json = serde_json::Deserializer::from_str(entry.get());
+        let Err(error) = serde_path_to_error::deserialize::<_, T>(&mut json) else { continue };
+        let number = format!("{name} number {index} (from 0)");
+        let id = serde_json::from_str::<Id>(entry.get()).ok();
+        let entry = id.map_or_else(|| number.clone(), |Id { id }| format!("{name} {id}"));
+        if entry == first || number == first {
+            continue;
+        }
+        let field = error.path().to_string();
+        let text = error.into_inner().to_string();
+        let text = text.rsplit_once(" at line ").map_or(&*text, |(reason, _)| reason);
+        let reason = match text.starts_with("invalid type: map") {
+            // What stands for NaN and Infinity.
+            true => format!("{text}, or a number that is not finite; correct it or remove the entry"),
+            false => text.to_owned(),
+        };
+        faults.push(DataError::Coco { path: path.into(), entry, field, reason });
     }
 }
 

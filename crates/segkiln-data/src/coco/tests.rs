@@ -309,5 +309,15 @@ fn long_files_are_read_in_parts() {
     for id in [1700, 4100] {
         wrong[id] = wrong[id].replace("\"bbox\": [", "\"bbox\": [NaN, ");
     }
-    refused(file(&text(&wrong)), &["annotation 1700", "`bbox[0]`", "(line 1701)"]);
+    refused(file(&text(&wrong)), &["2 problems", "annotation 1700", "`bbox[0]`", "(line 1701)"]);
+    wrong[4200] = wrong[4200].replace("\"category_id\": 1, ", "");
+    wrong[4300] = "[]".into();
+    let Err(DataError::Several { errors, more: 0 }) = file(&text(&wrong)) else { panic!("not several") };
+    let shown: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    for (error, part) in
+        shown.iter().zip(["annotation number 1700", "annotation 4100,", "annotation 4200,", "annotation number 4300"])
+    {
+        assert!(error.contains(part), "{error}");
+    }
+    assert_eq!(shown.len(), 4);
 }

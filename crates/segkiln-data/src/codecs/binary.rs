@@ -10,7 +10,8 @@ use crate::{
     raster::{Raster, Samples, luma},
 };
 
-/// The brightness of each pixel, where a palette has black and white and its indices do not say which is the foreground.
+/// The brightness of each pixel above the darkest colour, where a palette is grey and its first colour is not the darkest:
+/// whose white comes first says nothing of what is the foreground.
 ///
 /// # Errors
 /// If black is not the first colour and the others are not all grey.
@@ -22,16 +23,14 @@ pub(super) fn by_brightness(raster: &Raster<'_>, path: &Path) -> Result<Option<V
     let counts = |(index, _): &(usize, &[u8; 3])| used[*index] || *index < 2;
     let known: Vec<(usize, [u8; 3])> =
         colours.iter().enumerate().filter(counts).map(|(index, colour)| (index, *colour)).collect();
-    let black = known.iter().position(|(_, colour)| *colour == [0; 3]);
     let different = (1..known.len()).all(|at| !known[..at].iter().any(|(_, colour)| *colour == known[at].1));
-    match (black, known.first()) {
-        // Index 0 is the background in any case, or the palette says nothing.
-        (Some(0), _) | (None, _) | (_, None) => return Ok(None),
-        _ if !different => return Ok(None),
-        _ => {}
-    }
-    if let Some((index, colour)) = known.iter().find(|(_, [r, g, b])| r != g || g != b) {
-        let first = known[0].1;
+    let (Some((_, first)), true) = (known.first(), different) else { return Ok(None) };
+    let coloured = known.iter().find(|(_, [r, g, b])| r != g || g != b);
+    if let Some((index, colour)) = coloured {
+        let black = known.iter().any(|(_, colour)| *colour == [0; 3]);
+        if *first == [0; 3] || !black {
+            return Ok(None);
+        }
         return Err(DataError::MaskValue {
             path: path.into(),
             reason: format!(
@@ -40,7 +39,11 @@ pub(super) fn by_brightness(raster: &Raster<'_>, path: &Path) -> Result<Option<V
             ),
         });
     }
-    let level = |index: &u8| colours.get(usize::from(*index)).map_or(0, |colour| u32::from(colour[0]));
+    let darkest = known.iter().map(|(_, colour)| colour[0]).min().unwrap_or(0);
+    if first[0] == darkest {
+        return Ok(None);
+    }
+    let level = |index: &u8| colours.get(usize::from(*index)).map_or(0, |colour| (colour[0] - darkest).into());
     Ok(Some(indices.iter().map(level).collect()))
 }
 

@@ -28,21 +28,9 @@ pub struct DecodeOptions {
     pub nodata: Option<f64>,
 }
 
-impl From<Limits> for DecodeOptions {
-    fn from(limits: Limits) -> Self {
-        Self { limits, ..Self::default() }
-    }
-}
-
 impl From<&Limits> for DecodeOptions {
     fn from(limits: &Limits) -> Self {
-        (*limits).into()
-    }
-}
-
-impl From<&DecodeOptions> for DecodeOptions {
-    fn from(options: &DecodeOptions) -> Self {
-        *options
+        Self { limits: *limits, ..Self::default() }
     }
 }
 

@@ -11,8 +11,11 @@ use super::{
     *,
 };
 
-/// A TIFF of pages, each with its entries (tag, type, values as they are stored) and the bytes of one strip.
-fn tiff_bytes(pages: &[(Vec<(u16, u16, Vec<u8>)>, Vec<u8>)]) -> Vec<u8> {
+/// Tag, type, and values as they are stored.
+type Entry = (u16, u16, Vec<u8>);
+
+/// A TIFF of pages, each with its entries and the bytes of one strip.
+fn tiff_bytes(pages: &[(Vec<Entry>, Vec<u8>)]) -> Vec<u8> {
     let mut bytes = b"II\x2a\0\0\0\0\0".to_vec();
     let mut link = 4;
     for (entries, strip) in pages {
@@ -50,7 +53,7 @@ fn tiff_bytes(pages: &[(Vec<(u16, u16, Vec<u8>)>, Vec<u8>)]) -> Vec<u8> {
 }
 
 /// The entries of an image of 8 bits or others, in one strip.
-fn entries(size: [u16; 2], bits: &[u16], compression: u16, photometric: u16) -> Vec<(u16, u16, Vec<u8>)> {
+fn entries(size: [u16; 2], bits: &[u16], compression: u16, photometric: u16) -> Vec<Entry> {
     let shorts = |values: &[u16]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
     vec![
         (256, 3, shorts(&size[..1])),
@@ -63,7 +66,7 @@ fn entries(size: [u16; 2], bits: &[u16], compression: u16, photometric: u16) -> 
     ]
 }
 
-fn with(mut entries: Vec<(u16, u16, Vec<u8>)>, tag: u16, kind: u16, values: Vec<u8>) -> Vec<(u16, u16, Vec<u8>)> {
+fn with(mut entries: Vec<Entry>, tag: u16, kind: u16, values: Vec<u8>) -> Vec<Entry> {
     entries.push((tag, kind, values));
     entries
 }
@@ -114,7 +117,7 @@ fn orientation_tags_are_applied_to_images_and_masks_alike() {
             let stored = read_image(&path, ColorMode::Gray, keep).unwrap();
             assert_eq!(stored.to_dynamic().into_bytes(), six().into_raw(), "{name} {tag}");
             assert_eq!(read_labels(&path, &MaskFormat::Index, keep).unwrap().width(), 3);
-            assert_eq!(read_with_facts(&path, ColorMode::Gray, &keep).unwrap().1.orientation_tag, tag);
+            assert_eq!(read_with_facts(&path, ColorMode::Gray, keep).unwrap().1.orientation_tag, tag);
         }
     }
     // A JPEG of large fields, whose compression moves values a little.
@@ -149,6 +152,9 @@ fn black_and_white_palettes_go_by_brightness() {
         let path = folder.file("8.png", indexed(BitDepth::Eight, &padded, &data));
         assert_eq!(labels(&path, &MaskFormat::Binary).unwrap().as_slice(), expected);
     }
+    // Almost white and almost black.
+    let path = folder.file("g.png", indexed(BitDepth::Eight, &[250, 250, 250, 9, 9, 9], &[0, 1, 0]));
+    assert_eq!(labels(&path, &MaskFormat::Binary).unwrap().as_slice(), [1, 0, 1]);
     // Whose first colour is black, or whose colours are all alike, is taken by its indices.
     for palette in [[0, 0, 0, 255, 255, 255], [0; 6], [9; 6], [0, 0, 0, 128, 0, 0]] {
         let path = folder.file("b.png", indexed(BitDepth::Eight, &palette, &[0, 1, 0]));
@@ -256,7 +262,7 @@ fn palette_tiffs_have_colours() {
     let folder = Folder::new();
     let colours = [[10u16, 255, 0], [20, 0, 0], [30, 0, 255]];
     for scale in [1, 257] {
-        let mut map = vec![0u16; 3 * 16];
+        let mut map = [0u16; 3 * 16];
         for (channel, values) in colours.iter().enumerate() {
             values.iter().enumerate().for_each(|(index, value)| map[channel * 16 + index] = value * scale);
         }
@@ -364,21 +370,21 @@ fn what_is_produced_is_bounded_and_not_what_is_stored() {
     let path = folder.file("bomb.png", &png);
     let limits = Limits { max_bytes: 1 << 30, ..Limits::default() };
     for error in [
-        message(read_image(&path, ColorMode::Gray, limits), &path),
-        message(read_labels(&path, &MaskFormat::Index, limits), &path),
+        message(read_image(&path, ColorMode::Gray, &limits), &path),
+        message(read_labels(&path, &MaskFormat::Index, &limits), &path),
     ] {
         assert!(error.contains("bytes decoded"), "{error}");
     }
     let tiff = tiff_bytes(&[(entries([40_000, 40_000], &[1], 1, 1), vec![0; 64])]);
     let path = folder.file("bomb.tif", tiff);
     for error in [
-        message(read_image(&path, ColorMode::Rgb, limits), &path),
-        message(read_labels(&path, &MaskFormat::Binary, limits), &path),
+        message(read_image(&path, ColorMode::Rgb, &limits), &path),
+        message(read_labels(&path, &MaskFormat::Binary, &limits), &path),
     ] {
         assert!(error.contains("bytes decoded"), "{error}");
     }
     let small = Limits { max_bytes: 16 * 12 * 12, ..Limits::default() };
     let picture = folder.image("a.bmp", DynamicImage::new_rgb8(16, 12));
-    assert!(read_image(&picture, ColorMode::Rgb, small).is_ok());
-    assert!(message(read_image(&picture, ColorMode::Rgba, small), &picture).contains("bytes decoded"));
+    assert!(read_image(&picture, ColorMode::Rgb, &small).is_ok());
+    assert!(message(read_image(&picture, ColorMode::Rgba, &small), &picture).contains("bytes decoded"));
 }

@@ -97,7 +97,7 @@ impl DetectionDataset {
 impl Dataset<Sample<Instances>> for DetectionDataset {
     fn get(&self, index: usize) -> std::result::Result<Sample<Instances>, DatasetError> {
         let DetectionEntry { name, image: path, instances } = &self.entries[index];
-        let (image, facts) = read_with_facts(path, self.color, &self.decode)?;
+        let (image, facts) = read_with_facts(path, self.color, self.decode)?;
         let (image_size, target_size) = ((image.width(), image.height()), (instances.width(), instances.height()));
         if image_size != target_size {
             let cure = turn_cure(facts.orientation_tag, self.decode.orientation);

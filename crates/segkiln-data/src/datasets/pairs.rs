@@ -51,7 +51,7 @@ impl Pairs {
     /// [`get`](Self::get), with facts of the image's file.
     pub fn read(&self, index: usize) -> Result<(Sample, FileFacts)> {
         let pair = &self.pairs[index];
-        let (image, facts) = read_with_facts(&pair.image, self.color, &self.decode)?;
+        let (image, facts) = read_with_facts(&pair.image, self.color, self.decode)?;
         let mask = read_labels(&pair.mask, &self.format, self.decode)?.map(self.relabel);
         let image_size = (image.width(), image.height());
         let mask_size = (mask.width(), mask.height());

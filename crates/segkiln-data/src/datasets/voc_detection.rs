@@ -1,5 +1,5 @@
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     path::{Path, PathBuf},
 };
 
@@ -84,10 +84,12 @@ impl VocDetection {
             None => collected(&annotations, xml.values())?,
         };
         let mut boxes = Boxes::new(options.invalid_boxes);
+        let labels: HashMap<&str, u32> = classes.names().iter().map(String::as_str).zip(0..).skip(1).collect();
+        let labels = Labels { classes: &classes, of: labels };
         let mut entry = |pair: super::pairs::Pair| {
             let annotation = Annotation::read(&pair.mask)?;
             let [width, height] = annotation.size(&pair.image, &options.decode)?;
-            let instances = annotation.instances([width, height], &classes, &mut boxes)?;
+            let instances = annotation.instances([width, height], &labels, &mut boxes)?;
             let instances = Instances::new(width, height, instances).expect("no object has a mask");
             Ok(DetectionEntry { name: pair.name, image: pair.image, instances })
         };
@@ -152,6 +154,12 @@ fn collected<'a>(folder: &Path, paths: impl Iterator<Item = &'a PathBuf>) -> Res
         .map_err(|error| DataError::option("classes", reason(error)))
 }
 
+/// The classes, and the label of each by its name.
+struct Labels<'a> {
+    classes: &'a Classes,
+    of: HashMap<&'a str, u32>,
+}
+
 /// What an annotation says.
 struct Annotation {
     path: PathBuf,
@@ -207,16 +215,16 @@ impl Annotation {
         if let (Some(width), Some(height)) = (side(&self.width), side(&self.height)) {
             return Ok([width, height]);
         }
-        let image = read_dynamic(image, decode)?;
+        let image = read_dynamic(image, *decode)?;
         Ok([image.width(), image.height()])
     }
 
-    fn instances(&self, size: [u32; 2], classes: &Classes, boxes: &mut Boxes) -> Result<Vec<Instance>> {
+    fn instances(&self, size: [u32; 2], labels: &Labels<'_>, boxes: &mut Boxes) -> Result<Vec<Instance>> {
         let mut instances = Vec::with_capacity(self.objects.len());
         let mut faults = Faults::default();
         for (index, object) in self.objects.iter().enumerate() {
             let wrong = |reason| DataError::Object { path: self.path.clone(), object: index, reason };
-            let instance = object.instance(size, classes, boxes).map_err(wrong);
+            let instance = object.instance(size, labels, boxes).map_err(wrong);
             instances.extend(faults.take(instance).flatten());
         }
         faults.finish()?;
@@ -228,15 +236,15 @@ impl Object {
     fn instance(
         &self,
         size: [u32; 2],
-        classes: &Classes,
+        labels: &Labels<'_>,
         boxes: &mut Boxes,
     ) -> std::result::Result<Option<Instance>, String> {
         let name = self.name.as_ref().ok_or("it has no `name`; add it or remove the object")?;
-        let label = classes.names().iter().skip(1).position(|class| class == name).ok_or_else(|| {
-            let (names, more) = (&classes.names()[1..classes.count().min(21)], classes.count() > 21);
+        let label = *labels.of.get(name.as_str()).ok_or_else(|| {
+            let (names, count) = (labels.classes.names(), labels.classes.count());
+            let (names, more) = (&names[1..count.min(21)], count > 21);
             format!("{name:?} is none of the classes {names:?}{}; add it to them", if more { " and more" } else { "" })
-        })? as u32
-            + 1;
+        })?;
         let mut corners = [0.0; 4];
         for ((corner, text), name) in corners.iter_mut().zip(&self.corners).zip(CORNERS) {
             let text = text.as_ref().ok_or_else(|| format!("its box has no `{name}`"))?;

@@ -190,7 +190,7 @@ mod tests {
             let sum = sum_list(Tensor::from_floats(values.as_slice(), &device)).into_scalar::<f32>();
             assert!((sum - expected).abs() <= 1e-3 * expected, "{count}: {sum} {expected}");
         }
-        let values: Vec<f32> = (0..5_000_000).map(|i| ((i * 7919) % 104_729) as f32 * 1e-3).collect();
+        let values: Vec<f32> = (0..5_000_000u64).map(|i| (i * 7919 % 104_729) as f32 * 1e-3).collect();
         let sum = || sum_list(Tensor::from_floats(values.as_slice(), &device)).into_scalar::<f32>().to_bits();
         let first = sum();
         assert!((0..10).all(|_| sum() == first));

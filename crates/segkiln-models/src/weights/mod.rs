@@ -94,10 +94,8 @@ pub struct Mismatch {
     pub unexpected: Vec<String>,
     /// In both: name, shape in the network, shape in the file.
     pub shapes: Vec<(String, Vec<usize>, Vec<usize>)>,
-    /// What the names have before them in the file.
-    pub peeled: String,
-    /// The kind of network that the file's names look like, where none of its tensors fits.
-    pub like: Option<&'static str>,
+    /// What the names have before them in the file, and the kind of network that they look like, where none of its tensors fits.
+    pub remark: Option<Box<str>>,
 }
 
 impl Mismatch {
@@ -123,11 +121,8 @@ impl fmt::Display for Mismatch {
         part("of another shape:", shapes.collect());
         part("missing:", self.missing.clone());
         part("unexpected:", self.unexpected.clone());
-        f.write_str(&parts.join("; "))?;
-        if !self.peeled.is_empty() {
-            write!(f, " (the file's names are those after {:?})", self.peeled)?;
-        }
-        self.like.map_or(Ok(()), |like| write!(f, "; the names look like those of {like}"))
+        parts.extend(self.remark.as_deref().map(String::from));
+        f.write_str(&parts.join("; "))
     }
 }
 

@@ -157,7 +157,7 @@ fn without_gap(path: &Path) -> io::Result<Option<NamedTempFile>> {
     file.read_exact(&mut end)?;
     let number = |at: usize| u64::from(u32::from_le_bytes([end[at], end[at + 1], end[at + 2], end[at + 3]]));
     let (size, start) = (number(12), number(16));
-    let gap = end_at.checked_sub(start + size).unwrap_or(0);
+    let gap = end_at.saturating_sub(start + size);
     if !end.starts_with(b"PK\x05\x06") || gap == 0 || [size, start].contains(&u32::MAX.into()) {
         return Ok(None);
     }

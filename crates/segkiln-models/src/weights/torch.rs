@@ -83,8 +83,10 @@ pub fn load_torch_but<M: Module>(module: M, path: &Path, exceptions: Exceptions<
     }
     mismatch.unexpected = file.into_keys().filter(|name| !begins(name, exceptions.spare)).collect();
     if !mismatch.is_empty() {
-        mismatch.peeled = peeled;
-        mismatch.like = like.filter(|_| values.is_empty());
+        let peeled = (!peeled.is_empty()).then(|| format!("the file's names are those after {peeled:?}"));
+        let like = like.filter(|_| values.is_empty()).map(|like| format!("the names look like those of {like}"));
+        let remark: Vec<String> = peeled.into_iter().chain(like).collect();
+        mismatch.remark = (!remark.is_empty()).then(|| remark.join("; ").into());
         return Err(WeightsError::Mismatch { path: path.into(), mismatch });
     }
     if !peeled.is_empty() {
