@@ -22,6 +22,7 @@ use serde_json::Value;
 use super::task::{DetectionTask, Failure};
 use crate::{
     Result, TrainError,
+    checkpoint::write_text,
     history::{Epoch, History, Monitor},
     layer_rates::LayerRates,
     optimizer::OptimizerConfig,
@@ -151,9 +152,13 @@ pub fn train_detector<C: DetectionNetworkConfig>(plan: DetectionRun<C>) -> Resul
         .into_iter()
         .chain(scores.iter().map(|(name, metric)| ((*name).to_owned(), metric.name().to_string())));
     let failure = Failure::default();
+    let text = serde_json::to_string_pretty(&config).expect("a config has string keys and finite numbers");
+    if resume {
+        upgrade::<C>(&folder.join("config.json"), &text)?;
+    }
     let ended = carry_out(Plan {
         folder: &folder,
-        config: serde_json::to_string_pretty(&config).expect("a config has string keys and finite numbers"),
+        config: text,
         settings: Settings {
             seed: recipe.seed,
             epochs: recipe.epochs,
@@ -204,6 +209,17 @@ pub fn train_detector<C: DetectionNetworkConfig>(plan: DetectionRun<C>) -> Resul
     let ended = ended?;
     let model = weights::load(config.card.model.init(&device)?, &folder.join("best.bpk"))?;
     Ok(DetectionOutcome { model, history: ended.history, best: ended.best, interrupted: ended.interrupted })
+}
+
+/// Rewrites a run's `config.json` that says the same as `text` in an earlier form, so that the run can be resumed.
+fn upgrade<C: DetectionNetworkConfig>(path: &Path, text: &str) -> Result<()> {
+    // A file that is missing or damaged is reported where it is compared.
+    let Ok(before) = std::fs::read_to_string(path) else { return Ok(()) };
+    let Ok(config) = serde_json::from_str::<DetectionConfig<C>>(&before) else { return Ok(()) };
+    match serde_json::to_string_pretty(&config) {
+        Ok(same) if same == text => write_text(path, &format!("{text}\n")),
+        _ => Ok(()),
+    }
 }
 
 /// The validation metrics: name in the history, and metric.
