@@ -217,7 +217,7 @@ mod tests {
         config().check().unwrap();
         assert!(refused(config().with_min_size(0)).contains("min_size"));
         assert!(refused(config().with_channels(48)).contains("32 norm groups"));
-        assert!(refused(config().with_stages(vec![4, 2])).contains("stages"));
+        assert!(refused(RetinaNetConfig { stages: vec![4, 2], ..config() }).contains("stages"));
         assert!(refused(config().with_last_level(LastLevel::MaxPool)).contains("anchor sizes"));
         assert!(refused(config().with_background_iou(0.6)).contains("background_iou"));
         assert!(refused(config().with_nms_iou(f64::NAN)).contains("nms_iou"));
