@@ -34,7 +34,7 @@ use crate::{
 /// How a detector is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DetectionRecipe {
-    /// What every random choice depends on: weights, order, augmentation, which boxes a step looks at.
+    /// Seed of every random choice: weights, order, augmentation, sampled boxes.
     pub seed: u64,
     /// Passes over the training split.
     pub epochs: usize,
@@ -49,7 +49,7 @@ pub struct DetectionRecipe {
     /// Learning rates of the backbone's layers; that of all others without.
     #[serde(default)]
     pub layer_rates: Option<LayerRates>,
-    /// What turns gradients into steps.
+    /// Optimizer.
     pub optimizer: OptimizerConfig,
     /// Largest common norm of a batch's gradients.
     pub clip_norm: Option<f32>,
@@ -86,11 +86,11 @@ impl DetectionRecipe {
     }
 }
 
-/// What `config.json` holds: all of a run but its data. A run that is resumed must have the same.
+/// Contents of `config.json`: all of a run but its data. A run that is resumed must have the same.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(bound = "C: DetectionNetworkConfig")]
 pub struct DetectionConfig<C = DetectorConfig> {
-    /// What a predictor needs.
+    /// Network, classes and categories, for prediction.
     #[serde(flatten)]
     pub card: DetectorCard<C>,
     /// How the network is trained.
@@ -117,7 +117,7 @@ pub struct DetectionRun<C = DetectorConfig> {
     pub resume: bool,
 }
 
-/// What a training ended with.
+/// Result of a training.
 pub struct DetectionOutcome<M = DetectionModel> {
     /// The network of the best epoch.
     pub model: M,
