@@ -32,7 +32,7 @@ use segkiln::{
             fcos::FcosConfig,
             frozen_epsilon,
             rcnn::{MaskConfig, RcnnConfig},
-            retinanet::RetinaNetConfig,
+            retinanet::{BoxLoss, RetinaNetConfig},
         },
         layers::NormConfig,
     },
@@ -297,7 +297,11 @@ fn network(
             config.with_mask(mask).into()
         }
         Arch::Retinanet => {
-            let config = RetinaNetConfig::with_backbone(backbone, classes).with_channels(channels);
+            let mut config = RetinaNetConfig::with_backbone(backbone, classes).with_channels(channels);
+            if is_sample {
+                // From random weights, heads without norm hardly learn in so few steps: as the second version.
+                config = config.with_head_norm(NormConfig::Group { groups: 32 }).with_box_loss(BoxLoss::GeneralizedIou);
+            }
             match sizes {
                 Some(sizes) => config.with_anchors(AnchorConfig::with_octaves(&sizes)).into(),
                 None => config.into(),

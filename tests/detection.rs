@@ -89,6 +89,14 @@ fn a_detector_is_trained_used_and_evaluated() {
         assert!(fs::metadata(place.at("run").join(file)).unwrap().len() > 0, "{file}");
     }
 
+    // Resumed also where `config.json` has the network without its kind, as there were only R-CNNs before.
+    let path = place.at("run/config.json");
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    config["model"] = config["model"]["Rcnn"].take();
+    fs::write(&path, config.to_string()).unwrap();
+    Detector::load(place.at("run"), &Device::default()).unwrap();
+    assert_eq!(run_well(place.train("run").arg("--resume"))["bbox"], result["bbox"]);
+
     // The same again, and resumed when there is nothing left to do: the same weights.
     let again = run_well(&mut place.train("again"));
     let resumed = run_well(place.train("again").arg("--resume"));

@@ -118,7 +118,7 @@ def old_names(state):
     renamed = OrderedDict()
     for key, value in state.items():
         parts = key.split(".")
-        if key.startswith("backbone.fpn."):
+        if key.startswith(("backbone.fpn.inner", "backbone.fpn.layer")):
             key = ".".join([*parts[:4], parts[5]])
         elif key.startswith("rpn.head.conv."):
             key = "rpn.head.conv." + parts[-1]

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{DetectionNetworkConfig, DetectorConfig};
 
-/// What has to be known of a trained detector beside its weights, to predict with it: kept in one file, `config.json`.
+/// Description of a trained detector that prediction needs beside its weights; part of `config.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(bound = "C: DetectionNetworkConfig")]
 pub struct DetectorCard<C = DetectorConfig> {

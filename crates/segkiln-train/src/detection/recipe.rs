@@ -22,6 +22,7 @@ use serde_json::Value;
 use super::task::{DetectionTask, Failure};
 use crate::{
     Result, TrainError,
+    checkpoint::write_text,
     history::{Epoch, History, Monitor},
     layer_rates::LayerRates,
     optimizer::OptimizerConfig,
@@ -33,7 +34,7 @@ use crate::{
 /// How a detector is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DetectionRecipe {
-    /// What every random choice depends on: weights, order, augmentation, which boxes a step looks at.
+    /// Seed of every random choice: weights, order, augmentation, sampled boxes.
     pub seed: u64,
     /// Passes over the training split.
     pub epochs: usize,
@@ -48,7 +49,7 @@ pub struct DetectionRecipe {
     /// Learning rates of the backbone's layers; that of all others without.
     #[serde(default)]
     pub layer_rates: Option<LayerRates>,
-    /// What turns gradients into steps.
+    /// Optimizer.
     pub optimizer: OptimizerConfig,
     /// Largest common norm of a batch's gradients.
     pub clip_norm: Option<f32>,
@@ -85,11 +86,11 @@ impl DetectionRecipe {
     }
 }
 
-/// What `config.json` holds: all of a run but its data. A run that is resumed must have the same.
+/// Contents of `config.json`: all of a run but its data. A run that is resumed must have the same.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(bound = "C: DetectionNetworkConfig")]
 pub struct DetectionConfig<C = DetectorConfig> {
-    /// What a predictor needs.
+    /// Network, classes and categories, for prediction.
     #[serde(flatten)]
     pub card: DetectorCard<C>,
     /// How the network is trained.
@@ -116,7 +117,7 @@ pub struct DetectionRun<C = DetectorConfig> {
     pub resume: bool,
 }
 
-/// What a training ended with.
+/// Result of a training.
 pub struct DetectionOutcome<M = DetectionModel> {
     /// The network of the best epoch.
     pub model: M,
@@ -151,9 +152,13 @@ pub fn train_detector<C: DetectionNetworkConfig>(plan: DetectionRun<C>) -> Resul
         .into_iter()
         .chain(scores.iter().map(|(name, metric)| ((*name).to_owned(), metric.name().to_string())));
     let failure = Failure::default();
+    let text = serde_json::to_string_pretty(&config).expect("a config has string keys and finite numbers");
+    if resume {
+        upgrade::<C>(&folder.join("config.json"), &text)?;
+    }
     let ended = carry_out(Plan {
         folder: &folder,
-        config: serde_json::to_string_pretty(&config).expect("a config has string keys and finite numbers"),
+        config: text,
         settings: Settings {
             seed: recipe.seed,
             epochs: recipe.epochs,
@@ -204,6 +209,17 @@ pub fn train_detector<C: DetectionNetworkConfig>(plan: DetectionRun<C>) -> Resul
     let ended = ended?;
     let model = weights::load(config.card.model.init(&device)?, &folder.join("best.bpk"))?;
     Ok(DetectionOutcome { model, history: ended.history, best: ended.best, interrupted: ended.interrupted })
+}
+
+/// Rewrites a run's `config.json` that says the same as `text` in an earlier form, so that the run can be resumed.
+fn upgrade<C: DetectionNetworkConfig>(path: &Path, text: &str) -> Result<()> {
+    // A file that is missing or damaged is reported where it is compared.
+    let Ok(before) = std::fs::read_to_string(path) else { return Ok(()) };
+    let Ok(config) = serde_json::from_str::<DetectionConfig<C>>(&before) else { return Ok(()) };
+    match serde_json::to_string_pretty(&config) {
+        Ok(same) if same == text => write_text(path, &format!("{text}\n")),
+        _ => Ok(()),
+    }
 }
 
 /// The validation metrics: name in the history, and metric.

@@ -24,7 +24,7 @@ use crate::{backbones::BackboneConfig, layers::NormConfig, weights::WeightsError
 /// ```
 #[derive(Config, Debug)]
 pub struct RcnnConfig {
-    /// What makes feature maps.
+    /// Backbone of the feature pyramid.
     pub backbone: BackboneConfig,
     /// Classes with the background, which is class 0.
     pub classes: usize,
@@ -39,7 +39,7 @@ pub struct RcnnConfig {
     /// The shorter side that images are resized to, in pixels.
     #[config(default = 800)]
     pub min_size: usize,
-    /// What the longer side may not exceed, in pixels.
+    /// Upper bound of the longer side, in pixels.
     #[config(default = 1333)]
     pub max_size: usize,
     /// Mean of each channel of the image, whose values are from 0 to 1; ImageNet's.
@@ -103,7 +103,7 @@ pub struct RpnConfig {
     pub min_size: f32,
 }
 
-/// What finds the class and box of proposals.
+/// Heads that find the class and box of proposals.
 #[derive(Config, Debug)]
 pub struct RoiConfig {
     /// Values of a proposal's features in each direction.
@@ -156,7 +156,7 @@ pub enum BoxHeadKind {
     },
 }
 
-/// What finds the mask of a detection.
+/// Head that finds the mask of a detection.
 #[derive(Config, Debug)]
 pub struct MaskConfig {
     /// Values of a box's features in each direction; the mask has twice as many.
@@ -235,7 +235,7 @@ impl RcnnConfig {
         self
     }
 
-    /// What decides which layers there are, and their sizes.
+    /// Describes what decides which layers there are, and their sizes.
     pub(super) fn layers(&self) -> String {
         let Self { backbone, classes, stages, channels, pyramid_norm, anchors, rpn, roi, mask, mean, .. } = self;
         let mask = mask.as_ref().map(|mask| (mask.size, mask.convolutions, mask.channels, &mask.norm));

@@ -39,7 +39,7 @@ pub struct RpnHead {
     pub bbox_pred: Conv2d,
 }
 
-/// What the layers say of a map: `[n, anchors]` and `[n, anchors, 4]`.
+/// Logits `[n, anchors]` and codes `[n, anchors, 4]` of each level.
 struct Outputs {
     logits: Vec<Tensor<2>>,
     codes: Vec<Tensor<3>>,
@@ -159,7 +159,7 @@ impl Rpn {
     }
 }
 
-/// What the losses are made of.
+/// Outputs and anchors that the losses need.
 pub(super) struct RpnOutput {
     outputs: Outputs,
     grids: Vec<AnchorGrid>,
