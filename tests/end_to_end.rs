@@ -112,8 +112,13 @@ fn a_network_learns_and_its_files_are_as_promised() {
         assert!(line.starts_with(&format!("epoch {}/{EPOCHS}  lr ", index + 1)), "{line}");
     }
 
+    // Of checkpoints the last two are kept.
     let mut expected = [
         "best.bpk",
+        "checkpoint/00003/model.bpk",
+        "checkpoint/00003/optimizer.bpk",
+        "checkpoint/00003/schedule.bpk",
+        "checkpoint/00003/state.json",
         "checkpoint/00004/model.bpk",
         "checkpoint/00004/optimizer.bpk",
         "checkpoint/00004/schedule.bpk",

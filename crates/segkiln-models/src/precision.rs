@@ -209,6 +209,14 @@ pub(crate) fn add_relu(x: &Tensor<4>, y: &Tensor<4>) -> Option<Tensor<4>> {
     None
 }
 
+/// Nearest-neighbor enlargement of a map that was kept reduced, by whole numbers.
+pub(crate) fn upsample_nearest(x: &Tensor<4>, size: [usize; 2]) -> Option<Tensor<4>> {
+    #[cfg(feature = "flex")]
+    return reduced::upsample_nearest(x, size);
+    #[cfg(not(feature = "flex"))]
+    None
+}
+
 /// The channels of several maps one after the other.
 pub(crate) fn cat(maps: Vec<Tensor<4>>) -> Tensor<4> {
     #[cfg(feature = "flex")]

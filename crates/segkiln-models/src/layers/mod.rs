@@ -31,7 +31,7 @@ pub use pad::{center_crop, mirror_pad, pad_to_least, pad_to_multiple};
 pub use pool::{adaptive_avg_pool2d, global_avg_pool2d};
 pub use separable::SeparableConv;
 pub use squeeze::SqueezeExcitation;
-pub use upsample::{Upsample, UpsampleConfig, conv_transpose2d, resize_to};
+pub use upsample::{Upsample, UpsampleConfig, conv_transpose2d, resize_to, upsample_nearest};
 
 use crate::weights::{TorchName, TorchNames};
 

@@ -76,3 +76,14 @@ pub fn conv_transpose2d(conv: &ConvTranspose2d, x: Tensor<4>) -> Tensor<4> {
 pub fn resize_to(x: Tensor<4>, size: [usize; 2], align_corners: bool) -> Tensor<4> {
     resize(precision::full(x), size, ResizeMode::Bilinear { align_corners })
 }
+
+/// Nearest-neighbor, to the height and width of another map.
+///
+/// # Shapes
+/// `[n, c, h, w]` → `[n, c, size[0], size[1]]`
+pub fn upsample_nearest(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
+    match precision::upsample_nearest(&x, size) {
+        Some(y) => y,
+        None => resize(precision::full(x), size, ResizeMode::Nearest),
+    }
+}

@@ -6,11 +6,12 @@ use burn::{
     nn::conv::Conv2d,
     tensor::{Device, Tensor},
 };
-use segkiln_ops::{Joined, ResizeMode, resize};
+use segkiln_ops::Joined;
 
 use crate::{
     backbones::{Backbone, BackboneConfig},
-    layers::{ConvBlock, ConvBlockConfig, conv2d, decoder_initializer, segmentation_head},
+    layers::{ConvBlock, ConvBlockConfig, conv2d, decoder_initializer, segmentation_head, upsample_nearest},
+    precision::keep_reduced,
     weights::{TorchName, TorchNames},
 };
 
@@ -76,7 +77,8 @@ impl EncodedUNet {
     /// `[n, in_channels, h, w]` → `[n, classes, h, w]`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [_, _, height, width] = x.dims();
-        self.decode(self.maps(x), [height, width])
+        // All that happens to a map is in a layer.
+        keep_reduced(|| self.decode(self.maps(x), [height, width]))
     }
 
     /// The encoder's maps, the largest first.
@@ -149,7 +151,7 @@ impl EncodedUNetDecoder {
         let smallest = self.center.iter().fold(smallest, |x, block| block.forward(x));
         self.blocks.iter().rev().enumerate().rev().fold(smallest, |x, (level, block)| {
             let skip = maps.pop();
-            let x = resize(x, skip_size(skip.as_ref(), size, level), ResizeMode::Nearest);
+            let x = upsample_nearest(x, skip_size(skip.as_ref(), size, level));
             block.forward(match skip {
                 Some(skip) => Joined::from([x, skip]),
                 None => x.into(),

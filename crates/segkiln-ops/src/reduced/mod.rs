@@ -19,7 +19,7 @@ mod unit;
 mod winograd;
 
 pub use convolution::{Affine, ReducedConv2d, is_reduced_activation};
-pub use pool::{PoolWindow, add_relu, cat, max_pool2d, to_full_precision};
+pub use pool::{PoolWindow, add_relu, cat, max_pool2d, to_full_precision, upsample_nearest};
 
 #[cfg(test)]
 mod tests;

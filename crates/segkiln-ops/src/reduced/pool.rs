@@ -152,6 +152,39 @@ impl Task for AddRelu<'_> {
     }
 }
 
+/// Repeats each pixel of bf16 with channels last, so that the map has `size`; none where `x` is not that, or `size` is no multiple
+/// of its height and width.
+///
+/// # Shapes
+/// `[n, c, h, w]` → `[n, c, size[0], size[1]]`
+pub fn upsample_nearest(x: &Tensor<4>, size: [usize; 2]) -> Option<Tensor<4>> {
+    let x = reduced_primitive(x)?;
+    let dims = Dims::of(&x);
+    let [rows, columns] = [0, 1].map(|axis| size[axis] / dims.size[axis]);
+    if rows * columns == 0 || size != [rows * dims.size[0], columns * dims.size[1]] {
+        return None;
+    }
+    let values: &[bf16] = x.storage();
+    let (channels, source_row) = (dims.channels, dims.size[1] * dims.channels);
+    // SAFETY: every row is written, by one task.
+    let output = unsafe {
+        written(Dims { size, ..dims }, DType::BF16, |target| {
+            let target = Shared(target.cast());
+            for_each(dims.batch * size[0], |row| {
+                let count = columns * source_row;
+                // SAFETY: within the target; the row is this task's.
+                let target = std::slice::from_raw_parts_mut(target.at(0).cast::<bf16>().add(row * count), count);
+                // Rows of all images follow each other, in the source as in the target.
+                let source = &values[row / rows * source_row..][..source_row];
+                for (pixels, source) in target.chunks_exact_mut(columns * channels).zip(source.chunks_exact(channels)) {
+                    pixels.chunks_exact_mut(channels).for_each(|pixel| pixel.copy_from_slice(source));
+                }
+            });
+        })
+    };
+    Some(Tensor::from_primitive::<Flex>(output))
+}
+
 /// The channels of several tensors one after the other, as bf16 with channels last; none where no tensor is that, or some
 /// channels are no multiple of 16.
 ///

@@ -8,7 +8,7 @@ use super::{
     convolution::{Affine, ReducedConv2d, to_full},
     is_reduced_activation, max_pool2d,
     unit::UnitKind,
-    winograd,
+    upsample_nearest, winograd,
 };
 use crate::{conv_transpose2d, conv2d_affine};
 
@@ -171,6 +171,10 @@ fn pooling_and_sums_of_what_layers_pass_on() {
             let expected = crate::max_pool2d(to_full(kind, x.clone()), expected);
             to_full(kind, pooled).into_data().assert_eq(&expected.into_data(), true);
         }
+        let expected = crate::resize(to_full(kind, x.clone()), [14, 30], crate::ResizeMode::Nearest);
+        let enlarged = upsample_nearest(&x, [14, 30]).expect("bf16, channels last");
+        to_full(kind, enlarged).into_data().assert_eq(&expected.into_data(), true);
+        assert!(upsample_nearest(&x, [15, 30]).is_none() && upsample_nearest(&x, [0, 10]).is_none());
         let joined = cat(&[x.clone(), noise([2, 32, 7, 10], 8), y.clone()]).expect("bf16, channels last");
         let expected =
             Tensor::cat(vec![to_full(kind, x.clone()), noise([2, 32, 7, 10], 8), to_full(kind, y.clone())], 1);
