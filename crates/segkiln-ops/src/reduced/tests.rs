@@ -154,6 +154,24 @@ fn the_definition_and_the_processor_agree() {
 }
 
 #[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    for (channels_in, channels_out, kernel, stride, padding, dilation, [height, width]) in [WINOGRAD[5], DIRECT[4]] {
+        let weight = noise([channels_out, channels_in, kernel[0], kernel[1]], 1);
+        let x = noise([2, channels_in, height, width], 2);
+        for kind in units() {
+            let options = ConvOptions::new(stride, padding, dilation, 1);
+            let layer = ReducedConv2d::pack_for(kind, &weight, &affine(channels_out), options);
+            let layer = layer.expect("there is a kernel");
+            let [one, three] = [1, 3].map(|threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| layer.forward(x.clone(), false).into_data())
+            });
+            one.assert_eq(&three, true);
+        }
+    }
+}
+
+#[test]
 fn pooling_and_sums_of_what_layers_pass_on() {
     let weight = noise([16, 16, 1, 1], 6);
     let options = ConvOptions::new([1, 1], [0, 0], [1, 1], 1);

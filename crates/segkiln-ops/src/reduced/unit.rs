@@ -3,19 +3,17 @@
 
 use burn::tensor::bf16;
 
-/// Values of a register of f32 or i32.
+/// Values of a register of f32.
 pub(super) const LANES: usize = 16;
 
 /// A vector unit with registers of [`LANES`] values of 32 bits.
 ///
 /// # Safety
-/// Methods with pointers read or write one register's values there: 16 of f32, i32, bf16 or i8, or 64 bytes of words. All
+/// Methods with pointers read or write one register's values there: 16 of f32 or bf16, or 64 bytes of words. All
 /// methods need the instructions of the unit; only [`dispatch`] makes one.
 pub(super) trait Unit: Copy + Send + Sync {
     /// 16 values of f32.
     type Float: Copy;
-    /// 16 values of i32.
-    type Int: Copy;
     /// 16 words of 32 bits, each with two values of 16 bits or four of 8.
     type Words: Copy;
 
@@ -128,7 +126,6 @@ mod x86 {
     #[allow(clippy::undocumented_unsafe_blocks, reason = "one line each, with the promise of the trait")]
     impl Unit for Avx512 {
         type Float = __m512;
-        type Int = __m512i;
         type Words = __m512i;
 
         #[inline(always)]
@@ -236,7 +233,6 @@ fn each(f: impl Fn(usize) -> f32) -> Values {
 #[allow(clippy::undocumented_unsafe_blocks, reason = "the caller promises the memory")]
 impl Unit for Portable {
     type Float = Values;
-    type Int = [i32; LANES];
     type Words = [[u8; 4]; LANES];
 
     #[inline(always)]
