@@ -5,7 +5,7 @@
 
 use burn::{
     backend::flex::{FlexTensor, Layout},
-    tensor::{DType, Shape, bf16},
+    tensor::{DType, Shape, bf16, quantization::QuantScheme},
 };
 
 use super::unit::{LANES, Task, Unit, UnitKind, transpose};
@@ -48,7 +48,40 @@ impl Dims {
     }
 }
 
-/// Whether a tensor is what the layers of this module pass on.
+/// What 8 bits stand for: `value` is the number `scale · (value - zero)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Quantization {
+    /// From one value to the next; positive and finite.
+    pub scale: f32,
+    /// The value that is 0.
+    pub zero: u8,
+}
+
+impl Quantization {
+    /// 256 values from `low` to `high`, which are widened so that 0 is one of them. Bounds that are not finite count as 0.
+    pub fn of_range(low: f32, high: f32) -> Self {
+        let bound = |value: f32| if value.is_finite() { f64::from(value) } else { 0.0 };
+        let (low, high) = (bound(low).min(0.0), bound(high).max(0.0));
+        let scale = ((high - low) / 255.0).max(f64::from(f32::MIN_POSITIVE)) as f32;
+        Self { scale, zero: (-low / f64::from(scale)).round_ties_even() as u8 }
+    }
+
+    pub(super) fn real(self, value: u8) -> f32 {
+        (f32::from(value) - f32::from(self.zero)) * self.scale
+    }
+}
+
+/// The type of a tensor of 8 bits. Burn takes it for one of its quantized tensors, so that none of its operators reads it.
+fn bytes_type() -> DType {
+    DType::QFloat(QuantScheme::default())
+}
+
+/// Bytes after the values of a tensor of 8 bits: its [`Quantization`], so that a map carries what its values stand for.
+const TAIL: usize = 8;
+/// What they end with.
+const MARK: [u8; 3] = *b"u8q";
+
+/// Whether a tensor is bf16 with its channels last, as layers pass it on.
 pub(super) fn is_reduced(tensor: &FlexTensor) -> bool {
     let dims = Dims::of(tensor);
     tensor.dtype() == DType::BF16
@@ -57,41 +90,106 @@ pub(super) fn is_reduced(tensor: &FlexTensor) -> bool {
         && tensor.storage::<bf16>().len() == dims.len()
 }
 
-/// A tensor of `dtype`, bf16 or f32, channels last, that `write` writes.
+/// What the values of a tensor stand for, if it is of 8 bits with its channels last, as layers pass it on.
+pub(super) fn quantization(tensor: &FlexTensor) -> Option<Quantization> {
+    let dims = Dims::of(tensor);
+    if tensor.dtype() != bytes_type() || dims.len() == 0 || *tensor.layout() != dims.channels_last() {
+        return None;
+    }
+    match tensor.bytes().get(dims.len()..)? {
+        [a, b, c, d, zero, mark @ ..] if *mark == MARK => {
+            Some(Quantization { scale: f32::from_ne_bytes([*a, *b, *c, *d]), zero: *zero })
+        }
+        _ => None,
+    }
+}
+
+/// The values of a tensor of 8 bits.
+pub(super) fn octets(tensor: &FlexTensor) -> &[u8] {
+    &tensor.bytes()[..Dims::of(tensor).len()]
+}
+
+/// How values are stored that layers pass on, channels last.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Format {
+    F32,
+    Bf16,
+    U8(Quantization),
+}
+
+impl Format {
+    /// Bytes of a value.
+    fn size(self) -> usize {
+        match self {
+            Self::F32 => size_of::<f32>(),
+            Self::Bf16 => size_of::<bf16>(),
+            Self::U8(_) => size_of::<u8>(),
+        }
+    }
+}
+
+/// A tensor, channels last, that `write` writes.
 ///
 /// # Safety
 /// `write` writes every value.
-pub(super) unsafe fn written(dims: Dims, dtype: DType, write: impl FnOnce(*mut u8)) -> FlexTensor {
+pub(super) unsafe fn written(dims: Dims, format: Format, write: impl FnOnce(*mut u8)) -> FlexTensor {
     let Dims { batch, channels, size: [height, width] } = dims;
-    let len = values_of(&[batch, channels, height, width]);
-    // SAFETY: the caller's promise.
-    let bytes = unsafe { pooled_bytes(len * dtype.size(), write) };
+    let len = values_of(&[batch, channels, height, width]) * format.size();
+    let (dtype, tail) = match format {
+        Format::F32 => (DType::F32, None),
+        Format::Bf16 => (DType::BF16, None),
+        Format::U8(quantization) => (bytes_type(), Some(quantization)),
+    };
+    // SAFETY: the caller's promise, and there is room for the tail.
+    let bytes = unsafe {
+        pooled_bytes(len + tail.map_or(0, |_| TAIL), |target| {
+            write(target);
+            if let Some(Quantization { scale, zero }) = tail {
+                let [a, b, c, d] = scale.to_ne_bytes();
+                let [x, y, z] = MARK;
+                target.add(len).cast::<[u8; TAIL]>().write([a, b, c, d, zero, x, y, z]);
+            }
+        })
+    };
     FlexTensor::new(bytes, dims.channels_last(), dtype)
 }
 
 /// A tensor as bf16, channels last.
 pub(super) fn reduced(kind: UnitKind, tensor: FlexTensor) -> FlexTensor {
-    if is_reduced(&tensor) {
-        return tensor;
-    }
+    if is_reduced(&tensor) { tensor } else { converted(kind, tensor, Format::Bf16) }
+}
+
+/// A tensor as 8 bits, channels last.
+pub(super) fn quantized(kind: UnitKind, tensor: FlexTensor, target: Quantization) -> FlexTensor {
+    if quantization(&tensor) == Some(target) { tensor } else { converted(kind, tensor, Format::U8(target)) }
+}
+
+/// A tensor of any layout in another format, channels last.
+fn converted(kind: UnitKind, tensor: FlexTensor, format: Format) -> FlexTensor {
+    let dims = Dims::of(&tensor);
+    let last = is_reduced(&tensor) || quantization(&tensor).is_some();
     let tensor = match tensor.dtype() {
+        _ if last => tensor,
         DType::F32 => contiguous(tensor),
         _ => as_f32(tensor).to_contiguous(),
     };
-    let dims = Dims::of(&tensor);
-    let values: &[f32] = tensor.storage();
+    let source = source(&tensor);
     let (pixels, blocks) = (dims.pixels(), dims.pixels().div_ceil(BLOCK));
     // SAFETY: every pixel of every image is written, by one task.
     unsafe {
-        written(dims, DType::BF16, |target| {
+        written(dims, format, |target| {
             let target = Shared(target.cast());
             for_each(dims.batch * blocks, |task| {
                 let (image, block) = (task / blocks, task % blocks);
                 let pixel = block * BLOCK..pixels.min((block + 1) * BLOCK);
-                let source = &values[image * dims.channels * pixels..][..dims.channels * pixels];
-                // SAFETY: within the target.
-                let target = target.at(0).cast::<bf16>().add(image * dims.channels * pixels);
-                kind.dispatch(ToChannelsLast { source, pixels, channels: dims.channels, pixel, target });
+                let offset = image * dims.channels * pixels;
+                let target = Sink { format, values: target };
+                if last {
+                    let range = offset + pixel.start * dims.channels..offset + pixel.end * dims.channels;
+                    kind.dispatch(InPlace { source, range, target });
+                } else {
+                    kind.dispatch(ToChannelsLast { source, offset, pixels, channels: dims.channels, pixel, target });
+                }
             });
         })
     }
@@ -100,27 +198,139 @@ pub(super) fn reduced(kind: UnitKind, tensor: FlexTensor) -> FlexTensor {
 /// Pixels of a task.
 const BLOCK: usize = 256;
 
+#[derive(Clone, Copy)]
+pub(super) enum Source<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+    U8(&'a [u8], Quantization),
+}
+
+/// The values of a tensor of a format of ours, or of f32.
+pub(super) fn source(tensor: &FlexTensor) -> Source<'_> {
+    match (tensor.dtype(), quantization(tensor)) {
+        (_, Some(quantization)) => Source::U8(octets(tensor), quantization),
+        (DType::BF16, None) => Source::Bf16(tensor.storage()),
+        _ => Source::F32(tensor.storage()),
+    }
+}
+
+impl Source<'_> {
+    pub fn value(self, place: usize) -> f32 {
+        match self {
+            Self::F32(values) => values[place],
+            Self::Bf16(values) => values[place].to_f32(),
+            Self::U8(values, quantization) => quantization.real(values[place]),
+        }
+    }
+
+    /// # Safety
+    /// The instructions of the unit are there.
+    #[inline(always)]
+    pub unsafe fn load<U: Unit>(self, unit: U, place: usize) -> U::Float {
+        let range = place..place + LANES;
+        // SAFETY: the slices have a register's values.
+        unsafe {
+            match self {
+                Self::F32(values) => unit.load(values[range].as_ptr()),
+                Self::Bf16(values) => unit.load_bf16(values[range].as_ptr()),
+                Self::U8(values, Quantization { scale, zero }) => {
+                    let value = unit.load_u8(values[range].as_ptr());
+                    unit.mul(unit.sub(value, unit.splat(f32::from(zero))), unit.splat(scale))
+                }
+            }
+        }
+    }
+}
+
+/// Where values are written.
+#[derive(Clone, Copy)]
+pub(super) struct Sink {
+    pub format: Format,
+    pub values: Shared,
+}
+
+impl Sink {
+    /// # Safety
+    /// The place is within the target and this task's.
+    pub unsafe fn set(self, value: f32, place: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.format {
+                Format::F32 => self.values.at(place).write(value),
+                Format::Bf16 => self.values.at(0).cast::<bf16>().add(place).write(bf16::from_f32(value)),
+                Format::U8(Quantization { scale, zero }) => {
+                    let value = value * scale.recip() + f32::from(zero);
+                    self.values.at(0).cast::<u8>().add(place).write(value.round_ties_even() as u8);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`set`](Self::set), for 16 values. The instructions of the unit are there.
+    #[inline(always)]
+    pub unsafe fn store<U: Unit>(self, unit: U, value: U::Float, place: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.format {
+                Format::F32 => unit.store(value, self.values.at(place)),
+                Format::Bf16 => unit.store_bf16(value, self.values.at(0).cast::<bf16>().add(place)),
+                Format::U8(Quantization { scale, zero }) => {
+                    let value = unit.add(unit.mul(value, unit.splat(scale.recip())), unit.splat(f32::from(zero)));
+                    unit.store_u8(value, self.values.at(0).cast::<u8>().add(place));
+                }
+            }
+        }
+    }
+}
+
+/// Values that stay where they are, in another format.
+struct InPlace<'a> {
+    source: Source<'a>,
+    range: std::ops::Range<usize>,
+    target: Sink,
+}
+
+impl Task for InPlace<'_> {
+    #[inline(always)]
+    unsafe fn run<U: Unit>(self, unit: U) {
+        let Self { source, range, target } = self;
+        let whole = range.start + range.len() / LANES * LANES;
+        // SAFETY: the range is within the target and this task's.
+        unsafe {
+            for place in (range.start..whole).step_by(LANES) {
+                target.store(unit, source.load(unit, place), place);
+            }
+            for place in whole..range.end {
+                target.set(source.value(place), place);
+            }
+        }
+    }
+}
+
 struct ToChannelsLast<'a> {
-    source: &'a [f32],
+    source: Source<'a>,
+    /// Of the image.
+    offset: usize,
     pixels: usize,
     channels: usize,
     pixel: std::ops::Range<usize>,
-    target: *mut bf16,
+    target: Sink,
 }
 
 impl Task for ToChannelsLast<'_> {
     #[inline(always)]
     unsafe fn run<U: Unit>(self, unit: U) {
-        let Self { source, pixels, channels, pixel, target } = self;
+        let Self { source, offset, pixels, channels, pixel, target } = self;
         for first in pixel.clone().step_by(LANES) {
             for channel in (0..channels).step_by(LANES) {
                 let full = first + LANES <= pixel.end && channel + LANES <= channels;
                 if !full {
                     for channel in channel..channels.min(channel + LANES) {
                         for pixel in first..pixel.end.min(first + LANES) {
-                            let value = bf16::from_f32(source[channel * pixels + pixel]);
+                            let value = source.value(offset + channel * pixels + pixel);
                             // SAFETY: within the image.
-                            unsafe { target.add(pixel * channels + channel).write(value) };
+                            unsafe { target.set(value, offset + pixel * channels + channel) };
                         }
                     }
                     continue;
@@ -129,11 +339,11 @@ impl Task for ToChannelsLast<'_> {
                 unsafe {
                     let mut rows = [unit.splat(0.0); LANES];
                     for (index, row) in rows.iter_mut().enumerate() {
-                        *row = unit.load(source[(channel + index) * pixels + first..].as_ptr());
+                        *row = source.load(unit, offset + (channel + index) * pixels + first);
                     }
                     transpose(unit, &mut rows);
                     for (index, row) in rows.iter().enumerate() {
-                        unit.store_bf16(*row, target.add((first + index) * channels + channel));
+                        target.store(unit, *row, offset + (first + index) * channels + channel);
                     }
                 }
             }
@@ -153,15 +363,14 @@ fn as_f32(tensor: FlexTensor) -> FlexTensor {
 /// A tensor as f32 in contiguous memory.
 pub(super) fn full(kind: UnitKind, tensor: FlexTensor) -> FlexTensor {
     let dims = Dims::of(&tensor);
+    let quantization = quantization(&tensor);
     let last = *tensor.layout() == dims.channels_last() && dims.len() > 0;
-    if !last || !matches!(tensor.dtype(), DType::BF16 | DType::F32) || tensor.layout().is_contiguous() {
+    let known = quantization.is_some() || matches!(tensor.dtype(), DType::BF16 | DType::F32);
+    if quantization.is_none() && (!last || !known || tensor.layout().is_contiguous()) {
         return as_f32(tensor).to_contiguous();
     }
     let (pixels, blocks) = (dims.pixels(), dims.pixels().div_ceil(BLOCK));
-    let source = match tensor.dtype() {
-        DType::BF16 => Source::Bf16(tensor.storage()),
-        _ => Source::F32(tensor.storage()),
-    };
+    let source = source(&tensor);
     let shape = [dims.batch, dims.channels, dims.size[0], dims.size[1]];
     // SAFETY: every pixel of every image is written, by one task.
     unsafe {
@@ -176,12 +385,6 @@ pub(super) fn full(kind: UnitKind, tensor: FlexTensor) -> FlexTensor {
             });
         })
     }
-}
-
-#[derive(Clone, Copy)]
-enum Source<'a> {
-    Bf16(&'a [bf16]),
-    F32(&'a [f32]),
 }
 
 struct ToChannelsFirst<'a> {
@@ -204,11 +407,7 @@ impl Task for ToChannelsFirst<'_> {
                 if !full {
                     for channel in channel..channels.min(channel + LANES) {
                         for pixel in first..pixel.end.min(first + LANES) {
-                            let place = offset + pixel * channels + channel;
-                            let value = match source {
-                                Source::Bf16(values) => values[place].to_f32(),
-                                Source::F32(values) => values[place],
-                            };
+                            let value = source.value(offset + pixel * channels + channel);
                             // SAFETY: within the image.
                             unsafe { target.add(channel * pixels + pixel).write(value) };
                         }
@@ -219,11 +418,7 @@ impl Task for ToChannelsFirst<'_> {
                 unsafe {
                     let mut rows = [unit.splat(0.0); LANES];
                     for (index, row) in rows.iter_mut().enumerate() {
-                        let place = offset + (first + index) * channels + channel;
-                        *row = match source {
-                            Source::Bf16(values) => unit.load_bf16(values[place..].as_ptr()),
-                            Source::F32(values) => unit.load(values[place..].as_ptr()),
-                        };
+                        *row = source.load(unit, offset + (first + index) * channels + channel);
                     }
                     transpose(unit, &mut rows);
                     for (index, row) in rows.iter().enumerate() {

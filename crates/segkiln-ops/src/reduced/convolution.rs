@@ -1,4 +1,4 @@
-//! A convolution whose weight is packed for dot products of bf16.
+//! A convolution whose weight is packed for dot products of bf16; what it has in common with that of 8 bits.
 
 use std::sync::OnceLock;
 
@@ -8,8 +8,9 @@ use burn::{
 };
 
 use super::{
-    activations::{Dims, is_reduced, reduced, written},
+    activations::{Dims, Format, Quantization, is_reduced, reduced, written},
     direct::{self, Direct},
+    product::Bf16,
     unit::{LANES, Unit, UnitKind},
     winograd,
 };
@@ -17,17 +18,38 @@ use crate::{conv2d::Joined, cpu::memory::Shared};
 
 /// Channels that are read, in one tensor or two that follow each other.
 #[derive(Clone, Copy)]
-pub(super) struct Inputs<'a> {
+pub(super) struct Inputs<'a, E> {
     pub batch: usize,
     pub size: [usize; 2],
-    tensors: [&'a [bf16]; 2],
+    tensors: [&'a [E]; 2],
     channels: [usize; 2],
+    /// The value that stands for 0 in each.
+    zeros: [E; 2],
+    /// That of the first.
+    pub zero: E,
 }
 
-impl<'a> Inputs<'a> {
+impl<'a, E: Copy> Inputs<'a, E> {
+    /// Of one or two tensors, with the values that stand for 0.
+    pub fn new(tensors: &[(Dims, &'a [E], E)]) -> Self {
+        let (dims, values, zero) = tensors[0];
+        let (second, more, last) = match tensors.get(1) {
+            Some((dims, values, zero)) => (dims.channels, *values, *zero),
+            None => (0, &[][..], zero),
+        };
+        Self {
+            batch: dims.batch,
+            size: dims.size,
+            tensors: [values, more],
+            channels: [dims.channels, second],
+            zeros: [zero, last],
+            zero,
+        }
+    }
+
     /// Where 16 channels lie: a tensor's pixels, how many channels a pixel has, and the first channel.
     #[inline(always)]
-    pub fn source(&self, channel: usize) -> (*const bf16, usize, usize) {
+    pub fn source(&self, channel: usize) -> (*const E, usize, usize) {
         let [first, second] = self.channels;
         if channel < first {
             (self.tensors[0].as_ptr(), first, channel)
@@ -36,9 +58,31 @@ impl<'a> Inputs<'a> {
         }
     }
 
+    /// Channels of both tensors.
+    #[inline(always)]
+    pub fn channels(&self) -> usize {
+        self.channels[0] + self.channels[1]
+    }
+
     /// The tensors and the channels of a pixel.
-    pub fn parts(&self) -> impl Iterator<Item = (&'a [bf16], usize)> {
+    pub fn parts(&self) -> impl Iterator<Item = (&'a [E], usize)> {
         self.tensors.into_iter().zip(self.channels).filter(|(_, channels)| *channels > 0)
+    }
+}
+
+impl Inputs<'_, u8> {
+    /// The values that stand for 0 of 32 channels from this one on.
+    ///
+    /// # Safety
+    /// The instructions of the unit are there.
+    #[inline(always)]
+    pub unsafe fn zeros<U: Unit>(&self, unit: U, channel: usize) -> U::Shorts {
+        let [first, last] = [channel, channel + LANES].map(|channel| {
+            let second = channel >= self.channels[0];
+            [self.zeros[usize::from(second)]; LANES]
+        });
+        // SAFETY: the caller's promise.
+        unsafe { unit.load_shorts(first.as_ptr(), last.as_ptr()) }
     }
 }
 
@@ -81,7 +125,8 @@ impl<U: Unit> Finish<U> {
     pub unsafe fn apply(&self, unit: U, value: U::Float) -> U::Float {
         // SAFETY: the caller's promise.
         unsafe {
-            unit.at_most(unit.at_least(unit.mul_add(value, self.scale, self.shift), self.range[0]), self.range[1])
+            let value = unit.add(unit.mul(value, self.scale), self.shift);
+            unit.at_most(unit.at_least(value, self.range[0]), self.range[1])
         }
     }
 }
@@ -91,7 +136,7 @@ impl<U: Unit> Finish<U> {
 pub(super) struct Target {
     pub size: [usize; 2],
     pub channels: usize,
-    dtype: DType,
+    format: Format,
     values: Shared,
 }
 
@@ -105,9 +150,11 @@ impl Target {
         let place = pixel * self.channels + channel;
         // SAFETY: the caller's promise.
         unsafe {
-            if self.dtype == DType::BF16 {
-                // Channels are a multiple of 16.
+            // Channels are a multiple of 16 but for f32.
+            if self.format == Format::Bf16 {
                 unit.store_bf16(value, self.values.at(0).cast::<bf16>().add(place));
+            } else if let Format::U8(_) = self.format {
+                unit.store_u8(value, self.values.at(0).cast::<u8>().add(place));
             } else if channel + LANES <= self.channels {
                 unit.store(value, self.values.at(place));
             } else {
@@ -120,28 +167,144 @@ impl Target {
     }
 }
 
-/// The weight, packed for the kernels that compute the layer.
+/// What follows a convolution: `output · scale + shift` within `range`.
+#[derive(Debug, Clone)]
+pub struct Affine {
+    /// One a channel.
+    pub scale: Tensor<1>,
+    /// One a channel.
+    pub shift: Tensor<1>,
+    /// Smallest and largest output; without, all.
+    pub range: Option<[f32; 2]>,
+}
+
+/// A layer but for its weight.
 #[derive(Debug)]
-struct Packed {
-    winograd: Option<winograd::Kernels>,
-    /// Packed when an image first needs it, where there is the other.
-    direct: OnceLock<Direct>,
-    /// For `direct`.
-    weight: Option<Tensor<4>>,
+pub(super) struct Layer {
+    pub kind: UnitKind,
+    pub channels: [usize; 2],
+    pub kernel: [usize; 2],
+    pub options: ConvOptions<2>,
+    /// Outputs of a pixel, of a transposed convolution.
+    pub step: [usize; 2],
+    /// Of as many channels as whole registers have.
+    pub scale: Vec<f32>,
+    pub shift: Vec<f32>,
+    pub range: [f32; 2],
 }
 
-impl From<Direct> for Packed {
-    fn from(direct: Direct) -> Self {
-        Self { winograd: None, direct: direct.into(), weight: None }
+impl Layer {
+    /// A convolution, or none where there are groups or the input channels are no multiple of 16.
+    ///
+    /// # Panics
+    /// If scale and shift are of other channels.
+    pub fn convolution(kind: UnitKind, weight: &Tensor<4>, affine: &Affine, options: ConvOptions<2>) -> Option<Self> {
+        let [channels_out, channels_in, rows, columns] = weight.dims();
+        let fits = options.groups == 1 && rows * columns > 0;
+        fits.then(|| Self::new(kind, [channels_in, channels_out], [rows, columns], options, [1, 1], affine))?
     }
-}
 
-impl Packed {
-    fn direct(&self, channels: [usize; 2], kernel: [usize; 2]) -> &Direct {
-        self.direct.get_or_init(|| {
-            let weight = self.weight.clone().and_then(values).unwrap_or_default();
-            Direct::convolution(&weight, channels, kernel)
+    /// A transposed convolution, without padding, whose stride is its kernel.
+    ///
+    /// # Panics
+    /// If the bias is of other channels.
+    pub fn transposed(kind: UnitKind, weight: &Tensor<4>, bias: Option<&Tensor<1>>) -> Option<Self> {
+        let [channels_in, channels_out, rows, columns] = weight.dims();
+        let scale = Tensor::ones([channels_out], &weight.device());
+        let shift = bias.cloned().unwrap_or_else(|| scale.zeros_like());
+        let affine = Affine { scale, shift, range: None };
+        let options = ConvOptions::new([1, 1], [0, 0], [1, 1], 1);
+        let layer = || Self::new(kind, [channels_in, channels_out], [1, 1], options, [rows, columns], &affine);
+        (rows * columns > 0).then(layer)?
+    }
+
+    fn new(
+        kind: UnitKind,
+        channels: [usize; 2],
+        kernel: [usize; 2],
+        options: ConvOptions<2>,
+        step: [usize; 2],
+        affine: &Affine,
+    ) -> Option<Self> {
+        if !channels[0].is_multiple_of(LANES) || channels.contains(&0) {
+            return None;
+        }
+        let whole = |tensor: &Tensor<1>| -> Option<Vec<f32>> {
+            assert_eq!(tensor.dims(), [channels[1]], "scale and shift of {} channels", channels[1]);
+            let mut values = tensor.clone().into_data().convert::<f32>().try_to_vec().ok()?;
+            values.resize(channels[1].next_multiple_of(LANES), 0.0);
+            Some(values)
+        };
+        let (scale, shift) = (whole(&affine.scale)?, whole(&affine.shift)?);
+        let range = affine.range.unwrap_or([f32::NEG_INFINITY, f32::INFINITY]);
+        Some(Self { kind, channels, kernel, options, step, scale, shift, range })
+    }
+
+    /// Whether Winograd's tiles can compute it.
+    pub fn has_tiles(&self) -> bool {
+        self.kernel == [3, 3] && self.options.stride == [1, 1] && self.step == [1, 1]
+    }
+
+    /// Whether outputs can be passed on with their channels last: they are a multiple of 16.
+    pub fn can_reduce(&self) -> bool {
+        self.channels[1].is_multiple_of(LANES)
+    }
+
+    /// Height and width of the output.
+    ///
+    /// # Panics
+    /// If the kernel is larger than the input.
+    pub fn output(&self, size: [usize; 2]) -> [usize; 2] {
+        [0, 1].map(|axis| {
+            let (before, after) = self.options.padding[axis];
+            let reach = self.options.dilation[axis] * (self.kernel[axis] - 1) + 1;
+            let padded = size[axis] + before + after;
+            assert!(padded >= reach, "a kernel {:?} is larger than the input {size:?}", self.kernel);
+            ((padded - reach) / self.options.stride[axis] + 1) * self.step[axis]
         })
+    }
+
+    /// Zeros before the first row and column.
+    pub fn padding(&self) -> [usize; 2] {
+        self.options.padding.map(|(before, _)| before)
+    }
+
+    /// The output that `compute` writes, of tensors with these sizes: as bf16 or 8 bits with its channels last where `format` says
+    /// so, as f32 in contiguous memory else.
+    ///
+    /// # Safety
+    /// `compute` writes every value.
+    ///
+    /// # Panics
+    /// If the shapes do not fit.
+    pub unsafe fn written(&self, inputs: &[Dims], format: Format, compute: impl FnOnce(Target)) -> Tensor<4> {
+        let channels_in = inputs.iter().map(|dims| dims.channels).sum::<usize>();
+        assert_eq!(channels_in, self.channels[0], "input channels");
+        let size = self.output(inputs[0].size);
+        let dims = Dims { batch: inputs[0].batch, channels: self.channels[1], size };
+        // SAFETY: the caller's promise.
+        let output = unsafe {
+            written(dims, format, |values| {
+                compute(Target { size, channels: self.channels[1], format, values: Shared(values.cast()) });
+            })
+        };
+        let output = if format == Format::F32 { super::activations::full(self.kind, output) } else { output };
+        Tensor::from_primitive::<Flex>(output)
+    }
+
+    /// The tensors that are read, each as `convert` makes it: two tensors' channels, or one where they cannot be read from
+    /// both.
+    pub fn inputs(&self, x: Joined, convert: impl Fn(FlexTensor) -> FlexTensor) -> Vec<FlexTensor> {
+        match x.into_parts() {
+            (first, None) => vec![convert(primitive(first))],
+            (first, Some(second)) => {
+                if [&first, &second].iter().all(|tensor| tensor.dims()[1].is_multiple_of(LANES)) {
+                    return [first, second].map(|tensor| convert(primitive(tensor))).to_vec();
+                }
+                let parts = [first, second].map(|tensor| to_full(self.kind, tensor));
+                vec![convert(primitive(Tensor::cat(parts.to_vec(), 1)))]
+            }
+        }
     }
 }
 
@@ -152,27 +315,12 @@ impl Packed {
 /// Winograd's transforms some 5·10⁻³.
 #[derive(Debug)]
 pub struct ReducedConv2d {
-    kind: UnitKind,
-    packed: Packed,
-    channels: [usize; 2],
-    kernel: [usize; 2],
-    options: ConvOptions<2>,
-    /// Of a transposed convolution.
-    step: [usize; 2],
-    scale: Vec<f32>,
-    shift: Vec<f32>,
-    range: [f32; 2],
-}
-
-/// What follows a convolution: `output · scale + shift` within `range`.
-#[derive(Debug, Clone)]
-pub struct Affine {
-    /// One a channel.
-    pub scale: Tensor<1>,
-    /// One a channel.
-    pub shift: Tensor<1>,
-    /// Smallest and largest output; without, all.
-    pub range: Option<[f32; 2]>,
+    layer: Layer,
+    winograd: Option<winograd::Kernels<Bf16>>,
+    /// Packed when an image first needs it, where there is the other.
+    direct: OnceLock<Direct<bf16>>,
+    /// For `direct`.
+    weight: Option<Tensor<4>>,
 }
 
 impl ReducedConv2d {
@@ -192,19 +340,14 @@ impl ReducedConv2d {
         affine: &Affine,
         options: ConvOptions<2>,
     ) -> Option<Self> {
-        let [channels_out, channels_in, rows, columns] = weight.dims();
-        if options.groups != 1 || !channels_in.is_multiple_of(LANES) || channels_in == 0 || channels_out == 0 {
-            return None;
-        }
+        let layer = Layer::convolution(kind, weight, affine, options)?;
         let values = values(weight.clone())?;
-        let channels = [channels_in, channels_out];
-        let packed = if [rows, columns] == [3, 3] && options.stride == [1, 1] {
-            let winograd = Some(winograd::Kernels::new(&values, channels));
-            Packed { winograd, direct: OnceLock::new(), weight: Some(weight.clone()) }
-        } else {
-            Packed::from(Direct::convolution(&values, channels, [rows, columns]))
-        };
-        Self::new(kind, packed, channels, [rows, columns], options, [1, 1], affine)
+        if layer.has_tiles() {
+            let winograd = Some(winograd::Kernels::new(&values, layer.channels));
+            return Some(Self { layer, winograd, direct: OnceLock::new(), weight: Some(weight.clone()) });
+        }
+        let direct = Direct::convolution(&rounded(&values), layer.channels, layer.kernel);
+        Some(Self { layer, winograd: None, direct: direct.into(), weight: None })
     }
 
     /// Packs a transposed convolution, without padding, whose stride is its kernel; see [`pack`](Self::pack).
@@ -217,114 +360,62 @@ impl ReducedConv2d {
     }
 
     pub(super) fn pack_transposed_for(kind: UnitKind, weight: &Tensor<4>, bias: Option<&Tensor<1>>) -> Option<Self> {
-        let [channels_in, channels_out, rows, columns] = weight.dims();
-        if !channels_in.is_multiple_of(LANES) || channels_in == 0 || channels_out == 0 || rows * columns == 0 {
-            return None;
-        }
-        let scale = Tensor::ones([channels_out], &weight.device());
-        let shift = bias.cloned().unwrap_or_else(|| scale.zeros_like());
-        let affine = Affine { scale, shift, range: None };
-        let (channels, kernel) = ([channels_in, channels_out], [rows, columns]);
-        let packed = Packed::from(Direct::transposed(&values(weight.clone())?, channels, kernel));
-        let options = ConvOptions::new([1, 1], [0, 0], [1, 1], 1);
-        Self::new(kind, packed, channels, [1, 1], options, kernel, &affine)
-    }
-
-    fn new(
-        kind: UnitKind,
-        packed: Packed,
-        channels: [usize; 2],
-        kernel: [usize; 2],
-        options: ConvOptions<2>,
-        step: [usize; 2],
-        affine: &Affine,
-    ) -> Option<Self> {
-        let whole = |tensor: &Tensor<1>| -> Option<Vec<f32>> {
-            assert_eq!(tensor.dims(), [channels[1]], "scale and shift of {} channels", channels[1]);
-            let mut values = tensor.clone().into_data().convert::<f32>().try_to_vec().ok()?;
-            values.resize(channels[1].next_multiple_of(LANES), 0.0);
-            Some(values)
-        };
-        let (scale, shift) = (whole(&affine.scale)?, whole(&affine.shift)?);
-        let range = affine.range.unwrap_or([f32::NEG_INFINITY, f32::INFINITY]);
-        Some(Self { kind, packed, channels, kernel, options, step, scale, shift, range })
+        let layer = Layer::transposed(kind, weight, bias)?;
+        let direct = Direct::transposed(&rounded(&values(weight.clone())?), layer.channels, layer.step);
+        Some(Self { layer, winograd: None, direct: direct.into(), weight: None })
     }
 
     /// Stride, padding and dilation that it was packed with.
     pub fn options(&self) -> &ConvOptions<2> {
-        &self.options
+        &self.layer.options
     }
 
-    /// Whether outputs can be passed on in bf16, channels last: they are a multiple of 16.
-    pub fn can_reduce(&self) -> bool {
-        self.channels[1].is_multiple_of(LANES)
-    }
-
-    /// Convolves `x`, of f32 or of bf16. The output is bf16 with its channels last in memory where `keep_reduced` is set and
-    /// it [can](Self::can_reduce) be, else f32.
+    /// Convolves `x`, of f32 or as layers pass it on. The output is bf16 with its channels last in memory where `keep_reduced` is
+    /// set and the output channels are a multiple of 16, else f32.
     ///
     /// # Panics
     /// If the shapes do not fit, or `x` is on another device than the weight was.
     pub fn forward(&self, x: impl Into<Joined>, keep_reduced: bool) -> Tensor<4> {
-        let (first, second) = x.into().into_parts();
-        let tensors: Vec<FlexTensor> = match second {
-            Some(second) => self.joined(first, second),
-            None => vec![reduced(self.kind, primitive(first))],
-        };
+        let layer = &self.layer;
+        let tensors = layer.inputs(x.into(), |x| reduced(layer.kind, x));
         let dims: Vec<Dims> = tensors.iter().map(Dims::of).collect();
-        let channels_in = dims.iter().map(|dims| dims.channels).sum::<usize>();
-        assert_eq!(channels_in, self.channels[0], "input channels");
-        let Dims { batch, size, .. } = dims[0];
-        let output = [0, 1].map(|axis| {
-            let (before, after) = self.options.padding[axis];
-            let reach = self.options.dilation[axis] * (self.kernel[axis] - 1) + 1;
-            let padded = size[axis] + before + after;
-            assert!(padded >= reach, "a kernel {:?} is larger than the input {size:?}", self.kernel);
-            ((padded - reach) / self.options.stride[axis] + 1) * self.step[axis]
-        });
-        let dtype = if keep_reduced && self.can_reduce() { DType::BF16 } else { DType::F32 };
-        let target = Dims { batch, channels: self.channels[1], size: output };
-        let mut inputs = Inputs { batch, size, tensors: [&[], &[]], channels: [0, 0] };
-        for (index, (tensor, dims)) in tensors.iter().zip(&dims).enumerate() {
-            inputs.tensors[index] = tensor.storage();
-            inputs.channels[index] = dims.channels;
-        }
-        let epilogue = Epilogue { scale: &self.scale, shift: &self.shift, range: self.range };
-        let padding = self.options.padding.map(|(before, _)| before);
+        let parts: Vec<_> =
+            tensors.iter().zip(&dims).map(|(tensor, dims)| (*dims, tensor.storage(), bf16::ZERO)).collect();
+        let (kind, inputs, options) = (layer.kind, Inputs::new(&parts), &layer.options);
+        let epilogue = Epilogue { scale: &layer.scale, shift: &layer.shift, range: layer.range };
+        let format = if keep_reduced && layer.can_reduce() { Format::Bf16 } else { Format::F32 };
         // SAFETY: each kernel writes every value.
-        let output = unsafe {
-            written(target, dtype, |values| {
-                let target = Target { size: output, channels: self.channels[1], dtype, values: Shared(values.cast()) };
-                let (kind, options) = (self.kind, &self.options);
-                match &self.packed.winograd {
-                    Some(kernels) if winograd::pays(output, options.dilation) => {
-                        let dilation = options.dilation;
-                        winograd::Convolution { kind, inputs, kernels, padding, dilation, epilogue, target }.run();
-                    }
-                    _ => {
-                        let direct = self.packed.direct(self.channels, self.kernel);
-                        direct::Convolution { kind, inputs, direct, options, epilogue, target }.run();
-                    }
+        unsafe {
+            layer.written(&dims, format, |target| match &self.winograd {
+                Some(kernels) if winograd::pays(target.size, options.dilation) => {
+                    let (padding, dilation) = (layer.padding(), options.dilation);
+                    winograd::Convolution { kind, inputs, kernels, padding, dilation, epilogue, target }.run();
+                }
+                _ => {
+                    let direct = self.direct.get_or_init(|| {
+                        let weight = self.weight.clone().and_then(values).unwrap_or_default();
+                        Direct::convolution(&rounded(&weight), layer.channels, layer.kernel)
+                    });
+                    direct::Convolution::<Bf16> { kind, inputs, direct, begin: &[], options, epilogue, target }.run();
                 }
             })
-        };
-        let output = if dtype == DType::F32 { super::activations::full(self.kind, output) } else { output };
-        Tensor::from_primitive::<Flex>(output)
-    }
-
-    /// Two tensors' channels, or one where they cannot be read from both.
-    fn joined(&self, first: Tensor<4>, second: Tensor<4>) -> Vec<FlexTensor> {
-        if [&first, &second].iter().all(|tensor| tensor.dims()[1].is_multiple_of(LANES)) {
-            return [first, second].map(|tensor| reduced(self.kind, primitive(tensor))).to_vec();
         }
-        let parts = [first, second].map(|tensor| to_full(self.kind, tensor));
-        vec![reduced(self.kind, primitive(Tensor::cat(parts.to_vec(), 1)))]
     }
+}
+
+fn rounded(values: &[f32]) -> Vec<bf16> {
+    values.iter().copied().map(bf16::from_f32).collect()
 }
 
 /// Whether a tensor is bf16 with its channels last, as [`ReducedConv2d`] passes activations on.
 pub fn is_reduced_activation(x: &Tensor<4>) -> bool {
     x.dtype() == DType::BF16 && x.clone().try_into_primitive::<Flex>().is_ok_and(|x| is_reduced(&x))
+}
+
+/// What the values of a tensor of 8 bits stand for, as [`QuantizedConv2d`](super::QuantizedConv2d) passes activations on.
+pub fn quantization(x: &Tensor<4>) -> Option<Quantization> {
+    let of = |x: FlexTensor| super::activations::quantization(&x);
+    if matches!(x.dtype(), DType::QFloat(_)) { x.clone().try_into_primitive::<Flex>().ok().and_then(of) } else { None }
 }
 
 pub(super) fn to_full(kind: UnitKind, x: Tensor<4>) -> Tensor<4> {
@@ -341,7 +432,7 @@ pub(super) fn primitive(x: Tensor<4>) -> FlexTensor {
 }
 
 /// The values of a weight of the CPU backend.
-fn values(weight: Tensor<4>) -> Option<Vec<f32>> {
+pub(super) fn values(weight: Tensor<4>) -> Option<Vec<f32>> {
     weight.clone().try_into_primitive::<Flex>().ok()?;
     weight.into_data().convert::<f32>().try_to_vec().ok()
 }

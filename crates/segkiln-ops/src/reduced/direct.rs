@@ -6,11 +6,11 @@
     reason = "what is compiled for wide registers is plain loops and arguments: closures and iterators may stay calls"
 )]
 
-use burn::tensor::{bf16, ops::ConvOptions};
+use burn::tensor::ops::ConvOptions;
 
 use super::{
     convolution::{Epilogue, Inputs, Target},
-    product::{PANEL, ROWS, WORD, accumulate, panel_width},
+    product::{Dot, PANEL, ROWS, WORD, accumulate, panel_width},
     unit::{LANES, Task, Unit, UnitKind},
 };
 use crate::cpu::threads::for_each;
@@ -18,35 +18,39 @@ use crate::cpu::threads::for_each;
 /// Pixels of a task, which are multiplied with all panels of the weight.
 const PIXELS: usize = 64;
 
-/// A weight, packed: `[phase][panel of output channels][tap][pair of input channels][output channel][2]`.
+/// A weight, packed: `[phase][panel of output channels][tap][word of input channels][output channel][value of a word]`.
 #[derive(Debug)]
-pub(super) struct Direct {
+pub(super) struct Direct<W> {
     channels: [usize; 2],
     /// From one output's first tap to the next: rows and columns. One phase is all taps of a convolution; a transposed
     /// convolution has a phase of one tap for each output that a pixel is spread to.
     kernel: [usize; 2],
     phases: [usize; 2],
-    values: Vec<bf16>,
+    values: Vec<W>,
 }
 
-impl Direct {
+impl<W: Copy + Default> Direct<W> {
     /// From `[output channel][input channel][row][column]`.
-    pub fn convolution(weight: &[f32], channels: [usize; 2], kernel: [usize; 2]) -> Self {
+    pub fn convolution(weight: &[W], channels: [usize; 2], kernel: [usize; 2]) -> Self {
         let [channels_in, taps] = [channels[0], kernel[0] * kernel[1]];
         let at = |out: usize, channel: usize, tap: usize| weight[(out * channels_in + channel) * taps + tap];
         Self { channels, kernel, phases: [1, 1], values: pack(channels, taps, at) }
     }
 
     /// From `[input channel][output channel][row][column]`.
-    pub fn transposed(weight: &[f32], channels: [usize; 2], kernel: [usize; 2]) -> Self {
+    pub fn transposed(weight: &[W], channels: [usize; 2], kernel: [usize; 2]) -> Self {
         let [channels_out, taps] = [channels[1], kernel[0] * kernel[1]];
         let phases = (0..taps)
             .map(|tap| pack(channels, 1, |out, channel, _| weight[(channel * channels_out + out) * taps + tap]));
         Self { channels, kernel: [1, 1], phases: kernel, values: phases.flatten().collect() }
     }
 
-    fn padded(&self) -> usize {
+    pub fn padded(&self) -> usize {
         self.channels[1].next_multiple_of(LANES)
+    }
+
+    pub fn phases(&self) -> usize {
+        self.phases[0] * self.phases[1]
     }
 
     fn taps(&self) -> usize {
@@ -54,19 +58,38 @@ impl Direct {
     }
 }
 
-/// One phase: `[panel][tap][pair of input channels][output channel][2]`.
-fn pack(channels: [usize; 2], taps: usize, at: impl Fn(usize, usize, usize) -> f32) -> Vec<bf16> {
+impl Direct<i8> {
+    /// Sums of each output channel's weights: `[phase][output channel]`.
+    pub fn sums(&self) -> Vec<i32> {
+        let (padded, depth) = (self.padded(), self.taps() * self.channels[0]);
+        let mut sums = vec![0; self.phases() * padded];
+        for (phase, values) in self.values.chunks_exact(padded * depth).enumerate() {
+            for first in (0..padded).step_by(PANEL) {
+                let width = panel_width(padded, first);
+                for words in values[first * depth..][..width * depth].chunks_exact(width * WORD) {
+                    for (out, word) in words.chunks_exact(WORD).enumerate() {
+                        sums[phase * padded + first + out] += word.iter().map(|value| i32::from(*value)).sum::<i32>();
+                    }
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// One phase: `[panel][tap][word of input channels][output channel][value of a word]`.
+fn pack<W: Copy + Default>(channels: [usize; 2], taps: usize, at: impl Fn(usize, usize, usize) -> W) -> Vec<W> {
     let [channels_in, channels_out] = channels;
-    let padded = channels_out.next_multiple_of(LANES);
-    let mut values = vec![bf16::ZERO; padded * taps * channels_in];
+    let (padded, per_word) = (channels_out.next_multiple_of(LANES), WORD / size_of::<W>());
+    let mut values = vec![W::default(); padded * taps * channels_in];
     for first in (0..padded).step_by(PANEL) {
         let width = panel_width(padded, first);
         for out in first..channels_out.min(first + width) {
             for channel in 0..channels_in {
                 for tap in 0..taps {
-                    let pair = (tap * channels_in + channel) / 2;
-                    let place = first * taps * channels_in + pair * 2 * width + 2 * (out - first) + channel % 2;
-                    values[place] = bf16::from_f32(at(out, channel, tap));
+                    let word = (tap * channels_in + channel) / per_word;
+                    let within = (word * width + out - first) * per_word + channel % per_word;
+                    values[first * taps * channels_in + within] = at(out, channel, tap);
                 }
             }
         }
@@ -75,16 +98,18 @@ fn pack(channels: [usize; 2], taps: usize, at: impl Fn(usize, usize, usize) -> f
 }
 
 /// A convolution, or a transposed one.
-pub(super) struct Convolution<'a> {
+pub(super) struct Convolution<'a, D: Dot> {
     pub kind: UnitKind,
-    pub inputs: Inputs<'a>,
-    pub direct: &'a Direct,
+    pub inputs: Inputs<'a, D::Left>,
+    pub direct: &'a Direct<D::Right>,
+    /// What sums of integers begin with: `[phase][output channel]`.
+    pub begin: &'a [i32],
     pub options: &'a ConvOptions<2>,
     pub epilogue: Epilogue<'a>,
     pub target: Target,
 }
 
-impl Convolution<'_> {
+impl<D: Dot> Convolution<'_, D> {
     /// Height and width of the pixels that all phases have.
     fn pixels(&self) -> [usize; 2] {
         [0, 1].map(|axis| self.target.size[axis] / self.direct.phases[axis])
@@ -98,7 +123,7 @@ impl Convolution<'_> {
         // Where there are few pixels, panels are shared out too.
         let parts = if blocks < 16 { panels } else { 1 };
         let per_part = panels.div_ceil(parts);
-        let zeros = vec![bf16::ZERO; self.direct.channels[0]];
+        let zeros = vec![self.inputs.zero; self.direct.channels[0]];
         for_each(blocks * parts, |task| {
             let (part, block) = (task / blocks, task % blocks);
             let pixels = block * PIXELS..all.min((block + 1) * PIXELS);
@@ -109,14 +134,14 @@ impl Convolution<'_> {
 }
 
 /// Some pixels, counted over all images, and panels.
-struct Pixels<'a> {
-    convolution: &'a Convolution<'a>,
+struct Pixels<'a, D: Dot> {
+    convolution: &'a Convolution<'a, D>,
     pixels: std::ops::Range<usize>,
     panels: std::ops::Range<usize>,
-    zeros: &'a [bf16],
+    zeros: &'a [D::Left],
 }
 
-impl Task for Pixels<'_> {
+impl<D: Dot> Task for Pixels<'_, D> {
     #[inline(always)]
     unsafe fn run<U: Unit>(self, unit: U) {
         let Self { convolution, pixels, panels, zeros } = self;
@@ -145,7 +170,7 @@ impl Task for Pixels<'_> {
         }
         let padded = direct.padded();
         let phase_len = padded * direct.taps() * direct.channels[0];
-        for phase in 0..direct.phases[0] * direct.phases[1] {
+        for phase in 0..direct.phases() {
             for panel in panels.clone() {
                 let first = panel * PANEL;
                 let weights = &direct.values[phase * phase_len + first * direct.taps() * direct.channels[0]..];
@@ -172,15 +197,15 @@ impl Task for Pixels<'_> {
 }
 
 /// Some neighbouring pixels and a panel.
-struct Group<'a> {
-    convolution: &'a Convolution<'a>,
+struct Group<'a, D: Dot> {
+    convolution: &'a Convolution<'a, D>,
     /// `[tap][tensor][pixel]`
     places: &'a [[*const u8; ROWS]],
     /// Of each tensor.
     channels: [usize; 2],
     /// What is read outside of the image.
     zeros: *const u8,
-    weights: &'a [bf16],
+    weights: &'a [D::Right],
     phase: usize,
     /// The first output channel.
     first: usize,
@@ -188,7 +213,7 @@ struct Group<'a> {
     count: usize,
 }
 
-impl Group<'_> {
+impl<D: Dot> Group<'_, D> {
     /// # Safety
     /// Each place has its tensor's channels, and the weights have all taps. The instructions of the unit are there.
     #[inline(always)]
@@ -200,12 +225,17 @@ impl Group<'_> {
         let mut weights = weights.as_ptr().cast::<u8>();
         // SAFETY: the caller's promise.
         unsafe {
-            let mut sums = [[unit.splat(0.0); N]; ROWS];
+            let mut begin = [D::zero(unit); N];
+            for (register, sum) in begin.iter_mut().enumerate() {
+                *sum = D::begin(unit, convolution.begin, phase * direct.padded() + first + register * LANES);
+            }
+            let mut sums = [begin; ROWS];
+            let skip = D::adds_nothing(convolution.inputs.zero);
             for (index, rows) in places.iter().enumerate() {
-                let words = channels[index % parts] * size_of::<bf16>() / WORD;
-                // Nothing is added where all pixels read padding, as they often do with a large dilation.
-                if rows.iter().any(|row| *row != zeros) {
-                    accumulate(unit, &mut sums, rows, words, weights);
+                let words = channels[index % parts] * size_of::<D::Left>() / WORD;
+                // With a large dilation all pixels often read padding.
+                if !skip || rows.iter().any(|row| *row != zeros) {
+                    accumulate::<D, U, N>(unit, &mut sums, rows, words, weights);
                 }
                 weights = weights.add(words * N * LANES * WORD);
             }
@@ -219,7 +249,8 @@ impl Group<'_> {
                     let (image, row, column) = (pixel / columns / rows, pixel / columns % rows, pixel % columns);
                     let row = (image * rows + row) * phase_rows + phase / phase_columns;
                     let pixel = row * target.size[1] + column * phase_columns + phase % phase_columns;
-                    target.store(unit, finish.apply(unit, sums[index][register]), pixel, channel);
+                    let sum = D::float(unit, sums[index][register]);
+                    target.store(unit, finish.apply(unit, sum), pixel, channel);
                 }
             }
         }

@@ -1,11 +1,12 @@
-//! Inference in reduced precision on the CPU: factors of products are bf16, sums f32.
+//! Inference in reduced precision on the CPU: factors of products are bf16 and sums f32, or factors have 8 bits and sums 32.
 //!
-//! A [`ReducedConv2d`] packs a layer's weight once, for the dot products of bf16 that the processor has (AVX512-BF16). Between
-//! such layers activations can stay bf16 with their channels last in memory, `[batch, height, width, channels]`: half of the
-//! traffic, and neighbouring channels are the pairs that a dot product takes.
+//! A [`ReducedConv2d`] packs a layer's weight once, for the dot products of bf16 that the processor has (AVX512-BF16), a
+//! [`QuantizedConv2d`] for those of integers (AVX512-VNNI). Between such layers activations can stay as they are multiplied, with
+//! their channels last in memory, `[batch, height, width, channels]`: a half or a quarter of the traffic, and neighbouring
+//! channels are the pairs or fours that a dot product takes. A map of 8 bits carries what its values stand for behind them.
 //!
 //! - `unit`: the few instructions, with a definition in plain loops beside them;
-//! - `activations`: tensors of bf16 with channels last, and the way there and back;
+//! - `activations`: tensors of bf16 or 8 bits with channels last, and the way there and back;
 //! - `product`: the product in registers;
 //! - `winograd`, `direct`: 3×3 kernels by transformed tiles, all others by the definition;
 //! - `pool`: what is between convolutions: pooling, sums.
@@ -15,11 +16,15 @@ mod convolution;
 mod direct;
 mod pool;
 mod product;
+mod quantized;
 mod unit;
 mod winograd;
 
-pub use convolution::{Affine, ReducedConv2d, is_reduced_activation};
+pub use activations::Quantization;
+pub use convolution::{Affine, ReducedConv2d, is_reduced_activation, quantization};
 pub use pool::{PoolWindow, add_relu, cat, max_pool2d, to_full_precision, upsample_nearest};
+
+pub use quantized::{QuantizedConv2d, quantize};
 
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,15 @@
 //! Operators between convolutions that keep activations reduced.
 
 use burn::{
-    backend::Flex,
+    backend::{Flex, flex::FlexTensor},
     tensor::{DType, FloatDType, Tensor, bf16},
 };
 
 use super::{
-    activations::{Dims, full, is_reduced, reduced, written},
+    activations::{
+        Dims, Format, Quantization, Sink, Source, full, is_reduced, octets, quantization, quantized, reduced, source,
+        written,
+    },
     convolution::primitive,
     unit::{LANES, Task, Unit, UnitKind},
 };
@@ -23,46 +26,67 @@ pub struct PoolWindow {
     pub padding: usize,
 }
 
-/// Max pooling of bf16 with channels last; none where `x` is not that.
+/// Max pooling of bf16 or 8 bits with channels last; none where `x` is not that.
 ///
 /// # Shapes
 /// `[n, c, h, w]` → `[n, c, (h + 2 padding - kernel) / stride + 1, …]`
 pub fn max_pool2d(x: &Tensor<4>, window: PoolWindow) -> Option<Tensor<4>> {
     let PoolWindow { kernel, stride, padding } = window;
-    let x = reduced_primitive(x)?;
+    let (x, format) = kept(x)?;
     let dims = Dims::of(&x);
     if kernel == 0 || stride == 0 || 2 * padding > kernel || dims.size.iter().any(|side| side + 2 * padding < kernel) {
         return None;
     }
     let size = dims.size.map(|side| (side + 2 * padding - kernel) / stride + 1);
-    let values: &[bf16] = x.storage();
-    let kind = UnitKind::fastest().unwrap_or(UnitKind::Portable);
+    let dims = [dims, Dims { size, ..dims }];
+    Some(match format {
+        Format::U8(_) => rows::<u8>(dims, format, octets(&x), |values, dims, image, row, target| {
+            fastest().dispatch(MaxPoolRow { values, dims, window, image, row, target });
+        }),
+        _ => rows::<bf16>(dims, format, x.storage(), |values, dims, image, row, target| {
+            fastest().dispatch(MaxPoolRow { values, dims, window, image, row, target });
+        }),
+    })
+}
+
+/// A map whose rows `write` writes, each a task: from the values and sizes of another, the image and the row.
+fn rows<E: Copy + Send + Sync>(
+    [source, target]: [Dims; 2],
+    format: Format,
+    values: &[E],
+    write: impl Fn(&[E], Dims, usize, usize, &mut [E]) + Sync,
+) -> Tensor<4> {
+    let [rows, columns] = target.size;
     // SAFETY: every row is written, by one task.
     let output = unsafe {
-        written(Dims { size, ..dims }, DType::BF16, |target| {
-            let target = Shared(target.cast());
-            for_each(dims.batch * size[0], |row| {
-                let count = size[1] * dims.channels;
+        written(target, format, |memory| {
+            let memory = Shared(memory.cast());
+            for_each(target.batch * rows, |row| {
+                let count = columns * target.channels;
                 // SAFETY: within the target; the row is this task's.
-                let target = std::slice::from_raw_parts_mut(target.at(0).cast::<bf16>().add(row * count), count);
-                kind.dispatch(MaxPoolRow { values, dims, window, image: row / size[0], row: row % size[0], target });
+                let target = std::slice::from_raw_parts_mut(memory.at(0).cast::<E>().add(row * count), count);
+                write(values, source, row / rows, row % rows, target);
             });
         })
     };
-    Some(Tensor::from_primitive::<Flex>(output))
+    Tensor::from_primitive::<Flex>(output)
+}
+
+fn fastest() -> UnitKind {
+    UnitKind::fastest().unwrap_or(UnitKind::Portable)
 }
 
 /// The largest values of a row of windows.
-struct MaxPoolRow<'a> {
-    values: &'a [bf16],
+struct MaxPoolRow<'a, E> {
+    values: &'a [E],
     dims: Dims,
     window: PoolWindow,
     image: usize,
     row: usize,
-    target: &'a mut [bf16],
+    target: &'a mut [E],
 }
 
-impl Task for MaxPoolRow<'_> {
+impl<E: Ordered> Task for MaxPoolRow<'_, E> {
     #[inline(always)]
     unsafe fn run<U: Unit>(self, _: U) {
         let Self { values, dims: Dims { channels, size: [height, width], .. }, window, image, row, target } = self;
@@ -81,7 +105,7 @@ impl Task for MaxPoolRow<'_> {
                         continue;
                     }
                     for (largest, value) in pixel.iter_mut().zip(source) {
-                        *largest = if order(*value) > order(*largest) { *value } else { *largest };
+                        *largest = if value.order() > largest.order() { *value } else { *largest };
                     }
                 }
             }
@@ -89,36 +113,59 @@ impl Task for MaxPoolRow<'_> {
     }
 }
 
-/// A number that orders values: their bits, those of negative values turned round. NaN comes after infinity.
-#[inline(always)]
-fn order(value: bf16) -> i16 {
-    let bits = value.to_bits();
-    let magnitude = (bits & 0x7FFF) as i16;
-    let signed = if bits >> 15 == 0 { magnitude } else { -magnitude };
-    if magnitude > 0x7F80 { i16::MAX } else { signed }
+/// Values of which the largest is looked for.
+trait Ordered: Copy {
+    type Order: PartialOrd;
+
+    fn order(self) -> Self::Order;
 }
 
-/// The sum and ReLU of two tensors of bf16 with channels last, added in f32; none where one is not that.
+impl Ordered for u8 {
+    type Order = u8;
+
+    #[inline(always)]
+    fn order(self) -> u8 {
+        self
+    }
+}
+
+impl Ordered for bf16 {
+    type Order = i16;
+
+    /// Its bits, those of negative values turned round. NaN comes after infinity.
+    #[inline(always)]
+    fn order(self) -> i16 {
+        let bits = self.to_bits();
+        let magnitude = (bits & 0x7FFF) as i16;
+        let signed = if bits >> 15 == 0 { magnitude } else { -magnitude };
+        if magnitude > 0x7F80 { i16::MAX } else { signed }
+    }
+}
+
+/// The sum and ReLU of two tensors of bf16 or 8 bits with channels last, added in f32: in 8 bits where `output` says what they
+/// stand for, else in bf16. None where one is not that, or without `output` of 8 bits.
 ///
 /// # Panics
 /// If the shapes differ.
-pub fn add_relu(x: &Tensor<4>, y: &Tensor<4>) -> Option<Tensor<4>> {
+pub fn add_relu(x: &Tensor<4>, y: &Tensor<4>, output: Option<Quantization>) -> Option<Tensor<4>> {
     /// Values of a task.
     const BLOCK: usize = 1 << 15;
-    let (x, y) = (reduced_primitive(x)?, reduced_primitive(y)?);
+    let ((x, first), (y, second)) = (kept(x)?, kept(y)?);
+    let format = match output {
+        Some(output) => Format::U8(output),
+        None if [first, second] == [Format::Bf16; 2] => Format::Bf16,
+        None => return None,
+    };
     let dims = Dims::of(&x);
     assert_eq!(dims, Dims::of(&y), "shapes of a sum");
-    let (x, y): (&[bf16], &[bf16]) = (x.storage(), y.storage());
-    let kind = UnitKind::fastest().unwrap_or(UnitKind::Portable);
+    let (x, y) = (source(&x), source(&y));
     // SAFETY: every block is written, by one task.
     let output = unsafe {
-        written(dims, DType::BF16, |target| {
-            let target = Shared(target.cast());
-            for_each(x.len().div_ceil(BLOCK), |block| {
-                let range = block * BLOCK..x.len().min((block + 1) * BLOCK);
-                // SAFETY: within the target; the block is this task's.
-                let target = target.at(0).cast::<bf16>().add(range.start);
-                kind.dispatch(AddRelu { x: &x[range.clone()], y: &y[range], target });
+        written(dims, format, |target| {
+            let target = Sink { format, values: Shared(target.cast()) };
+            for_each(dims.len().div_ceil(BLOCK), |block| {
+                let range = block * BLOCK..dims.len().min((block + 1) * BLOCK);
+                fastest().dispatch(AddRelu { x, y, range, target });
             });
         })
     };
@@ -126,98 +173,112 @@ pub fn add_relu(x: &Tensor<4>, y: &Tensor<4>) -> Option<Tensor<4>> {
 }
 
 struct AddRelu<'a> {
-    x: &'a [bf16],
-    y: &'a [bf16],
-    target: *mut bf16,
+    x: Source<'a>,
+    y: Source<'a>,
+    range: std::ops::Range<usize>,
+    target: Sink,
 }
 
 impl Task for AddRelu<'_> {
     #[inline(always)]
     unsafe fn run<U: Unit>(self, unit: U) {
-        let Self { x, y, target } = self;
-        // Channels are a multiple of 16 wherever `ReducedConv2d` wrote them; of other tensors the rest is added one by one.
-        let whole = x.len() / LANES * LANES;
-        for at in (0..whole).step_by(LANES) {
-            // SAFETY: both and the target have a register's values here.
-            unsafe {
-                let sum = unit.add(unit.load_bf16(x[at..].as_ptr()), unit.load_bf16(y[at..].as_ptr()));
-                unit.store_bf16(unit.at_least(sum, unit.splat(0.0)), target.add(at));
+        let Self { x, y, range, target } = self;
+        let whole = range.start + range.len() / LANES * LANES;
+        // SAFETY: the range is within the target and this task's.
+        unsafe {
+            for place in (range.start..whole).step_by(LANES) {
+                let sum = unit.add(x.load(unit, place), y.load(unit, place));
+                target.store(unit, unit.at_least(sum, unit.splat(0.0)), place);
             }
-        }
-        for at in whole..x.len() {
-            let sum = x[at].to_f32() + y[at].to_f32();
-            // SAFETY: within the target.
-            unsafe { target.add(at).write(bf16::from_f32(if sum < 0.0 { 0.0 } else { sum })) };
+            for place in whole..range.end {
+                let sum = x.value(place) + y.value(place);
+                target.set(if sum < 0.0 { 0.0 } else { sum }, place);
+            }
         }
     }
 }
 
-/// Repeats each pixel of bf16 with channels last, so that the map has `size`; none where `x` is not that, or `size` is no multiple
-/// of its height and width.
+/// Repeats each pixel of bf16 or 8 bits with channels last, so that the map has `size`; none where `x` is not that, or `size` is
+/// no multiple of its height and width.
 ///
 /// # Shapes
 /// `[n, c, h, w]` → `[n, c, size[0], size[1]]`
 pub fn upsample_nearest(x: &Tensor<4>, size: [usize; 2]) -> Option<Tensor<4>> {
-    let x = reduced_primitive(x)?;
+    let (x, format) = kept(x)?;
     let dims = Dims::of(&x);
-    let [rows, columns] = [0, 1].map(|axis| size[axis] / dims.size[axis]);
-    if rows * columns == 0 || size != [rows * dims.size[0], columns * dims.size[1]] {
+    let times = [0, 1].map(|axis| size[axis] / dims.size[axis]);
+    if times.contains(&0) || [0, 1].map(|axis| times[axis] * dims.size[axis]) != size {
         return None;
     }
-    let values: &[bf16] = x.storage();
-    let (channels, source_row) = (dims.channels, dims.size[1] * dims.channels);
-    // SAFETY: every row is written, by one task.
-    let output = unsafe {
-        written(Dims { size, ..dims }, DType::BF16, |target| {
-            let target = Shared(target.cast());
-            for_each(dims.batch * size[0], |row| {
-                let count = columns * source_row;
-                // SAFETY: within the target; the row is this task's.
-                let target = std::slice::from_raw_parts_mut(target.at(0).cast::<bf16>().add(row * count), count);
-                // Rows of all images follow each other, in the source as in the target.
-                let source = &values[row / rows * source_row..][..source_row];
-                for (pixels, source) in target.chunks_exact_mut(columns * channels).zip(source.chunks_exact(channels)) {
-                    pixels.chunks_exact_mut(channels).for_each(|pixel| pixel.copy_from_slice(source));
-                }
-            });
-        })
-    };
-    Some(Tensor::from_primitive::<Flex>(output))
+    fn repeat<E: Copy>([rows, columns]: [usize; 2]) -> impl Fn(&[E], Dims, usize, usize, &mut [E]) + Sync {
+        move |values, Dims { channels, size, .. }, image, row, target| {
+            let source = &values[(image * size[0] + row / rows) * size[1] * channels..][..size[1] * channels];
+            for (pixels, source) in target.chunks_exact_mut(columns * channels).zip(source.chunks_exact(channels)) {
+                pixels.chunks_exact_mut(channels).for_each(|pixel| pixel.copy_from_slice(source));
+            }
+        }
+    }
+    let dims = [dims, Dims { size, ..dims }];
+    Some(match format {
+        Format::U8(_) => rows::<u8>(dims, format, octets(&x), repeat(times)),
+        _ => rows::<bf16>(dims, format, x.storage(), repeat(times)),
+    })
 }
 
-/// The channels of several tensors one after the other, as bf16 with channels last; none where no tensor is that, or some
-/// channels are no multiple of 16.
+/// The channels of several tensors one after the other, with channels last: of 8 bits where all are that, else as bf16. None where
+/// no tensor is either, or some channels are no multiple of 16.
 ///
 /// # Panics
 /// If the tensors differ in more than the channels.
 pub fn cat(tensors: &[Tensor<4>]) -> Option<Tensor<4>> {
     let whole = |tensor: &Tensor<4>| tensor.dims()[1].is_multiple_of(LANES);
-    let kept = tensors.iter().find_map(reduced_primitive)?;
-    if !tensors.iter().all(whole) {
+    if !tensors.iter().all(whole) || !tensors.iter().any(|tensor| kept(tensor).is_some()) {
         return None;
     }
-    let kind = UnitKind::fastest().unwrap_or(UnitKind::Portable);
-    let parts: Vec<_> = tensors.iter().map(|tensor| reduced(kind, primitive(tensor.clone()))).collect();
-    let dims = Dims { channels: parts.iter().map(|part| Dims::of(part).channels).sum(), ..Dims::of(&kept) };
-    let parts: Vec<(&[bf16], usize)> = parts
-        .iter()
-        .map(|part| {
-            let Dims { channels, .. } = Dims::of(part);
-            assert_eq!(Dims { channels, ..dims }, Dims::of(part), "batch and size of tensors that are joined");
-            (part.storage(), channels)
-        })
-        .collect();
+    let parts: Vec<_> = tensors.iter().map(|tensor| primitive(tensor.clone())).collect();
+    let output = if parts.iter().all(|part| quantization(part).is_some()) {
+        cat_quantized(fastest(), &parts)
+    } else {
+        let parts: Vec<_> = parts.into_iter().map(|part| reduced(fastest(), part)).collect();
+        let values: Vec<(Dims, &[bf16])> = parts.iter().map(|part| (Dims::of(part), part.storage())).collect();
+        join(&values, Format::Bf16)
+    };
+    Some(Tensor::from_primitive::<Flex>(output))
+}
+
+/// Tensors of 8 bits one after the other; the result stands for the numbers that any of them can.
+pub(super) fn cat_quantized(kind: UnitKind, parts: &[FlexTensor]) -> FlexTensor {
+    let given: Vec<Quantization> = parts.iter().filter_map(quantization).collect();
+    let same = given.iter().all(|one| *one == given[0]);
+    let bounds = given.iter().map(|one| [one.real(0), one.real(u8::MAX)]);
+    let [low, high] = bounds.fold([0f32; 2], |[low, high], [a, b]| [low.min(a), high.max(b)]);
+    let common = if same { given[0] } else { Quantization::of_range(low, high) };
+    let parts: Vec<_> = parts.iter().map(|part| quantized(kind, part.clone(), common)).collect();
+    let values: Vec<(Dims, &[u8])> = parts.iter().map(|part| (Dims::of(part), octets(part))).collect();
+    join(&values, Format::U8(common))
+}
+
+/// Values of one format with their channels last, one after the other.
+///
+/// # Panics
+/// If they differ in more than the channels.
+fn join<E: Copy + Send + Sync>(parts: &[(Dims, &[E])], format: Format) -> FlexTensor {
+    let dims = Dims { channels: parts.iter().map(|(dims, _)| dims.channels).sum(), ..parts[0].0 };
+    for (part, _) in parts {
+        let channels = dims.channels;
+        assert_eq!(Dims { channels, ..*part }, dims, "batch and size of tensors that are joined");
+    }
     let (rows, width) = (dims.batch * dims.size[0], dims.size[1]);
     // SAFETY: every row is written, by one task.
-    let output = unsafe {
-        written(dims, DType::BF16, |target| {
+    unsafe {
+        written(dims, format, |target| {
             let target = Shared(target.cast());
             for_each(rows, |row| {
                 let count = width * dims.channels;
                 // SAFETY: within the target; the row is this task's.
-                let target = std::slice::from_raw_parts_mut(target.at(0).cast::<bf16>().add(row * count), count);
+                let target = std::slice::from_raw_parts_mut(target.at(0).cast::<E>().add(row * count), count);
                 let mut first = 0;
-                for (values, channels) in &parts {
+                for (Dims { channels, .. }, values) in parts {
                     let source = &values[row * width * channels..][..width * channels];
                     for (pixel, source) in target.chunks_exact_mut(dims.channels).zip(source.chunks_exact(*channels)) {
                         pixel[first..first + channels].copy_from_slice(source);
@@ -226,26 +287,27 @@ pub fn cat(tensors: &[Tensor<4>]) -> Option<Tensor<4>> {
                 }
             });
         })
-    };
-    Some(Tensor::from_primitive::<Flex>(output))
+    }
 }
 
-/// The tensor of the CPU backend, where it is bf16 with channels last.
-fn reduced_primitive(x: &Tensor<4>) -> Option<burn::backend::flex::FlexTensor> {
-    if x.dtype() != DType::BF16 {
+/// The tensor of the CPU backend and its format, where it is as layers pass it on.
+fn kept(x: &Tensor<4>) -> Option<(FlexTensor, Format)> {
+    if !matches!(x.dtype(), DType::BF16 | DType::QFloat(_)) {
         return None;
     }
-    x.clone().try_into_primitive::<Flex>().ok().filter(is_reduced)
+    let x = x.clone().try_into_primitive::<Flex>().ok()?;
+    let format = match quantization(&x) {
+        Some(quantization) => Format::U8(quantization),
+        None if is_reduced(&x) => Format::Bf16,
+        None => return None,
+    };
+    Some((x, format))
 }
 
-/// A tensor of bf16 as f32 in contiguous memory; of others the same.
+/// A tensor of bf16 or 8 bits as f32 in contiguous memory; of others the same.
 pub fn to_full_precision(x: Tensor<4>) -> Tensor<4> {
-    if x.dtype() != DType::BF16 {
-        return x;
+    if kept(&x).is_some() {
+        return Tensor::from_primitive::<Flex>(full(fastest(), primitive(x)));
     }
-    if x.clone().try_into_primitive::<Flex>().is_err() {
-        return x.cast(FloatDType::F32);
-    }
-    let kind = UnitKind::fastest().unwrap_or(UnitKind::Portable);
-    Tensor::from_primitive::<Flex>(full(kind, primitive(x)))
+    if x.dtype() == DType::BF16 { x.cast(FloatDType::F32) } else { x }
 }

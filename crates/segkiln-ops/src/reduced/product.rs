@@ -1,13 +1,156 @@
 //! The product in registers: rows of activations times a panel of weights.
 
+use burn::tensor::bf16;
+
 use super::unit::{LANES, Unit};
 
 /// Rows that are multiplied together.
 pub(super) const ROWS: usize = 8;
 /// Columns of a full panel: output channels.
 pub(super) const PANEL: usize = 2 * LANES;
-/// Bytes of a word, the unit of depth: two values of bf16.
+/// Bytes of a word, the unit of depth: two values of 16 bits or four of 8.
 pub(super) const WORD: usize = 4;
+
+/// The numbers that are multiplied, and their sum.
+pub(super) trait Dot {
+    /// Of activations.
+    type Left: Copy + Send + Sync;
+    /// Of weights; as many bytes.
+    type Right: Copy + Send + Sync + Default;
+    type Sum<U: Unit>: Copy;
+
+    /// A sum that begins with 0.
+    ///
+    /// # Safety
+    /// The instructions of the unit are there.
+    unsafe fn zero<U: Unit>(unit: U) -> Self::Sum<U>;
+
+    /// Adds the products of each word's values.
+    ///
+    /// # Safety
+    /// The instructions of the unit are there.
+    unsafe fn add<U: Unit>(unit: U, sum: Self::Sum<U>, left: U::Words, right: U::Words) -> Self::Sum<U>;
+
+    /// The sum as f32.
+    ///
+    /// # Safety
+    /// The instructions of the unit are there.
+    unsafe fn float<U: Unit>(unit: U, sum: Self::Sum<U>) -> U::Float;
+
+    /// 16 sums that begin with integers: those from `index` on.
+    ///
+    /// # Safety
+    /// The instructions of the unit are there.
+    unsafe fn begin<U: Unit>(unit: U, integers: &[i32], index: usize) -> Self::Sum<U>;
+
+    /// Whether products of padding, which has the value that stands for 0, are 0.
+    fn adds_nothing(zero: Self::Left) -> bool;
+}
+
+/// bf16, summed in f32.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bf16;
+
+#[allow(clippy::undocumented_unsafe_blocks, reason = "one line each, with the promise of the trait")]
+impl Dot for Bf16 {
+    type Left = bf16;
+    type Right = bf16;
+    type Sum<U: Unit> = U::Float;
+
+    #[inline(always)]
+    unsafe fn zero<U: Unit>(unit: U) -> U::Float {
+        unsafe { unit.splat(0.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn add<U: Unit>(unit: U, sum: U::Float, left: U::Words, right: U::Words) -> U::Float {
+        unsafe { unit.dot_bf16(sum, left, right) }
+    }
+
+    #[inline(always)]
+    unsafe fn float<U: Unit>(_: U, sum: U::Float) -> U::Float {
+        sum
+    }
+
+    #[inline(always)]
+    unsafe fn begin<U: Unit>(unit: U, _: &[i32], _: usize) -> U::Float {
+        unsafe { unit.splat(0.0) }
+    }
+
+    fn adds_nothing(_: bf16) -> bool {
+        true
+    }
+}
+
+/// Activations of 8 bits without a sign and weights with one, summed in 32.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bytes;
+
+#[allow(clippy::undocumented_unsafe_blocks, reason = "one line each, with the promise of the trait")]
+impl Dot for Bytes {
+    type Left = u8;
+    type Right = i8;
+    type Sum<U: Unit> = U::Ints;
+
+    #[inline(always)]
+    unsafe fn zero<U: Unit>(unit: U) -> U::Ints {
+        unsafe { unit.load_ints([0; LANES].as_ptr()) }
+    }
+
+    #[inline(always)]
+    unsafe fn add<U: Unit>(unit: U, sum: U::Ints, left: U::Words, right: U::Words) -> U::Ints {
+        unsafe { unit.dot_u8_i8(sum, left, right) }
+    }
+
+    #[inline(always)]
+    unsafe fn float<U: Unit>(unit: U, sum: U::Ints) -> U::Float {
+        unsafe { unit.to_float(sum) }
+    }
+
+    #[inline(always)]
+    unsafe fn begin<U: Unit>(unit: U, integers: &[i32], index: usize) -> U::Ints {
+        unsafe { unit.load_ints(integers[index..index + LANES].as_ptr()) }
+    }
+
+    fn adds_nothing(zero: u8) -> bool {
+        zero == 0
+    }
+}
+
+/// Integers of 16 bits, summed in 32: what transforms make of 8 bits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shorts;
+
+#[allow(clippy::undocumented_unsafe_blocks, reason = "one line each, with the promise of the trait")]
+impl Dot for Shorts {
+    type Left = i16;
+    type Right = i16;
+    type Sum<U: Unit> = U::Ints;
+
+    #[inline(always)]
+    unsafe fn zero<U: Unit>(unit: U) -> U::Ints {
+        unsafe { unit.load_ints([0; LANES].as_ptr()) }
+    }
+
+    #[inline(always)]
+    unsafe fn add<U: Unit>(unit: U, sum: U::Ints, left: U::Words, right: U::Words) -> U::Ints {
+        unsafe { unit.dot_i16(sum, left, right) }
+    }
+
+    #[inline(always)]
+    unsafe fn float<U: Unit>(unit: U, sum: U::Ints) -> U::Float {
+        unsafe { unit.to_float(sum) }
+    }
+
+    #[inline(always)]
+    unsafe fn begin<U: Unit>(unit: U, integers: &[i32], index: usize) -> U::Ints {
+        unsafe { unit.load_ints(integers[index..index + LANES].as_ptr()) }
+    }
+
+    fn adds_nothing(zero: i16) -> bool {
+        zero == 0
+    }
+}
 
 /// Output channels of the panel that begins with `first`.
 pub(super) fn panel_width(channels: usize, first: usize) -> usize {
@@ -19,9 +162,9 @@ pub(super) fn panel_width(channels: usize, first: usize) -> usize {
 /// # Safety
 /// Each row has as many words, and the weights `words · N · 16` of them. The instructions of the unit are there.
 #[inline(always)]
-pub(super) unsafe fn accumulate<U: Unit, const N: usize>(
+pub(super) unsafe fn accumulate<D: Dot, U: Unit, const N: usize>(
     unit: U,
-    sums: &mut [[U::Float; N]; ROWS],
+    sums: &mut [[D::Sum<U>; N]; ROWS],
     rows: &[*const u8; ROWS],
     words: usize,
     weights: *const u8,
@@ -40,7 +183,7 @@ pub(super) unsafe fn accumulate<U: Unit, const N: usize>(
             for row in 0..ROWS {
                 let value = unit.broadcast(rows[row].add(word * WORD));
                 for column in 0..N {
-                    totals[row][column] = unit.dot_bf16(totals[row][column], value, panel[column]);
+                    totals[row][column] = D::add(unit, totals[row][column], value, panel[column]);
                 }
             }
         }

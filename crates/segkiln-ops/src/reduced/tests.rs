@@ -4,9 +4,9 @@ use burn::tensor::{
 };
 
 use super::{
-    PoolWindow, add_relu, cat,
+    PoolWindow, Quantization, QuantizedConv2d, add_relu, cat,
     convolution::{Affine, ReducedConv2d, to_full},
-    is_reduced_activation, max_pool2d,
+    is_reduced_activation, max_pool2d, quantization,
     unit::UnitKind,
     upsample_nearest, winograd,
 };
@@ -198,11 +198,191 @@ fn pooling_and_sums_of_what_layers_pass_on() {
             Tensor::cat(vec![to_full(kind, x.clone()), noise([2, 32, 7, 10], 8), to_full(kind, y.clone())], 1);
         assert!(is_reduced_activation(&joined));
         assert!(error(to_full(kind, joined), expected) < 3e-3);
-        let sum = add_relu(&x, &y).expect("bf16, channels last");
+        let sum = add_relu(&x, &y, None).expect("bf16, channels last");
         let expected = crate::add_relu(to_full(kind, x), to_full(kind, y));
         assert!(error(to_full(kind, sum), expected) < 3e-3);
     }
     let window = PoolWindow { kernel: 2, stride: 2, padding: 0 };
     assert!(cat(&[noise([2, 16, 3, 3], 5)]).is_none());
     assert!(max_pool2d(&noise([2, 16, 7, 10], 5), window).is_none());
+}
+
+/// Values of 8 bits with a zero in their middle or at their end, and as `low` to `high` have them.
+fn bytes(kind: UnitKind, x: Tensor<4>, low: f32, high: f32) -> (Tensor<4>, Quantization) {
+    let quantization = Quantization::of_range(low, high);
+    let x = super::activations::quantized(kind, super::convolution::primitive(x), quantization);
+    (Tensor::from_primitive::<burn::backend::Flex>(x), quantization)
+}
+
+/// A weight as its 8 bits have it.
+fn of_bytes(weight: Tensor<4>, outputs: usize) -> Tensor<4> {
+    let others: Vec<usize> = (0..4).filter(|axis| *axis != outputs).collect();
+    let most = others.iter().fold(weight.clone().abs(), |most, axis| most.max_dim(*axis));
+    let scale = most.div_scalar(127.0);
+    (weight / scale.clone()).round() * scale
+}
+
+fn compare_quantized(kind: UnitKind, shape: Shape, low: f32, most: f32) {
+    let (channels_in, channels_out, kernel, stride, padding, dilation, [height, width]) = shape;
+    let options = || ConvOptions::new(stride, padding, dilation, 1);
+    let weight = noise([channels_out, channels_in, kernel[0], kernel[1]], 1);
+    let (x, input) = bytes(kind, noise([2, channels_in, height, width], 2), low, 1.0);
+    let affine = affine(channels_out);
+    let expected = conv2d_affine(
+        to_full(kind, x.clone()),
+        of_bytes(weight.clone(), 0),
+        affine.scale.clone(),
+        affine.shift.clone(),
+        affine.range,
+        options(),
+    );
+    let layer = QuantizedConv2d::pack_for(kind, &weight, &affine, options()).expect("there is a kernel");
+    let full = layer.forward(x.clone(), input, None);
+    assert_eq!((full.dtype(), full.dims()), (DType::F32, expected.dims()), "{shape:?}");
+    let found = error(full.clone(), expected.clone());
+    assert!(found < most, "{kind:?} {shape:?}: {found}");
+    // What is f32 is quantized on the way.
+    layer.forward(to_full(kind, x.clone()), input, None).into_data().assert_eq(&full.clone().into_data(), true);
+    let output = Quantization::of_range(0.0, full.clone().max().into_scalar::<f32>());
+    let kept = layer.forward(x.clone(), input, Some(output));
+    assert_eq!(quantization(&kept), channels_out.is_multiple_of(16).then_some(output), "{shape:?}");
+    let difference = (to_full(kind, kept) - full.clone()).abs().max().into_scalar::<f32>();
+    assert!(difference <= 0.501 * output.scale, "{shape:?}: {difference} of {}", output.scale);
+    if channels_in >= 32 {
+        // Read from two tensors, of 16 channels and the rest, in 8 bits that stand for other numbers.
+        let x = to_full(kind, x);
+        let [first, second] = [0..16, 16..channels_in].map(|range| x.clone().slice([0..2, range, 0..height, 0..width]));
+        let same = [first.clone(), second.clone()].map(|x| bytes(kind, x, low, 1.0).0);
+        layer.forward(same, input, None).into_data().assert_eq(&full.clone().into_data(), true);
+        let layer = QuantizedConv2d::pack_for(kind, &weight, &affine, options()).expect("there is a kernel");
+        let wide = bytes(kind, second.clone(), -2.5, 1.5).0;
+        let expected = conv2d_affine(
+            Tensor::cat(vec![first.clone(), to_full(kind, wide.clone())], 1),
+            of_bytes(weight, 0),
+            affine.scale.clone(),
+            affine.shift.clone(),
+            affine.range,
+            options(),
+        );
+        let found = error(layer.forward([bytes(kind, first.clone(), low, 1.0).0, wide], input, None), expected.clone());
+        assert!(found < 1e-2, "{kind:?} {shape:?}: {found}");
+        // The layer is packed for these, and takes others.
+        let found =
+            error(layer.forward([first, second].map(|x| bytes(kind, x, low, 1.0).0), input, None), full.clone());
+        assert!(found < 1e-2, "{kind:?} {shape:?}: {found}");
+        let whole = layer.forward(bytes(kind, x, low, 1.0).0, input, None);
+        assert!(error(whole, full) < 1e-5, "{kind:?} {shape:?}");
+    }
+}
+
+/// Integers are exact; only the transformed kernels of many channels are rounded.
+#[test]
+fn products_of_bytes_equal_those_of_their_numbers() {
+    for kind in units() {
+        for (low, high) in [(-1.0, 1e-5), (0.0, 1e-5)] {
+            for shape in DIRECT {
+                compare_quantized(kind, shape, low, high);
+            }
+            for shape in WINOGRAD {
+                compare_quantized(kind, shape, low, if shape.0 > 64 { 2e-3 } else { high });
+            }
+        }
+    }
+}
+
+#[test]
+fn transposed_convolutions_of_bytes_equal_those_of_their_numbers() {
+    for kind in units() {
+        for (channels, kernel, size) in
+            [([32, 16], [2, 2], [5, 7]), ([48, 40], [3, 1], [2, 9]), ([16, 3], [2, 2], [33, 4])]
+        {
+            let weight = noise([channels[0], channels[1], kernel[0], kernel[1]], 1);
+            let bias = noise([channels[1]], 3);
+            let (x, input) = bytes(kind, noise([2, channels[0], size[0], size[1]], 2), -0.7, 1.0);
+            let options = ConvTransposeOptions::new(kernel, [0, 0], [0, 0], [1, 1], 1);
+            let expected =
+                conv_transpose2d(to_full(kind, x.clone()), of_bytes(weight.clone(), 1), Some(bias.clone()), options);
+            let layer = QuantizedConv2d::pack_transposed_for(kind, &weight, Some(&bias)).expect("there is a kernel");
+            let found = error(layer.forward(x, input, None), expected);
+            assert!(found < 1e-5, "{kind:?} {channels:?}: {found}");
+        }
+    }
+}
+
+/// Both units give the same bits in 8 bits, for any number of threads.
+#[test]
+fn the_definition_and_the_processor_agree_exactly_in_bytes() {
+    let Some(fastest) = UnitKind::fastest() else { return };
+    for (channels_in, channels_out, kernel, stride, padding, dilation, [height, width]) in
+        WINOGRAD.into_iter().chain(DIRECT)
+    {
+        let weight = noise([channels_out, channels_in, kernel[0], kernel[1]], 1);
+        let x = noise([1, channels_in, height, width], 2);
+        let input = Quantization::of_range(-0.9, 0.8);
+        let options = ConvOptions::new(stride, padding, dilation, 1);
+        let output = Some(Quantization::of_range(0.0, 3.0));
+        let results = [(fastest, 1), (fastest, 3), (UnitKind::Portable, 2)].map(|(kind, threads)| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let layer = QuantizedConv2d::pack_for(kind, &weight, &affine(channels_out), options.clone());
+            let layer = layer.expect("there is a kernel");
+            pool.install(|| {
+                let kept = to_full(kind, layer.forward(x.clone(), input, output));
+                (layer.forward(x.clone(), input, None).into_data(), kept.into_data())
+            })
+        });
+        for other in &results[1..] {
+            results[0].0.assert_eq(&other.0, true);
+            results[0].1.assert_eq(&other.1, true);
+        }
+    }
+}
+
+#[test]
+fn bytes_between_layers() {
+    for kind in units() {
+        let (x, _) = bytes(kind, noise([2, 16, 7, 10], 5), -1.0, 1.0);
+        let (y, _) = bytes(kind, noise([2, 32, 7, 10], 6), -2.0, 1.0);
+        let [full_x, full_y] = [&x, &y].map(|tensor| to_full(kind, tensor.clone()));
+        for (kernel, stride, padding) in [(2, 2, 0), (3, 2, 1), (3, 1, 1)] {
+            let pooled = max_pool2d(&x, PoolWindow { kernel, stride, padding }).expect("8 bits, channels last");
+            let expected = MaxPoolOptions {
+                stride: [stride; 2],
+                padding: [(padding, padding); 2],
+                ..MaxPoolOptions::new([kernel; 2])
+            };
+            let expected = crate::max_pool2d(full_x.clone(), expected);
+            to_full(kind, pooled).into_data().assert_eq(&expected.into_data(), true);
+        }
+        let enlarged = upsample_nearest(&x, [14, 30]).expect("8 bits, channels last");
+        let expected = crate::resize(full_x.clone(), [14, 30], crate::ResizeMode::Nearest);
+        to_full(kind, enlarged).into_data().assert_eq(&expected.into_data(), true);
+        let joined = cat(&[x.clone(), y.clone()]).expect("8 bits, channels last");
+        let common = quantization(&joined).expect("still 8 bits");
+        let expected = Tensor::cat(vec![full_x.clone(), full_y.clone()], 1);
+        let difference = (to_full(kind, joined) - expected.clone()).abs().max().into_scalar::<f32>();
+        assert!(difference <= 0.51 * common.scale, "{difference} of {common:?}");
+        // Beside f32 they become bf16.
+        let joined = cat(&[x.clone(), full_y]).expect("channels last");
+        assert!(is_reduced_activation(&joined) && error(to_full(kind, joined), expected) < 5e-3);
+        let output = Quantization::of_range(0.0, 2.0);
+        let (z, _) = bytes(kind, noise([2, 16, 7, 10], 8), -1.5, 0.5);
+        let sum = add_relu(&x, &z, Some(output)).expect("8 bits, channels last");
+        let expected = crate::add_relu(full_x, to_full(kind, z.clone()));
+        let difference = (to_full(kind, sum) - expected).abs().max().into_scalar::<f32>();
+        assert!(difference <= 0.51 * output.scale, "{difference} of {output:?}");
+        assert!(add_relu(&x, &z, None).is_none());
+    }
+}
+
+#[test]
+fn a_range_has_its_zero_among_its_values() {
+    for (low, high, zero) in [(0.0, 1.0, 0), (-1.0, 0.0, 255), (-1.0, 1.0, 128), (2.0, 3.0, 0), (-3.0, -2.0, 255)] {
+        let quantization = Quantization::of_range(low, high);
+        assert!(quantization.zero.abs_diff(zero) <= 1, "{low} {high}: {quantization:?}");
+        assert!(quantization.scale > 0.0 && quantization.scale.is_finite());
+    }
+    for (low, high) in [(0.0, 0.0), (f32::NAN, 1.0), (f32::NEG_INFINITY, f32::INFINITY), (f32::MIN, f32::MAX)] {
+        let Quantization { scale, .. } = Quantization::of_range(low, high);
+        assert!(scale > 0.0 && scale.is_finite(), "{low} {high}: {scale}");
+    }
 }

@@ -9,13 +9,17 @@ pub(super) const LANES: usize = 16;
 /// A vector unit with registers of [`LANES`] values of 32 bits.
 ///
 /// # Safety
-/// Methods with pointers read or write one register's values there: 16 of f32 or bf16, or 64 bytes of words. All
+/// Methods with pointers read or write one register's values there: 16 of f32, bf16, i32 or u8, or 64 bytes of words. All
 /// methods need the instructions of the unit; only [`dispatch`] makes one.
 pub(super) trait Unit: Copy + Send + Sync {
     /// 16 values of f32.
     type Float: Copy;
     /// 16 words of 32 bits, each with two values of 16 bits or four of 8.
     type Words: Copy;
+    /// 16 integers of 32 bits.
+    type Ints: Copy;
+    /// 32 integers of 16 bits.
+    type Shorts: Copy;
 
     unsafe fn splat(self, value: f32) -> Self::Float;
     unsafe fn load(self, pointer: *const f32) -> Self::Float;
@@ -41,6 +45,29 @@ pub(super) trait Unit: Copy + Send + Sync {
     unsafe fn broadcast(self, pointer: *const u8) -> Self::Words;
     /// `sum + a₀ · b₀ + a₁ · b₁` for the two bf16 of each word.
     unsafe fn dot_bf16(self, sum: Self::Float, a: Self::Words, b: Self::Words) -> Self::Float;
+    /// `sum + a₀ · b₀ + a₁ · b₁` for the two signed integers of 16 bits of each word.
+    unsafe fn dot_i16(self, sum: Self::Ints, a: Self::Words, b: Self::Words) -> Self::Ints;
+    /// `sum + a₀ · b₀ + … + a₃ · b₃` for the four bytes of each word, of `a` without and of `b` with a sign.
+    unsafe fn dot_u8_i8(self, sum: Self::Ints, a: Self::Words, b: Self::Words) -> Self::Ints;
+
+    unsafe fn load_ints(self, pointer: *const i32) -> Self::Ints;
+    unsafe fn store_ints(self, value: Self::Ints, pointer: *mut i32);
+    unsafe fn to_float(self, value: Self::Ints) -> Self::Float;
+
+    /// 16 bytes.
+    unsafe fn load_u8(self, pointer: *const u8) -> Self::Float;
+    /// Rounds to the nearest, ties to even, within 0 and 255; NaN is 0.
+    unsafe fn store_u8(self, value: Self::Float, pointer: *mut u8);
+
+    /// 16 bytes from each pointer.
+    unsafe fn load_shorts(self, first: *const u8, last: *const u8) -> Self::Shorts;
+    /// The first 16, and the last 16 at the other pointer if there is one.
+    unsafe fn store_shorts(self, value: Self::Shorts, first: *mut i16, last: Option<*mut i16>);
+    unsafe fn splat_short(self, value: i16) -> Self::Shorts;
+    unsafe fn add_shorts(self, a: Self::Shorts, b: Self::Shorts) -> Self::Shorts;
+    unsafe fn sub_shorts(self, a: Self::Shorts, b: Self::Shorts) -> Self::Shorts;
+    /// `value · 2^BITS`.
+    unsafe fn shift_shorts<const BITS: u32>(self, value: Self::Shorts) -> Self::Shorts;
 }
 
 /// Exchanges rows and columns of 16×16 values.
@@ -127,6 +154,8 @@ mod x86 {
     impl Unit for Avx512 {
         type Float = __m512;
         type Words = __m512i;
+        type Ints = __m512i;
+        type Shorts = __m512i;
 
         #[inline(always)]
         unsafe fn splat(self, value: f32) -> __m512 {
@@ -216,6 +245,83 @@ mod x86 {
                 )
             }
         }
+
+        #[inline(always)]
+        unsafe fn dot_i16(self, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+            unsafe { _mm512_dpwssd_epi32(sum, a, b) }
+        }
+
+        #[inline(always)]
+        unsafe fn dot_u8_i8(self, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+            unsafe { _mm512_dpbusd_epi32(sum, a, b) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_ints(self, pointer: *const i32) -> __m512i {
+            unsafe { _mm512_loadu_si512(pointer.cast()) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_ints(self, value: __m512i, pointer: *mut i32) {
+            unsafe { _mm512_storeu_si512(pointer.cast(), value) }
+        }
+
+        #[inline(always)]
+        unsafe fn to_float(self, value: __m512i) -> __m512 {
+            unsafe { _mm512_cvtepi32_ps(value) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_u8(self, pointer: *const u8) -> __m512 {
+            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(pointer.cast()))) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_u8(self, value: __m512, pointer: *mut u8) {
+            unsafe {
+                // The second operand is the result where one is NaN. What is too large for an integer becomes 2³¹.
+                let integers = _mm512_cvtps_epi32(_mm512_max_ps(value, _mm512_setzero_ps()));
+                _mm_storeu_si128(pointer.cast(), _mm512_cvtusepi32_epi8(integers));
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn load_shorts(self, first: *const u8, last: *const u8) -> __m512i {
+            unsafe {
+                let bytes = _mm256_castsi128_si256(_mm_loadu_si128(first.cast()));
+                _mm512_cvtepu8_epi16(_mm256_inserti128_si256::<1>(bytes, _mm_loadu_si128(last.cast())))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn store_shorts(self, value: __m512i, first: *mut i16, last: Option<*mut i16>) {
+            unsafe {
+                _mm256_storeu_si256(first.cast(), _mm512_castsi512_si256(value));
+                if let Some(last) = last {
+                    _mm256_storeu_si256(last.cast(), _mm512_extracti64x4_epi64::<1>(value));
+                }
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn splat_short(self, value: i16) -> __m512i {
+            unsafe { _mm512_set1_epi16(value) }
+        }
+
+        #[inline(always)]
+        unsafe fn add_shorts(self, a: __m512i, b: __m512i) -> __m512i {
+            unsafe { _mm512_add_epi16(a, b) }
+        }
+
+        #[inline(always)]
+        unsafe fn sub_shorts(self, a: __m512i, b: __m512i) -> __m512i {
+            unsafe { _mm512_sub_epi16(a, b) }
+        }
+
+        #[inline(always)]
+        unsafe fn shift_shorts<const BITS: u32>(self, value: __m512i) -> __m512i {
+            unsafe { _mm512_slli_epi16::<BITS>(value) }
+        }
     }
 }
 
@@ -234,6 +340,8 @@ fn each(f: impl Fn(usize) -> f32) -> Values {
 impl Unit for Portable {
     type Float = Values;
     type Words = [[u8; 4]; LANES];
+    type Ints = [i32; LANES];
+    type Shorts = [i16; 2 * LANES];
 
     #[inline(always)]
     unsafe fn splat(self, value: f32) -> Values {
@@ -313,5 +421,84 @@ impl Unit for Portable {
             let products = [0, 1].map(|index| half(a[lane], index) * half(b[lane], index));
             sum[lane] + products[1] + products[0]
         })
+    }
+
+    #[inline(always)]
+    unsafe fn dot_i16(self, sum: Self::Ints, a: Self::Words, b: Self::Words) -> Self::Ints {
+        let half = |word: [u8; 4], index: usize| i32::from(i16::from_ne_bytes([word[2 * index], word[2 * index + 1]]));
+        std::array::from_fn(|lane| {
+            (0..2).fold(sum[lane], |sum, index| sum.wrapping_add(half(a[lane], index) * half(b[lane], index)))
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn dot_u8_i8(self, sum: Self::Ints, a: Self::Words, b: Self::Words) -> Self::Ints {
+        std::array::from_fn(|lane| {
+            let product = |index: usize| i32::from(a[lane][index]) * i32::from(b[lane][index].cast_signed());
+            (0..4).fold(sum[lane], |sum, index| sum.wrapping_add(product(index)))
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn load_ints(self, pointer: *const i32) -> Self::Ints {
+        unsafe { pointer.cast::<Self::Ints>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn store_ints(self, value: Self::Ints, pointer: *mut i32) {
+        unsafe { pointer.cast::<Self::Ints>().write_unaligned(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_float(self, value: Self::Ints) -> Values {
+        each(|lane| value[lane] as f32)
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(self, pointer: *const u8) -> Values {
+        let values = unsafe { pointer.cast::<[u8; LANES]>().read_unaligned() };
+        each(|lane| f32::from(values[lane]))
+    }
+
+    #[inline(always)]
+    unsafe fn store_u8(self, value: Values, pointer: *mut u8) {
+        // `as` keeps what it converts within the integer's range, and makes NaN 0.
+        let bytes = value.map(|value| value.round_ties_even() as u8);
+        unsafe { pointer.cast::<[u8; LANES]>().write_unaligned(bytes) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_shorts(self, first: *const u8, last: *const u8) -> Self::Shorts {
+        let [first, last] = [first, last].map(|pointer| unsafe { pointer.cast::<[u8; LANES]>().read_unaligned() });
+        std::array::from_fn(|lane| i16::from(if lane < LANES { first[lane] } else { last[lane - LANES] }))
+    }
+
+    #[inline(always)]
+    unsafe fn store_shorts(self, value: Self::Shorts, first: *mut i16, last: Option<*mut i16>) {
+        for (half, pointer) in [Some(first), last].into_iter().enumerate() {
+            if let Some(pointer) = pointer {
+                unsafe { std::ptr::copy_nonoverlapping(value[half * LANES..].as_ptr(), pointer, LANES) };
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_short(self, value: i16) -> Self::Shorts {
+        [value; 2 * LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn add_shorts(self, a: Self::Shorts, b: Self::Shorts) -> Self::Shorts {
+        std::array::from_fn(|lane| a[lane].wrapping_add(b[lane]))
+    }
+
+    #[inline(always)]
+    unsafe fn sub_shorts(self, a: Self::Shorts, b: Self::Shorts) -> Self::Shorts {
+        std::array::from_fn(|lane| a[lane].wrapping_sub(b[lane]))
+    }
+
+    #[inline(always)]
+    unsafe fn shift_shorts<const BITS: u32>(self, value: Self::Shorts) -> Self::Shorts {
+        value.map(|value| value << BITS)
     }
 }
