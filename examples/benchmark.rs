@@ -4,7 +4,7 @@
 //! cargo run --release --example benchmark -- unet32_infer_256 unet32_train_256 --threads 2 --runs 5
 //! ```
 //!
-//! A case whose name ends with `_bf16` is computed in that precision. Weights and inputs are random; one run warms up; results are read back before the clock stops.
+//! A case whose name ends with `_bf16` or `_int8` is computed in that precision, 8 bits calibrated on noise. Weights and inputs are random; one run warms up; results are read back before the clock stops.
 
 use std::{fs, path::Path, process::ExitCode, time::Instant};
 
@@ -23,7 +23,7 @@ use segkiln::{
         metrics::coco::{CocoParams, IouType},
     },
     models::{
-        InferenceSession, ModelConfig,
+        Calibration, InferenceSession, ModelConfig, RangeMethod, SegmentationModel,
         detection::{
             DetectionNetwork, Sampling,
             rcnn::{Rcnn, RcnnConfig},
@@ -50,7 +50,7 @@ struct Args {
     /// Timed runs a case
     #[arg(long, default_value_t = 5)]
     runs: usize,
-    /// Numbers that networks multiply in inference, f32 or bf16, where the case's name does not end with one
+    /// Numbers that networks multiply in inference, f32, bf16 or int8, where the case's name does not end with one
     #[arg(long, default_value_t)]
     precision: Precision,
     #[command(flatten)]
@@ -60,15 +60,19 @@ struct Args {
 /// What is timed; it is called once before.
 type Case = Box<dyn FnMut()>;
 
-fn case(name: &str, device: &Device) -> Result<Case, Failure> {
+fn case(name: &str, precision: Precision, device: &Device) -> Result<Case, Failure> {
+    let infers = name.contains("_infer_");
+    if precision != Precision::F32 && !infers {
+        return Err(format!("{name} is no inference of a network, so it is f32; it has no {precision}").into());
+    }
     Ok(match name {
-        "unet32_infer_256" => unet_infer(32, 256, device),
-        "unet64_infer_512" => unet_infer(64, 512, device),
+        "unet32_infer_256" => unet_infer(32, 256, precision, device)?,
+        "unet64_infer_512" => unet_infer(64, 512, precision, device)?,
         "unet32_train_256" => unet_train(32, 256, 2, device),
-        "deeplabv3_resnet50_infer_520" => segmenter("deeplabv3_resnet50", 520, device)?,
-        "lraspp_mobilenet_v3_large_infer_520" => segmenter("lraspp_mobilenet_v3_large", 520, device)?,
-        "fasterrcnn_resnet50_fpn_infer_800" => detector("fasterrcnn_resnet50_fpn", [800, 1088], device)?,
-        "maskrcnn_resnet50_fpn_infer_800" => detector("maskrcnn_resnet50_fpn", [800, 1088], device)?,
+        "deeplabv3_resnet50_infer_520" => segmenter("deeplabv3_resnet50", 520, precision, device)?,
+        "lraspp_mobilenet_v3_large_infer_520" => segmenter("lraspp_mobilenet_v3_large", 520, precision, device)?,
+        "fasterrcnn_resnet50_fpn_infer_800" => detector("fasterrcnn_resnet50_fpn", [800, 1088], precision, device)?,
+        "maskrcnn_resnet50_fpn_infer_800" => detector("maskrcnn_resnet50_fpn", [800, 1088], precision, device)?,
         "maskrcnn_resnet50_fpn_train_512" => detector_train("maskrcnn_resnet50_fpn", [512, 512], device)?,
         "roi_align_forward" => regions(false, device),
         "roi_align_backward" => regions(true, device),
@@ -81,7 +85,7 @@ fn case(name: &str, device: &Device) -> Result<Case, Failure> {
     })
 }
 
-const KNOWN: &str = "unet32_infer_256, unet64_infer_512, deeplabv3_resnet50_infer_520 (each also with _bf16), unet32_train_256, \
+const KNOWN: &str = "unet32_infer_256, unet64_infer_512, deeplabv3_resnet50_infer_520 (each also with _bf16 and _int8), unet32_train_256, \
                      lraspp_mobilenet_v3_large_infer_520, fasterrcnn_resnet50_fpn_infer_800, maskrcnn_resnet50_fpn_infer_800, maskrcnn_resnet50_fpn_train_512, roi_align_forward, \
                      roi_align_backward, nms_10000, coco_eval_1000, conv_iCI_oCO_kK_sS_dD_gG_nN and the same with \
                      _backward";
@@ -102,14 +106,7 @@ fn run(args: &Args) -> Result<(), Failure> {
             .into_iter()
             .find_map(|precision| Some((name.strip_suffix(&format!("_{precision}"))?, precision)));
         let (base, precision) = suffix.unwrap_or((name, args.precision));
-        let mut case = case(base, &device)?;
-        if precision != Precision::F32 {
-            if base.contains("train") || base.contains("backward") {
-                return Err(format!("{base} computes gradients, which are f32; it has no {precision}").into());
-            }
-            let (session, mut inference) = (InferenceSession::new(precision, &device)?, case);
-            case = Box::new(move || session.run(&mut inference));
-        }
+        let mut case = case(base, precision, &device)?;
         case();
         let mut times: Vec<f64> = (0..args.runs)
             .map(|_| {
@@ -126,12 +123,38 @@ fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-fn unet_infer(base: usize, side: usize, device: &Device) -> Case {
+/// A network that computes what `input` makes, in a precision.
+fn inference<M: Module + 'static, I: 'static>(
+    model: M,
+    input: impl Fn() -> I,
+    forward: impl Fn(&M, &I) + 'static,
+    precision: Precision,
+    device: &Device,
+) -> Result<Case, Failure> {
+    let session = match precision {
+        Precision::Int8 => {
+            let calibration = Calibration::new(device)?;
+            for _ in 0..4 {
+                let x = input();
+                calibration.run(|| forward(&model, &x));
+            }
+            InferenceSession::quantized(&model, &calibration.finish(&model, RangeMethod::default())?, device)?
+        }
+        precision => InferenceSession::new(precision, device)?,
+    };
+    let x = input();
+    Ok(Box::new(move || session.run(|| forward(&model, &x))))
+}
+
+fn unet_infer(base: usize, side: usize, precision: Precision, device: &Device) -> Result<Case, Failure> {
     let unet = UNetConfig::new(3, 2).with_base(base).init(device).materialize();
-    let x = Tensor::<4>::random([1, 3, side, side], Distribution::Normal(0.0, 1.0), device);
-    Box::new(move || {
-        unet.forward(x.clone()).into_data();
-    })
+    let forward = |unet: &UNet, x: &Tensor<4>| drop(unet.forward(x.clone()).into_data());
+    inference(unet, || noise(side, device), forward, precision, device)
+}
+
+/// An image of noise, as a network sees it.
+fn noise(side: usize, device: &Device) -> Tensor<4> {
+    Tensor::random([1, 3, side, side], Distribution::Normal(0.0, 1.0), device)
 }
 
 fn unet_train(base: usize, side: usize, batch: usize, device: &Device) -> Case {
@@ -152,23 +175,22 @@ fn unet_train(base: usize, side: usize, batch: usize, device: &Device) -> Case {
     })
 }
 
-fn segmenter(name: &str, side: usize, device: &Device) -> Result<Case, Failure> {
+fn segmenter(name: &str, side: usize, precision: Precision, device: &Device) -> Result<Case, Failure> {
     let model = ModelConfig::by_name(name, 21)?.init(device).materialize();
-    let x = Tensor::<4>::random([1, 3, side, side], Distribution::Normal(0.0, 1.0), device);
-    Ok(Box::new(move || {
-        model.forward(x.clone()).into_data();
-    }))
+    let forward = |model: &SegmentationModel, x: &Tensor<4>| drop(model.forward(x.clone()).into_data());
+    inference(model, || noise(side, device), forward, precision, device)
 }
 
 /// An image of the size that the network sees, all detections kept.
-fn detector(name: &str, [height, width]: [usize; 2], device: &Device) -> Result<Case, Failure> {
+fn detector(name: &str, [height, width]: [usize; 2], precision: Precision, device: &Device) -> Result<Case, Failure> {
     let config = RcnnConfig::by_name(name, 91).ok_or("no such network")?.with_min_size(height).with_max_size(width);
     let roi = config.roi.clone().with_score(0.0);
     let model = config.with_roi(roi).init(device)?.materialize();
-    let x = [Tensor::<3>::random([3, height, width], Distribution::Default, device)];
-    Ok(Box::new(move || {
-        std::hint::black_box(model.detect(&x).expect("the image fits"));
-    }))
+    let input = || [Tensor::<3>::random([3, height, width], Distribution::Default, device)];
+    let forward = |model: &Rcnn, x: &[Tensor<3>; 1]| {
+        std::hint::black_box(model.detect(x).expect("the image fits"));
+    };
+    inference(model, input, forward, precision, device)
 }
 
 /// Eight objects of noise on one image.

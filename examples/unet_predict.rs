@@ -56,9 +56,9 @@ struct Args {
     /// Move the borders to the image's edges with a dense CRF
     #[arg(long)]
     crf: bool,
-    /// Numbers that the network multiplies: f32 or bf16
-    #[arg(long, default_value_t)]
-    precision: Precision,
+    /// Numbers that the network multiplies: f32, bf16 or int8 [default: int8 if the model is quantized, else f32]
+    #[arg(long)]
+    precision: Option<Precision>,
     #[command(flatten)]
     decode: Decoding,
     #[command(flatten)]
@@ -72,7 +72,10 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let device = args.machine.device()?;
-    let segmenter = Segmenter::load(&args.model, &device)?.with_precision(args.precision)?;
+    let mut segmenter = Segmenter::load(&args.model, &device)?;
+    if let Some(precision) = args.precision {
+        segmenter = segmenter.with_precision(precision)?;
+    }
     let options = SegmentOptions {
         tile: args.tile,
         overlap: args.overlap,

@@ -11,17 +11,20 @@ pub enum Precision {
     F32,
     /// bfloat16 (8 bits of precision, the range of f32), summed in f32.
     Bf16,
+    /// Integers of 8 bits, summed in 32: for networks whose activations' ranges are known.
+    Int8,
 }
 
 impl Precision {
     /// All precisions, by [name](Self::name).
-    pub const ALL: [Self; 2] = [Self::F32, Self::Bf16];
+    pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::Int8];
 
     /// The name in files and flags.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
         }
     }
 }
@@ -34,7 +37,7 @@ impl fmt::Display for Precision {
 
 /// A name that is no precision's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no precision {0:?}; known are f32 and bf16")]
+#[error("there is no precision {0:?}; known are f32, bf16 and int8")]
 pub struct UnknownPrecision(String);
 
 impl FromStr for Precision {
@@ -55,6 +58,6 @@ mod tests {
             assert_eq!(precision.to_string().parse(), Ok(precision));
             assert_eq!(serde_json::to_string(&precision).unwrap(), format!("{:?}", precision.name()));
         }
-        assert!("fp16".parse::<Precision>().unwrap_err().to_string().contains("f32 and bf16"));
+        assert!("fp16".parse::<Precision>().unwrap_err().to_string().contains("f32, bf16 and int8"));
     }
 }

@@ -7,7 +7,7 @@
 //! - [`detection`]: Faster R-CNN, Mask R-CNN, RetinaNet and FCOS, and the parts that detectors are made of;
 //! - [`SegmentationModel`]: any segmentation network behind one type, made from a [`ModelConfig`] that a file can hold;
 //! - [`ModelCard`], [`DetectorCard`]: what else must be known to predict with a trained one;
-//! - [`InferenceSession`]: a network computed in reduced precision;
+//! - [`InferenceSession`]: a network computed in reduced precision; [`Calibration`]: what 8 bits of it stand for;
 //! - [`Summary`]: what a network costs: parameters, multiply-adds, activations;
 //! - [`weights`]: saving and loading, with errors that name tensors.
 //!
@@ -34,6 +34,7 @@ pub mod lraspp;
 mod model;
 mod precision;
 pub mod pspnet;
+mod quantization;
 mod summary;
 pub mod unet;
 pub mod weights;
@@ -42,4 +43,5 @@ pub use card::ModelCard;
 pub use detection::DetectorCard;
 pub use model::{ModelConfig, SegmentationModel};
 pub use precision::{InferenceSession, PrecisionError};
+pub use quantization::{Calibration, CalibrationError, LayerRanges, NetworkQuantization, RangeMethod};
 pub use summary::{LayerSummary, Summary};

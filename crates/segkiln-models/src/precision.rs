@@ -6,37 +6,98 @@
 //! Between layers activations are f32, unless a network [keeps](keep_reduced) them reduced where all that it does with them is
 //! in [`crate::layers`]. On processors without dot products of bf16, and for layers whose channels do not fit them, the f32
 //! kernels compute, which are as fast there.
+//!
+//! A session of 8 bits has the ranges of a [`NetworkQuantization`]; layers that it does not name compute in bf16. A session of a
+//! [`Calibration`](crate::Calibration) computes in f32 and watches what layers read and write.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use burn::{
-    module::{Param, ParamId},
+    module::{Module, Param, ParamId},
     nn::conv::{Conv2d, ConvTranspose2d},
-    tensor::{Device, Tensor, ops::ConvOptions},
+    tensor::{
+        Device, Tensor,
+        ops::{ConvOptions, ConvTransposeOptions},
+    },
 };
 use segkiln_core::Precision;
 use segkiln_ops::Joined;
 #[cfg(feature = "flex")]
-use segkiln_ops::reduced::{self, Affine, PoolWindow, ReducedConv2d};
+use segkiln_ops::reduced::{self, Affine, PoolWindow, Quantization, QuantizedConv2d, ReducedConv2d};
 
-/// A precision that a device cannot compute in.
+use crate::quantization::{LayerRanges, NetworkQuantization, Observations};
+
+/// A precision that a network cannot be computed in.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("precision {precision} is for the CPU backend flex, not for {device}; use f32")]
-pub struct PrecisionError {
-    precision: Precision,
-    device: String,
+#[non_exhaustive]
+pub enum PrecisionError {
+    /// The device has other kernels only.
+    #[error("precision {precision} is for the CPU backend flex, not for {device}; use f32")]
+    Device {
+        /// The precision.
+        precision: Precision,
+        /// The device.
+        device: String,
+    },
+    /// Ranges of activations are missing.
+    #[error(
+        "precision int8 needs the ranges of the network's activations; make a quantized model with the program quantize"
+    )]
+    NotQuantized,
+    /// The ranges are those of another network.
+    #[error("the quantization is that of another network, which has a layer {layer:?}")]
+    OtherNetwork {
+        /// The first layer that is not in the network.
+        layer: String,
+    },
+}
+
+/// What layers do in a session.
+#[derive(Debug)]
+enum Mode {
+    F32,
+    Bf16,
+    /// Ranges by the layers' weights.
+    Int8(HashMap<ParamId, LayerRanges>),
+    Calibration(Mutex<Observations>),
+}
+
+/// A packed layer.
+#[cfg(feature = "flex")]
+#[derive(Debug)]
+enum Packed {
+    Reduced(ReducedConv2d),
+    /// And what its inputs and outputs of 8 bits stand for.
+    Quantized(QuantizedConv2d, [Quantization; 2]),
+}
+
+#[cfg(feature = "flex")]
+impl Packed {
+    fn options(&self) -> &ConvOptions<2> {
+        match self {
+            Self::Reduced(layer) => layer.options(),
+            Self::Quantized(layer, _) => layer.options(),
+        }
+    }
+
+    fn forward(&self, x: Joined, keep: bool) -> Tensor<4> {
+        match self {
+            Self::Reduced(layer) => layer.forward(x, keep),
+            Self::Quantized(layer, [input, output]) => layer.forward(x, *input, keep.then_some(*output)),
+        }
+    }
 }
 
 /// Layers packed for a precision, for one network whose weights do not change.
 #[derive(Debug)]
 pub struct InferenceSession {
-    precision: Precision,
+    mode: Mode,
     #[cfg(feature = "flex")]
-    layers: Mutex<HashMap<ParamId, Option<Arc<ReducedConv2d>>>>,
+    layers: Mutex<HashMap<ParamId, Option<Arc<Packed>>>>,
 }
 
 /// What the layers of this thread are to know.
@@ -48,6 +109,8 @@ struct Current {
 
 thread_local! {
     static CURRENT: RefCell<Current> = RefCell::default();
+    /// The weight of the convolution that this thread computed last: a sum has no parameter by which it could be known.
+    static LAST: Cell<Option<ParamId>> = const { Cell::new(None) };
 }
 
 /// Calls `f` with other settings and puts the old ones back, also when `f` panics.
@@ -66,25 +129,74 @@ impl InferenceSession {
     /// A session for networks on `device`.
     ///
     /// # Errors
-    /// [`PrecisionError`] if the device cannot compute in the precision.
+    /// [`PrecisionError::Device`] if the device cannot compute in the precision, [`PrecisionError::NotQuantized`] for
+    /// int8, which [`quantized`](Self::quantized) is for.
     pub fn new(precision: Precision, device: &Device) -> Result<Arc<Self>, PrecisionError> {
+        Self::with_mode(
+            match precision {
+                Precision::F32 => Mode::F32,
+                Precision::Bf16 => Mode::Bf16,
+                Precision::Int8 => return Err(PrecisionError::NotQuantized),
+            },
+            device,
+        )
+    }
+
+    /// A session in which `network`, on `device`, computes the layers of `quantization` in 8 bits, and others in bf16.
+    ///
+    /// # Errors
+    /// [`PrecisionError::Device`] if the device cannot compute in 8 bits, [`PrecisionError::OtherNetwork`] if the network has not
+    /// all of the layers.
+    pub fn quantized<M: Module>(
+        network: &M,
+        quantization: &NetworkQuantization,
+        device: &Device,
+    ) -> Result<Arc<Self>, PrecisionError> {
+        let weights = crate::quantization::weights(network);
+        let ranges = quantization.layers.iter().map(|(layer, ranges)| match weights.get(layer) {
+            Some(weight) => Ok((*weight, *ranges)),
+            None => Err(PrecisionError::OtherNetwork { layer: layer.clone() }),
+        });
+        Self::with_mode(Mode::Int8(ranges.collect::<Result<_, _>>()?), device)
+    }
+
+    /// A session that watches.
+    pub(crate) fn calibration(device: &Device) -> Result<Arc<Self>, PrecisionError> {
+        Self::with_mode(Mode::Calibration(Mutex::default()), device)
+    }
+
+    fn with_mode(mode: Mode, device: &Device) -> Result<Arc<Self>, PrecisionError> {
+        let session = Self {
+            mode,
+            #[cfg(feature = "flex")]
+            layers: Mutex::default(),
+        };
         #[cfg(feature = "flex")]
         let on_cpu = device.clone().inner() == Device::flex();
         #[cfg(not(feature = "flex"))]
         let on_cpu = false;
-        if precision != Precision::F32 && !on_cpu {
-            return Err(PrecisionError { precision, device: format!("{device:?}") });
+        match session.precision() {
+            Precision::F32 => Ok(Arc::new(session)),
+            _ if on_cpu => Ok(Arc::new(session)),
+            precision => Err(PrecisionError::Device { precision, device: format!("{device:?}") }),
         }
-        Ok(Arc::new(Self {
-            precision,
-            #[cfg(feature = "flex")]
-            layers: Mutex::default(),
-        }))
     }
 
     /// The precision that layers compute in, as far as their kernels and this processor can.
     pub fn precision(&self) -> Precision {
-        self.precision
+        match self.mode {
+            Mode::F32 | Mode::Calibration(_) => Precision::F32,
+            Mode::Bf16 => Precision::Bf16,
+            Mode::Int8(_) => Precision::Int8,
+        }
+    }
+
+    /// What was seen, which is taken out.
+    pub(crate) fn observations(&self) -> Observations {
+        match &self.mode {
+            Mode::Calibration(seen) => std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner)),
+            _ => Observations::default(),
+        }
     }
 
     /// Computes `f`, a forward pass, in this session's precision. Layers that track gradients compute in f32.
@@ -103,10 +215,33 @@ impl InferenceSession {
     /// # Ok::<(), segkiln_models::PrecisionError>(())
     /// ```
     pub fn run<T>(self: &Arc<Self>, f: impl FnOnce() -> T) -> T {
-        if self.precision == Precision::F32 {
-            return with_current(Current::default(), f);
+        LAST.set(None);
+        match self.mode {
+            Mode::F32 => with_current(Current::default(), f),
+            _ => with_current(Current { session: Some(self.clone()), keep: false }, f),
         }
-        with_current(Current { session: Some(self.clone()), keep: false }, f)
+    }
+
+    /// How the layer of a weight computes, packed when it is first used; none where it computes in f32.
+    #[cfg(feature = "flex")]
+    fn layer(
+        &self,
+        id: ParamId,
+        reduced: impl FnOnce() -> Option<ReducedConv2d>,
+        quantized: impl FnOnce() -> Option<QuantizedConv2d>,
+    ) -> Option<Arc<Packed>> {
+        let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        let pack = || {
+            if let Mode::Int8(ranges) = &self.mode
+                && let Some(LayerRanges { input, output, .. }) = ranges.get(&id)
+                && let Some(layer) = quantized()
+            {
+                let formats = [input, output].map(|[low, high]| Quantization::of_range(*low, *high));
+                return Some(Packed::Quantized(layer, formats));
+            }
+            reduced().map(Packed::Reduced)
+        };
+        layers.entry(id).or_insert_with(|| pack().map(Arc::new)).clone()
     }
 }
 
@@ -145,16 +280,6 @@ pub(crate) fn full_joined(x: Joined) -> Joined {
     x.map(full)
 }
 
-/// The layer of a weight in this thread's session, and whether its output may stay reduced.
-#[cfg(feature = "flex")]
-fn layer(id: ParamId, pack: impl FnOnce() -> Option<ReducedConv2d>) -> Option<(Arc<ReducedConv2d>, bool)> {
-    let Current { session, keep } = CURRENT.with_borrow(Current::clone);
-    let session = session?;
-    let mut layers = session.layers.lock().unwrap_or_else(PoisonError::into_inner);
-    let layer = layers.entry(id).or_insert_with(|| pack().map(Arc::new)).clone();
-    layer.map(|layer| (layer, keep))
-}
-
 /// A convolution and what follows it, `affine` (scale and shift) and `range`, where a session computes it. The output stays
 /// reduced only if `keep`.
 pub(crate) fn convolve(
@@ -163,14 +288,28 @@ pub(crate) fn convolve(
     options: &ConvOptions<2>,
     range: Option<[f32; 2]>,
     keep: bool,
-    affine: impl FnOnce() -> [Tensor<1>; 2],
+    affine: impl Fn() -> [Tensor<1>; 2],
 ) -> Option<Tensor<4>> {
     #[cfg(feature = "flex")]
     if !x.is_autodiff() {
-        let (layer, kept) = layer(conv.weight.id, || {
-            let [scale, shift] = affine();
-            ReducedConv2d::pack(&conv.weight.val(), &Affine { scale, shift, range }, options.clone())
-        })?;
+        let Current { session, keep: kept } = CURRENT.with_borrow(Current::clone);
+        let (session, id) = (session?, conv.weight.id);
+        LAST.set(Some(id));
+        let [scale, shift] = affine();
+        if let Mode::Calibration(seen) = &session.mode {
+            let weight = conv.weight.val();
+            let y = segkiln_ops::conv2d_affine(x.clone(), weight, scale, shift, range, options.clone());
+            if conv.groups == 1 {
+                seen.lock().unwrap_or_else(PoisonError::into_inner).layer(id, x, &y);
+            }
+            return Some(y);
+        }
+        let affine = Affine { scale, shift, range };
+        let layer = session.layer(
+            id,
+            || ReducedConv2d::pack(&conv.weight.val(), &affine, options.clone()),
+            || QuantizedConv2d::pack(&conv.weight.val(), &affine, options.clone()),
+        )?;
         // Padding that depends on the image's size may differ from that which the layer was packed with.
         return (layer.options() == options).then(|| layer.forward(x.clone(), keep && kept));
     }
@@ -184,10 +323,22 @@ pub(crate) fn convolve_transposed(conv: &ConvTranspose2d, x: &Tensor<4>) -> Opti
         let ConvTranspose2d { stride, kernel_size, padding, padding_out, dilation, groups, .. } = conv;
         let spreads = stride == kernel_size && *padding == [0, 0] && *padding_out == [0, 0];
         if spreads && *dilation == [1, 1] && *groups == 1 && !x.is_autodiff() {
-            let (layer, kept) = layer(conv.weight.id, || {
-                ReducedConv2d::pack_transposed(&conv.weight.val(), conv.bias.as_ref().map(Param::val).as_ref())
-            })?;
-            return Some(layer.forward(x.clone(), kept));
+            let Current { session, keep } = CURRENT.with_borrow(Current::clone);
+            let (session, id) = (session?, conv.weight.id);
+            LAST.set(Some(id));
+            let bias = conv.bias.as_ref().map(Param::val);
+            if let Mode::Calibration(seen) = &session.mode {
+                let options = ConvTransposeOptions::new(*stride, *padding, *padding_out, *dilation, *groups);
+                let y = segkiln_ops::conv_transpose2d(x.clone(), conv.weight.val(), bias, options);
+                seen.lock().unwrap_or_else(PoisonError::into_inner).layer(id, &x.clone().into(), &y);
+                return Some(y);
+            }
+            let layer = session.layer(
+                id,
+                || ReducedConv2d::pack_transposed(&conv.weight.val(), bias.as_ref()),
+                || QuantizedConv2d::pack_transposed(&conv.weight.val(), bias.as_ref()),
+            )?;
+            return Some(layer.forward(x.clone().into(), keep));
         }
     }
     None
@@ -204,7 +355,19 @@ pub(crate) fn max_pool2d(x: &Tensor<4>, kernel: usize, stride: usize, padding: u
 /// Sum and ReLU of maps that were kept reduced.
 pub(crate) fn add_relu(x: &Tensor<4>, y: &Tensor<4>) -> Option<Tensor<4>> {
     #[cfg(feature = "flex")]
-    return reduced::add_relu(x, y);
+    {
+        let session = CURRENT.with_borrow(|current| current.session.clone());
+        let format = match (session.as_deref().map(|session| &session.mode), LAST.get()) {
+            (Some(Mode::Calibration(seen)), Some(last)) => {
+                let sum = segkiln_ops::add_relu(x.clone(), y.clone());
+                seen.lock().unwrap_or_else(PoisonError::into_inner).sum(last, &sum);
+                return Some(sum);
+            }
+            (Some(Mode::Int8(ranges)), Some(last)) => ranges.get(&last).and_then(|ranges| ranges.sum),
+            _ => None,
+        };
+        return reduced::add_relu(x, y, format.map(|[low, high]| Quantization::of_range(low, high)));
+    }
     #[cfg(not(feature = "flex"))]
     None
 }

@@ -1,10 +1,10 @@
-//! Networks computed in bf16 beside the same in f32. On processors without dot products of bf16 both are f32, unless
+//! Networks computed in bf16 and in 8 bits beside the same in f32. On processors without their dot products all are f32, unless
 //! `SEGKILN_SIMD=scalar` asks for the definition in plain loops.
 
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use segkiln_core::Precision;
 use segkiln_models::{
-    InferenceSession, ModelConfig,
+    Calibration, CalibrationError, InferenceSession, ModelConfig, NetworkQuantization, PrecisionError, RangeMethod,
     layers::{NormConfig, UpsampleConfig},
     unet::{ConvPadding, UNetConfig},
 };
@@ -20,13 +20,26 @@ fn compare(name: &str, config: ModelConfig, size: [usize; 2]) {
     let model = config.init(&device);
     let x = Tensor::random([2, config.in_channels(), size[0], size[1]], Distribution::Normal(0.0, 1.0), &device);
     let expected = model.forward(x.clone());
-    let session = InferenceSession::new(Precision::Bf16, &device).unwrap();
-    let logits = session.run(|| model.forward(x.clone()));
-    assert_eq!((logits.dtype(), logits.dims()), (DType::F32, expected.dims()), "{name}");
-    let found = error(logits.clone(), expected.clone());
-    assert!(found < 0.06, "{name}: {found}");
-    // The second time layers are packed already.
-    session.run(|| model.forward(x.clone())).into_data().assert_eq(&logits.into_data(), true);
+    let calibration = Calibration::new(&device).unwrap();
+    calibration.run(|| model.forward(x.clone())).into_data().assert_eq(&expected.to_data(), true);
+    let sessions = match calibration.finish(&model, RangeMethod::MinMax) {
+        Ok(quantization) => vec![InferenceSession::quantized(&model, &quantization, &device).unwrap()],
+        // All layers are narrow.
+        Err(CalibrationError::NoLayer) => Vec::new(),
+        Err(error) => panic!("{name}: {error}"),
+    };
+    for session in sessions.into_iter().chain([InferenceSession::new(Precision::Bf16, &device).unwrap()]) {
+        let logits = session.run(|| model.forward(x.clone()));
+        assert_eq!((logits.dtype(), logits.dims()), (DType::F32, expected.dims()), "{name}");
+        let found = error(logits.clone(), expected.clone());
+        let most = if session.precision() == Precision::Int8 { 0.2 } else { 0.06 };
+        if std::env::var("SHOW").is_ok() {
+            eprintln!("{name} {} {found}", session.precision());
+        }
+        assert!(found < most, "{name} in {}: {found}", session.precision());
+        // The second time layers are packed already.
+        session.run(|| model.forward(x.clone())).into_data().assert_eq(&logits.into_data(), true);
+    }
     // After the session all is as before.
     model.forward(x).into_data().assert_eq(&expected.into_data(), true);
 }
@@ -68,4 +81,28 @@ fn gradients_are_tracked_in_f32() {
     let session = InferenceSession::new(Precision::Bf16, &device).unwrap();
     let gradients = session.run(|| unet.forward(x.clone()).mean().backward());
     assert!(x.grad(&gradients).is_some());
+}
+
+#[test]
+fn ranges_of_other_networks_are_refused() {
+    let device = Device::flex();
+    let small = UNetConfig::new(1, 2).with_base(16).with_depth(1).init(&device);
+    let large = UNetConfig::new(1, 2).with_base(16).with_depth(2).init(&device);
+    let calibration = Calibration::new(&device).unwrap();
+    calibration.run(|| large.forward(Tensor::zeros([1, 1, 16, 16], &device)));
+    let quantization = calibration.finish(&large, RangeMethod::default()).unwrap();
+    let error = InferenceSession::quantized(&small, &quantization, &device).unwrap_err();
+    assert!(matches!(&error, PrecisionError::OtherNetwork { layer } if layer.contains("levels.1")), "{error}");
+    let error = InferenceSession::new(Precision::Int8, &device).unwrap_err().to_string();
+    assert!(error.contains("quantize"), "{error}");
+    assert!(matches!(calibration.finish(&large, RangeMethod::default()), Err(CalibrationError::NoLayer)));
+    calibration.run(|| large.forward(Tensor::full([1, 1, 16, 16], f32::NAN, &device)));
+    let error = calibration.finish(&large, RangeMethod::default()).unwrap_err();
+    assert!(error.to_string().contains("not finite"), "{error}");
+    let json = serde_json::to_string(&quantization).unwrap();
+    assert_eq!(serde_json::from_str::<NetworkQuantization>(&json).unwrap(), quantization);
+    assert!(quantization.check().is_ok());
+    let spoiled: NetworkQuantization =
+        serde_json::from_str(&json.replacen("\"output\":[0.0", "\"output\":[9e9", 1)).unwrap();
+    assert!(spoiled.check().unwrap_err().contains("the layer"), "{:?}", spoiled.check());
 }

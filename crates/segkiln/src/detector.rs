@@ -12,7 +12,7 @@ use segkiln_data::{
     draw,
 };
 use segkiln_models::{
-    DetectorCard, InferenceSession, PrecisionError,
+    Calibration, CalibrationError, DetectorCard, InferenceSession, NetworkQuantization, PrecisionError, RangeMethod,
     detection::{
         DetectionError, DetectionModel, DetectionNetwork, DetectionNetworkConfig, DetectionOptions, DetectorConfig,
         default_classes,
@@ -20,7 +20,10 @@ use segkiln_models::{
     weights::{self, TrainingData, Weights, WeightsError},
 };
 
-use crate::run::{self, RunError};
+use crate::{
+    quantize::{Computation, Quantizable},
+    run::{self, RunError},
+};
 
 /// Why a detector could not be loaded or an image not be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -78,12 +81,12 @@ impl From<RunError> for DetectError {
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Detector<M: DetectionNetwork = DetectionModel> {
     model: M,
     card: DetectorCard<M::Config>,
     device: Device,
-    session: Arc<InferenceSession>,
+    computation: Computation,
 }
 
 impl Detector {
@@ -151,8 +154,8 @@ impl<M: DetectionNetwork> Detector<M> {
         // Gradients are never wanted here, whatever device the network comes from.
         let device = device.clone().inner();
         let model = if model.devices().iter().any(Device::is_autodiff) { model.valid() } else { model };
-        let session = InferenceSession::new(Precision::F32, &device)?;
-        Ok(Self { model, card, device, session })
+        let computation = Computation::new(&device)?;
+        Ok(Self { model, card, device, computation })
     }
 
     /// Computes the network's convolutions in another precision from now on; detectors begin with f32. See
@@ -161,13 +164,28 @@ impl<M: DetectionNetwork> Detector<M> {
     /// # Errors
     /// [`DetectError::Precision`] if the device cannot compute in it.
     pub fn with_precision(mut self, precision: Precision) -> Result<Self, DetectError> {
-        self.session = InferenceSession::new(precision, &self.device)?;
+        self.computation = self.computation.with_precision(&self.model, precision, &self.device)?;
         Ok(self)
+    }
+
+    /// Computes the network in 8 bits from now on; see
+    /// [`Segmenter::with_quantization`](crate::Segmenter::with_quantization).
+    ///
+    /// # Errors
+    /// [`DetectError::Precision`] if the device cannot, or the ranges are those of another network.
+    pub fn with_quantization(mut self, quantization: NetworkQuantization) -> Result<Self, DetectError> {
+        self.computation = Computation::quantized(&self.model, quantization, &self.device)?;
+        Ok(self)
+    }
+
+    /// The layers that can compute in 8 bits, of a quantized network.
+    pub fn quantization(&self) -> Option<&NetworkQuantization> {
+        self.computation.quantization.as_ref()
     }
 
     /// The precision that the network is computed in.
     pub fn precision(&self) -> Precision {
-        self.session.precision()
+        self.computation.session.precision()
     }
 
     /// [`load`](Detector::load) of a run of a network of your own: `Detector::<MyNetwork>::load_network(…)`.
@@ -177,7 +195,10 @@ impl<M: DetectionNetwork> Detector<M> {
     pub fn load_network(path: impl AsRef<Path>, device: &Device) -> Result<Self, DetectError> {
         let (file, card) = run::open(path.as_ref(), DetectorCard::<M::Config>::check)?;
         let model = weights::load(card.model.init(device)?, &file)?;
-        Self::new(model, card, device)
+        let quantization = run::quantization(&file)?;
+        let mut detector = Self::new(model, card, device)?;
+        detector.computation = Computation::of_run(&detector.model, quantization, &file, &detector.device)?;
+        Ok(detector)
     }
 
     /// Changes sizes of images, thresholds or numbers of boxes of the network's config.
@@ -185,10 +206,10 @@ impl<M: DetectionNetwork> Detector<M> {
     /// # Errors
     /// [`DetectError::Network`] if they are out of range.
     pub fn with_config(self, change: impl FnOnce(M::Config) -> M::Config) -> Result<Self, DetectError> {
-        let Self { model, mut card, device, session } = self;
+        let Self { model, mut card, device, computation } = self;
         let model = model.with_config(change(card.model))?;
         card.model = model.config();
-        Ok(Self { model, card, device, session })
+        Ok(Self { model, card, device, computation })
     }
 
     /// Changes the options that every detector has.
@@ -238,7 +259,7 @@ impl<M: DetectionNetwork> Detector<M> {
         let shape = [image.height() as usize, image.width() as usize, image.channels()];
         let values = TensorData::new(image.as_slice().to_vec(), shape);
         let x = Tensor::<3>::from_data(values, &self.device).permute([2, 0, 1]);
-        Ok(self.session.run(|| self.model.detect(&[x]))?.remove(0))
+        Ok(self.computation.session.run(|| self.model.detect(&[x]))?.remove(0))
     }
 
     /// The image with what was found drawn over it: boxes, names, scores and masks.
@@ -282,5 +303,30 @@ impl<M: DetectionNetwork> Detector<M> {
             }),
         };
         detections.iter().map(result).collect()
+    }
+}
+
+impl<M: DetectionNetwork> Quantizable for Detector<M>
+where
+    M::Config: Clone,
+{
+    type Error = DetectError;
+
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn in_session(&self, session: Arc<InferenceSession>) -> Self {
+        let computation = Computation { session, ..self.computation.clone() };
+        Self { computation, ..self.clone() }
+    }
+
+    fn ranges(&self, calibration: &Calibration, method: RangeMethod) -> Result<NetworkQuantization, CalibrationError> {
+        calibration.finish(&self.model, method)
+    }
+
+    fn in_8_bits(&self, quantization: NetworkQuantization) -> Result<Self, PrecisionError> {
+        let computation = Computation::quantized(&self.model, quantization, &self.device)?;
+        Ok(Self { computation, ..self.clone() })
     }
 }

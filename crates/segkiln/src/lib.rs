@@ -32,6 +32,7 @@ mod detector;
 mod device;
 #[cfg(feature = "metrics")]
 mod evaluation;
+mod quantize;
 mod run;
 mod segmentation;
 mod segmenter;
@@ -44,6 +45,7 @@ pub use detector::{DetectError, Detector};
 pub use device::{UnknownDevice, device_by_name, select_device};
 #[cfg(feature = "metrics")]
 pub use evaluation::SplitDetections;
+pub use quantize::{Quantizable, QuantizeError, QuantizeOptions, Quantized, quantize};
 pub use run::PartialFailure;
 pub use segkiln_core as core;
 pub use segkiln_data as data;

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use segkiln_models::weights::WeightsError;
-use serde::de::DeserializeOwned;
+use segkiln_models::{NetworkQuantization, weights::WeightsError};
+use serde::{Deserialize, de::DeserializeOwned};
 
 /// Some files of a folder could not be used; the others were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +40,29 @@ pub(crate) fn open<C: DeserializeOwned>(
             return Err(RunError::Weights(WeightsError::Read { path: path.into(), reason }));
         }
     };
+    let card: C = config(&file)?;
+    let refuse = |reason: String| RunError::Config { path: file.with_file_name("config.json"), reason };
+    check(&card).map_err(refuse)?;
+    Ok((file, card))
+}
+
+/// The layers that a run's network computes in 8 bits, if it was quantized, by its file of weights.
+pub(crate) fn quantization(file: &Path) -> Result<Option<NetworkQuantization>, RunError> {
+    #[derive(Deserialize)]
+    struct Quantized {
+        #[serde(default)]
+        quantization: Option<NetworkQuantization>,
+    }
+    let Quantized { quantization } = config(file)?;
+    if let Some(quantization) = &quantization {
+        let refuse = |reason| RunError::Config { path: file.with_file_name("config.json"), reason };
+        quantization.check().map_err(refuse)?;
+    }
+    Ok(quantization)
+}
+
+/// What the `config.json` beside a file of weights says.
+fn config<C: DeserializeOwned>(file: &Path) -> Result<C, RunError> {
     let config = file.with_file_name("config.json");
     let refuse = |reason: String| RunError::Config { path: config.clone(), reason };
     let meta = std::fs::metadata(&config).map_err(|error| refuse(error.to_string()))?;
@@ -47,8 +70,5 @@ pub(crate) fn open<C: DeserializeOwned>(
         return Err(refuse("it is no regular file of a common size".into()));
     }
     let text = std::fs::read_to_string(&config).map_err(|error| refuse(error.to_string()))?;
-    let card: C =
-        serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|error| refuse(error.to_string()))?;
-    check(&card).map_err(refuse)?;
-    Ok((file, card))
+    serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|error| refuse(error.to_string()))
 }

@@ -14,11 +14,13 @@ use image::DynamicImage;
 use segkiln_core::{Classes, Precision};
 use segkiln_data::{ColorMode, DataError, DenseCrf, Image, Normalize};
 use segkiln_models::{
-    InferenceSession, ModelCard, ModelConfig, PrecisionError, SegmentationModel,
+    Calibration, CalibrationError, InferenceSession, ModelCard, ModelConfig, NetworkQuantization, PrecisionError,
+    RangeMethod, SegmentationModel,
     weights::{self, Exceptions, TrainingData, Weights, WeightsError, torch_network},
 };
 
 use crate::{
+    quantize::{Computation, Quantizable},
     run::{self, RunError},
     segmentation::{ResultRows, Segmentation},
     tiles::{Band, bell, starts},
@@ -137,12 +139,12 @@ impl From<RunError> for SegmentError {
 /// result.overlay(&image, 0.5)?.save("overlay.png")?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Segmenter {
     model: SegmentationModel,
     card: ModelCard,
     device: Device,
-    session: Arc<InferenceSession>,
+    computation: Computation,
 }
 
 impl Segmenter {
@@ -155,11 +157,13 @@ impl Segmenter {
         // Gradients are never wanted here, whatever device the network comes from.
         let device = device.clone().inner();
         let model = if model.devices().iter().any(Device::is_autodiff) { model.valid() } else { model };
-        let session = InferenceSession::new(Precision::F32, &device)?;
-        Ok(Self { model, card, device, session })
+        let computation = Computation::new(&device)?;
+        Ok(Self { model, card, device, computation })
     }
 
     /// Computes the network's convolutions in another precision from now on; predictors begin with f32.
+    ///
+    /// int8 needs a network that was [quantized](crate::quantize).
     ///
     /// bf16 is for the CPU backend: with dot products of bf16 (AVX512-BF16) U-Nets take about half of the time, and on
     /// processors without them it is the same as f32. The book's chapter on precision says how large the error is.
@@ -167,13 +171,28 @@ impl Segmenter {
     /// # Errors
     /// [`SegmentError::Precision`] if the device cannot compute in it.
     pub fn with_precision(mut self, precision: Precision) -> Result<Self, SegmentError> {
-        self.session = InferenceSession::new(precision, &self.device)?;
+        self.computation = self.computation.with_precision(&self.model, precision, &self.device)?;
         Ok(self)
+    }
+
+    /// Computes the network in 8 bits from now on, with the ranges of a [`Calibration`](segkiln_models::Calibration); a network
+    /// that was [loaded](Self::load) with them begins so.
+    ///
+    /// # Errors
+    /// [`SegmentError::Precision`] if the device cannot, or the ranges are those of another network.
+    pub fn with_quantization(mut self, quantization: NetworkQuantization) -> Result<Self, SegmentError> {
+        self.computation = Computation::quantized(&self.model, quantization, &self.device)?;
+        Ok(self)
+    }
+
+    /// The layers that can compute in 8 bits, of a quantized network.
+    pub fn quantization(&self) -> Option<&NetworkQuantization> {
+        self.computation.quantization.as_ref()
     }
 
     /// The precision that the network is computed in.
     pub fn precision(&self) -> Precision {
-        self.session.precision()
+        self.computation.session.precision()
     }
 
     /// Loads what a training wrote: a folder (its `best.bpk` and `config.json`) or a `.bpk` file beside a `config.json`.
@@ -183,7 +202,10 @@ impl Segmenter {
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self, SegmentError> {
         let (file, card) = run::open(path.as_ref(), ModelCard::check)?;
         let model = weights::load(card.model.init(device), &file)?;
-        Self::new(model, card, device)
+        let quantization = run::quantization(&file)?;
+        let mut segmenter = Self::new(model, card, device)?;
+        segmenter.computation = Computation::of_run(&segmenter.model, quantization, &file, &segmenter.device)?;
+        Ok(segmenter)
     }
 
     /// A network by its name, see [`ModelConfig::by_name`], with weights of torchvision or segmentation_models_pytorch
@@ -261,12 +283,17 @@ impl Segmenter {
     pub fn logits(&self, mut image: Image) -> Result<Tensor<4>, SegmentError> {
         self.card.normalize.apply(&mut image)?;
         let x = self.tensor(image);
-        Ok(self.session.run(|| self.model.forward(x)))
+        Ok(self.computation.session.run(|| self.model.forward(x)))
     }
 
     /// The network.
     pub fn model(&self) -> &SegmentationModel {
         &self.model
+    }
+
+    /// What it was trained for: classes, channels, normalization.
+    pub fn card(&self) -> &ModelCard {
+        &self.card
     }
 
     /// The classes that it tells apart.
@@ -361,12 +388,17 @@ impl Segmenter {
     /// Probabilities of each class, `[class][row][column]`.
     fn probabilities(&self, mut image: Image, flips: bool) -> Result<Vec<f32>, SegmentError> {
         self.card.normalize.apply(&mut image)?;
+        // In floats such values reach the probabilities, where they are found; 8 bits have none for them.
+        if self.precision() == Precision::Int8 && image.as_slice().iter().any(|value| !value.is_finite()) {
+            let reason = "has values that are not finite; say what pixels without data have (nodata)".into();
+            return Err(SegmentError::Option { option: "image", reason });
+        }
         let x = self.tensor(image);
         let mirrored: &[&[usize]] = if flips { &[&[], &[2], &[3], &[2, 3]] } else { &[&[]] };
         let sum = mirrored
             .iter()
             .map(|axes| {
-                let logits = self.session.run(|| self.model.forward(flip(x.clone(), axes)));
+                let logits = self.computation.session.run(|| self.model.forward(flip(x.clone(), axes)));
                 flip(class_probabilities(logits), axes)
             })
             .reduce(|sum, next| sum + next)
@@ -374,6 +406,28 @@ impl Segmenter {
         let mean = if flips { sum.div_scalar(mirrored.len() as f64) } else { sum };
         let data = mean.try_into_data().map_err(|error| SegmentError::Device(error.to_string()))?;
         data.try_to_vec().map_err(|error| SegmentError::Device(error.to_string()))
+    }
+}
+
+impl Quantizable for Segmenter {
+    type Error = SegmentError;
+
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn in_session(&self, session: Arc<InferenceSession>) -> Self {
+        let computation = Computation { session, ..self.computation.clone() };
+        Self { computation, ..self.clone() }
+    }
+
+    fn ranges(&self, calibration: &Calibration, method: RangeMethod) -> Result<NetworkQuantization, CalibrationError> {
+        calibration.finish(&self.model, method)
+    }
+
+    fn in_8_bits(&self, quantization: NetworkQuantization) -> Result<Self, PrecisionError> {
+        let computation = Computation::quantized(&self.model, quantization, &self.device)?;
+        Ok(Self { computation, ..self.clone() })
     }
 }
 

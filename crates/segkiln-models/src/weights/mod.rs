@@ -19,12 +19,12 @@ mod source;
 mod torch;
 
 use burn::{
-    module::{Module, ModuleVisitor, Param},
+    module::{Module, ModuleVisitor, Param, ParamId},
     store::{ModuleRecord, burn_pack},
     tensor::{Bytes, DType, Tensor, TensorData},
 };
 pub use published::*;
-pub use quantized::save_quantized;
+pub use quantized::{save_quantized, save_quantized_layers};
 pub use torch::{
     Exceptions, load_torch, load_torch_but, save_safetensors, save_torch, torch_contents, torch_network, torch_shapes,
 };
@@ -205,13 +205,18 @@ pub fn parameters<M: Module>(module: &M) -> usize {
 }
 
 /// A parameter of any rank.
-trait AnyParam {
+pub(crate) trait AnyParam {
+    fn id(&self) -> ParamId;
     /// Does not allocate a parameter that has no values yet.
     fn shape(&self) -> Vec<usize>;
     fn data(&self) -> TensorData;
 }
 
 impl<const D: usize> AnyParam for Param<Tensor<D>> {
+    fn id(&self) -> ParamId {
+        self.id
+    }
+
     fn shape(&self) -> Vec<usize> {
         self.lazy_shape().to_vec()
     }
@@ -223,7 +228,7 @@ impl<const D: usize> AnyParam for Param<Tensor<D>> {
 
 /// What `read` makes of every parameter and running statistic and the name of its layer's type, with its path, in the network's
 /// order.
-fn visit<M: Module, T>(module: &M, read: impl Fn(&dyn AnyParam, &str) -> T) -> Vec<(String, T)> {
+pub(crate) fn visit<M: Module, T>(module: &M, read: impl Fn(&dyn AnyParam, &str) -> T) -> Vec<(String, T)> {
     struct Named<T, F> {
         path: Vec<String>,
         layers: Vec<String>,

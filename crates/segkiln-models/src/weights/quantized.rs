@@ -1,7 +1,7 @@
 //! Weights of 8 bits, for files of a quarter of the size, in the form of Burn's quantised tensors.
 //!
-//! Burn's convolutions compute in floats, so a network is quantised in its file alone: what is loaded is as fast and as large as
-//! before. Both ways are gone on the host, as not every device has numbers of 8 bits.
+//! What is loaded are floats again, on any device. A layer that computes in 8 bits (see [`NetworkQuantization`]) finds the same
+//! numbers of 8 bits in them.
 
 use std::path::Path;
 
@@ -15,16 +15,40 @@ use burn::{
 };
 
 use super::{WeightsError, packed, visit, write};
+use crate::NetworkQuantization;
 
-/// Writes the weights of `module` to `path` as [`save`](super::save) does, but those of two or four axes as integers of 8 bits:
-/// for each output and at most 255 of its inputs there is a scale of 32 bits, with which the largest weight is 127. Biases, norms
-/// and running statistics stay as they are. [`load`](super::load) reads either.
+/// Writes the weights of `module` to `path` as [`save`](super::save) does, but those of two or four axes as integers of 8 bits,
+/// with a scale of 32 bits for each output, with which the largest weight is 127. Biases, norms and running statistics stay as they
+/// are. [`load`](super::load) reads either.
 ///
 /// # Errors
 /// [`WeightsError::Write`], for example on a full disk.
 pub fn save_quantized<M: Module>(module: &M, path: &Path) -> Result<(), WeightsError> {
+    save_chosen(module, path, |_| true)
+}
+
+/// Writes the weights of `module` to `path` as [`save_quantized`] does, but only those of the layers that compute in 8 bits as
+/// such.
+///
+/// # Errors
+/// [`WeightsError::Write`], for example on a full disk.
+pub fn save_quantized_layers<M: Module>(
+    module: &M,
+    quantization: &NetworkQuantization,
+    path: &Path,
+) -> Result<(), WeightsError> {
+    save_chosen(module, path, |name| {
+        name.strip_suffix(".weight").is_some_and(|layer| quantization.layers.contains_key(layer))
+    })
+}
+
+fn save_chosen<M: Module>(module: &M, path: &Path, chosen: impl Fn(&str) -> bool) -> Result<(), WeightsError> {
     let tensors = visit(module, |param, layer| (outputs(layer), param.data())).into_iter();
-    write(tensors.map(|(name, (outputs, data))| quantized(name, data, outputs)).collect(), path)
+    let tensor = |(name, (outputs, data)): (String, _)| match chosen(&name) {
+        true => quantized(name, data, outputs),
+        false => packed(name, data),
+    };
+    write(tensors.map(tensor).collect(), path)
 }
 
 /// The axis of a layer's outputs.
@@ -39,13 +63,17 @@ fn quantized(name: String, data: TensorData, outputs: usize) -> burn_pack::Tenso
         return packed(name, data);
     }
     let blocks = Blocks::new(data.shape(), outputs);
-    let mut scales = vec![0f32; blocks.count()];
+    // Blocks of one output have the same scale, so that the output's products can be summed as integers.
+    let after: usize = data.shape()[outputs + 1..].iter().product();
+    let output = |index: usize| index / after % data.shape()[outputs];
+    let mut most = vec![0f32; data.shape()[outputs]];
     for (index, value) in values.iter().enumerate() {
-        let scale = &mut scales[blocks.of(index)];
-        *scale = scale.max(value.abs());
+        most[output(index)] = most[output(index)].max(value.abs());
     }
-    for scale in &mut scales {
-        *scale = if *scale > 0.0 { (*scale / 127.0).max(f32::MIN_POSITIVE) } else { 1.0 };
+    let mut scales = vec![1f32; blocks.count()];
+    for index in 0..values.len() {
+        let most = most[output(index)];
+        scales[blocks.of(index)] = if most > 0.0 { (most / 127.0).max(f32::MIN_POSITIVE) } else { 1.0 };
     }
     let value = |(index, value): (usize, f32)| (value / scales[blocks.of(index)]).round().clamp(-127.0, 127.0) as i8;
     let bytes = values.into_iter().enumerate().map(|at| value(at).to_ne_bytes()[0]);

@@ -97,6 +97,11 @@ impl Joined {
         Self { first: f(self.first), second: self.second.map(f) }
     }
 
+    /// The tensors, one or two.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor<4>> {
+        std::iter::once(&self.first).chain(&self.second)
+    }
+
     /// Whether gradients are tracked.
     pub fn is_autodiff(&self) -> bool {
         self.first.is_autodiff() || self.second.as_ref().is_some_and(Tensor::is_autodiff)

@@ -1,0 +1,220 @@
+//! Post-training quantization of a predictor: calibration on images, and the layers that stay in higher precision so that the
+//! measured loss keeps within a bound.
+
+use std::{path::Path, sync::Arc};
+
+use burn::{module::Module, tensor::Device};
+use segkiln_core::Precision;
+use segkiln_models::{
+    Calibration, CalibrationError, InferenceSession, NetworkQuantization, PrecisionError, RangeMethod,
+};
+
+/// Options of [`quantize`].
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct QuantizeOptions {
+    /// How ranges are chosen.
+    pub method: RangeMethod,
+    /// The most by which the measure of the quantized network may be smaller than that of the network; any loss where it is
+    /// none.
+    pub max_loss: Option<f64>,
+}
+
+/// A network that [`quantize`] has quantized.
+#[derive(Debug, Clone)]
+pub struct Quantized<P> {
+    /// The predictor, which computes in 8 bits.
+    pub predictor: P,
+    /// Layers that could compute in 8 bits and are kept in bf16, the one that lost most first.
+    pub kept: Vec<String>,
+    /// The measure of the network before.
+    pub before: f64,
+    /// The measure of the quantized network.
+    pub after: f64,
+}
+
+/// Why a predictor was not quantized.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum QuantizeError<E: std::error::Error + 'static> {
+    /// There is no image to calibrate on.
+    #[error("there are no images to calibrate on")]
+    NoImages,
+    /// The activations have no ranges.
+    #[error(transparent)]
+    Calibration(#[from] CalibrationError),
+    /// The network cannot be computed in 8 bits.
+    #[error(transparent)]
+    Precision(#[from] PrecisionError),
+    /// An image could not be predicted.
+    #[error(transparent)]
+    Predict(E),
+    /// The bound cannot be held.
+    #[error(
+        "the measure is {before:.4} in f32 and {after:.4} with every layer in bf16, which is below the bound {max_loss}; \
+         allow a larger loss"
+    )]
+    Bound {
+        /// The measure in f32.
+        before: f64,
+        /// The measure in bf16.
+        after: f64,
+        /// The bound.
+        max_loss: f64,
+    },
+}
+
+/// A predictor whose network can be quantized: [`Segmenter`](crate::Segmenter) and [`Detector`](crate::Detector).
+pub trait Quantizable: Sized {
+    /// Why it cannot predict.
+    type Error: std::error::Error + 'static;
+
+    /// The device of the network.
+    fn device(&self) -> &Device;
+
+    /// The same network computed in a session.
+    fn in_session(&self, session: Arc<InferenceSession>) -> Self;
+
+    /// The ranges of all that a calibration has seen of the network.
+    ///
+    /// # Errors
+    /// As [`Calibration::finish`].
+    fn ranges(&self, calibration: &Calibration, method: RangeMethod) -> Result<NetworkQuantization, CalibrationError>;
+
+    /// The same network in 8 bits.
+    ///
+    /// # Errors
+    /// As [`InferenceSession::quantized`].
+    fn in_8_bits(&self, quantization: NetworkQuantization) -> Result<Self, PrecisionError>;
+}
+
+/// Quantizes the network of a predictor: `predict` is called for all images to calibrate on, and `measure`, of which more is better
+/// (Dice, mIoU, AP), to see what is lost. As long as it is more than the bound, layers are kept in bf16: first those by
+/// which alone most is lost.
+///
+/// # Errors
+/// [`QuantizeError`].
+pub fn quantize<P: Quantizable, I>(
+    predictor: &P,
+    images: &[I],
+    options: QuantizeOptions,
+    predict: impl Fn(&P, &I) -> Result<(), P::Error>,
+    mut measure: impl FnMut(&P) -> Result<f64, P::Error>,
+) -> Result<Quantized<P>, QuantizeError<P::Error>> {
+    if images.is_empty() {
+        return Err(QuantizeError::NoImages);
+    }
+    let calibration = Calibration::new(predictor.device())?;
+    let watched = predictor.in_session(calibration.session().clone());
+    for image in images {
+        predict(&watched, image).map_err(QuantizeError::Predict)?;
+    }
+    let all = predictor.ranges(&calibration, options.method)?;
+    let full = predictor.in_session(InferenceSession::new(Precision::F32, predictor.device())?);
+    let before = measure(&full).map_err(QuantizeError::Predict)?;
+    let mut measured = |quantization: &NetworkQuantization| -> Result<(P, f64), QuantizeError<P::Error>> {
+        let quantized = predictor.in_8_bits(quantization.clone())?;
+        let value = measure(&quantized).map_err(QuantizeError::Predict)?;
+        Ok((quantized, value))
+    };
+    let (quantized, after) = measured(&all)?;
+    let Some(max_loss) = options.max_loss.filter(|most| exceeds(before, after, *most)) else {
+        return Ok(Quantized { predictor: quantized, kept: Vec::new(), before, after });
+    };
+    let mut alone: Vec<(&str, f64)> = Vec::new();
+    for (layer, ranges) in &all.layers {
+        let layers = [(layer.clone(), *ranges)].into();
+        alone.push((layer, measured(&NetworkQuantization { layers })?.1));
+    }
+    // Least first; NaN, of a measure that is none, before all. Ties are in the order of names.
+    alone.sort_by(|one, two| {
+        (!one.1.is_nan(), one.1).partial_cmp(&(!two.1.is_nan(), two.1)).unwrap_or(std::cmp::Ordering::Equal)
+    });
+    let keep = |count: usize| all.without(alone[..count].iter().map(|(layer, _)| *layer));
+    // The fewest that hold the bound, if each more helps: twice as many each time, then halves of what is between.
+    let (mut few, mut many) = (0, 1);
+    let mut found = loop {
+        let count = many.min(alone.len());
+        let (quantized, after) = measured(&keep(count))?;
+        if !exceeds(before, after, max_loss) {
+            break (count, quantized, after);
+        }
+        if count == alone.len() {
+            return Err(QuantizeError::Bound { before, after, max_loss });
+        }
+        (few, many) = (count, 2 * many);
+    };
+    while found.0 - few > 1 {
+        let count = few.midpoint(found.0);
+        let (quantized, after) = measured(&keep(count))?;
+        if exceeds(before, after, max_loss) {
+            few = count;
+        } else {
+            found = (count, quantized, after);
+        }
+    }
+    let (count, predictor, after) = found;
+    let kept = alone[..count].iter().map(|(layer, _)| (*layer).to_owned()).collect();
+    Ok(Quantized { predictor, kept, before, after })
+}
+
+/// How a predictor computes its network.
+#[derive(Debug, Clone)]
+pub(crate) struct Computation {
+    pub session: Arc<InferenceSession>,
+    /// Of a quantized network.
+    pub quantization: Option<NetworkQuantization>,
+}
+
+impl Computation {
+    /// In f32.
+    pub fn new(device: &Device) -> Result<Self, PrecisionError> {
+        Ok(Self { session: InferenceSession::new(Precision::F32, device)?, quantization: None })
+    }
+
+    /// In a precision, of which int8 is for quantized networks.
+    pub fn with_precision<M: Module>(
+        self,
+        network: &M,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Self, PrecisionError> {
+        let session = match (&self.quantization, precision) {
+            (Some(quantization), Precision::Int8) => InferenceSession::quantized(network, quantization, device)?,
+            _ => InferenceSession::new(precision, device)?,
+        };
+        Ok(Self { session, ..self })
+    }
+
+    /// In 8 bits.
+    pub fn quantized<M: Module>(
+        network: &M,
+        quantization: NetworkQuantization,
+        device: &Device,
+    ) -> Result<Self, PrecisionError> {
+        let session = InferenceSession::quantized(network, &quantization, device)?;
+        Ok(Self { session, quantization: Some(quantization) })
+    }
+
+    /// As a run was saved, whose weights are in `file`: in 8 bits if it was quantized and the device can.
+    pub fn of_run<M: Module>(
+        network: &M,
+        quantization: Option<NetworkQuantization>,
+        file: &Path,
+        device: &Device,
+    ) -> Result<Self, PrecisionError> {
+        let Some(quantization) = quantization else { return Self::new(device) };
+        match Self::quantized(network, quantization.clone(), device) {
+            Err(error @ PrecisionError::Device { .. }) => {
+                log::warn!("{}: {error}, as is done now", file.display());
+                Ok(Self { quantization: Some(quantization), ..Self::new(device)? })
+            }
+            result => result,
+        }
+    }
+}
+
+/// Whether more than the bound is lost; a measure that is no number is.
+fn exceeds(before: f64, after: f64, max_loss: f64) -> bool {
+    let lost = before - after;
+    lost.is_nan() || lost > max_loss
+}
