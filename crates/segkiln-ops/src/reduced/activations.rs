@@ -3,6 +3,11 @@
 //! A tensor keeps its shape, `[batch, channels, height, width]`; only its strides say that the channels of a pixel lie side by
 //! side. So every operator of Burn's can still read it.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "a call, as iterators may become, puts registers into memory; loops over indices are none"
+)]
+
 use burn::{
     backend::flex::{FlexTensor, Layout},
     tensor::{DType, Shape, bf16, quantization::QuantScheme},
@@ -338,12 +343,12 @@ impl Task for ToChannelsLast<'_> {
                 // SAFETY: 16 pixels of 16 planes are there, and 16 channels of as many pixels.
                 unsafe {
                     let mut rows = [unit.splat(0.0); LANES];
-                    for (index, row) in rows.iter_mut().enumerate() {
-                        *row = source.load(unit, offset + (channel + index) * pixels + first);
+                    for index in 0..LANES {
+                        rows[index] = source.load(unit, offset + (channel + index) * pixels + first);
                     }
                     transpose(unit, &mut rows);
-                    for (index, row) in rows.iter().enumerate() {
-                        target.store(unit, *row, offset + (first + index) * channels + channel);
+                    for index in 0..LANES {
+                        target.store(unit, rows[index], offset + (first + index) * channels + channel);
                     }
                 }
             }
@@ -417,12 +422,12 @@ impl Task for ToChannelsFirst<'_> {
                 // SAFETY: 16 channels of 16 pixels are there, and 16 pixels of as many planes.
                 unsafe {
                     let mut rows = [unit.splat(0.0); LANES];
-                    for (index, row) in rows.iter_mut().enumerate() {
-                        *row = source.load(unit, offset + (first + index) * channels + channel);
+                    for index in 0..LANES {
+                        rows[index] = source.load(unit, offset + (first + index) * channels + channel);
                     }
                     transpose(unit, &mut rows);
-                    for (index, row) in rows.iter().enumerate() {
-                        unit.store(*row, target.add((channel + index) * pixels + first));
+                    for index in 0..LANES {
+                        unit.store(rows[index], target.add((channel + index) * pixels + first));
                     }
                 }
             }

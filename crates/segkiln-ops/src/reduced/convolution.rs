@@ -376,8 +376,13 @@ impl ReducedConv2d {
     /// # Panics
     /// If the shapes do not fit, or `x` is on another device than the weight was.
     pub fn forward(&self, x: impl Into<Joined>, keep_reduced: bool) -> Tensor<4> {
+        self.compute(x.into(), keep_reduced)
+    }
+
+    /// Not generic, so that the kernels are compiled in this crate, where what they are made of is inlined.
+    fn compute(&self, x: Joined, keep_reduced: bool) -> Tensor<4> {
         let layer = &self.layer;
-        let tensors = layer.inputs(x.into(), |x| reduced(layer.kind, x));
+        let tensors = layer.inputs(x, |x| reduced(layer.kind, x));
         let dims: Vec<Dims> = tensors.iter().map(Dims::of).collect();
         let parts: Vec<_> =
             tensors.iter().zip(&dims).map(|(tensor, dims)| (*dims, tensor.storage(), bf16::ZERO)).collect();

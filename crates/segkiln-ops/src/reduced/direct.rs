@@ -226,15 +226,20 @@ impl<D: Dot> Group<'_, D> {
         // SAFETY: the caller's promise.
         unsafe {
             let mut begin = [D::zero(unit); N];
-            for (register, sum) in begin.iter_mut().enumerate() {
-                *sum = D::begin(unit, convolution.begin, phase * direct.padded() + first + register * LANES);
+            for register in 0..N {
+                begin[register] = D::begin(unit, convolution.begin, phase * direct.padded() + first + register * LANES);
             }
             let mut sums = [begin; ROWS];
             let skip = D::adds_nothing(convolution.inputs.zero);
-            for (index, rows) in places.iter().enumerate() {
+            for index in 0..places.len() {
+                let rows = &places[index];
                 let words = channels[index % parts] * size_of::<D::Left>() / WORD;
                 // With a large dilation all pixels often read padding.
-                if !skip || rows.iter().any(|row| *row != zeros) {
+                let mut reads = !skip;
+                for row in 0..ROWS {
+                    reads |= rows[row] != zeros;
+                }
+                if reads {
                     accumulate::<D, U, N>(unit, &mut sums, rows, words, weights);
                 }
                 weights = weights.add(words * N * LANES * WORD);

@@ -1,5 +1,10 @@
 //! The product in registers: rows of activations times a panel of weights.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "a call, as iterators may become, puts all sums into memory; loops over indices are none"
+)]
+
 use burn::tensor::bf16;
 
 use super::unit::{LANES, Unit};
@@ -176,8 +181,8 @@ pub(super) unsafe fn accumulate<D: Dot, U: Unit, const N: usize>(
         // SAFETY: the caller's promise.
         unsafe {
             let mut panel = [unit.words(weights); N];
-            for (index, columns) in panel.iter_mut().enumerate().skip(1) {
-                *columns = unit.words(weights.add(index * LANES * WORD));
+            for column in 1..N {
+                panel[column] = unit.words(weights.add(column * LANES * WORD));
             }
             weights = weights.add(N * LANES * WORD);
             for row in 0..ROWS {

@@ -123,10 +123,15 @@ impl QuantizedConv2d {
     /// # Panics
     /// If the shapes do not fit, or `x` is on another device than the weight was.
     pub fn forward(&self, x: impl Into<Joined>, input: Quantization, output: Option<Quantization>) -> Tensor<4> {
+        self.compute(x.into(), input, output)
+    }
+
+    /// Not generic, so that the kernels are compiled in this crate, where what they are made of is inlined.
+    fn compute(&self, x: Joined, input: Quantization, output: Option<Quantization>) -> Tensor<4> {
         let layer = &self.layer;
         let kind = layer.kind;
         let as_bytes = |x| if quantization(&x).is_some() { x } else { quantized(kind, x, input) };
-        let mut tensors = layer.inputs(x.into(), as_bytes);
+        let mut tensors = layer.inputs(x, as_bytes);
         let meaning = |tensor: &FlexTensor| quantization(tensor).unwrap_or(input);
         let size = Dims::of(&tensors[0]).size;
         let tiles = layer.has_tiles() && winograd::pays_for_bytes(layer.output(size), layer.options.dilation);
