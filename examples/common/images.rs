@@ -36,6 +36,7 @@ pub fn images(input: &Path) -> Result<Vec<PathBuf>, Failure> {
 }
 
 /// A file's name without its extension.
+#[allow(dead_code, reason = "not every example writes a file an image")]
 pub fn stem(path: &Path) -> String {
     path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
 }

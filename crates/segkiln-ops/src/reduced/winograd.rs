@@ -67,11 +67,11 @@ pub(super) trait Form: Dot {
     /// As [`Unit::store`].
     unsafe fn store<U: Unit>(unit: U, sum: Self::Sum<U>, pointer: *mut f32);
 
-    /// Loads 16 sums of a point, from the given output channel on, as the transform back takes them.
+    /// Loads 16 sums of a point, whose units are the factors, as the transform back takes them.
     ///
     /// # Safety
     /// As [`Unit::load`].
-    unsafe fn load<U: Unit>(unit: U, pointer: *const f32, factors: &[f32], channel: usize) -> U::Float;
+    unsafe fn load<U: Unit>(unit: U, pointer: *const f32, factors: *const f32) -> U::Float;
 }
 
 impl Form for Bf16 {
@@ -121,7 +121,7 @@ impl Form for Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn load<U: Unit>(unit: U, pointer: *const f32, _: &[f32], _: usize) -> U::Float {
+    unsafe fn load<U: Unit>(unit: U, pointer: *const f32, _: *const f32) -> U::Float {
         // SAFETY: the caller's promise.
         unsafe { unit.load(pointer) }
     }
@@ -180,12 +180,9 @@ impl Form for Shorts {
     }
 
     #[inline(always)]
-    unsafe fn load<U: Unit>(unit: U, pointer: *const f32, factors: &[f32], channel: usize) -> U::Float {
-        // SAFETY: the caller's promise; the slice has a register's values.
-        unsafe {
-            let factor = unit.load(factors[channel..channel + LANES].as_ptr());
-            unit.mul(unit.to_float(unit.load_ints(pointer.cast())), factor)
-        }
+    unsafe fn load<U: Unit>(unit: U, pointer: *const f32, factors: *const f32) -> U::Float {
+        // SAFETY: the caller's promise.
+        unsafe { unit.mul(unit.to_float(unit.load_ints(pointer.cast())), unit.load(factors)) }
     }
 }
 
@@ -277,12 +274,6 @@ impl<F: Form> Kernels<F> {
     fn at(&self, first: usize, width: usize, point: usize) -> *const u8 {
         let channels_in = self.channels[0];
         self.values[first * POINTS * channels_in + point * channels_in * width..].as_ptr().cast()
-    }
-
-    /// Of the output channels of a point.
-    fn factors(&self, point: usize) -> &[f32] {
-        let padded = self.channels[1].next_multiple_of(LANES);
-        &self.factors[point * padded..][..padded]
     }
 }
 
@@ -436,6 +427,7 @@ pub(super) fn pays_for_bytes(size: [usize; 2], dilation: [usize; 2]) -> bool {
 }
 
 /// A tile's place.
+#[derive(Clone, Copy)]
 struct Tile {
     image: usize,
     /// The first output's row and column.
@@ -456,6 +448,11 @@ impl<F: Form> Convolution<'_, F> {
         }
     }
 
+    /// The places of a block's tiles.
+    fn places(&self, block: Block) -> Vec<Tile> {
+        (block.first..block.first + block.tiles).map(|index| self.tile(index)).collect()
+    }
+
     fn grids(&self) -> usize {
         grids_and_tiles(self.target.size, self.dilation).0.iter().product()
     }
@@ -474,16 +471,18 @@ impl<F: Form> Convolution<'_, F> {
             let block = all.div_ceil(blocks).next_multiple_of(ROWS);
             for_each(all.div_ceil(block), |index| {
                 let layout = Block { first: index * block, tiles: block.min(all - index * block), channels_in };
+                let places = &self.places(layout);
                 with_scratch([layout.input_len(), layout.product_len()], |[tiles, products]| {
                     let tiles = Shared(tiles.as_mut_ptr());
                     self.kind.dispatch(TransformInput {
                         convolution: self,
                         layout,
+                        places,
                         chunks: 0..channels_in.div_ceil(F::CHUNK),
                         tiles,
                     });
                     for panel in 0..panels {
-                        self.kind.dispatch(Multiply { convolution: self, layout, panel, tiles, products });
+                        self.kind.dispatch(Multiply { convolution: self, layout, places, panel, tiles, products });
                     }
                 });
             });
@@ -494,6 +493,7 @@ impl<F: Form> Convolution<'_, F> {
         let blocks: Vec<Block> = (0..all.div_ceil(block))
             .map(|index| Block { first: index * block, tiles: block.min(all - index * block), channels_in })
             .collect();
+        let places: Vec<Vec<Tile>> = blocks.iter().map(|block| self.places(*block)).collect();
         let len = blocks.iter().map(Block::input_len).max().unwrap_or(0);
         // SAFETY: all tiles are written before they are read.
         let mut tiles = unsafe { Temporary::new(len * blocks.len()) };
@@ -503,15 +503,16 @@ impl<F: Form> Convolution<'_, F> {
             let (block, chunk) = (task / chunks, task % chunks);
             // SAFETY: within the memory; each task has its channels of a block.
             let tiles = Shared(unsafe { tiles.at(block * len) });
-            let chunks = chunk..chunk + 1;
-            self.kind.dispatch(TransformInput { convolution: self, layout: blocks[block], chunks, tiles });
+            let (layout, places, chunks) = (blocks[block], &places[block][..], chunk..chunk + 1);
+            self.kind.dispatch(TransformInput { convolution: self, layout, places, chunks, tiles });
         });
         for_each(blocks.len() * panels, |task| {
             let (panel, block) = (task / blocks.len(), task % blocks.len());
             with_scratch([blocks[block].product_len()], |[products]| {
                 // SAFETY: within the memory.
                 let tiles = Shared(unsafe { tiles.at(block * len) });
-                self.kind.dispatch(Multiply { convolution: self, layout: blocks[block], panel, tiles, products });
+                let (layout, places) = (blocks[block], &places[block][..]);
+                self.kind.dispatch(Multiply { convolution: self, layout, places, panel, tiles, products });
             });
         });
     }
@@ -553,6 +554,7 @@ impl Block {
 struct TransformInput<'a, F: Form> {
     convolution: &'a Convolution<'a, F>,
     layout: Block,
+    places: &'a [Tile],
     chunks: std::ops::Range<usize>,
     tiles: Shared,
 }
@@ -560,7 +562,7 @@ struct TransformInput<'a, F: Form> {
 impl<F: Form> Task for TransformInput<'_, F> {
     #[inline(always)]
     unsafe fn run<U: Unit>(self, unit: U) {
-        let Self { convolution, layout, chunks, tiles } = self;
+        let Self { convolution, layout, places, chunks, tiles } = self;
         let Convolution { inputs, padding, dilation, .. } = convolution;
         let stride = layout.input_stride();
         let [height, width] = inputs.size;
@@ -575,7 +577,7 @@ impl<F: Form> Task for TransformInput<'_, F> {
             }
         }
         for tile in 0..layout.tiles {
-            let Tile { image, first: [top, left] } = convolution.tile(layout.first + tile);
+            let Tile { image, first: [top, left] } = places[tile];
             // Pixels of the image, or none where there is padding.
             let mut pixels = [[None; SIDE]; SIDE];
             for a in 0..SIDE {
@@ -602,6 +604,7 @@ impl<F: Form> Task for TransformInput<'_, F> {
 struct Multiply<'a, 'b, F: Form> {
     convolution: &'a Convolution<'a, F>,
     layout: Block,
+    places: &'a [Tile],
     panel: usize,
     tiles: Shared,
     products: &'b mut [f32],
@@ -626,7 +629,7 @@ impl<F: Form> Multiply<'_, '_, F> {
     /// A panel of `N` registers.
     #[inline(always)]
     unsafe fn fixed<U: Unit, const N: usize>(self, unit: U) {
-        let Self { convolution, layout, panel, tiles, products } = self;
+        let Self { convolution, layout, places, panel, tiles, products } = self;
         let (first, width) = (panel * PANEL, N * LANES);
         let (input_stride, product_stride) = (layout.input_stride(), layout.product_stride());
         assert!(products.len() >= layout.product_len());
@@ -653,13 +656,16 @@ impl<F: Form> Multiply<'_, '_, F> {
                 }
             }
         }
-        let Convolution { target, dilation, .. } = convolution;
+        let Convolution { target, dilation, kernels: Kernels { factors, channels, .. }, .. } = convolution;
         let [height, image_width] = target.size;
+        let padded = channels[1].next_multiple_of(LANES);
+        assert!(factors.len() >= POINTS * padded);
         for register in 0..N {
             let channel = first + register * LANES;
             let finish = convolution.epilogue.registers(unit, channel);
+            let factors = factors[channel..].as_ptr();
             for tile in 0..layout.tiles {
-                let Tile { image, first: [top, left] } = convolution.tile(layout.first + tile);
+                let Tile { image, first: [top, left] } = places[tile];
                 // SAFETY: the products have all points of this tile, and the pixels that are written are within the target.
                 unsafe {
                     let source = products.add(tile * width + register * LANES).cast_const();
@@ -668,8 +674,8 @@ impl<F: Form> Multiply<'_, '_, F> {
                         let mut values = [unit.splat(0.0); SIDE];
                         for a in 0..SIDE {
                             let point = a * SIDE + b;
-                            let factors = convolution.kernels.factors(point);
-                            values[a] = F::load(unit, source.add(point * product_stride), factors, channel);
+                            let factors = factors.add(point * padded);
+                            values[a] = F::load(unit, source.add(point * product_stride), factors);
                         }
                         let values = output_column::<F, U>(unit, values);
                         for a in 0..OUTPUTS {
