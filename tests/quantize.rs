@@ -1,0 +1,142 @@
+//! Quantization as a user goes: `unet_train`, `quantize`, `unet_predict`, `Segmenter`; and what is refused.
+
+mod common;
+
+use std::{fs, path::Path, process::Command};
+
+use burn::tensor::Device;
+use common::{data_set, discs, example, run_badly, run_well, unet_predict, unet_train};
+use segkiln::{
+    QuantizeError, QuantizeOptions, Quantized, SegmentError, SegmentOptions, Segmenter, core::Precision, data::Image,
+    quantize,
+};
+use serde_json::{Value, json};
+
+/// A data set of discs, and a network that has learned a little of it.
+fn trained(root: &Path) {
+    data_set(&root.join("data"), [4, 2, 0]);
+    run_well(unet_train(&root.join("data"), &root.join("run")).args(["--epochs", "2", "--base", "16", "--lr", "5e-3"]));
+}
+
+fn quantize_command(root: &Path, output: &str) -> Command {
+    let mut command = example("quantize");
+    command.arg("--model").arg(root.join("run")).arg("--calibrate").arg(root.join("data"));
+    command.arg("--output").arg(root.join(output));
+    command
+}
+
+#[test]
+fn a_trained_network_in_8_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    trained(root);
+    let result = run_well(quantize_command(root, "small").arg("--data").arg(root.join("data")));
+    let number = |name: &str| result[name].as_f64().unwrap_or_else(|| panic!("{name} of {result}"));
+    assert!(number("bytes_after") < 0.3 * number("bytes_before"), "{result}");
+    assert!((number("dice_before") - number("dice_after")).abs() < 0.02, "{result}");
+    assert!(number("ms_before") > 0.0 && number("ms_after") > 0.0, "{result}");
+    assert_eq!(result["kept_in_higher_precision"], json!([]), "{result}");
+
+    // Both networks say nearly the same, in the same sizes.
+    let image = root.join("data/images/val_1000.png");
+    for model in ["run", "small"] {
+        run_well(&mut unet_predict(&root.join(model), &image, &root.join(format!("{model}_out"))));
+    }
+    let maps =
+        ["run", "small"].map(|model| image::open(root.join(format!("{model}_out/val_1000.png"))).unwrap().to_luma8());
+    assert_eq!(maps[0].dimensions(), maps[1].dimensions());
+    let differing = maps[0].as_raw().iter().zip(maps[1].as_raw()).filter(|(a, b)| a != b).count();
+    assert!(differing < 48 * 40 / 50, "{differing} pixels differ");
+
+    // The library loads it as it is, and in f32 where that is asked for.
+    let device = Device::flex();
+    let small = Segmenter::load(root.join("small"), &device).unwrap();
+    assert_eq!(small.precision(), Precision::Int8);
+    assert!(small.quantization().is_some_and(|quantization| !quantization.layers.is_empty()));
+    let picture = image::open(&image).unwrap();
+    let own = small.segment(&picture).unwrap();
+    let [full, again] = [Precision::F32, Precision::Int8]
+        .map(|precision| small.clone().with_precision(precision).unwrap().segment(&picture).unwrap());
+    assert_eq!(again, own);
+    assert_eq!(full.map().as_slice().len(), own.map().as_slice().len());
+    let error = Segmenter::load(root.join("run"), &device).unwrap().with_precision(Precision::Int8).unwrap_err();
+    assert!(error.to_string().contains("quantize"), "{error}");
+
+    // Values that 8 bits do not have are an error, as they are in f32.
+    let values = Image::new(16, 16, 1, vec![f32::NAN; 256]).unwrap();
+    for segmenter in [&small, &Segmenter::load(root.join("run"), &device).unwrap()] {
+        segmenter.segment_values(&values, &SegmentOptions::default()).unwrap_err();
+    }
+
+    // What is wrong in config.json is named.
+    let config = root.join("small/config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    let change = |edit: &dyn Fn(&mut Value)| {
+        let mut value: Value = serde_json::from_str(&text).unwrap();
+        edit(&mut value["quantization"]["layers"]);
+        fs::write(&config, value.to_string()).unwrap();
+        run_badly(&mut unet_predict(&root.join("small"), &image, &root.join("out")))
+    };
+    let error = change(&|layers| layers["no.such.layer"] = json!({ "input": [0, 1], "output": [0, 1] }));
+    assert!(error.contains("no.such.layer") && error.contains("another network"), "{error}");
+    let error = change(&|layers| {
+        for (_, layer) in layers.as_object_mut().unwrap() {
+            layer["input"] = json!([1, -1]);
+        }
+    });
+    assert!(error.contains("config.json") && error.contains("[1, -1]"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_quantized_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    trained(root);
+    let error = run_badly(&mut quantize_command(root, "run"));
+    assert!(error.contains("best.bpk") && error.contains("replaced"), "{error}");
+    let error = run_badly(quantize_command(root, "small").args(["--max-loss", "-1"]));
+    assert!(error.contains("--max-loss"), "{error}");
+    fs::create_dir(root.join("empty")).unwrap();
+    let error = run_badly(quantize_command(root, "small").arg("--calibrate").arg(root.join("empty")));
+    assert!(error.contains("empty"), "{error}");
+    let error = run_badly(quantize_command(root, "small").args(["--method", "most"]));
+    assert!(error.contains("minmax, percentile, mse"), "{error}");
+    assert!(!root.join("small").exists(), "nothing is written before all is known");
+    run_well(&mut quantize_command(root, "small"));
+    let error = run_badly(quantize_command(root, "again").arg("--model").arg(root.join("small")));
+    assert!(error.contains("quantized already"), "{error}");
+}
+
+/// A measure that falls with each layer that computes in 8 bits keeps as many layers as the bound asks for.
+#[test]
+fn layers_are_kept_until_the_bound_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    trained(folder.path());
+    let segmenter = Segmenter::load(folder.path().join("run"), &Device::flex()).unwrap();
+    let pictures = [0, 1].map(|seed| image::DynamicImage::from(discs(seed, 48, 40).0));
+    let predict = |segmenter: &Segmenter, picture: &image::DynamicImage| segmenter.segment(picture).map(drop);
+    let loss = |segmenter: &Segmenter| -> f64 {
+        let layers = segmenter.quantization().map_or(0, |quantization| quantization.layers.len());
+        let worst = segmenter
+            .quantization()
+            .is_some_and(|quantization| quantization.layers.contains_key("encoder.levels.1.first.conv"));
+        0.01 * layers as f64 + if worst { 0.5 } else { 0.0 }
+    };
+    let run = |max_loss: Option<f64>| -> Result<Quantized<Segmenter>, QuantizeError<SegmentError>> {
+        let options = QuantizeOptions { max_loss, ..Default::default() };
+        quantize(&segmenter, &pictures, options, predict, |segmenter| Ok(1.0 - loss(segmenter)))
+    };
+    let all = run(None).unwrap();
+    let count = all.predictor.quantization().unwrap().layers.len();
+    assert!(count > 10 && all.kept.is_empty());
+    assert!((all.before - 1.0).abs() < 1e-9 && (all.after - (0.5 - 0.01 * count as f64)).abs() < 1e-9);
+    for most in [1, 2, 7, count - 1] {
+        let some = run(Some(0.01 * most as f64 + 1e-9)).unwrap();
+        assert_eq!(some.predictor.quantization().unwrap().layers.len(), most);
+        assert_eq!((some.kept.len(), some.kept[0].as_str()), (count - most, "encoder.levels.1.first.conv"));
+    }
+    assert!(matches!(run(Some(-0.1)), Err(QuantizeError::Bound { .. })));
+    let none: [image::DynamicImage; 0] = [];
+    let error = quantize(&segmenter, &none, QuantizeOptions::default(), predict, |_| Ok(1.0)).unwrap_err();
+    assert!(error.to_string().contains("no images"), "{error}");
+}
