@@ -62,6 +62,18 @@ fn a_trained_network_in_8_bits() {
     let error = Segmenter::load(root.join("run"), &device).unwrap().with_precision(Precision::Int8).unwrap_err();
     assert!(error.to_string().contains("quantize"), "{error}");
 
+    // The fastest is one that was tried.
+    let mut command = unet_predict(&root.join("small"), &image, &root.join("auto"));
+    let ended = common::run(command.args(["--precision", "auto"]));
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    for precision in Precision::ALL {
+        assert!(ended.stdout.contains(&format!("{precision}: ")), "{}", ended.stdout);
+    }
+    let chosen = ended.result()["precision"].as_str().unwrap().to_owned();
+    assert!(chosen.parse::<Precision>().is_ok(), "{chosen}");
+    let error = run_badly(unet_predict(&root.join("run"), &image, &root.join("out")).args(["--precision", "int8"]));
+    assert!(error.contains("quantize"), "{error}");
+
     // Values that 8 bits do not have are an error, as they are in f32.
     let values = Image::new(16, 16, 1, vec![f32::NAN; 256]).unwrap();
     for segmenter in [&small, &Segmenter::load(root.join("run"), &device).unwrap()] {

@@ -22,5 +22,5 @@ pub use error::{CoreError, Result};
 pub use instance::{Instance, Instances};
 pub use label_map::LabelMap;
 pub use palette::{Palette, Rgb};
-pub use precision::{Precision, UnknownPrecision};
+pub use precision::{Precision, PrecisionChoice, UnknownPrecision};
 pub use rle::Rle;

@@ -37,7 +37,7 @@ impl fmt::Display for Precision {
 
 /// A name that is no precision's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no precision {0:?}; known are f32, bf16 and int8")]
+#[error("there is no precision {0:?}; known are f32, bf16 and int8, and for some programs auto")]
 pub struct UnknownPrecision(String);
 
 impl FromStr for Precision {
@@ -45,6 +45,23 @@ impl FromStr for Precision {
 
     fn from_str(name: &str) -> Result<Self, UnknownPrecision> {
         Self::ALL.into_iter().find(|precision| precision.name() == name).ok_or_else(|| UnknownPrecision(name.into()))
+    }
+}
+
+/// A precision, or whichever is fastest: what a flag asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrecisionChoice {
+    /// This one.
+    Fixed(Precision),
+    /// The fastest whose measured loss is within a bound.
+    Auto,
+}
+
+impl FromStr for PrecisionChoice {
+    type Err = UnknownPrecision;
+
+    fn from_str(name: &str) -> Result<Self, UnknownPrecision> {
+        if name == "auto" { Ok(Self::Auto) } else { name.parse().map(Self::Fixed) }
     }
 }
 
@@ -58,6 +75,8 @@ mod tests {
             assert_eq!(precision.to_string().parse(), Ok(precision));
             assert_eq!(serde_json::to_string(&precision).unwrap(), format!("{:?}", precision.name()));
         }
+        assert_eq!("auto".parse(), Ok(PrecisionChoice::Auto));
+        assert_eq!("bf16".parse(), Ok(PrecisionChoice::Fixed(Precision::Bf16)));
         assert!("fp16".parse::<Precision>().unwrap_err().to_string().contains("f32, bf16 and int8"));
     }
 }

@@ -45,7 +45,9 @@ pub use detector::{DetectError, Detector};
 pub use device::{UnknownDevice, device_by_name, select_device};
 #[cfg(feature = "metrics")]
 pub use evaluation::SplitDetections;
-pub use quantize::{Quantizable, QuantizeError, QuantizeOptions, Quantized, quantize};
+pub use quantize::{
+    PrecisionTrial, Quantizable, QuantizeError, QuantizeOptions, Quantized, fastest_precision, quantize,
+};
 pub use run::PartialFailure;
 pub use segkiln_core as core;
 pub use segkiln_data as data;

@@ -1,7 +1,7 @@
 //! Post-training quantization of a predictor: calibration on images, and the layers that stay in higher precision so that the
 //! measured loss keeps within a bound.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use burn::{module::Module, tensor::Device};
 use segkiln_core::Precision;
@@ -70,6 +70,9 @@ pub trait Quantizable: Sized {
 
     /// The device of the network.
     fn device(&self) -> &Device;
+
+    /// The layers that can compute in 8 bits, of a quantized network.
+    fn quantization(&self) -> Option<&NetworkQuantization>;
 
     /// The same network computed in a session.
     fn in_session(&self, session: Arc<InferenceSession>) -> Self;
@@ -155,6 +158,67 @@ pub fn quantize<P: Quantizable, I>(
     let (count, predictor, after) = found;
     let kept = alone[..count].iter().map(|(layer, _)| (*layer).to_owned()).collect();
     Ok(Quantized { predictor, kept, before, after })
+}
+
+/// How a precision did in [`fastest_precision`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PrecisionTrial {
+    /// The precision.
+    pub precision: Precision,
+    /// Seconds of an image, the median.
+    pub seconds: f64,
+    /// The measure, of which more is better.
+    pub measure: f64,
+}
+
+/// The predictor in the precision that is fastest on this processor among those whose measure is at most `max_loss` below that of
+/// f32, and how each did: f32, bf16, and int8 if the network is quantized. Those that the device cannot compute in are left out.
+///
+/// # Errors
+/// [`QuantizeError::NoImages`] without images, [`QuantizeError::Predict`] if one cannot be predicted.
+pub fn fastest_precision<P: Quantizable, I>(
+    predictor: &P,
+    images: &[I],
+    max_loss: f64,
+    predict: impl Fn(&P, &I) -> Result<(), P::Error>,
+    mut measure: impl FnMut(&P) -> Result<f64, P::Error>,
+) -> Result<(P, Vec<PrecisionTrial>), QuantizeError<P::Error>> {
+    /// Runs of each image.
+    const RUNS: usize = 3;
+    if images.is_empty() {
+        return Err(QuantizeError::NoImages);
+    }
+    let (mut trials, mut best) = (Vec::new(), None::<(f64, P)>);
+    for precision in Precision::ALL {
+        let candidate = match (precision, predictor.quantization()) {
+            (Precision::Int8, None) => continue,
+            (Precision::Int8, Some(quantization)) => predictor.in_8_bits(quantization.clone()),
+            _ => InferenceSession::new(precision, predictor.device()).map(|session| predictor.in_session(session)),
+        };
+        let candidate = match candidate {
+            Err(PrecisionError::Device { .. }) => continue,
+            other => other?,
+        };
+        // This is also the run in which weights are packed.
+        let measure = measure(&candidate).map_err(QuantizeError::Predict)?;
+        let mut times = Vec::new();
+        for image in images {
+            for _ in 0..RUNS {
+                let start = Instant::now();
+                predict(&candidate, image).map_err(QuantizeError::Predict)?;
+                times.push(start.elapsed().as_secs_f64());
+            }
+        }
+        times.sort_by(f64::total_cmp);
+        let trial = PrecisionTrial { precision, seconds: times[times.len() / 2], measure };
+        trials.push(trial);
+        let fits = precision == Precision::F32 || !exceeds(trials[0].measure, measure, max_loss);
+        if fits && best.as_ref().is_none_or(|(seconds, _)| trial.seconds < *seconds) {
+            best = Some((trial.seconds, candidate));
+        }
+    }
+    let (_, predictor) = best.expect("every device computes in f32");
+    Ok((predictor, trials))
 }
 
 /// How a predictor computes its network.

@@ -416,6 +416,10 @@ impl Quantizable for Segmenter {
         &self.device
     }
 
+    fn quantization(&self) -> Option<&NetworkQuantization> {
+        self.computation.quantization.as_ref()
+    }
+
     fn in_session(&self, session: Arc<InferenceSession>) -> Self {
         let computation = Computation { session, ..self.computation.clone() };
         Self { computation, ..self.clone() }
