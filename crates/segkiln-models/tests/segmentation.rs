@@ -12,9 +12,10 @@ use burn::{
 use formula::{fixture, floats, gradients, image, noise, part, write_formula};
 use safetensors::SafeTensors;
 use segkiln_models::{
-    ModelConfig, SegmentationModel,
+    ModelConfig, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig,
     backbones::{Backbone, BackboneConfig, ConvNeXtStage},
     deeplab::DeepLabV3PlusConfig,
+    segmentation::HeadLogits,
     weights::{Exceptions, load_torch, parameters, save_safetensors, save_torch, torch_shapes},
 };
 
@@ -68,12 +69,12 @@ fn check(name: &str, config: &ModelConfig, sizes: &[[usize; 2]]) {
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let model = load(config, "", factors(name), &device);
     for size in sizes {
-        let logits = model.forward_all(image(0, *size, &device).unsqueeze());
+        let logits = model.forward_heads(image(0, *size, &device).unsqueeze());
         let [height, width] = size;
         let keys: &[&str] = if logits.len() > 1 { &["aux", "out"] } else { &["out"] };
-        for (key, (_, logits)) in keys.iter().zip(logits) {
+        for (key, head) in keys.iter().zip(logits) {
             let key = format!("{name}.{height}x{width}.{key}");
-            assert_near(&sampled(logits), &floats(&file, &key), 2e-5, &key);
+            assert_near(&sampled(head.logits), &floats(&file, &key), 2e-5, &key);
         }
     }
 }
@@ -111,7 +112,7 @@ fn networks_are_the_references() {
         let ModelConfig::DeepLabV3Plus(config) = ModelConfig::by_name(name, 5).unwrap() else {
             panic!("another network");
         };
-        let encoder = config.encoder.with_output_stride(8).unwrap();
+        let encoder = config.backbone.with_output_stride(8).unwrap();
         check(name, &ModelConfig::DeepLabV3Plus(DeepLabV3PlusConfig::new(encoder, 5)), sizes);
     };
     dense("deeplabv3plus_resnet50", &[[64, 96], [32, 304]]);
@@ -157,7 +158,7 @@ fn parameters_are_as_many_as_the_references() {
 #[test]
 fn sizes_that_the_references_refuse() {
     let device = Device::default();
-    for decoder in ModelConfig::DECODERS {
+    for decoder in ModelConfig::decoders() {
         for backbone in [
             "resnet18",
             "mobilenet_v2",
@@ -283,10 +284,10 @@ fn check_training(name: &str, salt: &str, size: [usize; 2], count: usize, parts:
     let config = ModelConfig::by_name(name, 5).unwrap().with_aux(true);
     let model = without_dropout(load(&config, salt, factors(name), &device));
     let batch = Tensor::stack((0..count).map(|index| image(index, size, &device)).collect(), 0);
-    let mut heads = model.forward_all(batch);
+    let mut heads = model.forward_heads(batch);
     heads.reverse();
     let mut loss = Tensor::<1>::zeros([1], &device);
-    for (key, (weight, logits)) in ["out", "aux"].into_iter().zip(heads) {
+    for (key, HeadLogits { weight, logits }) in ["out", "aux"].into_iter().zip(heads) {
         assert_near(&sampled(logits.clone()), &fixed(key), 5e-5, &format!("{name}: {key}"));
         let shape = logits.dims();
         let noise: Vec<f32> = noise(key).take(shape.iter().product()).map(|value| value as f32).collect();
