@@ -23,7 +23,7 @@ use segkiln::{
         metrics::coco::{CocoParams, IouType},
     },
     models::{
-        InferenceSession, ModelConfig,
+        InferenceSession, ModelConfig, SegmentationNetwork, SegmentationNetworkConfig,
         detection::{
             DetectionNetwork, Sampling,
             rcnn::{Rcnn, RcnnConfig},

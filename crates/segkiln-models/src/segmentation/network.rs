@@ -24,8 +24,8 @@ pub struct HeadLogits {
 /// A segmentation network: logits of every pixel of an image.
 ///
 /// Implement it, and [`SegmentationNetworkConfig`], for a network of your own, and training, prediction, checkpoints,
-/// summaries and weights take it as they take the ones of this crate. Only [`Config`](Self::Config),
-/// [`config`](Self::config) and [`forward`](Self::forward) have no default.
+/// summaries and weights take it as they take the ones of this crate. Only [`Config`](Self::Config) and
+/// [`forward`](Self::forward) have no default. `examples/custom_network.rs` shows one.
 ///
 /// Parameters have PyTorch's names where fields have; [`TORCH_NAMES`](Self::TORCH_NAMES) lists fields that are called
 /// otherwise there.
