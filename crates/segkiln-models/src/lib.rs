@@ -2,8 +2,8 @@
 //!
 //! - [`layers`]: the few blocks that all networks are built from;
 //! - [`backbones`]: networks that make feature maps for others;
-//! - [`unet`]: U-Net, UNet++ and Attention U-Net; [`fcn`], [`deeplab`], [`lraspp`], [`pspnet`], [`fpn`]: the others that give
-//!   each pixel a class;
+//! - [`unet`]: U-Net, UNet++ and Attention U-Net; [`fcn`], [`deeplab`], [`lraspp`], [`pspnet`], [`fpn`], [`upernet`],
+//!   [`segformer`]: the other segmentation networks;
 //! - [`detection`]: Faster R-CNN, Mask R-CNN, RetinaNet and FCOS, and the parts that detectors are made of;
 //! - [`segmentation`]: the traits of segmentation networks, for your own; [`SegmentationModel`] and [`ModelConfig`], any
 //!   network of this crate behind one type, from a name or a file;
@@ -33,9 +33,11 @@ pub mod layers;
 pub mod lraspp;
 mod precision;
 pub mod pspnet;
+pub mod segformer;
 pub mod segmentation;
 mod summary;
 pub mod unet;
+pub mod upernet;
 pub mod weights;
 
 pub use detection::DetectorCard;

@@ -21,10 +21,12 @@ use crate::{
     fpn::{Fpn, FpnConfig},
     lraspp::{LrAspp, LrAsppConfig},
     pspnet::{PspNet, PspNetConfig},
+    segformer::{SegFormer, SegFormerConfig},
     unet::{
         AttentionUNet, AttentionUNetConfig, EncodedUNet, EncodedUNetConfig, EncodedUNetPlusPlus,
         EncodedUNetPlusPlusConfig, FusionUNet, FusionUNetConfig, UNet, UNetConfig, UNetPlusPlus, UNetPlusPlusConfig,
     },
+    upernet::{UPerNet, UPerNetConfig},
     weights::{self, TorchNames, WeightsError},
 };
 
@@ -252,6 +254,10 @@ segmentation_networks! {
     PspNet(PspNetConfig, PspNet),
     /// Feature pyramid.
     Fpn(FpnConfig, Fpn),
+    /// SegFormer.
+    SegFormer(SegFormerConfig, SegFormer),
+    /// UPerNet.
+    UPerNet(UPerNetConfig, UPerNet),
 }
 
 impl Config for ModelConfig {}
