@@ -26,10 +26,6 @@ use segkiln::{
     prelude::*,
     train::{Loss, Run, SegmentationTask, TrainingOptions, history::Monitor, schedule::ScheduleConfig, train},
 };
-use serde_json::json;
-
-/// Dilations of the layers.
-const DILATIONS: [usize; 5] = [1, 2, 4, 8, 1];
 
 /// Convolutions of rising dilation at the image's own size.
 #[derive(Module, Debug)]
@@ -48,15 +44,6 @@ struct DilatedNetConfig {
     channels: usize,
 }
 
-impl DilatedNet {
-    /// Maps after half of the layers and after all.
-    fn maps(&self, x: Tensor<4>) -> [Tensor<4>; 2] {
-        let (first, second) = self.layers.split_at(self.layers.len() / 2);
-        let halfway = first.iter().fold(x, |x, layer| layer.forward(x));
-        [halfway.clone(), second.iter().fold(halfway, |x, layer| layer.forward(x))]
-    }
-}
-
 impl SegmentationNetwork for DilatedNet {
     type Config = DilatedNetConfig;
 
@@ -64,13 +51,14 @@ impl SegmentationNetwork for DilatedNet {
     const TORCH_NAMES: TorchNames = &[("DilatedNet", "layers", TorchName::Is("features"))];
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let [_, last] = self.maps(x);
-        conv2d(&self.head, last)
+        conv2d(&self.head, self.layers.iter().fold(x, |x, layer| layer.forward(x)))
     }
 
     fn forward_heads(&self, x: Tensor<4>) -> Vec<HeadLogits> {
-        let [halfway, last] = self.maps(x);
-        let aux = HeadLogits { weight: 0.3, logits: conv2d(&self.aux, halfway) };
+        let (first, second) = self.layers.split_at(2);
+        let halfway = first.iter().fold(x, |x, layer| layer.forward(x));
+        let aux = HeadLogits { weight: 0.3, logits: conv2d(&self.aux, halfway.clone()) };
+        let last = second.iter().fold(halfway, |x, layer| layer.forward(x));
         vec![aux, HeadLogits { weight: 1.0, logits: conv2d(&self.head, last) }]
     }
 }
@@ -84,7 +72,7 @@ impl SegmentationNetworkConfig for DilatedNetConfig {
 
     fn init(&self, device: &Device) -> DilatedNet {
         let mut from = self.in_channels;
-        let layers = DILATIONS.map(|dilation| {
+        let layers = [1, 2, 4, 8, 1].map(|dilation| {
             let from = std::mem::replace(&mut from, self.channels);
             ConvBlockConfig::new(from, self.channels).with_dilation(dilation).with_padding(dilation).init(device)
         });
@@ -117,18 +105,17 @@ impl SegmentationLoss for BrierLoss {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let device = Device::default();
-    device.seed(0);
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/nuclei_sample"));
     let open = |split: &str| -> Result<Arc<FolderDataset>, Box<dyn Error>> {
         let stems = Some(splits::read_list(folder.join(format!("{split}.txt")))?);
         let options = FolderOptions { stems, color: ColorMode::Gray, mask: MaskFormat::Binary, ..Default::default() };
         Ok(Arc::new(FolderDataset::open(folder, &Classes::binary(), options)?))
     };
-    let (training, validation) = (open("train")?, open("val")?);
+    let training = open("train")?;
     let normalize = Normalize::of_dataset(&*training)?;
     let config = DilatedNetConfig::new(1, 1);
-    let (model, classes, color) = (config.clone(), Classes::binary(), Some(ColorMode::Gray));
-    let card = ModelCard { model, classes, color, normalize: normalize.clone() };
+    let (classes, color) = (Classes::binary(), Some(ColorMode::Gray));
+    let card = ModelCard { model: config.clone(), classes, color, normalize: normalize.clone() };
     // The second run goes on where the first ended.
     for epochs in [4, 8] {
         let task = SegmentationTask::new(card.clone()).with_loss(Loss::custom(BrierLoss));
@@ -140,28 +127,27 @@ fn main() -> Result<(), Box<dyn Error>> {
             task,
             options: TrainingOptions {
                 epochs,
-                learning_rate: 5e-3,
                 schedule: ScheduleConfig::Constant,
                 monitor: Monitor { metric: "balanced_accuracy".into(), higher_is_better: true },
                 ..TrainingOptions::default()
             },
-            data: json!({ "crop": 64 }),
+            data: Default::default(),
             weights: None,
             train: Loader::builder(training.clone()).transform(augment).epoch_length(Some(32)),
-            valid: Loader::builder(validation.clone()).transform(normalize.clone()),
+            valid: Loader::builder(open("val")?).transform(normalize.clone()),
             device: device.clone(),
             resume: true,
         })?;
     }
 
     let segmenter = Segmenter::<DilatedNet>::load_network("runs/custom", &device)?;
-    let result = segmenter.segment(&image::open(folder.join("images/bottom_right.png"))?)?;
-    let foreground = result.map().as_slice().iter().filter(|label| **label == 1).count();
+    let image = image::open(folder.join("images/bottom_right.png"))?;
+    let result = segmenter.segment(&image)?;
     // The same weights as PyTorch would load them, and back.
     let file = Path::new("runs/custom/pytorch.safetensors");
     segmenter.model().save_torch(file)?;
     config.init(&device).load_pretrained(file)?;
     println!("{}", config.summary([64, 64], &device));
-    println!("{foreground} foreground pixels");
+    result.overlay(&image, 0.4)?.save("runs/custom/overlay.png")?;
     Ok(())
 }
