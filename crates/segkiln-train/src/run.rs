@@ -341,7 +341,12 @@ fn difference(before: &Value, now: &Value, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use segkiln_core::Classes;
+    use segkiln_data::{ColorMode, Normalize};
+    use segkiln_models::{ModelCard, ModelConfig};
+
     use super::*;
+    use crate::SegmentationTask;
 
     const CONFIG: &str = r#"{"recipe": {"epochs": 4, "seed": 1}}"#;
 
@@ -367,6 +372,37 @@ mod tests {
             let error = set_aside(&folder).unwrap_err().to_string();
             assert!(error.contains("out/config.json is not of a training"), "{error}");
         }
+    }
+
+    /// Without accumulation, and with another name of the backbone.
+    #[test]
+    fn configs_of_earlier_versions_are_upgraded() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        let card = ModelCard {
+            model: ModelConfig::by_name("fpn_resnet18", 1).unwrap(),
+            classes: Classes::binary(),
+            color: Some(ColorMode::Rgb),
+            normalize: Normalize::imagenet(),
+        };
+        let task = SegmentationTask::new(card);
+        let recipe = Recipe { options: TrainingOptions::default(), settings: task.settings() };
+        let text = serde_json::to_string_pretty(&RunConfig { card: task.card(), recipe, data: Value::Null }).unwrap();
+        let mut earlier: Value = serde_json::from_str(&text).unwrap();
+        earlier["recipe"].as_object_mut().unwrap().remove("accumulation").unwrap();
+        let fpn = earlier["model"]["Fpn"].as_object_mut().unwrap();
+        let backbone = fpn.remove("backbone").unwrap();
+        fpn.insert("encoder".into(), backbone);
+        fs::write(&path, earlier.to_string()).unwrap();
+        let schedule = TrainingOptions::default().schedule;
+        assert!(same_settings(&path, &text, schedule).is_err());
+        upgrade::<SegmentationTask>(&path, &text).unwrap();
+        same_settings(&path, &text, schedule).unwrap();
+        // Other settings stay as they are.
+        let other = earlier.to_string().replace("\"batch_size\":4", "\"batch_size\":5");
+        fs::write(&path, &other).unwrap();
+        upgrade::<SegmentationTask>(&path, &text).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), other);
     }
 
     #[test]
