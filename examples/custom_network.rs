@@ -17,12 +17,9 @@ use segkiln::{
         transforms::{Compose, RandomCrop},
     },
     metrics::losses::SegmentationLoss,
-    models::{
-        ModelCard,
-        layers::{ConvBlock, ConvBlockConfig, conv2d},
-        segmentation::HeadLogits,
-        weights::{TorchName, TorchNames},
-    },
+    models::layers::{ConvBlock, ConvBlockConfig, conv2d},
+    models::weights::{TorchName, TorchNames},
+    models::{ModelCard, segmentation::HeadLogits},
     prelude::*,
     train::{Loss, Run, SegmentationTask, TrainingOptions, history::Monitor, schedule::ScheduleConfig, train},
 };
