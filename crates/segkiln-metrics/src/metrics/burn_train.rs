@@ -78,11 +78,13 @@ impl Score {
     }
 }
 
+type CustomScore = dyn Fn(&ConfusionMatrix) -> Option<f64> + Send + Sync;
+
 /// Value of a confusion matrix.
 #[derive(Clone)]
 enum MatrixScore {
     Known(Score),
-    Custom(Arc<dyn Fn(&ConfusionMatrix) -> Option<f64> + Send + Sync>),
+    Custom(Arc<CustomScore>),
 }
 
 impl MatrixScore {
