@@ -23,7 +23,8 @@ use segkiln::{
         metrics::coco::{CocoParams, IouType},
     },
     models::{
-        Calibration, InferenceSession, ModelConfig, RangeMethod, SegmentationModel,
+        Calibration, InferenceSession, ModelConfig, RangeMethod, SegmentationModel, SegmentationNetwork,
+        SegmentationNetworkConfig,
         detection::{
             DetectionNetwork, Sampling,
             rcnn::{Rcnn, RcnnConfig},

@@ -16,7 +16,7 @@ use segkiln::{
     DetectError, Detector, SegmentError, Segmenter,
     data::{refuse_replacing, write_whole},
     models::{
-        ModelConfig,
+        ModelConfig, SegmentationNetwork, SegmentationNetworkConfig,
         detection::{DetectionNetworkConfig, DetectorConfig},
         weights::{Exceptions, WeightsError, load, parameters, save, save_quantized, save_torch, torch_network},
     },

@@ -31,7 +31,7 @@ use segkiln::{
         backbones::BackboneConfig,
         unet::{EncodedUNetConfig, FusionUNetConfig},
     },
-    train::{Recipe, Run, RunConfig, train},
+    train::{Run, SegmentationTask, TrainingOptions, train},
 };
 use serde_json::json;
 
@@ -127,10 +127,17 @@ fn run(args: &Args) -> Result<(), Failure> {
         normalize: normalize.clone(),
     };
     let begin = args.weights.as_ref().map(|given| weights::file(&args.encoder, given, None)).transpose()?;
-    let recipe = Recipe { seed: args.machine.seed, epochs: args.epochs, learning_rate: 1e-3, ..Recipe::new(1, None) };
+    let options = TrainingOptions {
+        seed: args.machine.seed,
+        epochs: args.epochs,
+        learning_rate: 1e-3,
+        ..TrainingOptions::default()
+    };
     let outcome = train(Run {
         folder: args.out.clone(),
-        config: RunConfig { card: card.clone(), recipe, data: json!({ "crop": CROP }) },
+        task: SegmentationTask::new(card.clone()),
+        options,
+        data: json!({ "crop": CROP }),
         weights: begin,
         train: Loader::builder(Arc::new(training)).transform(augment.then(normalize.clone())).epoch_length(Some(EPOCH)),
         valid: Loader::builder(Arc::new(validation)).transform(normalize),

@@ -37,10 +37,12 @@ use segkiln::{
         layers::NormConfig,
     },
     train::{
+        Run,
         checkpoint::sweep,
-        detection::{DetectionConfig, DetectionRecipe, DetectionRun, train_detector},
+        detection::{DetectionTask, reference_options},
         optimizer::OptimizerConfig,
         schedule::ScheduleConfig,
+        train,
     },
 };
 use serde_json::{Map, Value, json};
@@ -165,14 +167,15 @@ fn run(args: &Args) -> Result<(), Failure> {
     if args.check_data {
         return check::tell(&data::check(args)?);
     }
-    let Data { train, valid, test, classes, categories, truth, is_sample } = Data::open(args)?;
+    let Data { train: training, valid, test, classes, categories, truth, is_sample } = Data::open(args)?;
     let backbone = args.backbone.as_deref().unwrap_or(if is_sample { "resnet18" } else { "resnet50" });
     let begin = args.weights.as_ref().map(|given| weights::file(backbone, given, None)).transpose()?;
     let config = network(args, backbone, begin.as_deref(), classes.count(), is_sample)?;
     let card = DetectorCard::new(config, classes).with_categories(categories);
 
     let mut augment = Compose::new();
-    let mut training = Loader::builder(train.clone());
+    let images = if is_sample { EPOCH } else { training.len() };
+    let mut training = Loader::builder(training);
     if is_sample {
         // Few images are seen hundreds of times each.
         augment = augment.then(Probability { p: 0.5, transform: RandomCrop::new(CROP, CROP)? }).then(RandomTurn90);
@@ -183,28 +186,25 @@ fn run(args: &Args) -> Result<(), Failure> {
 
     let optimizer = args.optimizer.unwrap_or(if is_sample { Optimizer::Adamw } else { Optimizer::Sgd });
     let epochs = args.epochs.unwrap_or(if is_sample { 24 } else { 26 });
-    let images = if is_sample { EPOCH } else { train.len() };
-    let mut recipe =
-        DetectionRecipe { seed: args.machine.seed, ..DetectionRecipe::new(images, epochs, args.batch_size) };
+    let mut options = reference_options(images, epochs, args.batch_size);
+    options.seed = args.machine.seed;
     if matches!(args.arch, Arch::Retinanet | Arch::Fcos) {
         // As in torchvision's reference training.
-        recipe.learning_rate *= 0.5;
+        options.learning_rate *= 0.5;
     }
     if optimizer == Optimizer::Adamw {
-        recipe.learning_rate = 1e-3;
-        recipe.optimizer = OptimizerConfig::AdamW { betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 1e-4 };
-        recipe.schedule = ScheduleConfig::Cosine { warmup: 0.05, floor: 0.01 };
+        options.learning_rate = 1e-3;
+        options.optimizer = OptimizerConfig::AdamW { betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 1e-4 };
+        options.schedule = ScheduleConfig::Cosine { warmup: 0.05, floor: 0.01 };
     }
-    recipe.learning_rate = args.lr.unwrap_or(recipe.learning_rate);
+    options.learning_rate = args.lr.unwrap_or(options.learning_rate);
     // As torchvision: early layers of trained backbones stay as they are.
-    recipe.trainable = args.weights.is_some().then_some(3);
-    let outcome = train_detector(DetectionRun {
+    options.trainable = args.weights.is_some().then_some(3);
+    let outcome = train(Run {
         folder: args.out.clone(),
-        config: DetectionConfig {
-            card: card.clone(),
-            recipe,
-            data: json!({ "weights": args.weights.as_ref().map(|path| path.display().to_string()) }),
-        },
+        task: DetectionTask::new(card.clone()),
+        options,
+        data: json!({ "weights": args.weights.as_ref().map(|path| path.display().to_string()) }),
         weights: begin,
         train: training,
         valid: validation,

@@ -7,7 +7,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use segkiln::models::ModelConfig;
+use segkiln::models::{ModelConfig, SegmentationNetworkConfig};
 use serde_json::json;
 
 mod common;

@@ -34,7 +34,7 @@ use segkiln::{
         backbones::BackboneConfig,
         unet::{EncodedUNetConfig, UNetConfig},
     },
-    train::{Recipe, Run, RunConfig, checkpoint::sweep, train},
+    train::{Run, SegmentationTask, TrainingOptions, checkpoint::sweep, train},
     warnings,
 };
 use serde_json::json;
@@ -164,26 +164,24 @@ fn run(args: &Args) -> Result<(), Failure> {
         color: Some(color),
         normalize,
     };
-    let recipe = Recipe {
+    let options = TrainingOptions {
         seed: args.machine.seed,
         epochs: args.epochs,
         batch_size: args.batch_size,
         learning_rate: args.lr,
-        ..Recipe::new(1, None)
+        ..TrainingOptions::default()
     };
     let outcome = train(Run {
         folder: args.out.clone(),
-        config: RunConfig {
-            card: card.clone(),
-            recipe,
-            data: json!({
-                "crop": crop,
-                "weights": args.weights.as_ref().map(|path| path.display().to_string()),
-                "sha256": fingerprints,
-                "decode": args.decode.options(),
-                "warnings": warnings::collected(),
-            }),
-        },
+        task: SegmentationTask::new(card.clone()),
+        options,
+        data: json!({
+            "crop": crop,
+            "weights": args.weights.as_ref().map(|path| path.display().to_string()),
+            "sha256": fingerprints,
+            "decode": args.decode.options(),
+            "warnings": warnings::collected(),
+        }),
         weights: begin,
         train: training,
         valid: validation,

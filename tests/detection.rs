@@ -25,7 +25,11 @@ use segkiln::{
         backbones::BackboneConfig,
         detection::rcnn::{MaskConfig, RcnnConfig},
     },
-    train::detection::{DetectionConfig, DetectionRecipe, DetectionRun, train_detector},
+    train::{
+        Run,
+        detection::{DetectionTask, reference_options},
+        train,
+    },
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -170,9 +174,11 @@ fn data_of_another_task_end_a_training_with_an_error() {
         let config = config.with_mask(masks.then(|| MaskConfig::new().with_channels(16)));
         let names = (0..classes).map(|class| format!("class {class}"));
         let card = DetectorCard::new(config, Classes::new(names).unwrap());
-        let error = train_detector(DetectionRun {
+        let error = train(Run {
             folder: place.at("run"),
-            config: DetectionConfig { card, recipe: DetectionRecipe::new(6, 1, 2), data: Value::Null },
+            task: DetectionTask::new(card),
+            options: reference_options(6, 1, 2),
+            data: Value::Null,
             weights: None,
             train: Loader::builder(data()),
             valid: Loader::builder(data()),

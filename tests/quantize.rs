@@ -106,7 +106,7 @@ fn what_cannot_be_quantized_is_said() {
     trained(root);
     let error = run_badly(&mut quantize_command(root, "run"));
     assert!(error.contains("best.bpk") && error.contains("replaced"), "{error}");
-    let error = run_badly(quantize_command(root, "small").args(["--max-loss", "-1"]));
+    let error = run_badly(quantize_command(root, "small").args(["--max-loss", "2"]));
     assert!(error.contains("--max-loss"), "{error}");
     fs::create_dir(root.join("empty")).unwrap();
     let error = run_badly(quantize_command(root, "small").arg("--calibrate").arg(root.join("empty")));
@@ -131,7 +131,7 @@ fn layers_are_kept_until_the_bound_holds() {
         let layers = segmenter.quantization().map_or(0, |quantization| quantization.layers.len());
         let worst = segmenter
             .quantization()
-            .is_some_and(|quantization| quantization.layers.contains_key("encoder.levels.1.first.conv"));
+            .is_some_and(|quantization| quantization.layers.contains_key("UNet.encoder.levels.1.first.conv"));
         0.01 * layers as f64 + if worst { 0.5 } else { 0.0 }
     };
     let run = |max_loss: Option<f64>| -> Result<Quantized<Segmenter>, QuantizeError<SegmentError>> {
@@ -145,7 +145,7 @@ fn layers_are_kept_until_the_bound_holds() {
     for most in [1, 2, 7, count - 1] {
         let some = run(Some(0.01 * most as f64 + 1e-9)).unwrap();
         assert_eq!(some.predictor.quantization().unwrap().layers.len(), most);
-        assert_eq!((some.kept.len(), some.kept[0].as_str()), (count - most, "encoder.levels.1.first.conv"));
+        assert_eq!((some.kept.len(), some.kept[0].as_str()), (count - most, "UNet.encoder.levels.1.first.conv"));
     }
     assert!(matches!(run(Some(-0.1)), Err(QuantizeError::Bound { .. })));
     let none: [image::DynamicImage; 0] = [];

@@ -22,7 +22,7 @@ use segkiln::{
         transforms::{Compose, HorizontalFlip, RandomCrop},
     },
     models::{ModelCard, ModelConfig, unet::UNetConfig},
-    train::{Recipe, Run, RunConfig, train},
+    train::{Run, SegmentationTask, TrainingOptions, train},
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -157,13 +157,13 @@ fn train_with_average(data: &Path, out: &Path) {
     };
     let (train_split, valid_split) = (open("train"), open("val"));
     let normalize = Normalize::of_dataset(&train_split).unwrap();
-    let recipe = Recipe {
+    let options = TrainingOptions {
         seed: 5,
         epochs: 4,
         batch_size: 4,
         ema_decay: Some(0.9),
         clip_norm: Some(1.0),
-        ..Recipe::new(1, None)
+        ..TrainingOptions::default()
     };
     let augment =
         Compose::new().then(RandomCrop::new(32, 32).unwrap()).then(HorizontalFlip { p: 0.5 }).then(normalize.clone());
@@ -171,16 +171,14 @@ fn train_with_average(data: &Path, out: &Path) {
     let unet = UNetConfig::new(1, 1).with_base(2).with_depth(2).with_dropout(0.3);
     train(Run {
         folder: out.into(),
-        config: RunConfig {
-            card: ModelCard {
-                model: ModelConfig::UNet(unet),
-                classes: classes.clone(),
-                color: Some(ColorMode::Gray),
-                normalize: normalize.clone(),
-            },
-            recipe,
-            data: Value::Null,
-        },
+        task: SegmentationTask::new(ModelCard {
+            model: ModelConfig::UNet(unet),
+            classes: classes.clone(),
+            color: Some(ColorMode::Gray),
+            normalize: normalize.clone(),
+        }),
+        options,
+        data: Value::Null,
         weights: None,
         train: training,
         valid: Loader::builder(valid_split).transform(normalize),

@@ -12,7 +12,7 @@ use segkiln::{
     Segmenter,
     data::{ColorMode, Image, Limits, read_dynamic, read_labels, write_image},
     models::{
-        ModelConfig,
+        ModelConfig, SegmentationNetwork, SegmentationNetworkConfig,
         backbones::ClassifierConfig,
         weights::{save, save_torch},
     },
@@ -137,7 +137,7 @@ fn second_heads_are_passed_over() {
     let device = Device::default();
     let torch = place.weights(name, 3);
     let ours = place.at("weights.bpk");
-    let model = ModelConfig::by_name(name, 3).unwrap().with_aux(true).init(&device).begin_with(&torch).unwrap();
+    let model = ModelConfig::by_name(name, 3).unwrap().with_aux(true).init(&device).load_pretrained(&torch).unwrap();
     save(&model, &ours).unwrap();
     let image = read_dynamic(place.at("image.png"), &Limits::default()).unwrap();
     let maps = [&torch, &ours].map(|path| Segmenter::by_name(name, path, 3, &device).unwrap().segment(&image).unwrap());

@@ -43,7 +43,7 @@ TORCHVISION = [
     "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large",
 ]
 PAPERS = [f"deeplabv{v}_{b}" for v in (1, 2) for b in ["resnet50", "resnext50_32x4d", "vgg16_bn"]]
-DECODERS = {"unet": smp.Unet, "unetplusplus": smp.UnetPlusPlus, "deeplabv3plus": smp.DeepLabV3Plus, "pspnet": smp.PSPNet, "fpn": smp.FPN}
+DECODERS = {"unet": smp.Unet, "unetplusplus": smp.UnetPlusPlus, "deeplabv3plus": smp.DeepLabV3Plus, "pspnet": smp.PSPNet, "fpn": smp.FPN, "upernet": smp.UPerNet}
 # segmentation_models_pytorch's names of encoders that it has not by torchvision's. Its efficientnet-b1 pads as for an image of 240 pixels, so
 # sides must be odd multiples of 16; its efficientnet-b0 takes its map of stride 16 from the middle of a stage. Where `segment` is given
 # torchvision's name, it finds by the names in the file which network it is.
@@ -92,6 +92,8 @@ CASES = {
     "deeplabv3plus_mobilenet_v3_large": ([EVEN], SQUEEZE, {}),
     "unet_efficientnet_b0": ([EVEN], SQUEEZE, {}),
     "unet_tf_efficientnet_b1": ([(48, 80)], SQUEEZE, {}),
+    "upernet_resnet34": ([EVEN], BASIC, {}),
+    "upernet_convnext_tiny": ([EVEN], SCALE, {}),
 }
 # name: (size and number of images, salt of the formula, factors, the stored gradients with the steps along their axes, batch norms whose all is stored)
 TRAINING = {
@@ -136,6 +138,7 @@ TRAINING = {
     "deeplabv3plus_resnet34": (EVEN, 4, "i", BASIC, {"segmentation_head.0.weight": (1, 8)}, ["encoder.bn1"]),
     "pspnet_resnet34": (EVEN, 2, "j", BASIC, {"segmentation_head.0.weight": (1, 8)}, ["encoder.bn1"]),
     "fpn_resnet34": (EVEN, 2, "k", BASIC, {"segmentation_head.0.weight": ()}, ["encoder.bn1"]),
+    "upernet_resnet34": (EVEN, 4, "m", BASIC, {"segmentation_head.0.weight": (), "decoder.feature_norms.1.weight": ()}, ["encoder.bn1"]),
     "lraspp_mobilenet_v3_large": (EVEN, 4, "l", SQUEEZE, {"classifier.low_classifier.weight": ()}, ["backbone.0.1"]),
 }
 

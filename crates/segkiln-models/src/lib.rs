@@ -2,12 +2,13 @@
 //!
 //! - [`layers`]: the few blocks that all networks are built from;
 //! - [`backbones`]: networks that make feature maps for others;
-//! - [`unet`]: U-Net, UNet++ and Attention U-Net; [`fcn`], [`deeplab`], [`lraspp`], [`pspnet`], [`fpn`]: the others that give
-//!   each pixel a class;
+//! - [`unet`]: U-Net, UNet++ and Attention U-Net; [`fcn`], [`deeplab`], [`lraspp`], [`pspnet`], [`fpn`], [`upernet`],
+//!   [`segformer`]: the other segmentation networks;
 //! - [`detection`]: Faster R-CNN, Mask R-CNN, RetinaNet and FCOS, and the parts that detectors are made of;
-//! - [`SegmentationModel`]: any segmentation network behind one type, made from a [`ModelConfig`] that a file can hold;
-//! - [`ModelCard`], [`DetectorCard`]: what else must be known to predict with a trained one;
-//! - [`InferenceSession`]: a network computed in reduced precision; [`Calibration`]: what 8 bits of it stand for;
+//! - [`segmentation`]: the traits of segmentation networks, for your own; [`SegmentationModel`] and [`ModelConfig`], any
+//!   network of this crate behind one type, from a name or a file;
+//! - [`ModelCard`], [`DetectorCard`]: descriptions of trained networks, for prediction;
+//! - [`InferenceSession`]: a network computed in reduced precision; [`Calibration`]: ranges for 8 bits, found on images;
 //! - [`Summary`]: what a network costs: parameters, multiply-adds, activations;
 //! - [`weights`]: saving and loading, with errors that name tensors.
 //!
@@ -24,24 +25,24 @@
 //! ```
 
 pub mod backbones;
-mod card;
 pub mod deeplab;
 pub mod detection;
 pub mod fcn;
 pub mod fpn;
 pub mod layers;
 pub mod lraspp;
-mod model;
 mod precision;
 pub mod pspnet;
 mod quantization;
+pub mod segformer;
+pub mod segmentation;
 mod summary;
 pub mod unet;
+pub mod upernet;
 pub mod weights;
 
-pub use card::ModelCard;
 pub use detection::DetectorCard;
-pub use model::{ModelConfig, SegmentationModel};
 pub use precision::{InferenceSession, PrecisionError};
 pub use quantization::{Calibration, CalibrationError, LayerRanges, NetworkQuantization, RangeMethod};
+pub use segmentation::{ModelCard, ModelConfig, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig};
 pub use summary::{LayerSummary, Summary};

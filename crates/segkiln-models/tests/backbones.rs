@@ -13,7 +13,7 @@ use formula::{fixture, floats, image, part, write_formula};
 use safetensors::SafeTensors;
 use segkiln_data::{ColorMode, Limits, Normalize, read_image};
 use segkiln_models::{
-    ModelConfig,
+    ModelConfig, SegmentationNetwork, SegmentationNetworkConfig,
     backbones::{Backbone, BackboneConfig, ClassifierConfig},
     weights::{
         MobileNetV2Weights, Weights, load_torch, parameters, save_safetensors, save_torch, torch_contents, torch_shapes,
@@ -198,12 +198,12 @@ fn names_of_other_libraries_are_understood() {
         let loaded = load_torch(config.init(&device), &path).unwrap();
         loaded.forward(x.clone()).into_data().assert_eq(&logits.into_data(), true);
         let unet = ModelConfig::by_name(&format!("unet_{backbone}"), 2).unwrap();
-        let begun = unet.init(&device).begin_with(&path).unwrap();
+        let begun = unet.init(&device).load_pretrained(&path).unwrap();
         let maps = |backbone: &Backbone| backbone.forward(x.clone(), &[0, 7]).remove(1).into_data();
         maps(begun.backbone().unwrap()).assert_eq(&maps(&classifier.backbone), true);
         if backbone == "tf_efficientnet_b0" {
             let other = ModelConfig::by_name("unet_efficientnet_b0", 2).unwrap().init(&device);
-            let error = other.begin_with(&path).unwrap_err().to_string();
+            let error = other.load_pretrained(&path).unwrap_err().to_string();
             assert!(error.contains("other.safetensors") && error.contains("tf_efficientnet_"), "{error}");
         }
         // The whole network.
@@ -270,7 +270,7 @@ fn classifiers_begin_segmentation_networks() {
     for channels in [1, 3, 6] {
         let config = ModelConfig::by_name("fpn_mobilenet_v2", 2).unwrap().with_in_channels(channels);
         config.check().unwrap();
-        let model = config.init(&device).begin_with(&path).unwrap();
+        let model = config.init(&device).load_pretrained(&path).unwrap();
         // The same values in all channels, or the same three twice, are the same to the weights that were made of three's.
         let x = match channels {
             1 => x.clone().mean_dim(1),
@@ -289,7 +289,7 @@ fn classifiers_begin_segmentation_networks() {
     }
     // A file of another backbone is none of this one.
     let config = ModelConfig::by_name("unet_resnet18", 2).unwrap();
-    let error = config.init(&device).begin_with(&path).unwrap_err().to_string();
+    let error = config.init(&device).load_pretrained(&path).unwrap_err().to_string();
     assert!(error.contains("classifier.safetensors") && error.contains("conv1.weight"), "{error}");
 }
 
@@ -307,7 +307,7 @@ fn heads_for_other_classes_keep_their_weights() {
     ] {
         let trained = ModelConfig::by_name(name, 21).unwrap().with_aux(true).init(&device);
         save_torch(&trained, &path).unwrap();
-        let model = ModelConfig::by_name(name, 3).unwrap().with_aux(aux).init(&device).begin_with(&path).unwrap();
+        let model = ModelConfig::by_name(name, 3).unwrap().with_aux(aux).init(&device).load_pretrained(&path).unwrap();
         save_torch(&model, &after).unwrap();
         let files = [&path, &after].map(|path| std::fs::read(path).unwrap());
         let [trained, model] = [0, 1].map(|index| SafeTensors::deserialize(&files[index]).unwrap());

@@ -5,6 +5,7 @@ use burn::tensor::{DType, Device, Distribution, Tensor};
 use segkiln_core::Precision;
 use segkiln_models::{
     Calibration, CalibrationError, InferenceSession, ModelConfig, NetworkQuantization, PrecisionError, RangeMethod,
+    SegmentationNetwork, SegmentationNetworkConfig,
     layers::{NormConfig, UpsampleConfig},
     unet::{ConvPadding, UNetConfig},
 };
@@ -46,7 +47,7 @@ fn compare(name: &str, config: ModelConfig, size: [usize; 2]) {
 
 #[test]
 fn every_decoder_and_family_of_backbones() {
-    for decoder in ModelConfig::DECODERS {
+    for decoder in ModelConfig::decoders() {
         for backbone in ["resnet18", "resnet50", "vgg11_bn", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0"] {
             let name = format!("{decoder}_{backbone}");
             // Not every backbone can be dilated.

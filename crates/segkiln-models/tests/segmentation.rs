@@ -12,9 +12,10 @@ use burn::{
 use formula::{fixture, floats, gradients, image, noise, part, write_formula};
 use safetensors::SafeTensors;
 use segkiln_models::{
-    ModelConfig, SegmentationModel,
+    ModelConfig, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig,
     backbones::{Backbone, BackboneConfig, ConvNeXtStage},
     deeplab::DeepLabV3PlusConfig,
+    segmentation::HeadLogits,
     weights::{Exceptions, load_torch, parameters, save_safetensors, save_torch, torch_shapes},
 };
 
@@ -44,6 +45,11 @@ fn load(config: &ModelConfig, salt: &str, factors: Factors, device: &Device) -> 
     load_torch(model, &path).unwrap()
 }
 
+/// Fixture of a network, by the library that it is from.
+fn fixture_of(name: &str) -> &'static str {
+    if name.starts_with("segformer") { "segformer" } else { "segmentation" }
+}
+
 /// As the fixture samples logits.
 fn sampled(logits: Tensor<4>) -> Vec<f32> {
     const STEP: usize = 61;
@@ -64,16 +70,16 @@ fn assert_near(actual: &[f32], expected: &[f32], tolerance: f32, what: &str) {
 
 fn check(name: &str, config: &ModelConfig, sizes: &[[usize; 2]]) {
     let device = Device::default();
-    let bytes = fixture("segmentation");
+    let bytes = fixture(fixture_of(name));
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let model = load(config, "", factors(name), &device);
     for size in sizes {
-        let logits = model.forward_all(image(0, *size, &device).unsqueeze());
+        let logits = model.forward_heads(image(0, *size, &device).unsqueeze());
         let [height, width] = size;
         let keys: &[&str] = if logits.len() > 1 { &["aux", "out"] } else { &["out"] };
-        for (key, (_, logits)) in keys.iter().zip(logits) {
+        for (key, head) in keys.iter().zip(logits) {
             let key = format!("{name}.{height}x{width}.{key}");
-            assert_near(&sampled(logits), &floats(&file, &key), 2e-5, &key);
+            assert_near(&sampled(head.logits), &floats(&file, &key), 2e-5, &key);
         }
     }
 }
@@ -101,6 +107,9 @@ fn networks_are_the_references() {
         ("unetplusplus_convnext_tiny", &[[64, 96]]),
         ("unet_efficientnet_b0", &[[64, 96]]),
         ("unet_tf_efficientnet_b1", &[[48, 80]]),
+        ("upernet_resnet34", &[[64, 96]]),
+        ("upernet_convnext_tiny", &[[64, 96]]),
+        ("segformer_b0", &[[65, 49], [64, 96]]),
     ] {
         check(name, &ModelConfig::by_name(name, 5).unwrap().with_aux(true), sizes);
     }
@@ -111,7 +120,7 @@ fn networks_are_the_references() {
         let ModelConfig::DeepLabV3Plus(config) = ModelConfig::by_name(name, 5).unwrap() else {
             panic!("another network");
         };
-        let encoder = config.encoder.with_output_stride(8).unwrap();
+        let encoder = config.backbone.with_output_stride(8).unwrap();
         check(name, &ModelConfig::DeepLabV3Plus(DeepLabV3PlusConfig::new(encoder, 5)), sizes);
     };
     dense("deeplabv3plus_resnet50", &[[64, 96], [32, 304]]);
@@ -147,6 +156,13 @@ fn parameters_are_as_many_as_the_references() {
         ("unet_efficientnet_b4", 20_228_589),
         ("unetplusplus_efficientnet_lite0", 5_935_941),
         ("deeplabv3plus_efficientnet_b0", 4_912_609),
+        ("upernet_resnet50", 37_289_813),
+        ("segformer_b0", 3_719_541),
+        ("segformer_b1", 13_682_645),
+        ("segformer_b2", 27_362_773),
+        ("segformer_b3", 47_238_613),
+        ("segformer_b4", 64_009_173),
+        ("segformer_b5", 84_609_493),
     ] {
         let model = ModelConfig::by_name(name, 21).unwrap().with_aux(true).init(&device);
         assert_eq!(parameters(&model), expected, "{name}");
@@ -157,7 +173,7 @@ fn parameters_are_as_many_as_the_references() {
 #[test]
 fn sizes_that_the_references_refuse() {
     let device = Device::default();
-    for decoder in ModelConfig::DECODERS {
+    for decoder in ModelConfig::decoders() {
         for backbone in [
             "resnet18",
             "mobilenet_v2",
@@ -269,7 +285,30 @@ fn without_dropout(model: SegmentationModel) -> SegmentationModel {
             model.decoder.dropout = off;
             SegmentationModel::Fpn(model)
         }
-        other => other,
+        SegmentationModel::SegFormer(mut model) => {
+            model.decode_head.dropout = off.clone();
+            model.encoder.stages.block.iter_mut().flatten().for_each(|block| block.drop_path = off.clone());
+            SegmentationModel::SegFormer(model)
+        }
+        SegmentationModel::Fcn(mut model) => {
+            model.classifier.dropout = off.clone();
+            if let Some(aux) = &mut model.aux_classifier {
+                aux.dropout = off;
+            }
+            SegmentationModel::Fcn(model)
+        }
+        SegmentationModel::DeepLabV1(mut model) => {
+            model.dropout = off;
+            SegmentationModel::DeepLabV1(model)
+        }
+        model @ (SegmentationModel::UNet(_)
+        | SegmentationModel::UNetPlusPlus(_)
+        | SegmentationModel::AttentionUNet(_)
+        | SegmentationModel::EncodedUNetPlusPlus(_)
+        | SegmentationModel::FusionUNet(_)
+        | SegmentationModel::DeepLabV2(_)
+        | SegmentationModel::LrAspp(_)
+        | SegmentationModel::UPerNet(_)) => model,
     }
 }
 
@@ -277,16 +316,16 @@ fn without_dropout(model: SegmentationModel) -> SegmentationModel {
 /// all weights move by 1e-6, PyTorch's own norms do by 0.9 % and its gradients by 4 % of the largest value.
 fn check_training(name: &str, salt: &str, size: [usize; 2], count: usize, parts: &[(&str, &[usize])], norms: &[&str]) {
     let device = Device::default().autodiff();
-    let bytes = fixture("segmentation");
+    let bytes = fixture(fixture_of(name));
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let fixed = |key: &str| floats(&file, &format!("train.{name}.{key}"));
     let config = ModelConfig::by_name(name, 5).unwrap().with_aux(true);
     let model = without_dropout(load(&config, salt, factors(name), &device));
     let batch = Tensor::stack((0..count).map(|index| image(index, size, &device)).collect(), 0);
-    let mut heads = model.forward_all(batch);
+    let mut heads = model.forward_heads(batch);
     heads.reverse();
     let mut loss = Tensor::<1>::zeros([1], &device);
-    for (key, (weight, logits)) in ["out", "aux"].into_iter().zip(heads) {
+    for (key, HeadLogits { weight, logits }) in ["out", "aux"].into_iter().zip(heads) {
         assert_near(&sampled(logits.clone()), &fixed(key), 5e-5, &format!("{name}: {key}"));
         let shape = logits.dims();
         let noise: Vec<f32> = noise(key).take(shape.iter().product()).map(|value| value as f32).collect();
@@ -353,6 +392,7 @@ fn training_steps_of_the_others() {
         ("pspnet_resnet34", "j", [64, 96], 2, "segmentation_head.0.weight", &[1, 8], "encoder.bn1"),
         ("fpn_resnet34", "k", [64, 96], 2, "segmentation_head.0.weight", &[], "encoder.bn1"),
         ("lraspp_mobilenet_v3_large", "l", [64, 96], 4, "classifier.low_classifier.weight", &[], "backbone.0.1"),
+        ("upernet_resnet34", "m", [64, 96], 4, "segmentation_head.0.weight", &[], "encoder.bn1"),
     ] {
         check_training(name, salt, size, count, &[(head, steps)], &[norm]);
     }
@@ -379,6 +419,101 @@ fn a_training_step_of_unet_on_convnext() {
         ],
         &["decoder.blocks.2.conv1.1"],
     );
+}
+
+#[test]
+fn a_training_step_of_segformer() {
+    check_training(
+        "segformer_b0",
+        "n",
+        [64, 96],
+        2,
+        &[
+            ("segformer.encoder.patch_embeddings.0.proj.weight", &[4]),
+            ("segformer.encoder.block.0.1.attention.self.sr.weight", &[8, 8]),
+            ("segformer.encoder.block.2.0.attention.self.query.weight", &[16, 8]),
+            ("segformer.encoder.block.3.1.mlp.dwconv.dwconv.weight", &[8]),
+            ("decode_head.linear_c.2.proj.weight", &[16, 8]),
+            ("decode_head.classifier.weight", &[]),
+        ],
+        &["decode_head.batch_norm"],
+    );
+}
+
+/// The attention of every block, and of images that are smaller than the reductions' kernels.
+#[test]
+fn attention_of_segformer() {
+    let device = Device::default();
+    let bytes = fixture("segformer");
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let config = ModelConfig::by_name("segformer_b0", 5).unwrap();
+    let SegmentationModel::SegFormer(model) = load(&config, "", &[], &device) else { panic!("another network") };
+    let x = image(0, [65, 49], &device).unsqueeze::<4>();
+    let (logits, attention) = model.forward_with_attention(x.clone());
+    logits.into_data().assert_eq(&model.forward(x).into_data(), true);
+    assert_eq!(attention.len(), 8);
+    for (index, weights) in attention.into_iter().enumerate() {
+        let key = format!("segformer_b0.65x49.attention.{index}");
+        assert_near(&sampled(weights), &floats(&file, &key), 2e-5, &key);
+    }
+    for [height, width] in [[1, 1], [2, 33], [37, 1]] {
+        let logits = model.forward(Tensor::zeros([1, 3, height, width], &device));
+        assert_eq!(logits.dims(), [1, 5, height, width]);
+    }
+}
+
+/// The names that transformers 5 has in memory, and an encoder that was trained as a classifier.
+#[test]
+fn other_files_of_segformer() {
+    let device = Device::default();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.safetensors");
+    let config = ModelConfig::by_name("segformer_b0", 5).unwrap();
+    let model = load(&config, "", &[], &device);
+    let in_memory = |name: &str| {
+        let name =
+            name.replace("attention.self.query", "attention.q_proj").replace("attention.self.key", "attention.k_proj");
+        let name = name
+            .replace("attention.self.value", "attention.v_proj")
+            .replace("attention.output.dense", "attention.o_proj");
+        let name = name.replace("attention.self.sr", "attention.sequence_reduction.sequence_reduction");
+        let name = name.replace("attention.self.layer_norm", "attention.sequence_reduction.layer_norm");
+        let name = name.replace("layer_norm_1", "layernorm_before").replace("layer_norm_2", "layernorm_after");
+        let name = name.replace("mlp.dense", "mlp.fc").replace("linear_c", "linear_projections");
+        let parts: Vec<&str> = name.split('.').collect();
+        match *parts {
+            ["segformer", "encoder", "block", stage, ref rest @ ..] => {
+                format!("segformer.stages.{stage}.blocks.{}", rest.join("."))
+            }
+            ["segformer", "encoder", part, stage, ref rest @ ..] => {
+                format!("segformer.stages.{stage}.{part}.{}", rest.join("."))
+            }
+            _ => name,
+        }
+    };
+    save_torch(&model, &path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensors = |keep: &dyn Fn(&str) -> Option<String>| {
+        let tensors = file.names().into_iter().filter_map(|name| {
+            let data = TensorData::new(floats(&file, name), file.tensor(name).unwrap().shape().to_vec());
+            Some((keep(name)?, data))
+        });
+        tensors.collect::<Vec<_>>()
+    };
+    let x = image(0, [64, 48], &device).unsqueeze::<4>();
+    save_safetensors(tensors(&|name| Some(in_memory(name))), &path).unwrap();
+    let loaded = load_torch(config.init(&device), &path).unwrap();
+    loaded.forward(x.clone()).into_data().assert_eq(&model.forward(x.clone()).into_data(), true);
+
+    let mut encoder = tensors(&|name| name.starts_with("segformer.").then(|| name.into()));
+    encoder.push(("classifier.weight".into(), TensorData::zeros::<f32, _>([1000, 256])));
+    save_safetensors(encoder, &path).unwrap();
+    let begun = config.init(&device).load_pretrained(&path).unwrap();
+    let SegmentationModel::SegFormer(begun) = begun else { panic!("another network") };
+    let SegmentationModel::SegFormer(model) = model else { panic!("another network") };
+    let [theirs, ours] = [model, begun].map(|model| model.forward_with_attention(x.clone()).1.remove(7).into_data());
+    ours.assert_eq(&theirs, true);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Costs against those that torchvision states of its networks (`_ops` of its weights, thousand millions of multiply-adds).
 
 use burn::tensor::{Device, Tensor};
-use segkiln_models::{ModelConfig, Summary, backbones::ClassifierConfig, weights::parameters};
+use segkiln_models::{
+    ModelConfig, SegmentationNetworkConfig, Summary, backbones::ClassifierConfig, weights::parameters,
+};
 
 #[track_caller]
 fn assert_cost(name: &str, summary: &Summary, [parameters, millions]: [usize; 2]) {

@@ -94,7 +94,9 @@ fn learning<M: Module>(module: &M) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use burn::{module::ParamId, optim::GradientsParams, tensor::Device};
-    use segkiln_models::{ModelConfig, SegmentationModel, backbones::Backbone};
+    use segkiln_models::{
+        ModelConfig, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig, backbones::Backbone,
+    };
 
     use super::*;
     use crate::{optimizer::OptimizerConfig, schedule::ScheduleConfig};

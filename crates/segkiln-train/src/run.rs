@@ -1,124 +1,118 @@
-//! What all trainings have in common: the run's folder, its checkpoints, and the loop.
+//! A run of any task: its folder, its checkpoints, and the loop.
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
 use burn::{module::Module, store::ModuleRecord, tensor::Device};
-use burn_train::{
-    Interrupter, Learner, LearnerModel, SupervisedTraining, TrainLoader, TrainStep, TrainingStrategy, ValidLoader,
-    metric::{Adaptor, LossInput, LossMetric},
-};
-use segkiln_data::EpochHandle;
-use segkiln_models::weights::WeightsError;
+use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy, metric::LossMetric};
+use segkiln_data::LoaderBuilder;
+use segkiln_models::weights::{self as weight_files, WeightsError};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Result, TrainError,
+    Result, TrainError, TrainingOptions,
     checkpoint::{CheckpointSet, EveryEpoch},
     curves,
     disk::{self, Lock, OWN, sweep_own, unwritable, write_text},
     figures::Figures,
     history::{Epoch, History, Monitor},
-    layer_rates::{self, LayerRates},
-    optimizer::OptimizerConfig,
+    layer_rates,
     renderer::{renderer, say},
     schedule::{Schedule, ScheduleConfig},
     strategy::{ExactEpochs, State, lock},
-    task::HasLoss,
+    task::{StepOptions, Task, ValidationMetric},
 };
 
-/// The part of a recipe that every task has.
-pub(crate) struct Settings {
-    pub seed: u64,
-    pub epochs: usize,
-    pub learning_rate: f64,
-    pub schedule: ScheduleConfig,
-    pub layer_rates: Option<LayerRates>,
-    pub optimizer: OptimizerConfig,
-    /// Batches whose gradients make one step.
-    pub accumulation: usize,
-    /// What the task clips gradients to.
-    pub clip_norm: Option<f32>,
-    pub ema_decay: Option<f64>,
-    pub patience: Option<usize>,
-    pub monitor: Monitor,
-}
-
-impl Settings {
-    fn check(&self) -> Result<()> {
-        let refuse = |field, reason: &str| Err(TrainError::Recipe { field, reason: reason.into() });
-        if self.epochs == 0 {
-            return refuse("epochs", "must be at least 1");
-        }
-        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
-            return refuse("learning_rate", "must be finite and above 0");
-        }
-        self.layer_rates.map_or(Ok(()), LayerRates::check)?;
-        if self.accumulation == 0 {
-            return refuse("accumulation", "must be at least 1");
-        }
-        if self.clip_norm.is_some_and(|norm| norm.is_nan() || norm <= 0.0) {
-            return refuse("clip_norm", "must be above 0");
-        }
-        if self.ema_decay.is_some_and(|decay| !(0.0..1.0).contains(&decay)) {
-            return refuse("ema_decay", "must be at least 0 and below 1");
-        }
-        if self.patience == Some(0) {
-            return refuse("patience", "must be at least 1");
-        }
-        Ok(())
-    }
-}
-
-/// A training of any task.
-pub(crate) struct Plan<'a, M: LearnerModel, I, S, A> {
-    pub folder: &'a Path,
-    /// What `config.json` is to hold.
-    pub config: String,
-    pub settings: Settings,
-    /// Batches of an epoch.
-    pub steps: usize,
-    /// The training loader's epoch.
-    pub epoch: EpochHandle,
-    pub train: TrainLoader<M>,
-    pub valid: ValidLoader<M>,
-    pub device: &'a Device,
+/// A training to be done.
+pub struct Run<T: Task> {
+    /// Folder for the run's files.
+    pub folder: PathBuf,
+    /// Network, loss and metrics.
+    pub task: T,
+    /// Epochs, learning rates, optimizer and the like.
+    pub options: TrainingOptions,
+    /// How the data are read, in the program's own words: crops, augmentation. A run that is resumed must have the same;
+    /// `null` if there is nothing to say.
+    pub data: Value,
+    /// Weights to begin with; see [`Task::load_pretrained`].
+    pub weights: Option<PathBuf>,
+    /// The training split, augmented; order, seed and batch size are set from the options.
+    pub train: LoaderBuilder<T::Target>,
+    /// The validation split.
+    pub valid: LoaderBuilder<T::Target>,
+    /// Device that the network is trained on.
+    pub device: Device,
+    /// Whether to go on where an earlier run with the same settings in the same folder ended, if there is one.
     pub resume: bool,
-    /// The task with a new network, on a device with gradients; and whether it is to begin, or a checkpoint takes its place.
-    pub init: I,
-    /// The task whose network has only so many of its backbone's groups of layers learn.
-    pub freeze: fn(M, usize) -> M,
-    /// Writes the network to predict with.
-    pub save: S,
-    /// Validation metrics: name in the history, name in burn-train.
-    pub names: Vec<(String, String)>,
-    /// Registers them.
-    pub measure: A,
 }
 
-/// What a training ended with; `best.bpk` is in its folder.
-pub(crate) struct Ended {
+/// Result of a training.
+#[derive(Debug)]
+pub struct Outcome<M> {
+    /// The network of the best epoch.
+    pub model: M,
+    /// All epochs.
     pub history: History,
+    /// The best of them.
     pub best: Epoch,
+    /// Whether the user stopped it; it can be resumed.
     pub interrupted: bool,
 }
 
-/// Trains, and keeps `config.json`, `best.bpk`, `last.bpk`, `metrics.csv`, `curves.svg` and the checkpoint to resume from,
-/// each epoch anew.
-pub(crate) fn carry_out<M, I, S, A>(plan: Plan<'_, M, I, S, A>) -> Result<Ended>
-where
-    M: LearnerModel,
-    <M as TrainStep>::Output: HasLoss + Adaptor<LossInput>,
-    I: FnOnce(&Device, bool) -> Result<M>,
-    S: Fn(&M, &Path) -> std::result::Result<(), WeightsError> + Send + Sync + 'static,
-    A: FnOnce(SupervisedTraining<M>) -> SupervisedTraining<M>,
-{
-    let Plan { folder, config, settings, steps, epoch, train, valid, device, resume, .. } = plan;
-    let Plan { init, freeze, save, names, measure, .. } = plan;
+/// Contents of `config.json`.
+#[derive(Serialize, Deserialize)]
+struct RunConfig<C, S> {
+    #[serde(flatten)]
+    card: C,
+    recipe: Recipe<S>,
+    data: Value,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Recipe<S> {
+    #[serde(flatten)]
+    options: TrainingOptions,
+    #[serde(flatten)]
+    settings: S,
+}
+
+/// Trains a network and keeps, in the run's folder, `config.json`, `best.bpk`, `last.bpk`, `metrics.csv`, `curves.svg` and
+/// the checkpoint to resume from, each epoch anew.
+///
+/// # Errors
+/// [`TrainError`], also where a batch does not fit the network; the files of the last epoch that ended well are kept.
+pub fn train<T: Task>(run: Run<T>) -> Result<Outcome<T::Network>> {
+    let Run { folder, task, options: settings, data, weights, train, valid, device, resume } = run;
+    let (folder, device) = (folder.as_path(), &device);
+    let metrics = task.metrics()?;
+    let metrics: Vec<_> = [ValidationMetric::new("loss", LossMetric::new())].into_iter().chain(metrics).collect();
+    let names: Vec<&str> = metrics.iter().map(|metric| metric.name.as_str()).collect();
+    if !names.contains(&settings.monitor.metric.as_str()) {
+        let reason = format!("must name one of {}", names.join(", "));
+        return Err(TrainError::Recipe { field: "monitor", reason });
+    }
+    task.check()?;
+    for (field, given) in [("trainable", settings.trainable.is_some()), ("layer_rates", settings.layer_rates.is_some())]
+    {
+        if given && !task.has_backbone() {
+            return Err(TrainError::Recipe { field, reason: "needs a network on a backbone".into() });
+        }
+    }
+    let train = train.shuffle(true).seed(settings.seed).batch_size(settings.batch_size).build()?;
+    let valid = valid.build()?;
+    let (steps, epoch) = (train.num_batches(), train.epoch());
+    let config =
+        RunConfig { card: task.card(), recipe: Recipe { options: settings.clone(), settings: task.settings() }, data };
+    let config = serde_json::to_string_pretty(&config).expect("a config has string keys and finite numbers");
     settings.check()?;
+    if resume {
+        upgrade::<T>(&folder.join("config.json"), &config)?;
+    }
+    let step = StepOptions::new(&settings);
     // Before anything is read or moved.
     let mut folder_lock = folder.is_dir().then(|| Lock::of(folder)).transpose()?;
     let checkpoints = CheckpointSet::new(folder.join("checkpoint"));
@@ -129,7 +123,14 @@ where
     }
     // Before anything is moved: weights to begin with may be those of the run that is in the way, or fit nothing.
     device.seed(settings.seed);
-    let task = init(&device.clone().autodiff(), last_epoch.is_none())?.materialize();
+    let mut network = task.init(&device.clone().autodiff())?;
+    if let (Some(path), None) = (&weights, last_epoch) {
+        network = T::load_pretrained(network, path)?;
+    }
+    if let Some(trainable) = settings.trainable {
+        network = T::freeze_backbone(network, trainable);
+    }
+    let learner = task.learner(network, step.clone())?.materialize();
     // A run that was killed before its first checkpoint left a config.json and nothing to lose.
     let worth_keeping = folder.join(if resume { "last.bpk" } else { "config.json" });
     if last_epoch.is_none() && worth_keeping.exists() {
@@ -144,8 +145,8 @@ where
 
     let on_epoch = {
         let (folder, monitor) = (folder.to_owned(), settings.monitor.clone());
-        move |task: &M, state: &State| {
-            let save = |name: &str| save(task, &folder.join(name));
+        move |learner: &T::Learner, state: &State| {
+            let save = |name: &str| weight_files::save(T::network(learner), &folder.join(name));
             write_epoch(&folder, &monitor, state, save)
         }
     };
@@ -158,13 +159,13 @@ where
         // Averages go by the ids of what they average. A record brings the ids of parameters along but not those of running
         // statistics, so it is loaded into a copy of the network that trains on.
         average = match record {
-            Some(record) => Some(restored(task.valid(), record, folder)?),
+            Some(record) => Some(restored(learner.valid(), record, folder)?),
             None => None,
         };
         // The process may have ended between the checkpoint and the files made from it.
         let predictor = match &average {
             Some(average) => average.clone(),
-            None => restored(task.valid(), checkpoints.model()?, folder)?,
+            None => restored(learner.valid(), checkpoints.model()?, folder)?,
         };
         on_epoch(&predictor, &state)?;
     }
@@ -182,22 +183,26 @@ where
             ema_decay: settings.ema_decay,
             patience: settings.patience,
             monitor: settings.monitor.clone(),
-            metrics: names,
+            metrics: metrics.iter().map(|metric| (metric.name.clone(), metric.key.clone())).collect(),
             checkpoints: checkpoints.clone(),
             on_epoch: Box::new(on_epoch),
             state: Mutex::new(state),
             average: Mutex::new(average),
             error: Mutex::new(None),
         });
-        let optimizer = settings.optimizer.init(&task);
+        let optimizer = settings.optimizer.init(&learner);
         let steps = steps.saturating_mul(settings.epochs);
         let schedule = |share| Schedule::new(settings.schedule, share * settings.learning_rate, steps);
         let schedule = match settings.layer_rates {
-            Some(rates) => rates.scheduler(layer_rates::groups(&task, freeze), schedule),
+            Some(rates) => {
+                let freeze =
+                    |learner, trainable| T::with_network(learner, |network| T::freeze_backbone(network, trainable));
+                rates.scheduler(layer_rates::groups(&learner, freeze), schedule)
+            }
             None => schedule(1.0).into(),
         };
         let interrupter = Interrupter::new();
-        let training = SupervisedTraining::new(folder, train, valid)
+        let training = SupervisedTraining::new(folder, Arc::new(train), Arc::new(valid))
             .with_training_strategy(TrainingStrategy::Custom(strategy.clone()))
             .with_custom_checkpointers(checkpoints.clone(), checkpoints.clone(), checkpoints.clone())
             .with_checkpointing_strategy(EveryEpoch)
@@ -207,12 +212,15 @@ where
             .renderer(renderer(interrupter, last_epoch))
             .num_epochs(settings.epochs)
             .metric_train_numeric(LossMetric::new());
-        let mut training = measure(training);
+        let mut training = metrics.into_iter().fold(training, |training, metric| metric.register(training));
         if let Some(epoch) = last_epoch {
             training = training.checkpoint(epoch);
         }
-        let result = training.launch(Learner::new(task, optimizer, schedule));
+        let result = training.launch(Learner::new(learner, optimizer, schedule));
         drop(result.renderer);
+        if let Some(error) = step.take_error() {
+            return Err(error);
+        }
         if let Some(error) = lock(&strategy.error).take() {
             return Err(error);
         }
@@ -231,7 +239,19 @@ where
         return Err(TrainError::Stopped(reason));
     };
     drop(folder_lock);
-    Ok(Ended { history: state.history, best, interrupted })
+    let model = weight_files::load(task.init(device)?, &folder.join("best.bpk"))?;
+    Ok(Outcome { model, history: state.history, best, interrupted })
+}
+
+/// Rewrites a run's `config.json` of an earlier version that says the same as `text`, so that the run can be resumed.
+fn upgrade<T: Task>(path: &Path, text: &str) -> Result<()> {
+    // A file that is missing or damaged is reported where it is compared.
+    let Ok(before) = fs::read_to_string(path) else { return Ok(()) };
+    let Ok(config) = serde_json::from_str::<RunConfig<T::Card, T::Settings>>(&before) else { return Ok(()) };
+    match serde_json::to_string_pretty(&config) {
+        Ok(same) if same == text => write_text(path, &format!("{text}\n")),
+        _ => Ok(()),
+    }
 }
 
 /// The files that are made from a checkpoint.
@@ -321,7 +341,12 @@ fn difference(before: &Value, now: &Value, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use segkiln_core::Classes;
+    use segkiln_data::{ColorMode, Normalize};
+    use segkiln_models::{ModelCard, ModelConfig};
+
     use super::*;
+    use crate::SegmentationTask;
 
     const CONFIG: &str = r#"{"recipe": {"epochs": 4, "seed": 1}}"#;
 
@@ -347,6 +372,37 @@ mod tests {
             let error = set_aside(&folder).unwrap_err().to_string();
             assert!(error.contains("out/config.json is not of a training"), "{error}");
         }
+    }
+
+    /// Without accumulation, and with another name of the backbone.
+    #[test]
+    fn configs_of_earlier_versions_are_upgraded() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        let card = ModelCard {
+            model: ModelConfig::by_name("fpn_resnet18", 1).unwrap(),
+            classes: Classes::binary(),
+            color: Some(ColorMode::Rgb),
+            normalize: Normalize::imagenet(),
+        };
+        let task = SegmentationTask::new(card);
+        let recipe = Recipe { options: TrainingOptions::default(), settings: task.settings() };
+        let text = serde_json::to_string_pretty(&RunConfig { card: task.card(), recipe, data: Value::Null }).unwrap();
+        let mut earlier: Value = serde_json::from_str(&text).unwrap();
+        earlier["recipe"].as_object_mut().unwrap().remove("accumulation").unwrap();
+        let fpn = earlier["model"]["Fpn"].as_object_mut().unwrap();
+        let backbone = fpn.remove("backbone").unwrap();
+        fpn.insert("encoder".into(), backbone);
+        fs::write(&path, earlier.to_string()).unwrap();
+        let schedule = TrainingOptions::default().schedule;
+        assert!(same_settings(&path, &text, schedule).is_err());
+        upgrade::<SegmentationTask>(&path, &text).unwrap();
+        same_settings(&path, &text, schedule).unwrap();
+        // Other settings stay as they are.
+        let other = earlier.to_string().replace("\"batch_size\":4", "\"batch_size\":5");
+        fs::write(&path, &other).unwrap();
+        upgrade::<SegmentationTask>(&path, &text).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), other);
     }
 
     #[test]

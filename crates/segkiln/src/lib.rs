@@ -65,6 +65,7 @@ pub mod prelude {
     pub use burn::tensor::Device;
     pub use segkiln_core::{BBox, Classes, Detection, LabelMap};
     pub use segkiln_data::DenseCrf;
+    pub use segkiln_models::{SegmentationNetwork, SegmentationNetworkConfig};
 
     pub use crate::{
         DetectError, Detector, SegmentError, SegmentOptions, Segmentation, Segmenter, device_by_name, select_device,

@@ -3,19 +3,16 @@ use std::{
     sync::Arc,
 };
 
-use burn::{
-    module::Module,
-    tensor::{
-        Device, Tensor, TensorData,
-        activation::{sigmoid, softmax},
-    },
+use burn::tensor::{
+    Device, Tensor, TensorData,
+    activation::{sigmoid, softmax},
 };
 use image::DynamicImage;
 use segkiln_core::{Classes, Precision};
 use segkiln_data::{ColorMode, DataError, DenseCrf, Image, Normalize};
 use segkiln_models::{
     Calibration, CalibrationError, InferenceSession, ModelCard, ModelConfig, NetworkQuantization, PrecisionError,
-    RangeMethod, SegmentationModel,
+    RangeMethod, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig,
     weights::{self, Exceptions, TrainingData, Weights, WeightsError, torch_network},
 };
 
@@ -49,6 +46,9 @@ pub enum SegmentError {
         /// What it must be.
         reason: String,
     },
+    /// The parts of the card do not fit each other.
+    #[error("the network's card: {0}")]
+    Card(String),
     /// The device cannot compute in the precision.
     #[error(transparent)]
     Precision(#[from] PrecisionError),
@@ -128,7 +128,8 @@ impl From<RunError> for SegmentError {
 
 /// A trained network that segments images of any size.
 ///
-/// It is `Send + Sync`: one loaded network serves many threads.
+/// It is `Send + Sync`: one loaded network serves many threads. It holds any segmentation network of this library, or a
+/// [`SegmentationNetwork`] of your own.
 ///
 /// ```no_run
 /// use segkiln::prelude::*;
@@ -140,72 +141,20 @@ impl From<RunError> for SegmentError {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone)]
-pub struct Segmenter {
-    model: SegmentationModel,
-    card: ModelCard,
+pub struct Segmenter<M: SegmentationNetwork = SegmentationModel> {
+    model: M,
+    card: ModelCard<M::Config>,
     device: Device,
     computation: Computation,
 }
 
 impl Segmenter {
-    /// A network in memory.
-    ///
-    /// # Errors
-    /// [`SegmentError::Option`] if the parts of the card do not fit each other.
-    pub fn new(model: SegmentationModel, card: ModelCard, device: &Device) -> Result<Self, SegmentError> {
-        card.check().map_err(|reason| SegmentError::Option { option: "card", reason })?;
-        // Gradients are never wanted here, whatever device the network comes from.
-        let device = device.clone().inner();
-        let model = if model.devices().iter().any(Device::is_autodiff) { model.valid() } else { model };
-        let computation = Computation::new(&device)?;
-        Ok(Self { model, card, device, computation })
-    }
-
-    /// Computes the network's convolutions in another precision from now on; predictors begin with f32.
-    ///
-    /// int8 needs a network that was [quantized](crate::quantize).
-    ///
-    /// bf16 is for the CPU backend: with dot products of bf16 (AVX512-BF16) U-Nets take about half of the time, and on
-    /// processors without them it is the same as f32. The book's chapter on precision says how large the error is.
-    ///
-    /// # Errors
-    /// [`SegmentError::Precision`] if the device cannot compute in it.
-    pub fn with_precision(mut self, precision: Precision) -> Result<Self, SegmentError> {
-        self.computation = self.computation.with_precision(&self.model, precision, &self.device)?;
-        Ok(self)
-    }
-
-    /// Computes the network in 8 bits from now on, with the ranges of a [`Calibration`](segkiln_models::Calibration); a network
-    /// that was [loaded](Self::load) with them begins so.
-    ///
-    /// # Errors
-    /// [`SegmentError::Precision`] if the device cannot, or the ranges are those of another network.
-    pub fn with_quantization(mut self, quantization: NetworkQuantization) -> Result<Self, SegmentError> {
-        self.computation = Computation::quantized(&self.model, quantization, &self.device)?;
-        Ok(self)
-    }
-
-    /// The layers that can compute in 8 bits, of a quantized network.
-    pub fn quantization(&self) -> Option<&NetworkQuantization> {
-        self.computation.quantization.as_ref()
-    }
-
-    /// The precision that the network is computed in.
-    pub fn precision(&self) -> Precision {
-        self.computation.session.precision()
-    }
-
     /// Loads what a training wrote: a folder (its `best.bpk` and `config.json`) or a `.bpk` file beside a `config.json`.
     ///
     /// # Errors
     /// [`SegmentError::Config`] or [`SegmentError::Weights`], naming the file.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self, SegmentError> {
-        let (file, card) = run::open(path.as_ref(), ModelCard::check)?;
-        let model = weights::load(card.model.init(device), &file)?;
-        let quantization = run::quantization(&file)?;
-        let mut segmenter = Self::new(model, card, device)?;
-        segmenter.computation = Computation::of_run(&segmenter.model, quantization, &file, &segmenter.device)?;
-        Ok(segmenter)
+        Self::load_network(path, device)
     }
 
     /// A network by its name, see [`ModelConfig::by_name`], with weights of torchvision or segmentation_models_pytorch
@@ -272,6 +221,68 @@ impl Segmenter {
         }
         Self::by_name(published.network, published.file(|_, _| {})?, published.data.classes(), device)
     }
+}
+
+impl<M: SegmentationNetwork> Segmenter<M> {
+    /// A network in memory.
+    ///
+    /// # Errors
+    /// [`SegmentError::Card`] if the parts of the card do not fit each other.
+    pub fn new(model: M, card: ModelCard<M::Config>, device: &Device) -> Result<Self, SegmentError> {
+        card.check().map_err(SegmentError::Card)?;
+        // Gradients are never wanted here, whatever device the network comes from.
+        let device = device.clone().inner();
+        let model = if model.devices().iter().any(Device::is_autodiff) { model.valid() } else { model };
+        let computation = Computation::new(&device)?;
+        Ok(Self { model, card, device, computation })
+    }
+
+    /// Computes the network's convolutions in another precision from now on; predictors begin with f32.
+    ///
+    /// int8 needs a network that was [quantized](crate::quantize).
+    ///
+    /// bf16 is for the CPU backend: with dot products of bf16 (AVX512-BF16) U-Nets take about half of the time, and on
+    /// processors without them it is the same as f32. The book's chapter on precision says how large the error is.
+    ///
+    /// # Errors
+    /// [`SegmentError::Precision`] if the device cannot compute in it.
+    pub fn with_precision(mut self, precision: Precision) -> Result<Self, SegmentError> {
+        self.computation = self.computation.with_precision(&self.model, precision, &self.device)?;
+        Ok(self)
+    }
+
+    /// Computes the network in 8 bits from now on, with the ranges of a [`Calibration`]; a network that was
+    /// [loaded](Self::load_network) with them begins so.
+    ///
+    /// # Errors
+    /// [`SegmentError::Precision`] if the device cannot, or the ranges are those of another network.
+    pub fn with_quantization(mut self, quantization: NetworkQuantization) -> Result<Self, SegmentError> {
+        self.computation = Computation::quantized(&self.model, quantization, &self.device)?;
+        Ok(self)
+    }
+
+    /// The layers that can compute in 8 bits, of a quantized network.
+    pub fn quantization(&self) -> Option<&NetworkQuantization> {
+        self.computation.quantization.as_ref()
+    }
+
+    /// The precision that the network is computed in.
+    pub fn precision(&self) -> Precision {
+        self.computation.session.precision()
+    }
+
+    /// [`load`](Segmenter::load) of a run of a network of your own: `Segmenter::<MyNetwork>::load_network(…)`.
+    ///
+    /// # Errors
+    /// As [`load`](Segmenter::load).
+    pub fn load_network(path: impl AsRef<Path>, device: &Device) -> Result<Self, SegmentError> {
+        let (file, card) = run::open(path.as_ref(), ModelCard::<M::Config>::check)?;
+        let model = weights::load(card.model.init(device), &file)?;
+        let quantization = run::quantization(&file)?;
+        let mut segmenter = Self::new(model, card, device)?;
+        segmenter.computation = Computation::of_run(&segmenter.model, quantization, &file, &segmenter.device)?;
+        Ok(segmenter)
+    }
 
     /// The logits of an image that is segmented whole; it is normalised here.
     ///
@@ -287,12 +298,12 @@ impl Segmenter {
     }
 
     /// The network.
-    pub fn model(&self) -> &SegmentationModel {
+    pub fn model(&self) -> &M {
         &self.model
     }
 
-    /// What it was trained for: classes, channels, normalization.
-    pub fn card(&self) -> &ModelCard {
+    /// Config of the network, its classes and normalization.
+    pub fn card(&self) -> &ModelCard<M::Config> {
         &self.card
     }
 
@@ -409,7 +420,7 @@ impl Segmenter {
     }
 }
 
-impl Quantizable for Segmenter {
+impl<M: SegmentationNetwork> Quantizable for Segmenter<M> {
     type Error = SegmentError;
 
     fn device(&self) -> &Device {
@@ -452,7 +463,7 @@ fn class_probabilities(logits: Tensor<4>) -> Tensor<4> {
 
 #[cfg(test)]
 mod tests {
-    use burn::module::{ModuleMapper, Param};
+    use burn::module::{Module, ModuleMapper, Param};
     use segkiln_core::Classes;
     use segkiln_models::unet::UNetConfig;
 

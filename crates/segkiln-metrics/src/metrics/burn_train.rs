@@ -78,6 +78,33 @@ impl Score {
     }
 }
 
+type CustomScore = dyn Fn(&ConfusionMatrix) -> Option<f64> + Send + Sync;
+
+/// Value of a confusion matrix.
+#[derive(Clone)]
+enum MatrixScore {
+    Known(Score),
+    Custom(Arc<CustomScore>),
+}
+
+impl MatrixScore {
+    fn of(&self, matrix: &ConfusionMatrix) -> Option<f64> {
+        match self {
+            Self::Known(score) => score.of(matrix),
+            Self::Custom(score) => score(matrix),
+        }
+    }
+}
+
+impl std::fmt::Debug for MatrixScore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Known(score) => score.fmt(f),
+            Self::Custom(_) => f.write_str("Custom"),
+        }
+    }
+}
+
 /// A figure of the confusion matrix as a metric of burn-train.
 ///
 /// What burn-train shows and stores for an epoch is the figure of all its pixels and not the mean of its batches' figures.
@@ -92,7 +119,7 @@ impl Score {
 /// ```
 #[derive(Debug, Clone)]
 pub struct SegmentationMetric {
-    score: Score,
+    score: MatrixScore,
     name: MetricName,
     batch: ConfusionMatrix,
     batch_size: usize,
@@ -106,15 +133,26 @@ impl SegmentationMetric {
     /// # Errors
     /// Fewer than two classes.
     pub fn new(score: Score, classes: usize, ignore_index: Option<u32>) -> Result<Self> {
+        Self::of_score(MatrixScore::Known(score), score.name(), classes, ignore_index)
+    }
+
+    /// A score of your own, computed from the confusion matrix of an epoch; none where it is undefined. Each metric of a
+    /// training needs another name.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn custom(
+        name: impl Into<String>,
+        classes: usize,
+        ignore_index: Option<u32>,
+        score: impl Fn(&ConfusionMatrix) -> Option<f64> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        Self::of_score(MatrixScore::Custom(Arc::new(score)), name.into(), classes, ignore_index)
+    }
+
+    fn of_score(score: MatrixScore, name: String, classes: usize, ignore_index: Option<u32>) -> Result<Self> {
         let matrix = ConfusionMatrix::new(classes, ignore_index)?;
-        Ok(Self {
-            score,
-            name: Arc::new(score.name()),
-            batch: matrix.clone(),
-            batch_size: 0,
-            epoch: matrix,
-            epoch_size: 0,
-        })
+        Ok(Self { score, name: Arc::new(name), batch: matrix.clone(), batch_size: 0, epoch: matrix, epoch_size: 0 })
     }
 
     /// Mean intersection over union of the classes.

@@ -282,6 +282,18 @@ impl BackboneConfig {
         }
     }
 
+    /// Dilates the last stages as torchvision's segmentation networks do: to an output stride of 8, of a MobileNetV3 of 16.
+    ///
+    /// # Errors
+    /// As [`with_output_stride`](Self::with_output_stride).
+    pub fn with_torchvision_dilation(self) -> Result<Self, String> {
+        match self {
+            Self::ResNet(config) => Ok(Self::ResNet(config.with_dilate([false, true, true]))),
+            Self::MobileNetV3(config) => Ok(Self::MobileNetV3(config.with_output_stride(16))),
+            other => other.with_output_stride(8),
+        }
+    }
+
     /// The same, but where layers dilate, the first one of a stage as those before it, and an EfficientNet's map of stride 2
     /// from stage 1: as timm has it.
     pub fn as_of_timm(self) -> Self {

@@ -54,7 +54,7 @@ fn check(rates: &[usize], channels: usize) -> Result<(), String> {
     Ok(())
 }
 
-pub(crate) const TORCH_NAMES: TorchNames = &[
+const TORCH_NAMES: TorchNames = &[
     ("AsppPooling", "block", TorchName::From("", 1)),
     ("DeepLabV1", "backbone", TorchName::Layers("backbone")),
     ("DeepLabV2", "backbone", TorchName::Layers("backbone")),

@@ -15,6 +15,7 @@ use burn::{
 use crate::{
     backbones::{Backbone, BackboneConfig},
     layers::{Activation, conv_norm, conv2d, default_initializer, resize_to},
+    segmentation::{SegmentationNetwork, on_backbone, owned},
 };
 
 /// Configuration of a [`DeepLabV1`].
@@ -87,5 +88,29 @@ impl DeepLabV1 {
             x = self.dropout.forward(conv_norm(conv, None, Activation::Relu, x));
         }
         resize_to(conv2d(&self.fc8, x), [height, width], false)
+    }
+}
+
+on_backbone!(DeepLabV1Config => DeepLabV1, "deeplabv1", |backbone, _| backbone.with_torchvision_dilation());
+
+impl SegmentationNetwork for DeepLabV1 {
+    type Config = DeepLabV1Config;
+
+    const TORCH_NAMES: crate::weights::TorchNames = super::TORCH_NAMES;
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.forward(x)
+    }
+
+    fn backbone(&self) -> Option<&Backbone> {
+        Some(&self.backbone)
+    }
+
+    fn backbones_mut(&mut self) -> Vec<&mut Backbone> {
+        vec![&mut self.backbone]
+    }
+
+    fn class_tensors(&self) -> Vec<String> {
+        owned(&["fc8."])
     }
 }

@@ -12,6 +12,7 @@ use burn::{
 use crate::{
     backbones::{Backbone, BackboneConfig},
     layers::{conv2d, resize_to},
+    segmentation::{SegmentationNetwork, on_backbone, owned},
 };
 
 /// Configuration of a [`DeepLabV2`].
@@ -71,5 +72,29 @@ impl DeepLabV2 {
         let logits = self.aspp.iter().map(|conv| conv2d(conv, map.clone()));
         let sum = logits.reduce(|sum, logits| sum + logits).expect("there is at least one rate");
         resize_to(sum, [height, width], false)
+    }
+}
+
+on_backbone!(DeepLabV2Config => DeepLabV2, "deeplabv2", |backbone, _| backbone.with_torchvision_dilation());
+
+impl SegmentationNetwork for DeepLabV2 {
+    type Config = DeepLabV2Config;
+
+    const TORCH_NAMES: crate::weights::TorchNames = super::TORCH_NAMES;
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.forward(x)
+    }
+
+    fn backbone(&self) -> Option<&Backbone> {
+        Some(&self.backbone)
+    }
+
+    fn backbones_mut(&mut self) -> Vec<&mut Backbone> {
+        vec![&mut self.backbone]
+    }
+
+    fn class_tensors(&self) -> Vec<String> {
+        owned(&["aspp."])
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     backbones::{Backbone, BackboneConfig},
     fcn::{FcnHead, with_aux},
     layers::{ConvBlock, ConvBlockConfig, conv2d, default_initializer},
+    segmentation::{HeadLogits, SegmentationNetwork, auxiliary, on_backbone, owned},
 };
 
 /// Configuration of a [`DeepLabV3`].
@@ -106,5 +107,41 @@ pub struct DeepLabHead {
 impl DeepLabHead {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         conv2d(&self.classifier, self.block.forward(self.aspp.forward(x)))
+    }
+}
+
+on_backbone!(DeepLabV3Config => DeepLabV3, "deeplabv3", |backbone, _| backbone.with_torchvision_dilation(),
+    fn with_aux(self, aux: bool) -> Self {
+        Self { aux, ..self }
+    }
+);
+
+impl SegmentationNetwork for DeepLabV3 {
+    type Config = DeepLabV3Config;
+
+    const TORCH_NAMES: crate::weights::TorchNames = super::TORCH_NAMES;
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.forward(x)
+    }
+
+    fn backbone(&self) -> Option<&Backbone> {
+        Some(&self.backbone)
+    }
+
+    fn backbones_mut(&mut self) -> Vec<&mut Backbone> {
+        vec![&mut self.backbone]
+    }
+
+    fn class_tensors(&self) -> Vec<String> {
+        owned(&["classifier.4.", "aux_classifier.4."])
+    }
+
+    fn forward_heads(&self, x: Tensor<4>) -> Vec<HeadLogits> {
+        auxiliary(self.forward_all(x))
+    }
+
+    fn training_tensors(&self) -> Vec<String> {
+        owned(if self.aux_classifier.is_some() { &[] } else { &["aux_classifier."] })
     }
 }

@@ -12,6 +12,7 @@ use super::Aspp;
 use crate::{
     backbones::{Backbone, BackboneConfig},
     layers::{ConvBlock, ConvBlockConfig, NormConfig, SeparableConv, conv2d, default_initializer, resize_to},
+    segmentation::{SegmentationNetwork, is_on_timm, on_backbone, owned, unused_stages},
 };
 
 /// Configuration of a [`DeepLabV3Plus`].
@@ -19,7 +20,7 @@ use crate::{
 pub struct DeepLabV3PlusConfig {
     /// What makes the maps. segmentation_models_pytorch's has an output stride of 16; see
     /// [`BackboneConfig::with_output_stride`].
-    pub encoder: BackboneConfig,
+    pub backbone: BackboneConfig,
     /// Channels of the logits: 1 for a binary task, else the number of classes.
     pub classes: usize,
     /// Dilations of the pyramid's convolutions.
@@ -42,18 +43,18 @@ impl DeepLabV3PlusConfig {
     /// # Errors
     /// A sentence that names the field out of range.
     pub fn check(&self) -> Result<(), String> {
-        self.encoder.check()?;
+        self.backbone.check()?;
         super::check(&self.rates, self.channels)
     }
 
     /// The network with random weights.
     pub fn init(&self, device: &Device) -> DeepLabV3Plus {
-        let [details, .., last] = self.encoder.pyramid();
-        let of = self.encoder.channels();
+        let [details, .., last] = self.backbone.pyramid();
+        let of = self.backbone.channels();
         let norm = NormConfig::default();
         let to = self.channels;
         DeepLabV3Plus {
-            encoder: self.encoder.init(device),
+            encoder: self.backbone.init(device),
             decoder: DeepLabV3PlusDecoder {
                 aspp: Aspp::new([of[last], to], &self.rates, self.separable, device),
                 refine: SeparableConv::new([to, to], 1, &norm, device),
@@ -113,5 +114,36 @@ impl DeepLabV3PlusDecoder {
         let pyramid = self.refine.forward(self.aspp.forward(last));
         let pyramid = resize_to(pyramid, [height, width], true);
         self.fuse.forward(Tensor::cat(vec![pyramid, self.details.forward(details)], 1))
+    }
+}
+
+on_backbone!(DeepLabV3PlusConfig => DeepLabV3Plus, "deeplabv3plus", |backbone, name| {
+    let backbone = backbone.with_output_stride(16)?;
+    Ok(if is_on_timm(name, "deeplabv3plus") { backbone.as_of_timm() } else { backbone })
+});
+
+impl SegmentationNetwork for DeepLabV3Plus {
+    type Config = DeepLabV3PlusConfig;
+
+    const TORCH_NAMES: crate::weights::TorchNames = super::TORCH_NAMES;
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.forward(x)
+    }
+
+    fn backbone(&self) -> Option<&Backbone> {
+        Some(&self.encoder)
+    }
+
+    fn backbones_mut(&mut self) -> Vec<&mut Backbone> {
+        vec![&mut self.encoder]
+    }
+
+    fn class_tensors(&self) -> Vec<String> {
+        owned(&["segmentation_head."])
+    }
+
+    fn unused_tensors(&self) -> Vec<String> {
+        unused_stages(&self.encoder, Some(self.stages[1]))
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     backbones::{Backbone, BackboneConfig},
     layers::{ConvBlock, ConvBlockConfig, NormConfig, conv2d, default_initializer, resize_to},
     precision::keep_reduced,
+    segmentation::{HeadLogits, SegmentationNetwork, auxiliary, on_backbone, owned},
     weights::{TorchName, TorchNames},
 };
 
@@ -134,8 +135,42 @@ impl FcnHead {
     }
 }
 
-pub(crate) const TORCH_NAMES: TorchNames = &[
-    ("Fcn", "backbone", TorchName::Layers("backbone")),
-    ("FcnHead", "block", TorchName::Flat),
-    ("FcnHead", "classifier", TorchName::Is("4")),
-];
+on_backbone!(FcnConfig => Fcn, "fcn", |backbone, _| backbone.with_torchvision_dilation(),
+    fn with_aux(self, aux: bool) -> Self {
+        Self { aux, ..self }
+    }
+);
+
+impl SegmentationNetwork for Fcn {
+    type Config = FcnConfig;
+
+    const TORCH_NAMES: TorchNames = &[
+        ("Fcn", "backbone", TorchName::Layers("backbone")),
+        ("FcnHead", "block", TorchName::Flat),
+        ("FcnHead", "classifier", TorchName::Is("4")),
+    ];
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.forward(x)
+    }
+
+    fn backbone(&self) -> Option<&Backbone> {
+        Some(&self.backbone)
+    }
+
+    fn backbones_mut(&mut self) -> Vec<&mut Backbone> {
+        vec![&mut self.backbone]
+    }
+
+    fn class_tensors(&self) -> Vec<String> {
+        owned(&["classifier.4.", "aux_classifier.4."])
+    }
+
+    fn forward_heads(&self, x: Tensor<4>) -> Vec<HeadLogits> {
+        auxiliary(self.forward_all(x))
+    }
+
+    fn training_tensors(&self) -> Vec<String> {
+        owned(if self.aux_classifier.is_some() { &[] } else { &["aux_classifier."] })
+    }
+}

@@ -18,6 +18,7 @@ use crate::{
         ConvBlock, ConvBlockConfig, NormConfig, channel_dropout, conv2d, decoder_initializer, resize_to,
         segmentation_head, zero_bias,
     },
+    segmentation::{SegmentationNetwork, on_backbone, owned, unused_stages},
     weights::{TorchName, TorchNames},
 };
 
@@ -25,7 +26,7 @@ use crate::{
 #[derive(Config, Debug)]
 pub struct FpnConfig {
     /// What makes the maps.
-    pub encoder: BackboneConfig,
+    pub backbone: BackboneConfig,
     /// Channels of the logits: 1 for a binary task, else the number of classes.
     pub classes: usize,
     /// Channels of the pyramid.
@@ -48,7 +49,7 @@ impl FpnConfig {
     /// # Errors
     /// A sentence that names the field out of range.
     pub fn check(&self) -> Result<(), String> {
-        self.encoder.check()?;
+        self.backbone.check()?;
         if !(1..=8192).contains(&self.pyramid_channels) {
             return Err(format!("pyramid_channels must be from 1 to 8192, are {}", self.pyramid_channels));
         }
@@ -63,8 +64,8 @@ impl FpnConfig {
 
     /// The network with random weights.
     pub fn init(&self, device: &Device) -> Fpn {
-        let stages = self.encoder.pyramid();
-        let of = self.encoder.channels();
+        let stages = self.backbone.pyramid();
+        let of = self.backbone.channels();
         let lateral = |stage: usize| {
             let conv = Conv2dConfig::new([of[stage], self.pyramid_channels], [1, 1]);
             zero_bias(conv.with_initializer(decoder_initializer()).init(device), device)
@@ -82,7 +83,7 @@ impl FpnConfig {
         };
         let [c2, c3, c4, c5] = stages;
         Fpn {
-            encoder: self.encoder.init(device),
+            encoder: self.backbone.init(device),
             decoder: FpnDecoder {
                 p5: lateral(c5),
                 p4: lateral(c4),
@@ -180,9 +181,35 @@ impl FpnDecoder {
     }
 }
 
-pub(crate) const TORCH_NAMES: TorchNames = &[
-    ("Fpn", "segmentation_head", TorchName::Is("segmentation_head.0")),
-    ("FpnDecoder", "p4", TorchName::Is("p4.skip_conv")),
-    ("FpnDecoder", "p3", TorchName::Is("p3.skip_conv")),
-    ("FpnDecoder", "p2", TorchName::Is("p2.skip_conv")),
-];
+on_backbone!(FpnConfig => Fpn, "fpn", |backbone, _| Ok(backbone));
+
+impl SegmentationNetwork for Fpn {
+    type Config = FpnConfig;
+
+    const TORCH_NAMES: TorchNames = &[
+        ("Fpn", "segmentation_head", TorchName::Is("segmentation_head.0")),
+        ("FpnDecoder", "p4", TorchName::Is("p4.skip_conv")),
+        ("FpnDecoder", "p3", TorchName::Is("p3.skip_conv")),
+        ("FpnDecoder", "p2", TorchName::Is("p2.skip_conv")),
+    ];
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.forward(x)
+    }
+
+    fn backbone(&self) -> Option<&Backbone> {
+        Some(&self.encoder)
+    }
+
+    fn backbones_mut(&mut self) -> Vec<&mut Backbone> {
+        vec![&mut self.encoder]
+    }
+
+    fn class_tensors(&self) -> Vec<String> {
+        owned(&["segmentation_head."])
+    }
+
+    fn unused_tensors(&self) -> Vec<String> {
+        unused_stages(&self.encoder, Some(self.stages[3]))
+    }
+}

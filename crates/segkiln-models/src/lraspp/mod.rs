@@ -11,6 +11,7 @@ use burn::{
 use crate::{
     backbones::{Backbone, BackboneConfig},
     layers::{ConvBlock, ConvBlockConfig, conv2d, default_initializer, global_avg_pool2d, resize_to},
+    segmentation::{SegmentationNetwork, on_backbone, owned},
     weights::{TorchName, TorchNames},
 };
 
@@ -104,5 +105,27 @@ impl LrAsppHead {
     }
 }
 
-pub(crate) const TORCH_NAMES: TorchNames =
-    &[("LrAspp", "backbone", TorchName::Layers("backbone")), ("LrAsppHead", "scale", TorchName::Is("scale.1"))];
+on_backbone!(LrAsppConfig => LrAspp, "lraspp", |backbone, _| backbone.with_torchvision_dilation());
+
+impl SegmentationNetwork for LrAspp {
+    type Config = LrAsppConfig;
+
+    const TORCH_NAMES: TorchNames =
+        &[("LrAspp", "backbone", TorchName::Layers("backbone")), ("LrAsppHead", "scale", TorchName::Is("scale.1"))];
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.forward(x)
+    }
+
+    fn backbone(&self) -> Option<&Backbone> {
+        Some(&self.backbone)
+    }
+
+    fn backbones_mut(&mut self) -> Vec<&mut Backbone> {
+        vec![&mut self.backbone]
+    }
+
+    fn class_tensors(&self) -> Vec<String> {
+        owned(&["classifier.low_classifier.", "classifier.high_classifier."])
+    }
+}

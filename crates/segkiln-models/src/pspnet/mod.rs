@@ -14,6 +14,7 @@ use crate::{
         ConvBlock, ConvBlockConfig, NormConfig, adaptive_avg_pool2d, channel_dropout, conv2d, decoder_initializer,
         resize_to, segmentation_head,
     },
+    segmentation::{SegmentationNetwork, on_backbone, owned, unused_stages},
     weights::{TorchName, TorchNames},
 };
 
@@ -21,7 +22,7 @@ use crate::{
 #[derive(Config, Debug)]
 pub struct PspNetConfig {
     /// What makes the map.
-    pub encoder: BackboneConfig,
+    pub backbone: BackboneConfig,
     /// Channels of the logits: 1 for a binary task, else the number of classes.
     pub classes: usize,
     /// Which map of the encoder's pyramid is used: 3 for that of stride 8, as in segmentation_models_pytorch; 5, with an
@@ -45,11 +46,11 @@ impl PspNetConfig {
     /// # Errors
     /// A sentence that names the field out of range.
     pub fn check(&self) -> Result<(), String> {
-        self.encoder.check()?;
+        self.backbone.check()?;
         if !(1..=5).contains(&self.depth) {
             return Err(format!("depth must be from 1 to 5, is {}", self.depth));
         }
-        if self.depth == 1 && self.encoder.half().is_none() {
+        if self.depth == 1 && self.backbone.half().is_none() {
             return Err("depth must be from 2 to 5, is 1: the encoder has no map of stride 2".into());
         }
         if !(1..=8192).contains(&self.channels) {
@@ -63,12 +64,12 @@ impl PspNetConfig {
 
     /// The network with random weights.
     pub fn init(&self, device: &Device) -> PspNet {
-        let stages = self.encoder.pyramid();
+        let stages = self.backbone.pyramid();
         let stage = match self.depth {
-            1 => self.encoder.half().unwrap_or(stages[0]),
+            1 => self.backbone.half().unwrap_or(stages[0]),
             depth => stages[depth - 2],
         };
-        let from = self.encoder.channels()[stage];
+        let from = self.backbone.channels()[stage];
         let each = (from / SIZES.len()).max(1);
         let one = |from, to| {
             ConvBlockConfig::new(from, to).with_kernel(1).with_padding(0).with_initializer(decoder_initializer())
@@ -79,7 +80,7 @@ impl PspNetConfig {
             PspBlock { pool: one(from, each).with_norm(norm).init(device), size }
         });
         PspNet {
-            encoder: self.encoder.init(device),
+            encoder: self.backbone.init(device),
             decoder: PspDecoder {
                 psp: blocks.into(),
                 conv: one(from + SIZES.len() * each, self.channels).init(device),
@@ -150,8 +151,34 @@ impl PspDecoder {
     }
 }
 
-pub(crate) const TORCH_NAMES: TorchNames = &[
-    ("PspNet", "segmentation_head", TorchName::Is("segmentation_head.0")),
-    ("PspDecoder", "psp", TorchName::Is("psp.blocks")),
-    ("PspBlock", "pool", TorchName::Is("pool.1")),
-];
+on_backbone!(PspNetConfig => PspNet, "pspnet", |backbone, _| Ok(backbone));
+
+impl SegmentationNetwork for PspNet {
+    type Config = PspNetConfig;
+
+    const TORCH_NAMES: TorchNames = &[
+        ("PspNet", "segmentation_head", TorchName::Is("segmentation_head.0")),
+        ("PspDecoder", "psp", TorchName::Is("psp.blocks")),
+        ("PspBlock", "pool", TorchName::Is("pool.1")),
+    ];
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.forward(x)
+    }
+
+    fn backbone(&self) -> Option<&Backbone> {
+        Some(&self.encoder)
+    }
+
+    fn backbones_mut(&mut self) -> Vec<&mut Backbone> {
+        vec![&mut self.encoder]
+    }
+
+    fn class_tensors(&self) -> Vec<String> {
+        owned(&["segmentation_head."])
+    }
+
+    fn unused_tensors(&self) -> Vec<String> {
+        unused_stages(&self.encoder, Some(self.stage))
+    }
+}

@@ -16,6 +16,7 @@ use super::{Blocks, Encoder};
 use crate::layers::{
     Activation, ConvBlock, ConvBlockConfig, DoubleConv, NormConfig, Upsample, UpsampleConfig, conv2d, pad_to_multiple,
 };
+use crate::segmentation::{SegmentationNetwork, owned};
 
 /// Configuration of an [`AttentionUNet`].
 #[derive(Config, Debug)]
@@ -45,7 +46,7 @@ pub struct AttentionUNetConfig {
 }
 
 impl AttentionUNetConfig {
-    pub(crate) fn blocks(&self) -> Blocks {
+    fn blocks(&self) -> Blocks {
         Blocks {
             in_channels: self.in_channels,
             base: self.base,
@@ -138,5 +139,19 @@ impl AttentionUNet {
         let logits = conv2d(&self.head, x);
         let [_, classes, _, _] = logits.dims();
         logits.slice([0..n, 0..classes, 0..height, 0..width])
+    }
+}
+
+super::plain_config!(AttentionUNetConfig => AttentionUNet);
+
+impl SegmentationNetwork for AttentionUNet {
+    type Config = AttentionUNetConfig;
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.forward(x)
+    }
+
+    fn class_tensors(&self) -> Vec<String> {
+        owned(&["head."])
     }
 }

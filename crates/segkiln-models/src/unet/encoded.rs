@@ -12,6 +12,7 @@ use crate::{
     backbones::{Backbone, BackboneConfig},
     layers::{ConvBlock, ConvBlockConfig, conv2d, decoder_initializer, segmentation_head, upsample_nearest},
     precision::keep_reduced,
+    segmentation::{SegmentationNetwork, on_backbone, owned, unused_stages},
     weights::{TorchName, TorchNames},
 };
 
@@ -19,7 +20,7 @@ use crate::{
 #[derive(Config, Debug)]
 pub struct EncodedUNetConfig {
     /// What makes the maps.
-    pub encoder: BackboneConfig,
+    pub backbone: BackboneConfig,
     /// Channels of the logits: 1 for a binary task, else the number of classes.
     pub classes: usize,
     /// Channels of the decoder's levels, the smallest map's first.
@@ -33,14 +34,14 @@ impl EncodedUNetConfig {
     /// # Errors
     /// A sentence that names the field out of range.
     pub fn check(&self) -> Result<(), String> {
-        self.encoder.check()?;
+        self.backbone.check()?;
         super::check_channels(&self.channels)
     }
 
     /// The network with random weights.
     pub fn init(&self, device: &Device) -> EncodedUNet {
-        let stages = stages(&self.encoder);
-        let mut of = stages.iter().rev().map(|stage| self.encoder.channels()[*stage]);
+        let stages = stages(&self.backbone);
+        let mut of = stages.iter().rev().map(|stage| self.backbone.channels()[*stage]);
         let last = of.next().expect("there are at least four maps");
         let mut from = last;
         let skips = of.chain(std::iter::repeat(0));
@@ -49,9 +50,9 @@ impl EncodedUNetConfig {
             EncodedUNetBlock::new(from + skip, to, device)
         });
         let blocks = blocks.collect();
-        let center = center(&self.encoder, last, device);
+        let center = center(&self.backbone, last, device);
         EncodedUNet {
-            encoder: self.encoder.init(device),
+            encoder: self.backbone.init(device),
             decoder: EncodedUNetDecoder { center, blocks },
             segmentation_head: segmentation_head(self.channels[4], self.classes, 3, device),
             stages,
@@ -160,5 +161,30 @@ impl EncodedUNetDecoder {
     }
 }
 
-pub(crate) const TORCH_NAMES: TorchNames =
-    &[("EncodedUNet", "segmentation_head", TorchName::Is("segmentation_head.0"))];
+on_backbone!(EncodedUNetConfig => EncodedUNet, "unet", |backbone, _| Ok(backbone));
+
+impl SegmentationNetwork for EncodedUNet {
+    type Config = EncodedUNetConfig;
+
+    const TORCH_NAMES: TorchNames = &[("EncodedUNet", "segmentation_head", TorchName::Is("segmentation_head.0"))];
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.forward(x)
+    }
+
+    fn backbone(&self) -> Option<&Backbone> {
+        Some(&self.encoder)
+    }
+
+    fn backbones_mut(&mut self) -> Vec<&mut Backbone> {
+        vec![&mut self.encoder]
+    }
+
+    fn class_tensors(&self) -> Vec<String> {
+        owned(&["segmentation_head."])
+    }
+
+    fn unused_tensors(&self) -> Vec<String> {
+        unused_stages(&self.encoder, self.stages.last().copied())
+    }
+}

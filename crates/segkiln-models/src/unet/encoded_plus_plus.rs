@@ -12,6 +12,7 @@ use super::{EncodedUNetBlock, encoded::skip_size};
 use crate::{
     backbones::{Backbone, BackboneConfig},
     layers::{ConvBlock, conv2d, segmentation_head},
+    segmentation::{SegmentationNetwork, on_backbone, owned, unused_stages},
     weights::{TorchName, TorchNames},
 };
 
@@ -19,7 +20,7 @@ use crate::{
 #[derive(Config, Debug)]
 pub struct EncodedUNetPlusPlusConfig {
     /// What makes the maps.
-    pub encoder: BackboneConfig,
+    pub backbone: BackboneConfig,
     /// Channels of the logits: 1 for a binary task, else the number of classes.
     pub classes: usize,
     /// Channels of the decoder's first row, the smallest map's first.
@@ -33,15 +34,15 @@ impl EncodedUNetPlusPlusConfig {
     /// # Errors
     /// A sentence that names the field out of range.
     pub fn check(&self) -> Result<(), String> {
-        self.encoder.check()?;
+        self.backbone.check()?;
         super::check_channels(&self.channels)
     }
 
     /// The network with random weights.
     pub fn init(&self, device: &Device) -> EncodedUNetPlusPlus {
-        let stages = super::encoded::stages(&self.encoder);
+        let stages = super::encoded::stages(&self.backbone);
         // The smallest map's first; none where the encoder has no map.
-        let of = stages.iter().rev().map(|stage| self.encoder.channels()[*stage]);
+        let of = stages.iter().rev().map(|stage| self.backbone.channels()[*stage]);
         let of: Vec<usize> = of.chain([0; 5]).take(5).collect();
         let first = |column: usize| if column == 0 { of[0] } else { self.channels[column - 1] };
         let column = |column: usize| {
@@ -55,9 +56,9 @@ impl EncodedUNetPlusPlusConfig {
         };
         let last = vec![EncodedUNetBlock::new(first(4), self.channels[4], device)];
         EncodedUNetPlusPlus {
-            encoder: self.encoder.init(device),
+            encoder: self.backbone.init(device),
             decoder: EncodedUNetPlusPlusDecoder {
-                center: super::encoded::center(&self.encoder, of[0], device),
+                center: super::encoded::center(&self.backbone, of[0], device),
                 columns: (0..4).map(column).chain([last]).collect(),
             },
             segmentation_head: segmentation_head(self.channels[4], self.classes, 3, device),
@@ -123,7 +124,33 @@ impl EncodedUNetPlusPlusDecoder {
     }
 }
 
-pub(crate) const TORCH_NAMES: TorchNames = &[
-    ("EncodedUNetPlusPlus", "segmentation_head", TorchName::Is("segmentation_head.0")),
-    ("EncodedUNetPlusPlusDecoder", "columns", TorchName::Grid("blocks")),
-];
+on_backbone!(EncodedUNetPlusPlusConfig => EncodedUNetPlusPlus, "unetplusplus", |backbone, _| Ok(backbone));
+
+impl SegmentationNetwork for EncodedUNetPlusPlus {
+    type Config = EncodedUNetPlusPlusConfig;
+
+    const TORCH_NAMES: TorchNames = &[
+        ("EncodedUNetPlusPlus", "segmentation_head", TorchName::Is("segmentation_head.0")),
+        ("EncodedUNetPlusPlusDecoder", "columns", TorchName::Grid("blocks")),
+    ];
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.forward(x)
+    }
+
+    fn backbone(&self) -> Option<&Backbone> {
+        Some(&self.encoder)
+    }
+
+    fn backbones_mut(&mut self) -> Vec<&mut Backbone> {
+        vec![&mut self.encoder]
+    }
+
+    fn class_tensors(&self) -> Vec<String> {
+        owned(&["segmentation_head."])
+    }
+
+    fn unused_tensors(&self) -> Vec<String> {
+        unused_stages(&self.encoder, self.stages.last().copied())
+    }
+}

@@ -13,6 +13,7 @@ use super::{EncodedUNet, EncodedUNetConfig, encoded::stages};
 use crate::{
     backbones::{Backbone, BackboneConfig},
     layers::{ConvBlock, ConvBlockConfig, resize_to},
+    segmentation::{SegmentationNetwork, SegmentationNetworkConfig, owned},
 };
 
 /// Configuration of a [`FusionUNet`].
@@ -27,7 +28,7 @@ pub struct FusionUNetConfig {
 impl FusionUNetConfig {
     /// Channels of the image: the encoders' one after the other.
     pub fn in_channels(&self) -> usize {
-        self.unet.encoder.in_channels() + self.second.in_channels()
+        self.unet.backbone.in_channels() + self.second.in_channels()
     }
 
     /// Whether the network can be built.
@@ -40,7 +41,7 @@ impl FusionUNetConfig {
         let strides = |encoder: &BackboneConfig| {
             stages(encoder).into_iter().map(|stage| encoder.strides()[stage]).collect::<Vec<_>>()
         };
-        let [first, second] = [&self.unet.encoder, &self.second].map(strides);
+        let [first, second] = [&self.unet.backbone, &self.second].map(strides);
         if first == second {
             Ok(())
         } else {
@@ -54,14 +55,14 @@ impl FusionUNetConfig {
             let of = encoder.channels();
             stages(encoder).into_iter().map(move |stage| of[stage])
         };
-        let fuse = channels(&self.unet.encoder).zip(channels(&self.second));
+        let fuse = channels(&self.unet.backbone).zip(channels(&self.second));
         let fuse =
             fuse.map(|(to, more)| ConvBlockConfig::new(to + more, to).with_kernel(1).with_padding(0).init(device));
         FusionUNet {
             unet: self.unet.init(device),
             second: self.second.init(device),
             fuse: fuse.collect(),
-            split: self.unet.encoder.in_channels(),
+            split: self.unet.backbone.in_channels(),
             stages: stages(&self.second),
         }
     }
@@ -101,6 +102,56 @@ impl FusionUNet {
     }
 }
 
+impl SegmentationNetworkConfig for FusionUNetConfig {
+    type Network = FusionUNet;
+
+    fn check(&self) -> Result<(), String> {
+        self.check()
+    }
+
+    fn init(&self, device: &Device) -> FusionUNet {
+        self.init(device)
+    }
+
+    fn in_channels(&self) -> usize {
+        self.in_channels()
+    }
+
+    fn with_in_channels(mut self, in_channels: usize) -> Self {
+        let first = in_channels.saturating_sub(self.second.in_channels());
+        self.unet.backbone = self.unet.backbone.with_in_channels(first);
+        self
+    }
+
+    fn classes(&self) -> usize {
+        self.unet.classes
+    }
+
+    fn has_backbone(&self) -> bool {
+        true
+    }
+}
+
+impl SegmentationNetwork for FusionUNet {
+    type Config = FusionUNetConfig;
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.forward(x)
+    }
+
+    fn backbone(&self) -> Option<&Backbone> {
+        Some(&self.unet.encoder)
+    }
+
+    fn backbones_mut(&mut self) -> Vec<&mut Backbone> {
+        vec![&mut self.unet.encoder, &mut self.second]
+    }
+
+    fn class_tensors(&self) -> Vec<String> {
+        owned(&["unet.segmentation_head."])
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Distribution, TensorData, Tolerance};
@@ -134,10 +185,10 @@ mod tests {
             ModelConfig::FusionUNet(FusionUNetConfig::new(unet, encoder(1)))
         };
         save_torch(&config(2).init(&device), &path).unwrap();
-        config(5).init(&device).begin_with(&path).unwrap();
+        config(5).init(&device).load_pretrained(&path).unwrap();
         let backbone = encoder(3).init(&device);
         save_torch(&backbone, &path).unwrap();
-        let SegmentationModel::FusionUNet(begun) = config(2).init(&device).begin_with(&path).unwrap() else {
+        let SegmentationModel::FusionUNet(begun) = config(2).init(&device).load_pretrained(&path).unwrap() else {
             panic!("another network");
         };
         let x = Tensor::<4>::random([1, 1, 32, 32], Distribution::Default, &device);

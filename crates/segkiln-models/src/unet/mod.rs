@@ -21,9 +21,7 @@ mod plain;
 mod plus_plus;
 
 pub use attention::{AttentionGate, AttentionUNet, AttentionUNetConfig};
-pub(crate) use encoded::TORCH_NAMES as ENCODED;
 pub use encoded::{EncodedUNet, EncodedUNetBlock, EncodedUNetConfig, EncodedUNetDecoder};
-pub(crate) use encoded_plus_plus::TORCH_NAMES as ENCODED_PLUS_PLUS;
 pub use encoded_plus_plus::{EncodedUNetPlusPlus, EncodedUNetPlusPlusConfig, EncodedUNetPlusPlusDecoder};
 pub use fusion::{FusionUNet, FusionUNetConfig};
 pub use plain::{ConvPadding, UNet, UNetConfig};
@@ -74,8 +72,39 @@ impl Encoder {
     }
 }
 
-/// What the configs of this module have in common.
-pub(crate) struct Blocks {
+/// Implements [`SegmentationNetworkConfig`](crate::SegmentationNetworkConfig) for the config of a network of [`Blocks`].
+macro_rules! plain_config {
+    ($config:ident => $network:ident) => {
+        impl crate::SegmentationNetworkConfig for $config {
+            type Network = $network;
+
+            fn check(&self) -> Result<(), String> {
+                self.blocks().check()
+            }
+
+            fn init(&self, device: &Device) -> $network {
+                self.init(device)
+            }
+
+            fn in_channels(&self) -> usize {
+                self.in_channels
+            }
+
+            fn with_in_channels(self, in_channels: usize) -> Self {
+                Self { in_channels, ..self }
+            }
+
+            fn classes(&self) -> usize {
+                self.classes
+            }
+        }
+    };
+}
+
+use plain_config;
+
+/// Fields that the configs of this module's plain networks have in common.
+struct Blocks {
     in_channels: usize,
     base: usize,
     depth: usize,
@@ -87,7 +116,7 @@ pub(crate) struct Blocks {
 
 impl Blocks {
     /// Whether networks of these blocks can be built: configs from files are checked before anything is allocated.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), String> {
         /// Several times what published U-Nets have; a convolution of so many channels takes 2.4 GB.
         const MOST_CHANNELS: usize = 8192;
         /// Images are padded to a multiple of two to the power of this.

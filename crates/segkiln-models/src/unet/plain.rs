@@ -13,6 +13,7 @@ use crate::layers::{
     Activation, DoubleConv, NormConfig, Upsample, UpsampleConfig, center_crop, conv2d, mirror_pad, pad_to_multiple,
 };
 use crate::precision::keep_reduced;
+use crate::segmentation::{SegmentationNetwork, owned};
 
 /// Whether convolutions keep height and width.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
@@ -60,7 +61,7 @@ impl UNetConfig {
         Self::new(1, 2).with_norm(NormConfig::None).with_padding(ConvPadding::Valid).with_dropout(0.5)
     }
 
-    pub(crate) fn blocks(&self) -> Blocks {
+    fn blocks(&self) -> Blocks {
         Blocks {
             in_channels: self.in_channels,
             base: self.base,
@@ -165,6 +166,20 @@ fn valid_sides(side: usize, depth: usize) -> (usize, usize) {
     let bottleneck = (1..).find(|&b| output(b).is_some_and(|o| o >= side)).expect("sides grow without end");
     let input = (0..depth).fold(bottleneck + 4, |s, _| 2 * s + 4);
     (input, output(bottleneck).expect("found above"))
+}
+
+super::plain_config!(UNetConfig => UNet);
+
+impl SegmentationNetwork for UNet {
+    type Config = UNetConfig;
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.forward_full(x)
+    }
+
+    fn class_tensors(&self) -> Vec<String> {
+        owned(&["head."])
+    }
 }
 
 #[cfg(test)]

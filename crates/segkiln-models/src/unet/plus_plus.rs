@@ -10,6 +10,7 @@ use burn::{
 
 use super::{Blocks, Encoder};
 use crate::layers::{Activation, DoubleConv, NormConfig, Upsample, UpsampleConfig, conv2d, pad_to_multiple};
+use crate::segmentation::{HeadLogits, SegmentationNetwork, owned};
 
 /// Configuration of a [`UNetPlusPlus`].
 #[derive(Config, Debug)]
@@ -43,7 +44,7 @@ pub struct UNetPlusPlusConfig {
 }
 
 impl UNetPlusPlusConfig {
-    pub(crate) fn blocks(&self) -> Blocks {
+    fn blocks(&self) -> Blocks {
         Blocks {
             in_channels: self.in_channels,
             base: self.base,
@@ -136,5 +137,24 @@ impl UNetPlusPlus {
                 logits.slice([0..n, 0..classes, 0..height, 0..width])
             })
             .collect()
+    }
+}
+
+super::plain_config!(UNetPlusPlusConfig => UNetPlusPlus);
+
+impl SegmentationNetwork for UNetPlusPlus {
+    type Config = UNetPlusPlusConfig;
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.forward(x)
+    }
+
+    fn forward_heads(&self, x: Tensor<4>) -> Vec<HeadLogits> {
+        let weight = 1.0 / self.heads.len() as f64;
+        self.forward_all(x).into_iter().map(|logits| HeadLogits { weight, logits }).collect()
+    }
+
+    fn class_tensors(&self) -> Vec<String> {
+        owned(&["heads."])
     }
 }

@@ -25,6 +25,7 @@ pub(super) fn aliases<'a>(names: impl Iterator<Item = &'a str>) -> HashMap<Strin
                 let index: Option<usize> = index.parse().ok();
                 index.map(|index| format!("head.{head}.conv.{}.{kind}", 2 * index)).into_iter().collect()
             }
+            ["segformer" | "decode_head", ..] => segformer(&parts).into_iter().collect(),
             _ if is_convnext => convnext(&parts),
             _ => mobile(&parts, &blocks),
         };
@@ -133,6 +134,37 @@ fn mobile(parts: &[&str], blocks: &Blocks) -> Vec<String> {
         }
         _ => Vec::new(),
     }
+}
+
+/// SegFormer in memory, as transformers 5 has it; its files have the names of before.
+fn segformer(parts: &[&str]) -> Option<String> {
+    Some(match *parts {
+        ["segformer", "encoder", "patch_embeddings", stage, ref rest @ ..] => {
+            format!("segformer.stages.{stage}.patch_embeddings.{}", rest.join("."))
+        }
+        ["segformer", "encoder", "layer_norm", stage, kind] => format!("segformer.stages.{stage}.layer_norm.{kind}"),
+        ["segformer", "encoder", "block", stage, block, ref rest @ .., kind] => {
+            let layer = match *rest {
+                ["layer_norm_1"] => "layernorm_before",
+                ["layer_norm_2"] => "layernorm_after",
+                ["attention", "self", "query"] => "attention.q_proj",
+                ["attention", "self", "key"] => "attention.k_proj",
+                ["attention", "self", "value"] => "attention.v_proj",
+                ["attention", "self", "sr"] => "attention.sequence_reduction.sequence_reduction",
+                ["attention", "self", "layer_norm"] => "attention.sequence_reduction.layer_norm",
+                ["attention", "output", "dense"] => "attention.o_proj",
+                ["mlp", "dense1"] => "mlp.fc1",
+                ["mlp", "dense2"] => "mlp.fc2",
+                ["mlp", "dwconv", "dwconv"] => "mlp.dwconv.dwconv",
+                _ => return None,
+            };
+            format!("segformer.stages.{stage}.blocks.{block}.{layer}.{kind}")
+        }
+        ["decode_head", "linear_c", index, "proj", kind] => {
+            format!("decode_head.linear_projections.{index}.proj.{kind}")
+        }
+        _ => return None,
+    })
 }
 
 /// By torchvision's numbers of the stages: 0 the stem, then by turns blocks and what halves the map. Where timm gives maps

@@ -28,7 +28,8 @@ pub use quantized::{save_quantized, save_quantized_layers};
 pub use torch::{
     Exceptions, load_torch, load_torch_but, save_safetensors, save_torch, torch_contents, torch_network, torch_shapes,
 };
-pub(crate) use torch::{TorchName, TorchNames, is_efficientnet_pytorch};
+pub use torch::{TorchName, TorchNames};
+pub(crate) use torch::{is_efficientnet_pytorch, save_torch_named, torch_shapes_named};
 
 use crate::Summary;
 
@@ -145,6 +146,11 @@ fn write(tensors: Vec<burn_pack::Tensor>, path: &Path) -> Result<(), WeightsErro
         .auto_extension(false)
         .write_to_file(path)
         .map_err(|error| WeightsError::Write { path: path.into(), reason: error.to_string() })
+}
+
+/// Whether a file of weights is one of ours, by its name.
+pub(crate) fn is_own(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "bpk")
 }
 
 /// Loads the weights in `path` into `module`, which keeps its device.

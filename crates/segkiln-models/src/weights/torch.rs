@@ -49,6 +49,9 @@ pub struct Exceptions<'a> {
     /// segmentation_models_pytorch, a single channel's weights are the sum of the file's; more channels have the file's over
     /// and over, scaled so that the sum stays.
     pub channels: bool,
+    /// Names of fields of the module's own structs; see
+    /// [`SegmentationNetwork::TORCH_NAMES`](crate::SegmentationNetwork::TORCH_NAMES).
+    pub names: TorchNames,
 }
 
 /// [`load_torch`] with exceptions.
@@ -58,7 +61,7 @@ pub struct Exceptions<'a> {
 pub fn load_torch_but<M: Module>(module: M, path: &Path, exceptions: Exceptions<'_>) -> Result<M, WeightsError> {
     let begins = |name: &str, with: &[&str]| with.iter().any(|begin| name.starts_with(begin));
     let unreadable = |reason: String| WeightsError::Read { path: path.into(), reason };
-    let expected = expected(&module);
+    let expected = expected(&module, exceptions.names);
     let file = Source::open(path).map_err(unreadable)?;
     let like = peel::looks_like(file.0.keys().map(String::as_str));
     let (mut file, peeled) = named(file, &expected);
@@ -93,7 +96,7 @@ pub fn load_torch_but<M: Module>(module: M, path: &Path, exceptions: Exceptions<
         log::info!(target: "segkiln::weights", "{}: its tensors are those after {peeled:?}", path.display());
     }
     let device = module.devices().first().cloned().unwrap_or_default();
-    let mut mapper = Fill { names: Names::default(), values, device, error: None, not_finite: None };
+    let mut mapper = Fill { names: Names::new(exceptions.names), values, device, error: None, not_finite: None };
     let module = module.map(&mut mapper);
     match (mapper.error, mapper.not_finite) {
         (Some(reason), _) => Err(unreadable(reason)),
@@ -104,7 +107,12 @@ pub fn load_torch_but<M: Module>(module: M, path: &Path, exceptions: Exceptions<
 
 /// The names that torchvision has for this module's tensors, and their shapes there, in the module's order.
 pub fn torch_shapes<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
-    expected(module).into_iter().map(|Expected { name, shape }| (name, shape)).collect()
+    torch_shapes_named(module, &[])
+}
+
+/// [`torch_shapes`] of a module with fields of its own names.
+pub(crate) fn torch_shapes_named<M: Module>(module: &M, names: TorchNames) -> Vec<(String, Vec<usize>)> {
+    expected(module, names).into_iter().map(|Expected { name, shape }| (name, shape)).collect()
 }
 
 /// The names and shapes of the tensors in a file, as they are there.
@@ -145,7 +153,12 @@ pub(crate) fn is_efficientnet_pytorch(contents: &[(String, Vec<usize>)]) -> bool
 /// # Errors
 /// [`WeightsError::Write`]; what was there before is untouched.
 pub fn save_torch<M: Module>(module: &M, path: &Path) -> Result<(), WeightsError> {
-    let tensors = visit(module, |param| param.data()).into_iter().map(|(name, transposed, data)| {
+    save_torch_named(module, &[], path)
+}
+
+/// [`save_torch`] of a module with fields of its own names.
+pub(crate) fn save_torch_named<M: Module>(module: &M, names: TorchNames, path: &Path) -> Result<(), WeightsError> {
+    let tensors = visit(module, names, |param| param.data()).into_iter().map(|(name, transposed, data)| {
         let data =
             if transposed { Tensor::<2>::from_data(data, &Device::default()).transpose().into_data() } else { data };
         (name, data)
@@ -180,8 +193,8 @@ struct Expected {
     shape: Vec<usize>,
 }
 
-fn expected<M: Module>(module: &M) -> Vec<Expected> {
-    let shapes = visit(module, |param| param.shape()).into_iter();
+fn expected<M: Module>(module: &M, names: TorchNames) -> Vec<Expected> {
+    let shapes = visit(module, names, |param| param.shape()).into_iter();
     shapes
         .map(|(name, transposed, mut shape)| {
             if transposed {
@@ -194,7 +207,7 @@ fn expected<M: Module>(module: &M) -> Vec<Expected> {
 
 /// What `read` makes of every parameter and running statistic, with PyTorch's name and whether the two axes are the other way
 /// round there, in the module's order.
-fn visit<M: Module, T>(module: &M, read: impl Fn(&dyn AnyParam) -> T) -> Vec<(String, bool, T)> {
+fn visit<M: Module, T>(module: &M, names: TorchNames, read: impl Fn(&dyn AnyParam) -> T) -> Vec<(String, bool, T)> {
     struct Visitor<T, F> {
         names: Names,
         read: F,
@@ -213,48 +226,48 @@ fn visit<M: Module, T>(module: &M, read: impl Fn(&dyn AnyParam) -> T) -> Vec<(St
             self.found.push((self.names.path(), self.names.transposed(), (self.read)(param)));
         }
     }
-    let mut visitor = Visitor { names: Names::default(), read, found: Vec::new() };
+    let mut visitor = Visitor { names: Names::new(names), read, found: Vec::new() };
     module.visit(&mut visitor);
     visitor.found
 }
 
-/// What PyTorch's libraries call a field of a module, where they do not call it what we do.
-pub(crate) enum TorchName {
-    /// So.
+/// Name of a module's field in PyTorch's files, where it is not the field's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TorchName {
+    /// Another name, which may have dots: `Is("head.0")`.
     Is(&'static str),
-    /// Nothing: its own fields stand in its place.
+    /// No name: the names of the field's own fields follow directly.
     Flat,
-    /// So, or nothing where it is empty, and its own numbers are counted from here.
+    /// Another name, or none where it is empty, and the numbers of the field's layers are counted from this one.
     From(&'static str, usize),
-    /// So, and of a network of `features` beneath it there are the layers alone.
+    /// Another name of a backbone, whose layers follow directly, without their list's name `features`.
     Layers(&'static str),
-    /// So, and its own numbers have this before them.
+    /// Another name of a list, whose numbers have these letters before them.
     Lettered(&'static str, &'static str),
-    /// So, and the fields of its fields, lists of lists, `x_row_column`.
+    /// Another name of a list of lists; the element at `[column][row]` is `x_row_column`.
     Grid(&'static str),
 }
 
-/// The fields of some modules: module, field, name there.
-pub(crate) type TorchNames = &'static [(&'static str, &'static str, TorchName)];
+/// Names of modules' fields in PyTorch's files: the module's type, the field, the name there.
+pub type TorchNames = &'static [(&'static str, &'static str, TorchName)];
 
-/// All that differ.
-const TABLES: [TorchNames; 11] = [
-    crate::backbones::TORCH_NAMES,
-    crate::backbones::CONVNEXT,
-    crate::layers::TORCH_NAMES,
-    crate::deeplab::TORCH_NAMES,
-    crate::detection::TORCH_NAMES,
-    crate::fcn::TORCH_NAMES,
-    crate::fpn::TORCH_NAMES,
-    crate::lraspp::TORCH_NAMES,
-    crate::pspnet::TORCH_NAMES,
-    crate::unet::ENCODED,
-    crate::unet::ENCODED_PLUS_PLUS,
-];
+/// Names of the fields of this crate's modules.
+fn tables() -> impl Iterator<Item = TorchNames> {
+    let parts = [
+        crate::backbones::TORCH_NAMES,
+        crate::backbones::CONVNEXT,
+        crate::layers::TORCH_NAMES,
+        crate::detection::TORCH_NAMES,
+    ];
+    parts.into_iter().chain(crate::segmentation::TORCH_NAMES.iter().copied())
+}
 
 /// PyTorch's names of the modules that a visitor is in.
-#[derive(Default)]
-struct Names(Vec<Segment>);
+struct Names {
+    path: Vec<Segment>,
+    /// Of modules outside this crate.
+    own: TorchNames,
+}
 
 /// A module that a visitor is in.
 #[derive(Default)]
@@ -274,24 +287,28 @@ struct Segment {
 }
 
 impl Names {
+    fn new(own: TorchNames) -> Self {
+        Self { path: Vec::new(), own }
+    }
+
     fn enter(&mut self, name: &str, container: &str) {
-        let parent = self.0.last();
+        let parent = self.path.last();
         // The variants of an enum stand for the enum.
         if container.starts_with("Enum:") {
             let (start, layers) = parent.map_or((0, false), |parent| (parent.start, parent.layers));
-            self.0.push(Segment { start, layers, ..Segment::default() });
+            self.path.push(Segment { start, layers, ..Segment::default() });
             return;
         }
         match parent.and_then(|parent| parent.grid.as_ref()) {
-            Some(None) => return self.0.push(Segment { grid: Some(Some(name.into())), ..Segment::default() }),
+            Some(None) => return self.path.push(Segment { grid: Some(Some(name.into())), ..Segment::default() }),
             Some(Some(column)) => {
                 let name = Some(format!("x_{name}_{column}"));
-                return self.0.push(Segment { name, ..Segment::default() });
+                return self.path.push(Segment { name, ..Segment::default() });
             }
             None => {}
         }
         let module = container.strip_prefix("Struct:").unwrap_or(container);
-        let mut tables = TABLES.iter().copied().flatten();
+        let mut tables = std::iter::once(self.own).chain(tables()).flatten();
         let entry = tables.find(|(in_module, field, _)| (*in_module, *field) == (module, name));
         let mut segment = match (entry, name) {
             (Some((_, _, TorchName::Flat)), _) => Segment::default(),
@@ -325,19 +342,19 @@ impl Names {
             name.insert_str(0, letter);
         }
         segment.transposed = module == "Linear" && name == "weight";
-        self.0.push(segment);
+        self.path.push(segment);
     }
 
     fn exit(&mut self) {
-        self.0.pop();
+        self.path.pop();
     }
 
     fn path(&self) -> String {
-        self.0.iter().filter_map(|segment| segment.name.as_deref()).collect::<Vec<_>>().join(".")
+        self.path.iter().filter_map(|segment| segment.name.as_deref()).collect::<Vec<_>>().join(".")
     }
 
     fn transposed(&self) -> bool {
-        self.0.last().is_some_and(|segment| segment.transposed)
+        self.path.last().is_some_and(|segment| segment.transposed)
     }
 }
 
@@ -486,7 +503,7 @@ mod tests {
         let path = folder.path().join("wrapped.safetensors");
         let device = Device::default();
         let network = || UNetConfig::new(1, 2).with_base(2).with_depth(1).init(&device);
-        let tensors = || visit(&network(), |param| param.data()).into_iter().map(|(name, _, data)| (name, data));
+        let tensors = || visit(&network(), &[], |param| param.data()).into_iter().map(|(name, _, data)| (name, data));
         let save = |wrapper: &str, change: fn(String, TensorData) -> (String, TensorData)| {
             let wrapped = tensors().map(|(name, data)| change(format!("{wrapper}{name}"), data));
             let beside = ("optimizer.state.0.exp_avg".to_owned(), TensorData::from([1.0f32]));

@@ -1,7 +1,7 @@
 //! Training of detectors: any [`DetectionNetwork`](segkiln_models::detection::DetectionNetwork).
 
-mod recipe;
+mod learner;
 mod task;
 
-pub use recipe::{DetectionConfig, DetectionOutcome, DetectionRecipe, DetectionRun, train_detector};
-pub use task::DetectionTask;
+pub use learner::{DetectionLearner, DetectionOutput};
+pub use task::{DetectionSettings, DetectionTask, reference_options};

@@ -1,119 +1,136 @@
-use std::sync::{Arc, Mutex};
+use std::path::Path;
 
-use burn::{
-    backend::ExecutionError,
-    module::Module,
-    tensor::{Device, Distribution, Tensor},
+use burn::tensor::Device;
+use segkiln_core::Instances;
+use segkiln_metrics::metrics::{DetectionMetric, coco::IouType};
+use segkiln_models::{
+    DetectorCard,
+    detection::{DetectionNetwork, DetectionNetworkConfig, DetectorConfig},
+    weights::WeightsError,
 };
-use burn_train::{
-    InferenceStep, ItemLazy, TrainOutput, TrainStep,
-    metric::{Adaptor, LossInput},
+use serde::{Deserialize, Serialize};
+
+use super::learner::{DetectionLearner, DetectionOutput};
+use crate::{
+    Result, TrainError, TrainingOptions,
+    history::Monitor,
+    optimizer::OptimizerConfig,
+    schedule::ScheduleConfig,
+    task::{StepOptions, Task, ValidationMetric},
 };
-use segkiln_data::DetectionBatch;
-use segkiln_metrics::metrics::DetectionInput;
-use segkiln_models::detection::{DetectionError, DetectionNetwork, Sampling};
+use burn_train::metric::{Adaptor, Metric, Numeric};
 
-use crate::{TrainError, optimizer::clip_grad_norm, strategy::lock, task::TrainingOutput};
-
-/// A detector and how a step learns.
-#[derive(Module, Debug)]
-pub struct DetectionTask<M: Module + DetectionNetwork> {
-    /// The network.
-    pub model: M,
-    #[module(skip)]
-    clip_norm: Option<f32>,
-    #[module(skip)]
-    accumulation: usize,
-    #[module(skip)]
-    failure: Failure,
-}
-
-/// Why a batch could not be learned from, which burn-train's steps cannot say.
-pub(super) type Failure = Arc<Mutex<Option<TrainError>>>;
-
-impl<M: DetectionNetwork> DetectionTask<M> {
-    /// `clip_norm` bounds the common norm of a batch's gradients; the gradients of `accumulation` batches make a step.
-    pub fn new(model: M, clip_norm: Option<f32>, accumulation: usize) -> Self {
-        Self { model, clip_norm, accumulation, failure: Failure::default() }
-    }
-
-    /// The task with a place for what goes wrong.
-    pub(super) fn reporting_to(self, failure: Failure) -> Self {
-        Self { failure, ..self }
-    }
-
-    /// A loss that ends the training.
-    fn fail(&self, images: &[String], source: DetectionError, device: &Device) -> Tensor<1> {
-        lock(&self.failure).get_or_insert(TrainError::Batch { images: images.join(", "), source });
-        Tensor::full([1], f32::NAN, device)
+/// Returns the options of torchvision's reference training on `images` images: gradient descent with momentum 0.9, 0.02
+/// for a batch of 16 images, and the schedule [`ScheduleConfig::multi_step`]. The best epoch is the one with the highest
+/// `bbox_ap`.
+pub fn reference_options(images: usize, epochs: usize, batch_size: usize) -> TrainingOptions {
+    let steps = images.div_ceil(batch_size.max(1));
+    TrainingOptions {
+        epochs,
+        batch_size,
+        learning_rate: 0.02 / 16.0 * batch_size as f64,
+        schedule: ScheduleConfig::multi_step([steps, steps.saturating_mul(epochs)]),
+        optimizer: OptimizerConfig::Sgd { momentum: 0.9, nesterov: false, weight_decay: 1e-4 },
+        monitor: Monitor { metric: "bbox_ap".into(), higher_is_better: true },
+        ..TrainingOptions::default()
     }
 }
 
-/// A seed that the device's random numbers give, which the training seeds each epoch.
-fn drawn(device: &Device) -> u64 {
-    let numbers = Tensor::<1>::random([2], Distribution::Default, &device.clone().inner());
-    let numbers: Vec<f32> = numbers.into_data().iter().collect();
-    numbers.into_iter().fold(0, |seed, number| seed << 24 | (number * 16_777_216.0) as u64)
+/// Settings of a detection task in `config.json`: none beside the options.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DetectionSettings {}
+
+/// Detection of objects by any [`DetectionNetwork`].
+///
+/// The validation metrics are `loss`, `bbox_ap`, `bbox_ap50` and, of networks with masks, `segm_ap` and `segm_ap50`. A batch
+/// that does not fit the network ends the training: a label that is none of its classes, or an object without a mask where
+/// it learns masks.
+pub struct DetectionTask<C: DetectionNetworkConfig = DetectorConfig> {
+    card: DetectorCard<C>,
+    metrics: Vec<MakeMetric<C::Network>>,
 }
 
-impl<M: DetectionNetwork> TrainStep for DetectionTask<M> {
-    type Input = DetectionBatch;
-    type Output = TrainingOutput;
+type MakeMetric<M> = Box<dyn Fn() -> ValidationMetric<DetectionLearner<M>>>;
 
-    fn step(&self, batch: DetectionBatch) -> TrainOutput<TrainingOutput> {
-        let device = batch.images[0].device();
-        let sampling = Sampling::Random { seed: drawn(&device) };
-        let loss = match self.model.losses(&batch.images, &batch.targets, sampling) {
-            Ok(losses) => losses.total(),
-            Err(error) => self.fail(&batch.names, error, &device).require_grad(),
-        };
-        let gradients = loss.clone().div_scalar(self.accumulation as f64).backward();
-        let output = TrainOutput::new(self, gradients, TrainingOutput::new(loss.without_autodiff()));
-        match self.clip_norm {
-            Some(norm) => TrainOutput { grads: clip_grad_norm(self, output.grads, norm), ..output },
-            None => output,
+impl<C: DetectionNetworkConfig> DetectionTask<C> {
+    /// Takes the detector's card.
+    pub fn new(card: DetectorCard<C>) -> Self {
+        Self { card, metrics: Vec::new() }
+    }
+
+    /// Adds a validation metric of burn-train, which takes a
+    /// [`DetectionInput`](segkiln_metrics::metrics::DetectionInput). `name` stands in `metrics.csv`.
+    pub fn with_metric<Me: Metric + Numeric + 'static>(mut self, name: impl Into<String>, metric: Me) -> Self
+    where
+        DetectionOutput: Adaptor<Me::Input>,
+    {
+        let name = name.into();
+        self.metrics.push(Box::new(move || ValidationMetric::new(name.clone(), metric.clone())));
+        self
+    }
+}
+
+impl<C: DetectionNetworkConfig> Task for DetectionTask<C> {
+    type Target = Instances;
+    type Network = C::Network;
+    type Learner = DetectionLearner<C::Network>;
+    type Card = DetectorCard<C>;
+    type Settings = DetectionSettings;
+
+    fn card(&self) -> &DetectorCard<C> {
+        &self.card
+    }
+
+    fn settings(&self) -> DetectionSettings {
+        DetectionSettings {}
+    }
+
+    fn check(&self) -> Result<()> {
+        self.card.check().map_err(|reason| TrainError::Recipe { field: "model", reason })
+    }
+
+    fn has_backbone(&self) -> bool {
+        true
+    }
+
+    fn init(&self, device: &Device) -> Result<C::Network> {
+        Ok(self.card.model.init(device)?)
+    }
+
+    fn load_pretrained(network: C::Network, path: &Path) -> std::result::Result<C::Network, WeightsError> {
+        network.load_pretrained(path)
+    }
+
+    fn freeze_backbone(network: C::Network, trainable: usize) -> C::Network {
+        network.freeze_backbone(trainable)
+    }
+
+    fn learner(&self, network: C::Network, step: StepOptions) -> Result<DetectionLearner<C::Network>> {
+        Ok(DetectionLearner { model: network, step })
+    }
+
+    fn network(learner: &DetectionLearner<C::Network>) -> &C::Network {
+        &learner.model
+    }
+
+    fn with_network(
+        learner: DetectionLearner<C::Network>,
+        change: impl FnOnce(C::Network) -> C::Network,
+    ) -> DetectionLearner<C::Network> {
+        let DetectionLearner { model, step } = learner;
+        DetectionLearner { model: change(model), step }
+    }
+
+    fn metrics(&self) -> Result<Vec<ValidationMetric<DetectionLearner<C::Network>>>> {
+        let mut metrics = vec![
+            ValidationMetric::new("bbox_ap", DetectionMetric::new(IouType::Bbox, None)?),
+            ValidationMetric::new("bbox_ap50", DetectionMetric::new(IouType::Bbox, Some(0.5))?),
+        ];
+        if self.card.model.has_masks() {
+            metrics.push(ValidationMetric::new("segm_ap", DetectionMetric::new(IouType::Segm, None)?));
+            metrics.push(ValidationMetric::new("segm_ap50", DetectionMetric::new(IouType::Segm, Some(0.5))?));
         }
-    }
-}
-
-impl<M: DetectionNetwork> InferenceStep for DetectionTask<M> {
-    type Input = DetectionBatch;
-    type Output = DetectionOutput;
-
-    fn step(&self, batch: DetectionBatch) -> DetectionOutput {
-        let DetectionBatch { names, images, targets } = batch;
-        // The same samples in every epoch, so that losses can be compared.
-        match self.model.validate(&images, &targets, Sampling::Random { seed: 0 }) {
-            Ok((losses, found)) => DetectionOutput { loss: losses.total(), objects: DetectionInput { found, targets } },
-            Err(error) => {
-                let objects = DetectionInput { found: Vec::new(), targets: Vec::new() };
-                DetectionOutput { loss: self.fail(&names, error, &images[0].device()), objects }
-            }
-        }
-    }
-}
-
-/// What a validation step leaves for the metrics.
-pub struct DetectionOutput {
-    loss: Tensor<1>,
-    objects: DetectionInput,
-}
-
-impl ItemLazy for DetectionOutput {
-    fn sync(self) -> Result<Self, ExecutionError> {
-        self.loss.device().flush()?;
-        Ok(self)
-    }
-}
-
-impl Adaptor<LossInput> for DetectionOutput {
-    fn adapt(&self) -> LossInput {
-        LossInput::new(self.loss.clone())
-    }
-}
-
-impl Adaptor<DetectionInput> for DetectionOutput {
-    fn adapt(&self) -> DetectionInput {
-        self.objects.clone()
+        metrics.extend(self.metrics.iter().map(|make| make()));
+        Ok(metrics)
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! ```no_run
 //! use burn::tensor::Device;
-//! use segkiln_models::{ModelConfig, weights::{ResNet50Weights, Weights}};
+//! use segkiln_models::{ModelConfig, SegmentationNetwork, SegmentationNetworkConfig, weights::{ResNet50Weights, Weights}};
 //!
 //! let file = ResNet50Weights::default().file(|done, total| eprintln!("{done} of {total:?} bytes"))?;
-//! let unet = ModelConfig::by_name("unet_resnet50", 2)?.init(&Device::default()).begin_with(&file)?;
+//! let unet = ModelConfig::by_name("unet_resnet50", 2)?.init(&Device::default()).load_pretrained(&file)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 

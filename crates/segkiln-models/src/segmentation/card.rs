@@ -1,31 +1,34 @@
-use burn::config::Config;
 use segkiln_core::Classes;
 use segkiln_data::{ColorMode, Normalize};
+use serde::{Deserialize, Serialize};
 
-use crate::ModelConfig;
+use super::{ModelConfig, SegmentationNetworkConfig, check_classes};
 
-/// What has to be known of a trained network beside its weights, to predict with it: kept in one file, `config.json`.
-#[derive(Config, Debug)]
-pub struct ModelCard {
+/// Description of a trained segmentation network that prediction needs beside its weights; part of `config.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(bound = "C: SegmentationNetworkConfig")]
+pub struct ModelCard<C = ModelConfig> {
     /// The network.
-    pub model: ModelConfig,
-    /// What the channels of the logits mean. A network with one channel has the two classes background and foreground.
+    pub model: C,
+    /// Names and colors of the classes that the channels of the logits stand for. A network with one channel has the two
+    /// classes background and foreground.
     pub classes: Classes,
-    /// The channels that pictures are brought to; None where images are no pictures but other channels, such as a satellite's
-    /// bands, or colour and depth.
+    /// Channels that pictures are brought to; None where images are no pictures but other channels, such as a satellite's
+    /// bands, or color and depth.
     pub color: Option<ColorMode>,
-    /// What the images' values, 0 to 1, are normalised with.
+    /// Mean and deviation that the images' values, 0 to 1, are normalized with.
     pub normalize: Normalize,
 }
 
-impl ModelCard {
-    /// Whether the parts fit each other.
+impl<C: SegmentationNetworkConfig> ModelCard<C> {
+    /// Checks that the parts fit each other.
     ///
     /// # Errors
     /// A sentence that names the fields that do not.
     pub fn check(&self) -> Result<(), String> {
         self.model.check()?;
         let (logits, classes) = (self.model.classes(), self.classes.count());
+        check_classes(logits)?;
         let channels = self.model.in_channels();
         if logits != classes && !(logits == 1 && classes == 2) {
             Err(format!("the model has {logits} output channels for {classes} classes"))

@@ -1,0 +1,97 @@
+use burn::{
+    backend::ExecutionError,
+    module::Module,
+    tensor::{Device, Distribution, Tensor},
+};
+use burn_train::{
+    InferenceStep, ItemLazy, TrainOutput, TrainStep,
+    metric::{Adaptor, LossInput},
+};
+use segkiln_data::DetectionBatch;
+use segkiln_metrics::metrics::DetectionInput;
+use segkiln_models::detection::{DetectionError, DetectionNetwork, Sampling};
+
+use crate::{
+    TrainError,
+    task::{StepOptions, TrainingOutput},
+};
+
+/// A detector with its losses.
+#[derive(Module, Debug)]
+pub struct DetectionLearner<M: Module + DetectionNetwork> {
+    /// The network.
+    pub model: M,
+    #[module(skip)]
+    pub(super) step: StepOptions,
+}
+
+impl<M: DetectionNetwork> DetectionLearner<M> {
+    /// Ends the training: a batch does not fit the network.
+    fn fail(&self, images: &[String], source: DetectionError, device: &Device) -> Tensor<1> {
+        self.step.fail(TrainError::Batch { images: images.join(", "), source }, device)
+    }
+}
+
+/// Draws a seed from the device's random numbers, which the training seeds each epoch.
+fn seed_from_device_rng(device: &Device) -> u64 {
+    let numbers = Tensor::<1>::random([2], Distribution::Default, &device.clone().inner());
+    let numbers: Vec<f32> = numbers.into_data().iter().collect();
+    numbers.into_iter().fold(0, |seed, number| seed << 24 | (number * 16_777_216.0) as u64)
+}
+
+impl<M: DetectionNetwork> TrainStep for DetectionLearner<M> {
+    type Input = DetectionBatch;
+    type Output = TrainingOutput;
+
+    fn step(&self, batch: DetectionBatch) -> TrainOutput<TrainingOutput> {
+        let device = batch.images[0].device();
+        let sampling = Sampling::Random { seed: seed_from_device_rng(&device) };
+        let loss = match self.model.losses(&batch.images, &batch.targets, sampling) {
+            Ok(losses) => losses.total(),
+            Err(error) => self.fail(&batch.names, error, &device).require_grad(),
+        };
+        self.step.backward(self, loss)
+    }
+}
+
+impl<M: DetectionNetwork> InferenceStep for DetectionLearner<M> {
+    type Input = DetectionBatch;
+    type Output = DetectionOutput;
+
+    fn step(&self, batch: DetectionBatch) -> DetectionOutput {
+        let DetectionBatch { names, images, targets } = batch;
+        // The same samples in every epoch, so that losses can be compared.
+        match self.model.validate(&images, &targets, Sampling::Random { seed: 0 }) {
+            Ok((losses, found)) => DetectionOutput { loss: losses.total(), objects: DetectionInput { found, targets } },
+            Err(error) => {
+                let objects = DetectionInput { found: Vec::new(), targets: Vec::new() };
+                DetectionOutput { loss: self.fail(&names, error, &images[0].device()), objects }
+            }
+        }
+    }
+}
+
+/// Output of a validation step for the metrics.
+pub struct DetectionOutput {
+    loss: Tensor<1>,
+    objects: DetectionInput,
+}
+
+impl ItemLazy for DetectionOutput {
+    fn sync(self) -> Result<Self, ExecutionError> {
+        self.loss.device().flush()?;
+        Ok(self)
+    }
+}
+
+impl Adaptor<LossInput> for DetectionOutput {
+    fn adapt(&self) -> LossInput {
+        LossInput::new(self.loss.clone())
+    }
+}
+
+impl Adaptor<DetectionInput> for DetectionOutput {
+    fn adapt(&self) -> DetectionInput {
+        self.objects.clone()
+    }
+}

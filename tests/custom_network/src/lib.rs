@@ -1,0 +1,147 @@
+//! A segmentation network, a loss and a data set that segkiln does not know.
+
+use burn::{
+    config::Config,
+    data::dataset::{Dataset, DatasetError},
+    module::Module,
+    nn::{
+        BatchNorm, BatchNormConfig, Dropout, DropoutConfig, PaddingConfig2d,
+        conv::{Conv2d, Conv2dConfig},
+    },
+    tensor::{
+        Device, Int, Tensor,
+        activation::{relu, sigmoid},
+    },
+};
+use segkiln::{
+    core::LabelMap,
+    data::{Image, Sample},
+    metrics::losses::SegmentationLoss,
+    models::{
+        SegmentationNetwork, SegmentationNetworkConfig,
+        segmentation::HeadLogits,
+        weights::{TorchName, TorchNames},
+    },
+};
+
+/// Two convolutions of Burn, and a head on each.
+#[derive(Module, Debug)]
+pub struct TinyNet {
+    first: Conv2d,
+    norm: BatchNorm,
+    second: Conv2d,
+    dropout: Dropout,
+    heads: [Conv2d; 2],
+}
+
+/// Config of a [`TinyNet`].
+#[derive(Config, Debug)]
+pub struct TinyNetConfig {
+    /// Channels of the image.
+    pub in_channels: usize,
+    /// Channels of the logits.
+    pub classes: usize,
+    /// Channels of the layers.
+    #[config(default = 6)]
+    pub width: usize,
+}
+
+impl SegmentationNetwork for TinyNet {
+    type Config = TinyNetConfig;
+
+    const TORCH_NAMES: TorchNames = &[
+        ("TinyNet", "first", TorchName::Is("layers.0")),
+        ("TinyNet", "norm", TorchName::Is("layers.1")),
+        ("TinyNet", "second", TorchName::Is("layers.3")),
+    ];
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let mut heads = self.forward_heads(x);
+        heads.pop().expect("there are two").logits
+    }
+
+    fn forward_heads(&self, x: Tensor<4>) -> Vec<HeadLogits> {
+        let first = relu(self.norm.forward(self.first.forward(x)));
+        let second = self.dropout.forward(relu(self.second.forward(first.clone())));
+        vec![
+            HeadLogits { weight: 0.25, logits: self.heads[0].forward(first) },
+            HeadLogits { weight: 1.0, logits: self.heads[1].forward(second) },
+        ]
+    }
+
+    fn class_tensors(&self) -> Vec<String> {
+        vec!["heads.".into()]
+    }
+}
+
+impl SegmentationNetworkConfig for TinyNetConfig {
+    type Network = TinyNet;
+
+    fn check(&self) -> Result<(), String> {
+        if (1..=512).contains(&self.width) { Ok(()) } else { Err("width must be from 1 to 512".into()) }
+    }
+
+    fn init(&self, device: &Device) -> TinyNet {
+        let conv = |from, to, side| {
+            let padding = PaddingConfig2d::Explicit(side / 2, side / 2, side / 2, side / 2);
+            Conv2dConfig::new([from, to], [side, side]).with_padding(padding).init(device)
+        };
+        TinyNet {
+            first: conv(self.in_channels, self.width, 5),
+            norm: BatchNormConfig::new(self.width).init(device),
+            second: conv(self.width, self.width, 3),
+            dropout: DropoutConfig::new(0.1).init(),
+            heads: [conv(self.width, self.classes, 1), conv(self.width, self.classes, 1)],
+        }
+    }
+
+    fn in_channels(&self) -> usize {
+        self.in_channels
+    }
+
+    fn with_in_channels(self, in_channels: usize) -> Self {
+        Self { in_channels, ..self }
+    }
+
+    fn classes(&self) -> usize {
+        self.classes
+    }
+}
+
+/// Mean squared error of the foreground's probability.
+#[derive(Debug)]
+pub struct SquaredError;
+
+impl SegmentationLoss for SquaredError {
+    fn forward(&self, logits: Tensor<4>, targets: Tensor<3, Int>) -> Tensor<1> {
+        (sigmoid(logits) - targets.float().unsqueeze_dim(1)).square().mean()
+    }
+}
+
+/// Bright discs on a dark ground, drawn when they are asked for.
+pub struct Discs {
+    /// Number of images.
+    pub count: usize,
+}
+
+impl Discs {
+    /// Side of the images in pixels.
+    pub const SIDE: u32 = 32;
+}
+
+impl Dataset<Sample> for Discs {
+    fn get(&self, index: usize) -> Result<Sample, DatasetError> {
+        let (x0, y0, radius) = (index as i32 * 7 % 20 + 6, index as i32 * 11 % 20 + 6, 4 + index as i32 % 4);
+        let pixels = (0..Self::SIDE as i32).flat_map(|y| (0..Self::SIDE as i32).map(move |x| (x, y)));
+        let labels: Vec<u32> =
+            pixels.map(|(x, y)| u32::from((x - x0).pow(2) + (y - y0).pow(2) <= radius * radius)).collect();
+        let values = labels.iter().enumerate().map(|(at, label)| 0.2 + 0.5 * *label as f32 + 0.1 * (at % 3) as f32);
+        let image = Image::new(Self::SIDE, Self::SIDE, 1, values.collect())?;
+        let target = LabelMap::new(Self::SIDE, Self::SIDE, labels).expect("a label a pixel");
+        Ok(Sample { name: format!("disc {index}"), image, target })
+    }
+
+    fn len(&self) -> usize {
+        self.count
+    }
+}
