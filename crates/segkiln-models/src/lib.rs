@@ -24,6 +24,7 @@
 //! ```
 
 pub mod backbones;
+mod bounds;
 mod card;
 pub mod deeplab;
 pub mod detection;
