@@ -84,6 +84,16 @@ impl DetectionRecipe {
             monitor: Monitor { metric: "bbox_ap".into(), higher_is_better: true },
         }
     }
+
+    /// The same with AdamW and half a cosine from 1e-3 down, for trainings from random weights on few images.
+    pub fn with_adamw(self) -> Self {
+        Self {
+            learning_rate: 1e-3,
+            optimizer: OptimizerConfig::AdamW { betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 1e-4 },
+            schedule: ScheduleConfig::Cosine { warmup: 0.05, floor: 0.01 },
+            ..self
+        }
+    }
 }
 
 /// Contents of `config.json`: all of a run but its data. A run that is resumed must have the same.
