@@ -26,12 +26,17 @@
 //! - losses and metrics (feature `metrics`, which `train` includes): `metrics`
 //! - training (feature `train`): `train`
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("segkiln needs a 64-bit target; segkiln-core and segkiln-data compile for 32 bits too");
+
 #[cfg(feature = "metrics")]
 mod coco;
 mod detector;
 mod device;
 #[cfg(feature = "metrics")]
 mod evaluation;
+#[cfg(feature = "train")]
+mod record;
 mod run;
 mod segmentation;
 mod segmenter;
@@ -44,6 +49,8 @@ pub use detector::{DetectError, Detector};
 pub use device::{UnknownDevice, device_by_name, select_device};
 #[cfg(feature = "metrics")]
 pub use evaluation::SplitDetections;
+#[cfg(feature = "train")]
+pub use record::DataRecord;
 pub use run::PartialFailure;
 pub use segkiln_core as core;
 pub use segkiln_data as data;
