@@ -116,7 +116,12 @@ fn run(args: &Args) -> Result<(), Failure> {
     let seen = Survey::of(&[&train_split, &valid_split])?;
     let is_ours = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "bpk");
     let published = args.weights.as_ref().filter(|path| !is_ours(path));
-    let color = if seen.grey && published.is_none() { ColorMode::Gray } else { ColorMode::Rgb };
+    let earlier = args.weights.as_ref().filter(|path| is_ours(path)).map(|path| earlier_run(path)).transpose()?;
+    let color = match &earlier {
+        Some(card) => card.color.unwrap_or(ColorMode::Rgb),
+        None if seen.grey && published.is_none() => ColorMode::Gray,
+        None => ColorMode::Rgb,
+    };
     let mut record = DataRecord::of(&[&train_split, &valid_split], args.decode.options())?;
     record.weights = args.weights.as_ref().map(|path| path.display().to_string());
     let train_split = Arc::new(Cached::new(open("train", color)?, CACHE));
@@ -128,7 +133,11 @@ fn run(args: &Args) -> Result<(), Failure> {
         (Some(_), None) => return Err("--weights other than a .bpk are those of an --encoder; give one".into()),
         (None, _) => args.weights.clone(),
     };
-    let normalize = if published.is_some() { Normalize::imagenet() } else { Normalize::of_dataset(&train_split)? };
+    let normalize = match earlier {
+        Some(card) => card.normalize,
+        None if published.is_some() => Normalize::imagenet(),
+        None => Normalize::of_dataset(&train_split)?,
+    };
 
     let most = if args.data.is_none() { 128 } else { 256 };
     let crop = args.crop.unwrap_or(most.min(seen.longest_side.next_multiple_of(16)));
@@ -222,6 +231,14 @@ fn open(
     let stems = splits::read_list(folder.join(format!("{split}.txt")))?;
     let options = FolderOptions { stems: Some(stems), color, mask: MaskFormat::Binary, decode, ..Default::default() };
     FolderDataset::open(folder, classes, options)
+}
+
+/// What `config.json` beside a run's weights says of its images.
+fn earlier_run(weights: &Path) -> Result<ModelCard, Failure> {
+    let path = weights.with_file_name("config.json");
+    let refuse = |reason: String| format!("cannot use {}: {reason}; a .bpk needs its run's", path.display());
+    let text = std::fs::read_to_string(&path).map_err(|error| refuse(error.to_string()))?;
+    Ok(serde_json::from_str(&text).map_err(|error| refuse(error.to_string()))?)
 }
 
 /// Segments every image of a split, and draws some beside their masks.
