@@ -5,30 +5,38 @@
 //! cargo run --example detect -- --model runs/rcnn --image images/ --output found.json
 //! ```
 //!
-//! The results are COCO's: for each object the image, the category, the box, the score and, from Mask R-CNN, the mask.
+//! The results are COCO's: for each object the image, the category, the box, the score and, from Mask R-CNN, the mask. An image
+//! of a folder that cannot be read does not stop the others; the exit code is then 2.
 
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
 
 use clap::Parser;
 use segkiln::{
-    Detector,
+    DetectError, Detector, PartialFailure,
     core::{Detection, Precision},
     data::{
-        Limits,
         coco::{ImageId, write_results},
-        read_dynamic, write_image,
+        read_dynamic, refuse_replacing, write_image,
     },
     models::detection::DetectionOptions,
 };
 use serde_json::json;
 
 mod common;
+#[path = "common/decoding.rs"]
+mod decoding;
 #[path = "common/images.rs"]
 mod images;
 #[path = "common/weights.rs"]
 mod weights;
 
 use common::{Failure, Machine, create_parent, say};
+use decoding::Decoding;
 
 /// Finds objects in images.
 #[derive(Parser)]
@@ -68,6 +76,8 @@ struct Args {
     #[arg(long, default_value_t)]
     precision: Precision,
     #[command(flatten)]
+    decode: Decoding,
+    #[command(flatten)]
     machine: Machine,
 }
 
@@ -96,13 +106,39 @@ fn run(args: &Args) -> Result<(), Failure> {
     let detector = detector.with_precision(args.precision)?;
     let paths = images::images(&args.image)?;
     let many = args.image.is_dir();
-    let mut results = Vec::new();
+    let picture = |path: &Path| {
+        let folder = args.overlay.as_ref()?;
+        Some(if many { folder.join(format!("{}.png", images::stem(path))) } else { folder.clone() })
+    };
+    let mut outputs = BTreeMap::new();
     for path in &paths {
-        let image = read_dynamic(path, &Limits::default())?;
-        let found = detector.detect(&image).map_err(|error| format!("{}: {error}", path.display()))?;
+        if let Some(other) = picture(path).and_then(|target| outputs.insert(target, path)) {
+            let (one, two) = (other.display(), path.display());
+            return Err(format!("the overlays of {one} and {two} would be one file; rename one").into());
+        }
+    }
+    refuse_replacing(paths.iter().chain([&args.weights]), outputs.keys().chain(&args.output))?;
+    let decode = args.decode.options();
+    let mut results = Vec::new();
+    let mut failed = 0;
+    for path in &paths {
+        let detected = read_dynamic(path, decode).map_err(DetectError::from).and_then(|image| {
+            let found = detector.detect(&image)?;
+            Ok((found, image))
+        });
+        let (found, image) = match detected {
+            Ok(detected) => detected,
+            // What is wrong with one of a folder is not with the others.
+            Err(DetectError::Data(error)) if many => {
+                eprintln!("error: {error}");
+                failed += 1;
+                continue;
+            }
+            Err(DetectError::Data(error)) => return Err(error.into()),
+            Err(error) => return Err(format!("{}: {error}", path.display()).into()),
+        };
         say(format_args!("{}: {}", path.display(), summary(&detector, &found)))?;
-        if let Some(overlay) = &args.overlay {
-            let target = if many { overlay.join(format!("{}.png", images::stem(path))) } else { overlay.clone() };
+        if let Some(target) = picture(path) {
             create_parent(&target)?;
             write_image(target, &detector.overlay(&image, &found)?.into())?;
         }
@@ -115,11 +151,18 @@ fn run(args: &Args) -> Result<(), Failure> {
         create_parent(output)?;
         write_results(output, &results)?;
     }
-    let seconds = start.elapsed().as_secs_f64();
-    say(
-        json!({ "images": paths.len(), "detections": results.len(), "output": args.output.as_ref().map(|path| path.display().to_string()), "seconds": seconds }),
-    )?;
-    Ok(())
+    let (seconds, output) =
+        (start.elapsed().as_secs_f64(), args.output.as_ref().map(|path| path.display().to_string()));
+    let images = paths.len() - failed;
+    let mut line = json!({ "images": images, "detections": results.len(), "output": output, "seconds": seconds });
+    if failed > 0 {
+        line["failed"] = failed.into();
+    }
+    say(line)?;
+    match failed {
+        0 => Ok(()),
+        failed => Err(PartialFailure { failed, files: paths.len() }.into()),
+    }
 }
 
 /// How many objects of each class.

@@ -7,82 +7,50 @@
 //! cargo run --example rcnn_train -- --arch faster --format voc --voc VOC2012 --weights resnet50.pth
 //! ```
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Instant,
-};
+use std::{path::PathBuf, process::ExitCode, time::Instant};
 
-use burn::data::dataset::Dataset;
 use clap::{Parser, ValueEnum};
 use segkiln::{
     Detector,
-    core::Detection,
     data::{
-        Image, Loader,
+        Loader,
         transforms::{Compose, HorizontalFlip, Probability, RandomCrop, RandomTurn90},
-        write_image,
     },
-    metrics::metrics::coco::IouType,
     models::{
         DetectorCard,
         backbones::BackboneConfig,
-        detection::{
-            AnchorConfig, DetectionNetworkConfig, DetectionOptions, DetectorConfig,
-            fcos::FcosConfig,
-            frozen_epsilon,
-            rcnn::{MaskConfig, RcnnConfig},
-            retinanet::{BoxLoss, RetinaNetConfig},
-        },
-        layers::NormConfig,
+        detection::{DetectionNetworkConfig, DetectionOptions, DetectorConfig, DetectorKind, with_detector_norms},
     },
     train::{
         Run,
-        checkpoint::sweep,
         detection::{DetectionTask, reference_options},
-        optimizer::OptimizerConfig,
-        schedule::ScheduleConfig,
         train,
     },
 };
-use serde_json::{Map, Value, json};
 
 #[path = "common/check.rs"]
 mod check;
 mod common;
 #[path = "common/detection_data.rs"]
 mod data;
+#[path = "common/decoding.rs"]
+mod decoding;
 #[path = "common/weights.rs"]
 mod weights;
 
 use common::{Failure, Machine, say};
-use data::Data;
+use data::{Data, Sources};
+use decoding::Decoding;
 
 /// Trains a detector.
 #[derive(Parser)]
 #[command(args_override_self = true)]
 struct Args {
     /// The network: Mask R-CNN, Faster R-CNN, RetinaNet or FCOS; only the first learns masks
-    #[arg(long, value_enum, default_value_t = Arch::Mask)]
-    arch: Arch,
-    /// What the annotations are
-    #[arg(long, value_enum, default_value_t = Format::Coco)]
-    format: Format,
-    /// Folder of the training images
-    #[arg(long, requires = "train_json")]
-    train_images: Option<PathBuf>,
-    /// COCO's annotations of the training images
-    #[arg(long, requires_all = ["train_images", "val_images", "val_json"])]
-    train_json: Option<PathBuf>,
-    /// Folder of the validation images
-    #[arg(long, requires = "val_json")]
-    val_images: Option<PathBuf>,
-    /// COCO's annotations of the validation images
-    #[arg(long, requires = "train_json")]
-    val_json: Option<PathBuf>,
-    /// Folder with JPEGImages, Annotations and ImageSets/Main/{train,val}.txt
-    #[arg(long, conflicts_with = "train_json")]
-    voc: Option<PathBuf>,
+    #[arg(long, default_value_t = DetectorKind::MaskRcnn)]
+    arch: DetectorKind,
+    #[command(flatten)]
+    sources: Sources,
     /// torchvision's name of the backbone [default: resnet50; for the sample resnet18]
     #[arg(long)]
     backbone: Option<String>,
@@ -128,21 +96,9 @@ struct Args {
     #[arg(long)]
     check_data: bool,
     #[command(flatten)]
+    decode: Decoding,
+    #[command(flatten)]
     machine: Machine,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Arch {
-    Mask,
-    Faster,
-    Retinanet,
-    Fcos,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Coco,
-    Voc,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -164,38 +120,35 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let device = args.machine.device()?;
+    let (masks, decode) = (args.arch.has_masks(), args.decode.options());
     if args.check_data {
-        return check::tell(&data::check(args)?);
+        return check::tell(&args.sources.check(masks, decode)?);
     }
-    let Data { train: training, valid, test, classes, categories, truth, is_sample } = Data::open(args)?;
+    let Data { train: images, valid, test, classes, categories, truth, is_sample, mut record } =
+        args.sources.open(masks, decode)?;
+    record.weights = args.weights.as_ref().map(|path| path.display().to_string());
     let backbone = args.backbone.as_deref().unwrap_or(if is_sample { "resnet18" } else { "resnet50" });
     let begin = args.weights.as_ref().map(|given| weights::file(backbone, given, None)).transpose()?;
-    let config = network(args, backbone, begin.as_deref(), classes.count(), is_sample)?;
+    let config = network(args, backbone, begin.as_ref(), classes.count(), is_sample)?;
     let card = DetectorCard::new(config, classes).with_categories(categories);
 
     let mut augment = Compose::new();
-    let images = if is_sample { EPOCH } else { training.len() };
-    let mut training = Loader::builder(training);
+    let mut training = Loader::builder(images.clone());
     if is_sample {
         // Few images are seen hundreds of times each.
         augment = augment.then(Probability { p: 0.5, transform: RandomCrop::new(CROP, CROP)? }).then(RandomTurn90);
         training = training.epoch_length(Some(EPOCH));
     }
-    let training = training.transform(augment.then(HorizontalFlip { p: 0.5 }));
-    let validation = Loader::builder(valid).batch_size(1);
 
-    let optimizer = args.optimizer.unwrap_or(if is_sample { Optimizer::Adamw } else { Optimizer::Sgd });
     let epochs = args.epochs.unwrap_or(if is_sample { 24 } else { 26 });
-    let mut options = reference_options(images, epochs, args.batch_size);
+    let mut options = reference_options(if is_sample { EPOCH } else { images.len() }, epochs, args.batch_size);
     options.seed = args.machine.seed;
-    if matches!(args.arch, Arch::Retinanet | Arch::Fcos) {
+    if args.arch.is_dense() {
         // As in torchvision's reference training.
         options.learning_rate *= 0.5;
     }
-    if optimizer == Optimizer::Adamw {
-        options.learning_rate = 1e-3;
-        options.optimizer = OptimizerConfig::AdamW { betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 1e-4 };
-        options.schedule = ScheduleConfig::Cosine { warmup: 0.05, floor: 0.01 };
+    if args.optimizer.map_or(is_sample, |optimizer| optimizer == Optimizer::Adamw) {
+        options = options.with_adamw();
     }
     options.learning_rate = args.lr.unwrap_or(options.learning_rate);
     // As torchvision: early layers of trained backbones stay as they are.
@@ -204,44 +157,21 @@ fn run(args: &Args) -> Result<(), Failure> {
         folder: args.out.clone(),
         task: DetectionTask::new(card.clone()),
         options,
-        data: json!({ "weights": args.weights.as_ref().map(|path| path.display().to_string()) }),
+        data: record.to_json(),
         weights: begin,
-        train: training,
-        valid: validation,
+        train: training.transform(augment.then(HorizontalFlip { p: 0.5 })),
+        valid: Loader::builder(valid).batch_size(1),
         device: device.clone(),
         resume: args.resume,
     })?;
 
     let detector = Detector::new(outcome.model, card, &device)?;
-    let pictures = args.out.join("overlays");
-    std::fs::create_dir_all(&pictures).map_err(|error| format!("cannot create {}: {error}", pictures.display()))?;
-    sweep(&pictures)?;
-    let samples = test.iter().map(|sample| sample.map_err(Failure::from));
-    let found = detector.detect_split(samples, |index, sample, detections| {
-        if index < OVERLAYS {
-            let shown: Vec<Detection> = detections.iter().filter(|found| found.score >= 0.5).cloned().collect();
-            let picture = detector.comparison(&Image::to_dynamic(&sample.image), &sample.target, &shown)?;
-            write_image(pictures.join(format!("{}.png", sample.name)), &picture.into())?;
-        }
-        Ok(())
-    })?;
-    let images = found.images();
-    let mut line = Map::new();
-    for (name, iou) in [("bbox", IouType::Bbox), ("segm", IouType::Segm)] {
-        if iou == IouType::Segm && args.arch != Arch::Mask {
-            continue;
-        }
-        let figures = match &truth {
-            Some(file) => found.coco_figures_of_file(file, &detector, iou)?,
-            None => found.coco_figures(iou)?,
-        };
-        line.insert(name.into(), serde_json::to_value(figures)?);
-    }
-    line.insert("images".into(), images.into());
-    line.insert("epochs".into(), outcome.history.epochs().len().into());
-    line.insert("seconds".into(), start.elapsed().as_secs_f64().into());
-    say(Value::Object(line))?;
-    Ok(())
+    let found = detector.draw_split(&*test, &args.out.join("overlays"), OVERLAYS)?;
+    let mut line = serde_json::to_value(found.figures(truth.as_ref(), &detector)?)?;
+    line["images"] = found.images().into();
+    line["epochs"] = outcome.history.epochs().len().into();
+    line["seconds"] = start.elapsed().as_secs_f64().into();
+    Ok(say(line)?)
 }
 
 /// Side of the crops of the sample in pixels, which the network sees a third larger.
@@ -255,66 +185,19 @@ const OVERLAYS: usize = 16;
 fn network(
     args: &Args,
     name: &str,
-    weights: Option<&Path>,
+    weights: Option<&PathBuf>,
     classes: usize,
     is_sample: bool,
 ) -> Result<DetectorConfig, Failure> {
     let backbone = BackboneConfig::by_name(name)
         .ok_or_else(|| format!("there is no backbone {name:?}; the names are {}", BackboneConfig::NAMES.join(", ")))?;
-    let theirs = weights.filter(|path| path.extension().is_none_or(|extension| extension != "bpk"));
-    let norm = args.norm.unwrap_or(if theirs.is_some() { Norm::Frozen } else { Norm::Batch });
-    let backbone = match norm {
-        // As torchvision's detectors, whatever its classifiers have.
-        Norm::Batch => backbone.with_norm(NormConfig::default()),
-        Norm::Frozen => {
-            let epsilon = theirs.map(frozen_epsilon).transpose()?.flatten();
-            backbone.with_norm(NormConfig::Frozen { epsilon: epsilon.unwrap_or(1e-5) })
-        }
-    };
-    let small = || is_sample.then(|| vec![8.0, 16.0, 32.0, 64.0, 128.0]);
-    let sizes = args.anchor_sizes.clone().or_else(small);
-    // A quarter of the channels is enough for one class of round objects.
-    let channels = if is_sample { 64 } else { 256 };
-    let config: DetectorConfig = match args.arch {
-        Arch::Mask | Arch::Faster => {
-            let mut config = RcnnConfig::with_backbone(backbone, classes).with_channels(channels);
-            let levels = config.stages.len() + 1;
-            if let Some(sizes) = sizes {
-                // One size a level where there are as many, else all sizes on each.
-                let sizes = match sizes.len() == levels {
-                    true => sizes.into_iter().map(|size| vec![size]).collect(),
-                    false => vec![sizes; levels],
-                };
-                config = config.with_anchors(AnchorConfig::new().with_sizes(sizes));
-            }
-            let mut mask = (args.arch == Arch::Mask).then(MaskConfig::new);
-            if is_sample {
-                let roi = config.roi.clone().with_representation(256).with_samples(128);
-                let rpn = config.rpn.clone().with_before_nms_train(500).with_after_nms_train(500);
-                config = config.with_roi(roi).with_rpn(rpn.with_before_nms(500).with_after_nms(500));
-                mask = mask.map(|mask| mask.with_channels(64));
-            }
-            config.with_mask(mask).into()
-        }
-        Arch::Retinanet => {
-            let mut config = RetinaNetConfig::with_backbone(backbone, classes).with_channels(channels);
-            if is_sample {
-                // From random weights, heads without norm hardly learn in so few steps: as the second version.
-                config = config.with_head_norm(NormConfig::Group { groups: 32 }).with_box_loss(BoxLoss::GeneralizedIou);
-            }
-            match sizes {
-                Some(sizes) => config.with_anchors(AnchorConfig::with_octaves(&sizes)).into(),
-                None => config.into(),
-            }
-        }
-        Arch::Fcos => {
-            let config = FcosConfig::with_backbone(backbone, classes).with_channels(channels);
-            match sizes {
-                Some(sizes) => config.with_strides(sizes).into(),
-                None => config.into(),
-            }
-        }
-    };
+    let backbone =
+        with_detector_norms(backbone, args.norm.map(|norm| norm == Norm::Frozen), weights.map(PathBuf::as_path))?;
+    let config = DetectorConfig::on_backbone(args.arch, backbone, classes);
+    let mut config = if is_sample { config.reduced() } else { config };
+    if let Some(sizes) = &args.anchor_sizes {
+        config = config.with_anchor_sizes(sizes.clone());
+    }
     let min_size = args.min_size.or(is_sample.then_some(256));
     let max_size = args.max_size.or(min_size.filter(|_| is_sample));
     let max_detections = Some(args.detections);

@@ -11,17 +11,20 @@ use clap::Parser;
 use segkiln::{
     Segmenter,
     core::{LabelMap, Precision},
-    data::{ColorMode, Filter, Image, Limits, Preset, read_dynamic, refuse_replacing, resize_labels, write_labels},
+    data::{ColorMode, Filter, Image, Preset, read_dynamic, refuse_replacing, resize_labels, write_labels},
     models::{ModelConfig, weights::save_safetensors},
     ops::{ResizeMode, resize},
 };
 use serde_json::{Map, json};
 
 mod common;
+#[path = "common/decoding.rs"]
+mod decoding;
 #[path = "common/weights.rs"]
 mod weights;
 
 use common::{Failure, Machine, create_parent, say};
+use decoding::Decoding;
 
 /// Segments an image with a named network.
 #[derive(Parser)]
@@ -52,6 +55,8 @@ struct Args {
     #[arg(long, default_value_t)]
     precision: Precision,
     #[command(flatten)]
+    decode: Decoding,
+    #[command(flatten)]
     machine: Machine,
 }
 
@@ -64,7 +69,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let device = args.machine.device()?;
     ModelConfig::by_name(&args.arch, args.num_classes)?;
     refuse_replacing([&args.image, &args.weights], args.output.iter().chain(&args.logits))?;
-    let image = read_dynamic(&args.image, &Limits::default())?;
+    let image = read_dynamic(&args.image, args.decode.options())?;
     let weights = weights::file(&args.arch, &args.weights, Some(args.num_classes))?;
     let segmenter =
         Segmenter::by_name(&args.arch, weights, args.num_classes, &device)?.with_precision(args.precision)?;

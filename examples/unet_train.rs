@@ -19,7 +19,7 @@ use std::{
 use burn::data::dataset::Dataset;
 use clap::Parser;
 use segkiln::{
-    SegmentOptions, Segmenter,
+    DataRecord, SegmentOptions, Segmenter,
     core::Classes,
     data::{
         self, ColorMode, DataError, DecodeOptions, Image, Loader, MaskFormat, Normalize, Sample,
@@ -34,8 +34,7 @@ use segkiln::{
         backbones::BackboneConfig,
         unet::{EncodedUNetConfig, UNetConfig},
     },
-    train::{Run, SegmentationTask, TrainingOptions, checkpoint::sweep, train},
-    warnings,
+    train::{Run, SegmentationTask, TrainingOptions, checkpoint::create_and_sweep, train},
 };
 use serde_json::json;
 
@@ -75,9 +74,10 @@ struct Args {
     /// A backbone, such as mobilenet_v2, for the network's contracting path [default: the paper's, of --base channels]
     #[arg(long)]
     encoder: Option<String>,
-    /// Weights of the --encoder to begin with: torchvision's .pth or .safetensors, or DEFAULT for those that it has published;
+    /// Weights to begin with: a .bpk of the same network, to go on from an earlier run; or the --encoder's, torchvision's .pth
+    /// or .safetensors, or DEFAULT for those that it has published;
     /// images are then RGB and normalised as its
-    #[arg(long, requires = "encoder")]
+    #[arg(long)]
     weights: Option<PathBuf>,
     /// Folder for the run's files
     #[arg(long, default_value = "runs/unet")]
@@ -114,15 +114,30 @@ fn run(args: &Args) -> Result<(), Failure> {
     // A look at every image before the first step: bad files are found here, not in epoch 7 or after the last.
     let [train_split, valid_split] = [open("train", ColorMode::Rgb)?, open("val", ColorMode::Rgb)?];
     let seen = Survey::of(&[&train_split, &valid_split])?;
-    let color = if seen.grey && args.weights.is_none() { ColorMode::Gray } else { ColorMode::Rgb };
-    let fingerprints = [train_split.fingerprint()?, valid_split.fingerprint()?];
+    let is_ours = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "bpk");
+    let published = args.weights.as_ref().filter(|path| !is_ours(path));
+    let earlier = args.weights.as_ref().filter(|path| is_ours(path)).map(|path| earlier_run(path)).transpose()?;
+    let color = match &earlier {
+        Some(card) => card.color.unwrap_or(ColorMode::Rgb),
+        None if seen.grey && published.is_none() => ColorMode::Gray,
+        None => ColorMode::Rgb,
+    };
+    let mut record = DataRecord::of(&[&train_split, &valid_split], args.decode.options())?;
+    record.weights = args.weights.as_ref().map(|path| path.display().to_string());
     let train_split = Arc::new(Cached::new(open("train", color)?, CACHE));
     let valid_split = Arc::new(Cached::new(open("val", color)?, CACHE));
     let test_split = open(measured, color)?;
     Survey::of(&[&test_split])?;
-    let begin = args.weights.as_ref().zip(args.encoder.as_ref());
-    let begin = begin.map(|(given, encoder)| weights::file(encoder, given, None)).transpose()?;
-    let normalize = if begin.is_some() { Normalize::imagenet() } else { Normalize::of_dataset(&train_split)? };
+    let begin = match (published, &args.encoder) {
+        (Some(given), Some(encoder)) => Some(weights::file(encoder, given, None)?),
+        (Some(_), None) => return Err("--weights other than a .bpk are those of an --encoder; give one".into()),
+        (None, _) => args.weights.clone(),
+    };
+    let normalize = match earlier {
+        Some(card) => card.normalize,
+        None if published.is_some() => Normalize::imagenet(),
+        None => Normalize::of_dataset(&train_split)?,
+    };
 
     let most = if args.data.is_none() { 128 } else { 256 };
     let crop = args.crop.unwrap_or(most.min(seen.longest_side.next_multiple_of(16)));
@@ -171,17 +186,13 @@ fn run(args: &Args) -> Result<(), Failure> {
         learning_rate: args.lr,
         ..TrainingOptions::default()
     };
+    let mut data = record.to_json();
+    data["crop"] = crop.into();
     let outcome = train(Run {
         folder: args.out.clone(),
         task: SegmentationTask::new(card.clone()),
         options,
-        data: json!({
-            "crop": crop,
-            "weights": args.weights.as_ref().map(|path| path.display().to_string()),
-            "sha256": fingerprints,
-            "decode": args.decode.options(),
-            "warnings": warnings::collected(),
-        }),
+        data,
         weights: begin,
         train: training,
         valid: validation,
@@ -224,10 +235,17 @@ fn open(
     FolderDataset::open(folder, classes, options)
 }
 
+/// What `config.json` beside a run's weights says of its images.
+fn earlier_run(weights: &Path) -> Result<ModelCard, Failure> {
+    let path = weights.with_file_name("config.json");
+    let refuse = |reason: String| format!("cannot use {}: {reason}; a .bpk needs its run's", path.display());
+    let text = std::fs::read_to_string(&path).map_err(|error| refuse(error.to_string()))?;
+    Ok(serde_json::from_str(&text).map_err(|error| refuse(error.to_string()))?)
+}
+
 /// Segments every image of a split, and draws some beside their masks.
 fn evaluate(segmenter: &Segmenter, dataset: &FolderDataset, pictures: &Path) -> Result<ConfusionMatrix, Failure> {
-    std::fs::create_dir_all(pictures).map_err(|error| format!("cannot create {}: {error}", pictures.display()))?;
-    sweep(pictures)?;
+    create_and_sweep(pictures)?;
     let mut matrix = ConfusionMatrix::new(segmenter.classes().count(), segmenter.classes().ignore_index())?;
     let options = SegmentOptions { probabilities: false, ..Default::default() };
     for (index, sample) in dataset.iter().enumerate() {

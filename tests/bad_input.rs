@@ -200,6 +200,51 @@ fn a_full_disk() {
     assert!(files(&place.at("out")).is_empty(), "{:?}", files(&place.at("out")));
 }
 
+/// A folder that may be read and not written. Root may write everywhere, so that programs run as nobody then.
+#[cfg(unix)]
+#[test]
+fn a_read_only_folder() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let place = Place::with_network();
+    let before = snapshot(&place.at("run"));
+    let allow = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    allow(place.0.path(), 0o555);
+    allow(&place.at("run"), 0o555);
+    let is_root = fs::write(place.at("run/probe"), "").is_ok();
+    if is_root {
+        fs::remove_file(place.at("run/probe")).unwrap();
+    }
+    let unprivileged = |command: &Command| {
+        if !is_root {
+            let mut same = Command::new(command.get_program());
+            same.args(command.get_args());
+            return same;
+        }
+        let mut nobody = Command::new("setpriv");
+        nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(command.get_program());
+        nobody.args(command.get_args());
+        nobody
+    };
+    if !is_root || run(&mut unprivileged(&Command::new("true"))).code == Some(0) {
+        for command in [place.train(), {
+            let mut resumed = place.train();
+            resumed.args(["--resume", "--seed", "0"]);
+            resumed
+        }] {
+            let line = run_badly(&mut unprivileged(&command));
+            assert!(line.contains("cannot write") || line.contains("cannot create"), "{line}");
+            assert!(line.contains("/run") && line.to_lowercase().contains("permission denied"), "{line}");
+            assert!(snapshot(&place.at("run")) == before, "a refused run changed files");
+        }
+        let line = run_badly(&mut unprivileged(&place.predict("data/images")));
+        assert!(line.contains("/out") && line.to_lowercase().contains("permission denied"), "{line}");
+    }
+    // For the folder's removal.
+    allow(place.0.path(), 0o755);
+    allow(&place.at("run"), 0o755);
+}
+
 #[test]
 fn no_network() {
     let place = Place::with_network();

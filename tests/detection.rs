@@ -10,7 +10,7 @@ use std::{
 };
 
 use burn::tensor::Device;
-use common::{detection_set, example, rcnn_train, run_badly, run_well};
+use common::{detection_set, example, rcnn_train, run, run_badly, run_well};
 use image::GrayImage;
 use segkiln::{
     Detector,
@@ -216,6 +216,62 @@ fn annotations_that_are_wrong_are_named() {
     refused(place.train("run").args(["--lr", "nan"]), &["learning_rate"]);
     refused(example("rcnn_train").args(["--format", "voc"]), &["--voc"]);
     refused(example("rcnn_train").args(["--arch", "faster", "--format", "voc", "--voc", "/nowhere"]), &["/nowhere"]);
+}
+
+#[test]
+fn a_bad_image_does_not_stop_the_others() {
+    let place = Place::new();
+    run_well(&mut place.train("run"));
+    let detect = |image: &str, output: &str| {
+        let mut command = example("detect");
+        command.arg("--model").arg(place.at("run")).arg("--image").arg(place.at(image)).arg("--output");
+        command.arg(place.at(output));
+        command
+    };
+    fs::write(place.at("images/train_1.png"), "no picture").unwrap();
+    fs::write(place.at("images/._train_0.png"), "of a Mac").unwrap();
+    let ended = run(&mut detect("images", "found.json"));
+    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    assert_eq!((&ended.result()["images"], &ended.result()["failed"]), (&json!(7), &json!(1)));
+    assert!(ended.stderr.lines().count() == 1 && ended.stderr.contains("images/train_1.png"), "{}", ended.stderr);
+    assert!(place.at("found.json").exists());
+    refused(&mut detect("images/train_1.png", "one.json"), &["train_1.png"]);
+    // Limits of the decoders, and results that would replace an input.
+    let one = "images/train_0.png";
+    refused(detect(one, "one.json").args(["--limits", "2000"]), &["train_0.png", "limit"]);
+    run_well(detect(one, "one.json").args(["--limits", "100000"]));
+    refused(&mut detect(one, one), &["train_0.png is an input"]);
+    refused(detect("images", "found.json").arg("--overlay").arg(place.at("images")), &["is an input"]);
+}
+
+#[test]
+fn data_that_changed_and_more_epochs() {
+    let place = Place::new();
+    run_well(&mut place.train("run"));
+    let config: Value = serde_json::from_str(&fs::read_to_string(place.at("run/config.json")).unwrap()).unwrap();
+    assert_eq!(config["data"]["sha256"].as_array().unwrap().len(), 2, "{config}");
+    assert!(config["data"]["warnings"].is_array() && config["data"]["decode"]["limits"].is_object(), "{config}");
+    refused(place.train("run").args(["--resume", "--epochs", "2"]), &["epochs was 1, is 2", "best.bpk"]);
+    refused(place.train("run").args(["--resume", "--keep-orientation"]), &["data.decode.orientation"]);
+    let mut file = place.read("train");
+    file["annotations"][0]["bbox"] = json!([1, 1, 9, 9]);
+    place.write("train", &file);
+    refused(place.train("run").arg("--resume"), &["config.json", "the data: names, sizes or objects"]);
+
+    // Rates of gradient descent in steps: what comes behind the last milestone goes on.
+    let sgd = |epochs: &str| {
+        let mut command = place.train("steps");
+        command.args(["--optimizer", "sgd", "--lr", "0.001", "--resume", "--epochs", epochs]);
+        command
+    };
+    run_well(&mut sgd("2"));
+    for epochs in ["3", "4"] {
+        assert_eq!(run_well(&mut sgd(epochs))["epochs"], json!(epochs.parse::<usize>().unwrap()));
+    }
+    let metrics = fs::read_to_string(place.at("steps/metrics.csv")).unwrap();
+    let rates: Vec<f64> =
+        metrics.lines().skip(1).map(|line| line.split(',').nth(1).unwrap().parse().unwrap()).collect();
+    assert!(rates.len() == 4 && rates[1] < 0.001 && rates[2..] == [rates[1]; 2], "{rates:?}");
 }
 
 #[test]

@@ -20,6 +20,7 @@ use segkiln::{
         datasets::{FolderDataset, FolderOptions},
         splits,
         transforms::{Compose, HorizontalFlip, RandomCrop},
+        write_image,
     },
     models::{ModelCard, ModelConfig, unet::UNetConfig},
     train::{Run, SegmentationTask, TrainingOptions, train},
@@ -239,6 +240,16 @@ fn a_seed_gives_the_same_bytes_on_any_number_of_threads() {
 }
 
 #[test]
+fn a_detector_s_seed_gives_the_same_bytes_on_any_number_of_threads() {
+    let place = Place(tempfile::tempdir().unwrap());
+    detection_set(&place.data());
+    for (out, threads) in [("one", "1"), ("two", "2"), ("three", "3")] {
+        run_well(rcnn_train(&place.data(), &place.out(out)).env("RAYON_NUM_THREADS", threads));
+        assert_same_run(&place.out("one"), &place.out(out));
+    }
+}
+
+#[test]
 fn other_settings_cannot_be_resumed() {
     let place = Place::new();
     run_well(place.train("run").args(["--epochs", "1"]));
@@ -254,6 +265,14 @@ fn other_settings_cannot_be_resumed() {
     }
     let after: Vec<_> = ["last.bpk", "config.json"].map(|name| fs::read(place.out("run").join(name)).unwrap()).into();
     assert!(before == after, "a refused run changed files");
+    // What the error says of epochs.
+    run_well(place.train("more").args(["--epochs", "1", "--weights"]).arg(place.out("run").join("best.bpk")));
+    // Other data.
+    fs::copy(place.data().join("images/train_0.png"), place.data().join("images/train_1.png")).unwrap();
+    let bright = image::GrayImage::from_pixel(48, 40, image::Luma([9]));
+    write_image(place.data().join("images/train_0.png"), &bright.into()).unwrap();
+    let error = run_badly(place.train("run").args(["--epochs", "1", "--resume"]));
+    assert!(error.contains("the data: names, sizes or objects"), "{error}");
 }
 
 #[test]

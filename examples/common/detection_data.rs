@@ -1,33 +1,65 @@
 //! Data sets that `rcnn_train` learns from: COCO's and Pascal VOC's files, and the sample in the repository.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use burn::data::dataset::Dataset;
+use clap::ValueEnum;
 use segkiln::{
-    coco_evaluate,
+    DataRecord, coco_evaluate,
     core::{Classes, Instances},
     data::{
-        self, Limits, MaskFormat, Report, Sample,
+        self, DecodeOptions, MaskFormat, Report, Sample,
         coco::{CocoFile, CocoResultFile},
         datasets::{
-            Cached, CocoDetection, CocoOptions, DetectionDataset, DetectionEntry, InvalidBoxes, VocDetection,
-            VocOptions,
+            Cached, CocoDetection, CocoOptions, DetectionDataset, DetectionEntry, ImageFiles, InvalidBoxes, Survey,
+            VocDetection, VocOptions,
         },
         read_labels, splits,
     },
     metrics::metrics::coco::{CocoParams, IouType},
 };
 
-use crate::{
-    Arch, Args, Format,
-    common::{Failure, say},
-};
+use crate::common::{Failure, say};
 
 /// Bytes of decoded images that are kept.
 const CACHE: usize = 2 << 30;
+/// Images that are looked at before the first step.
+const LOOKED_AT: usize = 500;
 
 /// A split of a data set.
 pub type Split = Arc<dyn Dataset<Sample<Instances>>>;
+
+/// Flags that name the data.
+#[derive(clap::Args)]
+pub struct Sources {
+    /// What the annotations are
+    #[arg(long, value_enum, default_value_t = Format::Coco)]
+    format: Format,
+    /// Folder of the training images
+    #[arg(long, requires = "train_json")]
+    train_images: Option<PathBuf>,
+    /// COCO's annotations of the training images
+    #[arg(long, requires_all = ["train_images", "val_images", "val_json"])]
+    train_json: Option<PathBuf>,
+    /// Folder of the validation images
+    #[arg(long, requires = "val_json")]
+    val_images: Option<PathBuf>,
+    /// COCO's annotations of the validation images
+    #[arg(long, requires = "train_json")]
+    val_json: Option<PathBuf>,
+    /// Folder with JPEGImages, Annotations and ImageSets/Main/{train,val}.txt
+    #[arg(long, conflicts_with = "train_json")]
+    voc: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Coco,
+    Voc,
+}
 
 /// Splits to learn from and to measure with.
 pub struct Data {
@@ -40,19 +72,36 @@ pub struct Data {
     /// Annotations that COCO's figures are computed with, where there is a file.
     pub truth: Option<CocoFile>,
     pub is_sample: bool,
+    /// What `config.json` says of the data.
+    pub record: DataRecord,
 }
 
 impl Data {
+    /// The splits of files on disk, after a look at some of them; what is measured is the validation split.
+    fn of<D: ImageFiles + Dataset<Sample<Instances>> + 'static>(
+        [train, valid]: [D; 2],
+        classes: Classes,
+        decode: DecodeOptions,
+    ) -> Result<Self, Failure> {
+        let splits = [&train, &valid];
+        Survey::of_some(&splits, LOOKED_AT)?;
+        let record = DataRecord::of(&splits, decode)?;
+        let [train, valid]: [Split; 2] = [train, valid].map(|split| Arc::new(Cached::new(split, CACHE)) as Split);
+        let (test, categories) = (valid.clone(), Vec::new());
+        Ok(Self { train, valid, test, classes, categories, truth: None, is_sample: false, record })
+    }
+}
+
+impl Sources {
     /// Opens what the flags name, by default the sample.
-    pub fn open(args: &Args) -> Result<Self, Failure> {
-        let masks = args.arch == Arch::Mask;
+    pub fn open(&self, masks: bool, decode: DecodeOptions) -> Result<Data, Failure> {
         if let (Some(train_images), Some(train_json), Some(val_images), Some(val_json)) =
-            (&args.train_images, &args.train_json, &args.val_images, &args.val_json)
+            (&self.train_images, &self.train_json, &self.val_images, &self.val_json)
         {
-            if args.format == Format::Voc {
+            if self.format == Format::Voc {
                 return Err("--format voc takes --voc DIR and no JSON files".into());
             }
-            let options = CocoOptions { invalid_boxes: InvalidBoxes::Drop, masks, ..CocoOptions::default() };
+            let options = CocoOptions { invalid_boxes: InvalidBoxes::Drop, masks, decode, ..CocoOptions::default() };
             let train = CocoDetection::open(train_images, train_json, options.clone())?;
             let categories = train.categories().to_vec();
             let names = Some(train.classes().names()[1..].to_vec());
@@ -60,58 +109,55 @@ impl Data {
             let valid = CocoDetection::open(val_images, val_json, options)?;
             left_out(train_json, train.dropped())?;
             left_out(val_json, valid.dropped())?;
-            some_object(train_json, "training", train.entries())?;
-            some_object(val_json, "validation", valid.entries())?;
+            train.check_targets("training")?;
+            valid.check_targets("validation")?;
             let (classes, truth) = (train.classes().clone(), evaluable(valid.file(), masks)?);
-            let valid: Split = Arc::new(Cached::new(valid, CACHE));
-            return Ok(Self {
-                train: Arc::new(Cached::new(train, CACHE)),
-                valid: valid.clone(),
-                test: valid,
-                classes,
-                categories,
-                truth,
-                is_sample: false,
-            });
+            return Ok(Data { categories, truth, ..Data::of([train, valid], classes, decode)? });
         }
-        if let Some(folder) = &args.voc {
+        if let Some(folder) = &self.voc {
             if masks {
                 return Err("Pascal VOC's annotations have no masks; give --arch faster".into());
             }
-            let options = VocOptions { invalid_boxes: InvalidBoxes::Drop, ..VocOptions::default() };
+            let options = VocOptions { invalid_boxes: InvalidBoxes::Drop, decode, ..VocOptions::default() };
             let train = VocDetection::open(folder, "train", options.clone())?;
             let classes = train.classes().clone();
             let valid = VocDetection::open(folder, "val", VocOptions { classes: Some(classes.clone()), ..options })?;
             left_out(folder, train.dropped() + valid.dropped())?;
-            some_object(folder, "training", train.entries())?;
-            some_object(folder, "validation", valid.entries())?;
-            let valid: Split = Arc::new(Cached::new(valid, CACHE));
-            return Ok(Self {
-                train: Arc::new(Cached::new(train, CACHE)),
-                valid: valid.clone(),
-                test: valid,
-                classes,
-                categories: Vec::new(),
-                truth: None,
-                is_sample: false,
-            });
+            train.check_targets(folder, "training")?;
+            valid.check_targets(folder, "validation")?;
+            return Data::of([train, valid], classes, decode);
         }
-        if args.format == Format::Voc {
+        if self.format == Format::Voc {
             return Err("--format voc needs --voc DIR".into());
         }
-        let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/nuclei_sample"));
-        let classes = Classes::new(["background", "nucleus"])?;
-        let split = |name| -> Result<Split, Failure> {
-            Ok(Arc::new(Cached::new(sample(folder, name, classes.clone())?, CACHE)))
-        };
-        Ok(Self {
-            train: split("train")?,
-            valid: split("val")?,
-            test: split("test")?,
-            classes: classes.clone(),
-            categories: Vec::new(),
-            truth: None,
-            is_sample: true,
+        let test: Split = Arc::new(Cached::new(sample("test", decode)?, CACHE));
+        let splits = [sample("train", decode)?, sample("val", decode)?];
+        Ok(Data { test, is_sample: true, ..Data::of(splits, sample_classes()?, decode)? })
+    }
+
+    /// Faults of the data that the flags name.
+    pub fn check(&self, masks: bool, decode: DecodeOptions) -> Result<Report, Failure> {
+        let options = CocoOptions { masks, decode, ..CocoOptions::default() };
+        Ok(match (&self.voc, &self.train_json) {
+            (Some(folder), _) => {
+                let options = VocOptions { decode, ..VocOptions::default() };
+                data::check(["train", "val"].map(|split| VocDetection::open(folder, split, options.clone())))
+            }
+            (None, Some(train_json)) => {
+                let images = self.train_images.as_deref().unwrap_or(Path::new(""));
+                let train = CocoDetection::open(images, train_json, options.clone());
+                let known = train.as_ref().ok();
+                let known = known.map(|train| (train.categories().to_vec(), train.classes().names()[1..].to_vec()));
+                let (categories, names) = known.unzip();
+                let options = CocoOptions { categories, names, ..options };
+                let valid = self.val_images.as_ref().zip(self.val_json.as_ref());
+                let valid = valid.map(|(images, json)| CocoDetection::open(images, json, options));
+                data::check([train].into_iter().chain(valid))
+            }
+            (None, None) => {
+                let splits = ["train", "val", "test"].map(|split| sample(split, decode));
+                data::check(splits.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().map(Ok))
+            }
         })
     }
 }
@@ -136,53 +182,18 @@ fn evaluable(file: &CocoFile, masks: bool) -> Result<Option<CocoFile>, Failure> 
     Ok(Some(file.clone()))
 }
 
-/// Without objects there is nothing to learn, and no epoch would be better than another.
-fn some_object(what: &Path, split: &str, images: &[DetectionEntry]) -> Result<(), Failure> {
-    match images.iter().any(DetectionEntry::has_target) {
-        true => Ok(()),
-        false => Err(format!(
-            "{}: there is no object in any {split} image, other than crowds and difficult ones",
-            what.display()
-        )
-        .into()),
-    }
+fn sample_classes() -> Result<Classes, Failure> {
+    Ok(Classes::new(["background", "nucleus"])?)
 }
 
-/// Faults of the data that the flags name.
-pub fn check(args: &Args) -> Result<Report, Failure> {
-    let options = CocoOptions { masks: args.arch == Arch::Mask, ..CocoOptions::default() };
-    Ok(match (&args.voc, &args.train_json) {
-        (Some(folder), _) => {
-            data::check(["train", "val"].map(|split| VocDetection::open(folder, split, VocOptions::default())))
-        }
-        (None, Some(train_json)) => {
-            let train =
-                CocoDetection::open(args.train_images.as_deref().unwrap_or(Path::new("")), train_json, options.clone());
-            let known =
-                train.as_ref().ok().map(|train| (train.categories().to_vec(), train.classes().names()[1..].to_vec()));
-            let (categories, names) = known.unzip();
-            let options = CocoOptions { categories, names, ..options };
-            let valid = args.val_images.as_ref().zip(args.val_json.as_ref());
-            let valid = valid.map(|(images, json)| CocoDetection::open(images, json, options));
-            data::check([train].into_iter().chain(valid))
-        }
-        (None, None) => {
-            let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/nuclei_sample"));
-            let classes = Classes::new(["background", "nucleus"])?;
-            let splits = ["train", "val", "test"].map(|split| sample(folder, split, classes.clone()));
-            data::check(splits.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().map(Ok))
-        }
-    })
-}
-
-/// Images whose labels are the numbers of objects.
-fn sample(folder: &Path, split: &str, classes: Classes) -> Result<DetectionDataset, Failure> {
+/// A split of the sample in the repository, whose labels are the numbers of objects.
+fn sample(split: &str, decode: DecodeOptions) -> Result<DetectionDataset, Failure> {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/nuclei_sample"));
     let mut entries = Vec::new();
     for stem in splits::read_list(folder.join(format!("{split}.txt")))? {
-        let labels =
-            read_labels(folder.join(format!("labels/{stem}.png")), &MaskFormat::Instances, &Limits::default())?;
+        let labels = read_labels(folder.join(format!("labels/{stem}.png")), &MaskFormat::Instances, decode)?;
         let image = folder.join(format!("images/{stem}.png"));
         entries.push(DetectionEntry { name: stem, image, instances: Instances::from_labels(&labels, |_| 1)? });
     }
-    Ok(DetectionDataset::new(entries, classes)?)
+    Ok(DetectionDataset::new(entries, sample_classes()?)?.decode(decode))
 }

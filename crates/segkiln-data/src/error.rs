@@ -245,6 +245,19 @@ pub enum DataError {
         /// The folder, list or split.
         what: String,
     },
+    /// No object to learn or to find in a split.
+    #[error(
+        "{path}: there is no object in the {images} {split} image{s}, other than crowds and difficult ones, which are neither \
+         learned nor counted; add some, or clear those flags", s = if *images == 1 { "" } else { "s" }
+    )]
+    NoTarget {
+        /// The annotations.
+        path: PathBuf,
+        /// `training` or `validation`.
+        split: String,
+        /// Images of the split.
+        images: usize,
+    },
     /// A list file with an unusable line.
     #[error("{path}, line {line}: {reason}")]
     List {

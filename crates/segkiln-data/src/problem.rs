@@ -35,6 +35,7 @@ impl From<&DataError> for Problem {
             E::DuplicateStem { first, .. } => (shown(first), None, None, whole),
             E::SizeMismatch { image, .. } | E::TargetSize { image, .. } => (shown(image), None, None, whole),
             E::Io { path, .. }
+            | E::NoTarget { path, .. }
             | E::NotAFile { path }
             | E::EmptyFile { path }
             | E::FileSize { path, .. }

@@ -25,6 +25,7 @@
 //! ```
 
 pub mod backbones;
+mod bounds;
 pub mod deeplab;
 pub mod detection;
 pub mod fcn;

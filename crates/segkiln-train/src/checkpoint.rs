@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-pub use crate::disk::{sweep, write_text};
+pub use crate::disk::{create_and_sweep, sweep, write_text};
 use crate::{
     Result, TrainError,
     disk::{create_folder, remove_folder, rename, sync, unwritable, write_bytes},
@@ -413,6 +413,32 @@ mod tests {
                 return;
             }
         }
+    }
+
+    #[test]
+    fn a_full_disk_keeps_both_sets_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let set = CheckpointSet::new(folder.path().join("checkpoint"));
+        for epoch in [1, 2] {
+            fill(&set);
+            set.commit(epoch, &epoch, None).unwrap();
+        }
+        for files in 0.. {
+            fill(&set);
+            stop::full_after(Some(files));
+            let committed = set.commit(3, &3, None);
+            stop::full_after(None);
+            if committed.is_ok() {
+                assert!(files > 4);
+                break;
+            }
+            let mut left = set.entries().unwrap();
+            left.sort();
+            assert_eq!(left, ["00001", "00002"].map(|name| folder.path().join("checkpoint").join(name)));
+            assert_eq!(set.latest().unwrap(), Some(2));
+            assert_eq!(set.open::<usize>(2).unwrap().0, 2);
+        }
+        assert_eq!(set.latest().unwrap(), Some(3));
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub fn write_text(path: &Path, text: &str) -> Result<()> {
 /// [`write_text`] of bytes, whose folder is not synced.
 pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     step(path)?;
+    fill(path)?;
     let (guard, mut file) = AtomicFile::create(path).map_err(|error| unwritable(path, error))?;
     step(path)?;
     file.write_all(bytes).map_err(|error| unwritable(path, error))?;
@@ -37,6 +38,7 @@ pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
 
 pub(crate) fn create_folder(path: &Path) -> Result<()> {
     step(path)?;
+    fill(path)?;
     fs::create_dir_all(path).map_err(|error| unwritable(path, error))
 }
 
@@ -112,6 +114,15 @@ pub fn sweep(folder: &Path) -> Result<()> {
     sweep_names(folder, |_| true)
 }
 
+/// Creates a folder, or [`sweep`]s the one that is there.
+///
+/// # Errors
+/// [`TrainError::Write`].
+pub fn create_and_sweep(folder: &Path) -> Result<()> {
+    create_folder(folder)?;
+    sweep(folder)
+}
+
 /// [`sweep`] of a run's own files alone.
 pub(crate) fn sweep_own(folder: &Path) -> Result<()> {
     sweep_names(folder, |name| OWN.contains(&name))
@@ -161,14 +172,40 @@ fn step(path: &Path) -> Result<()> {
     ready.map_err(|error| unwritable(path, error))
 }
 
+/// Comes before each call that takes room on the disk; tests stop there, as a full disk would.
+fn fill(path: &Path) -> Result<()> {
+    #[cfg(test)]
+    let ready = stop::check_room();
+    #[cfg(not(test))]
+    let ready: std::io::Result<()> = Ok(());
+    ready.map_err(|error| unwritable(path, error))
+}
+
 #[cfg(test)]
 pub(crate) mod stop {
-    //! A disk that takes so many calls and no more.
+    //! A disk that takes so many calls and no more, or so many files.
 
     use std::{cell::Cell, io};
 
     thread_local! {
         static LEFT: Cell<Option<usize>> = const { Cell::new(None) };
+        static ROOM: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+
+    /// Files and folders that there is room for from now on; what is there can be moved and removed.
+    pub fn full_after(files: Option<usize>) {
+        ROOM.set(files);
+    }
+
+    pub(super) fn check_room() -> io::Result<()> {
+        match ROOM.get() {
+            Some(0) => Err(io::ErrorKind::StorageFull.into()),
+            Some(left) => {
+                ROOM.set(Some(left - 1));
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     /// Calls that succeed from now on; all if none is given.

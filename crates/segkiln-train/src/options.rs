@@ -65,6 +65,17 @@ impl Default for TrainingOptions {
 }
 
 impl TrainingOptions {
+    /// The same with AdamW and half a cosine from 1e-3 down, for detectors that are trained from random weights on few images.
+    #[must_use]
+    pub fn with_adamw(self) -> Self {
+        Self {
+            learning_rate: 1e-3,
+            optimizer: OptimizerConfig::AdamW { betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 1e-4 },
+            schedule: ScheduleConfig::Cosine { warmup: 0.05, floor: 0.01 },
+            ..self
+        }
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         let refuse = |field, reason: &str| Err(TrainError::Recipe { field, reason: reason.into() });
         if self.epochs == 0 {

@@ -118,8 +118,11 @@ pub fn train<T: Task>(run: Run<T>) -> Result<Outcome<T::Network>> {
     let checkpoints = CheckpointSet::new(folder.join("checkpoint"));
     let last_epoch = if resume { checkpoints.latest()? } else { None };
     let config_path = folder.join("config.json");
-    if last_epoch.is_some() {
-        same_settings(&config_path, &config, settings.schedule)?;
+    let mut begun = (settings.schedule, settings.epochs);
+    if last_epoch.is_some()
+        && let Some(earlier) = same_settings(&config_path, &config, settings.schedule)?
+    {
+        begun = earlier;
     }
     // Before anything is moved: weights to begin with may be those of the run that is in the way, or fit nothing.
     device.seed(settings.seed);
@@ -155,6 +158,7 @@ pub fn train<T: Task>(run: Run<T>) -> Result<Outcome<T::Network>> {
     let mut average = None;
     if let Some(epoch) = last_epoch {
         let (read, record) = checkpoints.open::<State>(epoch)?;
+        begun = read.schedule.unwrap_or(begun);
         state = read;
         // Averages go by the ids of what they average. A record brings the ids of parameters along but not those of running
         // statistics, so it is loaded into a copy of the network that trains on.
@@ -170,6 +174,7 @@ pub fn train<T: Task>(run: Run<T>) -> Result<Outcome<T::Network>> {
         on_epoch(&predictor, &state)?;
     }
 
+    state.schedule = Some(begun);
     let finished = last_epoch.is_some_and(|epoch| epoch >= settings.epochs)
         || settings.patience.is_some_and(|patience| state.history.stale(&settings.monitor) >= patience);
     let mut interrupted = false;
@@ -191,8 +196,9 @@ pub fn train<T: Task>(run: Run<T>) -> Result<Outcome<T::Network>> {
             error: Mutex::new(None),
         });
         let optimizer = settings.optimizer.init(&learner);
-        let steps = steps.saturating_mul(settings.epochs);
-        let schedule = |share| Schedule::new(settings.schedule, share * settings.learning_rate, steps);
+        let (schedule, epochs) = begun;
+        let steps = steps.saturating_mul(epochs);
+        let schedule = |share| Schedule::new(schedule, share * settings.learning_rate, steps);
         let schedule = match settings.layer_rates {
             Some(rates) => {
                 let freeze =
@@ -302,25 +308,54 @@ fn set_aside(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Both are taken from text, because serde_json does not give every number the last bit that was written.
-fn same_settings(path: &Path, now: &str, schedule: ScheduleConfig) -> Result<()> {
+/// Checks that a run that is resumed has the settings that it was started with. Where it has more epochs, and its schedule
+/// says what the rate is after its end, gives the schedule and the epochs of before.
+///
+/// Both configs are taken from text, because serde_json does not give every number the last bit that was written.
+fn same_settings(path: &Path, now: &str, schedule: ScheduleConfig) -> Result<Option<(ScheduleConfig, usize)>> {
     const EPOCHS: &str = "recipe.epochs";
+    const DATA: &str = "data.sha256";
     let unreadable = |reason: String| TrainError::Read { path: path.into(), reason };
     let parsed = |text: &str| serde_json::from_str::<Value>(text).map_err(|error| unreadable(error.to_string()));
     let before = fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
     let (mut before, now) = (parsed(&before)?, parsed(now)?);
     let epochs = |config: &Value| config["recipe"]["epochs"].as_u64();
     let more = epochs(&before).zip(epochs(&now)).is_some_and(|(before, now)| now > before);
-    if more && schedule == ScheduleConfig::Constant {
-        before["recipe"]["epochs"] = now["recipe"]["epochs"].clone();
+    let mut earlier = None;
+    if more && matches!(schedule, ScheduleConfig::Constant | ScheduleConfig::MultiStep { .. }) {
+        let old: Option<ScheduleConfig> = serde_json::from_value(before["recipe"]["schedule"].clone()).ok();
+        let count = epochs(&before).and_then(|epochs| usize::try_from(epochs).ok());
+        earlier = old.zip(count).filter(|(old, count)| goes_on(*old, *count, schedule, epochs(&now)));
+        if earlier.is_some() {
+            for field in ["epochs", "schedule"] {
+                before["recipe"][field] = now["recipe"][field].clone();
+            }
+        }
     }
     match difference(&before, &now, "") {
-        None => Ok(()),
+        None => Ok(earlier),
+        Some(difference) if difference.starts_with(DATA) => {
+            let difference = "the data: names, sizes or objects of the images are not those that it began with".into();
+            Err(TrainError::OtherRun { path: path.into(), difference })
+        }
         Some(difference) if more && difference.starts_with(EPOCHS) => {
             let cure = "the learning rates of its schedule depend on the epochs; go on from best.bpk in another folder";
             Err(TrainError::OtherRun { path: path.into(), difference: format!("{difference}: {cure}") })
         }
         Some(difference) => Err(TrainError::OtherRun { path: path.into(), difference }),
+    }
+}
+
+/// Whether a schedule with more epochs is the one of before: the rise of a multi-step schedule may be the same share of the
+/// steps, or the same steps.
+fn goes_on(old: ScheduleConfig, old_epochs: usize, new: ScheduleConfig, new_epochs: Option<u64>) -> bool {
+    let stretch = new_epochs.unwrap_or(0) as f64 / old_epochs.max(1) as f64;
+    match (old, new) {
+        (
+            ScheduleConfig::MultiStep { warmup: old, start: a, milestones: b, gamma: c },
+            ScheduleConfig::MultiStep { warmup: new, start, milestones, gamma },
+        ) => (a, b, c) == (start, milestones, gamma) && (old == new || (old - new * stretch).abs() <= 1e-9 * old),
+        (old, new) => old == new,
     }
 }
 
@@ -331,6 +366,10 @@ fn difference(before: &Value, now: &Value, name: &str) -> Option<String> {
             let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
             // Said of the data, with paths that may be other ones now.
             if name == "data.warnings" {
+                return None;
+            }
+            // Earlier versions did not write it, so it says nothing.
+            if name == "data.sha256" && !a.contains_key(key) {
                 return None;
             }
             difference(a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null), &name)
@@ -406,6 +445,32 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_lost_where_power_goes_while_a_run_is_moved() {
+        for calls in 0.. {
+            let root = tempfile::tempdir().unwrap();
+            let folder = root.path().join("out");
+            fs::create_dir(&folder).unwrap();
+            let own = ["config.json", "best.bpk", "last.bpk", "metrics.csv"];
+            own.iter().for_each(|name| fs::write(folder.join(name), CONFIG).unwrap());
+            disk::stop::after(Some(calls));
+            let moved = set_aside(&folder);
+            disk::stop::after(None);
+            // The next training does the rest.
+            set_aside(&folder).unwrap();
+            let places = ["out", "out.1", "out.2"].map(|name| root.path().join(name));
+            for name in own {
+                let found = places.iter().filter(|place| place.join(name).exists()).count();
+                assert_eq!(found, 1, "{name} after {calls} calls");
+                assert!(!folder.join(name).exists());
+            }
+            if moved.is_ok() {
+                assert!(calls >= own.len() + 2);
+                return;
+            }
+        }
+    }
+
+    #[test]
     fn more_epochs_are_no_other_run_where_the_rate_is_constant() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.json");
@@ -417,11 +482,51 @@ mod tests {
             let error = same_settings(&path, &with(3), schedule).unwrap_err().to_string();
             assert!(error.contains("recipe.epochs was 4, is 3"), "{error}");
         }
-        same_settings(&path, &with(6), ScheduleConfig::Constant).unwrap();
+        same_settings(&path, &with(6), ScheduleConfig::Constant).unwrap_err();
+        let constant = CONFIG.replace("\"seed\"", "\"schedule\": \"constant\", \"seed\"");
+        fs::write(&path, &constant).unwrap();
+        let more = constant.replace('4', "6");
+        assert_eq!(same_settings(&path, &constant, ScheduleConfig::Constant).unwrap(), None);
+        let begun = same_settings(&path, &more, ScheduleConfig::Constant).unwrap();
+        assert_eq!(begun, Some((ScheduleConfig::Constant, 4)));
+        fs::write(&path, CONFIG).unwrap();
         let error = same_settings(&path, &with(6), cosine).unwrap_err().to_string();
         assert!(error.contains("recipe.epochs was 4, is 6") && error.contains("best.bpk"), "{error}");
-        let other = with(6).replace(": 1}", ": 2}");
+        let other = CONFIG.replace(": 1}", ": 2}");
         let error = same_settings(&path, &other, ScheduleConfig::Constant).unwrap_err().to_string();
         assert!(error.contains("recipe.seed was 1, is 2"), "{error}");
+    }
+
+    #[test]
+    fn more_epochs_go_on_behind_a_multi_step_schedule() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        let config = |epochs: usize| {
+            let schedule = ScheduleConfig::multi_step([50, 50 * epochs]);
+            (schedule, serde_json::json!({ "recipe": { "epochs": epochs, "schedule": schedule } }).to_string())
+        };
+        let (old, text) = config(4);
+        fs::write(&path, text).unwrap();
+        let (new, text) = config(7);
+        assert_ne!(old, new);
+        assert_eq!(same_settings(&path, &text, new).unwrap(), Some((old, 4)));
+        let other = ScheduleConfig::MultiStep { warmup: 0.01, start: 0.5, milestones: [0.5, 0.7], gamma: 0.1 };
+        let text = serde_json::json!({ "recipe": { "epochs": 7, "schedule": other } }).to_string();
+        let error = same_settings(&path, &text, other).unwrap_err().to_string();
+        assert!(error.contains("recipe."), "{error}");
+    }
+
+    #[test]
+    fn other_data_are_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        let with = |data: &str| format!("{{\"recipe\": {{\"epochs\": 4}}, \"data\": {data}}}");
+        fs::write(&path, with("{\"sha256\": [\"ab\"], \"warnings\": []}")).unwrap();
+        same_settings(&path, &with("{\"sha256\": [\"ab\"], \"warnings\": [1]}"), ScheduleConfig::Constant).unwrap();
+        let other = with("{\"sha256\": [\"ac\"]}");
+        let error = same_settings(&path, &other, ScheduleConfig::Constant).unwrap_err().to_string();
+        assert!(error.contains("the data: names, sizes or objects") && error.contains("another folder"), "{error}");
+        fs::write(&path, with("{\"warnings\": []}")).unwrap();
+        same_settings(&path, &other, ScheduleConfig::Constant).unwrap();
     }
 }

@@ -30,6 +30,7 @@ use crate::{
     ema::Ema,
     history::{Epoch, History, Monitor},
     renderer::say,
+    schedule::ScheduleConfig,
     task::HasLoss,
 };
 
@@ -40,6 +41,10 @@ pub struct State {
     pub history: History,
     /// Updates that the averaged weights have had.
     pub ema_step: usize,
+    /// The schedule that the training began with, and the epochs that it was made for: further epochs go on with its last
+    /// rate.
+    #[serde(default)]
+    pub schedule: Option<(ScheduleConfig, usize)>,
 }
 
 /// What is done at the end of each epoch with the network to predict with (the averaged one, if there is one) and the

@@ -1,13 +1,16 @@
 //! Evaluation of a detector on a split of a data set.
 
+use std::{collections::BTreeMap, path::Path};
+
 use rayon::prelude::*;
 use segkiln_core::{Detection, Instances};
 use segkiln_data::{
-    Sample,
+    Image, Sample,
     coco::{CocoFile, CocoResultFile, ImageId},
+    write_image,
 };
 use segkiln_metrics::metrics::coco::{CocoDetection, CocoEvaluator, CocoFigures, CocoParams, CocoTruth, IouType};
-use segkiln_models::detection::DetectionNetwork;
+use segkiln_models::detection::{DetectionNetwork, DetectionNetworkConfig};
 
 use crate::{CocoError, DetectError, Detector, coco_evaluate};
 
@@ -37,12 +40,55 @@ impl<M: DetectionNetwork> Detector<M> {
         }
         Ok(SplitDetections { images })
     }
+
+    /// [`detect_split`](Self::detect_split) with pictures of the first `most` images in `folder`, each beside its annotated
+    /// objects and the detections with a score of at least a half. Unfinished files of a process that was killed are removed.
+    ///
+    /// # Errors
+    /// Those of the split, of the network, and of a picture or folder that cannot be written.
+    #[cfg(feature = "train")]
+    pub fn draw_split(
+        &self,
+        split: &dyn burn::data::dataset::Dataset<Sample<Instances>>,
+        folder: &Path,
+        most: usize,
+    ) -> Result<SplitDetections, Box<dyn std::error::Error>> {
+        segkiln_train::checkpoint::create_and_sweep(folder)?;
+        let samples = (0..split.len()).map(|index| split.get(index).map_err(Box::from));
+        self.detect_split(samples, |index, sample, detections| {
+            if index < most {
+                let shown: Vec<Detection> = detections.iter().filter(|found| found.score >= 0.5).cloned().collect();
+                let picture = self.comparison(&Image::to_dynamic(&sample.image), &sample.target, &shown)?;
+                write_image(folder.join(format!("{}.png", sample.name)), &picture.into())?;
+            }
+            Ok(())
+        })
+    }
 }
 
 impl SplitDetections {
     /// Number of images.
     pub fn images(&self) -> usize {
         self.images.len()
+    }
+
+    /// COCO's twelve figures of boxes as `bbox` and, of a detector that finds masks, of masks as `segm`: from the file of
+    /// annotations where there is one, else from the objects of the samples.
+    ///
+    /// # Errors
+    /// As [`coco_figures_of_file`](Self::coco_figures_of_file) and [`coco_figures`](Self::coco_figures).
+    pub fn figures<M: DetectionNetwork>(
+        &self,
+        file: Option<&CocoFile>,
+        detector: &Detector<M>,
+    ) -> Result<BTreeMap<&'static str, CocoFigures>, CocoError> {
+        let masks = detector.card().model.has_masks();
+        let kinds = [("bbox", IouType::Bbox)].into_iter().chain(masks.then_some(("segm", IouType::Segm)));
+        let of = |iou| match file {
+            Some(file) => self.coco_figures_of_file(file, detector, iou),
+            None => self.coco_figures(iou),
+        };
+        kinds.map(|(name, iou)| Ok((name, of(iou)?))).collect()
     }
 
     /// COCO's twelve figures, from the objects of the samples.

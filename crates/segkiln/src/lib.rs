@@ -26,6 +26,9 @@
 //! - losses and metrics (feature `metrics`, which `train` includes): `metrics`
 //! - training (feature `train`): `train`
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("segkiln needs a 64-bit target; segkiln-core and segkiln-data compile for 32 bits too");
+
 #[cfg(feature = "metrics")]
 mod coco;
 mod detector;
@@ -33,6 +36,8 @@ mod device;
 #[cfg(feature = "metrics")]
 mod evaluation;
 mod quantize;
+#[cfg(feature = "train")]
+mod record;
 mod run;
 mod segmentation;
 mod segmenter;
@@ -48,6 +53,8 @@ pub use evaluation::SplitDetections;
 pub use quantize::{
     PrecisionTrial, Quantizable, QuantizeError, QuantizeOptions, Quantized, fastest_precision, quantize,
 };
+#[cfg(feature = "train")]
+pub use record::DataRecord;
 pub use run::PartialFailure;
 pub use segkiln_core as core;
 pub use segkiln_data as data;

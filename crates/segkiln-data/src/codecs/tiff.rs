@@ -44,6 +44,9 @@ pub(super) fn decode(
     let mut bounds = ::tiff::decoder::Limits::default();
     bounds.decoding_buffer_size = limits.max_usize();
     bounds.intermediate_buffer_size = limits.max_usize();
+    // The decoder takes memory for all values of a tag, some 24 bytes each, before it reads them; the file has no more than its
+    // bytes. The first page's directory is read before limits can be set, under the decoder's own of 1 MiB of values.
+    bounds.ifd_value_size = bounds.ifd_value_size.min(file.bytes.len());
     let open = |bytes| -> Result<Reader<'_>> {
         let mut decoder = Decoder::new(Cursor::new(bytes)).map_err(damaged)?.with_limits(bounds.clone());
         if let Some(page) = options.page.filter(|page| *page > 0) {

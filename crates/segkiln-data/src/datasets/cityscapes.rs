@@ -26,7 +26,7 @@ const TRAIN_IDS: [u32; 34] = [
 /// `gtFine/<split>/<city>/NAME_gtFine_labelIds.png`, whose label ids become the 19 train ids of
 /// [`Classes::cityscapes`], and 255 for what is left out.
 #[derive(Debug, Clone)]
-pub struct Cityscapes(Pairs);
+pub struct Cityscapes(pub(super) Pairs);
 
 impl Cityscapes {
     /// All cities of a split (`train`, `val`, `test`) of the set at `root`, RGB, sorted by name.

@@ -42,7 +42,7 @@ pub struct CocoOptions {
 /// Images with objects as COCO's files describe them.
 #[derive(Debug, Clone)]
 pub struct CocoDetection {
-    dataset: DetectionDataset,
+    pub(super) dataset: DetectionDataset,
     file: CocoFile,
     categories: Vec<i64>,
     dropped: usize,
@@ -120,6 +120,14 @@ impl CocoDetection {
     /// The images and their objects, in the file's order.
     pub fn entries(&self) -> &[DetectionEntry] {
         self.dataset.entries()
+    }
+
+    /// Checks that there is an object to learn or to find; `split` is the use of the images, for the error.
+    ///
+    /// # Errors
+    /// [`DataError::NoTarget`], which names the file of annotations.
+    pub fn check_targets(&self, split: &str) -> Result<()> {
+        self.dataset.check_targets(self.file.path(), split)
     }
 
     /// The file of annotations; its categories have the ids of [`CocoOptions::categories`] where names matched.

@@ -9,7 +9,7 @@ use crate::{ColorMode, DecodeOptions, MaskFormat, Result, Sample, splits::read_l
 /// Fluorescence images of nuclei from the Data Science Bowl 2018 (BBBC038; Caicedo et al. 2019), in the layout
 /// `images/STEM.png`, `labels/STEM.png` (instance ids, 0 = background), `train.txt`, `val.txt`, `test.txt`.
 #[derive(Debug, Clone)]
-pub struct Dsb2018(Pairs);
+pub struct Dsb2018(pub(super) Pairs);
 
 impl Dsb2018 {
     /// A split (`train`, `val`, `test`) of the set at `root`, grey. [`MaskFormat::Binary`] gives nuclei and background,

@@ -2,10 +2,9 @@ use std::path::Path;
 
 use burn::data::dataset::{Dataset, DatasetError};
 use segkiln_core::Classes;
-use sha2::{Digest, Sha256};
 
 use super::pairs::{Pairs, by_stem};
-use crate::{ColorMode, DataError, DecodeOptions, FileFacts, MaskFormat, Result, Sample};
+use crate::{ColorMode, DecodeOptions, MaskFormat, Result, Sample};
 
 /// How a [`FolderDataset`] finds and reads its files.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,7 +59,7 @@ impl Default for FolderOptions {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone)]
-pub struct FolderDataset(Pairs);
+pub struct FolderDataset(pub(super) Pairs);
 
 impl FolderDataset {
     /// Pairs the files below `root`. Files without an extension of an image, hidden ones, and with a list those that it does
@@ -75,33 +74,6 @@ impl FolderDataset {
         let pairs = by_stem(&root.join(images), &root.join(labels), &label_suffix, stems.as_deref())?;
         let classes = classes.clone();
         Ok(Self(Pairs { pairs, color, format: mask, relabel: |label| label, classes, decode }))
-    }
-
-    /// SHA-256 of the names and sizes of all files, in hexadecimal digits: it tells whether a training goes on with the data
-    /// that it began with.
-    ///
-    /// # Errors
-    /// If a file is no longer there.
-    pub fn fingerprint(&self) -> Result<String> {
-        let mut hash = Sha256::new();
-        for pair in &self.0.pairs {
-            hash.update(pair.name.as_bytes());
-            for path in [&pair.image, &pair.mask] {
-                let meta = std::fs::metadata(path).map_err(|source| DataError::io("read", path, source))?;
-                hash.update([0]);
-                hash.update(meta.len().to_le_bytes());
-            }
-        }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-    }
-
-    /// A sample and facts of its image's file.
-    pub(super) fn read(&self, index: usize) -> Result<(Sample, FileFacts)> {
-        self.0.read(index)
-    }
-
-    pub(super) fn image_path(&self, index: usize) -> &Path {
-        &self.0.pairs[index].image
     }
 
     /// The stems, in order.

@@ -1,9 +1,8 @@
 use std::path::Path;
 
-use burn::data::dataset::Dataset;
 use rayon::prelude::*;
 
-use super::FolderDataset;
+use super::ImageFiles;
 use crate::{
     Result,
     problem::Faults,
@@ -51,13 +50,23 @@ impl Survey {
     ///
     /// # Errors
     /// What is wrong with a sample, or [`DataError::Several`](crate::DataError::Several).
-    pub fn of(datasets: &[&FolderDataset]) -> Result<Self> {
+    pub fn of<D: ImageFiles + ?Sized>(datasets: &[&D]) -> Result<Self> {
+        Self::of_some(datasets, usize::MAX)
+    }
+
+    /// [`of`](Self::of) at most `most` images, taken evenly from all: enough to notice mixed ranges in a set of many images.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of), for those images.
+    pub fn of_some<D: ImageFiles + ?Sized>(datasets: &[&D], most: usize) -> Result<Self> {
+        let total: usize = datasets.iter().map(|dataset| dataset.image_count()).sum();
+        let step = total.div_ceil(most.max(1)).max(1);
         let mut faults = Faults::default();
         let mut all: Vec<(&Path, Seen)> = Vec::new();
         for dataset in datasets {
-            let seen: Vec<Result<Seen>> =
-                (0..dataset.len()).into_par_iter().map(|index| seen(dataset, index)).collect();
-            for (index, seen) in seen.into_iter().enumerate() {
+            let indices: Vec<usize> = (0..dataset.image_count()).step_by(step).collect();
+            let seen: Vec<Result<Seen>> = indices.par_iter().map(|index| seen(*dataset, *index)).collect();
+            for (index, seen) in indices.into_iter().zip(seen) {
                 all.extend(faults.take(seen).map(|seen| (dataset.image_path(index), seen)));
             }
         }
@@ -73,9 +82,8 @@ impl Survey {
     }
 }
 
-fn seen(dataset: &FolderDataset, index: usize) -> Result<Seen> {
-    let (sample, facts) = dataset.read(index)?;
-    let image = sample.image;
+fn seen<D: ImageFiles + ?Sized>(dataset: &D, index: usize) -> Result<Seen> {
+    let (image, facts) = dataset.read_image(index)?;
     let agree = |pixel: &[f32]| pixel.iter().all(|value| *value == pixel[0]);
     let most = image.as_slice().iter().copied().fold(0.0, f32::max);
     Ok(Seen {
@@ -131,10 +139,13 @@ mod tests {
     use std::sync::{Mutex, Once};
 
     use image::{DynamicImage, GrayImage, ImageBuffer, Luma};
-    use segkiln_core::{Classes, LabelMap};
+    use segkiln_core::{Classes, Instances, LabelMap};
 
     use super::*;
-    use crate::{datasets::FolderOptions, write_image, write_labels};
+    use crate::{
+        datasets::{DetectionDataset, DetectionEntry, FolderDataset, FolderOptions},
+        write_image, write_labels,
+    };
 
     /// Keeps what is logged.
     struct Kept(Mutex<Vec<String>>);
@@ -171,7 +182,18 @@ mod tests {
         }
         let dataset = FolderDataset::open(root.path(), &Classes::binary(), FolderOptions::default()).unwrap();
         Survey::of(&[&dataset]).unwrap();
-        std::mem::take(&mut *KEPT.0.lock().unwrap())
+        let warned = std::mem::take(&mut *KEPT.0.lock().unwrap());
+        // Objects in the same images.
+        let entry = |index: usize| DetectionEntry {
+            name: index.to_string(),
+            image: root.path().join(format!("images/{index}.png")),
+            instances: Instances::new(2, 2, Vec::new()).unwrap(),
+        };
+        let objects = DetectionDataset::new((0..images.len()).map(entry).collect(), Classes::binary()).unwrap();
+        let both: [&dyn ImageFiles; 1] = [&objects];
+        Survey::of(&both).unwrap();
+        assert_eq!(std::mem::take(&mut *KEPT.0.lock().unwrap()), warned);
+        warned
     }
 
     #[test]
@@ -186,6 +208,9 @@ mod tests {
             assert!(text.contains(part), "{text}");
         }
         assert_eq!(surveyed(&[wide(65_535), wide(1023), wide(900)]).len(), 1);
+        // A look at some of many.
+        let all: Vec<_> = (0..9).map(|index| if index % 2 == 0 { eight(255) } else { wide(4095) }).collect();
+        assert_eq!(surveyed(&all).len(), 1);
         for alike in [&[eight(255), eight(20)][..], &[wide(4095), wide(3000)], &[eight(255), wide(60_000)]] {
             assert_eq!(surveyed(alike), [""; 0]);
         }

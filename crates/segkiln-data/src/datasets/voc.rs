@@ -9,7 +9,7 @@ use crate::{ColorMode, DecodeOptions, MaskFormat, Result, Sample, splits::read_l
 /// The semantic segmentation part of Pascal VOC (Everingham et al. 2010), and other sets in its layout:
 /// `JPEGImages/*.jpg`, `SegmentationClass/*.png` (palette indices; 255 is void), `ImageSets/Segmentation/<split>.txt`.
 #[derive(Debug, Clone)]
-pub struct VocSegmentation(Pairs);
+pub struct VocSegmentation(pub(super) Pairs);
 
 impl VocSegmentation {
     /// A split (`train`, `val`, `trainval`) of the set at `root` (`VOCdevkit/VOC2012`), RGB, with the 21 classes of

@@ -59,7 +59,7 @@ pub struct VocOptions {
 /// ```
 #[derive(Debug, Clone)]
 pub struct VocDetection {
-    dataset: DetectionDataset,
+    pub(super) dataset: DetectionDataset,
     boxes: Boxes,
 }
 
@@ -108,6 +108,15 @@ impl VocDetection {
     /// The images and their objects, in the order of the list.
     pub fn entries(&self) -> &[DetectionEntry] {
         self.dataset.entries()
+    }
+
+    /// Checks that there is an object to learn or to find; `root` and `split` are the set's folder and the use of the images,
+    /// for the error.
+    ///
+    /// # Errors
+    /// [`DataError::NoTarget`].
+    pub fn check_targets(&self, root: &Path, split: &str) -> Result<()> {
+        self.dataset.check_targets(root, split)
     }
 
     /// How many objects were left out because of their boxes; see [`InvalidBoxes`].

@@ -11,6 +11,7 @@ use burn::{
 };
 
 use crate::{
+    bounds::product,
     layers::{self, Activation, conv2d, image_dropout, layer_norm2d, pad_to_least, zero_bias},
     weights::{TorchName, TorchNames},
 };
@@ -64,6 +65,14 @@ impl ConvNeXtConfig {
 
     pub(super) fn strides(&self) -> Vec<usize> {
         [4, 8, 16, 32].into_iter().flat_map(|natural: usize| [natural.min(self.output_stride); 2]).collect()
+    }
+
+    /// Upper bound of the number of parameters.
+    pub(super) fn most_parameters(&self) -> u128 {
+        let blocks =
+            self.layers.iter().zip(&self.widths).map(|(blocks, width)| product(&[*blocks, *width, 8 * width + 64]));
+        let between = self.widths.windows(2).map(|widths| product(&[4, widths[0], widths[1]]));
+        blocks.chain(between).sum()
     }
 
     pub(super) fn check(&self) -> Result<(), String> {

@@ -8,7 +8,10 @@ use burn::{
 };
 
 use super::{Dilation, rounded};
-use crate::layers::{Activation, ConvBlock, ConvBlockConfig, NormConfig, SqueezeExcitation, image_dropout};
+use crate::{
+    bounds::product,
+    layers::{Activation, ConvBlock, ConvBlockConfig, NormConfig, SqueezeExcitation, image_dropout},
+};
 
 /// Expansion, kernel, stride, channels and blocks of B0's stages.
 const SETTINGS: [[usize; 5]; 7] = [
@@ -160,6 +163,18 @@ impl EfficientNetConfig {
 
     pub(super) fn strides(&self) -> Vec<usize> {
         super::total_strides([2].into_iter().chain(self.lines().iter().map(|line| line.stride)).chain([1]))
+    }
+
+    /// Upper bound of the number of parameters.
+    pub(super) fn most_parameters(&self) -> u128 {
+        let lines = self.lines();
+        let from = [self.stem()].into_iter().chain(lines.iter().map(|line| line.channels));
+        let of = |(line, from): (&Line, usize)| {
+            let channels = from.max(line.channels);
+            // Two convolutions, the depthwise one, and the two of squeeze and excitation.
+            product(&[line.blocks, channels * line.expansion, 3 * channels + line.kernel * line.kernel])
+        };
+        lines.iter().zip(from).map(of).sum()
     }
 
     pub(super) fn check(&self) -> Result<(), String> {

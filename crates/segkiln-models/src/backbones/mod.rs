@@ -34,6 +34,7 @@ pub use resnet::{BasicBlock, Bottleneck, ResNet, ResNetBlock, ResNetBlockKind, R
 pub use vgg::{Vgg, VggConfig};
 
 use crate::{
+    bounds,
     layers::NormConfig,
     precision::{keep_full, keep_reduced_within},
 };
@@ -325,6 +326,15 @@ impl BackboneConfig {
             Self::ConvNeXt(config) => config.check()?,
             Self::MobileNetV3(config) => config.check()?,
         }
+        let parameters = match self {
+            Self::ResNet(config) => config.most_parameters(),
+            Self::EfficientNet(config) => config.most_parameters(),
+            Self::Vgg(config) => config.most_parameters(),
+            Self::ConvNeXt(config) => config.most_parameters(),
+            // Of few sizes.
+            Self::MobileNetV2(_) | Self::MobileNetV3(_) => 0,
+        };
+        bounds::parameters("backbone layers, widths and groups", parameters)?;
         let Some(norm) = self.norm() else { return Ok(()) };
         let hidden = match self {
             Self::ResNet(config) => config.hidden(),

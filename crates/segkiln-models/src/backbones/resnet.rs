@@ -11,8 +11,9 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use crate::layers::{
-    Activation, ConvBlock, ConvBlockConfig, Norm, NormConfig, add_relu, conv_norm, max_pool2d_overlapping,
+use crate::{
+    bounds::product,
+    layers::{Activation, ConvBlock, ConvBlockConfig, Norm, NormConfig, add_relu, conv_norm, max_pool2d_overlapping},
 };
 
 /// What a ResNet is built of.
@@ -112,6 +113,18 @@ impl ResNetConfig {
                 [64, 128, 256, 512].map(|planes| planes * self.width / 64 * self.groups).into()
             }
         }
+    }
+
+    /// Upper bound of the number of parameters.
+    pub(super) fn most_parameters(&self) -> u128 {
+        let hidden = match self.block {
+            ResNetBlockKind::Basic => vec![64, 128, 256, 512],
+            ResNetBlockKind::Bottleneck => self.hidden(),
+        };
+        let of = |((blocks, hidden), channels): ((&usize, &usize), &usize)| {
+            product(&[*blocks, 18 / self.groups.min(18), *hidden, *hidden]) + product(&[*blocks, 3, *hidden, *channels])
+        };
+        self.layers.iter().zip(&hidden).zip(&self.channels()[1..]).map(of).sum()
     }
 
     pub(super) fn strides(&self) -> Vec<usize> {

@@ -12,7 +12,10 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use crate::layers::{Activation, Norm, NormConfig, conv_norm, max_pool2d, max_pool2d_same, pad_to_least};
+use crate::{
+    bounds::product,
+    layers::{Activation, Norm, NormConfig, conv_norm, max_pool2d, max_pool2d_same, pad_to_least},
+};
 
 /// Channels of each stage.
 const CHANNELS: [usize; 5] = [64, 128, 256, 512, 512];
@@ -38,6 +41,11 @@ pub struct VggConfig {
 impl VggConfig {
     pub(super) fn channels(&self) -> Vec<usize> {
         CHANNELS.iter().chain(CHANNELS.last()).copied().collect()
+    }
+
+    /// Upper bound of the number of parameters.
+    pub(super) fn most_parameters(&self) -> u128 {
+        self.layers.iter().zip(CHANNELS).map(|(layers, channels)| product(&[*layers, 10, channels, channels])).sum()
     }
 
     pub(super) fn check(&self) -> Result<(), String> {

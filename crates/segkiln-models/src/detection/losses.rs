@@ -43,7 +43,7 @@ pub fn smooth_l1<const D: usize>(x: Tensor<D>, target: Tensor<D>) -> Tensor<1> {
     let difference = (x - target).abs();
     let bend = difference.clone().lower_elem(BETA);
     let square = difference.clone().powi_scalar(2).mul_scalar(0.5 / BETA);
-    difference.sub_scalar(0.5 * BETA).mask_where(bend, square).sum()
+    sum(difference.sub_scalar(0.5 * BETA).mask_where(bend, square))
 }
 
 /// Mean binary cross-entropy of logits `x` and targets from 0 to 1.
@@ -52,7 +52,7 @@ pub fn smooth_l1<const D: usize>(x: Tensor<D>, target: Tensor<D>) -> Tensor<1> {
 /// `x` and `target` of one shape → `[1]`
 pub fn binary_cross_entropy<const D: usize>(x: Tensor<D>, target: Tensor<D>) -> Tensor<1> {
     let rest = x.clone().abs().neg().exp().log1p();
-    (relu(x.clone()) - x * target + rest).mean()
+    mean(relu(x.clone()) - x * target + rest)
 }
 
 /// Mean cross-entropy.
@@ -60,7 +60,7 @@ pub fn binary_cross_entropy<const D: usize>(x: Tensor<D>, target: Tensor<D>) -> 
 /// # Shapes
 /// logits `x`: `[n, classes]`, `labels`: `[n]` → `[1]`
 pub fn cross_entropy(x: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
-    log_softmax(x, 1).gather(1, labels.unsqueeze_dim(1)).mean().neg()
+    mean(log_softmax(x, 1).gather(1, labels.unsqueeze_dim(1))).neg()
 }
 
 /// Generalized IoU loss of each pair of boxes: `1 - GIoU`, from 0 to 2 (Rezatofighi et al., CVPR 2019,
@@ -101,8 +101,8 @@ pub fn sigmoid_focal_loss(logits: Tensor<2>, weights: &[f32], positives: &[(usiz
     assert_eq!(weights.len(), anchors, "a weight for each anchor");
     let device = logits.device();
     let weight = Tensor::<1>::from_floats(weights, &device).reshape([anchors, 1]);
-    // Summed along an axis first: burn-flex sums many values at once in an order that varies from run to run.
-    let background = (focal(logits.clone()).mul_scalar(1.0 - ALPHA).sum_dim(1) * weight).sum();
+    // Each anchor's first, which are far fewer values to weight.
+    let background = sum(focal(logits.clone()).mul_scalar(1.0 - ALPHA).sum_dim(1) * weight);
     if positives.is_empty() {
         return background;
     }
@@ -110,7 +110,30 @@ pub fn sigmoid_focal_loss(logits: Tensor<2>, weights: &[f32], positives: &[(usiz
     let weights: Vec<f32> = positives.iter().map(|(anchor, _)| weights[*anchor]).collect();
     let x: Tensor<1> = logits.reshape([anchors * classes]).select(0, indices(&flat, &device));
     let foreground = focal(x.clone().neg()).mul_scalar(ALPHA) - focal(x).mul_scalar(1.0 - ALPHA);
-    background + (foreground * Tensor::<1>::from_floats(weights.as_slice(), &device)).sum()
+    background + sum(foreground * Tensor::<1>::from_floats(weights.as_slice(), &device))
+}
+
+/// Sum of all values in an order that does not depend on threads: burn-flex adds four million and more values at once as its
+/// threads come, so that the last bits vary from run to run. They are added along an axis first.
+pub(super) fn sum<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    /// Values that burn-flex adds in parallel.
+    const PARALLEL: usize = 1 << 22;
+    /// Values of a part.
+    const PART: usize = 1 << 12;
+    let count = x.shape().num_elements();
+    if count < PARALLEL {
+        return x.sum();
+    }
+    let (x, whole): (Tensor<1>, _) = (x.reshape([count]), count / PART * PART);
+    let parts: Tensor<2> = x.clone().narrow(0, 0, whole).reshape([whole / PART, PART]);
+    let total = sum(parts.sum_dim(1));
+    if whole == count { total } else { total + x.narrow(0, whole, count - whole).sum() }
+}
+
+/// Mean of all values, in the order of [`sum`].
+fn mean<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    let count = x.shape().num_elements();
+    sum(x).div_scalar(count as f64)
 }
 
 /// Focal loss without alpha of logits whose target is 0: `p² · -log(1 - p)`.
@@ -123,4 +146,41 @@ fn focal<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 fn softplus<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let rest = x.clone().abs().neg().exp().log1p();
     relu(x) + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Distribution};
+
+    use super::*;
+
+    #[test]
+    fn long_sums_are_right_and_have_the_same_bits_on_any_number_of_threads() {
+        let device = Device::default();
+        device.seed(3);
+        let count = (1 << 22) + 5000;
+        let x = Tensor::<1>::random([count], Distribution::Uniform(0.0, 1.0), &device);
+        let exact: f64 = x.clone().into_data().iter::<f32>().map(f64::from).sum();
+        let labels = Tensor::<1>::zeros([count], &device);
+        let run = || {
+            let values = [
+                sum(x.clone()),
+                smooth_l1(x.clone(), labels.clone()),
+                // As many as the pixels of 5,350 masks.
+                binary_cross_entropy(x.clone(), labels.clone()),
+                sigmoid_focal_loss(x.clone().reshape([count, 1]), &vec![0.5; count], &[(7, 0)]),
+            ];
+            values.map(|value| value.into_scalar::<f32>().to_bits())
+        };
+        let with = |threads: usize| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(run);
+        let one = with(1);
+        assert!(
+            (f64::from(f32::from_bits(one[0])) / exact - 1.0).abs() < 1e-6,
+            "{} for {exact}",
+            f32::from_bits(one[0])
+        );
+        for threads in [2, 3, 3] {
+            assert_eq!(with(threads), one, "{threads} threads");
+        }
+    }
 }

@@ -41,6 +41,7 @@ mod dense;
 mod error;
 pub mod fcos;
 mod host;
+mod kind;
 mod losses;
 mod matcher;
 mod network;
@@ -58,6 +59,7 @@ pub use boxes::{Corners, area, clip_to_image, iou, is_at_least};
 pub use card::{DetectorCard, default_classes};
 pub use dense::{Candidate, DensePostprocess, flatten_predictions, min_logit, sigmoid, stack_levels, top_candidates};
 pub use error::{DetectionError, check_images, check_targets};
+pub use kind::{DetectorKind, with_detector_norms};
 pub use losses::{
     DetectionLosses, binary_cross_entropy, cross_entropy, generalized_box_iou_loss, sigmoid_focal_loss, smooth_l1,
 };

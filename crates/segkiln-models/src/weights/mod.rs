@@ -8,6 +8,8 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -68,6 +70,19 @@ pub enum WeightsError {
         path: PathBuf,
         /// The first such tensor.
         tensor: String,
+    },
+    /// Published weights that were downloaded are not what they were.
+    #[error(
+        "{} was downloaded with the SHA-256 {expected} and now has {found}: it is damaged; remove it, and it is \
+         downloaded again", path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Its SHA-256 when it was downloaded.
+        expected: String,
+        /// Its SHA-256 now.
+        found: String,
     },
     /// Published weights are not on this machine and could not be downloaded.
     #[error(
@@ -163,6 +178,7 @@ pub fn load<M: Module>(module: M, path: &Path) -> Result<M, WeightsError> {
     if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
         return Err(unreadable("it is no file".into()));
     }
+    has_metadata(path).map_err(unreadable)?;
     let file = burn_pack::Reader::from_file_exact(path)
         .and_then(burn_pack::Reader::into_tensors)
         .map_err(|error| unreadable(error.to_string()))?;
@@ -195,6 +211,23 @@ pub fn load<M: Module>(module: M, path: &Path) -> Result<M, WeightsError> {
     match first_not_finite(&module) {
         Some(tensor) => Err(WeightsError::NotFinite { path: path.into(), tensor }),
         None => Ok(module),
+    }
+}
+
+/// Checks that a file has as many bytes of metadata as its header says, for which the reader takes memory before it looks: up
+/// to 100 MB.
+fn has_metadata(path: &Path) -> Result<(), String> {
+    /// Magic number, version, and size of the metadata.
+    const HEADER: usize = 4 + 2 + 4;
+    let mut header = [0; HEADER];
+    let text = |error: std::io::Error| error.to_string();
+    let mut file = File::open(path).map_err(text)?;
+    file.read_exact(&mut header).map_err(text)?;
+    let [.., a, b, c, d] = header;
+    let end = HEADER as u64 + u64::from(u32::from_le_bytes([a, b, c, d]));
+    match file.metadata().map_err(text)?.len() {
+        length if length < end => Err(format!("it has {length} bytes, and metadata to {end} by its header")),
+        _ => Ok(()),
     }
 }
 
@@ -333,6 +366,11 @@ mod tests {
             let error = load(config().init(&device), &path).unwrap_err();
             assert!(error.to_string().contains("unet.bpk"), "{length} bytes: {error}");
         }
+        // Metadata of 100 MB, of which the file has none.
+        let claim = [&whole[..6], &(100u32 << 20).to_le_bytes(), &whole[10..]].concat();
+        std::fs::write(&path, claim).unwrap();
+        let error = load(config().init(&device), &path).unwrap_err().to_string();
+        assert!(error.contains("metadata to 104857610"), "{error}");
     }
 
     #[test]

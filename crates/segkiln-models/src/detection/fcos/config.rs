@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     backbones::BackboneConfig,
+    bounds::{self, product},
     layers::{LastLevel, NormConfig},
 };
 
@@ -134,7 +135,27 @@ impl FcosConfig {
         within("topk_candidates", self.topk_candidates, 1, 1 << 20)?;
         within("max_detections", self.max_detections, 1, 1 << 20)?;
         share("score_threshold", self.score_threshold.into())?;
-        share("nms_iou", self.nms_iou)
+        share("nms_iou", self.nms_iou)?;
+        self.check_products()
+    }
+
+    /// Bounds what fields ask for together.
+    fn check_products(&self) -> Result<(), String> {
+        let Self { classes, channels, convolutions, .. } = self;
+        let stage_channels: usize = self.stages.iter().map(|stage| self.backbone.channels()[*stage]).sum();
+        let anchors = 1;
+        let layers = self.stages.len() + 2 * self.last_level.levels() + 2 * convolutions;
+        bounds::parameters(
+            "stages, channels, convolutions, classes and anchors",
+            product(&[*channels, stage_channels])
+                + product(&[9, *channels, *channels, layers])
+                + product(&[9, *channels, anchors, classes + 4]),
+        )?;
+        let stride = self.backbone.strides()[self.stages[0]];
+        let locations = bounds::locations([self.min_size, self.max_size], stride);
+        let by_size = ("min_size times max_size by the stride of the first stage", locations);
+        bounds::values(&[by_size, ("channels", *channels)])?;
+        bounds::values(&[by_size, ("anchors of a location", anchors), ("classes", classes + 4)])
     }
 }
 
@@ -187,5 +208,20 @@ mod tests {
         assert!(refused(config().with_center_sampling_radius(f32::NAN)).contains("center_sampling_radius"));
         assert!(refused(config().with_score_threshold(2.0)).contains("score_threshold"));
         assert!(FcosConfig::by_name("fcos_resnet51_fpn", 3).is_none());
+    }
+
+    #[test]
+    fn fields_that_are_too_large_together_are_named() {
+        let config = || FcosConfig::by_name("fcos_resnet50_fpn", 91).unwrap();
+        for (config, part) in [
+            (config().with_channels(8192), "channels"),
+            (FcosConfig { classes: 100_000, ..config() }.with_min_size(4096).with_max_size(8192), "classes"),
+            (config().with_convolutions(64).with_channels(4096), "convolutions"),
+            (config().with_min_size(16_384).with_max_size(16_384).with_channels(1024), "min_size"),
+        ] {
+            let error = config.check().unwrap_err();
+            assert!(error.contains(part), "{error} for {part}");
+        }
+        config().with_min_size(4096).with_max_size(8192).check().unwrap();
     }
 }

@@ -10,6 +10,7 @@ use super::{
         DetectionNetwork, DetectionNetworkConfig, ImageBatch, ImageTargets, Sampling, binary_cross_entropy,
         check_images, check_targets, generalized_box_iou_loss,
         host::{indices, rows, values},
+        losses::sum,
         min_logit, sigmoid, sigmoid_focal_loss, stack_levels, with_same_layers,
     },
     FcosConfig, FcosHead, assign_locations,
@@ -160,7 +161,7 @@ impl Fcos {
         } else {
             let selected = |levels| stack_levels(levels).select(0, indices(&positives, &device));
             let decoded = BoxLinearCoder.decode_tensor(selected(outputs.codes), rows(&own_anchors, &device));
-            let overlap = generalized_box_iou_loss(decoded, rows(&boxes, &device)).sum().div_scalar(count);
+            let overlap = sum(generalized_box_iou_loss(decoded, rows(&boxes, &device))).div_scalar(count);
             let centerness: Vec<f32> =
                 boxes.iter().zip(&own_anchors).map(|(bbox, anchor)| target(*bbox, *anchor)).collect();
             let centerness = Tensor::<1>::from_floats(centerness.as_slice(), &device).reshape([boxes.len(), 1]);

@@ -12,7 +12,12 @@ use super::{
     },
     Rcnn,
 };
-use crate::{backbones::BackboneConfig, layers::NormConfig, weights::WeightsError};
+use crate::{
+    backbones::BackboneConfig,
+    bounds::{self, product},
+    layers::NormConfig,
+    weights::WeightsError,
+};
 
 /// Configuration of an [`Rcnn`](super::Rcnn); the defaults are torchvision's.
 ///
@@ -304,6 +309,49 @@ impl RcnnConfig {
             share("mask threshold", mask.threshold.into())?;
             mask.norm.check(mask.channels)?;
         }
+        self.check_products()
+    }
+
+    /// Bounds what fields ask for together.
+    fn check_products(&self) -> Result<(), String> {
+        let Self { classes, channels, rpn, roi, .. } = self;
+        let stage_channels: usize = self.stages.iter().map(|stage| self.backbone.channels()[*stage]).sum();
+        bounds::parameters(
+            "stages, channels and rpn convolutions",
+            product(&[*channels, stage_channels])
+                + product(&[9, *channels, *channels, self.stages.len() + rpn.convolutions]),
+        )?;
+        let convolutions = if matches!(roi.head, BoxHeadKind::ConvFc { .. }) { 36 } else { 0 };
+        let described = product(&[*channels, roi.size, roi.size, roi.representation]);
+        let head = described + product(&[roi.representation, roi.representation + 5 * classes]);
+        let head = head + product(&[convolutions, *channels, *channels]);
+        bounds::parameters("channels, roi size, roi representation and classes", head)?;
+        let stride = self.backbone.strides()[self.stages[0]];
+        let locations = bounds::locations([self.min_size, self.max_size], stride);
+        let by_size = ("min_size times max_size by the stride of the first stage", locations);
+        bounds::values(&[by_size, ("channels", *channels)])?;
+        bounds::values(&[by_size, ("anchors of a location", 5 * self.anchors.per_location())])?;
+        // There are no more proposals than anchors.
+        let anchors = locations.saturating_mul(2 * self.anchors.per_location());
+        for (name, proposals) in [("rpn after_nms", rpn.after_nms), ("roi samples", roi.samples)] {
+            let proposals = (name, proposals.min(anchors));
+            bounds::values(&[proposals, ("channels", *channels), ("roi size squared", roi.size * roi.size)])?;
+            bounds::values(&[proposals, ("classes", 5 * classes)])?;
+            bounds::values(&[proposals, ("roi representation", roi.representation)])?;
+        }
+        let Some(mask) = &self.mask else { return Ok(()) };
+        let layers = product(&[9, *channels, mask.channels]);
+        let layers = layers + product(&[9, mask.channels, mask.channels, mask.convolutions]);
+        bounds::parameters(
+            "channels, mask channels, mask convolutions and classes",
+            layers + product(&[mask.channels, *classes]),
+        )?;
+        let side = ("mask size doubled and squared", 4 * mask.size * mask.size);
+        for (name, objects) in [("roi detections", roi.detections), ("roi samples", roi.samples)] {
+            let objects = (name, objects.min(anchors));
+            bounds::values(&[objects, side, ("mask channels", mask.channels.max(channels / 4))])?;
+            bounds::values(&[objects, side, ("classes", *classes)])?;
+        }
         Ok(())
     }
 }
@@ -382,5 +430,36 @@ mod tests {
         assert!(resnet(ResNetConfig::resnet50().with_groups(usize::MAX).with_width(2)).contains("groups"));
         let odd = ResNetConfig::resnet50().with_width(3).with_norm(NormConfig::Group { groups: 2 });
         assert!(resnet(odd).contains("2 norm groups"));
+    }
+
+    #[test]
+    fn fields_that_are_too_large_together_are_named() {
+        let config = || RcnnConfig::by_name("maskrcnn_resnet50_fpn", 91).unwrap();
+        let rpn = |rpn: RpnConfig| config().with_rpn(rpn);
+        let roi = |roi: RoiConfig| config().with_roi(roi);
+        let mask = |mask: MaskConfig| config().with_mask(Some(mask));
+        for (config, part) in [
+            (config().with_channels(8192), "rpn"),
+            (config().with_channels(2048).with_roi(RoiConfig::new().with_size(64)), "roi size"),
+            (roi(RoiConfig::new().with_representation(1 << 16)), "roi representation"),
+            (rpn(RpnConfig::new().with_convolutions(64)).with_channels(4096), "rpn convolutions"),
+            (rpn(RpnConfig::new().with_after_nms(1 << 20)), "rpn after_nms"),
+            (roi(RoiConfig::new().with_samples(1 << 20)), "roi samples"),
+            (roi(RoiConfig::new().with_detections(1 << 20)), "roi detections"),
+            (RcnnConfig { classes: 100_000, ..config() }, "classes"),
+            (mask(MaskConfig::new().with_size(256)), "mask size"),
+            (mask(MaskConfig::new().with_channels(8192)), "mask channels"),
+            (config().with_min_size(16_384).with_max_size(16_384), "min_size"),
+        ] {
+            let error = config.check().unwrap_err();
+            assert!(error.contains(part), "{error} for {part}");
+        }
+        // Those of people are far from it.
+        let lvis = RcnnConfig::by_name("maskrcnn_resnet50_fpn_v2", 1204).unwrap();
+        lvis.clone().with_roi(lvis.roi.clone().with_detections(300)).check().unwrap();
+        config().with_min_size(4096).with_max_size(8192).check().unwrap();
+        let blocks = ResNetConfig { layers: [64; 4], ..ResNetConfig::resnet50() }.with_groups(16).with_width(64);
+        let error = RcnnConfig::with_backbone(BackboneConfig::ResNet(blocks), 3).check().unwrap_err();
+        assert!(error.contains("backbone layers"), "{error}");
     }
 }

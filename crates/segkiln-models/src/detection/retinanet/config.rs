@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     backbones::BackboneConfig,
+    bounds::{self, product},
     layers::{LastLevel, NormConfig},
     weights::WeightsError,
 };
@@ -155,7 +156,26 @@ impl RetinaNetConfig {
         if self.background_iou > self.foreground_iou {
             return Err("background_iou must not be above foreground_iou".into());
         }
-        Ok(())
+        self.check_products()
+    }
+
+    /// Bounds what fields ask for together.
+    fn check_products(&self) -> Result<(), String> {
+        let Self { classes, channels, convolutions, .. } = self;
+        let stage_channels: usize = self.stages.iter().map(|stage| self.backbone.channels()[*stage]).sum();
+        let anchors = self.anchors.per_location();
+        let layers = self.stages.len() + 2 * self.last_level.levels() + 2 * convolutions;
+        bounds::parameters(
+            "stages, channels, convolutions, classes and anchors",
+            product(&[*channels, stage_channels])
+                + product(&[9, *channels, *channels, layers])
+                + product(&[9, *channels, anchors, classes + 4]),
+        )?;
+        let stride = self.backbone.strides()[self.stages[0]];
+        let locations = bounds::locations([self.min_size, self.max_size], stride);
+        let by_size = ("min_size times max_size by the stride of the first stage", locations);
+        bounds::values(&[by_size, ("channels", *channels)])?;
+        bounds::values(&[by_size, ("anchors of a location", anchors), ("classes", classes + 4)])
     }
 }
 
@@ -222,5 +242,20 @@ mod tests {
         assert!(refused(config().with_background_iou(0.6)).contains("background_iou"));
         assert!(refused(config().with_nms_iou(f64::NAN)).contains("nms_iou"));
         assert!(RetinaNetConfig::by_name("retinanet_resnet51_fpn", 3).is_none());
+    }
+
+    #[test]
+    fn fields_that_are_too_large_together_are_named() {
+        let config = || RetinaNetConfig::by_name("retinanet_resnet50_fpn", 91).unwrap();
+        for (config, part) in [
+            (config().with_channels(8192), "channels"),
+            (RetinaNetConfig { classes: 100_000, ..config() }, "classes"),
+            (config().with_convolutions(64).with_channels(4096), "convolutions"),
+            (config().with_min_size(16_384).with_max_size(16_384).with_channels(1024), "min_size"),
+        ] {
+            let error = config.check().unwrap_err();
+            assert!(error.contains(part), "{error} for {part}");
+        }
+        config().with_min_size(4096).with_max_size(8192).check().unwrap();
     }
 }

@@ -10,6 +10,7 @@ use super::{
         DetectionNetwork, DetectionNetworkConfig, ImageBatch, ImageTargets, Match, Matcher, Sampling, check_images,
         check_targets, generalized_box_iou_loss,
         host::{indices, rows, values},
+        losses::sum,
         min_logit, sigmoid, sigmoid_focal_loss, stack_levels, with_same_layers,
     },
     BoxLoss, RetinaNetConfig, RetinaNetHead,
@@ -202,6 +203,6 @@ impl Positives {
             }
         };
         let weights = Tensor::<1>::from_floats(self.weights.as_slice(), &device).reshape([self.rows.len(), 1]);
-        (losses * weights).sum()
+        sum(losses * weights)
     }
 }

@@ -8,8 +8,9 @@ use std::{
     time::Duration,
 };
 
-use sha2::{Digest, Sha256};
 use ureq::{Agent, http::StatusCode};
+
+use super::cache::digest;
 
 /// Bytes that are asked for at once.
 const PIECE: u64 = 16 << 20;
@@ -57,8 +58,15 @@ fn download_by(
     if fs::symlink_metadata(&part).is_ok_and(|meta| !meta.is_file()) {
         return Err(format!("{} is no regular file; remove it", part.display()));
     }
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&part);
-    let mut file = file.map_err(unwritable)?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    // Nor what is linked there from now on.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW);
+    let mut file = options.open(&part).map_err(unwritable)?;
+    if !file.metadata().is_ok_and(|meta| meta.is_file()) {
+        return Err(format!("{} is no regular file; remove it", part.display()));
+    }
     match file.lock() {
         Err(error) if error.kind() != io::ErrorKind::Unsupported => return Err(unwritable(error)),
         _ if path.is_file() => return Ok(()),
@@ -182,19 +190,6 @@ fn next_piece(
     Ok(Piece { end, total })
 }
 
-/// The file's SHA-256, in hexadecimal digits.
-fn digest(file: &mut File) -> io::Result<String> {
-    file.seek(SeekFrom::Start(0))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
-            count => hash.update(&buffer[..count]),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -206,6 +201,8 @@ mod tests {
         },
         thread,
     };
+
+    use sha2::{Digest, Sha256};
 
     use super::*;
 

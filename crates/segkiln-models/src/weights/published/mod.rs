@@ -143,10 +143,15 @@ impl Published {
     /// downloaded is found too. A download that was interrupted goes on where it ended; its file has its name only when
     /// it is whole and its SHA-256 begins as it must.
     ///
+    /// Each use hashes the file, a second for a few hundred megabytes: one that this library downloaded must be what it was
+    /// then (`NAME.sha256` beside it remembers that), one that was put there otherwise and is not the published one is used
+    /// with a warning.
+    ///
     /// # Errors
-    /// [`WeightsError::Absent`], which says what to download and where to put it.
+    /// [`WeightsError::Absent`], which says what to download and where to put it, or [`WeightsError::Damaged`].
     pub fn file(&self, progress: impl FnMut(u64, Option<u64>)) -> Result<PathBuf, WeightsError> {
         if let Some(path) = self.cached() {
+            cache::verify(&path, self.sha256())?;
             return Ok(path);
         }
         let path = cache::folder().map(|folder| folder.join(self.file));
@@ -166,7 +171,8 @@ impl Published {
 
     #[cfg(feature = "pretrained")]
     fn fetch(&self, path: &std::path::Path, progress: impl FnMut(u64, Option<u64>)) -> Result<(), String> {
-        download::download(&self.url(), self.sha256(), path, progress)
+        download::download(&self.url(), self.sha256(), path, progress)?;
+        cache::remember(path)
     }
 
     #[cfg(not(feature = "pretrained"))]
