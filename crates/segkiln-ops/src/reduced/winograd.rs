@@ -218,8 +218,7 @@ impl Convolution<'_> {
             .map(|index| Block { first: index * block, tiles: block.min(all - index * block), channels_in })
             .collect();
         let len = blocks.iter().map(Block::input_len).max().unwrap_or(0);
-        // SAFETY: all tiles are written before they are read.
-        let mut tiles = unsafe { Temporary::new(len * blocks.len()) };
+        let mut tiles = Temporary::new(len * blocks.len());
         let tiles = Shared(tiles.as_mut_ptr());
         let chunks = channels_in / LANES;
         for_each(blocks.len() * chunks, |task| {
