@@ -2,7 +2,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// Numbers that the layers of a network multiply.
+/// Number format in which the layers of a network multiply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -17,7 +17,7 @@ impl Precision {
     /// All precisions, by [name](Self::name).
     pub const ALL: [Self; 2] = [Self::F32, Self::Bf16];
 
-    /// The name in files and flags.
+    /// Name in files and flags.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -32,7 +32,7 @@ impl fmt::Display for Precision {
     }
 }
 
-/// A name that is no precision's.
+/// An unknown name of a precision.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("there is no precision {0:?}; known are f32 and bf16")]
 pub struct UnknownPrecision(String);

@@ -1,10 +1,10 @@
-//! Memory that several tasks write at the same time, each its own places.
+//! Memory that several tasks write at the same time, each its own values.
 //!
 //! This is the only type through which threads share memory that they write. A task takes a [`Part`] of it by an unsafe call,
-//! whose contract is that no other task touches the places that are written through that part. Everything else is checked: a
+//! whose contract is that no other task touches the values that are written through that part. Everything else is checked: a
 //! part gives pointers only to ranges and rectangles that lie within the memory, and panics otherwise. In tests with debug
-//! assertions (`.ci/run` runs them so) the contract is checked too: each place notes the part that asked for it, and a second
-//! one is a panic.
+//! assertions (`.ci/run` runs them so) the contract is checked too: for each value the part is recorded that asked for it, and a second one is a
+//! panic.
 
 use std::{marker::PhantomData, mem::MaybeUninit};
 
@@ -18,7 +18,7 @@ pub(crate) struct Disjoint<'a, T = f32> {
 }
 
 // SAFETY: a shared reference gives access to the memory only by `part`, whose caller promises that no two threads touch the
-// same place; the values may be moved to another thread by the bound.
+// same value; the values may be moved to another thread by the bound.
 unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
 
 /// The part of a [`Disjoint`] that one task writes. It stays on the task's thread.
@@ -57,7 +57,7 @@ impl<'a, T: Copy> Disjoint<'a, T> {
     /// Returns the part of one task.
     ///
     /// # Safety
-    /// As long as this `Disjoint` lives, no place that is written or read through the returned part is written through another.
+    /// As long as this `Disjoint` lives, no value that is written or read through the returned part is written through another.
     #[inline(always)]
     pub unsafe fn part(&self) -> Part<'_, T> {
         Part {
@@ -83,7 +83,7 @@ impl<'a, T: Copy> Part<'a, T> {
         }
     }
 
-    /// Returns a pointer to the `len` places from `start` on, valid for reads of what was written and for writes.
+    /// Returns a pointer to the `len` values from `start` on, valid for reads of what was written and for writes.
     ///
     /// # Panics
     /// If they are not all within the memory.
@@ -98,7 +98,7 @@ impl<'a, T: Copy> Part<'a, T> {
         unsafe { self.start.add(start) }
     }
 
-    /// Returns a pointer to the first of `rows` rows of `columns` places, from `start` on and `stride` apart.
+    /// Returns a pointer to the first of `rows` rows of `columns` values, from `start` on and `stride` apart.
     ///
     /// # Panics
     /// If they are not all within the memory.
@@ -117,7 +117,7 @@ impl<'a, T: Copy> Part<'a, T> {
         unsafe { self.start.add(start) }
     }
 
-    /// Returns the same part, whose place 0 is what `start` was.
+    /// Returns the same part from `start` on.
     ///
     /// # Panics
     /// If `start` is not within the memory or its end.
@@ -143,7 +143,7 @@ fn outside([start, stride, rows, columns]: [usize; 4], len: usize) -> ! {
     panic!("{rows} rows of {columns} values from {start} on, {stride} apart, are not within {len} values");
 }
 
-/// Which part of a [`Disjoint`] has asked for each place.
+/// Records the part of a [`Disjoint`] that asked for each value.
 #[cfg(all(test, debug_assertions))]
 mod claims {
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -167,14 +167,14 @@ mod claims {
             Self { owners, part: PARTS.fetch_add(1, Ordering::Relaxed).max(1) }
         }
 
-        /// Notes that the part has these places. One that is all of a slice has no owners.
+        /// Records that the part has these values. A part that is all of a slice has no owners.
         pub fn take(self, start: usize, len: usize) {
             if self.owners.is_empty() {
                 return;
             }
             for (index, owner) in self.owners[start..start + len].iter().enumerate() {
                 let other = owner.swap(self.part, Ordering::Relaxed);
-                assert!(other == 0 || other == self.part, "two parts have place {}", start + index);
+                assert!(other == 0 || other == self.part, "two parts have value {}", start + index);
             }
         }
 
@@ -245,8 +245,8 @@ mod tests {
 
     #[test]
     #[cfg(debug_assertions)]
-    #[should_panic(expected = "two parts have place 3")]
-    fn places_of_two_parts_are_noticed() {
+    #[should_panic(expected = "two parts have value 3")]
+    fn values_of_two_parts_are_noticed() {
         let mut values = [MaybeUninit::new(0.0f32); 6];
         let shared = Disjoint::new(&mut values);
         // SAFETY: nothing is written.

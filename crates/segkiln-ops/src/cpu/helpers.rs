@@ -18,13 +18,13 @@
 //! without helpers: [`set_helper_threads`], or `SEGKILN_HELPER_THREADS=0` in the environment.
 //!
 //! A process that was forked has no helpers and starts its own; see [`per_process`](super::per_process). Rayon's pool has no
-//! threads there either: what it is offered is taken back.
+//! threads there either, and is not asked.
 
 use std::{
     hint,
     panic::resume_unwind,
     sync::{
-        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
+        Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
@@ -76,7 +76,8 @@ pub(super) fn call(others: usize, work: &(dyn Fn() + Sync)) {
         unsafe { team.offer(Arc::clone(&helper.seat)) };
         helper.wake();
     }
-    for _ in helpers.0.len()..others {
+    let missing = if rayon_is_ours() { others - helpers.0.len() } else { 0 };
+    for _ in 0..missing {
         static QUEUED: AtomicUsize = AtomicUsize::new(0);
         if QUEUED.fetch_add(1, Ordering::Relaxed) >= MOST_QUEUED {
             QUEUED.fetch_sub(1, Ordering::Relaxed);
@@ -96,6 +97,13 @@ pub(super) fn call(others: usize, work: &(dyn Fn() + Sync)) {
     if let Some(panic) = job.take_panic() {
         resume_unwind(panic);
     }
+}
+
+/// Returns whether rayon's threads run in this process: they were not left behind by a fork.
+fn rayon_is_ours() -> bool {
+    static PROCESS: OnceLock<u32> = OnceLock::new();
+    let this = std::process::id();
+    *PROCESS.get_or_init(|| this) == this
 }
 
 /// The helpers of a process.
@@ -327,6 +335,46 @@ mod tests {
             });
             assert_eq!(calls, 1);
             done.store(true, Ordering::Release);
+        });
+    }
+
+    /// A child has one of its parent's threads; locks that the others held stay locked there.
+    #[test]
+    #[cfg(all(target_os = "linux", not(miri)))]
+    fn a_forked_process_computes() {
+        let compute = || {
+            let mut memory = crate::cpu::memory::Temporary::new(1 << 16);
+            crate::cpu::threads::for_each_chunk(memory.as_mut_slice(), 1 << 10, |chunk, values| {
+                values.fill(std::mem::MaybeUninit::new(chunk as f32));
+            });
+            // SAFETY: all chunks were written.
+            unsafe { memory.as_slice().assume_init_ref() }.iter().sum::<f32>()
+        };
+        let (expected, done) = (compute(), AtomicBool::new(false));
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        compute();
+                    }
+                });
+            }
+            let children = (0..20).map(|_| {
+                // SAFETY: the child calls only what is meant to work there, and leaves without ending what it shares.
+                unsafe {
+                    let child = libc::fork();
+                    if child == 0 {
+                        libc::alarm(20);
+                        libc::_exit(i32::from(compute() != expected));
+                    }
+                    let mut status = -1;
+                    libc::waitpid(child, &mut status, 0);
+                    status
+                }
+            });
+            let failed = children.filter(|status| *status != 0).count();
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(failed, 0, "children of 20");
         });
     }
 }

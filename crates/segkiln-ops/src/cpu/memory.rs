@@ -178,7 +178,8 @@ const LINE: usize = 16;
 /// If `f` asks for scratch memory again, by itself or by running another task while it waits.
 pub(crate) fn with_scratch<const N: usize>(sizes: [usize; N], f: impl FnOnce([&mut [f32]; N])) {
     SCRATCH.with_borrow_mut(|scratch| {
-        let total = LINE + sizes.iter().map(|size| size.next_multiple_of(LINE)).sum::<usize>();
+        let total = sizes.iter().try_fold(LINE, |total, size| total.checked_add(size.checked_next_multiple_of(LINE)?));
+        let total = total.expect("scratch memory that fits the address space");
         if scratch.len() < total {
             scratch.resize(total, 0.0);
         }

@@ -33,3 +33,6 @@ pub(crate) mod threads;
 
 pub use helpers::set_helper_threads;
 pub use pool::release_memory;
+
+#[cfg(test)]
+mod tests;

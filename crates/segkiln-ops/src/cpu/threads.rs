@@ -7,10 +7,10 @@ use std::sync::{
 
 use super::{disjoint::Disjoint, helpers};
 
-/// Runs `f` for each task, on this thread and on others; each takes the next task when it is done with one.
+/// Runs `f` for each task, on this thread and on others; each thread takes the next task when it has finished one.
 ///
-/// There are as many threads as rayon would have, this one among them. Rayon's own iterators hand all work to its threads,
-/// and a caller that is none of them waits: for a layer of a tenth of a millisecond that costs as much as the work.
+/// There are as many threads as rayon's pool has, this one among them. Rayon's own iterators hand all work to its threads while a
+/// caller outside of the pool waits; for a layer of a tenth of a millisecond that costs as much as the work.
 pub(crate) fn for_each(tasks: usize, f: impl Fn(usize) + Sync) {
     let others = rayon::current_num_threads().min(tasks).saturating_sub(1);
     let next = AtomicUsize::new(0);

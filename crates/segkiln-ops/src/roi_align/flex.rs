@@ -14,7 +14,7 @@ use super::{
 use crate::cpu::{
     disjoint::{Disjoint, Part},
     matrix::RegisterSizes,
-    memory::{Memory, contiguous, values, with_scratch, written},
+    memory::{Memory, contiguous, values, values_of, with_scratch, written},
     simd::{self, Lanes, MOST_LANES, prefetch, transpose},
     threads::for_each,
 };
@@ -131,6 +131,7 @@ impl Task<'_> {
 
 impl Tasks {
     fn new(shape: [usize; 4], rois: FlexTensor, options: RoiAlignOptions) -> Self {
+        values_of(&shape);
         let rois = to_f32(rois).to_contiguous();
         let arch = simd::arch();
         let lanes = RegisterSizes::of(arch).lanes;
@@ -168,7 +169,9 @@ impl Tasks {
                 read: &self.read[image * height * tiles..][..height * tiles],
             };
             let pixels = if task.rois.is_empty() { 0 } else { height * width };
-            with_scratch([pixels * self.lanes, bins * self.lanes], |[map, tile]| f(task, map, tile));
+            let [map, tile] =
+                [pixels, bins].map(|len| len.checked_mul(self.lanes).expect("a map that fits the memory"));
+            with_scratch([map, tile], |[map, tile]| f(task, map, tile));
         });
     }
 }
@@ -182,27 +185,27 @@ struct Source {
 
 impl Source {
     /// Returns a layout in which columns or channels are neighbors in memory, all within the tensor's memory.
+    ///
+    /// # Panics
+    /// If the tensor's memory is smaller than its shape says; anyone can make such a `FlexTensor`.
     fn new(x: FlexTensor) -> Self {
-        let of = |x: &FlexTensor| {
-            let strides: Vec<usize> =
-                x.layout().strides().iter().map_while(|stride| (*stride).try_into().ok()).collect();
-            <[usize; 4]>::try_from(strides).ok().filter(|strides| strides[1] == 1 || strides[3] == 1)
-        };
-        let fits = |strides: &[usize; 4]| {
-            let sides: [usize; 4] = x.layout().shape().dims();
-            let last = sides.iter().zip(strides).try_fold(x.layout().start_offset(), |last, (side, stride)| {
-                last.checked_add(side.checked_sub(1)?.checked_mul(*stride)?)
-            });
-            last.is_some_and(|last| last < x.storage::<f32>().len())
-        };
-        match of(&x).filter(fits) {
+        let strides: Vec<usize> = x.layout().strides().iter().map_while(|stride| (*stride).try_into().ok()).collect();
+        let strides = <[usize; 4]>::try_from(strides).ok().filter(|strides| strides[1] == 1 || strides[3] == 1);
+        let source = match strides {
             Some(strides) => Self { start: x.layout().start_offset(), strides, x },
             None => {
                 let x = x.to_contiguous();
                 let [_, channels, height, width] = x.layout().shape().dims();
                 Self { start: 0, strides: [channels * height * width, height * width, width, 1], x }
             }
-        }
+        };
+        let sides: [usize; 4] = source.x.layout().shape().dims();
+        let last = sides.iter().zip(source.strides).try_fold(source.start, |last, (side, stride)| {
+            last.checked_add(side.saturating_sub(1).checked_mul(stride)?)
+        });
+        let len = source.x.storage::<f32>().len();
+        assert!(sides.contains(&0) || last.is_some_and(|last| last < len), "the tensor's memory has its shape");
+        source
     }
 }
 

@@ -272,7 +272,7 @@ fn bits_do_not_depend_on_the_thread_count() {
     }
 }
 
-/// Where no one looks at the indices.
+/// Backends that do not check indices give zeros.
 #[cfg(feature = "vulkan")]
 #[test]
 fn images_outside_the_batch_are_harmless_on_gpus() {

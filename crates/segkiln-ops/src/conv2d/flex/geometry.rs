@@ -13,7 +13,7 @@ pub(crate) struct Channels {
 }
 
 impl Channels {
-    /// Those of the gradient of the input.
+    /// Returns the channels of the gradient of the input.
     pub fn swapped(self) -> Self {
         Self { input: self.output, output: self.input }
     }

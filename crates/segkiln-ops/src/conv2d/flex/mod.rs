@@ -84,7 +84,7 @@ mod implicit;
 mod in_place;
 mod padded_copy;
 mod phases;
-mod plan;
+pub(super) mod plan;
 mod winograd;
 
 pub(crate) use geometry::{Geometry, reach};
@@ -289,6 +289,13 @@ pub(crate) fn weight_gradient(geometry: &Geometry, x: FlexTensor, grad: FlexTens
         _ => implicit::weight_gradient(geometry, x, grad),
     };
     tensor(gradient, geometry.weight_shape())
+}
+
+/// Returns the methods of the forward pass, of the gradient of the input and of that of the weight, for tests.
+#[cfg(test)]
+pub(super) fn methods(x: [usize; 4], weight: [usize; 4], options: &ConvOptions<2>) -> [Method; 3] {
+    let geometry = Geometry::of_shapes(x, weight, options).expect("there are values");
+    [Pass::Forward, Pass::InputGradient, Pass::WeightGradient].map(|pass| Plan::new(&geometry, pass).method)
 }
 
 /// Planes of one tensor, `[batch, channels, height, width]`, or of two whose channels follow each other.

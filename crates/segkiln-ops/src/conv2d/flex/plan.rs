@@ -20,17 +20,17 @@ use crate::cpu::{matrix::RegisterSizes, simd::MOST_LANES};
 /// counts of both; not measured anew since kernels are transformed in registers.
 const WINOGRAD_CHANNELS: usize = 8;
 
-/// What is computed of a convolution.
+/// A convolution or one of its gradients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Pass {
+pub(in crate::conv2d) enum Pass {
     Forward,
     InputGradient,
     WeightGradient,
 }
 
-/// How it is computed; the [module above](super) has a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Method {
+/// Algorithm of a pass; the [guide](super) has a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::conv2d) enum Method {
     /// Winograd's minimal filtering by tiles of 4×4 outputs, or 2×2 with stride 2.
     Winograd(Order),
     /// The same where each grid of a large dilation is one tile.
@@ -47,9 +47,9 @@ pub(super) enum Method {
     ImplicitGemm,
 }
 
-/// What the tasks of Winograd's method are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
+/// Tasks of Winograd's method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::conv2d) enum Order {
     /// Blocks of tiles, each with all channels; all kernels are transformed before.
     Tiles,
     /// Output channels, each with its kernels; all tiles are transformed before.
@@ -228,5 +228,23 @@ impl fmt::Display for Plan {
             geometry.weight_shape(),
             geometry.output_shape(),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::ops::ConvOptions;
+
+    use super::*;
+
+    #[test]
+    fn plans_say_what_and_why() {
+        let options = ConvOptions::new([2, 2], [1, 1], [1, 1], 1);
+        let geometry = Geometry::of_shapes([1, 16, 9, 8], [24, 16, 3, 3], &options).expect("there are values");
+        assert_eq!(
+            Plan::new(&geometry, Pass::WeightGradient).to_string(),
+            "conv2d weight gradient: [1, 16, 9, 8] * [24, 16, 3, 3] -> [1, 24, 5, 4], stride [2, 2], padding [1, 1], dilation \
+             [1, 1], groups 1: implicit GEMM (no special method fits the shape)"
+        );
     }
 }

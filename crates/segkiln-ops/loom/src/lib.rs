@@ -1,0 +1,134 @@
+//! Checks the protocol by which a caller hands work to helper threads, in every order in which the threads can run and with
+//! every value that a load may see.
+
+#![cfg(test)]
+
+#[path = "../../src/cpu/protocol.rs"]
+mod protocol;
+
+/// Loom's synchronization in place of the standard library's.
+mod sync {
+    pub(super) use loom::{
+        sync::{Arc, Mutex, MutexGuard, atomic},
+        thread,
+    };
+
+    /// Does not spin: the loop around it parks.
+    pub(super) fn wait_until(found: impl Fn() -> bool) -> bool {
+        found()
+    }
+}
+
+mod tests {
+    use loom::{
+        cell::UnsafeCell,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, AtomicUsize, Ordering},
+        },
+        thread::{self, JoinHandle},
+    };
+
+    use super::protocol::{Job, Seat, Team};
+
+    /// A thread that accepts jobs until it is told to stop.
+    struct Helper {
+        seat: Arc<Seat>,
+        stop: Arc<AtomicBool>,
+        thread: JoinHandle<()>,
+    }
+
+    impl Helper {
+        fn start() -> Self {
+            let (seat, stop) = (Arc::new(Seat::new()), Arc::new(AtomicBool::new(false)));
+            let thread = thread::spawn({
+                let (seat, stop) = (Arc::clone(&seat), Arc::clone(&stop));
+                move || {
+                    loop {
+                        while !seat.is_full() {
+                            if stop.load(Ordering::Relaxed) {
+                                return;
+                            }
+                            thread::park();
+                        }
+                        seat.accept();
+                    }
+                }
+            });
+            Self { seat, stop, thread }
+        }
+
+        fn end(self) {
+            self.stop.store(true, Ordering::Relaxed);
+            self.thread.thread().unpark();
+            self.thread.join().unwrap();
+        }
+    }
+
+    /// Values that the tasks of a job write, one each, without synchronization of their own.
+    struct Values<const N: usize>([UnsafeCell<usize>; N]);
+
+    // SAFETY: each value is written by the one thread that has drawn its task; loom checks that.
+    unsafe impl<const N: usize> Sync for Values<N> {}
+
+    /// Shares `N` tasks with the helpers, as `threads::for_each` does, and reads what they have written.
+    fn share<const N: usize>(helpers: &[Helper]) {
+        let (next, values) = (AtomicUsize::new(0), Values::<N>(std::array::from_fn(|_| UnsafeCell::new(0))));
+        let work = || {
+            loop {
+                let task = next.fetch_add(1, Ordering::Relaxed);
+                if task >= N {
+                    return;
+                }
+                // SAFETY: loom checks that nobody else has access.
+                values.0[task].with_mut(|value| unsafe { *value += task + 1 });
+            }
+        };
+        let job = Job::new(&work);
+        let mut team = Team::new(&job);
+        for helper in helpers {
+            // SAFETY: the team is dropped before the job.
+            unsafe { team.offer(Arc::clone(&helper.seat)) };
+            helper.thread.thread().unpark();
+        }
+        work();
+        drop(team);
+        assert!(job.take_panic().is_none());
+        for (task, value) in values.0.iter().enumerate() {
+            // SAFETY: as above.
+            assert_eq!(value.with(|value| unsafe { *value }), task + 1);
+        }
+    }
+
+    #[test]
+    fn one_helper_does_one_job() {
+        loom::model(|| {
+            let helper = Helper::start();
+            share::<2>(std::slice::from_ref(&helper));
+            helper.end();
+        });
+    }
+
+    #[test]
+    fn one_helper_does_two_jobs() {
+        loom::model(|| {
+            let helper = Helper::start();
+            for _ in 0..2 {
+                share::<1>(std::slice::from_ref(&helper));
+            }
+            helper.end();
+        });
+    }
+
+    /// With up to three switches of threads that were not waiting: all orders take too long.
+    #[test]
+    fn two_helpers_do_one_job() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let helpers = [Helper::start(), Helper::start()];
+            share::<2>(&helpers);
+            helpers.map(Helper::end);
+        });
+    }
+}
