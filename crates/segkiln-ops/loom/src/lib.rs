@@ -71,6 +71,13 @@ mod tests {
     // SAFETY: each value is written by the one thread that has drawn its task; loom checks that.
     unsafe impl<const N: usize> Sync for Values<N> {}
 
+    impl<const N: usize> Values<N> {
+        fn add(&self, task: usize) {
+            // SAFETY: loom checks that nobody else has access.
+            self.0[task].with_mut(|value| unsafe { *value += task + 1 });
+        }
+    }
+
     /// Shares `N` tasks with the helpers, as `threads::for_each` does, and reads what they have written.
     fn share<const N: usize>(helpers: &[Helper]) {
         let (next, values) = (AtomicUsize::new(0), Values::<N>(std::array::from_fn(|_| UnsafeCell::new(0))));
@@ -80,8 +87,7 @@ mod tests {
                 if task >= N {
                     return;
                 }
-                // SAFETY: loom checks that nobody else has access.
-                values.0[task].with_mut(|value| unsafe { *value += task + 1 });
+                values.add(task);
             }
         };
         let job = Job::new(&work);
@@ -95,7 +101,7 @@ mod tests {
         drop(team);
         assert!(job.take_panic().is_none());
         for (task, value) in values.0.iter().enumerate() {
-            // SAFETY: as above.
+            // SAFETY: the job has ended; loom checks it.
             assert_eq!(value.with(|value| unsafe { *value }), task + 1);
         }
     }

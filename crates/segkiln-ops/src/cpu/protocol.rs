@@ -104,10 +104,10 @@ impl<'a> Team<'a> {
     /// # Safety
     /// The team is dropped before the job is, and not forgotten.
     pub unsafe fn offer(&mut self, seat: Arc<Seat>) {
+        self.seats.push(Arc::clone(&seat));
         self.job.calls.fetch_add(1, Ordering::Relaxed);
         // The lifetime is forgotten; the team's end waits for all who have taken the pointer.
         seat.job.store(ptr::from_ref(self.job).cast_mut().cast(), Ordering::Release);
-        self.seats.push(seat);
     }
 }
 
