@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forms_are_one_another_s_inverse() {
+    fn conversions_round_trip() {
         let bbox = BBox::new(-1.5, 2.0, 3.0, 8.0).unwrap();
         assert_eq!(BBox::from_xywh(bbox.xywh()).unwrap(), bbox);
         assert_eq!(BBox::from_cxcywh(bbox.cxcywh()).unwrap(), bbox);
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_box_is_refused() {
+    fn invalid_boxes_are_rejected() {
         for [x1, y1, x2, y2] in [
             [0.0, 0.0, 0.0, 1.0],
             [0.0, 2.0, 1.0, 1.0],

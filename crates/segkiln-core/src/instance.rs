@@ -147,14 +147,14 @@ mod tests {
     }
 
     #[test]
-    fn background_is_no_object() {
+    fn background_is_rejected() {
         let error = Instance::new(instance().bbox, 0).unwrap_err().to_string();
         assert_eq!(error, "an object's label must be at least 1, as 0 is the background; number the classes from 1");
         assert!(serde_json::from_str::<Instance>(r#"{"bbox": [0, 0, 1, 1], "label": 0}"#).is_err());
     }
 
     #[test]
-    fn serde_keeps_it_and_fills_in_what_is_missing() {
+    fn serde_round_trips_and_fills_in_defaults() {
         let mut whole = instance().with_mask(Rle::new(2, 1, &[1, 1]).unwrap());
         (whole.crowd, whole.difficult) = (true, true);
         for instance in [instance(), whole] {
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn masks_have_the_image_s_size() {
+    fn masks_must_have_the_image_size() {
         assert!(Instances::new(2, 3, vec![]).unwrap().is_empty());
         let other = instance().with_mask(Rle::new(3, 2, &[6]).unwrap());
         let error = Instances::new(2, 3, vec![instance(), other]).unwrap_err().to_string();

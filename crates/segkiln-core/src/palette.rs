@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn voc_colors_are_the_devkit_s() {
+    fn voc_colors_match_the_devkit() {
         let voc = Palette::voc(256);
         // aeroplane, person, tv monitor and the void border of the devkit's table
         assert_eq!(voc.color(1), [128, 0, 0]);

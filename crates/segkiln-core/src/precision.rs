@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_come_back() {
+    fn names_round_trip() {
         for precision in Precision::ALL {
             assert_eq!(precision.to_string().parse(), Ok(precision));
             assert_eq!(serde_json::to_string(&precision).unwrap(), format!("{:?}", precision.name()));

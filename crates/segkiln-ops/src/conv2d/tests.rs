@@ -637,7 +637,7 @@ fn assert_equals_burn(name: &str, x_shape: [usize; 4], weight_shape: [usize; 4],
 }
 
 #[test]
-fn equals_burn_s_convolution() {
+fn equals_burn_conv2d() {
     for layer in layers() {
         if cfg!(miri) && layer.products() > MOST_FOR_MIRI {
             continue;
@@ -709,7 +709,7 @@ proptest! {
     /// Output and gradients against Burn's operator; two tensors against one, and an epilogue against operators after it.
     #[test]
     #[cfg_attr(miri, ignore)]
-    fn any_convolution_equals_burn_s((x_shape, weight_shape, view, options) in convolutions()) {
+    fn any_convolution_equals_burn((x_shape, weight_shape, view, options) in convolutions()) {
         assert_equals_burn("drawn", x_shape, weight_shape, view, &options);
         let device = Device::flex();
         let x = view.of(values(view.whole(x_shape), 0, &device));

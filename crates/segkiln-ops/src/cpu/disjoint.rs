@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_within_is_given() {
+    fn ranges_within_the_memory_are_given() {
         part_of(10, |part| {
             part.at(0, 10);
             part.at(10, 0);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_outside_is_refused() {
+    fn ranges_outside_are_refused() {
         let cases: [fn(Part); 8] = [
             |part| _ = part.at(0, 11),
             |part| _ = part.at(11, 0),

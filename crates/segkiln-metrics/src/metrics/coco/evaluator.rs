@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_detection_may_match() {
+    fn possible_matches_of_a_detection() {
         let near = |actual: f64, expected: f64| assert!((actual - expected).abs() < 1e-9, "{actual}, not {expected}");
         let away = found([90.0, 0.0, 10.0, 10.0], 0.9);
         near(ap(&[truth(1, BOX, false)], &[found(BOX, 0.5)]), 1.0);
