@@ -202,7 +202,6 @@ mod tests {
                 unsafe { rows.add(4 * row).write(task as f32) };
             }
         });
-        drop(shared);
         // SAFETY: all values were initialized above.
         let values = values.map(|value| unsafe { value.assume_init() });
         assert_eq!(values, [0.0, 0.0, 1.0, 2.0, 0.0, 0.0, 1.0, 2.0, 0.0, 0.0, 1.0, 2.0]);

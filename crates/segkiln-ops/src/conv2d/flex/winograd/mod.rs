@@ -401,7 +401,6 @@ mod tests {
                 1 => convolution.by_channels(),
                 _ => convolution.by_points(5),
             }
-            drop(convolution);
             y
         });
         assert!(tiles.iter().all(|value| value.is_finite()));
