@@ -134,7 +134,9 @@ mod tests {
         model.check(|| {
             let helpers = [Helper::start(), Helper::start()];
             share::<2>(&helpers);
-            helpers.map(Helper::end);
+            for helper in helpers {
+                helper.end();
+            }
         });
     }
 }

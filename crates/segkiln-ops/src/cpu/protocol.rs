@@ -106,8 +106,10 @@ impl<'a> Team<'a> {
     pub unsafe fn offer(&mut self, seat: Arc<Seat>) {
         self.seats.push(Arc::clone(&seat));
         self.job.calls.fetch_add(1, Ordering::Relaxed);
-        // The lifetime is forgotten; the team's end waits for all who have taken the pointer.
-        seat.job.store(ptr::from_ref(self.job).cast_mut().cast(), Ordering::Release);
+        // The lifetime is forgotten; the team's end waits for all who have taken the pointer. A store would do, but loom does not
+        // know that a helper's swap that came before it cannot come after it.
+        let before = seat.job.swap(ptr::from_ref(self.job).cast_mut().cast(), Ordering::Release);
+        debug_assert!(before.is_null(), "the seat was empty");
     }
 }
 
