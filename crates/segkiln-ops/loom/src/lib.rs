@@ -1,5 +1,5 @@
-//! Checks the protocol by which a caller hands work to helper threads, in every order in which the threads can run and with
-//! every value that a load may see.
+//! Checks the protocol by which a caller hands work to helper threads, in every order in which the threads can run (with more than
+//! two of them or jobs, in those with few switches) and with every value that a load may see.
 
 #![cfg(test)]
 
@@ -115,9 +115,17 @@ mod tests {
         });
     }
 
+    /// Checks orders with up to three switches between threads that could go on: all orders of more than one job or helper take
+    /// too long.
+    fn bounded(f: impl Fn() + Sync + Send + 'static) {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(f);
+    }
+
     #[test]
     fn one_helper_does_two_jobs() {
-        loom::model(|| {
+        bounded(|| {
             let helper = Helper::start();
             for _ in 0..2 {
                 share::<1>(std::slice::from_ref(&helper));
@@ -126,12 +134,9 @@ mod tests {
         });
     }
 
-    /// With up to three switches of threads that were not waiting: all orders take too long.
     #[test]
     fn two_helpers_do_one_job() {
-        let mut model = loom::model::Builder::new();
-        model.preemption_bound = Some(3);
-        model.check(|| {
+        bounded(|| {
             let helpers = [Helper::start(), Helper::start()];
             share::<2>(&helpers);
             for helper in helpers {

@@ -291,8 +291,9 @@ impl WithSimd for Forward<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { task, source, map, tile, target } = self;
-        let [_, all_channels, _, width] = task.shape;
+        let [_, all_channels, height, width] = task.shape;
         let lanes = S::F32_LANES;
+        assert!(task.rois.is_empty() || map.len() == height * width * lanes);
         let [image_stride, channel_stride, row_stride, column_stride] = source.strides;
         let values: &[f32] = source.x.storage();
         let start = source.start + task.image * image_stride + task.channel * channel_stride;
@@ -322,7 +323,9 @@ impl WithSimd for Forward<'_> {
                         let mut line = Lanes::splat(simd, 0.0);
                         for column in columns {
                             let pixel = row.pixel as usize * width + column.pixel as usize;
-                            let value = Lanes::load_from(simd, map, pixel * lanes);
+                            // SAFETY: a region's taps are within the map's rows and columns, by `Axis::new`, and the map has a
+                            // register for each pixel, by the assertion; those that regions read were written above.
+                            let value = unsafe { Lanes::load(simd, map.as_ptr().add(pixel * lanes)) };
                             line = value.scaled_plus(column.weight, line);
                         }
                         sum = line.scaled_plus(row.weight, sum);
@@ -360,6 +363,7 @@ impl WithSimd for Backward<'_> {
         let Self { task, grad, map, tile, target } = self;
         let [_, all_channels, height, width] = task.shape;
         let lanes = S::F32_LANES;
+        assert!(task.rois.is_empty() || map.len() == height * width * lanes);
         let bins = tile.len() / lanes;
         for Tile { row, column, columns, .. } in task.tiles(lanes).filter(|tile| tile.read) {
             map[(row * width + column) * lanes..][..columns * lanes].fill(0.0);
@@ -382,8 +386,12 @@ impl WithSimd for Backward<'_> {
                         let grad = grad * row.weight;
                         for column in columns {
                             let pixel = row.pixel as usize * width + column.pixel as usize;
-                            let sum = grad.scaled_plus(column.weight, Lanes::load_from(simd, map, pixel * lanes));
-                            sum.store_to(map, pixel * lanes);
+                            // SAFETY: a region's taps are within the map's rows and columns, by `Axis::new`, and the map has a
+                            // register for each pixel, by the assertion; those that regions read were cleared above.
+                            unsafe {
+                                let pixel = map.as_mut_ptr().add(pixel * lanes);
+                                grad.scaled_plus(column.weight, Lanes::load(simd, pixel)).store(pixel);
+                            }
                         }
                     }
                 }

@@ -235,10 +235,10 @@ impl Forward<'_> {
     /// # Safety
     /// `target` has room for so many values.
     #[inline(always)]
-    unsafe fn finish<S: Simd>(&self, simd: S, sum: Lanes<S>, target: *mut f32, count: usize) {
-        let mut sums = [sum];
-        Epilogue::apply_lanes(self.epilogue, simd, self.channel, &mut sums);
-        let [sum] = sums;
+    unsafe fn finish<S: Simd>(&self, simd: S, mut sum: Lanes<S>, target: *mut f32, count: usize) {
+        if let Some(epilogue) = self.epilogue {
+            sum = epilogue.lanes(simd, self.channel).apply(sum);
+        }
         // SAFETY: the caller's promise.
         unsafe {
             if count >= S::F32_LANES {

@@ -355,15 +355,16 @@ impl<'a> Epilogue<'a> {
 
     pub const UNBOUNDED: [f32; 2] = [f32::NEG_INFINITY, f32::INFINITY];
 
-    /// Applies the epilogue to registers of outputs of one channel.
+    /// Returns the epilogue of one channel in registers.
     #[inline(always)]
-    fn apply_lanes<S: Simd>(epilogue: Option<Self>, simd: S, channel: usize, outputs: &mut [Lanes<S>]) {
-        if let Some(Self { scale, shift, range: [low, high] }) = epilogue {
-            let [scale, shift, low, high] =
-                [scale[channel], shift[channel], low, high].map(|value| Lanes::splat(simd, value));
-            for output in outputs {
-                *output = output.mul_add(scale, shift).max(low).min(high);
-            }
+    fn lanes<S: Simd>(&self, simd: S, channel: usize) -> EpilogueLanes<S> {
+        let Self { scale, shift, range: [low, high] } = self;
+        let splat = |value| Lanes::splat(simd, value);
+        EpilogueLanes {
+            scale: splat(scale[channel]),
+            shift: splat(shift[channel]),
+            low: splat(*low),
+            high: splat(*high),
         }
     }
 
@@ -374,5 +375,21 @@ impl<'a> Epilogue<'a> {
             let scaled = at_least(*output * scale + shift, low);
             *output = if scaled > high { high } else { scaled };
         }
+    }
+}
+
+/// [`Epilogue`] of one channel.
+#[derive(Clone, Copy)]
+struct EpilogueLanes<S: Simd> {
+    scale: Lanes<S>,
+    shift: Lanes<S>,
+    low: Lanes<S>,
+    high: Lanes<S>,
+}
+
+impl<S: Simd> EpilogueLanes<S> {
+    #[inline(always)]
+    fn apply(self, output: Lanes<S>) -> Lanes<S> {
+        output.mul_add(self.scale, self.shift).max(self.low).min(self.high)
     }
 }

@@ -471,10 +471,11 @@ impl WithSimd for TransformProducts<'_> {
                         for a in 0..rows.points {
                             sum = half[a][j].scaled_plus(rows.output[i][a], sum);
                         }
-                        let mut sums = [sum];
-                        Epilogue::apply_lanes(epilogue, simd, channel, &mut sums);
+                        if let Some(epilogue) = epilogue {
+                            sum = epilogue.lanes(simd, channel).apply(sum);
+                        }
                         // SAFETY: a line holds a register.
-                        unsafe { sums[0].store(line.as_mut_ptr()) };
+                        unsafe { sum.store(line.as_mut_ptr()) };
                         // The register's grids, row by row.
                         let mut done = 0;
                         while done < count {

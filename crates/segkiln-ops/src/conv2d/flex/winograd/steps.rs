@@ -245,7 +245,12 @@ impl TransformOutput<'_> {
                 }
                 for a in 0..outputs {
                     let mut pixels = output_column::<S, STRIDE>(half[a]);
-                    Epilogue::apply_lanes(epilogue, simd, channel, &mut pixels[..outputs]);
+                    if let Some(epilogue) = epilogue {
+                        let epilogue = epilogue.lanes(simd, channel);
+                        for value in &mut pixels[..outputs] {
+                            *value = epilogue.apply(*value);
+                        }
+                    }
                     if STRIDE == 2 {
                         [pixels[0], pixels[1]] = pixels[0].zip(pixels[1]);
                     } else {
