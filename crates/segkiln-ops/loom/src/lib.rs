@@ -65,22 +65,33 @@ mod tests {
         }
     }
 
-    /// Values that the tasks of a job write, one each, without synchronization of their own.
-    struct Values<const N: usize>([UnsafeCell<usize>; N]);
+    /// A value that the caller writes before a job and all tasks read, and values that the tasks write, one each; without
+    /// synchronization of their own.
+    struct Values<const N: usize> {
+        input: UnsafeCell<usize>,
+        outputs: [UnsafeCell<usize>; N],
+    }
 
     // SAFETY: each value is written by the one thread that has drawn its task; loom checks that.
     unsafe impl<const N: usize> Sync for Values<N> {}
 
     impl<const N: usize> Values<N> {
         fn add(&self, task: usize) {
+            // SAFETY: loom checks that nobody writes it.
+            let input = self.input.with(|input| unsafe { *input });
             // SAFETY: loom checks that nobody else has access.
-            self.0[task].with_mut(|value| unsafe { *value += task + 1 });
+            self.outputs[task].with_mut(|value| unsafe { *value += task + input });
         }
     }
 
     /// Shares `N` tasks with the helpers, as `threads::for_each` does, and reads what they have written.
     fn share<const N: usize>(helpers: &[Helper]) {
-        let (next, values) = (AtomicUsize::new(0), Values::<N>(std::array::from_fn(|_| UnsafeCell::new(0))));
+        let (next, values) = (
+            AtomicUsize::new(0),
+            Values::<N> { input: UnsafeCell::new(0), outputs: std::array::from_fn(|_| UnsafeCell::new(0)) },
+        );
+        // SAFETY: nobody else has seen the values.
+        values.input.with_mut(|input| unsafe { *input = 1 });
         let work = || {
             loop {
                 let task = next.fetch_add(1, Ordering::Relaxed);
@@ -100,7 +111,7 @@ mod tests {
         work();
         drop(team);
         assert!(job.take_panic().is_none());
-        for (task, value) in values.0.iter().enumerate() {
+        for (task, value) in values.outputs.iter().enumerate() {
             // SAFETY: the job has ended; loom checks it.
             assert_eq!(value.with(|value| unsafe { *value }), task + 1);
         }

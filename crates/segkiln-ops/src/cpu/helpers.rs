@@ -269,7 +269,7 @@ mod tests {
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    for round in 0..200 {
+                    for round in 0..if cfg!(miri) { 8 } else { 200 } {
                         let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
                         call(3, &|| {
                             while next.fetch_add(1, Ordering::Relaxed) < 50 {
