@@ -31,7 +31,7 @@ pub struct BBox {
 }
 
 impl BBox {
-    /// A box from its corners.
+    /// Creates a box from its corners.
     ///
     /// # Errors
     /// [`CoreError::InvalidBox`] if a coordinate is not a number within ±10⁹, or width or height is not positive.
@@ -40,7 +40,7 @@ impl BBox {
         if valid { Ok(Self { x1, y1, x2, y2 }) } else { Err(CoreError::InvalidBox { x1, y1, x2, y2 }) }
     }
 
-    /// A box from its left upper corner, width and height: COCO's form.
+    /// Creates a box from its left upper corner, width and height: COCO's form.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -48,7 +48,7 @@ impl BBox {
         Self::new(x, y, x + width, y + height)
     }
 
-    /// A box from its centre, width and height.
+    /// Creates a box from its center, width and height.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -66,9 +66,9 @@ impl BBox {
         [self.x1, self.y1, self.width(), self.height()]
     }
 
-    /// Centre, width and height.
+    /// Center, width and height.
     pub fn cxcywh(&self) -> [f64; 4] {
-        let [x, y] = self.centre();
+        let [x, y] = self.center();
         [x, y, self.width(), self.height()]
     }
 
@@ -87,11 +87,11 @@ impl BBox {
         self.width() * self.height()
     }
 
-    fn centre(&self) -> [f64; 2] {
+    fn center(&self) -> [f64; 2] {
         [(self.x1 + self.x2) / 2.0, (self.y1 + self.y2) / 2.0]
     }
 
-    /// The part within an image; none if that has no area.
+    /// Clips to an image; `None` if nothing of positive area remains.
     pub fn clip(&self, width: u32, height: u32) -> Option<Self> {
         let [width, height] = [f64::from(width), f64::from(height)];
         let [x1, x2] = [self.x1, self.x2].map(|x| x.clamp(0.0, width));
@@ -99,43 +99,42 @@ impl BBox {
         Self::new(x1, y1, x2, y2).ok()
     }
 
-    /// The area that two boxes share, and the area of both.
-    fn shared(&self, other: &Self) -> [f64; 2] {
+    /// Areas of the intersection and of the union of two boxes.
+    fn intersection_and_union(&self, other: &Self) -> [f64; 2] {
         let width = (self.x2.min(other.x2) - self.x1.max(other.x1)).max(0.0);
         let height = (self.y2.min(other.y2) - self.y1.max(other.y1)).max(0.0);
-        let both = width * height;
-        [both, self.area() + other.area() - both]
+        let intersection = width * height;
+        [intersection, self.area() + other.area() - intersection]
     }
 
-    /// Width and height of the smallest box that holds two.
+    /// Width and height of the smallest box that contains both boxes.
     fn hull(&self, other: &Self) -> [f64; 2] {
         [self.x2.max(other.x2) - self.x1.min(other.x1), self.y2.max(other.y2) - self.y1.min(other.y1)]
     }
 
     /// Intersection over union, from 0 to 1.
     pub fn iou(&self, other: &Self) -> f64 {
-        let [both, union] = self.shared(other);
-        both / union
+        let [intersection, union] = self.intersection_and_union(other);
+        intersection / union
     }
 
-    /// Generalised intersection over union, from -1 to 1: Rezatofighi et al., CVPR 2019,
+    /// Generalized intersection over union, from -1 to 1: Rezatofighi et al., CVPR 2019,
     /// <https://arxiv.org/abs/1902.09630>.
     pub fn giou(&self, other: &Self) -> f64 {
-        let ([both, union], [width, height]) = (self.shared(other), self.hull(other));
+        let ([intersection, union], [width, height]) = (self.intersection_and_union(other), self.hull(other));
         let hull = width * height;
-        both / union - (hull - union) / hull
+        intersection / union - (hull - union) / hull
     }
 
     /// Distance intersection over union, from -1 to 1: Zheng et al., AAAI 2020, <https://arxiv.org/abs/1911.08287>.
     pub fn diou(&self, other: &Self) -> f64 {
         let [width, height] = self.hull(other);
-        let ([ax, ay], [bx, by]) = (self.centre(), other.centre());
+        let ([ax, ay], [bx, by]) = (self.center(), other.center());
         let distance = (ax - bx).powi(2) + (ay - by).powi(2);
         self.iou(other) - distance / (width.powi(2) + height.powi(2) + EPSILON)
     }
 
-    /// Complete intersection over union: [`diou`](Self::diou) less a term for the difference of the sides' ratios; from the
-    /// same paper.
+    /// Complete intersection over union: [`diou`](Self::diou) minus a penalty for different aspect ratios; from the same paper.
     pub fn ciou(&self, other: &Self) -> f64 {
         let angle = |bbox: &Self| (bbox.width() / bbox.height()).atan();
         let difference = 4.0 / std::f64::consts::PI.powi(2) * (angle(other) - angle(self)).powi(2);
@@ -147,7 +146,7 @@ impl BBox {
 impl TryFrom<[f64; 4]> for BBox {
     type Error = CoreError;
 
-    /// From `[x1, y1, x2, y2]`.
+    /// Creates a box from `[x1, y1, x2, y2]`.
     fn try_from([x1, y1, x2, y2]: [f64; 4]) -> Result<Self> {
         Self::new(x1, y1, x2, y2)
     }
@@ -164,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forms_are_one_another_s_inverse() {
+    fn conversions_round_trip() {
         let bbox = BBox::new(-1.5, 2.0, 3.0, 8.0).unwrap();
         assert_eq!(BBox::from_xywh(bbox.xywh()).unwrap(), bbox);
         assert_eq!(BBox::from_cxcywh(bbox.cxcywh()).unwrap(), bbox);
@@ -173,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_box_is_refused() {
+    fn invalid_boxes_are_rejected() {
         for [x1, y1, x2, y2] in [
             [0.0, 0.0, 0.0, 1.0],
             [0.0, 2.0, 1.0, 1.0],

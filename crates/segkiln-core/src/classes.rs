@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{CoreError, Palette, Result, Rgb};
 
-/// The classes of a semantic segmentation: names, colours, and the label that is left out of losses and metrics.
+/// The classes of a semantic segmentation: names, colors, and the label that losses and metrics ignore.
 ///
 /// Class 0 is the background by convention.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,7 +15,7 @@ pub struct Classes {
     ignore_index: Option<u32>,
 }
 
-/// What a file says, before it is known to be a class list.
+/// A class list as read from a file, not validated yet.
 #[derive(Deserialize)]
 struct Unchecked {
     names: Vec<String>,
@@ -36,7 +36,7 @@ impl TryFrom<Unchecked> for Classes {
 }
 
 impl Classes {
-    /// Classes with these names, drawn in the Pascal VOC colours, nothing ignored.
+    /// Creates classes with these names, Pascal VOC's colors and no ignored label.
     ///
     /// # Errors
     /// Fewer than two names, or a name that is used twice.
@@ -86,7 +86,7 @@ impl Classes {
         Self { names: names.map(String::from).to_vec(), palette: Palette::voc(21), ignore_index: Some(255) }
     }
 
-    /// The 80 classes of COCO by the numbers that its files have, from 1 to 90, and the background; ten numbers are unused.
+    /// The 80 classes of COCO by its category ids, 1 to 90, and the background; ten ids are unused.
     pub fn coco() -> Self {
         let names = [
             "background",
@@ -184,7 +184,7 @@ impl Classes {
         Self { names: names.map(String::from).to_vec(), palette: Palette::voc(91), ignore_index: None }
     }
 
-    /// The 19 evaluated classes of Cityscapes in train-id order, with its colours; 255 is ignored.
+    /// The 19 evaluated classes of Cityscapes in train-id order, with its colors; 255 is ignored.
     pub fn cityscapes() -> Self {
         let classes: [(&str, Rgb); 19] = [
             ("road", [128, 64, 128]),
@@ -209,24 +209,24 @@ impl Classes {
         ];
         Self {
             names: classes.iter().map(|(name, _)| (*name).into()).collect(),
-            palette: Palette::new(classes.iter().map(|(_, colour)| *colour).collect()),
+            palette: Palette::new(classes.iter().map(|(_, color)| *color).collect()),
             ignore_index: Some(255),
         }
     }
 
-    /// The same classes in other colours.
+    /// Replaces the colors.
     ///
     /// # Errors
-    /// [`CoreError::PaletteTooShort`] if a class would have no colour.
+    /// [`CoreError::PaletteTooShort`] if a class would have no color.
     pub fn with_palette(mut self, palette: Palette) -> Result<Self> {
-        if palette.colours().len() < self.names.len() {
-            return Err(CoreError::PaletteTooShort { classes: self.names.len(), colours: palette.colours().len() });
+        if palette.colors().len() < self.names.len() {
+            return Err(CoreError::PaletteTooShort { classes: self.names.len(), colors: palette.colors().len() });
         }
         self.palette = palette;
         Ok(self)
     }
 
-    /// The same classes with a label that losses and metrics leave out.
+    /// Sets the label that losses and metrics ignore.
     pub fn with_ignore_index(mut self, ignore_index: Option<u32>) -> Self {
         self.ignore_index = ignore_index;
         self
@@ -242,12 +242,12 @@ impl Classes {
         &self.names
     }
 
-    /// Colour of each class.
+    /// Color of each class.
     pub fn palette(&self) -> &Palette {
         &self.palette
     }
 
-    /// The label that losses and metrics leave out.
+    /// Label that losses and metrics ignore.
     pub fn ignore_index(&self) -> Option<u32> {
         self.ignore_index
     }

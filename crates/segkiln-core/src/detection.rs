@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{BBox, Result, Rle, instance::foreground};
 
-/// One object that a network has found in an image.
+/// An object that a network detected in an image.
 ///
 /// ```
 /// use segkiln_core::{BBox, Detection};
@@ -15,18 +15,18 @@ use crate::{BBox, Result, Rle, instance::foreground};
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Detection {
-    /// Where it is, in pixels of the image.
+    /// Bounding box in pixels of the image.
     pub bbox: BBox,
     label: NonZeroU32,
-    /// How sure the network is, from 0 to 1.
+    /// Confidence, from 0 to 1.
     pub score: f32,
-    /// Its pixels, if the network finds them; of the image's size.
+    /// Mask of the image's size, if the network predicts masks.
     #[serde(default)]
     pub mask: Option<Rle>,
 }
 
 impl Detection {
-    /// A found object without a mask. `label` is its class, from 1: 0 is the background.
+    /// Creates a detection without a mask. `label` is its class, from 1: 0 is the background.
     ///
     /// # Errors
     /// [`CoreError::BackgroundLabel`](crate::CoreError::BackgroundLabel) if `label` is 0.
@@ -34,7 +34,7 @@ impl Detection {
         Ok(Self { bbox, label: foreground(label)?, score, mask: None })
     }
 
-    /// The same with a mask.
+    /// Adds a mask.
     pub fn with_mask(mut self, mask: Rle) -> Self {
         self.mask = Some(mask);
         self

@@ -1,4 +1,4 @@
-/// What can be wrong with a host-side value.
+/// Errors of label maps, classes, boxes, masks and objects.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CoreError {
@@ -14,7 +14,7 @@ pub enum CoreError {
         /// Values given.
         actual: usize,
     },
-    /// A class list without a class.
+    /// A class list with fewer than two classes.
     #[error("a class list needs at least two classes (background and one more), got {0}")]
     TooFewClasses(usize),
     /// Two classes share a name.
@@ -40,7 +40,7 @@ pub enum CoreError {
         /// Height in pixels.
         height: u32,
     },
-    /// Run lengths that are not the mask's.
+    /// Run lengths that do not sum to the mask's pixels.
     #[error("the runs of a mask of {width}x{height} pixels have {actual} pixels")]
     MaskCounts {
         /// Width in pixels.
@@ -53,9 +53,9 @@ pub enum CoreError {
     /// A compressed mask that cannot be read.
     #[error("a compressed mask has {reason} (character {position})")]
     MaskString {
-        /// Of the character, from 0.
+        /// Index of the character.
         position: usize,
-        /// What is wrong.
+        /// The cause.
         reason: &'static str,
     },
     /// Two masks of different sizes.
@@ -72,18 +72,18 @@ pub enum CoreError {
     /// A polygon that cannot be filled.
     #[error("polygon {index}: {reason}")]
     Polygon {
-        /// Among those of the object, from 0.
+        /// Index of the polygon in the object's list.
         index: usize,
-        /// What is wrong.
+        /// The cause.
         reason: &'static str,
     },
-    /// An object of class 0.
+    /// An object with the background's label, 0.
     #[error("an object's label must be at least 1, as 0 is the background; number the classes from 1")]
     BackgroundLabel,
-    /// An object whose mask is not of its image's size.
+    /// An object whose mask differs from its image in size.
     #[error("the mask of object {index} has {mask:?} pixels (width, height), its image {image:?}; they must be equal")]
     InstanceMask {
-        /// Among those of the image, from 0.
+        /// Index of the object in the image's list.
         index: usize,
         /// Width and height of the mask.
         mask: [u32; 2],
@@ -91,12 +91,12 @@ pub enum CoreError {
         image: [u32; 2],
     },
     /// A palette shorter than the class list.
-    #[error("{classes} classes need as many colours, the palette has {colours}")]
+    #[error("{classes} classes need as many colors, the palette has {colors}")]
     PaletteTooShort {
         /// Classes in the list.
         classes: usize,
-        /// Colours in the palette.
-        colours: usize,
+        /// Colors in the palette.
+        colors: usize,
     },
 }
 

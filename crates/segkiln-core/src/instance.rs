@@ -4,12 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{BBox, CoreError, LabelMap, Result, Rle};
 
-/// A label that is no background.
+/// Checks that a label is not the background's.
 pub(crate) fn foreground(label: u32) -> Result<NonZeroU32> {
     NonZeroU32::new(label).ok_or(CoreError::BackgroundLabel)
 }
 
-/// One object of an image, as a network learns to find it.
+/// An annotated object of an image: what a detector is trained on.
 ///
 /// ```
 /// use segkiln_core::{BBox, Instance};
@@ -21,22 +21,22 @@ pub(crate) fn foreground(label: u32) -> Result<NonZeroU32> {
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Instance {
-    /// Where it is, in pixels of the image.
+    /// Bounding box in pixels of the image.
     pub bbox: BBox,
     label: NonZeroU32,
-    /// Its pixels, where they are known; of the image's size.
+    /// Mask of the image's size, if known.
     #[serde(default)]
     pub mask: Option<Rle>,
-    /// Whether it is a group of objects that were not told apart: COCO's `iscrowd`.
+    /// Whether it is a group of objects annotated as one: COCO's `iscrowd`.
     #[serde(default)]
     pub crowd: bool,
-    /// Whether it is hard to recognise, so that to miss it is no error: Pascal VOC's `difficult`.
+    /// Whether it is hard to recognize, so that missing it is no error: Pascal VOC's `difficult`.
     #[serde(default)]
     pub difficult: bool,
 }
 
 impl Instance {
-    /// One object without a mask, neither a crowd nor difficult. `label` is its class, from 1: 0 is the background.
+    /// Creates an object without a mask, neither a crowd nor difficult. `label` is its class, from 1: 0 is the background.
     ///
     /// # Errors
     /// [`CoreError::BackgroundLabel`] if `label` is 0.
@@ -44,13 +44,13 @@ impl Instance {
         Ok(Self { bbox, label: foreground(label)?, mask: None, crowd: false, difficult: false })
     }
 
-    /// The same with a mask.
+    /// Adds a mask.
     pub fn with_mask(mut self, mask: Rle) -> Self {
         self.mask = Some(mask);
         self
     }
 
-    /// Its class, at least 1.
+    /// Class, at least 1.
     pub fn label(&self) -> u32 {
         self.label.get()
     }
@@ -79,7 +79,7 @@ pub struct Instances {
 }
 
 impl Instances {
-    /// The objects of an image of `width` x `height` pixels.
+    /// Creates the list of objects of an image of `width` x `height` pixels.
     ///
     /// # Errors
     /// [`CoreError::InstanceMask`] if a mask has another size.
@@ -93,8 +93,8 @@ impl Instances {
         Ok(Self { width, height, instances })
     }
 
-    /// The objects of a map of instance ids, by ascending id: each id but 0 is one, whose class is `class(id)`, whose mask
-    /// are its pixels, and whose box is its mask's. Ids of class 0 are left out.
+    /// Creates the list from a map of instance ids: an object for each id except 0, by ascending id, with class `class(id)`, the id's
+    /// pixels as mask and their bounding box. Ids of class 0 are left out.
     ///
     /// # Errors
     /// [`CoreError::MaskSize`] if the map has no pixel, or more than 2³² - 1.
@@ -132,7 +132,7 @@ impl Instances {
         &self.instances
     }
 
-    /// The objects, without a copy.
+    /// Takes the objects out.
     pub fn into_vec(self) -> Vec<Instance> {
         self.instances
     }
@@ -147,14 +147,14 @@ mod tests {
     }
 
     #[test]
-    fn background_is_no_object() {
+    fn background_is_rejected() {
         let error = Instance::new(instance().bbox, 0).unwrap_err().to_string();
         assert_eq!(error, "an object's label must be at least 1, as 0 is the background; number the classes from 1");
         assert!(serde_json::from_str::<Instance>(r#"{"bbox": [0, 0, 1, 1], "label": 0}"#).is_err());
     }
 
     #[test]
-    fn serde_keeps_it_and_fills_in_what_is_missing() {
+    fn serde_round_trips_and_fills_in_defaults() {
         let mut whole = instance().with_mask(Rle::new(2, 1, &[1, 1]).unwrap());
         (whole.crowd, whole.difficult) = (true, true);
         for instance in [instance(), whole] {
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn masks_have_the_image_s_size() {
+    fn masks_must_have_the_image_size() {
         assert!(Instances::new(2, 3, vec![]).unwrap().is_empty());
         let other = instance().with_mask(Rle::new(3, 2, &[6]).unwrap());
         let error = Instances::new(2, 3, vec![instance(), other]).unwrap_err().to_string();

@@ -21,7 +21,7 @@ pub struct LabelMap {
 }
 
 impl LabelMap {
-    /// A map from row-major values.
+    /// Creates a map from row-major values.
     ///
     /// # Errors
     /// [`CoreError::LabelCount`] unless `data` has `width * height` values.
@@ -33,7 +33,7 @@ impl LabelMap {
         Ok(Self { width, height, data })
     }
 
-    /// A map with one label everywhere.
+    /// Creates a map with one label everywhere.
     pub fn filled(width: u32, height: u32, label: u32) -> Self {
         Self { width, height, data: vec![label; width as usize * height as usize] }
     }
@@ -58,7 +58,7 @@ impl LabelMap {
         &mut self.data
     }
 
-    /// Row-major labels, without a copy.
+    /// Takes the row-major labels out.
     pub fn into_vec(self) -> Vec<u32> {
         self.data
     }
@@ -71,7 +71,7 @@ impl LabelMap {
     /// The distinct labels, ascending.
     pub fn labels(&self) -> Vec<u32> {
         let mut labels = Vec::new();
-        // Neighbours mostly agree, so runs are dropped before the sort.
+        // Neighbors mostly agree, so runs are dropped before the sort.
         for &label in &self.data {
             if labels.last() != Some(&label) {
                 labels.push(label);
@@ -87,7 +87,7 @@ impl LabelMap {
         self.data.iter().copied().max()
     }
 
-    /// The map with each label replaced by `f(label)`.
+    /// Replaces each label by `f(label)`.
     pub fn map(mut self, f: impl Fn(u32) -> u32) -> Self {
         self.data.iter_mut().for_each(|label| *label = f(*label));
         self

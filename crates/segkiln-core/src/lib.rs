@@ -1,8 +1,7 @@
-//! Host-side vocabulary shared by the segkiln crates: what a label map, a class list, a palette, a box, a
-//! mask and an object of an image are.
+//! Host-side types shared by the segkiln crates: label maps, class lists, palettes, boxes, masks and objects of an image.
 //!
-//! Nothing here knows of tensors or of Burn. The types carry meaning: a [`LabelMap`] always has as many values as
-//! pixels, a [`Classes`] always has a name and a colour for each class.
+//! This crate does not depend on Burn. Its types are valid by construction: a [`LabelMap`] always has as many values as pixels, a
+//! [`Classes`] always has a name and a color for each class.
 
 mod bbox;
 mod classes;

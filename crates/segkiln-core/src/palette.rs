@@ -3,22 +3,22 @@ use serde::{Deserialize, Serialize};
 /// Red, green, blue, 0 to 255.
 pub type Rgb = [u8; 3];
 
-/// Colours of class indices: index `i` is drawn in the `i`-th colour.
+/// Colors of class indices: index `i` is drawn in the `i`-th color.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Palette(Vec<Rgb>);
 
 impl Palette {
-    /// A palette of these colours, index 0 first.
-    pub fn new(colours: Vec<Rgb>) -> Self {
-        Self(colours)
+    /// Creates a palette of these colors, index 0 first.
+    pub fn new(colors: Vec<Rgb>) -> Self {
+        Self(colors)
     }
 
-    /// The first `count` colours of the Pascal VOC colour map: the bits of the index, spread over the channels from the
-    /// most significant bit down (`VOCdevkit/VOCcode/VOClabelcolormap.m`). At most 256 colours are distinct.
+    /// The first `count` colors of the Pascal VOC color map: the bits of the index, spread over the channels from the
+    /// most significant bit down (`VOCdevkit/VOCcode/VOClabelcolormap.m`). At most 256 colors are distinct.
     ///
     /// ```
-    /// assert_eq!(segkiln_core::Palette::voc(3).colours(), [[0, 0, 0], [128, 0, 0], [0, 128, 0]]);
+    /// assert_eq!(segkiln_core::Palette::voc(3).colors(), [[0, 0, 0], [128, 0, 0], [0, 128, 0]]);
     /// ```
     pub fn voc(count: usize) -> Self {
         Self(
@@ -36,14 +36,14 @@ impl Palette {
         )
     }
 
-    /// The colours, index 0 first.
-    pub fn colours(&self) -> &[Rgb] {
+    /// The colors, index 0 first.
+    pub fn colors(&self) -> &[Rgb] {
         &self.0
     }
 
-    /// Colour of `index`; indices past the end start again at colour 1, so that no class looks like the background.
+    /// Color of `index`; indices past the end start again at color 1, so that no class looks like the background.
     /// An empty palette gives black.
-    pub fn colour(&self, index: usize) -> Rgb {
+    pub fn color(&self, index: usize) -> Rgb {
         match self.0.len() {
             0 => [0; 3],
             1 => self.0[0],
@@ -52,9 +52,9 @@ impl Palette {
         }
     }
 
-    /// The index of an exact colour.
-    pub fn index(&self, colour: Rgb) -> Option<usize> {
-        self.0.iter().position(|c| *c == colour)
+    /// Index of an exact color.
+    pub fn index(&self, color: Rgb) -> Option<usize> {
+        self.0.iter().position(|c| *c == color)
     }
 }
 
@@ -63,13 +63,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn voc_colours_are_the_devkit_s() {
+    fn voc_colors_match_the_devkit() {
         let voc = Palette::voc(256);
         // aeroplane, person, tv monitor and the void border of the devkit's table
-        assert_eq!(voc.colour(1), [128, 0, 0]);
-        assert_eq!(voc.colour(15), [192, 128, 128]);
-        assert_eq!(voc.colour(20), [0, 64, 128]);
-        assert_eq!(voc.colour(255), [224, 224, 192]);
+        assert_eq!(voc.color(1), [128, 0, 0]);
+        assert_eq!(voc.color(15), [192, 128, 128]);
+        assert_eq!(voc.color(20), [0, 64, 128]);
+        assert_eq!(voc.color(255), [224, 224, 192]);
         assert_eq!(voc.index([192, 128, 128]), Some(15));
         assert_eq!(voc.index([1, 2, 3]), None);
     }
@@ -77,8 +77,8 @@ mod tests {
     #[test]
     fn indices_past_the_end_never_look_like_background() {
         let palette = Palette::new(vec![[0; 3], [1; 3], [2; 3]]);
-        assert_eq!(palette.colour(3), [1; 3]);
-        assert_eq!(palette.colour(4), [2; 3]);
-        assert_eq!(Palette::new(vec![]).colour(9), [0; 3]);
+        assert_eq!(palette.color(3), [1; 3]);
+        assert_eq!(palette.color(4), [2; 3]);
+        assert_eq!(Palette::new(vec![]).color(9), [0; 3]);
     }
 }

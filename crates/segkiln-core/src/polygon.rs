@@ -1,4 +1,4 @@
-//! Polygons as masks, pixel by pixel as pycocotools fills them (`rleFrPoly` of its `maskApi.c`).
+//! Rasterizes polygons, pixel by pixel as pycocotools does (`rleFrPoly` of its `maskApi.c`).
 //!
 //! Vertices are rounded to a grid of fifths of a pixel, edges are walked on it in steps of one along their longer side, and
 //! where a walk crosses the middle of a column of pixels, the pixels below change sides. The steps in between decide
@@ -9,7 +9,7 @@ const MOST: f64 = 1e8;
 /// Most crossings of edges with columns of pixels: 256 MiB, a thousand edges over the width of the widest image.
 const MOST_CROSSINGS: usize = 1 << 26;
 
-/// The lengths of runs that are outside and inside in turn.
+/// Returns the lengths of the runs, alternately outside and inside.
 pub(crate) fn fill(width: u32, height: u32, polygon: &[f64]) -> Result<Vec<u32>, &'static str> {
     if !polygon.len().is_multiple_of(2) {
         return Err("it has an odd number of values");
@@ -20,7 +20,7 @@ pub(crate) fn fill(width: u32, height: u32, polygon: &[f64]) -> Result<Vec<u32>,
     if !polygon.iter().all(|value| value.abs() <= MOST) {
         return Err("it has a coordinate that is not a number within ±1e8");
     }
-    // Towards zero, also where that is not the nearest.
+    // Rounded toward zero, as there.
     let vertices: Vec<[i64; 2]> =
         polygon.chunks_exact(2).map(|vertex| [vertex[0], vertex[1]].map(|value| (5.0 * value + 0.5) as i64)).collect();
     let edges = || vertices.iter().zip(vertices.iter().cycle().skip(1));
@@ -42,7 +42,7 @@ pub(crate) fn fill(width: u32, height: u32, polygon: &[f64]) -> Result<Vec<u32>,
     let mut counts = Vec::new();
     let (mut done, mut index) = (0, 0);
     while index < changes.len() {
-        // Two changes at one place are none.
+        // Two changes at one pixel cancel.
         let equal = changes[index..].iter().take_while(|change| **change == changes[index]).count();
         if equal % 2 == 1 && changes[index] < width * height {
             counts.push(changes[index] - done);
@@ -54,7 +54,7 @@ pub(crate) fn fill(width: u32, height: u32, polygon: &[f64]) -> Result<Vec<u32>,
     Ok(counts)
 }
 
-/// The first and the last column whose middle, between the grid's 5·column + 2 and the next, lies between the ends of an
+/// Returns the first and the last column whose middle, between the grid's 5·column + 2 and the next, lies between the ends of an
 /// edge.
 fn columns(start: [i64; 2], end: [i64; 2], width: u32) -> [i64; 2] {
     let (left, right) = (start[0].min(end[0]), start[0].max(end[0]));
@@ -71,7 +71,7 @@ fn crossings(mut start: [i64; 2], mut end: [i64; 2], width: u32, mut f: impl FnM
         (start, end) = (end, start);
     }
     let [first, last] = columns(start, end, width);
-    // Rounded as there: a product, two sums, and towards zero.
+    // Rounded as there: a product, two sums, and toward zero.
     let walk = |from: i64, slope: f64, step: i64| (from as f64 + slope * step as f64 + 0.5) as i64;
     for column in first..=last {
         let middle = 5 * column + 2;

@@ -2,7 +2,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// Numbers that the layers of a network multiply.
+/// Number format in which the layers of a network multiply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -19,7 +19,7 @@ impl Precision {
     /// All precisions, by [name](Self::name).
     pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::Int8];
 
-    /// The name in files and flags.
+    /// Name in files and flags.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -35,7 +35,7 @@ impl fmt::Display for Precision {
     }
 }
 
-/// A name that is no precision's.
+/// An unknown name of a precision.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("there is no precision {0:?}; known are f32, bf16 and int8, and for some programs auto")]
 pub struct UnknownPrecision(String);
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_come_back() {
+    fn names_round_trip() {
         for precision in Precision::ALL {
             assert_eq!(precision.to_string().parse(), Ok(precision));
             assert_eq!(serde_json::to_string(&precision).unwrap(), format!("{:?}", precision.name()));

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{BBox, CoreError, LabelMap, Result, polygon};
 
-/// Columns of a label map that are read together: those of a line of the cache.
+/// Columns of a label map that are read together: those of a cache line.
 const COLUMNS: usize = 16;
 
 /// A binary mask as the lengths of its runs, column by column from the upper left corner: COCO's form.
@@ -32,7 +32,7 @@ pub struct Rle {
     counts: Vec<u32>,
 }
 
-/// What is stored of an [`Rle`].
+/// An [`Rle`] as it is stored, not validated yet.
 #[derive(Serialize, Deserialize)]
 struct Parts {
     width: u32,
@@ -54,7 +54,7 @@ impl From<Rle> for Parts {
     }
 }
 
-/// Pixels of a mask.
+/// Returns the number of pixels of a mask.
 fn pixels(width: u32, height: u32) -> Result<u32> {
     match width.checked_mul(height) {
         Some(pixels) if pixels > 0 => Ok(pixels),
@@ -63,7 +63,7 @@ fn pixels(width: u32, height: u32) -> Result<u32> {
 }
 
 impl Rle {
-    /// A mask from run lengths, of which some may be empty.
+    /// Creates a mask from run lengths, some of which may be 0.
     ///
     /// # Errors
     /// - [`CoreError::MaskSize`] if the mask has no pixel, or more than 2³² - 1
@@ -88,8 +88,8 @@ impl Rle {
         Ok(Self { width, height, counts })
     }
 
-    /// A mask from runs of pixels, column by column, each with its length and whether it is of ones. Runs may be empty, and
-    /// follow others of their kind.
+    /// Creates a mask from runs of pixels, column by column, each with its length and value. Runs may be empty, and adjacent runs may
+    /// have one value.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -118,7 +118,7 @@ impl Rle {
         Ok(Self { width, height, counts: builder.counts })
     }
 
-    /// A mask from a function of column and row.
+    /// Creates a mask from a function of column and row.
     ///
     /// # Errors
     /// [`CoreError::MaskSize`] as [`new`](Self::new).
@@ -133,7 +133,7 @@ impl Rle {
         Ok(Self { width, height, counts: builder.counts })
     }
 
-    /// The masks of all labels of a map but 0, in one pass over it.
+    /// Creates the masks of all labels of a map except 0, in one pass.
     ///
     /// # Errors
     /// [`CoreError::MaskSize`] as [`new`](Self::new).
@@ -148,7 +148,7 @@ impl Rle {
     pub fn of_labels(map: &LabelMap) -> Result<BTreeMap<u32, Self>> {
         let (width, height) = (map.width(), map.height());
         let pixels = pixels(width, height)?;
-        // A builder and the end of its last run for each label, and the run at hand.
+        // For each label a builder and the end of its last run; and the current run.
         let mut builders: BTreeMap<u32, (Builder, u32)> = BTreeMap::new();
         let (mut label, mut start) = (0, 0);
         let mut close = |label: u32, start: u32, end: u32| {
@@ -159,7 +159,7 @@ impl Rle {
                 *last = end;
             }
         };
-        // A few columns at a time, because a map lies in memory row by row.
+        // Some columns at a time, because a map is stored row by row.
         let mut columns = vec![0; COLUMNS.min(width as usize) * height as usize];
         for left in (0..width as usize).step_by(COLUMNS) {
             let wide = COLUMNS.min(width as usize - left);
@@ -183,7 +183,7 @@ impl Rle {
         Ok(builders.into_iter().map(mask).collect())
     }
 
-    /// The pixels within any of some polygons, each `[x0, y0, x1, y1, ...]` in pixels: the same that pycocotools finds.
+    /// Rasterizes the union of polygons, each `[x0, y0, x1, y1, ...]` in pixels, exactly as pycocotools does.
     ///
     /// Pixels are sampled on a grid of fifths of a pixel, and a pixel that lies within a polygon twice is outside.
     ///
@@ -208,11 +208,11 @@ impl Rle {
         unions.into_iter().rev().try_fold(nothing, |mask, (_, other)| other.union(&mask))
     }
 
-    /// A mask from the characters that COCO's files have.
+    /// Parses COCO's compressed form.
     ///
     /// # Errors
     /// - [`CoreError::MaskSize`] and [`CoreError::MaskCounts`] as [`new`](Self::new)
-    /// - [`CoreError::MaskString`] if the characters are no numbers
+    /// - [`CoreError::MaskString`] if the characters are not such numbers
     pub fn from_string(width: u32, height: u32, string: &str) -> Result<Self> {
         let wrong = |position: usize, reason: &'static str| CoreError::MaskString { position, reason };
         let mut counts: Vec<u32> = Vec::with_capacity(string.len() / 2);
@@ -243,7 +243,7 @@ impl Rle {
         Self::from_counts(width, height, counts)
     }
 
-    /// The characters that COCO's files have: the differences of every other run's length, five bits a character.
+    /// Returns COCO's compressed form: differences between every other run's lengths, five bits a character.
     pub fn to_coco_string(&self) -> String {
         let mut string = String::new();
         for (index, count) in self.counts.iter().enumerate() {
@@ -272,12 +272,12 @@ impl Rle {
         self.height
     }
 
-    /// The lengths of the runs, of zeros and ones in turn.
+    /// Lengths of the runs, alternately of zeros and ones.
     pub fn counts(&self) -> &[u32] {
         &self.counts
     }
 
-    /// The runs of ones: first pixel and the one after the last, counted column by column.
+    /// Runs of ones: the first pixel and the one after the last, counted column by column.
     pub fn runs(&self) -> impl Iterator<Item = [u32; 2]> {
         let mut end = 0;
         self.counts.chunks(2).filter_map(move |pair| {
@@ -287,7 +287,7 @@ impl Rle {
         })
     }
 
-    /// The mask row by row.
+    /// Returns the mask row by row.
     pub fn to_mask(&self) -> Vec<bool> {
         let (width, height) = (self.width as usize, self.height as usize);
         let mut mask = vec![false; width * height];
@@ -304,7 +304,7 @@ impl Rle {
         self.counts.iter().skip(1).step_by(2).sum()
     }
 
-    /// The smallest box that holds all ones; none if there are none.
+    /// Bounding box of the ones; `None` if there are none.
     pub fn bbox(&self) -> Option<BBox> {
         let height = self.height;
         let [mut x1, mut y1, mut x2, mut y2] = [u32::MAX, u32::MAX, 0, 0];
@@ -319,7 +319,7 @@ impl Rle {
         BBox::new(x1.into(), y1.into(), x2.into(), y2.into()).ok()
     }
 
-    /// The pixels of either mask.
+    /// Union of two masks.
     ///
     /// # Errors
     /// [`CoreError::MaskMismatch`] unless both masks have one size.
@@ -327,7 +327,7 @@ impl Rle {
         self.combined(other, |a, b| a || b)
     }
 
-    /// The pixels of both masks.
+    /// Intersection of two masks.
     ///
     /// # Errors
     /// As [`union`](Self::union).
@@ -337,12 +337,12 @@ impl Rle {
 
     fn combined(&self, other: &Self, value: impl Fn(bool, bool) -> bool) -> Result<Self> {
         let mut builder = Builder::default();
-        self.both(other, |count, a, b| builder.push(count, value(a, b)))?;
+        self.for_each_run(other, |count, a, b| builder.push(count, value(a, b)))?;
         Ok(Self { width: self.width, height: self.height, counts: builder.counts })
     }
 
-    /// Calls `f` with the lengths of the runs within which neither mask changes, and the masks' values.
-    fn both(&self, other: &Self, mut f: impl FnMut(u32, bool, bool)) -> Result<()> {
+    /// Calls `f` with the length of each run in which neither mask changes, and the masks' values there.
+    fn for_each_run(&self, other: &Self, mut f: impl FnMut(u32, bool, bool)) -> Result<()> {
         if [self.width, self.height] != [other.width, other.height] {
             let (first, second) = ([self.width, self.height], [other.width, other.height]);
             return Err(CoreError::MaskMismatch { first, second });
@@ -357,7 +357,7 @@ impl Rle {
                     index[mask] += 1;
                     match counts.get(index[mask]) {
                         Some(count) => rest[mask] = *count,
-                        // The other ends here too: both have all pixels.
+                        // The other mask ends here too.
                         None => return Ok(()),
                     }
                 }
@@ -365,14 +365,14 @@ impl Rle {
         }
     }
 
-    /// Intersection over union, from 0 to 1, and 0 for two masks without ones. If `other` is a crowd, what of it is not in
-    /// this mask does not count: intersection over this mask's area.
+    /// Intersection over union, from 0 to 1, and 0 for two empty masks. If `other` is a crowd, its pixels outside of this mask do not
+    /// count: intersection over this mask's area.
     ///
     /// # Errors
     /// As [`union`](Self::union).
     pub fn iou(&self, other: &Self, crowd: bool) -> Result<f64> {
         let (mut both, mut union) = (0u32, 0u32);
-        self.both(other, |count, a, b| {
+        self.for_each_run(other, |count, a, b| {
             both += if a && b { count } else { 0 };
             union += if a || b && !crowd { count } else { 0 };
         })?;
@@ -380,7 +380,7 @@ impl Rle {
     }
 }
 
-/// Joins runs of one value.
+/// Collects runs, merging adjacent ones of one value.
 #[derive(Default)]
 struct Builder {
     counts: Vec<u32>,

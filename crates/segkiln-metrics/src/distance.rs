@@ -1,6 +1,6 @@
 //! Exact Euclidean distance transform: Felzenszwalb and Huttenlocher 2012, *Distance Transforms of Sampled Functions*.
 
-/// The distance of each pixel of a row-major mask to the nearest pixel that is set; infinite where none is.
+/// Returns the distance of each pixel of a row-major mask to the nearest pixel that is set; infinite if none is.
 ///
 /// `spacing` is the size of a pixel, height before width. Time and memory are linear in the number of pixels.
 pub(crate) fn distance_transform(mask: &[bool], width: usize, spacing: [f64; 2]) -> Vec<f64> {
@@ -13,7 +13,7 @@ pub(crate) fn distance_transform(mask: &[bool], width: usize, spacing: [f64; 2])
     squared
 }
 
-/// Squared distance to the nearest set pixel of the same column, infinite where the column has none.
+/// Returns the squared distance to the nearest set pixel of the same column; infinite if the column has none.
 fn column_distances(mask: &[bool], width: usize, spacing: f64) -> Vec<f64> {
     let mut distances = vec![f64::INFINITY; mask.len()];
     for (distance, _) in distances.iter_mut().zip(mask).filter(|(_, set)| **set) {
@@ -30,12 +30,12 @@ fn column_distances(mask: &[bool], width: usize, spacing: f64) -> Vec<f64> {
     distances
 }
 
-/// The parabolas that are lowest somewhere in a row, from left to right; kept from row to row for its memory.
+/// Lower envelope of a row's parabolas, from left to right; kept from row to row for its memory.
 #[derive(Default)]
 struct Envelope {
-    /// Where a parabola stands and how high.
+    /// Position and height of each parabola's vertex.
     parabolas: Vec<(f64, f64)>,
-    /// Where each becomes the lowest.
+    /// Position from which each parabola is the lowest.
     starts: Vec<f64>,
 }
 
@@ -56,15 +56,15 @@ impl Envelope {
             while lowest + 1 < self.starts.len() && self.starts[lowest + 1] <= x {
                 lowest += 1;
             }
-            let (centre, height) = self.parabolas[lowest];
-            *distance = (x - centre).powi(2) + height;
+            let (center, height) = self.parabolas[lowest];
+            *distance = (x - center).powi(2) + height;
         }
     }
 
-    fn push(&mut self, centre: f64, height: f64) {
+    fn push(&mut self, center: f64, height: f64) {
         let mut start = f64::NEG_INFINITY;
         while let Some(&(other, other_height)) = self.parabolas.last() {
-            start = ((height + centre * centre) - (other_height + other * other)) / (2.0 * (centre - other));
+            start = ((height + center * center) - (other_height + other * other)) / (2.0 * (center - other));
             if start > self.starts[self.starts.len() - 1] {
                 break;
             }
@@ -72,7 +72,7 @@ impl Envelope {
             self.starts.pop();
             start = f64::NEG_INFINITY;
         }
-        self.parabolas.push((centre, height));
+        self.parabolas.push((center, height));
         self.starts.push(start);
     }
 }

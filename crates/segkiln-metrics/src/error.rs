@@ -1,8 +1,8 @@
-/// What can be wrong with a loss's configuration or a metric's input.
+/// Errors of loss configurations and of metric inputs.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MetricsError {
-    /// A number of a configuration lies outside its range.
+    /// A field of a configuration outside its range.
     #[error("{name} must be {expected}, got {value}")]
     OutOfRange {
         /// Name of the field.
@@ -20,7 +20,7 @@ pub enum MetricsError {
         /// The weights given.
         values: Vec<f64>,
     },
-    /// Predictions and targets are not equally many.
+    /// Different numbers of predictions and targets.
     #[error("{predicted} predicted labels for {target} target labels")]
     Length {
         /// Predicted labels.
@@ -43,7 +43,7 @@ pub enum MetricsError {
         of: &'static str,
         /// The label.
         label: u32,
-        /// Its place in the slice.
+        /// Index in the slice.
         position: usize,
         /// Number of classes.
         classes: usize,
@@ -53,17 +53,17 @@ pub enum MetricsError {
     Object {
         /// "object" or "detection".
         what: &'static str,
-        /// Its place in the list, from 0.
+        /// Index in the list.
         index: usize,
         /// The image's number.
         image: i64,
-        /// What is wrong with it.
+        /// The cause.
         reason: String,
     },
     /// An image that was evaluated already.
     #[error("image {0} was added twice; give each image a number of its own")]
     ImageTwice(i64),
-    /// Two metrics that were set up differently cannot be merged.
+    /// Metrics with different settings, which cannot be merged.
     #[error("{0} that were set up differently cannot be merged")]
     Unlike(&'static str),
     /// A list that must not be empty is empty.

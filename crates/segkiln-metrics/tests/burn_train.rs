@@ -71,7 +71,7 @@ fn logits_become_labels() {
 }
 
 #[test]
-fn an_epoch_of_detections_has_the_evaluator_s_figure() {
+fn an_epoch_of_detections_has_the_figure_of_the_evaluator() {
     let bbox = |x: f64| BBox::new(x, 0.0, x + 10.0, 10.0).unwrap();
     let input = |found: f64| DetectionInput {
         found: vec![vec![Detection::new(bbox(found), 1, 0.9).unwrap()]],

@@ -1,13 +1,14 @@
-//! Tensor operators that segmentation and detection need and Burn lacks, or has only on some backends, or has slowly.
+//! Tensor operators for segmentation and detection that Burn lacks, has only on some backends, or computes slowly.
 //!
-//! One folder an operator. In each:
+//! Each operator has a folder:
 //!
 //! - `mod.rs`: the function that users call on `Tensor`s, and the trait over Burn's `Backend` that it dispatches to;
-//! - `flex.rs`, `cube.rs`, `ndarray.rs`: one file a backend (CPU; CUDA, ROCm, Vulkan, Metal and WebGPU from one CubeCL
+//! - `flex.rs`, `cube.rs`, `ndarray.rs`: one file for each backend (CPU; CUDA, ROCm, Vulkan, Metal and WebGPU from one CubeCL
 //!   kernel; the deprecated NdArray);
-//! - `autodiff.rs`: the gradient, written by hand, for every backend at once.
+//! - `autodiff.rs`: the gradient, once for all backends.
 //!
-//! A new operator is a copy of such a folder; what its CPU file is made of is in `cpu`. `nms` needs no tensors and is a file.
+//! A new operator is a copy of such a folder; `cpu` has the parts that CPU files are built from. `nms` works on slices and is a
+//! single file.
 
 // The backend is deprecated upstream and kept as an option here.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
@@ -38,7 +39,7 @@ pub use nms::{batched_nms, nms};
 pub use resize::{ResizeMode, resize};
 pub use roi_align::{RoiAlignOptions, roi_align};
 
-/// The devices that operators' tests run on: `SEGKILN_TEST_DEVICES`, comma-separated names, or the default CPU device.
+/// Returns the devices that operators' tests run on: `SEGKILN_TEST_DEVICES`, comma-separated names, or the default CPU device.
 #[cfg(test)]
 fn test_devices() -> Vec<burn::tensor::Device> {
     use burn::tensor::Device;

@@ -2,11 +2,11 @@
 
 use std::cmp::Ordering;
 
-/// Up to so many boxes torchvision moves apart by class.
+/// Most boxes that are separated by class by moving them, as in torchvision.
 const MOVED: usize = 1000;
 
-/// The boxes that remain when each is left out that overlaps one of a higher score by more than `iou_threshold`: their
-/// indices, by falling score. Of equal scores the first comes first.
+/// Removes each box that overlaps a box of higher score by more than `iou_threshold`, and returns the indices of the others by
+/// descending score. Boxes of equal score keep their order.
 ///
 /// Boxes are `[x1, y1, x2, y2]`. The overlap is the intersection over the union, in f32; two boxes without area do not
 /// overlap.
@@ -25,10 +25,10 @@ pub fn nms(boxes: &[[f32; 4]], scores: &[f32], iou_threshold: f64) -> Vec<usize>
     kept(boxes, scores, (0..boxes.len()).collect(), iou_threshold)
 }
 
-/// [`nms`] of the boxes of each class by themselves; the indices of all by falling score.
+/// Applies [`nms`] to the boxes of each class separately, and returns the remaining indices by descending score.
 ///
-/// As in torchvision on CPUs, up to 1,000 boxes are set apart by moving each class beyond the others, which rounds their
-/// coordinates: overlaps close to the threshold may fall on its other side. More boxes are compared where they are.
+/// As in torchvision on CPUs, up to 1,000 boxes are separated by an offset for each class, which rounds their coordinates: overlaps
+/// close to the threshold may fall on its other side. More boxes are compared class by class.
 ///
 /// # Panics
 /// If there are not as many scores and classes as boxes.
@@ -50,13 +50,13 @@ pub fn batched_nms(boxes: &[[f32; 4]], scores: &[f32], classes: &[u32], iou_thre
     let mut all: Vec<usize> =
         by_class.flat_map(|indices| kept(boxes, scores, indices.to_vec(), iou_threshold)).collect();
     all.sort_unstable();
-    all.sort_by(|a, b| falling(scores[*a], scores[*b]));
+    all.sort_by(|a, b| descending(scores[*a], scores[*b]));
     all
 }
 
-/// Those of the boxes `order` that remain.
+/// Returns the boxes of `order` that remain, by descending score.
 fn kept(boxes: &[[f32; 4]], scores: &[f32], mut order: Vec<usize>, iou_threshold: f64) -> Vec<usize> {
-    order.sort_by(|a, b| falling(scores[*a], scores[*b]));
+    order.sort_by(|a, b| descending(scores[*a], scores[*b]));
     // An f32 is above the threshold where it is above the largest f32 that is not.
     let mut threshold = iou_threshold as f32;
     if f64::from(threshold) > iou_threshold {
@@ -76,7 +76,7 @@ fn kept(boxes: &[[f32; 4]], scores: &[f32], mut order: Vec<usize>, iou_threshold
         let after = index + 1..order.len();
         let others = x1[after.clone()].iter().zip(&y1[after.clone()]).zip(&x2[after.clone()]).zip(&y2[after.clone()]);
         let others = others.zip(&areas[after.clone()]).zip(&mut suppressed[after]);
-        // Without branches: the compiler makes registers of it.
+        // Without branches, so that the compiler vectorizes it.
         for (((((x1, y1), x2), y2), other), suppressed) in others {
             let width = larger(smaller(right, *x2) - larger(left, *x1), 0.0);
             let height = larger(smaller(bottom, *y2) - larger(top, *y1), 0.0);
@@ -87,12 +87,12 @@ fn kept(boxes: &[[f32; 4]], scores: &[f32], mut order: Vec<usize>, iou_threshold
     kept
 }
 
-/// The order of falling scores; what is not a number comes first, and zeros are equal.
-fn falling(a: f32, b: f32) -> Ordering {
+/// Orders by descending score; NaN comes first, and zeros are equal.
+fn descending(a: f32, b: f32) -> Ordering {
     b.partial_cmp(&a).unwrap_or_else(|| b.is_nan().cmp(&a.is_nan()))
 }
 
-/// [`f32::max`] without its care for what is not a number, which torchvision does not take either.
+/// [`f32::max`] without special treatment of NaN, as in torchvision.
 #[inline(always)]
 fn larger(a: f32, b: f32) -> f32 {
     if a < b { b } else { a }

@@ -174,13 +174,13 @@ fn by_colour(raster: &Raster<'_>, palette: &Palette, path: &Path) -> Result<Vec<
     };
     pixels.check_alpha(samples)?;
     let mut index_of: HashMap<Rgb, u32> = HashMap::new();
-    for (index, colour) in palette.colours().iter().enumerate() {
+    for (index, colour) in palette.colors().iter().enumerate() {
         index_of.entry(*colour).or_insert(index as u32);
     }
     let look_up = |at: usize, colour: Rgb| {
         index_of.get(&colour).copied().ok_or_else(|| {
             let (x, y) = pixels.place(at);
-            DataError::UnknownColour { path: path.into(), x, y, colour, colours: palette.colours().len() }
+            DataError::UnknownColour { path: path.into(), x, y, colour, colours: palette.colors().len() }
         })
     };
     let mut last: Option<(Rgb, u32)> = None;

@@ -181,7 +181,7 @@ fn voc_reads_palette_indices_and_void() {
         let mut bytes = Vec::new();
         let mut encoder = png::Encoder::new(&mut bytes, 3, 1);
         encoder.set_color(png::ColorType::Indexed);
-        encoder.set_palette(segkiln_core::Palette::voc(256).colours().as_flattened().to_vec());
+        encoder.set_palette(segkiln_core::Palette::voc(256).colors().as_flattened().to_vec());
         encoder.write_header().unwrap().write_image_data(&[0, 15, 255]).unwrap();
         fs::write(disk.path(&format!("SegmentationClass/{stem}.png")), bytes).unwrap();
     }

@@ -51,7 +51,7 @@ pub fn overlay(image: &DynamicImage, map: &LabelMap, classes: &Classes, opacity:
         let neighbours = [at(x.wrapping_sub(1), y), at(x + 1, y), at(x, y.wrapping_sub(1)), at(x, y + 1)];
         let border = neighbours.into_iter().flatten().any(|other| other != label);
         let opacity = if border { 1.0 } else { opacity };
-        pixel.0 = blend(pixel.0, classes.palette().colour(label as usize), opacity);
+        pixel.0 = blend(pixel.0, classes.palette().color(label as usize), opacity);
     }
     Ok(drawn)
 }
@@ -70,7 +70,7 @@ pub fn detections(image: &DynamicImage, detections: &[Detection], classes: &Clas
     let (width, height) = drawn.dimensions();
     let palette = Palette::voc(64);
     for (index, detection) in detections.iter().enumerate().rev() {
-        let colour = palette.colour(1 + index % 63);
+        let colour = palette.color(1 + index % 63);
         if let Some(mask) = &detection.mask {
             let mask_size = (mask.width(), mask.height());
             if mask_size != (width, height) {
@@ -132,7 +132,7 @@ fn caption(image: &mut RgbImage, left: u32, top: u32, text: &str, ground: Colour
 pub fn colorize(map: &LabelMap, palette: &Palette) -> RgbImage {
     let mut drawn = RgbImage::new(map.width(), map.height());
     for (pixel, label) in drawn.pixels_mut().zip(map.as_slice()) {
-        *pixel = Rgb(palette.colour(*label as usize));
+        *pixel = Rgb(palette.color(*label as usize));
     }
     drawn
 }
@@ -148,7 +148,7 @@ pub fn legend(classes: &Classes) -> RgbImage {
     let mut drawn = RgbImage::from_pixel(width, GAP + line * classes.count() as u32, WHITE);
     for (index, name) in classes.names().iter().enumerate() {
         let top = GAP + line * index as u32;
-        fill(&mut drawn, GAP, top, swatch, Rgb(classes.palette().colour(index)));
+        fill(&mut drawn, GAP, top, swatch, Rgb(classes.palette().color(index)));
         for (position, character) in name.chars().enumerate() {
             let left = GAP + swatch + GAP + position as u32 * advance;
             write(&mut drawn, left, top, character);

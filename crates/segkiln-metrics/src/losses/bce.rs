@@ -13,15 +13,15 @@ pub struct BceLossConfig {
     pub pos_weight: Option<Vec<f32>>,
     /// Weight of each channel.
     pub weight: Option<Vec<f32>>,
-    /// Label of the pixels to leave out.
+    /// Label of ignored pixels.
     pub ignore_index: Option<i64>,
-    /// How pixels are summed up.
+    /// Reduction over the pixels.
     #[config(default = "Reduction::Mean")]
     pub reduction: Reduction,
 }
 
 impl BceLossConfig {
-    /// The loss.
+    /// Builds the loss.
     ///
     /// # Errors
     /// Negative or infinite weights, or none above zero.
@@ -31,10 +31,10 @@ impl BceLossConfig {
         Ok(BceLoss { config: self.clone() })
     }
 
-    /// The loss.
+    /// Builds the loss.
     ///
     /// # Panics
-    /// Where [`try_init`](Self::try_init) gives an error.
+    /// If [`try_init`](Self::try_init) returns an error.
     pub fn init(&self) -> BceLoss {
         self.try_init().unwrap_or_else(|error| panic!("{error}"))
     }

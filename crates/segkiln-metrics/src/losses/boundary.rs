@@ -10,14 +10,14 @@ use crate::{MetricsError, Result};
 /// Configuration of [`BoundaryLoss`].
 #[derive(Config, Debug, PartialEq)]
 pub struct BoundaryLossConfig {
-    /// Channels that count; all by default.
+    /// Channels that the loss is computed on; all by default.
     pub classes: Option<Vec<usize>>,
-    /// Label of the pixels to leave out.
+    /// Label of ignored pixels.
     pub ignore_index: Option<i64>,
 }
 
 impl BoundaryLossConfig {
-    /// The loss.
+    /// Builds the loss.
     ///
     /// # Errors
     /// An empty list of classes.
@@ -28,10 +28,10 @@ impl BoundaryLossConfig {
         }
     }
 
-    /// The loss.
+    /// Builds the loss.
     ///
     /// # Panics
-    /// Where [`try_init`](Self::try_init) gives an error.
+    /// If [`try_init`](Self::try_init) returns an error.
     pub fn init(&self) -> BoundaryLoss {
         self.try_init().unwrap_or_else(|error| panic!("{error}"))
     }

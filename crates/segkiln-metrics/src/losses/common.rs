@@ -1,4 +1,4 @@
-//! What the losses share: the targets made ready for arithmetic, and sums that give the same bits every time.
+//! Shared parts of the losses: one-hot targets with ignored pixels, reproducible sums, checks of configurations.
 
 use burn::tensor::activation::{sigmoid, softmax};
 use burn::tensor::{Bool, DType, Device, FloatDType, Int, Tensor};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{MetricsError, Result};
 
-/// How the losses of the pixels become one number.
+/// Reduction of the pixels' losses to one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reduction {
@@ -17,10 +17,10 @@ pub enum Reduction {
     Sum,
 }
 
-/// The losses compute in single precision, because sums of half-precision values overflow.
+/// Losses are computed in single precision, because sums of half-precision values overflow.
 const PRECISION: FloatDType = FloatDType::F32;
 
-/// Targets that fit their logits.
+/// Targets of the logits' size.
 pub(super) struct Labels {
     /// `[N, H, W]`, on the device of the logits.
     targets: Tensor<3, Int>,
@@ -31,7 +31,7 @@ pub(super) struct Labels {
 }
 
 impl Labels {
-    /// The logits in the losses' precision, and their labels.
+    /// Returns the logits in the losses' precision, and their labels.
     ///
     /// Panics unless `targets` are `[N, H, W]` for logits `[N, C, H, W]`.
     pub(super) fn prepare(logits: Tensor<4>, targets: Tensor<3, Int>, ignore_index: Option<i64>) -> (Tensor<4>, Self) {
@@ -66,12 +66,12 @@ impl Labels {
         targets.equal(classes.reshape([1, self.channels, 1, 1]))
     }
 
-    /// `x` with 0 at the ignored pixels; channels of `x` are its own.
+    /// Sets `x`, of any number of channels, to 0 at the ignored pixels.
     pub(super) fn zero_ignored(&self, x: Tensor<4>) -> Tensor<4> {
         self.fill_ignored(x, 0.0)
     }
 
-    /// `x` with `value` at the ignored pixels; channels of `x` are its own.
+    /// Sets `x`, of any number of channels, to `value` at the ignored pixels.
     pub(super) fn fill_ignored(&self, x: Tensor<4>, value: f64) -> Tensor<4> {
         match &self.ignored {
             Some(ignored) => {
@@ -98,20 +98,20 @@ impl Labels {
     }
 }
 
-/// Foreground or class probabilities of logits `[N, C, H, W]`.
+/// Returns foreground or class probabilities of logits `[N, C, H, W]`.
 pub(super) fn probabilities(logits: Tensor<4>) -> Tensor<4> {
     if logits.dims()[1] == 1 { sigmoid(logits) } else { softmax(logits, 1) }
 }
 
-/// The sum of everything.
+/// Returns the sum of all values.
 ///
-/// Rows first: burn-flex adds four million and more values of one sum in an order that varies from run to run.
+/// Sums rows first, because burn-flex adds four million or more values in an order that varies from run to run.
 pub(super) fn sum_all(x: Tensor<4>) -> Tensor<1> {
     let rows = x.sum_dim(3);
     if rows.dims().iter().product::<usize>() < 1 << 22 { rows.sum() } else { rows.sum_dim(2).sum() }
 }
 
-/// The sum of a list; parts first as in [`sum_all`].
+/// Returns the sum of a list, parts first as in [`sum_all`].
 pub(super) fn sum_list(values: Tensor<1>) -> Tensor<1> {
     /// Values of a part.
     const PART: usize = 4096;
@@ -124,29 +124,29 @@ pub(super) fn sum_list(values: Tensor<1>) -> Tensor<1> {
     if rest == 0 { sum } else { sum + values.narrow(0, parts * PART, rest).sum() }
 }
 
-/// The sum of each channel, `[C]`; rows first as in [`sum_all`].
+/// Returns the sum of each channel, `[C]`, rows first as in [`sum_all`].
 pub(super) fn sum_channels(x: Tensor<4>) -> Tensor<1> {
     let channels = x.dims()[1];
     x.sum_dim(3).sum_dim(2).sum_dim(0).reshape([channels])
 }
 
-/// Values in the losses' precision.
+/// Returns a tensor in the losses' precision.
 pub(super) fn floats(values: &[f32], device: &Device) -> Tensor<1> {
     Tensor::from_data(values, (device, DType::from(PRECISION)))
 }
 
-/// 1 where true and 0 where false, in the losses' precision.
+/// Returns 1 where true and 0 where false, in the losses' precision.
 pub(super) fn indicator<const D: usize>(mask: Tensor<D, Bool>) -> Tensor<D> {
     mask.float().cast(PRECISION)
 }
 
-/// The sum of channel values `[C]`, each times its share.
+/// Returns the sum of channel values `[C]`, each times its share.
 pub(super) fn weighted_sum(values: Tensor<1>, shares: &[f32]) -> Tensor<1> {
     let shares = floats(shares, &values.device());
     (values * shares).sum()
 }
 
-/// A value for each channel as `[1, C, 1, 1]`.
+/// Returns a value for each channel as `[1, C, 1, 1]`.
 ///
 /// Panics unless there are as many values as channels.
 pub(super) fn per_channel(name: &str, values: &[f32], channels: usize, device: &Device) -> Tensor<4> {

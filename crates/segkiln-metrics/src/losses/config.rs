@@ -6,7 +6,7 @@ use super::{
 };
 use crate::Result;
 
-/// Any loss, as a configuration file names it.
+/// Configuration of any loss, as written in configuration files.
 ///
 /// ```
 /// use segkiln_metrics::losses::{DiceLossConfig, LossConfig};
@@ -45,10 +45,10 @@ pub enum LossConfig {
 }
 
 impl LossConfig {
-    /// The loss.
+    /// Builds the loss.
     ///
     /// # Errors
-    /// Those of the loss's own `try_init`.
+    /// The errors of the loss's own `try_init`.
     pub fn try_init(&self) -> Result<Box<dyn SegmentationLoss>> {
         Ok(match self {
             Self::CrossEntropy(config) => Box::new(config.try_init()?),
@@ -68,10 +68,10 @@ impl LossConfig {
         })
     }
 
-    /// The loss.
+    /// Builds the loss.
     ///
     /// # Panics
-    /// Where [`try_init`](Self::try_init) gives an error.
+    /// If [`try_init`](Self::try_init) returns an error.
     pub fn init(&self) -> Box<dyn SegmentationLoss> {
         self.try_init().unwrap_or_else(|error| panic!("{error}"))
     }

@@ -6,7 +6,7 @@ use super::SegmentationLoss;
 use super::common::{Labels, Reduction, floats, in_range, indicator, per_channel, sum_all, sum_list, valid_weights};
 use crate::Result;
 
-/// Which pixels [`CrossEntropyLoss`] learns from: the hardest of the batch.
+/// Hard pixel mining: [`CrossEntropyLoss`] learns only from the hardest pixels of the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HardPixels {
@@ -30,21 +30,21 @@ pub enum HardPixels {
 pub struct CrossEntropyLossConfig {
     /// Weight of each class; two of them (background, foreground) for a binary problem.
     pub class_weights: Option<Vec<f32>>,
-    /// Label of the pixels to leave out.
+    /// Label of ignored pixels.
     pub ignore_index: Option<i64>,
     /// Learn from the hardest pixels only.
     pub hard_pixels: Option<HardPixels>,
     /// Share of the target, 0 to 1, that is spread evenly over all classes.
     #[config(default = 0.0)]
     pub label_smoothing: f64,
-    /// How pixels are summed up. The mean is weighted: it divides by the sum of the weights of the pixels' classes (with
+    /// Reduction over the pixels. The mean is weighted: it divides by the sum of the weights of the pixels' classes (with
     /// [`HardPixels`] by the number of pixels kept).
     #[config(default = "Reduction::Mean")]
     pub reduction: Reduction,
 }
 
 impl CrossEntropyLossConfig {
-    /// The loss.
+    /// Builds the loss.
     ///
     /// # Errors
     /// Negative or infinite weights or none above zero, smoothing or threshold outside 0 to 1, a percentage outside
@@ -60,10 +60,10 @@ impl CrossEntropyLossConfig {
         Ok(CrossEntropyLoss { config: self.clone() })
     }
 
-    /// The loss.
+    /// Builds the loss.
     ///
     /// # Panics
-    /// Where [`try_init`](Self::try_init) gives an error.
+    /// If [`try_init`](Self::try_init) returns an error.
     pub fn init(&self) -> CrossEntropyLoss {
         self.try_init().unwrap_or_else(|error| panic!("{error}"))
     }

@@ -15,10 +15,10 @@ pub struct DeepSupervisionConfig {
 }
 
 impl DeepSupervisionConfig {
-    /// The loss.
+    /// Builds the loss.
     ///
     /// # Errors
-    /// Those of the loss; no weights, negative or infinite weights, or none above zero.
+    /// The loss's errors; no weights, negative or infinite weights, or none above zero.
     pub fn try_init(&self) -> Result<DeepSupervision> {
         if self.weights.is_empty() {
             return Err(MetricsError::Empty("weights"));
@@ -27,17 +27,17 @@ impl DeepSupervisionConfig {
         Ok(DeepSupervision { loss: self.loss.try_init()?, weights: self.weights.clone() })
     }
 
-    /// The loss.
+    /// Builds the loss.
     ///
     /// # Panics
-    /// Where [`try_init`](Self::try_init) gives an error.
+    /// If [`try_init`](Self::try_init) returns an error.
     pub fn init(&self) -> DeepSupervision {
         self.try_init().unwrap_or_else(|error| panic!("{error}"))
     }
 }
 
 /// One loss on outputs at several resolutions (Lee et al. 2015, *Deeply-supervised nets*), as a weighted sum. The targets are
-/// resized to each output by nearest neighbour.
+/// resized to each output by nearest neighbor.
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nearest_takes_the_left_neighbour() {
+    fn nearest_takes_the_left_neighbor() {
         assert_eq!(nearest_indices(8, 4), [0, 2, 4, 6]);
         assert_eq!(nearest_indices(5, 3), [0, 1, 3]);
         assert_eq!(nearest_indices(3, 5), [0, 0, 1, 1, 2]);

@@ -8,11 +8,11 @@ use crate::Result;
 /// Configuration of [`DiceLoss`].
 #[derive(Config, Debug, PartialEq)]
 pub struct DiceLossConfig {
-    /// Channels that count; all by default.
+    /// Channels that the loss is computed on; all by default.
     pub classes: Option<Vec<usize>>,
     /// Weight of each channel in the mean.
     pub class_weights: Option<Vec<f32>>,
-    /// Label of the pixels to leave out.
+    /// Label of ignored pixels.
     pub ignore_index: Option<i64>,
     /// Added to the intersection and to half the sum of both regions.
     #[config(default = 0.0)]
@@ -29,7 +29,7 @@ pub struct DiceLossConfig {
 }
 
 impl DiceLossConfig {
-    /// The loss.
+    /// Builds the loss.
     ///
     /// # Errors
     /// Negative or infinite weights or none above zero, a negative `smooth`, an `eps` outside 0 to 1, an empty list of
@@ -49,10 +49,10 @@ impl DiceLossConfig {
         Ok(DiceLoss { region: region.validated()? })
     }
 
-    /// The loss.
+    /// Builds the loss.
     ///
     /// # Panics
-    /// Where [`try_init`](Self::try_init) gives an error.
+    /// If [`try_init`](Self::try_init) returns an error.
     pub fn init(&self) -> DiceLoss {
         self.try_init().unwrap_or_else(|error| panic!("{error}"))
     }

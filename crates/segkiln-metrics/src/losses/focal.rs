@@ -16,7 +16,7 @@ pub struct FocalLossConfig {
     pub alpha: Option<f64>,
     /// Weight of each channel in the mean.
     pub class_weights: Option<Vec<f32>>,
-    /// Label of the pixels to leave out.
+    /// Label of ignored pixels.
     pub ignore_index: Option<i64>,
     /// Probability, above 0 to 1, below which a pixel's loss is not scaled down (reduced focal loss, Sergievskiy and
     /// Ponamarev 2019).
@@ -33,7 +33,7 @@ pub struct FocalLossConfig {
 }
 
 impl FocalLossConfig {
-    /// The loss.
+    /// Builds the loss.
     ///
     /// # Errors
     /// Negative or infinite weights or none above zero, an `alpha` outside 0 to 1, a negative `gamma`, a threshold that
@@ -50,10 +50,10 @@ impl FocalLossConfig {
         }
     }
 
-    /// The loss.
+    /// Builds the loss.
     ///
     /// # Panics
-    /// Where [`try_init`](Self::try_init) gives an error.
+    /// If [`try_init`](Self::try_init) returns an error.
     pub fn init(&self) -> FocalLoss {
         self.try_init().unwrap_or_else(|error| panic!("{error}"))
     }

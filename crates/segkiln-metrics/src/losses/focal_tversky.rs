@@ -9,11 +9,11 @@ use crate::Result;
 /// Configuration of [`FocalTverskyLoss`].
 #[derive(Config, Debug, PartialEq)]
 pub struct FocalTverskyLossConfig {
-    /// Channels that count; all by default.
+    /// Channels that the loss is computed on; all by default.
     pub classes: Option<Vec<usize>>,
     /// Weight of each channel in the mean.
     pub class_weights: Option<Vec<f32>>,
-    /// Label of the pixels to leave out.
+    /// Label of ignored pixels.
     pub ignore_index: Option<i64>,
     /// Cost of a false positive.
     #[config(default = 0.3)]
@@ -36,7 +36,7 @@ pub struct FocalTverskyLossConfig {
 }
 
 impl FocalTverskyLossConfig {
-    /// The loss.
+    /// Builds the loss.
     ///
     /// # Errors
     /// Negative or infinite weights or none above zero, a negative `alpha`, `beta`, `gamma` or `smooth`, an `eps` outside
@@ -57,10 +57,10 @@ impl FocalTverskyLossConfig {
         Ok(FocalTverskyLoss { region: region.validated()?, gamma: self.gamma })
     }
 
-    /// The loss.
+    /// Builds the loss.
     ///
     /// # Panics
-    /// Where [`try_init`](Self::try_init) gives an error.
+    /// If [`try_init`](Self::try_init) returns an error.
     pub fn init(&self) -> FocalTverskyLoss {
         self.try_init().unwrap_or_else(|error| panic!("{error}"))
     }

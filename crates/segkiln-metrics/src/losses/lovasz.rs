@@ -9,7 +9,7 @@ use crate::Result;
 /// Configuration of [`LovaszLoss`].
 #[derive(Config, Debug, PartialEq)]
 pub struct LovaszLossConfig {
-    /// Label of the pixels to leave out.
+    /// Label of ignored pixels.
     pub ignore_index: Option<i64>,
     /// Take the loss of each image and then the mean, and not one loss of the whole batch.
     #[config(default = false)]
@@ -17,7 +17,7 @@ pub struct LovaszLossConfig {
 }
 
 impl LovaszLossConfig {
-    /// The loss.
+    /// Builds the loss.
     ///
     /// # Errors
     /// None; a `Result` as with the other losses.

@@ -8,7 +8,7 @@ use crate::{MetricsError, Result};
 /// Configuration of [`MccLoss`].
 #[derive(Config, Debug, PartialEq)]
 pub struct MccLossConfig {
-    /// Label of the pixels to leave out.
+    /// Label of ignored pixels.
     pub ignore_index: Option<i64>,
     /// Added to the numbers of true and false positives and negatives.
     #[config(default = 1e-5)]
@@ -16,7 +16,7 @@ pub struct MccLossConfig {
 }
 
 impl MccLossConfig {
-    /// The loss.
+    /// Builds the loss.
     ///
     /// # Errors
     /// An `eps` that is not above 0 and at most 1.
@@ -28,10 +28,10 @@ impl MccLossConfig {
         }
     }
 
-    /// The loss.
+    /// Builds the loss.
     ///
     /// # Panics
-    /// Where [`try_init`](Self::try_init) gives an error.
+    /// If [`try_init`](Self::try_init) returns an error.
     pub fn init(&self) -> MccLoss {
         self.try_init().unwrap_or_else(|error| panic!("{error}"))
     }
@@ -39,7 +39,7 @@ impl MccLossConfig {
 
 /// 1 - the Matthews correlation coefficient of the whole batch (Abhishek and Hamarneh 2021), as
 /// segmentation_models_pytorch's `MCCLoss` of the sigmoid of binary logits; of more classes the coefficient R_K that
-/// Gorodkin (2004) generalised it to.
+/// Gorodkin (2004) generalized it to.
 #[derive(Debug, Clone)]
 pub struct MccLoss {
     config: MccLossConfig,

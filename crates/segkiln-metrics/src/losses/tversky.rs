@@ -9,11 +9,11 @@ use crate::Result;
 /// Configuration of [`TverskyLoss`].
 #[derive(Config, Debug, PartialEq)]
 pub struct TverskyLossConfig {
-    /// Channels that count; all by default.
+    /// Channels that the loss is computed on; all by default.
     pub classes: Option<Vec<usize>>,
     /// Weight of each channel in the mean.
     pub class_weights: Option<Vec<f32>>,
-    /// Label of the pixels to leave out.
+    /// Label of ignored pixels.
     pub ignore_index: Option<i64>,
     /// Cost of a false positive.
     #[config(default = 0.5)]
@@ -39,7 +39,7 @@ pub struct TverskyLossConfig {
 }
 
 impl TverskyLossConfig {
-    /// The loss.
+    /// Builds the loss.
     ///
     /// # Errors
     /// Negative or infinite weights or none above zero, a negative `alpha`, `beta`, `gamma` or `smooth`, an `eps` outside
@@ -60,10 +60,10 @@ impl TverskyLossConfig {
         Ok(TverskyLoss { region: region.validated()?, gamma: self.gamma })
     }
 
-    /// The loss.
+    /// Builds the loss.
     ///
     /// # Panics
-    /// Where [`try_init`](Self::try_init) gives an error.
+    /// If [`try_init`](Self::try_init) returns an error.
     pub fn init(&self) -> TverskyLoss {
         self.try_init().unwrap_or_else(|error| panic!("{error}"))
     }

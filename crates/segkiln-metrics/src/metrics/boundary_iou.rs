@@ -31,7 +31,7 @@ impl BoundaryIou {
     /// The paper's ratio of boundary width to diagonal.
     pub const RATIO: f64 = 0.02;
 
-    /// For one label.
+    /// Creates the metric for one label.
     ///
     /// # Errors
     /// A ratio that is negative or not finite.
@@ -59,12 +59,12 @@ impl BoundaryIou {
         Ok(())
     }
 
-    /// The boundary IoU, or `None` where the label was neither predicted nor a target.
+    /// Boundary IoU, or `None` if the label was neither predicted nor a target.
     pub fn value(&self) -> Option<f64> {
         (self.union > 0).then(|| self.intersection as f64 / self.union as f64)
     }
 
-    /// Adds the images of another.
+    /// Adds the images of another metric.
     ///
     /// # Errors
     /// Another label or ratio.
@@ -77,13 +77,13 @@ impl BoundaryIou {
         Ok(())
     }
 
-    /// Forgets all images.
+    /// Removes all images.
     pub fn reset(&mut self) {
         (self.intersection, self.union) = (0, 0);
     }
 }
 
-/// The pixels of a label that an erosion by a square of 2·distance + 1 takes away.
+/// Returns the pixels of a label that an erosion by a square of side 2·distance + 1 removes.
 fn boundary(map: &LabelMap, label: u32, distance: usize) -> Vec<bool> {
     let (width, height) = (map.width() as usize, map.height() as usize);
     let mask: Vec<bool> = map.as_slice().iter().map(|l| *l == label).collect();

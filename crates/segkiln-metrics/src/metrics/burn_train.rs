@@ -11,7 +11,7 @@ use burn_train::metric::{
 use super::{Average, ConfusionMatrix, Figure};
 use crate::Result;
 
-/// Labels of a batch, which a model's output gives to [`SegmentationMetric`] by burn-train's `Adaptor`.
+/// Input of [`SegmentationMetric`]: the labels of a batch. A model's output provides it by burn-train's `Adaptor`.
 #[derive(Debug, Clone)]
 pub struct SegmentationInput {
     /// Predicted class of each pixel, `[N, H, W]`.
@@ -21,8 +21,8 @@ pub struct SegmentationInput {
 }
 
 impl SegmentationInput {
-    /// Predicts the likeliest class: of logits `[N, 1, H, W]` the foreground where they are above 0, of `[N, C, H, W]` the
-    /// channel with the greatest.
+    /// Predicts the most likely class: foreground where logits `[N, 1, H, W]` are above 0, or the channel of `[N, C, H, W]` with the
+    /// greatest logit.
     pub fn from_logits(logits: Tensor<4>, targets: Tensor<3, Int>) -> Self {
         let predicted = match logits.dims()[1] {
             1 => logits.greater_scalar(0).int(),
@@ -32,10 +32,10 @@ impl SegmentationInput {
     }
 }
 
-/// Which figure of the confusion matrix a [`SegmentationMetric`] reports.
+/// Figure of the confusion matrix that a [`SegmentationMetric`] reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Score {
-    /// Share of the pixels whose class is right.
+    /// Share of the pixels whose class is predicted correctly.
     PixelAccuracy,
     /// Mean of the classes' accuracies.
     MeanAccuracy,
@@ -58,7 +58,7 @@ impl Score {
         }
     }
 
-    /// A name that no other score has, because burn-train tells metrics apart by it.
+    /// Unique name: burn-train distinguishes metrics by it.
     fn name(self) -> String {
         let figure_name = |figure| match figure {
             Figure::Iou => "IoU",
@@ -107,7 +107,7 @@ impl std::fmt::Debug for MatrixScore {
 
 /// A figure of the confusion matrix as a metric of burn-train.
 ///
-/// What burn-train shows and stores for an epoch is the figure of all its pixels and not the mean of its batches' figures.
+/// The value that burn-train shows and stores for an epoch is computed from all its pixels, not the mean over its batches.
 ///
 /// ```
 /// use segkiln_metrics::metrics::{Average, Figure, Score, SegmentationMetric};
@@ -171,7 +171,7 @@ impl SegmentationMetric {
         Self::new(Score::Mean(Figure::Dice, Average::Macro), classes, ignore_index)
     }
 
-    /// Share of the pixels whose class is right.
+    /// Share of the pixels whose class is predicted correctly.
     ///
     /// # Errors
     /// As [`new`](Self::new).

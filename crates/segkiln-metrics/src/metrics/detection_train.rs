@@ -12,17 +12,16 @@ use segkiln_core::{Detection, Instances};
 use super::coco::{CocoDetection, CocoEvaluator, CocoParams, CocoTruth, IouType};
 use crate::Result;
 
-/// What was found in a batch's images, and what there is, which a model's output gives to [`DetectionMetric`] by burn-train's
-/// `Adaptor`.
+/// Input of [`DetectionMetric`]: the detections and targets of a batch. A model's output provides it by burn-train's `Adaptor`.
 #[derive(Debug, Clone)]
 pub struct DetectionInput {
-    /// Of each image.
+    /// Detections of each image.
     pub found: Vec<Vec<Detection>>,
-    /// Of each image. Crowds and difficult objects count neither for nor against.
+    /// Targets of each image. Crowds and difficult objects count neither for nor against.
     pub targets: Vec<Instances>,
 }
 
-/// COCO's average precision of boxes or of masks as a metric of burn-train: of all of an epoch's images, once it has ended.
+/// COCO's average precision of boxes or masks as a metric of burn-train, over all images of an epoch at its end.
 ///
 /// ```
 /// use segkiln_metrics::metrics::{DetectionMetric, coco::IouType};
@@ -40,7 +39,7 @@ pub struct DetectionMetric {
 }
 
 impl DetectionMetric {
-    /// At one overlap, or the mean over COCO's ten.
+    /// Creates the metric for one IoU threshold, or for the mean over COCO's ten.
     ///
     /// # Errors
     /// An overlap that is not between 0 and 1.
@@ -105,7 +104,7 @@ impl Metric for DetectionMetric {
     }
 }
 
-/// Average precision is no mean of batches' figures, so that there is none before the epoch has ended.
+/// Average precision is not a mean over batches, so there is none before the epoch has ended.
 impl Numeric for DetectionMetric {
     fn value(&self) -> Option<NumericEntry> {
         None

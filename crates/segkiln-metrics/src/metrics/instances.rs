@@ -10,7 +10,7 @@ use crate::{MetricsError, Result};
 /// The IoU thresholds of the Data Science Bowl 2018 (and of COCO): 0.5 to 0.95 by 0.05.
 pub const IOU_THRESHOLDS: [f64; 10] = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95];
 
-/// How the instances of a predicted and a target label map overlap; 0 is the background, all other labels are instances.
+/// Overlaps of the instances of a predicted and a target label map; 0 is the background, all other labels are instances.
 ///
 /// Only pairs that share a pixel are kept, so memory grows with the touching pairs and not with predicted × target.
 ///
@@ -68,7 +68,7 @@ impl InstanceOverlaps {
         let mut shared = HashMap::new();
         let mut pixels = predicted.as_slice().iter().zip(target.as_slice()).peekable();
         while let Some(pair) = pixels.next() {
-            // Neighbours mostly agree, so runs are looked up once.
+            // Neighbors mostly agree, so runs are looked up once.
             let mut run = 1;
             while pixels.next_if_eq(&pair).is_some() {
                 run += 1;
@@ -131,7 +131,8 @@ impl InstanceOverlaps {
         self.aggregated_areas().value()
     }
 
-    /// Each target takes the prediction it overlaps best, which more than one may take; what is not taken counts in full.
+    /// Each target takes the prediction that it overlaps best, even if another target has taken it; predictions that no target takes
+    /// count in full.
     fn aggregated_areas(&self) -> AggregatedJaccard {
         let (mut predicted_taken, mut target_taken) =
             (vec![false; self.predicted.len()], vec![false; self.target.len()]);
@@ -150,7 +151,7 @@ impl InstanceOverlaps {
     }
 }
 
-/// Instances found and not found at one IoU threshold. Those of several images are added by `+=`.
+/// Counts of matched and unmatched instances at one IoU threshold. Counts of several images are added by `+=`.
 ///
 /// All figures are `None` where there is no instance at all.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -229,7 +230,7 @@ pub struct InstanceMetrics {
 }
 
 impl InstanceMetrics {
-    /// With F1 at these IoU thresholds, for example [`IOU_THRESHOLDS`].
+    /// Creates the metric with F1 at these IoU thresholds, for example [`IOU_THRESHOLDS`].
     ///
     /// # Errors
     /// A threshold outside 0 to 1.
@@ -264,12 +265,12 @@ impl InstanceMetrics {
         Ok(())
     }
 
-    /// Each threshold with what was found at it.
+    /// Matches at each threshold.
     pub fn matched(&self) -> impl Iterator<Item = (f64, Matched)> + '_ {
         self.thresholds.iter().copied().zip(self.matched.iter().copied())
     }
 
-    /// What was found at IoU 0.5, with panoptic, segmentation and recognition quality.
+    /// Matches at IoU 0.5, with panoptic, segmentation and recognition quality.
     pub fn panoptic(&self) -> Matched {
         self.panoptic
     }
@@ -284,7 +285,7 @@ impl InstanceMetrics {
         self.data_science_bowl.mean()
     }
 
-    /// Adds the images of another.
+    /// Adds the images of another metric.
     ///
     /// # Errors
     /// Other thresholds.
@@ -300,7 +301,7 @@ impl InstanceMetrics {
         Ok(())
     }
 
-    /// Forgets all images.
+    /// Removes all images.
     pub fn reset(&mut self) {
         self.matched.fill(Matched::default());
         (self.panoptic, self.aggregated) = (Matched::default(), AggregatedJaccard::default());

@@ -1,8 +1,8 @@
 //! Metrics of segmentation and detection, on the host.
 //!
-//! All are exact over whatever they have been shown: they keep counts (or one number an image where the literature defines
-//! the figure so) and divide at the end, so the size and order of the batches do not matter. Two of a kind that have seen
-//! different data are put together with `merge`.
+//! All are exact over all images added: they keep counts (or one value an image where the literature defines the figure so) and
+//! divide at the end, so the size and order of the batches do not matter. Metrics of one kind that saw different data are
+//! combined by `merge`.
 //!
 //! ```
 //! use segkiln_metrics::metrics::{Average, ConfusionMatrix};

@@ -5,14 +5,13 @@ use super::image_mean::ImageMean;
 use crate::distance::distance_transform;
 use crate::{MetricsError, Result};
 
-/// The distances between the contours of one label in a predicted and a target map.
+/// Distances between the contours of one label in a predicted and a target map.
 ///
-/// The contour are the pixels of the label that have a pixel of another label, or the outside of the image, above, below,
-/// left or right of them (the mask without its erosion by a cross). Each contour pixel has its exact Euclidean distance to
+/// The contour is the mask minus its erosion by a cross: the label's pixels with a pixel of another label, or the outside of the
+/// image, above, below, left or right. Each contour pixel has its exact Euclidean distance to
 /// the nearest pixel of the other contour. All this, and what follows from it, is as in MONAI.
 ///
-/// Where neither map has the label there are no distances and the figures are `None`; where only one has it they are
-/// infinite, and the surface Dice is 0.
+/// If neither map has the label, the figures are `None`. If only one has it, distances are infinite and the surface Dice is 0.
 ///
 /// ```
 /// use segkiln_core::LabelMap;
@@ -34,7 +33,7 @@ pub struct SurfaceDistances {
 }
 
 impl SurfaceDistances {
-    /// The distances in the unit of `spacing`, which is the size of a pixel, height before width.
+    /// Computes the distances in the unit of `spacing`, which is the size of a pixel, height before width.
     ///
     /// # Errors
     /// Maps of different size, or a spacing that is not above zero.
@@ -62,7 +61,7 @@ impl SurfaceDistances {
         self.hausdorff_percentile(100.0)
     }
 
-    /// The greater of the two directions' `percent`-th percentiles (0 to 100, linear between neighbours as in NumPy), 95 for
+    /// The greater of the two directions' `percent`-th percentiles (0 to 100, linear between neighbors as in NumPy), 95 for
     /// HD95.
     pub fn hausdorff_percentile(&self, percent: f64) -> Option<f64> {
         self.figure(|to_target, to_predicted| percentile(to_target, percent).max(percentile(to_predicted, percent)))
@@ -105,7 +104,7 @@ fn percentile(values: &[f64], percent: f64) -> f64 {
     below + (above - below) * place.fract()
 }
 
-/// The part of an image that holds all pixels of a label: `x` and `y` from first to last.
+/// Bounding rectangle of a label: first and last `x` and `y`.
 struct Window {
     x: (u32, u32),
     y: (u32, u32),
@@ -166,7 +165,7 @@ pub struct SurfaceMetrics {
 }
 
 impl SurfaceMetrics {
-    /// For one label, with the size of a pixel (height before width) and the tolerance of the surface Dice in its unit.
+    /// Creates the metric for one label, with the size of a pixel (height before width) and the tolerance of the surface Dice in its unit.
     pub fn new(label: u32, spacing: [f64; 2], tolerance: f64) -> Self {
         let none = ImageMean::default();
         Self {
@@ -195,7 +194,7 @@ impl SurfaceMetrics {
         Ok(())
     }
 
-    /// Adds the images of another.
+    /// Adds the images of another metric.
     ///
     /// # Errors
     /// Another label, spacing or tolerance.
@@ -211,7 +210,7 @@ impl SurfaceMetrics {
         Ok(())
     }
 
-    /// Forgets all images.
+    /// Removes all images.
     pub fn reset(&mut self) {
         *self = Self::new(self.label, self.spacing, self.tolerance);
     }

@@ -201,7 +201,7 @@ impl VocEvaluator {
     }
 }
 
-/// What became of a detection.
+/// Outcome of a detection.
 enum Outcome {
     True,
     False,

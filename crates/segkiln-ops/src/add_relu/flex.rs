@@ -22,7 +22,7 @@ impl AddReluOps for Flex {
     }
 }
 
-/// The sum's positive part; or, if `MASK`, the second where the first is positive.
+/// `max(x + y, 0)`; or, with `MASK`, `y` where `x` is positive.
 #[derive(Clone, Copy)]
 struct AddRelu<const MASK: bool>;
 
@@ -34,7 +34,7 @@ impl<const MASK: bool> Pairwise for AddRelu<MASK> {
         if MASK {
             return Lanes(simd, simd.select_f32s(simd.greater_than_f32s(x.1, zero.1), y.1, zero.1));
         }
-        // What is not a number stays so.
+        // NaN stays NaN.
         (x + y).max(zero)
     }
 }

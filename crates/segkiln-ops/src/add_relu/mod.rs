@@ -1,6 +1,6 @@
 //! Sum and ReLU in one pass: the end of a residual block.
 //!
-//! Burn computes them in two passes on one thread of the CPU, which for a ResNet is a tenth of the whole.
+//! Burn computes them in two passes on one thread of the CPU, which took a tenth of a ResNet's time.
 
 use burn::{
     backend::{
@@ -41,7 +41,7 @@ pub fn add_relu(x: Tensor<4>, y: Tensor<4>) -> Tensor<4> {
     Tensor::from_dispatch(<Dispatch as AddReluOps>::add_relu(x.into_dispatch(), y.into_dispatch()))
 }
 
-/// What a backend provides for [`add_relu`]; where it provides nothing, Burn's operators are used.
+/// Backend operators behind [`add_relu`]; the defaults are Burn's.
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     Cube: cfg(feature = "cubecl"),
@@ -50,13 +50,13 @@ pub fn add_relu(x: Tensor<4>, y: Tensor<4>) -> Tensor<4> {
     Autodiff,
 )]
 pub trait AddReluOps: Backend {
-    /// `max(x + y, 0)`.
+    /// `max(x + y, 0)`
     #[fusion(default)]
     fn add_relu(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
         forward::<Self>(x, y)
     }
 
-    /// The gradient of either summand: `grad` where the output is above 0.
+    /// Gradient of either summand: `grad` where the output is above 0.
     #[fusion(default)]
     fn add_relu_backward(output: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         backward::<Self>(output, grad)

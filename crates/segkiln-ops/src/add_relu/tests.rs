@@ -5,7 +5,7 @@ use crate::test_devices;
 
 /// Output and both gradients against Burn's operators; more values than a block, and no whole number of registers.
 #[test]
-fn equals_burn_s_operators() {
+fn equals_burn() {
     for device in test_devices() {
         for shape in [[2, 3, 5, 7], [1, 3, 181, 199], [0, 3, 4, 4]] {
             let values = |seed| {
@@ -28,7 +28,7 @@ fn equals_burn_s_operators() {
 }
 
 #[test]
-fn views_work_and_what_is_not_a_number_stays() {
+fn views_work_and_nan_is_kept() {
     let x = Tensor::<4>::from_floats([[[[1.0, f32::NAN], [-3.0, 4.0]]]], &Device::flex());
     let y = add_relu(x.clone().swap_dims(2, 3), x.zeros_like());
     let y = y.into_data().try_to_vec::<f32>().unwrap();

@@ -1,11 +1,12 @@
-//! A channel is a task: it is read for its statistics and again to be normalised while it is in the cache.
+//! A channel is a task: it is read for its statistics, and again to be normalized while it is in the cache.
 
 use burn::backend::{Flex, tensor::FloatTensor};
 use pulp::{Simd, WithSimd};
 
 use super::{BatchNormOps, backward};
 use crate::cpu::{
-    memory::{Memory, Shared, all_f32, contiguous, tensor, written},
+    disjoint::{Disjoint, Part},
+    memory::{Memory, all_f32, contiguous, tensor, values, written},
     simd::{self, Lanes, at_least, total},
     threads::map,
 };
@@ -32,15 +33,17 @@ impl BatchNormOps for Flex {
         let (x, gamma, beta) = (x.to_contiguous(), gamma.to_contiguous(), beta.to_contiguous());
         let shape: [usize; 4] = x.layout().shape().dims();
         let planes = Planes::new(shape);
-        let (gamma, beta): (&[f32], &[f32]) = (gamma.storage(), beta.storage());
-        let x: &[f32] = x.storage();
+        let (x, gamma, beta) = (values(&x), values(&gamma), values(&beta));
         let arch = simd::arch();
         let mut statistics: Vec<[f32; 2]> = Vec::new();
-        // SAFETY: the channels are all of the values.
+        // SAFETY: the tasks write all channels.
         let output = unsafe {
             written(shape, Memory::Allocated, |target| {
+                let target = Disjoint::new(target);
                 statistics = map(planes.channels, |channel| {
                     let (gamma, beta) = (gamma[channel], beta[channel]);
+                    // Each task has its channel.
+                    let target = target.part();
                     arch.dispatch(Normalize { planes, channel, x, gamma, beta, epsilon, relu, target })
                 });
             })
@@ -65,13 +68,14 @@ impl BatchNormOps for Flex {
         let shape: [usize; 4] = x.layout().shape().dims();
         let planes = Planes::new(shape);
         let [x, grad, gamma, beta, mean, variance] = [x, grad, gamma, beta, mean, variance].map(contiguous);
-        let [gamma, beta, mean, variance] = [&gamma, &beta, &mean, &variance].map(|tensor| tensor.storage::<f32>());
-        let (x, grad): (&[f32], &[f32]) = (x.storage(), grad.storage());
+        assert_eq!(grad.layout().shape().dims::<4>(), shape, "the gradient's shape is not the output's");
+        let [x, grad, gamma, beta, mean, variance] = [&x, &grad, &gamma, &beta, &mean, &variance].map(values);
         let arch = simd::arch();
         let mut gradients: Vec<[f32; 2]> = Vec::new();
-        // SAFETY: the channels are all of the values.
+        // SAFETY: the tasks write all channels.
         let output = unsafe {
             written(shape, Memory::Allocated, |target| {
+                let target = Disjoint::new(target);
                 gradients = map(planes.channels, |channel| {
                     let inverse = f64::from(variance[channel]) + epsilon;
                     arch.dispatch(NormalizeBackward {
@@ -84,7 +88,8 @@ impl BatchNormOps for Flex {
                         mean: mean[channel],
                         inverse: inverse.sqrt().recip() as f32,
                         relu,
-                        target,
+                        // Each task has its channel.
+                        target: target.part(),
                     })
                 });
             })
@@ -94,7 +99,7 @@ impl BatchNormOps for Flex {
     }
 }
 
-/// Where a channel lies in memory.
+/// Layout of a tensor's channels.
 #[derive(Clone, Copy)]
 struct Planes {
     batch: usize,
@@ -108,10 +113,12 @@ impl Planes {
         Self { batch, channels, size: height * width }
     }
 
+    /// Returns the offset of a channel of an image.
     fn start(&self, image: usize, channel: usize) -> usize {
         (image * self.channels + channel) * self.size
     }
 
+    /// Returns the number of values of a channel.
     fn count(&self) -> f64 {
         (self.batch * self.size) as f64
     }
@@ -126,7 +133,7 @@ struct Normalize<'a> {
     beta: f32,
     epsilon: f64,
     relu: bool,
-    target: Shared,
+    target: Part<'a>,
 }
 
 impl WithSimd for Normalize<'_> {
@@ -153,14 +160,15 @@ impl WithSimd for Normalize<'_> {
         let scale = gamma * (variance + epsilon).sqrt().recip() as f32;
         for image in 0..planes.batch {
             let start = planes.start(image, channel);
-            // SAFETY: this channel of the output is written here only, and never read.
-            unsafe { rescale(simd, &x[start..][..planes.size], [scale, mean, beta], relu, target.at(start)) };
+            let target = target.at(start, planes.size);
+            // SAFETY: the target has a plane's values.
+            unsafe { rescale(simd, &x[start..][..planes.size], [scale, mean, beta], relu, target) };
         }
         [mean, variance as f32]
     }
 }
 
-/// The sum of squared differences from `mean` of a chunk.
+/// Returns the sum of the squared differences from `mean`.
 #[inline(always)]
 fn total_squares<S: Simd>(simd: S, values: &[f32], mean: f32) -> f32 {
     let (registers, rest) = S::as_simd_f32s(values);
@@ -185,10 +193,10 @@ fn total_squares<S: Simd>(simd: S, values: &[f32], mean: f32) -> f32 {
     total
 }
 
-/// Writes `(x − mean) · scale + shift`, or its positive part.
+/// Writes `(x − mean) · scale + shift`, with `relu` its positive part.
 ///
 /// # Safety
-/// `target` has room for as many values.
+/// `target` has room for as many values as `x` has.
 #[inline(always)]
 unsafe fn rescale<S: Simd>(simd: S, x: &[f32], [scale, mean, shift]: [f32; 3], relu: bool, target: *mut f32) {
     let (registers, rest) = S::as_simd_f32s(x);
@@ -219,7 +227,7 @@ struct NormalizeBackward<'a> {
     /// 1 / √(variance + ε)
     inverse: f32,
     relu: bool,
-    target: Shared,
+    target: Part<'a>,
 }
 
 impl WithSimd for NormalizeBackward<'_> {
@@ -241,20 +249,21 @@ impl WithSimd for NormalizeBackward<'_> {
                 sums[1] += f64::from(both[1]);
             }
         }
-        // With centred x: dx = scale · (dy − mean(dy) − x̂ · mean(dy · x̂)), x̂ = x · inverse.
+        // With centered x: dx = scale · (dy − mean(dy) − x̂ · mean(dy · x̂)), x̂ = x · inverse.
         let mean_grad = (sums[0] / planes.count()) as f32;
         let slope = (sums[1] / planes.count() * f64::from(inverse) * f64::from(inverse)) as f32;
         for image in 0..planes.batch {
             let start = planes.start(image, channel);
             let (x, grad) = (&x[start..][..planes.size], &grad[start..][..planes.size]);
-            // SAFETY: this channel of the gradient is written here only, and never read.
-            unsafe { gradient(simd, x, grad, affine, [mean_grad, slope], relu, target.at(start)) };
+            let target = target.at(start, planes.size);
+            // SAFETY: the target has a plane's values, as many as `x` and `grad`.
+            unsafe { gradient(simd, x, grad, affine, [mean_grad, slope], relu, target) };
         }
         [(sums[1] * f64::from(inverse)) as f32, sums[0] as f32]
     }
 }
 
-/// The sums of the gradient and of its products with the centred input, where the output is positive.
+/// Returns the sums of the gradient and of its products with the centered input; with `relu` where the output is positive.
 #[inline(always)]
 fn gradient_totals<S: Simd>(simd: S, x: &[f32], grad: &[f32], [scale, mean, shift]: [f32; 3], relu: bool) -> [f32; 2] {
     let ((x, x_rest), (grad, grad_rest)) = (S::as_simd_f32s(x), S::as_simd_f32s(grad));
@@ -286,7 +295,7 @@ fn gradient_totals<S: Simd>(simd: S, x: &[f32], grad: &[f32], [scale, mean, shif
 /// Writes the gradient of the input.
 ///
 /// # Safety
-/// `target` has room for as many values.
+/// `grad` has as many values as `x`, and `target` room for them.
 #[inline(always)]
 unsafe fn gradient<S: Simd>(
     simd: S,
@@ -309,9 +318,9 @@ unsafe fn gradient<S: Simd>(
             }
             false => *grad,
         };
-        let centred = simd.sub_f32s(simd.sub_f32s(grad, mean_grads), simd.mul_f32s(x, slopes));
+        let centered = simd.sub_f32s(simd.sub_f32s(grad, mean_grads), simd.mul_f32s(x, slopes));
         // SAFETY: the caller's promise.
-        unsafe { Lanes(simd, simd.mul_f32s(centred, scales)).store(target.add(index * S::F32_LANES)) };
+        unsafe { Lanes(simd, simd.mul_f32s(centered, scales)).store(target.add(index * S::F32_LANES)) };
     }
     for (index, (x_value, grad)) in x_rest.iter().zip(grad_rest).enumerate() {
         let x_value = x_value - mean;

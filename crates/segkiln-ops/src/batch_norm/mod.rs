@@ -1,8 +1,8 @@
-//! Batch normalisation in training, with the ReLU that follows it: Ioffe and Szegedy, "Batch Normalization: Accelerating
+//! Batch normalization in training, with the ReLU that follows it: Ioffe and Szegedy, "Batch Normalization: Accelerating
 //! Deep Network Training by Reducing Internal Covariate Shift", ICML 2015, <https://arxiv.org/abs/1502.03167>.
 //!
-//! On the CPU each channel is gone over while it is in the cache, forward and backward. Other backends compute with Burn's
-//! operators.
+//! On the CPU a channel is read for its statistics and normalized while it is in the cache, forward and backward. Other backends
+//! compute with Burn's operators.
 
 use burn::{
     backend::{Backend, Dispatch, backend_extension, ops::ModuleOps, tensor::FloatTensor},
@@ -17,18 +17,18 @@ mod flex;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 
-/// What [`batch_norm_train`] computes.
+/// Output and statistics of [`batch_norm_train`].
 #[derive(Debug, Clone)]
 pub struct BatchNormOutput {
-    /// `[batch, channels, height, width]`
+    /// Normalized input, `[batch, channels, height, width]`.
     pub output: Tensor<4>,
-    /// `[channels]`: the batch's mean, without gradient.
+    /// Mean of the batch, `[channels]`, without gradient.
     pub mean: Tensor<1>,
-    /// `[channels]`: the batch's variance (its sum of squares divided by the count), without gradient.
+    /// Biased variance of the batch, `[channels]`, without gradient.
     pub variance: Tensor<1>,
 }
 
-/// `γ · (x − mean) / √(variance + ε) + β` with the batch's own statistics, and then, if `relu`, its positive part.
+/// Computes `γ · (x − mean) / √(variance + ε) + β` with the batch's statistics, followed by a ReLU if `relu` is set.
 ///
 /// # Shapes
 /// - `x`: `[batch, channels, height, width]`
@@ -60,7 +60,7 @@ pub fn batch_norm_train(x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, epsilon
     }
 }
 
-/// What a backend provides for [`batch_norm_train`]; where it provides nothing, Burn's operators are used.
+/// Backend operators behind [`batch_norm_train`]; the defaults are Burn's.
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     Cube: cfg(feature = "cubecl"),
@@ -83,7 +83,7 @@ pub trait BatchNormOps: Backend {
         (output, result.mean, result.variance)
     }
 
-    /// The gradients of `x`, `gamma` and `beta`, from the output's and the statistics.
+    /// Gradients of `x`, `gamma` and `beta`, from the output's gradient and the statistics.
     #[fusion(default)]
     #[allow(clippy::too_many_arguments)]
     fn normalize_backward(

@@ -1,12 +1,12 @@
 //! Two-dimensional convolution, as PyTorch's `conv2d` computes it.
 //!
-//! On the CPU Burn's own convolution lays out the whole input as a matrix and computes weight gradients as one convolution
-//! with a kernel as large as the image. Here 3×3 kernels are transformed (Winograd), channels by themselves are gone over
-//! directly, few output channels read what they need where it lies, and for all others the matrix is made a block at a time,
-//! small enough to stay in the cache; the same for both gradients, but that 3×3 kernels of stride 2 are transformed forward
-//! only. Other backends compute with Burn's operators.
+//! Burn's own convolution on the CPU lays out the whole input as a matrix, and computes the gradient of the weight as a convolution
+//! with a kernel as large as the image. Here a layer's shape chooses one of several methods, for the convolution and for both
+//! gradients: Winograd's filtering for 3×3 kernels, kernels of its own for depthwise convolutions, and products of blocks that stay
+//! in the cache for all others. `flex/mod.rs` is a guide to them, and the environment variable `SEGKILN_EXPLAIN_PLAN=1` prints on
+//! stderr, once for each shape, which method was chosen and why. Other backends compute with Burn's operators.
 //!
-//! A value that is not finite makes the 4×4 outputs around it not finite where Winograd's transforms are used.
+//! With Winograd's filtering a value that is not finite makes all outputs of its 4×4 tiles not finite.
 
 use burn::{
     backend::{Backend, Dispatch, TensorMetadata, backend_extension, ops::ModuleOps, tensor::FloatTensor},
@@ -21,8 +21,8 @@ pub(crate) mod flex;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 
-/// A tensor, or two whose channels follow each other, as a skip connection joins them: without a copy of both where the
-/// backend can do without.
+/// One tensor, or two whose channels are concatenated, as by a skip connection. Backends that can read both where they lie make no
+/// copy.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -56,8 +56,7 @@ impl From<[Tensor<4>; 2]> for Joined {
 }
 
 impl From<Vec<Tensor<4>>> for Joined {
-    /// Of more than two tensors the first or the last, whichever has more channels, stays apart, and the others are copied to
-    /// one.
+    /// Concatenates the channels of the tensors. Of more than two, the first or the last is not copied, whichever has more channels.
     ///
     /// # Panics
     /// If there is none, or they differ in more than the channels.
@@ -75,7 +74,7 @@ impl From<Vec<Tensor<4>>> for Joined {
     }
 }
 
-/// Of two tensors, one's channels after the other's.
+/// Returns the dimensions of two tensors whose channels are concatenated.
 fn joined_dims(first: [usize; 4], second: [usize; 4]) -> [usize; 4] {
     let fit = first[0] == second[0] && first[2..] == second[2..];
     assert!(fit, "{first:?} and {second:?} differ in more than the channels");
@@ -83,7 +82,7 @@ fn joined_dims(first: [usize; 4], second: [usize; 4]) -> [usize; 4] {
 }
 
 impl Joined {
-    /// Batch, channels of both, height and width.
+    /// Returns `[batch, channels of both, height, width]`.
     pub fn dims(&self) -> [usize; 4] {
         match &self.second {
             None => self.first.dims(),
@@ -91,7 +90,7 @@ impl Joined {
         }
     }
 
-    /// `f` of each tensor.
+    /// Applies `f` to each tensor.
     #[must_use]
     pub fn map(self, f: impl Fn(Tensor<4>) -> Tensor<4>) -> Self {
         Self { first: f(self.first), second: self.second.map(f) }
@@ -102,18 +101,18 @@ impl Joined {
         std::iter::once(&self.first).chain(&self.second)
     }
 
-    /// Whether gradients are tracked.
+    /// Returns whether gradients of either tensor are tracked.
     pub fn is_autodiff(&self) -> bool {
         self.first.is_autodiff() || self.second.as_ref().is_some_and(Tensor::is_autodiff)
     }
 
-    /// Both tensors.
+    /// Returns both tensors.
     #[cfg(feature = "flex")]
     pub(crate) fn into_parts(self) -> (Tensor<4>, Option<Tensor<4>>) {
         (self.first, self.second)
     }
 
-    /// The device of both.
+    /// Returns the device of both tensors.
     pub fn device(&self) -> Device {
         self.first.device()
     }
@@ -165,8 +164,8 @@ pub fn conv2d(x: impl Into<Joined>, weight: Tensor<4>, bias: Option<Tensor<1>>, 
     }
 }
 
-/// Convolves `x` with `weight`, multiplies by `scale`, adds `shift` and bounds by `range`, in one pass where the backend
-/// can: a convolution with its batch normalisation and ReLU when a network is evaluated.
+/// Convolves `x` with `weight`, multiplies by `scale`, adds `shift` and clamps to `range`, in one pass where the backend can: a
+/// convolution with its batch normalization and ReLU at inference.
 ///
 /// # Shapes
 /// As [`conv2d`]; `scale` and `shift`: `[channels_out]`.
@@ -206,7 +205,7 @@ pub fn conv2d_affine(
     })
 }
 
-/// What a backend provides for [`conv2d`]; where it provides nothing, Burn's operators are used.
+/// Backend operators behind [`conv2d`]; the defaults are Burn's.
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     Cube: cfg(feature = "cubecl"),
@@ -215,13 +214,13 @@ pub fn conv2d_affine(
     Autodiff,
 )]
 pub trait Conv2dOps: Backend {
-    /// The output, without bias.
+    /// Convolution without bias.
     #[fusion(default)]
     fn convolve(x: FloatTensor<Self>, weight: FloatTensor<Self>, options: ConvOptions<2>) -> FloatTensor<Self> {
         <Self as ModuleOps<Self>>::conv2d(x, weight, None, options)
     }
 
-    /// The output times `scale` plus `shift`, one of each a channel, bounded by `range`.
+    /// Convolution times `scale` plus `shift`, one of each a channel, clamped to `range`.
     #[fusion(default)]
     fn convolve_affine(
         x: FloatTensor<Self>,
@@ -234,10 +233,10 @@ pub trait Conv2dOps: Backend {
         affine::<Self>(Self::convolve(x, weight, options), scale, shift, range)
     }
 
-    /// Whether two tensors' channels are convolved, and have gradients, without a copy of both.
+    /// Whether two tensors' channels are convolved and differentiated without concatenating them.
     const JOINS: bool = false;
 
-    /// [`convolve`](Self::convolve) of `x` and, as further channels, `more`.
+    /// [`convolve`](Self::convolve) of the channels of `x` and of `more`.
     #[fusion(default)]
     fn convolve_joined(
         x: FloatTensor<Self>,
@@ -248,7 +247,7 @@ pub trait Conv2dOps: Backend {
         Self::convolve(Self::float_cat(vec![x, more], 1), weight, options)
     }
 
-    /// [`convolve_affine`](Self::convolve_affine) of `x` and, as further channels, `more`.
+    /// [`convolve_affine`](Self::convolve_affine) of the channels of `x` and of `more`.
     #[fusion(default)]
     fn convolve_joined_affine(
         x: FloatTensor<Self>,
@@ -262,7 +261,7 @@ pub trait Conv2dOps: Backend {
         Self::convolve_affine(Self::float_cat(vec![x, more], 1), weight, scale, shift, range, options)
     }
 
-    /// The gradient of the input.
+    /// Gradient of the input.
     #[fusion(default)]
     fn convolve_x_backward(
         x: FloatTensor<Self>,
@@ -273,7 +272,7 @@ pub trait Conv2dOps: Backend {
         <Self as ModuleOps<Self>>::conv2d_x_backward(x, weight, grad, options)
     }
 
-    /// The gradient of the weight.
+    /// Gradient of the weight.
     #[fusion(default)]
     fn convolve_weight_backward(
         x: FloatTensor<Self>,
@@ -285,7 +284,7 @@ pub trait Conv2dOps: Backend {
     }
 }
 
-/// `x · scale + shift` by channel, within `range`.
+/// `clamp(x · scale + shift, range)`, with a scale and a shift a channel.
 fn affine<B: Backend>(
     x: FloatTensor<B>,
     scale: FloatTensor<B>,

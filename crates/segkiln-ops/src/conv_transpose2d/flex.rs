@@ -11,7 +11,7 @@ use super::ConvTranspose2dOps;
 use crate::{
     conv2d::flex::{Epilogue, Geometry, forward, input_gradient, reach, weight_gradient},
     cpu::{
-        memory::{all_f32, contiguous, tensor},
+        memory::{all_f32, contiguous, tensor, values},
         simd::{self, total},
         threads::map,
     },
@@ -27,7 +27,7 @@ impl ConvTranspose2dOps for Flex {
         match convolution(&x, &weight, &options) {
             Some(geometry) if all_f32(&[&x, &weight, &bias]) => {
                 let bias = bias.to_contiguous();
-                let shift = bias.storage();
+                let shift = values(&bias);
                 let scale = vec![1.0; shift.len()];
                 let epilogue = Epilogue { scale: &scale, shift, range: Epilogue::UNBOUNDED };
                 input_gradient(&geometry, weight, x, Some(epilogue))
@@ -70,7 +70,7 @@ impl ConvTranspose2dOps for Flex {
         }
         let grad = contiguous(grad);
         let [batch, channels, height, width] = grad.layout().shape().dims();
-        let (grad, size, arch): (&[f32], _, _) = (grad.storage(), height * width, simd::arch());
+        let (grad, size, arch) = (values(&grad), height * width, simd::arch());
         let sums = map(channels, |channel| {
             let planes = (0..batch).map(|image| &grad[(image * channels + channel) * size..][..size]);
             planes.map(|plane| arch.dispatch(Total(plane))).sum::<f64>() as f32
@@ -79,7 +79,7 @@ impl ConvTranspose2dOps for Flex {
     }
 }
 
-/// The convolution from the output's size to that of `x`; none where there are no values.
+/// Returns the convolution from the output's size to that of `x`; `None` if there are no values.
 fn convolution(x: &FlexTensor, weight: &FlexTensor, options: &ConvTransposeOptions<2>) -> Option<Geometry> {
     let (x, weight): ([usize; 4], [usize; 4]) = (x.layout().shape().dims(), weight.layout().shape().dims());
     if x.contains(&0) || weight.contains(&0) {
@@ -99,7 +99,7 @@ fn convolution(x: &FlexTensor, weight: &FlexTensor, options: &ConvTransposeOptio
     Some(Geometry::new(large, weight, [x[2], x[3]], stride, padding, dilation, groups))
 }
 
-/// The sum of a plane.
+/// Sums a plane.
 struct Total<'a>(&'a [f32]);
 
 impl WithSimd for Total<'_> {

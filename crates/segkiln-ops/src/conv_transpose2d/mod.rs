@@ -1,6 +1,6 @@
 //! Two-dimensional transposed convolution, as PyTorch's `conv_transpose2d` computes it.
 //!
-//! On the CPU it is computed as [`conv2d`](mod@crate::conv2d)'s gradients are; other backends compute with Burn's operators.
+//! On the CPU it is the gradient of [`conv2d`](mod@crate::conv2d)'s input; other backends compute with Burn's operators.
 
 use burn::{
     backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor},
@@ -15,7 +15,7 @@ mod flex;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 
-/// Transposed convolution of `x` with `weight`, plus `bias`.
+/// Computes the transposed convolution of `x` with `weight`, plus `bias`.
 ///
 /// # Shapes
 /// - `x`: `[batch, channels_in, height, width]`
@@ -50,7 +50,7 @@ pub fn conv_transpose2d(
     Tensor::from_dispatch(<Dispatch as ConvTranspose2dOps>::convolve_transposed(x, weight, bias, options))
 }
 
-/// What a backend provides for [`conv_transpose2d`]; where it provides nothing, Burn's operators are used.
+/// Backend operators behind [`conv_transpose2d`]; the defaults are Burn's.
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     Cube: cfg(feature = "cubecl"),
@@ -59,7 +59,7 @@ pub fn conv_transpose2d(
     Autodiff,
 )]
 pub trait ConvTranspose2dOps: Backend {
-    /// The output.
+    /// Transposed convolution plus `bias`.
     #[fusion(default)]
     fn convolve_transposed(
         x: FloatTensor<Self>,
@@ -70,7 +70,7 @@ pub trait ConvTranspose2dOps: Backend {
         Self::conv_transpose2d(x, weight, Some(bias), options)
     }
 
-    /// The gradient of `x`, of which only the shape counts.
+    /// Gradient of `x`; of `x` itself only the shape is used.
     #[fusion(default)]
     fn convolve_transposed_x_backward(
         x: FloatTensor<Self>,
@@ -82,7 +82,7 @@ pub trait ConvTranspose2dOps: Backend {
         Self::conv_transpose2d_x_backward(weight, grad, options)
     }
 
-    /// The gradient of the weight.
+    /// Gradient of the weight.
     #[fusion(default)]
     fn convolve_transposed_weight_backward(
         x: FloatTensor<Self>,
@@ -93,7 +93,7 @@ pub trait ConvTranspose2dOps: Backend {
         Self::conv_transpose2d_weight_backward(x, weight, grad, options)
     }
 
-    /// The gradient of the bias.
+    /// Gradient of the bias.
     #[fusion(default)]
     fn convolve_transposed_bias_backward(
         x: FloatTensor<Self>,

@@ -16,7 +16,7 @@ fn doubling() -> ConvTransposeOptions<2> {
 ///
 /// Other devices have Burn's operator; its kernels end lavapipe's compiler.
 #[test]
-fn equals_burn_s_operator() {
+fn equals_burn() {
     let device = Device::flex().autodiff();
     for (x_shape, weight_shape, options) in [
         ([2, 3, 5, 7], [3, 5, 2, 2], doubling()),

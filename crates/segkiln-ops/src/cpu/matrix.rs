@@ -1,45 +1,65 @@
 //! The matrix product in registers.
 
-use pulp::{Simd, WithSimd};
+use pulp::{Arch, Simd, WithSimd};
 
-use super::simd::Lanes;
+use super::simd::{self, Lanes};
 
-/// Rows of the left matrix that are multiplied together: with two registers of columns as many sums as fit the registers.
+/// Returns the rows of the left matrix that are multiplied together. With two registers of columns these are as many sums as the
+/// registers hold beside the operands: 16 of 32, or 12 of 16; 4 rows of 16 registers were 5 to 10 % slower.
 pub(crate) const fn kernel_rows<S: Simd>() -> usize {
     if S::REGISTER_COUNT >= 32 { 8 } else { 6 }
 }
 
-/// The number of a register's values and [`kernel_rows`] of this processor.
-pub(crate) struct Sizes;
+/// The sizes of this processor's registers that operators are cut up by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RegisterSizes {
+    /// f32 values in a register.
+    pub lanes: usize,
+    /// [`kernel_rows`].
+    pub rows: usize,
+}
 
-impl WithSimd for Sizes {
-    type Output = [usize; 2];
+impl RegisterSizes {
+    /// Returns those of [`simd::arch`].
+    pub fn native() -> Self {
+        Self::of(simd::arch())
+    }
 
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> [usize; 2] {
-        [S::F32_LANES, kernel_rows::<S>()]
+    pub fn of(arch: Arch) -> Self {
+        struct Ask;
+
+        impl WithSimd for Ask {
+            type Output = RegisterSizes;
+
+            #[inline(always)]
+            fn with_simd<S: Simd>(self, _: S) -> RegisterSizes {
+                RegisterSizes { lanes: S::F32_LANES, rows: kernel_rows::<S>() }
+            }
+        }
+
+        arch.dispatch(Ask)
     }
 }
 
 /// The left matrix of a [`Product`].
 #[derive(Clone, Copy)]
 pub(crate) enum Left {
-    /// `[depth][kernel_rows]`, whatever the number of rows.
+    /// `[depth][kernel_rows]`, whatever the product's number of rows.
     Panel(*const f32),
-    /// `[row][depth]`, with so many values from a row to the next.
+    /// `[row][depth]`, and the distance of two rows.
     Rows(*const f32, usize),
 }
 
 /// The right matrix of a [`Product`].
 pub(crate) trait Right: Copy {
-    /// Where a row begins.
+    /// Returns the begin of a row.
     ///
     /// # Safety
-    /// There is such a row.
+    /// The matrix has that row.
     unsafe fn row(self, index: usize) -> *const f32;
 }
 
-/// Rows with so many values from one to the next.
+/// Rows at a fixed distance: the first row, and the distance.
 #[derive(Clone, Copy)]
 pub(crate) struct Strided(pub *const f32, pub usize);
 
@@ -51,11 +71,11 @@ impl Right for Strided {
     }
 }
 
-/// Rows at these places from a pointer on.
+/// Rows that begin at these offsets from a pointer.
 #[derive(Clone, Copy)]
-pub(crate) struct Places<'a>(pub *const f32, pub &'a [usize]);
+pub(crate) struct Offsets<'a>(pub *const f32, pub &'a [usize]);
 
-impl Right for Places<'_> {
+impl Right for Offsets<'_> {
     #[inline(always)]
     unsafe fn row(self, index: usize) -> *const f32 {
         // SAFETY: the caller's promise.
@@ -63,7 +83,7 @@ impl Right for Places<'_> {
     }
 }
 
-/// `output[i][j] = Σ_p left[i][p] · right[p][j]`, as far as it goes at once.
+/// The part of a matrix product that is computed in registers at once: `output[i][j] = Σ_p left[i][p] · right[p][j]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Product<R> {
     pub depth: usize,
@@ -77,23 +97,24 @@ pub(crate) struct Product<R> {
     pub columns: usize,
 }
 
-/// What becomes of a product.
+/// The last step of a product.
 #[derive(Clone, Copy)]
 pub(crate) enum Finish<'a> {
+    /// The product is stored.
     Store,
-    /// It is added to the output.
+    /// The product is added to the output.
     Add,
-    /// Row `i` is multiplied by `scale[i]`, `shift[i]` is added, and it is bounded by `range`.
-    Affine {
-        scale: &'a [f32],
-        shift: &'a [f32],
-        range: [f32; 2],
-    },
+    /// `clamp(product · scale[i] + shift[i], range)` of row `i` is stored.
+    Affine { scale: &'a [f32], shift: &'a [f32], range: [f32; 2] },
 }
 
 impl<R: Right> Product<R> {
+    /// Computes the product.
+    ///
     /// # Safety
-    /// All pointers are valid for the sizes and strides; of the right matrix whole registers are read.
+    /// The pointers are valid for these sizes and distances: reads of `rows` rows of the left matrix (a panel is read whole),
+    /// reads of `depth` rows of whole registers of the right one, writes of `rows` rows of `columns` outputs, and with
+    /// [`Finish::Add`] reads of these.
     #[inline(always)]
     pub unsafe fn compute<S: Simd>(self, simd: S, finish: Finish) {
         let rows = if self.rows <= 4 { 4 } else { const { kernel_rows::<S>() } };
@@ -113,7 +134,7 @@ impl<R: Right> Product<R> {
     #[inline(always)]
     unsafe fn fixed<S: Simd, const ROWS: usize, const VECTORS: usize>(self, simd: S, finish: Finish) {
         let Self { depth, left, right, output, output_stride, rows, columns } = self;
-        // Rows that are not wanted are the last one again; a panel has them all.
+        // Rows beyond the product's are the last one again; a panel has them all.
         let (left, step, stride, last) = match left {
             Left::Panel(left) => (left, kernel_rows::<S>(), 1, ROWS - 1),
             Left::Rows(left, stride) => (left, 1, stride, rows - 1),

@@ -1,48 +1,49 @@
-//! Functions of the values of two tensors, pair by pair.
+//! Functions of two tensors, value by value.
+
+use std::mem::MaybeUninit;
 
 use burn::backend::flex::FlexTensor;
 use pulp::{Simd, WithSimd};
 
 use super::{
-    memory::{Memory, Shared, contiguous, written},
+    memory::{Memory, contiguous, values, written},
     simd::{self, Lanes},
-    threads::for_each,
+    threads::for_each_chunk,
 };
 
-/// Values of a task.
+/// Values of a task: 128 KiB, so that a task takes some ten microseconds.
 const BLOCK: usize = 1 << 15;
 
 /// A function of two values.
 pub(crate) trait Pairwise: Copy + Sync {
-    /// Of each pair in two registers; to be inlined always.
+    /// Applies the function to each pair of values of two registers. Implementations are `#[inline(always)]`.
     fn apply<S: Simd>(self, x: Lanes<S>, y: Lanes<S>) -> Lanes<S>;
 }
 
-/// `function` of two tensors of f32 of one shape.
+/// Applies `function` to two tensors of f32 of one shape, `[batch, channels, height, width]`.
 pub(crate) fn pairwise(x: FlexTensor, y: FlexTensor, function: impl Pairwise) -> FlexTensor {
     let (x, y) = (x.to_contiguous(), contiguous(y));
     let shape: [usize; 4] = x.layout().shape().dims();
-    let (x, y): (&[f32], &[f32]) = (x.storage(), y.storage());
-    let len = x.len();
-    assert_eq!(len, y.len());
+    assert_eq!(shape, y.layout().shape().dims::<4>(), "both tensors have one shape");
+    let (x, y) = (values(&x), values(&y));
     let arch = simd::arch();
-    // SAFETY: the blocks are all of the values, and each has its own.
+    // SAFETY: the chunks are all of the values, and each is written from its begin to its end.
     unsafe {
         written(shape, Memory::Pooled, |target| {
-            for_each(len.div_ceil(BLOCK), |block| {
-                let range = block * BLOCK..len.min((block + 1) * BLOCK);
-                let target = Shared(target.at(range.start));
+            for_each_chunk(target, BLOCK, |block, target| {
+                let range = block * BLOCK..block * BLOCK + target.len();
                 arch.dispatch(Block { x: &x[range.clone()], y: &y[range], function, target });
             });
         })
     }
 }
 
+/// Writes `function` of as many values as `target` has.
 struct Block<'a, F> {
     x: &'a [f32],
     y: &'a [f32],
     function: F,
-    target: Shared,
+    target: &'a mut [MaybeUninit<f32>],
 }
 
 impl<F: Pairwise> WithSimd for Block<'_, F> {
@@ -51,16 +52,18 @@ impl<F: Pairwise> WithSimd for Block<'_, F> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { x, y, function, target } = self;
+        assert!(x.len() == y.len() && x.len() == target.len());
+        let target: *mut f32 = target.as_mut_ptr().cast();
         for at in (0..x.len()).step_by(S::F32_LANES) {
             let count = x.len() - at;
-            // SAFETY: both inputs and the target have a register's values here, or `count`.
+            // SAFETY: both inputs and the target have `count` values from here on.
             unsafe {
                 let (x, y) = (x.as_ptr().add(at), y.as_ptr().add(at));
                 if count >= S::F32_LANES {
-                    function.apply(Lanes::load(simd, x), Lanes::load(simd, y)).store(target.at(at));
+                    function.apply(Lanes::load(simd, x), Lanes::load(simd, y)).store(target.add(at));
                 } else {
                     let [x, y] = [x, y].map(|values| Lanes::load_first(simd, values, count));
-                    function.apply(x, y).store_first(target.at(at), count);
+                    function.apply(x, y).store_first(target.add(at), count);
                 }
             }
         }

@@ -1,39 +1,45 @@
-//! Memory of the large tensors of an evaluation and of what is computed in between, kept for the next ones: a page that
-//! the system hands out anew costs more than all that an operator does with its values.
+//! Memory of large tensors in evaluation and of operators' temporary values, kept for the next ones: a page that the system
+//! hands out anew costs more than everything that an operator does with its values.
 
 use std::{
     collections::VecDeque,
     mem::{MaybeUninit, take},
     ptr::NonNull,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use burn::tensor::AllocationProperty;
 use burn_std::{AccessError, AccessPolicy, AllocationController};
 
-/// Values below which memory is left to the allocator, which keeps it itself.
+use super::per_process::PerProcess;
+
+/// Values below which memory is left to the allocator, which keeps it itself: 128 KiB, glibc's limit for asking the system.
 const FEWEST: usize = 1 << 15;
-/// Values that are kept: 256 MiB.
+/// Values that are kept at most: 256 MiB.
 const MOST: usize = 1 << 26;
 
-static POOL: Mutex<Pool> = Mutex::new(Pool { buffers: VecDeque::new(), values: 0 });
+static POOL: PerProcess<Mutex<Pool>> = PerProcess::new(|| Mutex::new(Pool { buffers: VecDeque::new(), values: 0 }));
+
+fn lock() -> MutexGuard<'static, Pool> {
+    POOL.get().lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The buffers that wait, oldest first.
 struct Pool {
     buffers: VecDeque<Vec<f32>>,
-    /// What they have room for in all.
+    /// Values that they have room for in all.
     values: usize,
 }
 
-/// An empty vector with room for `len` values.
+/// Returns an empty vector with room for `len` values.
 pub(crate) fn vector(len: usize) -> Vec<f32> {
     if len < FEWEST {
         return Vec::with_capacity(len);
     }
-    let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut pool = lock();
     // Not much larger, so that small tensors do not hold on to large memory.
     let fits = |buffer: &Vec<f32>| (len..=len + len / 8).contains(&buffer.capacity());
-    // The youngest is the most likely to be in a cache.
+    // The last one in is the most likely to be in a cache.
     let found = pool.buffers.iter().rposition(fits).and_then(|index| pool.buffers.remove(index));
     if let Some(buffer) = found {
         pool.values -= buffer.capacity();
@@ -49,7 +55,7 @@ pub(crate) fn give_back(mut buffer: Vec<f32>) {
         return;
     }
     buffer.clear();
-    let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut pool = lock();
     pool.values += buffer.capacity();
     pool.buffers.push_back(buffer);
     while pool.values > MOST {
@@ -60,20 +66,20 @@ pub(crate) fn give_back(mut buffer: Vec<f32>) {
     }
 }
 
-/// Gives the memory back to the system that operators on the CPU keep for the tensors to come, up to 256 MiB. What a thread
-/// computes in, up to 16 MiB each, stays.
+/// Gives back to the system the memory, up to 256 MiB, that operators on the CPU keep for later tensors. Each thread keeps its
+/// scratch memory, up to 16 MiB.
 pub fn release_memory() {
-    let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut pool = lock();
     pool.buffers.clear();
     pool.values = 0;
 }
 
-/// The memory of a tensor, which goes to the pool with the tensor's end.
+/// Memory of a tensor that goes to the pool when the tensor is dropped.
 #[derive(Debug)]
 pub(crate) struct Pooled(Vec<f32>);
 
 impl Pooled {
-    /// None if the values are few: the allocator is better at those.
+    /// Gives the values back as an error if they are few, which the allocator is better at.
     pub fn new(values: Vec<f32>) -> Result<Self, Vec<f32>> {
         if values.capacity() < FEWEST { Err(values) } else { Ok(Self(values)) }
     }
@@ -109,7 +115,7 @@ impl AllocationController for Pooled {
     }
 
     fn try_detach(&mut self) -> Option<NonNull<u8>> {
-        // It is memory of the allocator's, with the layout that `capacity` and `alloc_align` tell.
+        // The memory is the allocator's, with the layout that `capacity` and `alloc_align` say.
         let mut values = std::mem::ManuallyDrop::new(take(&mut self.0));
         NonNull::new(values.as_mut_ptr().cast())
     }

@@ -1,4 +1,4 @@
-//! Vectors of the widest registers that the processor has.
+//! Registers of f32 values, of the widest kind that the processor has.
 
 #[cfg(target_arch = "x86_64")]
 use std::any::Any;
@@ -11,9 +11,9 @@ use std::{
 use pulp::x86::{V3, V4};
 use pulp::{Arch, MemMask, Simd};
 
-/// `value` as another type of the same size.
+/// Returns the bits of `value` as another type of the same size.
 ///
-/// A function and not `transmute`, because the sizes are the same only where the code is reached.
+/// Not `transmute`, because the sizes are the same only for the register kinds whose code is reached.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn cast<T: pulp::bytemuck::NoUninit, U: pulp::bytemuck::AnyBitPattern>(value: T) -> U {
@@ -22,8 +22,8 @@ fn cast<T: pulp::bytemuck::NoUninit, U: pulp::bytemuck::AnyBitPattern>(value: T)
     unsafe { std::mem::transmute_copy(&value) }
 }
 
-/// The instructions that the operators are computed with: the widest that the processor has or, for tests and to tell a
-/// processor's fault from ours, those that the environment variable `SEGKILN_SIMD` names: `avx2` or `scalar`.
+/// Returns the instructions that operators use: the widest that the processor has or, for tests and to tell a processor's fault
+/// from ours, those that the environment variable `SEGKILN_SIMD` names: `avx2` or `scalar`.
 pub(crate) fn arch() -> Arch {
     static ARCH: LazyLock<Arch> = LazyLock::new(|| {
         warn_if_unoptimized();
@@ -37,8 +37,8 @@ pub(crate) fn arch() -> Arch {
     *ARCH
 }
 
-/// Says on stderr, once, that a program was built as cargo's default dev profile builds it: operators are then some two
-/// hundred times slower, and nothing else would tell why.
+/// Warns on stderr, once, if the operators were built without optimization, as by cargo's default dev profile: they are then some
+/// two hundred times slower, and nothing else would say why.
 fn warn_if_unoptimized() {
     if cfg!(unoptimized) {
         eprintln!(
@@ -48,7 +48,7 @@ fn warn_if_unoptimized() {
     }
 }
 
-/// Whether the processor has dot products of bf16 and of 8 bits in registers of 512 bits, and `SEGKILN_SIMD` does not
+/// Returns whether the processor has dot products of bf16 and of 8 bits in registers of 512 bits, and `SEGKILN_SIMD` does not
 /// exclude them.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn has_avx512_dot_products() -> bool {
@@ -60,7 +60,7 @@ pub(crate) fn has_avx512_dot_products() -> bool {
     *HAS
 }
 
-/// As [`arch`], with registers of eight values where there are wider ones: for what is made of few values.
+/// As [`arch`], but with registers of eight values at most: for transforms of panels of six or eight channels.
 pub(crate) fn arch_of_eight() -> Arch {
     match arch() {
         #[cfg(target_arch = "x86_64")]
@@ -69,14 +69,14 @@ pub(crate) fn arch_of_eight() -> Arch {
     }
 }
 
-/// Most values in a register.
+/// Values of the widest register.
 pub(crate) const MOST_LANES: usize = 16;
 
-/// The mask of some places of a register.
+/// Returns the mask of some lanes of a register.
 #[inline(always)]
-pub(crate) fn places<S: Simd>(simd: S, places: Range<usize>) -> S::m32s {
+pub(crate) fn lane_mask<S: Simd>(simd: S, lanes: Range<usize>) -> S::m32s {
     // pulp's panics where a range begins at a register's end.
-    let Range { start, end } = if places.is_empty() { 0..0 } else { places };
+    let Range { start, end } = if lanes.is_empty() { 0..0 } else { lanes };
     simd.mask_between_m32s(start as u32, end as u32).mask()
 }
 
@@ -85,6 +85,8 @@ pub(crate) fn places<S: Simd>(simd: S, places: Range<usize>) -> S::m32s {
 pub(crate) struct Lanes<S: Simd>(pub S, pub S::f32s);
 
 impl<S: Simd> Lanes<S> {
+    /// Loads a register.
+    ///
     /// # Safety
     /// A register's number of values can be read from `pointer`.
     #[inline(always)]
@@ -93,6 +95,8 @@ impl<S: Simd> Lanes<S> {
         Self(simd, unsafe { pointer.cast::<S::f32s>().read_unaligned() })
     }
 
+    /// Stores the register.
+    ///
     /// # Safety
     /// A register's number of values can be written to `pointer`.
     #[inline(always)]
@@ -101,31 +105,55 @@ impl<S: Simd> Lanes<S> {
         unsafe { pointer.cast::<S::f32s>().write_unaligned(self.1) }
     }
 
-    /// The values where `mask` is set, zeros elsewhere.
+    /// Loads a register from a slice.
+    ///
+    /// # Panics
+    /// If the slice has no register's values from `offset` on.
+    #[inline(always)]
+    pub fn load_from(simd: S, values: &[f32], offset: usize) -> Self {
+        let values = &values[offset..][..S::F32_LANES];
+        // SAFETY: the slice has a register's values.
+        unsafe { Self::load(simd, values.as_ptr()) }
+    }
+
+    /// Stores the register to a slice.
+    ///
+    /// # Panics
+    /// If the slice has no room for a register from `offset` on.
+    #[inline(always)]
+    pub fn store_to(self, values: &mut [f32], offset: usize) {
+        let values = &mut values[offset..][..S::F32_LANES];
+        // SAFETY: the slice has room for a register.
+        unsafe { self.store(values.as_mut_ptr()) }
+    }
+
+    /// Loads the lanes where `mask` is set, and zeros elsewhere.
     ///
     /// # Safety
-    /// Those values can be read, `pointer` being the first place.
+    /// Those lanes' values can be read, that of the first lane being at `pointer`.
     #[inline(always)]
     pub unsafe fn load_masked(simd: S, pointer: *const f32, mask: S::m32s) -> Self {
         // SAFETY: the caller's promise.
         Self(simd, unsafe { simd.mask_load_ptr_f32s(MemMask::new(mask), pointer) })
     }
 
-    /// The first `count` values, zeros after them.
+    /// Loads the first `count` values, and zeros after them.
     ///
     /// # Safety
     /// Those values can be read from `pointer`.
     #[inline(always)]
     pub unsafe fn load_first(simd: S, pointer: *const f32, count: usize) -> Self {
         // SAFETY: the caller's promise.
-        unsafe { Self::load_masked(simd, pointer, places(simd, 0..count)) }
+        unsafe { Self::load_masked(simd, pointer, lane_mask(simd, 0..count)) }
     }
 
+    /// Stores the first `count` values.
+    ///
     /// # Safety
-    /// The first `count` values can be written to `pointer`.
+    /// They can be written to `pointer`.
     #[inline(always)]
     pub unsafe fn store_first(self, pointer: *mut f32, count: usize) {
-        let mask = MemMask::new(places(self.0, 0..count));
+        let mask = MemMask::new(lane_mask(self.0, 0..count));
         // SAFETY: the caller's promise.
         unsafe { self.0.mask_store_ptr_f32s(mask, pointer, self.1) };
     }
@@ -135,7 +163,7 @@ impl<S: Simd> Lanes<S> {
         Self(simd, simd.splat_f32s(value))
     }
 
-    /// `self · factor + other`, perhaps rounded once.
+    /// `self · factor + other`, rounded once where the processor has fused multiply-add.
     #[inline(always)]
     pub fn scaled_plus(self, factor: f32, other: Self) -> Self {
         Self(self.0, self.0.mul_add_e_f32s(self.1, self.0.splat_f32s(factor), other.1))
@@ -156,10 +184,10 @@ impl<S: Simd> Lanes<S> {
         Self(self.0, self.0.div_f32s(self.1, divisor.1))
     }
 
-    /// `e^x` to some units in the last place; below -87.3 it is 0, and above 88.3 that of 88.3.
+    /// `e^x` to some units in the last place; 0 below -87.3, and e^88.3 above 88.3.
     #[inline(always)]
     pub fn exp(self) -> Self {
-        /// In its unit in the last place 1: the last bits of what is added to it are a whole number.
+        /// 1.5 · 2²³, whose last bit is 1: a number that is added to it is rounded to a whole one, in the last bits of the sum.
         const WHOLE: f32 = 12_582_912.0;
         /// `1 / k!` from 7 down to 0.
         const SERIES: [f32; 8] = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
@@ -174,26 +202,26 @@ impl<S: Simd> Lanes<S> {
         for coefficient in SERIES {
             sum = sum.mul_add(rest, splat(coefficient));
         }
-        // 2^n by its exponent.
+        // 2^n, made of its exponent.
         let exponent = simd.transmute_u32s_f32s((n + splat(WHOLE + 127.0)).1);
         let power = simd.wrapping_dyn_shl_u32s(exponent, simd.splat_u32s(23));
         let value = sum.times(Self(simd, simd.transmute_f32s_u32s(power)));
         Self(simd, simd.select_f32s(none, splat(0.0).1, value.1))
     }
 
-    /// The bits of both.
+    /// The bitwise or.
     #[inline(always)]
     pub fn or(self, other: Self) -> Self {
         Self(self.0, self.0.or_f32s(self.1, other.1))
     }
 
-    /// The larger; what is not a number stays so.
+    /// The larger value; NaN stays NaN.
     #[inline(always)]
     pub fn max(self, low: Self) -> Self {
         Self(self.0, self.0.select_f32s(self.0.less_than_f32s(self.1, low.1), low.1, self.1))
     }
 
-    /// The smaller; what is not a number stays so.
+    /// The smaller value; NaN stays NaN.
     #[inline(always)]
     pub fn min(self, high: Self) -> Self {
         Self(self.0, self.0.select_f32s(self.0.greater_than_f32s(self.1, high.1), high.1, self.1))
@@ -201,7 +229,7 @@ impl<S: Simd> Lanes<S> {
 }
 
 impl<S: Simd> Lanes<S> {
-    /// The values at even and at odd places of two registers' values in a row.
+    /// The even and the odd values of two registers in a row.
     #[inline(always)]
     pub fn unzip(self, next: Self) -> [Self; 2] {
         let simd = self.0;
@@ -239,7 +267,7 @@ impl<S: Simd> Lanes<S> {
         }
     }
 
-    /// The inverse of [`unzip`](Self::unzip): values of both registers in turn.
+    /// The values of both registers in turn: the inverse of [`unzip`](Self::unzip).
     #[inline(always)]
     pub fn zip(self, other: Self) -> [Self; 2] {
         let simd = self.0;
@@ -301,7 +329,7 @@ impl<S: Simd> Mul<f32> for Lanes<S> {
     }
 }
 
-/// Asks for a value that is read soon; nothing happens where it is not memory.
+/// Prefetches a value that is read soon; an address that is no memory does no harm.
 #[inline(always)]
 pub(crate) fn prefetch(pointer: *const f32) {
     #[cfg(target_arch = "x86_64")]
@@ -313,7 +341,7 @@ pub(crate) fn prefetch(pointer: *const f32) {
     let _ = pointer;
 }
 
-/// Columns `4·lane + b` of four registers' values in a row, for each `b`.
+/// Returns, for each `b` of 0 to 3, the values `4·lane + b` of four registers in a row.
 #[inline(always)]
 pub(crate) fn unzip4<S: Simd>([a, b, c, d]: [Lanes<S>; 4]) -> [Lanes<S>; 4] {
     let ([e0, o0], [e1, o1]) = (a.unzip(b), c.unzip(d));
@@ -329,7 +357,7 @@ pub(crate) fn zip4<S: Simd>([p0, p1, p2, p3]: [Lanes<S>; 4]) -> [Lanes<S>; 4] {
     [a, b, c, d]
 }
 
-/// Exchanges rows and columns of a square of registers, the first [`Simd::F32_LANES`] of `rows`.
+/// Transposes a square: the first [`Simd::F32_LANES`] registers of `rows`.
 #[inline(always)]
 pub(crate) fn transpose<S: Simd>(rows: &mut [Lanes<S>; 16]) {
     let half = S::F32_LANES / 2;
@@ -341,13 +369,13 @@ pub(crate) fn transpose<S: Simd>(rows: &mut [Lanes<S>; 16]) {
     }
 }
 
-/// The larger; what is not a number stays so, which [`f32::max`] would drop.
+/// Returns the larger value; NaN stays NaN, which [`f32::max`] would drop.
 #[inline(always)]
 pub(crate) fn at_least(value: f32, low: f32) -> f32 {
     if value < low { low } else { value }
 }
 
-/// The sum of values, of which there should not be so many that an f32 sum is inexact.
+/// Returns the sum of values in f32; a few thousand, so that it is exact enough.
 #[inline(always)]
 pub(crate) fn total<S: Simd>(simd: S, values: &[f32]) -> f32 {
     let (registers, rest) = S::as_simd_f32s(values);

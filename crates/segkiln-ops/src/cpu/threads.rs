@@ -1,16 +1,16 @@
-//! Work for several threads.
+//! Tasks for several threads.
 
 use std::sync::{
     OnceLock,
     atomic::{AtomicUsize, Ordering},
 };
 
-use super::{helpers, memory::Shared};
+use super::{disjoint::Disjoint, helpers};
 
-/// Runs `f` for each task, on this thread and on others; each takes the next task when it is done with one.
+/// Runs `f` for each task, on this thread and on others; each thread takes the next task when it has finished one.
 ///
-/// There are as many threads as rayon would have, this one among them. Rayon's own iterators hand all work to its threads,
-/// and a caller that is none of them waits: for a layer of a tenth of a millisecond that costs as much as the work.
+/// There are as many threads as rayon's pool has, this one among them. Rayon's own iterators hand all work to its threads while a
+/// caller outside of the pool waits; for a layer of a tenth of a millisecond that costs as much as the work.
 pub(crate) fn for_each(tasks: usize, f: impl Fn(usize) + Sync) {
     let others = rayon::current_num_threads().min(tasks).saturating_sub(1);
     let next = AtomicUsize::new(0);
@@ -26,7 +26,7 @@ pub(crate) fn for_each(tasks: usize, f: impl Fn(usize) + Sync) {
     if others == 0 { work() } else { helpers::call(others, &work) }
 }
 
-/// What `f` makes of each task.
+/// Returns what `f` returns for each task, in the tasks' order.
 pub(crate) fn map<T: Send + Sync>(tasks: usize, f: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let results: Vec<OnceLock<T>> = (0..tasks).map(|_| OnceLock::new()).collect();
     for_each(tasks, |task| {
@@ -36,12 +36,13 @@ pub(crate) fn map<T: Send + Sync>(tasks: usize, f: impl Fn(usize) -> T + Sync) -
 }
 
 /// Runs `f` for each chunk of `size` values; the last may have fewer.
-pub(crate) fn for_each_chunk(values: &mut [f32], size: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
-    let (all, target) = (values.len(), Shared(values.as_mut_ptr()));
-    for_each(all.div_ceil(size), |chunk| {
+pub(crate) fn for_each_chunk<T: Copy + Send>(values: &mut [T], size: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+    let all = values.len();
+    let shared = Disjoint::of(values);
+    for_each(all.div_ceil(size.max(1)), |chunk| {
         let len = size.min(all - chunk * size);
-        // SAFETY: the chunks are within the values, and each is one task's.
-        f(chunk, unsafe { std::slice::from_raw_parts_mut(target.at(chunk * size), len) });
+        // SAFETY: the values are initialized, chunks do not overlap, and each is one task's.
+        f(chunk, unsafe { std::slice::from_raw_parts_mut(shared.part().at(chunk * size, len), len) });
     });
 }
 

@@ -22,7 +22,7 @@ impl GatedOps for Flex {
     }
 }
 
-/// The second times the gate of the first; or, if `SLOPE`, times the slope of the first times its gate.
+/// Computes `y · g(x)`; or, with `SLOPE`, `y` times the derivative of `x · g(x)`.
 fn computed<const SLOPE: bool>(x: FlexTensor, y: FlexTensor, gate: Gate) -> FlexTensor {
     match gate {
         Gate::HardSwish => pairwise(x, y, HardSwish::<SLOPE>),
@@ -57,7 +57,7 @@ impl<const SLOPE: bool> Pairwise for Silu<SLOPE> {
     fn apply<S: Simd>(self, x: Lanes<S>, y: Lanes<S>) -> Lanes<S> {
         let simd = x.0;
         let [zero, one] = [0.0, 1.0].map(|value| Lanes::splat(simd, value));
-        // Of the exponential that is no more than 1: that becomes 0 where it should.
+        // e^-|x| is at most 1, so it cannot overflow.
         let small = (zero - Lanes(simd, simd.abs_f32s(x.1))).exp();
         let upper = one.over(one + small);
         let below = simd.less_than_f32s(x.1, zero.1);

@@ -1,7 +1,7 @@
 //! Activations `x · g(x)` in one pass: hard swish of MobileNetV3, SiLU of EfficientNet, GELU of ConvNeXt.
 //!
-//! Burn computes them on one thread of the CPU, some in several passes: of EfficientNet that was half the time, of LR-ASPP a
-//! third.
+//! Burn computes them on one thread of the CPU, some in several passes, which took half of EfficientNet's time and a third of
+//! LR-ASPP's.
 
 use burn::{
     backend::{
@@ -54,7 +54,7 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 fn gated<const D: usize>(x: Tensor<D>, gate: Gate) -> Tensor<D> {
     let shape: Shape = x.shape();
-    // A 0 in a reshape means another thing to Burn.
+    // Burn reads a 0 in a reshape as "the same size".
     if shape.num_elements() == 0 {
         return x;
     }
@@ -63,7 +63,7 @@ fn gated<const D: usize>(x: Tensor<D>, gate: Gate) -> Tensor<D> {
     y.reshape(shape)
 }
 
-/// What `x` is multiplied with.
+/// The gate `g(x)` that `x` is multiplied with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gate {
     /// `min(max(x + 3, 0), 6) / 6`
@@ -74,7 +74,7 @@ pub enum Gate {
     Gelu,
 }
 
-/// What a backend provides for [`hard_swish`], [`silu`] and [`gelu`]; where it provides nothing, Burn's operators are used.
+/// Backend operators behind [`hard_swish`], [`silu`] and [`gelu`]; the defaults are Burn's.
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     Cube: cfg(feature = "cubecl"),
@@ -83,20 +83,20 @@ pub enum Gate {
     Autodiff,
 )]
 pub trait GatedOps: Backend {
-    /// Each value times its gate.
+    /// `x · g(x)`
     #[fusion(default)]
     fn gated(x: FloatTensor<Self>, gate: Gate) -> FloatTensor<Self> {
         forward::<Self>(x, gate)
     }
 
-    /// The gradient of `x`: `grad` times `g(x) + x · g'(x)`.
+    /// Gradient of `x`: `grad` times `g(x) + x · g'(x)`.
     #[fusion(default)]
     fn gated_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>, gate: Gate) -> FloatTensor<Self> {
         backward::<Self>(x, grad, gate)
     }
 }
 
-/// The gates of hard swish and SiLU.
+/// Returns the gate of hard swish or SiLU.
 fn gate_of<B: Backend>(x: FloatTensor<B>, gate: Gate) -> FloatTensor<B> {
     if gate == Gate::Silu {
         return <B as ActivationOps<B>>::sigmoid(x);
@@ -114,7 +114,7 @@ fn forward<B: Backend>(x: FloatTensor<B>, gate: Gate) -> FloatTensor<B> {
     }
 }
 
-/// [`GatedOps::gated_backward`] with Burn's operators: of a product, one factor at a time.
+/// [`GatedOps::gated_backward`] with Burn's operators, by the product rule.
 fn backward<B: Backend>(x: FloatTensor<B>, grad: FloatTensor<B>, gate: Gate) -> FloatTensor<B> {
     if gate == Gate::Gelu {
         return <B as ActivationOps<B>>::gelu_backward(x, grad);

@@ -7,7 +7,7 @@ type Unary = fn(Tensor<4>) -> Tensor<4>;
 
 /// Output and gradient against Burn's operators; more values than a block, and no whole number of registers.
 #[test]
-fn equal_burn_s_operators() {
+fn equals_burn() {
     let functions: [(Unary, Unary); 3] = [
         (hard_swish, |x| x.clone() * x.add_scalar(3.0).clamp(0.0, 6.0).div_scalar(6.0)),
         (silu, activation::silu),
@@ -59,7 +59,7 @@ fn the_whole_line_is_covered() {
 }
 
 #[test]
-fn views_work_and_what_is_not_a_number_stays() {
+fn views_work_and_nan_is_kept() {
     let x = Tensor::<2>::from_floats([[6.0, f32::NAN], [-4.0, 1.5]], &Device::flex());
     for function in [hard_swish, silu, gelu] {
         let y = function(x.clone().swap_dims(0, 1)).into_data().try_to_vec::<f32>().unwrap();

@@ -12,22 +12,22 @@ use burn::backend::{
 use super::MaxPool2dOps;
 
 impl<B: Backend + MaxPool2dOps, C: CheckpointStrategy> MaxPool2dOps for Autodiff<B, C> {
-    fn halve(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        match Halve.prepare::<C>([x.node()]).compute_bound().stateful() {
+    fn max_pool_2x2(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        match MaxPool.prepare::<C>([x.node()]).compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
                 let state = prep.checkpoint(&x);
-                let output = B::halve(x.into_primitive());
+                let output = B::max_pool_2x2(x.into_primitive());
                 prep.finish(state, output)
             }
-            OpsKind::UnTracked(prep) => prep.finish(B::halve(x.into_primitive())),
+            OpsKind::UnTracked(prep) => prep.finish(B::max_pool_2x2(x.into_primitive())),
         }
     }
 }
 
 #[derive(Debug)]
-struct Halve;
+struct MaxPool;
 
-impl<B: Backend + MaxPool2dOps> Backward<B, 1> for Halve {
+impl<B: Backend + MaxPool2dOps> Backward<B, 1> for MaxPool {
     type State = NodeId;
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
@@ -35,7 +35,7 @@ impl<B: Backend + MaxPool2dOps> Backward<B, 1> for Halve {
         let grad = grads.consume::<B>(&ops.node);
         let x = checkpointer.retrieve_node_output::<FloatTensor<B>>(ops.state);
         if let Some(node) = node {
-            grads.register::<B>(node.id, B::halve_backward(x, grad));
+            grads.register::<B>(node.id, B::max_pool_2x2_backward(x, grad));
         }
     }
 }

@@ -1,62 +1,61 @@
-//! A channel of an image is a task.
+//! A plane (one channel of one image) is a task.
+
+use std::mem::MaybeUninit;
 
 use burn::backend::{Flex, tensor::FloatTensor};
 use pulp::{Simd, WithSimd};
 
 use super::{MaxPool2dOps, backward, forward};
 use crate::cpu::{
-    memory::{Memory, Shared, all_f32, contiguous, written},
+    memory::{Memory, all_f32, contiguous, values, written},
     simd::{self, Lanes},
-    threads::for_each,
+    threads::for_each_chunk,
 };
 
 impl MaxPool2dOps for Flex {
-    fn halve(x: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn max_pool_2x2(x: FloatTensor<Self>) -> FloatTensor<Self> {
         if !all_f32(&[&x]) {
             return forward::<Flex>(x);
         }
         let x = x.to_contiguous();
         let [batch, channels, height, width] = x.layout().shape().dims();
-        let x: &[f32] = x.storage();
-        let arch = simd::arch();
-        let size = (height / 2) * (width / 2);
-        // SAFETY: the planes are all of the values, and each has its own.
+        let (x, arch, len) = (values(&x), simd::arch(), height * width);
+        // SAFETY: the chunks are all planes, and each is written from its begin to its end.
         unsafe {
             written([batch, channels, height / 2, width / 2], Memory::Pooled, |target| {
-                for_each(batch * channels, |plane| {
-                    let x = &x[plane * height * width..][..height * width];
-                    arch.dispatch(Halve { x, size: [height, width], target: Shared(target.at(plane * size)) });
+                for_each_chunk(target, (height / 2) * (width / 2), |plane, target| {
+                    arch.dispatch(MaxPool { x: &x[plane * len..][..len], size: [height, width], target });
                 });
             })
         }
     }
 
-    fn halve_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn max_pool_2x2_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         if !all_f32(&[&x, &grad]) {
             return backward::<Flex>(x, grad);
         }
         let (x, grad) = (x.to_contiguous(), contiguous(grad));
         let [batch, channels, height, width] = x.layout().shape().dims();
-        let (x, grad): (&[f32], &[f32]) = (x.storage(), grad.storage());
-        let arch = simd::arch();
-        let (size, half) = (height * width, (height / 2) * (width / 2));
-        // SAFETY: the planes are all of the values, and each has its own.
+        let shape = [batch, channels, height / 2, width / 2];
+        assert_eq!(grad.layout().shape().dims::<4>(), shape, "the gradient's shape is not the output's");
+        let (x, grad, arch) = (values(&x), values(&grad), simd::arch());
+        let (len, pooled_len) = (height * width, (height / 2) * (width / 2));
+        // SAFETY: the chunks are all planes, and each is written from its begin to its end.
         unsafe {
             written([batch, channels, height, width], Memory::Allocated, |target| {
-                for_each(batch * channels, |plane| {
-                    let (x, grad) = (&x[plane * size..][..size], &grad[plane * half..][..half]);
-                    let target = Shared(target.at(plane * size));
-                    arch.dispatch(HalveBackward { x, grad, size: [height, width], target });
+                for_each_chunk(target, len, |plane, target| {
+                    let (x, grad) = (&x[plane * len..][..len], &grad[plane * pooled_len..][..pooled_len]);
+                    arch.dispatch(MaxPoolBackward { x, grad, size: [height, width], target });
                 });
             })
         }
     }
 }
 
-/// The four values of each of a register's windows, in rows.
+/// Loads the four values of each of a register's windows, row by row.
 ///
 /// # Safety
-/// Both rows have two registers' values.
+/// Two registers' values can be read from both rows.
 #[inline(always)]
 unsafe fn windows<S: Simd>(simd: S, upper: *const f32, lower: *const f32) -> [Lanes<S>; 4] {
     // SAFETY: the caller's promise.
@@ -67,21 +66,22 @@ unsafe fn windows<S: Simd>(simd: S, upper: *const f32, lower: *const f32) -> [La
     }
 }
 
-/// Whether `next` takes the place of the largest so far: it is larger, or not a number.
+/// Returns whether `next` replaces the largest value so far: it is larger, or NaN.
 #[inline(always)]
 fn is_larger<S: Simd>(next: Lanes<S>, largest: Lanes<S>) -> S::m32s {
     let simd = next.0;
     simd.or_m32s(simd.greater_than_f32s(next.1, largest.1), simd.not_m32s(simd.equal_f32s(next.1, next.1)))
 }
 
-/// Largest values of one plane.
-struct Halve<'a> {
+/// The largest values of one plane's windows.
+struct MaxPool<'a> {
     x: &'a [f32],
+    /// Height and width of the plane.
     size: [usize; 2],
-    target: Shared,
+    target: &'a mut [MaybeUninit<f32>],
 }
 
-impl WithSimd for Halve<'_> {
+impl WithSimd for MaxPool<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -90,16 +90,17 @@ impl WithSimd for Halve<'_> {
         let columns = width / 2;
         for row in 0..height / 2 {
             let (upper, lower) = (&x[2 * row * width..][..width], &x[(2 * row + 1) * width..][..width]);
+            let target = &mut target[row * columns..][..columns];
             let mut column = 0;
             while column + S::F32_LANES <= columns {
-                // SAFETY: both rows have two values for each of these columns, and the output one.
+                // SAFETY: both rows have two values for each of these columns, and the target one.
                 unsafe {
                     let [mut largest, b, c, d] =
                         windows(simd, upper.as_ptr().add(2 * column), lower.as_ptr().add(2 * column));
                     for next in [b, c, d] {
                         largest = Lanes(simd, simd.select_f32s(is_larger(next, largest), next.1, largest.1));
                     }
-                    largest.store(target.at(row * columns + column));
+                    largest.store(target.as_mut_ptr().cast::<f32>().add(column));
                 }
                 column += S::F32_LANES;
             }
@@ -110,30 +111,28 @@ impl WithSimd for Halve<'_> {
                         largest = next;
                     }
                 }
-                // SAFETY: the output has this row and column.
-                unsafe { target.at(row * columns + column).write(largest) };
+                target[column].write(largest);
             }
         }
     }
 }
 
 /// The gradient of one plane.
-struct HalveBackward<'a> {
+struct MaxPoolBackward<'a> {
     x: &'a [f32],
     grad: &'a [f32],
+    /// Height and width of the plane.
     size: [usize; 2],
-    target: Shared,
+    target: &'a mut [MaybeUninit<f32>],
 }
 
-impl WithSimd for HalveBackward<'_> {
+impl WithSimd for MaxPoolBackward<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { x, grad, size: [height, width], target } = self;
         let columns = width / 2;
-        // SAFETY: the target is a plane.
-        let target = unsafe { std::slice::from_raw_parts_mut(target.at(0), height * width) };
         let zero = Lanes::splat(simd, 0.0);
         for row in 0..height / 2 {
             let (upper, lower) = (&x[2 * row * width..][..width], &x[(2 * row + 1) * width..][..width]);
@@ -158,7 +157,8 @@ impl WithSimd for HalveBackward<'_> {
                     let rest = pick(take_c, zero, rest);
                     let grad_b = pick(take_b, rest, zero);
                     let grad_a = pick(take_b, zero, rest);
-                    let (upper, lower) = (upper_target.as_mut_ptr(), lower_target.as_mut_ptr());
+                    let (upper, lower): (*mut f32, *mut f32) =
+                        (upper_target.as_mut_ptr().cast(), lower_target.as_mut_ptr().cast());
                     for (pair, target) in [(grad_a.zip(grad_b), upper), (grad_c.zip(grad_d), lower)] {
                         pair[0].store(target.add(2 * column));
                         pair[1].store(target.add(2 * column + S::F32_LANES));
@@ -168,24 +168,24 @@ impl WithSimd for HalveBackward<'_> {
             }
             for column in column..columns {
                 let window = [upper[2 * column], upper[2 * column + 1], lower[2 * column], lower[2 * column + 1]];
-                let mut place = 0;
+                let mut largest = 0;
                 for next in 1..4 {
-                    if window[next] > window[place] || window[next].is_nan() {
-                        place = next;
+                    if window[next] > window[largest] || window[next].is_nan() {
+                        largest = next;
                     }
                 }
                 let mut values = [0.0; 4];
-                values[place] = grad[column];
-                upper_target[2 * column..][..2].copy_from_slice(&values[..2]);
-                lower_target[2 * column..][..2].copy_from_slice(&values[2..]);
+                values[largest] = grad[column];
+                upper_target[2 * column..][..2].write_copy_of_slice(&values[..2]);
+                lower_target[2 * column..][..2].write_copy_of_slice(&values[2..]);
             }
             if width % 2 == 1 {
-                upper_target[width - 1] = 0.0;
-                lower_target[width - 1] = 0.0;
+                upper_target[width - 1].write(0.0);
+                lower_target[width - 1].write(0.0);
             }
         }
         if height % 2 == 1 {
-            target[(height - 1) * width..].fill(0.0);
+            target[(height - 1) * width..].fill(MaybeUninit::new(0.0));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Two-dimensional max pooling, as PyTorch's `max_pool2d` computes it.
 //!
-//! On the CPU the pooling that halves height and width has a path of its own: registers of pixels, and in the backward pass
-//! the largest value is found again in the input and not from stored indices. Everything else is Burn's.
+//! On the CPU, pooling with windows of 2×2 side by side has kernels of its own, which find the largest value again in the backward
+//! pass and store no indices. All other pooling is Burn's.
 
 use burn::{
     backend::{Backend, Dispatch, TensorMetadata, backend_extension, get_device_settings, tensor::FloatTensor},
@@ -16,7 +16,7 @@ mod flex;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 
-/// The largest value of each window; of equal ones the first, in rows, has the gradient.
+/// Returns the largest value of each window. Of equal values, the first one row by row gets the gradient.
 ///
 /// # Shapes
 /// - `x`: `[batch, channels, height, width]`
@@ -32,20 +32,20 @@ mod ndarray;
 /// ```
 pub fn max_pool2d(x: Tensor<4>, options: MaxPoolOptions<2>) -> Tensor<4> {
     let [_, _, height, width] = x.dims();
-    if is_halving(&options) && height >= 2 && width >= 2 {
-        Tensor::from_dispatch(<Dispatch as MaxPool2dOps>::halve(x.into_dispatch()))
+    if is_2x2(&options) && height >= 2 && width >= 2 {
+        Tensor::from_dispatch(<Dispatch as MaxPool2dOps>::max_pool_2x2(x.into_dispatch()))
     } else {
         burn::tensor::module::max_pool2d(x, options)
     }
 }
 
-/// Windows of 2×2 side by side, without padding; an odd last row or column is dropped.
-fn is_halving(options: &MaxPoolOptions<2>) -> bool {
+/// Returns whether windows are 2×2 side by side, without padding; an odd last row or column is dropped then.
+fn is_2x2(options: &MaxPoolOptions<2>) -> bool {
     let MaxPoolOptions { kernel_size, stride, padding, dilation, ceil_mode } = options;
     *kernel_size == [2, 2] && *stride == [2, 2] && *padding == [(0, 0); 2] && *dilation == [1, 1] && !ceil_mode
 }
 
-/// What a backend provides for [`max_pool2d`]; where it provides nothing, Burn's operators are used.
+/// Backend operators behind [`max_pool2d`]; the defaults are Burn's.
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     Cube: cfg(feature = "cubecl"),
@@ -54,25 +54,25 @@ fn is_halving(options: &MaxPoolOptions<2>) -> bool {
     Autodiff,
 )]
 pub trait MaxPool2dOps: Backend {
-    /// The largest values of windows of 2×2.
+    /// Max pooling with windows of 2×2 side by side.
     #[fusion(default)]
-    fn halve(x: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn max_pool_2x2(x: FloatTensor<Self>) -> FloatTensor<Self> {
         forward::<Self>(x)
     }
 
-    /// The gradient of `x`.
+    /// Gradient of `x`.
     #[fusion(default)]
-    fn halve_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn max_pool_2x2_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         backward::<Self>(x, grad)
     }
 }
 
-/// [`MaxPool2dOps::halve`] with Burn's operators.
+/// [`MaxPool2dOps::max_pool_2x2`] with Burn's operators.
 fn forward<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     B::max_pool2d(x, [2, 2], [2, 2], [0, 0], [1, 1], false)
 }
 
-/// [`MaxPool2dOps::halve_backward`] with Burn's operators.
+/// [`MaxPool2dOps::max_pool_2x2_backward`] with Burn's operators.
 fn backward<B: Backend>(x: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
     let kind = get_device_settings::<B>(&x.device()).int_dtype;
     let pooled = B::max_pool2d_with_indices(x.clone(), [2, 2], [2, 2], [0, 0], [1, 1], false, kind);

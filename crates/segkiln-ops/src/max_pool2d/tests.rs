@@ -11,7 +11,7 @@ fn values(shape: [usize; 4], device: &Device) -> Tensor<4> {
 
 /// Output and gradient against Burn's operator on the CPU; odd sizes, rows longer and shorter than registers, other windows.
 #[test]
-fn equals_burn_s_operator() {
+fn equals_burn() {
     for device in test_devices() {
         for (shape, options) in [
             ([2, 3, 6, 8], MaxPoolOptions::new([2, 2])),
@@ -41,7 +41,7 @@ fn equals_burn_s_operator() {
 
 /// As PyTorch does.
 #[test]
-fn what_is_not_a_number_is_kept() {
+fn nan_is_kept() {
     let mut data = vec![1.0f32; 4 * 64];
     data[130] = f32::NAN;
     data[3] = f32::NAN;

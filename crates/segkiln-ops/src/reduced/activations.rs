@@ -380,6 +380,7 @@ pub(super) fn full(kind: UnitKind, tensor: FlexTensor) -> FlexTensor {
     // SAFETY: every pixel of every image is written, by one task.
     unsafe {
         crate::cpu::memory::written(shape, crate::cpu::memory::Memory::Pooled, |target| {
+            let target = Shared(target.as_mut_ptr().cast());
             for_each(dims.batch * blocks, |task| {
                 let (image, block) = (task / blocks, task % blocks);
                 let pixel = block * BLOCK..pixels.min((block + 1) * BLOCK);

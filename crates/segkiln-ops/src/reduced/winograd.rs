@@ -495,8 +495,7 @@ impl<F: Form> Convolution<'_, F> {
             .collect();
         let places: Vec<Vec<Tile>> = blocks.iter().map(|block| self.places(*block)).collect();
         let len = blocks.iter().map(Block::input_len).max().unwrap_or(0);
-        // SAFETY: all tiles are written before they are read.
-        let mut tiles = unsafe { Temporary::new(len * blocks.len()) };
+        let mut tiles = Temporary::new(len * blocks.len());
         let tiles = Shared(tiles.as_mut_ptr());
         let chunks = channels_in.div_ceil(F::CHUNK);
         for_each(blocks.len() * chunks, |task| {

@@ -1,3 +1,5 @@
+use std::mem::MaybeUninit;
+
 use burn::{
     backend::{Flex, flex::FlexTensor, ops::FloatTensorOps, tensor::FloatTensor},
     tensor::DType,
@@ -5,8 +7,8 @@ use burn::{
 
 use super::{ResizeMode, ResizeOps, Tap, taps};
 use crate::cpu::{
-    memory::{Memory, written},
-    threads::for_each,
+    memory::{Memory, values, written},
+    threads::for_each_chunk,
 };
 
 impl ResizeOps for Flex {
@@ -55,15 +57,13 @@ fn by_plane(x: FlexTensor, size: [usize; 2], plane: impl Fn(&[f32], &mut [f32]) 
     let dtype = x.dtype();
     let x = if dtype == DType::F32 { x } else { Flex::float_cast(x, DType::F32.into()) }.to_contiguous();
     let [n, c, height, width] = x.layout().shape().dims();
-    let (input, area) = (x.storage::<f32>(), size[0] * size[1]);
-    // SAFETY: the planes are all of the values, and each has its own.
+    let (input, area) = (values(&x), height * width);
+    // SAFETY: the chunks are all planes, and each is filled with zeros.
     let output = unsafe {
         written([n, c, size[0], size[1]], Memory::Allocated, |target| {
-            for_each(n * c, |index| {
-                let target = target.at(index * area);
-                target.write_bytes(0, area);
-                let output = std::slice::from_raw_parts_mut(target, area);
-                plane(&input[index * height * width..][..height * width], output);
+            for_each_chunk(target, size[0] * size[1], |index, target| {
+                target.fill(MaybeUninit::new(0.0));
+                plane(&input[index * area..][..area], target.assume_init_mut());
             });
         })
     };

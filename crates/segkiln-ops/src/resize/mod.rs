@@ -30,7 +30,7 @@ mod flex;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 
-/// How values between pixels are found; see the [module's table](self).
+/// Interpolation between pixels; see the [module's table](self).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResizeMode {
@@ -38,7 +38,7 @@ pub enum ResizeMode {
     Nearest,
     /// The mean of the four pixels around the source position, weighted by nearness.
     Bilinear {
-        /// Whether corner pixels' centres (true) or image borders (false, PyTorch's default) coincide.
+        /// Whether corner pixels' centers (true) or image borders (false, PyTorch's default) coincide.
         align_corners: bool,
     },
 }
@@ -81,7 +81,7 @@ pub fn resize(x: Tensor<4>, size: [usize; 2], mode: ResizeMode) -> Tensor<4> {
     Tensor::from_dispatch(<Dispatch as ResizeOps>::resize(x.into_dispatch(), size, mode))
 }
 
-/// What a backend provides for [`resize`].
+/// Backend operators behind [`resize`].
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     Cube: cfg(feature = "cubecl"),
@@ -94,7 +94,7 @@ pub trait ResizeOps: Backend {
     #[fusion(dtype = x, shape = with_size(x, size))]
     fn resize(x: FloatTensor<Self>, size: [usize; 2], mode: ResizeMode) -> FloatTensor<Self>;
 
-    /// The adjoint: the gradient of the output, `[n, c, h', w']`, spread back over an input of `size`.
+    /// Adjoint of [`resize`](Self::resize): the gradient of the output, `[n, c, h', w']`, spread back over an input of `size`.
     #[fusion(dtype = grad, shape = with_size(grad, size))]
     fn resize_backward(grad: FloatTensor<Self>, size: [usize; 2], mode: ResizeMode) -> FloatTensor<Self>;
 }
@@ -105,7 +105,7 @@ fn with_size(shape: &burn::tensor::Shape, size: &[usize; 2]) -> burn::tensor::Sh
     burn::tensor::Shape::new([n, c, size[0], size[1]])
 }
 
-/// The two indices along an axis that an output index reads, and the second's share.
+/// The two input indices along an axis that an output index reads, and the second one's weight.
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Tap {
@@ -115,8 +115,8 @@ struct Tap {
     share: f32,
 }
 
-/// A tap for each of `output` indices over `input` indices. The arithmetic is f32, as PyTorch's is, so that floors fall
-/// on the same side.
+/// Returns a tap for each of `output` indices over `input` indices. The arithmetic is f32, as PyTorch's, so that positions round
+/// to the same indices.
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 fn taps(input: usize, output: usize, mode: ResizeMode) -> Vec<Tap> {
     let scale = match mode {

@@ -87,7 +87,7 @@ fn points(bin: f32, #[comptime] sampling: usize) -> usize {
     }
 }
 
-/// Where a point of the bin that begins at `first` is.
+/// Returns the position of a point of the bin that begins at `first`.
 #[cube]
 fn position(first: f32, bin: f32, point: usize, points: usize) -> f32 {
     first + (f32::cast_from(point) + 0.5f32) * bin / f32::cast_from(points)

@@ -1,5 +1,5 @@
-//! As many channels as a register has values, of one image, are a task. It lays the pixels that the regions read out with
-//! these channels side by side, in its own memory; then a tap is one register, for any size of box.
+//! A task is as many channels of one image as a register has values. It copies the pixels that the regions read to a map of its own
+//! where these channels lie side by side; then a tap is one register, for any size of box.
 
 use burn::{
     backend::{Flex, flex::FlexTensor, ops::FloatTensorOps, tensor::FloatTensor},
@@ -12,8 +12,9 @@ use super::{
     taps::{Roi, regions},
 };
 use crate::cpu::{
-    matrix::Sizes,
-    memory::{Memory, Shared, contiguous, with_scratch, written},
+    disjoint::{Disjoint, Part},
+    matrix::RegisterSizes,
+    memory::{Memory, contiguous, values, values_of, with_scratch, written},
     simd::{self, Lanes, MOST_LANES, prefetch, transpose},
     threads::for_each,
 };
@@ -26,10 +27,13 @@ impl RoiAlignOps for Flex {
         let tasks = Tasks::new(shape, rois, options);
         let source = Source::new(x);
         let bins = options.size[0] * options.size[1];
-        // SAFETY: each region is of one image, and its channels are the tasks' of that image.
+        // SAFETY: each region is of one image, and the tasks of that image write all its channels.
         let output = unsafe {
             written([tasks.rois.len(), shape[1], options.size[0], options.size[1]], Memory::Pooled, |target| {
+                let target = Disjoint::new(target);
                 tasks.run(bins, |task, map, tile| {
+                    // Each task has its channels of its image's regions.
+                    let target = target.part();
                     tasks.arch.dispatch(Forward { task, source: &source, map, tile, target });
                 });
             })
@@ -49,13 +53,16 @@ impl RoiAlignOps for Flex {
         let (bins, regions) = (options.size, tasks.rois.len());
         let found: [usize; 4] = grad.layout().shape().dims();
         assert_eq!(found, [regions, shape[1], bins[0], bins[1]], "the gradient's shape is not the output's");
-        let grad: &[f32] = grad.storage();
+        let grad = values(&grad);
         let bins = options.size[0] * options.size[1];
         // A gradient is used up soon, and new pages of memory would cost more than all that is computed here.
-        // SAFETY: the tasks are all channels of all images.
+        // SAFETY: the tasks write all channels of all images.
         let output = unsafe {
             written(shape, Memory::Pooled, |target| {
+                let target = Disjoint::new(target);
                 tasks.run(bins, |task, map, tile| {
+                    // Each task has its channels of its image.
+                    let target = target.part();
                     tasks.arch.dispatch(Backward { task, grad, map, tile, target });
                 });
             })
@@ -72,12 +79,13 @@ fn from_f32(x: FlexTensor, dtype: DType) -> FlexTensor {
     if dtype == DType::F32 { x } else { Flex::float_cast(x, dtype.into()) }
 }
 
-/// Regions and channels of all images.
+/// The regions, and how channels and images are split into tasks.
 struct Tasks {
+    /// The feature map's.
     shape: [usize; 4],
-    /// By image.
+    /// Ordered by image.
     rois: Vec<Roi>,
-    /// Of each image and each of its [tiles](Tile), row by row, whether regions read it.
+    /// For each image and each of its [tiles](Tile), row by row: whether regions read it.
     read: Vec<bool>,
     arch: pulp::Arch,
     lanes: usize,
@@ -97,12 +105,13 @@ struct Task<'a> {
     read: &'a [bool],
 }
 
-/// Pixels of a row, side by side, as many as a register has values; fewer at its end.
+/// Neighboring pixels of a row, as many as a register has values; fewer at the row's end.
 #[derive(Clone, Copy)]
 struct Tile {
-    /// The first pixel.
     row: usize,
+    /// The first pixel's.
     column: usize,
+    /// Number of pixels.
     columns: usize,
     /// Whether regions read some of them.
     read: bool,
@@ -122,12 +131,13 @@ impl Task<'_> {
 
 impl Tasks {
     fn new(shape: [usize; 4], rois: FlexTensor, options: RoiAlignOptions) -> Self {
+        values_of(&shape);
         let rois = to_f32(rois).to_contiguous();
         let arch = simd::arch();
-        let [lanes, _] = arch.dispatch(Sizes);
+        let lanes = RegisterSizes::of(arch).lanes;
         let [batch, _, height, width] = shape;
         let tiles = width.div_ceil(lanes);
-        let rois = regions(rois.storage(), shape, &options);
+        let rois = regions(values(&rois), shape, &options);
         let mut read = vec![false; batch * height * tiles];
         for roi in &rois {
             let mut columns: Vec<usize> = roi.columns.taps().iter().map(|tap| tap.pixel as usize / lanes).collect();
@@ -159,12 +169,14 @@ impl Tasks {
                 read: &self.read[image * height * tiles..][..height * tiles],
             };
             let pixels = if task.rois.is_empty() { 0 } else { height * width };
-            with_scratch([pixels * self.lanes, bins * self.lanes], |[map, tile]| f(task, map, tile));
+            let [map, tile] =
+                [pixels, bins].map(|len| len.checked_mul(self.lanes).expect("a map that fits the memory"));
+            with_scratch([map, tile], |[map, tile]| f(task, map, tile));
         });
     }
 }
 
-/// Where the values of a feature map lie.
+/// Memory and layout of a feature map.
 struct Source {
     x: FlexTensor,
     start: usize,
@@ -172,28 +184,35 @@ struct Source {
 }
 
 impl Source {
-    /// Columns or channels are neighbours in memory.
+    /// Returns a layout in which columns or channels are neighbors in memory, all within the tensor's memory.
+    ///
+    /// # Panics
+    /// If the tensor's memory is smaller than its shape says; anyone can make such a `FlexTensor`.
     fn new(x: FlexTensor) -> Self {
-        let of = |x: &FlexTensor| {
-            let strides: Vec<usize> =
-                x.layout().strides().iter().map_while(|stride| (*stride).try_into().ok()).collect();
-            <[usize; 4]>::try_from(strides).ok().filter(|strides| strides[1] == 1 || strides[3] == 1)
-        };
-        match of(&x) {
+        let strides: Vec<usize> = x.layout().strides().iter().map_while(|stride| (*stride).try_into().ok()).collect();
+        let strides = <[usize; 4]>::try_from(strides).ok().filter(|strides| strides[1] == 1 || strides[3] == 1);
+        let source = match strides {
             Some(strides) => Self { start: x.layout().start_offset(), strides, x },
             None => {
                 let x = x.to_contiguous();
                 let [_, channels, height, width] = x.layout().shape().dims();
                 Self { start: 0, strides: [channels * height * width, height * width, width, 1], x }
             }
-        }
+        };
+        let sides: [usize; 4] = source.x.layout().shape().dims();
+        let last = sides.iter().zip(source.strides).try_fold(source.start, |last, (side, stride)| {
+            last.checked_add(side.saturating_sub(1).checked_mul(stride)?)
+        });
+        let len = source.x.storage::<f32>().len();
+        assert!(sides.contains(&0) || last.is_some_and(|last| last < len), "the tensor's memory has its shape");
+        source
     }
 }
 
-/// Puts `columns` values of each of `rows`, `stride` apart, side by side: `[column][lanes]`, zeros in lanes without row.
+/// Interleaves `columns` values of each of `rows`, which are `stride` apart: `[column][lanes]`, zeros in lanes without a row.
 ///
 /// # Safety
-/// The values can be read, and `target` has room for as many registers as columns.
+/// The values can be read, there are at most as many rows as lanes, and `target` has room for as many registers as columns.
 #[inline(always)]
 unsafe fn interleave<S: Simd>(
     simd: S,
@@ -228,7 +247,7 @@ unsafe fn interleave<S: Simd>(
 /// The inverse of [`interleave`].
 ///
 /// # Safety
-/// The rows can be written, and `source` has as many registers as columns.
+/// The rows can be written, there are at most as many as lanes, and `source` has as many registers as columns.
 #[inline(always)]
 unsafe fn separate<S: Simd>(simd: S, source: *const f32, target: *mut f32, stride: usize, [rows, columns]: [usize; 2]) {
     let mut column = 0;
@@ -263,7 +282,7 @@ struct Forward<'a> {
     /// `[bins][lanes]`
     tile: &'a mut [f32],
     /// `[regions][channels][bins]`
-    target: Shared,
+    target: Part<'a>,
 }
 
 impl WithSimd for Forward<'_> {
@@ -272,8 +291,9 @@ impl WithSimd for Forward<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { task, source, map, tile, target } = self;
-        let [_, all_channels, _, width] = task.shape;
+        let [_, all_channels, height, width] = task.shape;
         let lanes = S::F32_LANES;
+        assert!(task.rois.is_empty() || map.len() == height * width * lanes);
         let [image_stride, channel_stride, row_stride, column_stride] = source.strides;
         let values: &[f32] = source.x.storage();
         let start = source.start + task.image * image_stride + task.channel * channel_stride;
@@ -294,9 +314,8 @@ impl WithSimd for Forward<'_> {
         }
         let bins = tile.len() / lanes;
         for roi in task.rois {
-            // SAFETY: the region's bins of these channels are part of the output.
-            let output = unsafe { target.at((roi.index * all_channels + task.channel) * bins) };
-            let mut place = 0;
+            let output = target.at((roi.index * all_channels + task.channel) * bins, task.channels * bins);
+            let mut bin = 0;
             for rows in roi.rows.bins() {
                 for columns in roi.columns.bins() {
                     let mut sum = Lanes::splat(simd, 0.0);
@@ -304,20 +323,20 @@ impl WithSimd for Forward<'_> {
                         let mut line = Lanes::splat(simd, 0.0);
                         for column in columns {
                             let pixel = row.pixel as usize * width + column.pixel as usize;
-                            // SAFETY: the map has this row and column, and they were read.
+                            // SAFETY: a region's taps are within the map's rows and columns, by `Axis::new`, and the map has a
+                            // register for each pixel, by the assertion; those that regions read were written above.
                             let value = unsafe { Lanes::load(simd, map.as_ptr().add(pixel * lanes)) };
                             line = value.scaled_plus(column.weight, line);
                         }
                         sum = line.scaled_plus(row.weight, sum);
                     }
-                    // What is written below is in no cache, and it is as many lines as there are bins.
-                    prefetch(output.wrapping_add(place * lanes));
-                    // SAFETY: there are as many places as bins.
-                    unsafe { sum.store(tile.as_mut_ptr().add(place * lanes)) };
-                    place += 1;
+                    // The output is in no cache, and it is as many cache lines as there are bins.
+                    prefetch(output.wrapping_add(bin * lanes));
+                    sum.store_to(tile, bin * lanes);
+                    bin += 1;
                 }
             }
-            // SAFETY: as above, and they are written here only.
+            // SAFETY: the tile has a register for each bin, and the output these bins of these channels.
             unsafe { separate(simd, tile.as_ptr(), output, bins, [task.channels, bins]) };
         }
     }
@@ -333,7 +352,7 @@ struct Backward<'a> {
     /// `[bins][lanes]`
     tile: &'a mut [f32],
     /// `[batch][channels][height][width]`
-    target: Shared,
+    target: Part<'a>,
 }
 
 impl WithSimd for Backward<'_> {
@@ -344,6 +363,7 @@ impl WithSimd for Backward<'_> {
         let Self { task, grad, map, tile, target } = self;
         let [_, all_channels, height, width] = task.shape;
         let lanes = S::F32_LANES;
+        assert!(task.rois.is_empty() || map.len() == height * width * lanes);
         let bins = tile.len() / lanes;
         for Tile { row, column, columns, .. } in task.tiles(lanes).filter(|tile| tile.read) {
             map[(row * width + column) * lanes..][..columns * lanes].fill(0.0);
@@ -351,23 +371,23 @@ impl WithSimd for Backward<'_> {
         for (index, roi) in task.rois.iter().enumerate() {
             let next = task.rois.get(index + 1).unwrap_or(roi);
             let next = grad[(next.index * all_channels + task.channel) * bins..].as_ptr();
-            // SAFETY: the gradient has these channels, and the tile room for the bins.
+            // SAFETY: the gradient has these bins of these channels, and the tile room for the bins.
             unsafe {
                 let grad = grad[(roi.index * all_channels + task.channel) * bins..].as_ptr();
                 interleave(simd, grad, bins, [task.channels, bins], tile.as_mut_ptr());
             }
-            let mut place = 0;
+            let mut bin = 0;
             for rows in roi.rows.bins() {
                 for columns in roi.columns.bins() {
-                    // SAFETY: there are as many places as bins.
-                    let grad = unsafe { Lanes::load(simd, tile.as_ptr().add(place * lanes)) };
-                    prefetch(next.wrapping_add(place * lanes));
-                    place += 1;
+                    let grad = Lanes::load_from(simd, tile, bin * lanes);
+                    prefetch(next.wrapping_add(bin * lanes));
+                    bin += 1;
                     for row in rows {
                         let grad = grad * row.weight;
                         for column in columns {
                             let pixel = row.pixel as usize * width + column.pixel as usize;
-                            // SAFETY: the map has this row and column, and they were cleared.
+                            // SAFETY: a region's taps are within the map's rows and columns, by `Axis::new`, and the map has a
+                            // register for each pixel, by the assertion; those that regions read were cleared above.
                             unsafe {
                                 let pixel = map.as_mut_ptr().add(pixel * lanes);
                                 grad.scaled_plus(column.weight, Lanes::load(simd, pixel)).store(pixel);
@@ -379,9 +399,9 @@ impl WithSimd for Backward<'_> {
         }
         let start = (task.image * all_channels + task.channel) * height * width;
         for Tile { row, column, columns, read } in task.tiles(lanes) {
-            // SAFETY: these channels of the gradient are written here only.
+            let target = target.rows(start + row * width + column, height * width, task.channels, columns);
+            // SAFETY: the target has these columns of these channels, and the map these pixels.
             unsafe {
-                let target = target.at(start + row * width + column);
                 if read {
                     let pixels = map.as_ptr().add((row * width + column) * lanes);
                     separate(simd, pixels, target, height * width, [task.channels, columns]);

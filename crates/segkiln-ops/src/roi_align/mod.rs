@@ -32,7 +32,7 @@ mod ndarray;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 mod taps;
 
-/// How a region becomes bins; see the [module's convention](self).
+/// Options of [`roi_align`]; see the [module's convention](self).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RoiAlignOptions {
     /// Bins in a column and in a row of the output, each at least 1.
@@ -45,9 +45,9 @@ pub struct RoiAlignOptions {
     pub aligned: bool,
 }
 
-/// The regions `rois` of `x`, each as a grid of bins.
+/// Pools each region of `rois` from `x` to a grid of bins.
 ///
-/// The gradient is that of `x`; `rois` has none.
+/// `x` has a gradient, `rois` has none.
 ///
 /// # Shapes
 /// - `x`: `[batch, channels, height, width]`
@@ -56,7 +56,7 @@ pub struct RoiAlignOptions {
 ///
 /// # Panics
 /// If `rois` has other than five columns, `size` a zero, `sampling_ratio` is zero, `x` has rows or columns without pixels,
-/// or an index is outside the batch. GPU backends do not look at the indices, for which they would have to wait; there
+/// or an index is outside the batch. GPU backends do not check indices, because that would wait for the device; there
 /// such a region's bins are 0.
 ///
 /// ```
@@ -85,7 +85,7 @@ pub fn roi_align(x: Tensor<4>, rois: Tensor<2>, options: RoiAlignOptions) -> Ten
     Tensor::from_dispatch(<Dispatch as RoiAlignOps>::roi_align(x.into_dispatch(), rois.into_dispatch(), options))
 }
 
-/// What a backend provides for [`roi_align`].
+/// Backend operators behind [`roi_align`].
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     Cube: cfg(feature = "cubecl"),
@@ -98,7 +98,7 @@ pub trait RoiAlignOps: Backend {
     #[fusion(dtype = x, shape = bins(x, rois, options))]
     fn roi_align(x: FloatTensor<Self>, rois: FloatTensor<Self>, options: RoiAlignOptions) -> FloatTensor<Self>;
 
-    /// The adjoint: the gradient of the output, `[k, c, size[0], size[1]]`, spread back over an input of `shape`.
+    /// Adjoint of [`roi_align`](Self::roi_align): the gradient of the output, `[k, c, size[0], size[1]]`, spread back over an input of `shape`.
     #[fusion(dtype = grad, shape = input(shape))]
     fn roi_align_backward(
         grad: FloatTensor<Self>,

@@ -1,9 +1,9 @@
-//! Which pixels a bin is made of, on the host. Points lie on a grid, so rows and columns are found apart: a bin is the sum,
-//! over its rows and columns, of the products of both weights and the pixel.
+//! Finds the pixels and weights of each bin, on the host. Points lie on a grid, so rows and columns are separate: a bin is the sum,
+//! over its rows and columns, of the pixel times both weights.
 
 use super::RoiAlignOptions;
 
-/// Points of a bin along an axis, at most, where boxes say how many: beyond, f32 does not hold their numbers.
+/// Most points of a bin along an axis if the box's size determines them: f32 does not represent larger whole numbers.
 pub(super) const MOST_POINTS: f32 = (1 << 24) as f32;
 
 /// A pixel of an axis, and its weight.
@@ -13,38 +13,38 @@ pub(super) struct Tap {
     pub weight: f32,
 }
 
-/// What the bins of a region read along an axis.
+/// The taps of a region's bins along an axis.
 #[derive(Debug)]
 pub(super) struct Axis {
     taps: Vec<Tap>,
-    /// Where the taps of each bin end.
+    /// End of each bin's taps.
     ends: Vec<u32>,
 }
 
 /// A region of interest.
 #[derive(Debug)]
 pub(super) struct Roi {
-    /// Its place in the list.
+    /// Index in the list of regions.
     pub index: usize,
-    /// Its image in the batch.
+    /// Index of the image in the batch.
     pub image: usize,
     pub rows: Axis,
     pub columns: Axis,
 }
 
 impl Axis {
-    /// Taps of all bins, one bin after the other.
+    /// Returns the taps of all bins, bin by bin.
     pub fn taps(&self) -> &[Tap] {
         &self.taps
     }
 
-    /// Those of each bin.
+    /// Returns the taps of each bin.
     pub fn bins(&self) -> impl Iterator<Item = &[Tap]> {
         let starts = [0].into_iter().chain(self.ends.iter().copied());
         starts.zip(&self.ends).map(|(start, end)| &self.taps[start as usize..*end as usize])
     }
 
-    /// A box from `from` to `to` on an axis of `pixels`, in `bins`.
+    /// Returns the taps of a box from `from` to `to`, split into `bins`, on an axis of `pixels`.
     fn new([from, to]: [f32; 2], pixels: usize, bins: usize, options: &RoiAlignOptions) -> Self {
         let offset = if options.aligned { 0.5 } else { 0.0 };
         let [start, end] = [from, to].map(|side| side * options.scale as f32 - offset);
@@ -91,7 +91,7 @@ impl Axis {
         axis
     }
 
-    /// Adds to the weight of a pixel in the bin whose taps are from `begin` on. Neighbouring points share pixels.
+    /// Adds to the weight of a pixel in the bin whose taps begin at `begin`. Neighboring points share pixels.
     fn add(&mut self, begin: usize, pixel: usize, weight: f32) {
         let last = self.taps.len().saturating_sub(3).max(begin);
         match self.taps[last..].iter_mut().find(|tap| tap.pixel as usize == pixel) {
@@ -101,7 +101,7 @@ impl Axis {
     }
 }
 
-/// The first of `count` for which `before` does not hold; it holds for those before.
+/// Returns the first of `count` indices for which `before` is false; it is true for all before that one.
 fn partition(count: usize, before: impl Fn(usize) -> bool) -> usize {
     let (mut low, mut high) = (0, count);
     while low < high {
@@ -115,8 +115,8 @@ fn partition(count: usize, before: impl Fn(usize) -> bool) -> usize {
     low
 }
 
-/// The regions of `[batch, channels, height, width]`, by image and from the top down: those that follow each other share
-/// pixels.
+/// Returns the regions of `[batch, channels, height, width]`, ordered by image and from the top down, so that consecutive regions
+/// share pixels.
 ///
 /// # Panics
 /// If an index is outside the batch.

@@ -136,7 +136,7 @@ fn gradient_equals_finite_differences() {
 
 /// The gradient's own gradient: the operator again.
 #[test]
-fn the_adjoint_s_gradient_is_the_operator() {
+fn gradient_of_the_adjoint_is_the_operator() {
     let boxes = fixture().boxes;
     for device in test_devices() {
         let tracked = device.clone().autodiff();
@@ -272,7 +272,7 @@ fn bits_do_not_depend_on_the_thread_count() {
     }
 }
 
-/// Where no one looks at the indices.
+/// Backends that do not check indices give zeros.
 #[cfg(feature = "vulkan")]
 #[test]
 fn images_outside_the_batch_are_harmless_on_gpus() {

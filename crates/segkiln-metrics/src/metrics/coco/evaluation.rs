@@ -17,9 +17,9 @@ pub struct PrecisionRecall {
     pub precision: Vec<f64>,
 }
 
-/// The detections of one class over all images, the surest first.
+/// The detections of one class over all images, by descending score.
 pub(super) struct Ranked {
-    /// Place within the image.
+    /// Index within the image.
     ranks: Vec<usize>,
     /// Detections × areas × thresholds.
     outcomes: Vec<Outcome>,
@@ -29,14 +29,14 @@ pub(super) struct Ranked {
 
 /// Precision and recall at one threshold.
 pub(super) struct Curve {
-    /// At the recall thresholds.
+    /// Precision at the recall thresholds.
     pub precision: Vec<f64>,
-    /// The greatest that is reached.
+    /// Greatest recall reached.
     pub recall: f64,
 }
 
 impl Ranked {
-    /// From the images in their order.
+    /// Collects the images' detections, in the order of the images.
     pub fn new(images: &[&ClassMatches], params: &CocoParams) -> Self {
         let mut order: Vec<(f64, &ClassMatches, usize)> = images
             .iter()
@@ -52,7 +52,7 @@ impl Ranked {
         Self { ranks: order.into_iter().map(|(_, _, rank)| rank).collect(), outcomes, objects: objects.collect() }
     }
 
-    /// A curve for each threshold; none without objects.
+    /// Returns a curve for each threshold; none without objects.
     pub fn curves(&self, params: &CocoParams, area: usize, max_detections: usize) -> Option<Vec<Curve>> {
         let (objects, thresholds) = (self.objects[area], params.iou_thresholds.len());
         if objects == 0 {
@@ -99,7 +99,7 @@ pub(super) struct ClassFigures {
     class: i64,
     /// Means over the recall thresholds.
     precision: Vec<f64>,
-    /// The greatest that is reached.
+    /// Greatest recall reached.
     recall: Vec<f64>,
 }
 
@@ -125,7 +125,7 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// The place of a threshold, which may differ in its last bits.
+/// Returns the index of a threshold, which may differ in its last bits.
 pub(super) fn threshold(params: &CocoParams, value: f64) -> Option<usize> {
     params.iou_thresholds.iter().position(|threshold| (threshold - value).abs() < 1e-9)
 }
@@ -265,37 +265,37 @@ pub struct CocoFigures {
     /// Average precision over all IoU thresholds, at the greatest number of detections.
     #[serde(rename = "AP")]
     pub ap: f64,
-    /// At IoU 0.5.
+    /// Average precision at IoU 0.5.
     #[serde(rename = "AP50")]
     pub ap50: f64,
-    /// At IoU 0.75.
+    /// Average precision at IoU 0.75.
     #[serde(rename = "AP75")]
     pub ap75: f64,
-    /// Of small objects.
+    /// The same, for small objects.
     #[serde(rename = "APs")]
     pub ap_small: f64,
-    /// Of medium objects.
+    /// The same, for medium objects.
     #[serde(rename = "APm")]
     pub ap_medium: f64,
-    /// Of large objects.
+    /// The same, for large objects.
     #[serde(rename = "APl")]
     pub ap_large: f64,
     /// Average recall over all IoU thresholds, at the first number of detections (1).
     #[serde(rename = "AR1")]
     pub ar1: f64,
-    /// At the second (10).
+    /// Average recall at the second number (10).
     #[serde(rename = "AR10")]
     pub ar10: f64,
-    /// At the greatest (100).
+    /// Average recall at the greatest number (100).
     #[serde(rename = "AR100")]
     pub ar100: f64,
-    /// Of small objects.
+    /// The same, for small objects.
     #[serde(rename = "ARs")]
     pub ar_small: f64,
-    /// Of medium objects.
+    /// The same, for medium objects.
     #[serde(rename = "ARm")]
     pub ar_medium: f64,
-    /// Of large objects.
+    /// The same, for large objects.
     #[serde(rename = "ARl")]
     pub ar_large: f64,
 }

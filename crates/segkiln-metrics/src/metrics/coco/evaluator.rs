@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{MetricsError, Result};
 
-/// An object that is to be found.
+/// A ground-truth object.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CocoTruth {
     /// Its id. Any but 0 will do; see [the module](super) for what 0 does.
@@ -43,7 +43,7 @@ impl CocoTruth {
     }
 }
 
-/// An object that was found.
+/// A detection.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CocoDetection {
     /// Its class, numbered as those of [`CocoTruth`].
@@ -61,7 +61,7 @@ pub struct CocoDetection {
 }
 
 impl CocoDetection {
-    /// What a network found; its area is its box's.
+    /// Converts a network's detection; its area is its box's.
     pub fn of(detection: &Detection) -> Self {
         Self {
             class: detection.label().into(),
@@ -73,7 +73,7 @@ impl CocoDetection {
     }
 }
 
-/// What became of a detection in one range of areas at one threshold.
+/// Outcome of a detection in one range of areas at one threshold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// It found an object.
@@ -88,7 +88,7 @@ pub(super) enum Outcome {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ClassMatches {
     class: i64,
-    /// Of the detections that count, descending.
+    /// Scores of the detections that count, descending.
     pub scores: Vec<f64>,
     /// Detections × areas × thresholds.
     pub outcomes: Vec<Outcome>,
@@ -96,7 +96,7 @@ pub(super) struct ClassMatches {
     pub objects: Vec<u32>,
 }
 
-/// Which of an image's detections found which objects; see [`CocoEvaluator::matches`].
+/// Matches between an image's detections and objects; see [`CocoEvaluator::matches`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageMatches {
     image: i64,
@@ -123,12 +123,12 @@ impl CocoEvaluator {
         Ok(Self { iou, params, images: BTreeMap::new() })
     }
 
-    /// What was set.
+    /// The parameters.
     pub fn params(&self) -> &CocoParams {
         &self.params
     }
 
-    /// What must overlap.
+    /// The kind of overlap.
     pub fn iou_type(&self) -> IouType {
         self.iou
     }
@@ -167,7 +167,7 @@ impl CocoEvaluator {
         Ok(ImageMatches { image, classes: classes.collect() })
     }
 
-    /// Adds an image whose detections were matched by this evaluator or one like it.
+    /// Adds an image whose detections were matched by this evaluator or one with the same parameters.
     ///
     /// # Errors
     /// An image of that number was added already.
@@ -179,7 +179,7 @@ impl CocoEvaluator {
         Ok(())
     }
 
-    /// Adds the images of another.
+    /// Adds the images of another evaluator.
     ///
     /// # Errors
     /// Other parameters, or an image that both have.
@@ -194,7 +194,7 @@ impl CocoEvaluator {
         Ok(())
     }
 
-    /// Forgets all images.
+    /// Removes all images.
     pub fn reset(&mut self) {
         self.images.clear();
     }
@@ -285,7 +285,7 @@ impl CocoEvaluator {
         ClassMatches { class, scores: detections.iter().map(|found| found.score).collect(), outcomes, objects }
     }
 
-    /// For each detection the objects that it might match, in their order, and its overlap with them.
+    /// Returns, for each detection, the objects that it might match, in their order, and its overlap with them.
     fn candidates(&self, truths: &[&CocoTruth], detections: &[&CocoDetection]) -> Vec<Vec<(usize, f64)>> {
         if truths.is_empty() {
             return vec![Vec::new(); detections.len()];
@@ -311,7 +311,7 @@ impl CocoEvaluator {
         detections.iter().map(of_one).collect()
     }
 
-    /// The detections of each class, the surest first.
+    /// Returns the detections of each class by descending score.
     fn ranked(&self) -> BTreeMap<i64, Vec<&ClassMatches>> {
         let mut classes: BTreeMap<i64, Vec<&ClassMatches>> = BTreeMap::new();
         for matches in self.images.values().flatten() {
@@ -320,7 +320,7 @@ impl CocoEvaluator {
         classes
     }
 
-    /// The figures of all images so far.
+    /// Computes the figures of all images so far.
     pub fn evaluate(&self) -> CocoEvaluation {
         let classes: Vec<_> = self.ranked().into_iter().collect();
         let figures: Vec<ClassFigures> = classes
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_detection_may_match() {
+    fn possible_matches_of_a_detection() {
         let near = |actual: f64, expected: f64| assert!((actual - expected).abs() < 1e-9, "{actual}, not {expected}");
         let away = found([90.0, 0.0, 10.0, 10.0], 0.9);
         near(ap(&[truth(1, BOX, false)], &[found(BOX, 0.5)]), 1.0);

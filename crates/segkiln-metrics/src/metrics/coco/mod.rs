@@ -14,7 +14,7 @@
 //! # Ok::<(), segkiln_metrics::MetricsError>(())
 //! ```
 //!
-//! What is peculiar to pycocotools, and kept:
+//! Peculiarities of pycocotools that are kept:
 //! - a detection that matches the object with id 0 counts as if it matched none, and the object is taken
 //! - of two objects that overlap a detection equally, the later one is matched
 //! - crowds match any number of detections, which then count neither for nor against
@@ -34,20 +34,20 @@ use crate::{MetricsError, Result};
 pub use evaluation::{CocoEvaluation, CocoFigures, PrecisionRecall};
 pub use evaluator::{CocoDetection, CocoEvaluator, CocoTruth, ImageMatches};
 
-/// What of an object and a detection must overlap.
+/// Whether the overlap of boxes or of masks decides a match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IouType {
-    /// Their boxes.
+    /// Overlap of boxes.
     Bbox,
-    /// Their masks.
+    /// Overlap of masks.
     Segm,
 }
 
-/// Objects of some areas, which figures are computed for apart.
+/// A range of areas for which figures are computed separately.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AreaRange {
-    /// `all`, `small`, `medium` and `large` are what [`CocoFigures`] are made from.
+    /// Name; [`CocoFigures`] use `all`, `small`, `medium` and `large`.
     pub name: String,
     /// Smallest area in pixels.
     pub from: f64,
@@ -55,7 +55,7 @@ pub struct AreaRange {
     pub to: f64,
 }
 
-/// What is counted as found, and how many detections count.
+/// Parameters of the evaluation: thresholds of a match and numbers of detections.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CocoParams {
     /// Least overlaps of a match, from 0 to 1. Default: 0.5 to 0.95 by 0.05.
@@ -64,9 +64,9 @@ pub struct CocoParams {
     pub recall_thresholds: Vec<f64>,
     /// Default: `all`, `small` (to 32²), `medium` (to 96²), `large`.
     pub areas: Vec<AreaRange>,
-    /// Numbers of detections of an image and class that count, the surest, ascending. Default: 1, 10, 100.
+    /// Numbers of detections of an image and class that count, those with the highest scores; ascending. Default: 1, 10, 100.
     pub max_detections: Vec<usize>,
-    /// Whether a match needs one class. Default: true. If not, all are of class -1.
+    /// Whether only detections of an object's class match it. Default: true. If not, all have class -1.
     pub use_classes: bool,
 }
 
@@ -129,7 +129,7 @@ impl CocoParams {
         Ok(())
     }
 
-    /// The greatest number of detections that count.
+    /// Returns the greatest number of detections that count.
     fn most(&self) -> usize {
         self.max_detections.last().copied().unwrap_or_default()
     }

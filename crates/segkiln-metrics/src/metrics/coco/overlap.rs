@@ -14,7 +14,7 @@ pub(super) fn boxes(detection: [f64; 4], truth: [f64; 4], crowd: bool) -> f64 {
     both / if crowd { dw * dh } else { dw * dh + tw * th - both }
 }
 
-/// A mask made ready for many comparisons.
+/// A mask prepared for many comparisons.
 pub(super) struct Runs {
     /// First pixel and the one after the last, ascending.
     runs: Vec<[u32; 2]>,
@@ -41,7 +41,7 @@ impl Runs {
         f64::from(both) / if crowd { f64::from(self.area) } else { f64::from(self.area - both) + f64::from(truth.area) }
     }
 
-    /// Pixels of both.
+    /// Number of pixels in both masks.
     fn shared(&self, other: &Self) -> u32 {
         let after = |runs: &Self, first: u32| runs.runs.partition_point(|run| run[1] <= first);
         let (mut i, mut j) = (after(self, other.runs[0][0]), after(other, self.runs[0][0]));

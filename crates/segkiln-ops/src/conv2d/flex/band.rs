@@ -1,30 +1,41 @@
-//! Rows of a plane, copied with their padding, columns that a stride takes by turns apart: every tap of every stride reads whole
-//! registers there.
+//! Padded copies of rows of a plane.
+//!
+//! Columns are split by the stride: those that neighbouring outputs read at one tap lie side by side, so that each tap of each
+//! stride is read by whole registers, without masks.
+//!
+//! ```text
+//!   padded row, stride 2:   p  x0 x1 x2 x3 x4  p          (p: padding)
+//!   in the band:            p  x1 x3  p | x0 x2 x4         (phase 0 | phase 1)
+//! ```
 
 #![allow(
     clippy::needless_range_loop,
     reason = "what is compiled for wide registers is plain loops: closures and iterators may stay calls"
 )]
 
+use std::mem::MaybeUninit;
+
 use pulp::Simd;
 
 use super::Geometry;
-use crate::cpu::simd::{Lanes, MOST_LANES, places};
+use crate::cpu::simd::{Lanes, MOST_LANES, lane_mask};
 
-/// Rows of a plane with their padding: `[row][phase][column]`, where the column of the padded plane is
+/// Layout of some rows of a plane with their padding: `[row][phase][column]`, where the column of the padded plane is
 /// `column · stride + phase`.
 #[derive(Clone, Copy)]
 pub(super) struct Band {
-    /// Output rows, and the rows that they read.
+    /// Output rows.
     pub outputs: usize,
+    /// Rows of the plane that the output rows read.
     pub rows: usize,
+    /// The stride along a row.
     pub phases: usize,
-    /// Columns of a phase, whole registers and room for the last tap.
+    /// Columns of a phase: whole registers, with room for a register from each column on that an output reads.
     pub width: usize,
 }
 
 impl Band {
-    /// For some output rows.
+    /// Returns the layout of what `outputs` output rows read.
     pub fn new(geometry: &Geometry, outputs: usize) -> Self {
         let reach = [0, 1].map(|axis| geometry.dilation[axis] * (geometry.kernel[axis] - 1));
         let phases = geometry.stride[1];
@@ -33,7 +44,7 @@ impl Band {
         Self { outputs, rows: (outputs - 1) * geometry.stride[0] + reach[0] + 1, phases, width }
     }
 
-    /// Values of the band; saturating, so that one that no memory has room for can be told.
+    /// Values of the band; saturating, so that a band that no memory has room for is seen to be too large.
     pub fn len(&self) -> usize {
         self.rows.saturating_mul(self.row())
     }
@@ -49,14 +60,14 @@ impl Band {
         (geometry.output[1] - 1) * geometry.stride[1] + reach + 1
     }
 
-    /// What a tap adds to the place of an output's first value.
-    pub fn tap(&self, geometry: &Geometry, tap: usize) -> usize {
+    /// Returns how far a tap's value is from an output's first.
+    pub fn tap_offset(&self, geometry: &Geometry, tap: usize) -> usize {
         let [row, column] =
             [tap / geometry.kernel[1] * geometry.dilation[0], tap % geometry.kernel[1] * geometry.dilation[1]];
         row * self.row() + column % self.phases * self.width + column / self.phases
     }
 
-    /// Which places of the registers of a padded row are within the image, as far as `columns`.
+    /// Returns, for each register of a padded row up to `columns`, which of its lanes are within the image.
     #[inline(always)]
     pub fn masks<S: Simd>(&self, simd: S, geometry: &Geometry, columns: usize) -> Vec<S::m32s> {
         let (lanes, begin) = (S::F32_LANES, geometry.padding[1]);
@@ -64,12 +75,13 @@ impl Band {
         let columns = columns.next_multiple_of(2 * lanes).min(self.row());
         let mut masks = Vec::with_capacity(columns.div_ceil(lanes));
         for column in (0..columns).step_by(lanes) {
-            masks.push(places(simd, begin.saturating_sub(column).min(lanes)..end.saturating_sub(column).min(lanes)));
+            masks.push(lane_mask(simd, begin.saturating_sub(column).min(lanes)..end.saturating_sub(column).min(lanes)));
         }
         masks
     }
 
-    /// Copies the rows that output rows from `first` on read, as far as there are masks.
+    /// Copies the rows that output rows from `first` on read, as many columns as `masks` has. All of them are initialized then, and
+    /// nothing is written but initialized values.
     #[inline(always)]
     pub fn fill<S: Simd>(
         &self,
@@ -78,21 +90,23 @@ impl Band {
         masks: &[S::m32s],
         plane: &[f32],
         first: usize,
-        values: &mut [f32],
+        values: &mut [MaybeUninit<f32>],
     ) {
         let (lanes, [height, width], padding) = (S::F32_LANES, geometry.input, geometry.padding);
         assert!(values.len() >= self.len() && masks.len() * lanes <= self.row());
+        assert!(self.width.is_multiple_of(lanes) && self.phases == geometry.stride[1]);
         for (index, values) in values.chunks_exact_mut(self.row()).enumerate().take(self.rows) {
             let row = (first * geometry.stride[0] + index).wrapping_sub(padding[0]);
             if row >= height {
-                values.fill(0.0);
+                values.fill(MaybeUninit::new(0.0));
                 continue;
             }
             let line = &plane[row * width..][..width];
             let from = line.as_ptr().wrapping_sub(padding[1]);
-            // SAFETY: masks leave only places within the line, and a phase has whole registers.
+            // SAFETY: the masks leave only lanes within the line, and the row of the band has as many registers as there are masks,
+            // of two phases half of them in each.
             unsafe {
-                let to = values.as_mut_ptr();
+                let to: *mut f32 = values.as_mut_ptr().cast();
                 match self.phases {
                     1 => {
                         for (index, mask) in masks.iter().enumerate() {
@@ -113,7 +127,8 @@ impl Band {
                         for phase in 0..phases {
                             for column in 0..self.width {
                                 let from = (column * phases + phase).wrapping_sub(padding[1]);
-                                values[phase * self.width + column] = if from < width { line[from] } else { 0.0 };
+                                let value = if from < width { line[from] } else { 0.0 };
+                                values[phase * self.width + column].write(value);
                             }
                         }
                     }

@@ -1,51 +1,60 @@
-//! Convolutions of each channel by itself, a [`Band`] of rows at a time.
+//! Depthwise convolution: each channel by itself, a [`Band`] of rows at a time.
 
 #![allow(
     clippy::needless_range_loop,
     reason = "what is compiled for wide registers is plain loops: closures and iterators may stay calls"
 )]
 
+use std::mem::MaybeUninit;
+
 use pulp::{Simd, WithSimd};
 
-use super::{Epilogue, Geometry, band::Band};
+use super::{Epilogue, Geometry, band::Band, phases::PhaseTap};
 use crate::cpu::{
-    memory::{Shared, with_scratch},
+    memory::{as_uninit, with_scratch},
     simd::{self, Lanes, MOST_LANES},
-    threads::{for_each, for_each_chunk},
+    threads::for_each_chunk,
 };
 
-/// Values of a band: what stays in a first-level cache or, where a kernel reaches over many rows, in a second-level one.
-const BAND: [usize; 2] = [6 << 10, 1 << 16];
-/// Output rows that are computed together: with more, sums and weights have too few registers.
+/// Values of a band that stays in a first-level cache: 24 KiB of 32.
+const SMALL_BAND: usize = 6 << 10;
+/// Values of a band where a kernel spans so many rows that most of a small band would be copied twice: 256 KiB, which stay in a
+/// second-level cache.
+const LARGE_BAND: usize = 1 << 16;
+/// Output rows that are computed together. With more, sums and weights do not fit the registers: four rows were 30 % slower with
+/// AVX2.
 const ROWS: usize = 2;
 /// Registers that are added up in f32 before they go into an f64 sum.
 const CHUNK: usize = 512;
 
-/// As many rows as stay in a cache, but at least [`ROWS`].
-fn cached(geometry: &Geometry) -> Band {
+/// Returns a band of as many rows as stay in a cache, but at least [`ROWS`].
+fn cached_band(geometry: &Geometry) -> Band {
     let reach = geometry.dilation[0] * (geometry.kernel[0] - 1);
     let row = Band::new(geometry, ROWS).row();
-    let len = if row.saturating_mul(2 * reach) <= BAND[0] { BAND[0] } else { BAND[1] };
+    let len = if row.saturating_mul(2 * reach) <= SMALL_BAND { SMALL_BAND } else { LARGE_BAND };
     let rows = (len / row).saturating_sub(reach) / geometry.stride[0];
     Band::new(geometry, rows.clamp(ROWS, geometry.output[0].max(ROWS)).next_multiple_of(ROWS))
 }
 
-/// Whether a band has room for what the kernel reaches over.
-pub(super) fn fits(geometry: &Geometry) -> bool {
-    cached(geometry).len() <= BAND[1]
+/// Returns whether a band has room for the rows that the kernel spans.
+pub(super) fn fits_band(geometry: &Geometry) -> bool {
+    cached_band(geometry).len() <= LARGE_BAND
 }
 
 /// Writes the convolution of `x` to `output`.
-pub(super) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], epilogue: Option<Epilogue>, output: Shared) {
-    let (arch, band) = (simd::arch(), cached(geometry));
-    let (channels, taps) = (geometry.channels[0], geometry.taps());
-    let (plane, output_plane) = (geometry.input_plane(), geometry.output_plane());
-    for_each(geometry.batch * channels, |index| {
+pub(super) fn forward(
+    geometry: &Geometry,
+    x: &[f32],
+    weight: &[f32],
+    epilogue: Option<Epilogue>,
+    output: &mut [MaybeUninit<f32>],
+) {
+    let (arch, band) = (simd::arch(), cached_band(geometry));
+    let (channels, taps, plane) = (geometry.channels.input, geometry.taps(), geometry.input_plane());
+    for_each_chunk(output, geometry.output_plane(), |index, output| {
         let channel = index % channels;
         with_scratch([band.len()], |[values]| {
             let x = &x[index * plane..][..plane];
-            // SAFETY: every plane of the output is written by one task.
-            let output = Shared(unsafe { output.at(index * output_plane) });
             let weight = &weight[channel * taps..][..taps];
             arch.dispatch(Forward { geometry, band, x, weight, channel, epilogue, values, output });
         });
@@ -58,7 +67,7 @@ pub(super) fn input_gradient(
     weight: &[f32],
     grad: &[f32],
     epilogue: Option<Epilogue>,
-    output: Shared,
+    output: &mut [MaybeUninit<f32>],
 ) {
     let taps = geometry.taps();
     if let Some(adjoint) = geometry.adjoint() {
@@ -66,17 +75,15 @@ pub(super) fn input_gradient(
         return forward(&adjoint, grad, &turned, epilogue, output);
     }
     let (reader, phases) = geometry.gradient_reader();
-    let (arch, band, channels) = (simd::arch(), cached(&reader), geometry.channels[0]);
-    // Place and tap, by phase.
-    let place = |(tap, [row, column]): &(usize, [usize; 2])| (row * band.row() + column, *tap);
-    let phases: Vec<Vec<_>> = phases.iter().map(|taps| taps.iter().map(place).collect()).collect();
-    let (plane, output_plane) = (geometry.input_plane(), geometry.output_plane());
-    for_each(geometry.batch * channels, |index| {
+    let (arch, band, channels) = (simd::arch(), cached_band(&reader), geometry.channels.input);
+    // Offset in the band and tap, by phase.
+    let offset = |(tap, [row, column]): &PhaseTap| (row * band.row() + column, *tap);
+    let phases: Vec<Vec<_>> = phases.iter().map(|taps| taps.iter().map(offset).collect()).collect();
+    let output_plane = geometry.output_plane();
+    for_each_chunk(output, geometry.input_plane(), |index, output| {
         with_scratch([band.len()], |[values]| {
             let grad = &grad[index * output_plane..][..output_plane];
             let weight = &weight[index % channels * taps..][..taps];
-            // SAFETY: every plane of the output is written by one task.
-            let output = unsafe { std::slice::from_raw_parts_mut(output.at(index * plane), plane) };
             arch.dispatch(InputGradient {
                 geometry,
                 reader: &reader,
@@ -85,10 +92,11 @@ pub(super) fn input_gradient(
                 grad,
                 weight,
                 values,
-                output,
+                output: &mut *output,
             });
             if let Some(epilogue) = epilogue {
-                epilogue.apply(index % channels, output);
+                // SAFETY: the kernel has written every row of the plane.
+                epilogue.apply(index % channels, unsafe { output.assume_init_mut() });
             }
         });
     });
@@ -96,8 +104,8 @@ pub(super) fn input_gradient(
 
 /// The gradient of the weight, `[channels, 1, kernel_height, kernel_width]`.
 pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
-    let (arch, band) = (simd::arch(), cached(geometry));
-    let (channels, taps) = (geometry.channels[0], geometry.taps());
+    let (arch, band) = (simd::arch(), cached_band(geometry));
+    let (channels, taps) = (geometry.channels.input, geometry.taps());
     let mut gradient = vec![0.0f32; channels * taps];
     for_each_chunk(&mut gradient, taps, |channel, gradient| {
         with_scratch([band.len()], |[values]| {
@@ -117,7 +125,7 @@ struct Forward<'a> {
     epilogue: Option<Epilogue<'a>>,
     /// Scratch.
     values: &'a mut [f32],
-    output: Shared,
+    output: &'a mut [MaybeUninit<f32>],
 }
 
 impl WithSimd for Forward<'_> {
@@ -126,6 +134,7 @@ impl WithSimd for Forward<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Geometry { kernel, stride, dilation, .. } = *self.geometry;
+        assert!(self.output.len() == self.geometry.output_plane() && self.weight.len() == self.geometry.taps());
         match (kernel, stride, dilation) {
             ([3, 3], [1, 1], [1, 1]) => self.run::<S, 3, 1>(simd),
             ([3, 3], [2, 2], [1, 1]) => self.run::<S, 3, 2>(simd),
@@ -142,6 +151,7 @@ impl Forward<'_> {
     #[inline(always)]
     fn run<S: Simd, const KERNEL: usize, const STRIDE: usize>(self, simd: S) {
         let (band, [height, width]) = (self.band, self.geometry.output);
+        let output: *mut f32 = self.output.as_mut_ptr().cast();
         let masks = band.masks(simd, self.geometry, band.columns(self.geometry));
         let mut weight = [[Lanes::splat(simd, 0.0); KERNEL]; KERNEL];
         for a in 0..KERNEL {
@@ -150,7 +160,8 @@ impl Forward<'_> {
             }
         }
         for first in (0..height).step_by(band.outputs) {
-            band.fill(simd, self.geometry, &masks, self.x, first, self.values);
+            // SAFETY: only initialized values are written.
+            band.fill(simd, self.geometry, &masks, self.x, first, unsafe { as_uninit(self.values) });
             for row in (0..band.outputs.min(height - first)).step_by(ROWS) {
                 for column in (0..width).step_by(S::F32_LANES) {
                     let values = self.values[row * STRIDE * band.row() + column..].as_ptr();
@@ -163,10 +174,10 @@ impl Forward<'_> {
                                 if i * STRIDE + phase >= (ROWS - 1) * STRIDE + KERNEL {
                                     continue;
                                 }
-                                let place = (i * STRIDE + phase) * band.row() + b % STRIDE * band.width + b / STRIDE;
+                                let offset = (i * STRIDE + phase) * band.row() + b % STRIDE * band.width + b / STRIDE;
                                 // SAFETY: the band has the rows of whole blocks of `ROWS`, and a phase room for a
                                 // register from its last column on.
-                                let value = unsafe { Lanes::load(simd, values.add(place)) };
+                                let value = unsafe { Lanes::load(simd, values.add(offset)) };
                                 for j in 0..KERNEL.div_ceil(STRIDE) {
                                     let a = j * STRIDE + phase;
                                     if a < KERNEL && i >= j && i - j < ROWS {
@@ -177,16 +188,16 @@ impl Forward<'_> {
                             }
                         }
                     }
-                    // Rows past the last are written too, elsewhere: were they left out, the compiler would compute the
-                    // sums of each row only once it is known to be wanted, one after the other.
+                    // Rows past the last are stored too, elsewhere: if they were skipped, the compiler would compute the sums
+                    // of each row only after the test, one after the other.
                     let mut nowhere = [0.0f32; MOST_LANES];
                     for q in 0..ROWS {
                         let target = match first + row + q < height {
-                            // SAFETY: the places are within the plane.
-                            true => unsafe { self.output.at((first + row + q) * width + column) },
+                            // SAFETY: the row and the column are within the plane, as long as the output by the assertion.
+                            true => unsafe { output.add((first + row + q) * width + column) },
                             false => nowhere.as_mut_ptr(),
                         };
-                        // SAFETY: there is room for what is left of the row.
+                        // SAFETY: there is room for the rest of the row, or for a register.
                         unsafe { self.finish(simd, sums[q][0] + sums[q][1], target, width - column) };
                     }
                 }
@@ -198,34 +209,35 @@ impl Forward<'_> {
     fn run_any<S: Simd>(self, simd: S) {
         let (band, [height, width]) = (self.band, self.geometry.output);
         let masks = band.masks(simd, self.geometry, band.columns(self.geometry));
-        let places: Vec<usize> = (0..self.weight.len()).map(|tap| band.tap(self.geometry, tap)).collect();
+        let output: *mut f32 = self.output.as_mut_ptr().cast();
+        let offsets: Vec<usize> = (0..self.weight.len()).map(|tap| band.tap_offset(self.geometry, tap)).collect();
         for first in (0..height).step_by(band.outputs) {
-            band.fill(simd, self.geometry, &masks, self.x, first, self.values);
+            // SAFETY: only initialized values are written.
+            band.fill(simd, self.geometry, &masks, self.x, first, unsafe { as_uninit(self.values) });
             for row in 0..band.outputs.min(height - first) {
                 for column in (0..width).step_by(S::F32_LANES) {
                     let values = self.values[row * self.geometry.stride[0] * band.row() + column..].as_ptr();
                     let mut sum = Lanes::splat(simd, 0.0);
-                    for (place, weight) in places.iter().zip(self.weight) {
+                    for (offset, weight) in offsets.iter().zip(self.weight) {
                         // SAFETY: a phase has room for a register from its last column on.
-                        let value = unsafe { Lanes::load(simd, values.add(*place)) };
+                        let value = unsafe { Lanes::load(simd, values.add(*offset)) };
                         sum = value.scaled_plus(*weight, sum);
                     }
-                    // SAFETY: the places are within the row.
-                    unsafe { self.finish(simd, sum, self.output.at((first + row) * width + column), width - column) };
+                    // SAFETY: there is room for the rest of the row.
+                    unsafe { self.finish(simd, sum, output.add((first + row) * width + column), width - column) };
                 }
             }
         }
     }
 
-    /// Writes a register, or its first `count` values if it has more.
+    /// Applies the epilogue and writes a register, or its first `count` values if it has more.
     ///
     /// # Safety
-    /// There is room for so many values.
+    /// `target` has room for so many values.
     #[inline(always)]
     unsafe fn finish<S: Simd>(&self, simd: S, mut sum: Lanes<S>, target: *mut f32, count: usize) {
-        if let Some(Epilogue { scale, shift, range: [low, high] }) = self.epilogue {
-            let [scale, shift] = [scale, shift].map(|values| Lanes::splat(simd, values[self.channel]));
-            sum = sum.mul_add(scale, shift).max(Lanes::splat(simd, low)).min(Lanes::splat(simd, high));
+        if let Some(epilogue) = self.epilogue {
+            sum = epilogue.lanes(simd, self.channel).apply(sum);
         }
         // SAFETY: the caller's promise.
         unsafe {
@@ -238,7 +250,7 @@ impl Forward<'_> {
     }
 }
 
-/// One plane of the input's gradient, where there is a stride.
+/// One plane of the gradient of a strided convolution's input.
 struct InputGradient<'a> {
     geometry: &'a Geometry,
     reader: &'a Geometry,
@@ -248,7 +260,7 @@ struct InputGradient<'a> {
     weight: &'a [f32],
     /// Scratch.
     values: &'a mut [f32],
-    output: &'a mut [f32],
+    output: &'a mut [MaybeUninit<f32>],
 }
 
 impl WithSimd for InputGradient<'_> {
@@ -261,7 +273,8 @@ impl WithSimd for InputGradient<'_> {
         let mut line = vec![0.0f32; step * lanes];
         let masks = band.masks(simd, reader, band.columns(reader));
         for first in (0..reader.output[0]).step_by(band.outputs) {
-            band.fill(simd, reader, &masks, grad, first, values);
+            // SAFETY: only initialized values are written.
+            band.fill(simd, reader, &masks, grad, first, unsafe { as_uninit(values) });
             let rows = first * step_row..height.min((first + band.outputs) * step_row);
             for (row, output) in rows.clone().zip(output[rows.start * width..].chunks_exact_mut(width)) {
                 let phases = &phases[row % step_row * step..][..step];
@@ -269,9 +282,9 @@ impl WithSimd for InputGradient<'_> {
                     let from = values[(row / step_row - first) * band.row() + column..].as_ptr();
                     let sum = |phase: usize| {
                         let mut sum = Lanes::splat(simd, 0.0);
-                        for (place, tap) in &phases[phase] {
+                        for (offset, tap) in &phases[phase] {
                             // SAFETY: a phase has room for a register from its last column on.
-                            sum = unsafe { Lanes::load(simd, from.add(*place)) }.scaled_plus(weight[*tap], sum);
+                            sum = unsafe { Lanes::load(simd, from.add(*offset)) }.scaled_plus(weight[*tap], sum);
                         }
                         sum
                     };
@@ -293,14 +306,14 @@ impl WithSimd for InputGradient<'_> {
                             }
                         }
                     }
-                    output[..count].copy_from_slice(&line[..count]);
+                    output[..count].write_copy_of_slice(&line[..count]);
                 }
             }
         }
     }
 }
 
-/// One channel of the weight's gradient.
+/// The gradient of one channel's weight.
 struct WeightGradient<'a> {
     geometry: &'a Geometry,
     band: Band,
@@ -334,20 +347,21 @@ impl WeightGradient<'_> {
         let Self { geometry, band, x, grad, channel, values, gradient } = self;
         let ([height, width], lanes) = (geometry.output, S::F32_LANES);
         let (plane, output_plane) = (geometry.input_plane(), geometry.output_plane());
-        let all_places: Vec<usize> = (0..gradient.len()).map(|tap| band.tap(geometry, tap)).collect();
+        let all_offsets: Vec<usize> = (0..gradient.len()).map(|tap| band.tap_offset(geometry, tap)).collect();
         let mut totals = vec![0.0f64; gradient.len()];
         let rows_a_chunk = (CHUNK / width.div_ceil(lanes)).max(1);
         let masks = band.masks(simd, geometry, band.columns(geometry));
         for image in 0..geometry.batch {
-            let index = image * geometry.channels[0] + channel;
+            let index = image * geometry.channels.input + channel;
             let (x, grad) = (&x[index * plane..][..plane], &grad[index * output_plane..][..output_plane]);
             for first in (0..height).step_by(band.outputs) {
-                band.fill(simd, geometry, &masks, x, first, values);
+                // SAFETY: only initialized values are written.
+                band.fill(simd, geometry, &masks, x, first, unsafe { as_uninit(values) });
                 let end = height.min(first + band.outputs);
                 for begin in (first..end).step_by(rows_a_chunk) {
-                    for (places, totals) in all_places.chunks_exact(TAPS).zip(totals.chunks_exact_mut(TAPS)) {
+                    for (tap_offsets, totals) in all_offsets.chunks_exact(TAPS).zip(totals.chunks_exact_mut(TAPS)) {
                         let mut offsets = [0; TAPS];
-                        offsets.copy_from_slice(places);
+                        offsets.copy_from_slice(tap_offsets);
                         let mut sums = [Lanes::splat(simd, 0.0); TAPS];
                         for row in begin..end.min(begin + rows_a_chunk) {
                             let line = (row - first) * geometry.stride[0] * band.row();

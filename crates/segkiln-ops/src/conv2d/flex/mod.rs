@@ -1,4 +1,63 @@
-//! Convolution on the CPU. [`Geometry::method`] tells which of the files here computes what.
+//! Convolution on the CPU: a guide to this folder.
+//!
+//! # Methods
+//!
+//! [`Plan::new`] chooses one of these methods for each pass of a layer; `SEGKILN_EXPLAIN_PLAN=1` prints what it chose and why.
+//! An empty cell is never chosen.
+//!
+//! | method | forward | input gradient | weight gradient | file |
+//! |---|---|---|---|---|
+//! | Winograd, by tiles | 3×3, stride 1 or 2, 8 channels or more in and out | the same for stride 1, with turned kernels | stride 1: the adjoint | `winograd/` |
+//! | Winograd, a tile for each grid | of these, a dilation near the image's size | the same | | `winograd/grids.rs` |
+//! | depthwise | each channel a group | the same; with a stride by phases | the same | `depthwise.rs` |
+//! | product in place | few channels out of a group | few channels into a group; by phases | | `in_place.rs` |
+//! | product from a padded copy | few channels in | | | `padded_copy.rs` |
+//! | implicit GEMM | all others | all others; by phases | all others | `implicit/` |
+//! | Burn's | not f32, or no values | the same | the same | |
+//!
+//! # How the data goes
+//!
+//! ```text
+//!   x [batch, channels in, height, width]                     weight [channels out, channels in, kernel]
+//!        │                                                         │
+//!        │ a task takes some pixels (a block, a band               │ as it lies, transformed (Winograd),
+//!        │ of rows, some tiles) of some channels                   │ or transposed (gradient of the input)
+//!        ▼                                                         │
+//!   scratch memory of the task, in the cache:                      │
+//!     band    padded rows, every tap a plain read                  │
+//!     matrix  [channels in · taps, pixels] (im2col)                │
+//!     tiles   [36 points][channels in, tiles] (Winograd)           │
+//!        │                                                         │
+//!        └────────────► Product (cpu/matrix.rs) ◄──────────────────┘
+//!                       8 rows (output channels) × 2 registers (pixels), summed over channels and taps
+//!                            │
+//!                            │ Winograd: transformed back; phases: interleaved
+//!                            ▼
+//!                       Epilogue: scale, shift, clamp in registers
+//!                            │
+//!                            ▼
+//!   output [batch, channels out, height', width'], each value written once, by one task
+//! ```
+//!
+//! A depthwise convolution has no product: it multiplies registers of a band by single weights.
+//!
+//! # Words
+//!
+//! - **tap**: one position of the kernel; a 3×3 kernel has nine.
+//! - **register**, **lanes**: a processor's vector of 16, 8 or 4 values, and its values. A *pair* is two registers.
+//! - **plane**: the pixels of one channel of one image.
+//! - **band**: some rows of a plane, copied with their padding ([`Band`](band::Band)).
+//! - **block**: the pixels of a task of the implicit GEMM.
+//! - **panel**: a matrix cut to what a product reads in a row: `kernel_rows` output channels, or a pair of registers of pixels.
+//! - **depth**: the number of terms of a product, input channels × taps.
+//! - **tile**: in Winograd's filtering, 4×4 outputs (2×2 with stride 2) that are computed from a 6×6 (5×5) patch of the input. The
+//!   two columns (one) of the patch beyond those of the tile's own are its **halo**; neighboring tiles share them.
+//! - **point**: one of the 36 (25) values of a transformed tile or kernel; products are computed point by point.
+//! - **grid**: a convolution with dilation d is d × d plain ones, each on every d-th row and column.
+//! - **phase**: the pixels of a strided convolution's input gradient that have the same taps; see [`phases`]. In a band, the
+//!   columns that have the same remainder by the stride.
+//! - **chunk**: as many channels as are handled before the next, so that their values stay in the cache.
+//! - **task**: what one thread does at a time; the tasks of a layer depend on its shape only, so that its sums do too.
 
 use burn::{
     backend::{
@@ -9,41 +68,32 @@ use burn::{
     },
     tensor::ops::ConvOptions,
 };
+use pulp::Simd;
 
-use super::{Conv2dOps, affine, joined_dims};
+use super::{Conv2dOps, affine};
 use crate::cpu::{
     matrix::Finish,
-    memory::{Memory, all_f32, contiguous, tensor, written},
-    simd::{MOST_LANES, at_least},
+    memory::{Memory, all_f32, contiguous, tensor, values, written},
+    simd::{Lanes, at_least},
 };
 
 mod band;
 mod depthwise;
-mod direct;
+mod geometry;
 mod implicit;
 mod in_place;
+mod padded_copy;
+mod phases;
+pub(super) mod plan;
 mod winograd;
 
+pub(crate) use geometry::{Geometry, reach};
+use plan::{Method, Pass, Plan};
 use winograd::Kernels;
 
-/// Tasks wanted; fixed, so that sums do not depend on the number of threads.
+/// Tasks that a convolution is split into, about. Fixed, so that sums do not depend on the number of threads; enough that threads
+/// end together.
 const TASKS: usize = 32;
-
-/// How a convolution is computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Method {
-    /// 3×3 kernels on several channels: a quarter of the multiplications. With stride 2 two thirds, forward only.
-    Winograd,
-    /// Each channel by itself.
-    Depthwise,
-    /// Few channels out, of each group; the gradient of the weight is that of the implicit GEMM. That of the input has this way
-    /// too where there are few channels in.
-    InPlace,
-    /// Few channels in, where the gradient of the weight is that of the implicit GEMM.
-    Direct,
-    /// Everything else.
-    Implicit,
-}
 
 impl Conv2dOps for Flex {
     const JOINS: bool = true;
@@ -128,6 +178,10 @@ impl Conv2dOps for Flex {
     }
 }
 
+/// Computes a convolution; [`Plan`] says how.
+///
+/// # Panics
+/// If the tensors do not have the geometry's shapes.
 pub(crate) fn forward(
     geometry: &Geometry,
     x: FlexTensor,
@@ -135,48 +189,66 @@ pub(crate) fn forward(
     epilogue: Option<Epilogue>,
 ) -> FlexTensor {
     let (x, weight) = (contiguous(x), weight.to_contiguous());
-    let (x, weight) = (x.storage(), weight.storage());
-    let memory = memory(epilogue);
+    let (x, weight) = (of_shape(&x, geometry.input_shape()), of_shape(&weight, geometry.weight_shape()));
+    let plan = Plan::new(geometry, Pass::Forward);
     // SAFETY: every method writes every value.
     unsafe {
-        written(geometry.output_shape(), memory, |output| match geometry.method() {
-            Method::Winograd => {
-                let x = Planes::one(x, geometry.channels[0]);
-                winograd::forward(geometry, x, Kernels::new(geometry, weight), epilogue, output);
+        written(geometry.output_shape(), memory(epilogue), |output| match plan.method {
+            Method::Winograd(_) | Method::WinogradGrids | Method::WinogradAdjoint => {
+                let x = Planes::one(x, geometry.channels.input);
+                winograd::forward(plan.method, geometry, x, Kernels::new(geometry, weight), epilogue, output);
             }
             Method::Depthwise => depthwise::forward(geometry, x, weight, epilogue, output),
             Method::InPlace => in_place::forward(geometry, x, weight, epilogue, output),
-            Method::Direct => direct::forward(geometry, x, weight, epilogue, output),
-            Method::Implicit => implicit::forward(geometry, x, weight, epilogue, output),
+            Method::PaddedCopy => padded_copy::forward(geometry, x, weight, epilogue, output),
+            Method::ImplicitGemm => implicit::forward(geometry, x, weight, epilogue, output),
         })
     }
 }
 
-/// [`forward`] with two tensors' channels, for [`Geometry::of_joined`].
+/// [`forward`] of two tensors' channels, for [`Geometry::of_joined`].
 fn forward_joined(
     geometry: &Geometry,
     x: [FlexTensor; 2],
     weight: FlexTensor,
     epilogue: Option<Epilogue>,
 ) -> FlexTensor {
-    let channels = x[0].layout().shape()[1];
-    let ([x, more], weight) = (x.map(contiguous), weight.to_contiguous());
-    let x =
-        Planes { first: x.storage(), channels: [channels, geometry.channels[0] - channels], second: more.storage() };
+    let ([first, second], weight) = (x.map(contiguous), weight.to_contiguous());
+    let channels = [&first, &second].map(|x| x.layout().shape()[1]);
+    let [batch, all, height, width] = geometry.input_shape();
+    assert_eq!(channels[0] + channels[1], all, "both tensors have the channels together");
+    let [first, second] = [(&first, channels[0]), (&second, channels[1])]
+        .map(|(x, channels)| of_shape(x, [batch, channels, height, width]));
+    let x = Planes { first, second, channels };
+    let kernels = Kernels::new(geometry, of_shape(&weight, geometry.weight_shape()));
+    let plan = Plan::new(geometry, Pass::Forward);
     // SAFETY: every value is written.
     unsafe {
         written(geometry.output_shape(), memory(epilogue), |output| {
-            winograd::forward(geometry, x, Kernels::new(geometry, weight.storage()), epilogue, output);
+            winograd::forward(plan.method, geometry, x, kernels, epilogue, output);
         })
     }
 }
 
-/// What has an epilogue is evaluated, but for the few transposed convolutions of a training.
+/// Inference outputs come from the pool; training outputs are allocated, because autodiff keeps them. An epilogue means
+/// inference, or one of the few transposed convolutions of a training step.
 fn memory(epilogue: Option<Epilogue>) -> Memory {
     if epilogue.is_some() { Memory::Pooled } else { Memory::Allocated }
 }
 
-/// The gradient of the input, after the epilogue.
+/// Returns the values of a contiguous tensor.
+///
+/// # Panics
+/// If it has another shape: kernels rely on it.
+fn of_shape(tensor: &FlexTensor, shape: [usize; 4]) -> &[f32] {
+    assert_eq!(tensor.layout().shape().dims::<4>(), shape, "the tensor's shape is not the convolution's");
+    values(tensor)
+}
+
+/// Computes the gradient of the input from that of the output, which is a transposed convolution, and applies the epilogue.
+///
+/// # Panics
+/// If the tensors do not have the geometry's shapes.
 pub(crate) fn input_gradient(
     geometry: &Geometry,
     weight: FlexTensor,
@@ -184,239 +256,46 @@ pub(crate) fn input_gradient(
     epilogue: Option<Epilogue>,
 ) -> FlexTensor {
     let (weight, grad) = (weight.to_contiguous(), contiguous(grad));
-    let (weight, grad) = (weight.storage(), grad.storage());
-    let memory = memory(epilogue);
+    let (weight, grad) = (of_shape(&weight, geometry.weight_shape()), of_shape(&grad, geometry.output_shape()));
+    let plan = Plan::new(geometry, Pass::InputGradient);
     // SAFETY: every method writes every value.
     unsafe {
-        written(geometry.input_shape(), memory, |output| match (geometry.method(), geometry.adjoint()) {
-            (Method::Winograd, Some(adjoint)) => {
-                let grad = Planes::one(grad, adjoint.channels[0]);
-                winograd::forward(&adjoint, grad, Kernels::new(geometry, weight).turned(), epilogue, output);
+        written(geometry.input_shape(), memory(epilogue), |output| match plan.method {
+            Method::Winograd(_) | Method::WinogradGrids | Method::WinogradAdjoint => {
+                let adjoint = geometry.adjoint().expect("Winograd's method has an adjoint convolution");
+                let grad = Planes::one(grad, adjoint.channels.input);
+                let kernels = Kernels::new(geometry, weight).turned();
+                winograd::forward(plan.method, &adjoint, grad, kernels, epilogue, output);
             }
-            (Method::Depthwise, _) => depthwise::input_gradient(geometry, weight, grad, epilogue, output),
-            _ if in_place::gradient_fits(geometry) => {
-                in_place::input_gradient(geometry, weight, grad, epilogue, output);
+            Method::Depthwise => depthwise::input_gradient(geometry, weight, grad, epilogue, output),
+            Method::InPlace => in_place::input_gradient(geometry, weight, grad, epilogue, output),
+            Method::PaddedCopy | Method::ImplicitGemm => {
+                implicit::input_gradient(geometry, weight, grad, epilogue, output);
             }
-            _ => implicit::input_gradient(geometry, weight, grad, epilogue, output),
         })
     }
 }
 
+/// Computes the gradient of the weight from the input and the output's gradient.
+///
+/// # Panics
+/// If the tensors do not have the geometry's shapes.
 pub(crate) fn weight_gradient(geometry: &Geometry, x: FlexTensor, grad: FlexTensor) -> FlexTensor {
     let (x, grad) = (contiguous(x), contiguous(grad));
-    let (x, grad) = (x.storage(), grad.storage());
-    let gradient = match geometry.method() {
-        Method::Winograd if geometry.stride == [1, 1] && winograd::tile_products(geometry) <= geometry.products() => {
-            winograd::weight_gradient(geometry, x, grad)
-        }
+    let (x, grad) = (of_shape(&x, geometry.input_shape()), of_shape(&grad, geometry.output_shape()));
+    let gradient = match Plan::new(geometry, Pass::WeightGradient).method {
+        Method::WinogradAdjoint => winograd::weight_gradient(geometry, x, grad),
         Method::Depthwise => depthwise::weight_gradient(geometry, x, grad),
-        Method::Winograd | Method::InPlace | Method::Direct | Method::Implicit => {
-            implicit::weight_gradient(geometry, x, grad)
-        }
+        _ => implicit::weight_gradient(geometry, x, grad),
     };
-    let [channels_in, channels_out] = geometry.channels;
-    tensor(gradient, [channels_out, channels_in / geometry.groups, geometry.kernel[0], geometry.kernel[1]])
+    tensor(gradient, geometry.weight_shape())
 }
 
-/// Pixels from the first that a kernel covers to the last, both counted.
-pub(crate) fn reach(kernel: usize, dilation: usize) -> Option<usize> {
-    dilation.checked_mul(kernel.checked_sub(1)?)?.checked_add(1)
-}
-
-/// Taps of a phase of the input's gradient, and where in its reader's kernel they are.
-type PhaseTaps = Vec<(usize, [usize; 2])>;
-
-/// The sizes of a convolution.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Geometry {
-    batch: usize,
-    /// Channels in and out.
-    channels: [usize; 2],
-    input: [usize; 2],
-    output: [usize; 2],
-    kernel: [usize; 2],
-    stride: [usize; 2],
-    /// Zeros before the first row and column; those after the last follow from the sizes.
-    padding: [usize; 2],
-    dilation: [usize; 2],
-    groups: usize,
-}
-
-impl Geometry {
-    /// None where there are no values.
-    ///
-    /// # Panics
-    /// If the shapes do not fit, or are too large for any memory.
-    fn of(x: &FlexTensor, weight: &FlexTensor, options: &ConvOptions<2>) -> Option<Self> {
-        Self::of_shapes(x.layout().shape().dims(), weight.layout().shape().dims(), options)
-    }
-
-    /// As [`of`](Self::of).
-    fn of_shapes(x: [usize; 4], weight: [usize; 4], options: &ConvOptions<2>) -> Option<Self> {
-        if x.contains(&0) || weight.contains(&0) {
-            return None;
-        }
-        let ConvOptions { stride, padding, dilation, groups } = options;
-        let output = [0, 1].map(|axis| {
-            let (before, after) = padding[axis];
-            let padded = x[2 + axis].checked_add(before).and_then(|size| size.checked_add(after));
-            let reach = reach(weight[2 + axis], dilation[axis]);
-            match (padded, reach) {
-                (Some(padded), Some(reach)) if padded >= reach => (padded - reach) / stride[axis] + 1,
-                _ => panic!("a kernel {weight:?} with dilation {dilation:?} is larger than the input {x:?} with padding {padding:?}"),
-            }
-        });
-        Some(Self::new(x, weight, output, *stride, padding.map(|(before, _)| before), *dilation, *groups))
-    }
-
-    /// Of a convolution of two tensors' channels, where these can be read from both.
-    fn of_joined(x: &FlexTensor, more: &FlexTensor, weight: &FlexTensor, options: &ConvOptions<2>) -> Option<Self> {
-        let (first, second): ([usize; 4], [usize; 4]) = (x.layout().shape().dims(), more.layout().shape().dims());
-        let geometry = Self::of_shapes(joined_dims(first, second), weight.layout().shape().dims(), options)?;
-        let both = first[1] > 0 && second[1] > 0;
-        (both && geometry.method() == Method::Winograd && !winograd::by_grids(&geometry)).then_some(geometry)
-    }
-
-    /// As [`of`](Self::of), with the output's size; there are values.
-    pub fn new(
-        x: [usize; 4],
-        weight: [usize; 4],
-        output: [usize; 2],
-        stride: [usize; 2],
-        padding: [usize; 2],
-        dilation: [usize; 2],
-        groups: usize,
-    ) -> Self {
-        let [batch, channels_in, height, width] = x;
-        let [channels_out, weight_in, kernel_height, kernel_width] = weight;
-        let fits = weight_in.checked_mul(groups) == Some(channels_in) && channels_out.is_multiple_of(groups);
-        assert!(fits, "input {x:?} and weight {weight:?} do not fit {groups} groups");
-        let sides = [0, 1]
-            .map(|axis| reach(weight[2 + axis], dilation[axis])?.checked_add(padding[axis])?.checked_add(output[axis]));
-        let sizes = [batch, channels_in.max(channels_out), height.max(output[0]), width.max(output[1])];
-        let len = sizes.iter().try_fold(size_of::<f32>(), |len, size| len.checked_mul(*size));
-        let possible =
-            len.is_some_and(|len| len < 1 << 48) && sides.iter().all(|side| side.is_some_and(|side| side < 1 << 48));
-        assert!(possible, "a convolution of {x:?} with {weight:?} to {output:?} fits no memory");
-        // Where there is one output only, any stride is the same, and one beyond the input would be too large to count with.
-        let stride = [0, 1].map(|axis| if output[axis] == 1 { stride[axis].min(x[2 + axis]) } else { stride[axis] });
-        Self {
-            batch,
-            channels: [channels_in, channels_out],
-            input: [height, width],
-            output,
-            kernel: [kernel_height, kernel_width],
-            stride,
-            padding,
-            dilation,
-            groups,
-        }
-    }
-
-    /// The convolution from the output's gradient to the input's, with the kernel turned round; there is one for stride 1.
-    fn adjoint(&self) -> Option<Self> {
-        let padding = |axis: usize| (self.dilation[axis] * (self.kernel[axis] - 1)).checked_sub(self.padding[axis]);
-        (self.stride == [1, 1]).then_some(())?;
-        Some(Self {
-            channels: [self.channels[1], self.channels[0]],
-            input: self.output,
-            output: self.input,
-            padding: [padding(0)?, padding(1)?],
-            ..*self
-        })
-    }
-
-    /// What the input's pixels read of the output's gradient, as if it were one convolution of stride 1, and for each phase, row
-    /// by row, the taps and where in that convolution's kernel they are.
-    fn gradient_reader(&self) -> (Self, Vec<PhaseTaps>) {
-        let [rows, columns] = self.stride;
-        let phases: Vec<_> =
-            (0..rows * columns).map(|phase| self.reaching([phase / columns, phase % columns])).collect();
-        let ends = [0, 1].map(|axis| {
-            let offsets = phases.iter().flatten().map(|(_, offset)| offset[axis]);
-            offsets.fold([0, 0], |[low, high], offset| [offset.min(low), offset.max(high)])
-        });
-        let reader = Self {
-            input: self.output,
-            output: [0, 1].map(|axis| self.input[axis].div_ceil(self.stride[axis])),
-            kernel: ends.map(|[low, high]| (high - low + 1).unsigned_abs()),
-            stride: [1, 1],
-            padding: ends.map(|[low, _]| low.unsigned_abs()),
-            dilation: [1, 1],
-            ..*self
-        };
-        let place = |(tap, offset): (usize, [isize; 2])| {
-            (tap, [0, 1].map(|axis| (offset[axis] - ends[axis][0]).unsigned_abs()))
-        };
-        (reader, phases.into_iter().map(|taps| taps.into_iter().map(place).collect()).collect())
-    }
-
-    /// The taps that lead to an output from the inputs `(i, j) · stride + phase`, and how far from `(i, j)` it is.
-    fn reaching(&self, phase: [usize; 2]) -> Vec<(usize, [isize; 2])> {
-        let [rows, columns] = [0, 1].map(|axis| -> Vec<(usize, isize)> {
-            let offset =
-                |tap: usize| (phase[axis] + self.padding[axis]) as isize - (tap * self.dilation[axis]) as isize;
-            let stride = self.stride[axis] as isize;
-            let taps = (0..self.kernel[axis]).filter(|tap| offset(*tap).rem_euclid(stride) == 0);
-            taps.map(|tap| (tap, offset(tap).div_euclid(stride))).collect()
-        });
-        let both = rows.iter().flat_map(|row| columns.iter().map(move |column| (row, column)));
-        both.map(|(row, column)| (row.0 * self.kernel[1] + column.0, [row.1, column.1])).collect()
-    }
-
-    fn method(&self) -> Method {
-        let [channels_in, channels_out] = self.channels;
-        // Few channels leave the transforms of tiles without enough products to pay for them, and a dilation near the
-        // image's size leaves the tiles half empty.
-        let worth = || channels_in >= 8 && channels_out >= 8 && winograd::products(self) <= self.products();
-        if winograd::fits(self) && worth() {
-            Method::Winograd
-        } else if self.groups == channels_in && self.groups == channels_out && self.groups > 1 && depthwise::fits(self)
-        {
-            Method::Depthwise
-        } else if in_place::fits(self) {
-            Method::InPlace
-        } else if direct::fits(self) {
-            Method::Direct
-        } else {
-            Method::Implicit
-        }
-    }
-
-    /// Products for each pair of channels by the definition.
-    fn products(&self) -> usize {
-        self.batch * self.output_plane() * self.taps()
-    }
-
-    /// Channels in and out of a group.
-    fn group_channels(&self) -> [usize; 2] {
-        self.channels.map(|channels| channels / self.groups)
-    }
-
-    /// Whether most registers are full that are filled from one row of the output.
-    fn fills_registers(&self) -> bool {
-        8 * self.output[1].next_multiple_of(MOST_LANES) <= 9 * self.output[1]
-    }
-
-    fn taps(&self) -> usize {
-        self.kernel[0] * self.kernel[1]
-    }
-
-    fn input_plane(&self) -> usize {
-        self.input[0] * self.input[1]
-    }
-
-    fn output_plane(&self) -> usize {
-        self.output[0] * self.output[1]
-    }
-
-    fn input_shape(&self) -> [usize; 4] {
-        [self.batch, self.channels[0], self.input[0], self.input[1]]
-    }
-
-    fn output_shape(&self) -> [usize; 4] {
-        [self.batch, self.channels[1], self.output[0], self.output[1]]
-    }
+/// Returns the methods of the forward pass, of the gradient of the input and of that of the weight, for tests.
+#[cfg(test)]
+pub(super) fn methods(x: [usize; 4], weight: [usize; 4], options: &ConvOptions<2>) -> [Method; 3] {
+    let geometry = Geometry::of_shapes(x, weight, options).expect("there are values");
+    [Pass::Forward, Pass::InputGradient, Pass::WeightGradient].map(|pass| Plan::new(&geometry, pass).method)
 }
 
 /// Planes of one tensor, `[batch, channels, height, width]`, or of two whose channels follow each other.
@@ -432,14 +311,14 @@ impl<'a> Planes<'a> {
         Self { first: values, second: &[], channels: [channels, 0] }
     }
 
-    /// The values, how many channels they have, and which of them is this one.
+    /// Returns the tensor that has a channel, its number of channels, and the channel's index there.
     #[inline(always)]
     fn of(&self, channel: usize) -> (&'a [f32], usize, usize) {
         let [first, second] = self.channels;
         if channel < first { (self.first, first, channel) } else { (self.second, second, channel - first) }
     }
 
-    /// Whether `count` values follow the beginning of each plane of an image, within the tensor.
+    /// Returns whether `count` values from the beginning of each plane of an image on are within the tensor.
     fn follow(&self, image: usize, count: usize, plane: usize) -> bool {
         [self.first, self.second].into_iter().zip(self.channels).all(|(values, channels)| {
             let last = ((image + 1) * channels).saturating_sub(1) * plane;
@@ -448,7 +327,7 @@ impl<'a> Planes<'a> {
     }
 }
 
-/// What happens to an output before it is stored: `range` bounds `output · scale + shift`, one of each a channel.
+/// The last step of each output before it is stored: `clamp(output · scale + shift, range)`, with a scale and a shift a channel.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Epilogue<'a> {
     pub scale: &'a [f32],
@@ -458,12 +337,12 @@ pub(crate) struct Epilogue<'a> {
 }
 
 impl<'a> Epilogue<'a> {
-    /// Of contiguous tensors.
+    /// Takes scale and shift from contiguous tensors.
     fn new(scale: &'a FlexTensor, shift: &'a FlexTensor, range: Option<[f32; 2]>) -> Self {
-        Self { scale: scale.storage(), shift: shift.storage(), range: range.unwrap_or(Self::UNBOUNDED) }
+        Self { scale: values(scale), shift: values(shift), range: range.unwrap_or(Self::UNBOUNDED) }
     }
 
-    /// What a product does whose first row is this channel's.
+    /// Returns the last step of a product whose rows are channels from `channel` on.
     #[inline(always)]
     fn finish(epilogue: Option<Self>, channel: usize) -> Finish<'a> {
         match epilogue {
@@ -476,11 +355,41 @@ impl<'a> Epilogue<'a> {
 
     pub const UNBOUNDED: [f32; 2] = [f32::NEG_INFINITY, f32::INFINITY];
 
-    fn apply(&self, channel: usize, values: &mut [f32]) {
-        let (scale, shift, [low, high]) = (self.scale[channel], self.shift[channel], self.range);
-        for value in values {
-            let scaled = at_least(*value * scale + shift, low);
-            *value = if scaled > high { high } else { scaled };
+    /// Returns the epilogue of one channel in registers.
+    #[inline(always)]
+    fn lanes<S: Simd>(&self, simd: S, channel: usize) -> EpilogueLanes<S> {
+        let Self { scale, shift, range: [low, high] } = self;
+        let splat = |value| Lanes::splat(simd, value);
+        EpilogueLanes {
+            scale: splat(scale[channel]),
+            shift: splat(shift[channel]),
+            low: splat(*low),
+            high: splat(*high),
         }
+    }
+
+    /// Applies the epilogue to outputs of one channel.
+    fn apply(&self, channel: usize, outputs: &mut [f32]) {
+        let (scale, shift, [low, high]) = (self.scale[channel], self.shift[channel], self.range);
+        for output in outputs {
+            let scaled = at_least(*output * scale + shift, low);
+            *output = if scaled > high { high } else { scaled };
+        }
+    }
+}
+
+/// [`Epilogue`] of one channel.
+#[derive(Clone, Copy)]
+struct EpilogueLanes<S: Simd> {
+    scale: Lanes<S>,
+    shift: Lanes<S>,
+    low: Lanes<S>,
+    high: Lanes<S>,
+}
+
+impl<S: Simd> EpilogueLanes<S> {
+    #[inline(always)]
+    fn apply(self, output: Lanes<S>) -> Lanes<S> {
+        output.mul_add(self.scale, self.shift).max(self.low).min(self.high)
     }
 }

@@ -1,4 +1,4 @@
-//! What pixels read, copied into the matrices of a product.
+//! Copies the values that pixels read at each tap (im2col) into the matrices of a product.
 
 use std::ops::Range;
 
@@ -6,12 +6,13 @@ use pulp::Simd;
 
 use crate::{
     conv2d::flex::Geometry,
-    cpu::simd::{Lanes, MOST_LANES, places, prefetch},
+    cpu::simd::{Lanes, MOST_LANES, lane_mask, prefetch},
 };
 
-/// What pixels read: pixel `(i, j)` and tap `t` meet at `(i, j) · stride + t` of the source, or at nothing.
+/// Pixels and the source that they read: at tap `t`, pixel `(i, j)` reads `(i, j) · stride + t` of the source, or a zero outside.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::conv2d::flex) struct Reader {
+    /// Rows and columns of pixels.
     pub pixels: [usize; 2],
     pub stride: [usize; 2],
     /// Height and width of the source.
@@ -19,17 +20,19 @@ pub(in crate::conv2d::flex) struct Reader {
 }
 
 impl Reader {
+    /// Number of pixels.
     pub fn count(&self) -> usize {
         self.pixels[0] * self.pixels[1]
     }
 
+    /// Values of a plane of the source.
     pub fn plane(&self) -> usize {
         self.source[0] * self.source[1]
     }
 
-    /// Where a register of pixels begins to read at a tap if they all read one row of the source.
+    /// Returns the first value in a plane that a register of pixels reads at a tap, if all of them read one row of the source.
     #[inline(always)]
-    fn whole(&self, tap: Tap, [row, column]: [usize; 2], count: usize, lanes: usize) -> Option<isize> {
+    fn whole_row(&self, tap: Tap, [row, column]: [usize; 2], count: usize, lanes: usize) -> Option<isize> {
         let line = (row * self.stride[0]).wrapping_add_signed(tap[0]);
         let first = (column * self.stride[1]).wrapping_add_signed(tap[1]);
         let last = first.wrapping_add((lanes - 1) * self.stride[1]);
@@ -38,31 +41,32 @@ impl Reader {
     }
 }
 
+/// Row and column that a tap adds to the source position of a pixel.
 pub(in crate::conv2d::flex) type Tap = [isize; 2];
 
-/// The places of a register of the matrix that come from one row of the source.
+/// Some lanes of a register of the matrix, which come from one row of the source.
 #[derive(Clone, Copy)]
-struct Part<S: Simd> {
-    /// The register's place in the matrix, for channel 0.
-    place: usize,
-    /// Of the register's first place in a plane; what the masks leave out may be anywhere.
-    offset: isize,
-    /// Two for the two registers that stride 2 reads.
+struct Segment<S: Simd> {
+    /// The register's offset in the matrix, for channel 0.
+    target: usize,
+    /// Offset in a plane of the value of the register's first lane; only the masks' lanes need to be within the plane.
+    source: isize,
+    /// Lanes of the register that is read; with stride 2, of the two registers.
     masks: [S::m32s; 2],
-    /// Whether the register has another part before this one.
+    /// Whether a segment of the same register comes before this one.
     continues: bool,
 }
 
-/// How a matrix is filled, for one channel; it is the same for the others.
+/// Instructions to fill a matrix from one channel; they are the same for all channels.
 pub(in crate::conv2d::flex) struct Filling<S: Simd> {
-    parts: Vec<Part<S>>,
-    /// Whether other channels' values are asked for ahead of time: they are too far apart for the processor to guess.
-    ahead: bool,
+    segments: Vec<Segment<S>>,
+    /// Whether to prefetch the values of later channels: they are too far apart for the processor to guess.
+    prefetch: bool,
 }
 
 impl<S: Simd> Filling<S> {
-    /// `registers` registers of what pixels from `pixels.start` on read at each tap, with zeros for those after the last and
-    /// outside of the source. Register `i` of tap `t` is at `place(t, i)`.
+    /// Prepares the filling of `registers` registers a tap with the values that `pixels` read, and zeros for pixels after the last
+    /// and outside of the source. Register `i` of tap `t` is at `target(t, i)`.
     #[inline(always)]
     pub fn new(
         simd: S,
@@ -70,41 +74,41 @@ impl<S: Simd> Filling<S> {
         taps: &[Tap],
         pixels: Range<usize>,
         registers: usize,
-        place: impl Fn(usize, usize) -> usize,
+        target: impl Fn(usize, usize) -> usize,
     ) -> Self {
-        let mut filling = Self { parts: Vec::with_capacity(2 * registers * taps.len()), ahead: taps.len() == 1 };
+        let mut filling = Self { segments: Vec::with_capacity(2 * registers * taps.len()), prefetch: taps.len() == 1 };
         // Stride 2 reads no value past a register's last.
-        let whole = [places(simd, 0..S::F32_LANES), places(simd, 0..S::F32_LANES + 1 - reader.stride[1].min(2))];
+        let whole = [lane_mask(simd, 0..S::F32_LANES), lane_mask(simd, 0..S::F32_LANES + 1 - reader.stride[1].min(2))];
         for register in 0..registers {
             let first = pixels.start + register * S::F32_LANES;
             let count = pixels.end.saturating_sub(first).min(S::F32_LANES);
             let start = [first / reader.pixels[1], first % reader.pixels[1]];
             for (index, tap) in taps.iter().enumerate() {
-                let place = place(index, register);
-                if let Some(offset) = reader.whole(*tap, start, count, S::F32_LANES) {
-                    filling.parts.push(Part { place, offset, masks: whole, continues: false });
+                let target = target(index, register);
+                if let Some(source) = reader.whole_row(*tap, start, count, S::F32_LANES) {
+                    filling.segments.push(Segment { target, source, masks: whole, continues: false });
                     continue;
                 }
                 match reader.stride[1] {
-                    1 => filling.register::<1>(simd, reader, *tap, start, count, place),
-                    2 => filling.register::<2>(simd, reader, *tap, start, count, place),
-                    _ => filling.register::<0>(simd, reader, *tap, start, count, place),
+                    1 => filling.add_register::<1>(simd, reader, *tap, start, count, target),
+                    2 => filling.add_register::<2>(simd, reader, *tap, start, count, target),
+                    _ => filling.add_register::<0>(simd, reader, *tap, start, count, target),
                 }
             }
         }
         filling
     }
 
-    /// One register, `STRIDE` being 0 where there is no code for it.
+    /// Adds the segments of one register. `STRIDE` is 0 for strides without code of their own.
     #[inline(always)]
-    fn register<const STRIDE: usize>(
+    fn add_register<const STRIDE: usize>(
         &mut self,
         simd: S,
         reader: &Reader,
         tap: Tap,
         [mut row, mut column]: [usize; 2],
         count: usize,
-        place: usize,
+        target: usize,
     ) {
         let (lanes, [height, width]) = (S::F32_LANES, reader.source);
         let stride = if STRIDE == 0 { reader.stride[1] } else { STRIDE };
@@ -113,7 +117,7 @@ impl<S: Simd> Filling<S> {
             let pixels = (reader.pixels[1] - column).min(count - lane);
             let line = (row * reader.stride[0]).wrapping_add_signed(tap[0]);
             let start = (column * stride) as isize + tap[1];
-            // Of these pixels the first that is within the row, and the one after the last.
+            // The first of these pixels that reads within the row, and the one after the last that does.
             let low = (-start).max(0).unsigned_abs().div_ceil(stride).min(pixels);
             let high = (width as isize - start).max(0).unsigned_abs().div_ceil(stride).min(pixels);
             if line < height && low < high {
@@ -121,12 +125,12 @@ impl<S: Simd> Filling<S> {
                 let masks = if STRIDE == 2 {
                     let (low, high) = (2 * low, 2 * high - 1);
                     let after = low.saturating_sub(lanes)..high.saturating_sub(lanes);
-                    [places(simd, low..high.min(lanes)), places(simd, after)]
+                    [lane_mask(simd, low..high.min(lanes)), lane_mask(simd, after)]
                 } else {
-                    [places(simd, low..high); 2]
+                    [lane_mask(simd, low..high); 2]
                 };
-                let offset = (line * width) as isize + start - (lane * stride) as isize;
-                self.parts.push(Part { place, offset, masks, continues });
+                let source = (line * width) as isize + start - (lane * stride) as isize;
+                self.segments.push(Segment { target, source, masks, continues });
                 continues = true;
             }
             lane += pixels;
@@ -136,14 +140,14 @@ impl<S: Simd> Filling<S> {
             }
         }
         if !continues {
-            self.parts.push(Part { place, offset: 0, masks: [places(simd, 0..0); 2], continues });
+            self.segments.push(Segment { target, source: 0, masks: [lane_mask(simd, 0..0); 2], continues });
         }
     }
 
-    /// Fills the matrix from each plane of `x`; from a plane to the next places are `step` apart.
+    /// Fills the matrix from each plane of `x`; the registers of one plane are `step` after those of the plane before.
     ///
     /// # Safety
-    /// The matrix has all places.
+    /// The matrix has room for a register at `target(tap, register) + plane · step` for all of them.
     #[inline(always)]
     pub unsafe fn fill(&self, simd: S, reader: &Reader, x: &[f32], matrix: &mut [f32], step: usize) {
         // SAFETY: the caller's promise.
@@ -167,13 +171,13 @@ impl<S: Simd> Filling<S> {
     ) {
         let (plane, lanes) = (reader.plane(), S::F32_LANES);
         for (channel, x) in x.chunks_exact(plane).enumerate() {
-            for part in &self.parts {
-                let Part { place, offset, masks, continues } = *part;
-                let from = x.as_ptr().wrapping_offset(offset);
-                if self.ahead {
+            for segment in &self.segments {
+                let Segment { target, source, masks, continues } = *segment;
+                let from = x.as_ptr().wrapping_offset(source);
+                if self.prefetch {
                     prefetch(from.wrapping_add(2 * plane));
                 }
-                // SAFETY: the masks keep to the plane, and the caller gives the matrix.
+                // SAFETY: the masks' lanes are within the plane, and the caller promises the matrix.
                 unsafe {
                     let mut value = match STRIDE {
                         1 => Lanes::load_masked(simd, from, masks[0]),
@@ -184,13 +188,13 @@ impl<S: Simd> Filling<S> {
                         _ => {
                             let mut values = [0.0f32; MOST_LANES];
                             for lane in 0..lanes {
-                                let index = offset.wrapping_add_unsigned(lane * reader.stride[1]) as usize;
+                                let index = source.wrapping_add_unsigned(lane * reader.stride[1]) as usize;
                                 values[lane] = if index < plane { x[index] } else { 0.0 };
                             }
                             Lanes::load_masked(simd, values.as_ptr(), masks[0])
                         }
                     };
-                    let target = matrix.as_mut_ptr().add(place + channel * step);
+                    let target = matrix.as_mut_ptr().add(target + channel * step);
                     if continues {
                         value = value.or(Lanes::load(simd, target));
                     }
@@ -202,7 +206,7 @@ impl<S: Simd> Filling<S> {
 }
 
 impl Geometry {
-    /// Output pixels and the input.
+    /// Returns the output's pixels as readers of the input.
     pub(super) fn reader(&self) -> Reader {
         if self.kernel == [1, 1] && self.stride == [1, 1] && self.padding == [0, 0] && self.input == self.output {
             // One long row: no register is made of two.
@@ -212,7 +216,7 @@ impl Geometry {
         Reader { pixels: self.output, stride: self.stride, source: self.input }
     }
 
-    /// What taps add to the place that an output pixel reads.
+    /// Returns what each tap adds to the source position of an output pixel.
     pub(super) fn offsets(&self) -> Vec<Tap> {
         let offset = |axis: usize, tap: usize| (tap * self.dilation[axis]) as isize - self.padding[axis] as isize;
         (0..self.taps()).map(|tap| [offset(0, tap / self.kernel[1]), offset(1, tap % self.kernel[1])]).collect()

@@ -1,10 +1,10 @@
-//! Dilations near the image's size: each interleaved grid is one tile, of up to 6×6 outputs, and neighbouring grids fill a
+//! Dilations near the image's size: each interleaved grid is one tile, of up to 6×6 outputs, and neighboring grids fill a
 //! register.
 //!
-//! The tiles are as large as the grids, so that none is half empty. Some input channels after the others are transformed and
-//! multiplied: transformed kernels of all would be up to seven times the weight.
+//! The tiles are as large as the grids, so that none is half empty. Input channels are transformed and multiplied a few hundred at
+//! a time: transformed kernels of all would be up to seven times the weight.
 
-use std::ops::Range;
+use std::{mem::MaybeUninit, ops::Range};
 
 use pulp::{Simd, WithSimd};
 
@@ -16,24 +16,26 @@ use super::{
 use crate::{
     conv2d::flex::{
         Epilogue, Geometry,
+        geometry::Channels,
         implicit::{Filling, Reader, Tap},
     },
     cpu::{
-        matrix::{Finish, Sizes},
-        memory::{Shared, Temporary, with_scratch},
+        disjoint::{Disjoint, Part},
+        matrix::{Finish, RegisterSizes},
+        memory::{Temporary, with_scratch},
         simd::{self, Lanes, MOST_LANES, arch_of_eight},
         threads::for_each,
     },
 };
 
-/// Most points of an axis.
+/// Most points along an axis.
 const MOST: usize = 8;
-/// Channels in that are transformed and multiplied before the next, so that a product's tiles stay in a second-level cache.
+/// Input channels that are transformed and multiplied before the next, so that a product's tiles stay in a second-level cache.
 const DEPTH: usize = 256;
-/// Channels whose tiles are one task.
+/// Channels of a task that transforms tiles.
 const CHANNELS: usize = 16;
 
-/// The transforms `B^T`, `G` and `A^T` along one axis, as far as there are points, inputs and outputs.
+/// The transforms `B^T`, `G` and `A^T` along one axis, padded with zeros.
 struct Axis {
     outputs: usize,
     points: usize,
@@ -48,7 +50,7 @@ impl Axis {
     }
 }
 
-/// The numbers of a matrix, and zeros.
+/// Pads a matrix with zeros.
 const fn matrix<const ROWS: usize, const COLUMNS: usize, const WIDTH: usize>(
     values: [[f32; COLUMNS]; ROWS],
 ) -> [[f32; WIDTH]; MOST] {
@@ -166,7 +168,7 @@ static SIX: Axis = Axis {
     ]),
 };
 
-/// The transforms of rows and of columns; none where a grid is larger than any tile.
+/// Returns the transforms of rows and of columns; `None` if a grid is larger than any tile.
 fn axes(geometry: &Geometry) -> Option<[&'static Axis; 2]> {
     let axis = |axis: usize| {
         let (dilation, input, output) = (geometry.dilation[axis], geometry.input[axis], geometry.output[axis]);
@@ -182,21 +184,27 @@ fn axes(geometry: &Geometry) -> Option<[&'static Axis; 2]> {
     Some([axis(0)?, axis(1)?])
 }
 
-/// Products for each pair of channels, with those of registers that are not full; none where an image's tiles or products
-/// are too many to be in memory at once.
+/// Returns the multiplications for each pair of an input and an output channel, with those of registers that are not full; `None`
+/// if there are no such tiles, or an image's tiles or products do not fit in memory at once.
 pub(super) fn products(geometry: &Geometry) -> Option<usize> {
     let [rows, columns] = axes(geometry)?;
     let grids = geometry.grids();
     let points = rows.points * columns.points * (grids[0] * grids[1]).next_multiple_of(MOST_LANES);
-    let [channels_in, channels_out] = geometry.channels;
+    let Channels { input: channels_in, output: channels_out } = geometry.channels;
     (points * DEPTH.min(channels_in).max(channels_out) <= TILES).then_some(points * geometry.batch)
 }
 
 /// Writes the convolution of `x` to `output`.
-pub(super) fn forward(geometry: &Geometry, x: &[f32], kernels: Kernels, epilogue: Option<Epilogue>, output: Shared) {
-    let arch = simd::arch();
-    let [lanes, step] = arch.dispatch(Sizes);
-    let [channels_in, channels_out] = geometry.channels;
+pub(super) fn forward(
+    geometry: &Geometry,
+    x: &[f32],
+    kernels: Kernels,
+    epilogue: Option<Epilogue>,
+    output: &mut [MaybeUninit<f32>],
+) {
+    let (arch, output) = (simd::arch(), Disjoint::new(output));
+    let RegisterSizes { lanes, rows: step } = RegisterSizes::of(arch);
+    let Channels { input: channels_in, output: channels_out } = geometry.channels;
     let Some(axes) = axes(geometry) else { unreachable!("the grids are tiles") };
     let per_image = geometry.grids().iter().product::<usize>().div_ceil(lanes);
     let points = axes[0].points * axes[1].points;
@@ -208,17 +216,16 @@ pub(super) fn forward(geometry: &Geometry, x: &[f32], kernels: Kernels, epilogue
         let vectors = images * per_image;
         let products_stride = channels_out * vectors * lanes + SKEW;
         let tiles_len = points * (depth * vectors * lanes + SKEW);
-        // SAFETY: what is read of these is written before.
         let [mut transformed, mut tiles, mut products] =
-            [points * kernels_stride, tiles_len, points * products_stride].map(|len| unsafe { Temporary::new(len) });
+            [points * kernels_stride, tiles_len, points * products_stride].map(Temporary::new);
         for begin in (0..channels_in).step_by(DEPTH) {
             let ins = begin..(begin + DEPTH).min(channels_in);
             let panels = Panels { channels: ins.len(), vectors, lanes };
-            let target = Shared(transformed.as_mut_ptr());
+            let target = Disjoint::new(transformed.as_mut_slice());
             for_each(channels_out.div_ceil(step), |panel| {
                 let outs = panel * step..(panel * step + step).min(channels_out);
                 // SAFETY: each task has its panel of the kernels.
-                let target = Shared(unsafe { target.at(panel * step * ins.len()) });
+                let target = unsafe { target.part() }.skip(panel * step * ins.len());
                 let ins = ins.clone();
                 arch_of_eight().dispatch(TransformKernels {
                     step,
@@ -230,7 +237,7 @@ pub(super) fn forward(geometry: &Geometry, x: &[f32], kernels: Kernels, epilogue
                     target,
                 });
             });
-            let target = Shared(tiles.as_mut_ptr());
+            let target = Disjoint::new(tiles.as_mut_slice());
             let chunks = ins.len().div_ceil(CHANNELS);
             for_each(images * chunks, |task| {
                 let (image, chunk) = (task / chunks, task % chunks * CHANNELS);
@@ -240,10 +247,12 @@ pub(super) fn forward(geometry: &Geometry, x: &[f32], kernels: Kernels, epilogue
                     let plane = ((first + image) * channels_in + ins.start + channels.start) * geometry.input_plane();
                     let x = &x[plane..][..channels.len() * geometry.input_plane()];
                     let vector = image * per_image;
+                    // SAFETY: each task has its channels of its image.
+                    let target = unsafe { target.part() };
                     arch.dispatch(TransformTiles { geometry, axes, x, channels, vector, panels, matrix, target });
                 });
             });
-            let target = Shared(products.as_mut_ptr());
+            let target = Disjoint::new(products.as_mut_slice());
             let chunk = chunk(channels_out, ROWS, step);
             let chunks = channels_out.div_ceil(chunk);
             for_each(points * chunks, |task| {
@@ -251,19 +260,18 @@ pub(super) fn forward(geometry: &Geometry, x: &[f32], kernels: Kernels, epilogue
                 arch.dispatch(Multiply {
                     channels_in: ins.len(),
                     points: point..point + 1,
-                    kernels: &transformed[row * ins.len()..],
+                    kernels: &transformed.as_slice()[row * ins.len()..],
                     kernels_stride,
                     rows: chunk.min(channels_out - row),
-                    tiles: &tiles,
+                    tiles: tiles.as_slice(),
                     panels,
-                    // SAFETY: the row is within the products.
-                    products: Shared(unsafe { target.at(row * vectors * lanes) }),
+                    // SAFETY: each task has its rows of its point. What is added to was stored for the channels before.
+                    products: unsafe { target.part() }.skip(row * vectors * lanes),
                     products_stride,
                     finish: if begin > 0 { Finish::Add } else { Finish::Store },
                 });
             });
         }
-        let products = &products;
         for_each(channels_out.div_ceil(step), |panel| {
             let channels = panel * step..(panel * step + step).min(channels_out);
             arch.dispatch(TransformProducts {
@@ -273,27 +281,29 @@ pub(super) fn forward(geometry: &Geometry, x: &[f32], kernels: Kernels, epilogue
                 first,
                 images,
                 per_image,
-                products,
+                products: products.as_slice(),
                 products_stride,
                 epilogue,
-                output,
+                // SAFETY: each task has its output channels of these images.
+                output: unsafe { output.part() },
             });
         });
     }
 }
 
-/// Transforms the kernels of some channels: `[point][step channels out][channel in][channel out]`; for `arch_of_eight`.
+/// Transforms the kernels of some channels: `[point][panel of step output channels][input channel][output channel]`; for
+/// `arch_of_eight`.
 struct TransformKernels<'a> {
-    /// `kernel_rows` of the products' registers.
+    /// Output channels of a panel: `kernel_rows` of the products' registers, 6 or 8.
     step: usize,
     axes: [&'a Axis; 2],
     kernels: Kernels<'a>,
     ins: Range<usize>,
     /// Up to `step`.
     outs: Range<usize>,
-    /// From a point to the next.
+    /// Distance of two points.
     stride: usize,
-    target: Shared,
+    target: Part<'a>,
 }
 
 impl WithSimd for TransformKernels<'_> {
@@ -311,6 +321,7 @@ impl TransformKernels<'_> {
         assert!(ROWS.is_multiple_of(S::F32_LANES) || ROWS < S::F32_LANES);
         let Self { axes: [rows, columns], kernels, ins, outs, stride, target, .. } = self;
         let lanes = S::F32_LANES;
+        let target = target.rows(0, stride, rows.points * columns.points, ins.len() * ROWS);
         for (index, channel) in ins.enumerate() {
             for part in (0..ROWS).step_by(lanes) {
                 let outs = (outs.start + part).min(outs.end)..(outs.start + part + lanes).min(outs.end);
@@ -327,9 +338,9 @@ impl TransformKernels<'_> {
                         for c in 0..3 {
                             value = half[c].scaled_plus(columns.kernel[b][c], value);
                         }
-                        let place = (a * columns.points + b) * stride + index * ROWS + part;
-                        // SAFETY: the target has `stride` values a point, of which this panel's are written here only.
-                        unsafe { store_rows::<S, ROWS>(value, target.at(place)) };
+                        let offset = (a * columns.points + b) * stride + index * ROWS + part;
+                        // SAFETY: the target has a panel's rows of each channel and point.
+                        unsafe { store_rows::<S, ROWS>(value, target.add(offset)) };
                     }
                 }
             }
@@ -343,14 +354,14 @@ struct TransformTiles<'a> {
     axes: [&'a Axis; 2],
     /// The channels' planes.
     x: &'a [f32],
-    /// Of the panels.
+    /// Channels of the panels.
     channels: Range<usize>,
     /// The image's first register.
     vector: usize,
     panels: Panels,
     /// Scratch, `[input][grid]`.
     matrix: &'a mut [f32],
-    target: Shared,
+    target: Part<'a>,
 }
 
 impl WithSimd for TransformTiles<'_> {
@@ -371,12 +382,14 @@ impl WithSimd for TransformTiles<'_> {
             }
         }
         assert!(matrix.len() >= taps.len() * registers * lanes);
-        let place = |tap: usize, register: usize| (tap * registers + register) * lanes;
-        let filling = Filling::new(simd, &reader, &taps, 0..reader.count(), registers, place);
+        let offset = |tap: usize, register: usize| (tap * registers + register) * lanes;
+        let filling = Filling::new(simd, &reader, &taps, 0..reader.count(), registers, offset);
         for (channel, x) in channels.zip(x.chunks_exact(geometry.input_plane())) {
-            // SAFETY: the matrix has a row for each tap.
+            // SAFETY: the matrix has a row of registers for each tap, by the assertion.
             unsafe { filling.fill(simd, &reader, x, matrix, 0) };
             for register in 0..registers {
+                let start = panels.at(channel, vector + register);
+                let target = target.rows(start, panels.plane(), rows.points * columns.points, lanes);
                 for a in 0..rows.points {
                     let mut line = [Lanes::splat(simd, 0.0); MOST];
                     for i in 0..rows.inputs() {
@@ -385,9 +398,9 @@ impl WithSimd for TransformTiles<'_> {
                             continue;
                         }
                         for j in 0..columns.inputs() {
-                            let place = place(i * columns.inputs() + j, register);
+                            let offset = offset(i * columns.inputs() + j, register);
                             // SAFETY: as above.
-                            let value = unsafe { Lanes::load(simd, matrix.as_ptr().add(place)) };
+                            let value = unsafe { Lanes::load(simd, matrix.as_ptr().add(offset)) };
                             line[j] = value.scaled_plus(factor, line[j]);
                         }
                     }
@@ -396,9 +409,8 @@ impl WithSimd for TransformTiles<'_> {
                         for j in 0..columns.inputs() {
                             sum = line[j].scaled_plus(columns.input[b][j], sum);
                         }
-                        let place = (a * columns.points + b) * panels.plane() + panels.at(channel, vector + register);
-                        // SAFETY: the target has all panels, and this channel and register are written here only.
-                        unsafe { sum.store(target.at(place)) };
+                        // SAFETY: the target has a register for each point.
+                        unsafe { sum.store(target.add((a * columns.points + b) * panels.plane())) };
                     }
                 }
             }
@@ -410,18 +422,18 @@ impl WithSimd for TransformTiles<'_> {
 struct TransformProducts<'a> {
     geometry: &'a Geometry,
     axes: [&'a Axis; 2],
-    /// Channels out.
+    /// Output channels.
     channels: Range<usize>,
     /// The first image.
     first: usize,
     images: usize,
     /// Registers of an image.
     per_image: usize,
-    /// `[point][channel][grid]`
-    products: &'a [f32],
+    /// `[point][channel][grid]`; only the gaps between points are not written.
+    products: &'a [MaybeUninit<f32>],
     products_stride: usize,
     epilogue: Option<Epilogue<'a>>,
-    output: Shared,
+    output: Part<'a>,
 }
 
 impl WithSimd for TransformProducts<'_> {
@@ -438,7 +450,7 @@ impl WithSimd for TransformProducts<'_> {
         let mut line = [0.0f32; MOST_LANES];
         for channel in channels {
             for vector in 0..images * per_image {
-                let source = products[channel * row_len + vector * lanes..].as_ptr();
+                let source: *const f32 = products[channel * row_len + vector * lanes..].as_ptr().cast();
                 let mut half = [[Lanes::splat(simd, 0.0); MOST]; MOST];
                 for a in 0..rows.points {
                     for b in 0..columns.points {
@@ -452,17 +464,15 @@ impl WithSimd for TransformProducts<'_> {
                 }
                 let (image, first_grid) = (first + vector / per_image, vector % per_image * lanes);
                 let count = lanes.min(grids - first_grid);
-                let plane = (image * geometry.channels[1] + channel) * geometry.output_plane();
+                let plane = (image * geometry.channels.output + channel) * geometry.output_plane();
                 for i in 0..rows.outputs {
                     for j in 0..columns.outputs {
                         let mut sum = Lanes::splat(simd, 0.0);
                         for a in 0..rows.points {
                             sum = half[a][j].scaled_plus(rows.output[i][a], sum);
                         }
-                        if let Some(Epilogue { scale, shift, range: [low, high] }) = epilogue {
-                            let (scale, shift) =
-                                (Lanes::splat(simd, scale[channel]), Lanes::splat(simd, shift[channel]));
-                            sum = sum.mul_add(scale, shift).max(Lanes::splat(simd, low)).min(Lanes::splat(simd, high));
+                        if let Some(epilogue) = epilogue {
+                            sum = epilogue.lanes(simd, channel).apply(sum);
                         }
                         // SAFETY: a line holds a register.
                         unsafe { sum.store(line.as_mut_ptr()) };
@@ -475,11 +485,9 @@ impl WithSimd for TransformProducts<'_> {
                             let (row, column) = (row + i * geometry.dilation[0], column + j * geometry.dilation[1]);
                             if row < height && column < width {
                                 let values = &line[done..][..run.min(width - column)];
-                                // SAFETY: within the row; these places are written here only.
-                                unsafe {
-                                    let target = output.at(plane + row * width + column);
-                                    std::ptr::copy_nonoverlapping(values.as_ptr(), target, values.len());
-                                }
+                                let target = output.at(plane + row * width + column, values.len());
+                                // SAFETY: both have as many values, and the output is not the line.
+                                unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), target, values.len()) };
                             }
                             done += run;
                         }

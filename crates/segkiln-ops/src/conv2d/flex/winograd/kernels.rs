@@ -1,4 +1,4 @@
-//! Kernels, as registers of a tap of several output channels.
+//! Reads kernels as registers of one tap of several output channels.
 
 use std::ops::Range;
 
@@ -16,25 +16,28 @@ const TAPS: usize = 9;
 #[derive(Clone, Copy)]
 pub(in crate::conv2d::flex) struct Kernels<'a> {
     values: &'a [f32],
-    /// From an output channel to the next, and from an input channel to the next.
-    strides: [usize; 2],
-    /// Whether they are turned by half a turn, as the gradient of the input needs them.
+    /// Distance of two output channels.
+    output_stride: usize,
+    /// Distance of two input channels.
+    input_stride: usize,
+    /// Whether kernels are turned by half a turn, as the gradient of the input needs them.
     turned: bool,
 }
 
 impl<'a> Kernels<'a> {
     pub fn new(geometry: &Geometry, weight: &'a [f32]) -> Self {
-        Self { values: weight, strides: [geometry.channels[0] * TAPS, TAPS], turned: false }
+        Self { values: weight, output_stride: geometry.channels.input * TAPS, input_stride: TAPS, turned: false }
     }
 
-    /// Turned round, with channels in and out exchanged: what the gradient of the input is convolved with.
+    /// Returns the kernels that the gradient of the input is convolved with: turned by half a turn, with input and output channels
+    /// exchanged.
     pub fn turned(self) -> Self {
-        let [out, input] = self.strides;
-        Self { values: self.values, strides: [input, out], turned: true }
+        let Self { values, output_stride, input_stride, .. } = self;
+        Self { values, output_stride: input_stride, input_stride: output_stride, turned: true }
     }
 
-    /// The taps of the kernels from an input channel to some output channels, up to a register's values, and zeros. Registers
-    /// are of up to eight values, as [`arch_of_eight`](crate::cpu::simd::arch_of_eight) has them.
+    /// Returns, for each tap, a register of its values from one input channel to output channels `outs`, and zeros. Registers have up to
+    /// eight values, as those of [`arch_of_eight`](crate::cpu::simd::arch_of_eight).
     #[inline(always)]
     pub(super) fn taps<S: Simd>(&self, simd: S, outs: Range<usize>, channel: usize) -> [Lanes<S>; TAPS] {
         assert!(S::F32_LANES < TAPS);
@@ -42,9 +45,9 @@ impl<'a> Kernels<'a> {
         if outs.is_empty() {
             return taps;
         }
-        let (lanes, [stride, _]) = (S::F32_LANES, self.strides);
+        let (lanes, stride) = (S::F32_LANES, self.output_stride);
         let kernels =
-            &self.values[outs.start * stride + channel * self.strides[1]..][..(outs.len() - 1) * stride + TAPS];
+            &self.values[outs.start * stride + channel * self.input_stride..][..(outs.len() - 1) * stride + TAPS];
         // Kernels are rows of a square, whose columns are taps; the last square ends with the last tap.
         for begin in (0..TAPS).step_by(lanes) {
             let begin = begin.min(TAPS - lanes);

@@ -16,15 +16,20 @@
     reason = "what is compiled for wide registers is plain loops and arguments: closures and iterators may stay calls"
 )]
 
-use std::ops::Range;
+use std::{mem::MaybeUninit, ops::Range};
 
 use pulp::Arch;
 
-use super::{Epilogue, Geometry, Planes, TASKS};
+use super::{
+    Epilogue, Geometry, Planes, TASKS,
+    geometry::Channels,
+    plan::{Method, Order},
+};
 use crate::cpu::{
     cache,
-    matrix::{Finish, Sizes},
-    memory::{Shared, Temporary, with_scratch},
+    disjoint::{Disjoint, Part},
+    matrix::{Finish, RegisterSizes},
+    memory::{Temporary, as_maybe, with_scratch},
     simd::{self, arch_of_eight},
     threads::for_each,
 };
@@ -41,44 +46,50 @@ use steps::{Multiply, TransformInput, TransformKernels, TransformOutput};
 use tiles::Source;
 pub(super) use weight_gradient::weight_gradient;
 
-/// Added between the planes of points, so that a tile's points do not share a set of the first-level cache.
+/// Values between the planes of points, so that a tile's points do not share a set of the first-level cache. They are never
+/// written.
 const SKEW: usize = 16;
-/// Values of transformed kernels up to which every block of tiles reads them all: what stays in a third-level cache.
+/// Values of transformed kernels up to which each block of tiles reads them all: 16 MiB, which stay in a third-level cache. Those
+/// of 2048 → 256 channels are 75 MB.
 const KERNELS: usize = 1 << 22;
-/// Values of transformed tiles that are in memory at once where blocks are too small for the kernels: 64 MiB.
+/// Values of transformed tiles that are in memory at once where tasks are points: 64 MiB.
 const TILES: usize = 1 << 24;
-/// Channels out of which about so many are a task, at a point.
+/// Output channels of a task at one point, about.
 const ROWS: usize = 128;
 
-/// Where a matrix of points for channels and tiles lies: `[point][panel of two registers][channel][tile]`.
+/// Layout of a matrix of transformed tiles: `[point][panel of two registers][channel][tile]`.
 #[derive(Clone, Copy)]
 struct Panels {
     channels: usize,
-    /// Registers a channel.
+    /// Registers of tiles.
     vectors: usize,
     lanes: usize,
 }
 
 impl Panels {
+    /// Returns the distance of two points.
     fn plane(&self) -> usize {
         self.channels * self.vectors * self.lanes + SKEW
     }
 
+    /// Returns the number of registers of a panel: two, or one of the last panel.
     fn width(&self, panel: usize) -> usize {
         (self.vectors - 2 * panel).min(2)
     }
 
+    /// Returns the offset of a panel in a point's plane.
     fn panel(&self, panel: usize) -> usize {
         2 * panel * self.lanes * self.channels
     }
 
+    /// Returns the offset of a channel's register in a point's plane.
     fn at(&self, channel: usize, vector: usize) -> usize {
         let panel = vector / 2;
         self.panel(panel) + (channel * self.width(panel) + vector % 2) * self.lanes
     }
 }
 
-/// Products for each pair of channels.
+/// Returns the multiplications for each pair of an input and an output channel.
 pub(super) fn products(geometry: &Geometry) -> usize {
     let tiles = tile_products(geometry);
     if geometry.stride != [1, 1] {
@@ -87,62 +98,82 @@ pub(super) fn products(geometry: &Geometry) -> usize {
     grids::products(geometry).map_or(tiles, |grids| grids.min(tiles))
 }
 
-/// Products for each pair of channels where grids are not tiles by themselves, as in the gradient of the weight.
+/// As [`products`], by tiles of 4×4 (2×2 with stride 2), as in the gradient of the weight.
 pub(super) fn tile_products(geometry: &Geometry) -> usize {
     points(geometry) * geometry.all_tiles()
 }
 
-/// Values of a transformed tile or kernel.
+/// Returns the number of values of a transformed tile or kernel.
 fn points(geometry: &Geometry) -> usize {
     transforms::side(geometry.stride[0]).pow(2)
 }
 
-/// Whether there are transforms for a convolution.
-pub(super) fn fits(geometry: &Geometry) -> bool {
+/// Returns whether there are transforms for a convolution.
+pub(super) fn has_transforms(geometry: &Geometry) -> bool {
     let steps = geometry.stride == [1, 1] || (geometry.stride == [2, 2] && geometry.dilation == [1, 1]);
     geometry.kernel == [3, 3] && steps && geometry.groups == 1
 }
 
-/// Whether each interleaved grid is one tile; then the input is one tensor.
-pub(super) fn by_grids(geometry: &Geometry) -> bool {
+/// Returns whether fewer products are needed when each interleaved grid is one tile.
+pub(super) fn is_by_grids(geometry: &Geometry) -> bool {
     products(geometry) < tile_products(geometry)
 }
 
-/// Writes the convolution of `x` to `output`.
-pub(super) fn forward(geometry: &Geometry, x: Planes, kernels: Kernels, epilogue: Option<Epilogue>, output: Shared) {
-    if by_grids(geometry) {
-        return grids::forward(geometry, x.first, kernels, epilogue, output);
-    }
-    let arch = simd::arch();
-    let [lanes, step] = arch.dispatch(Sizes);
-    let [channels_in, channels_out] = geometry.channels;
-    let source = Source { planes: x, size: geometry.input, padding: geometry.padding };
-    let (points, vectors) = (points(geometry), geometry.all_tiles().div_ceil(lanes));
-    let convolution = Convolution { arch, lanes, step, points, geometry, source, kernels, epilogue, output, vectors };
-    let padded_out = channels_out.next_multiple_of(step);
-    if vectors * lanes < padded_out.min(128) {
-        convolution.by_channels();
-    } else if points * channels_in * padded_out > KERNELS {
-        convolution.by_points(TILES / (points * channels_in.max(channels_out) * lanes));
+/// Returns the tasks for a convolution by tiles.
+pub(super) fn order(geometry: &Geometry) -> Order {
+    /// Tiles below which they count as few, whatever the number of output channels.
+    const FEW_TILES: usize = 128;
+    let RegisterSizes { lanes, rows } = RegisterSizes::native();
+    let Channels { input, output } = geometry.channels;
+    let tiles = geometry.all_tiles().next_multiple_of(lanes);
+    let padded_output = output.next_multiple_of(rows);
+    if tiles < padded_output.min(FEW_TILES) {
+        Order::Channels
+    } else if points(geometry) * input * padded_output > KERNELS {
+        Order::Points
     } else {
-        convolution.by_tiles();
+        Order::Tiles
     }
 }
 
-/// Values of the transformed input and output of a block of tiles: what stays in the second-level cache.
+/// Writes the convolution of `x` to `output`, by a method that is [`Method::Winograd`] or [`Method::WinogradGrids`].
+pub(super) fn forward(
+    method: Method,
+    geometry: &Geometry,
+    x: Planes,
+    kernels: Kernels,
+    epilogue: Option<Epilogue>,
+    output: &mut [MaybeUninit<f32>],
+) {
+    let Method::Winograd(order) = method else {
+        return grids::forward(geometry, x.first, kernels, epilogue, output);
+    };
+    let convolution = Convolution::new(geometry, x, kernels, epilogue, Disjoint::new(output));
+    match order {
+        Order::Channels => convolution.by_channels(),
+        Order::Points => {
+            let Channels { input, output } = geometry.channels;
+            convolution.by_points(TILES / (convolution.points * input.max(output) * convolution.lanes));
+        }
+        Order::Tiles => convolution.by_tiles(),
+    }
+}
+
+/// Returns the values of the transformed input and output of a block of tiles: three quarters of the second-level cache.
 fn block() -> usize {
     cache::second_level() / 4 * 3
 }
 
-/// Rows of which about `most` are a task: as many in each, in whole panels of `step`.
+/// Returns the number of rows of a task, about `most`: the same in each, in whole panels of `step`.
 fn chunk(rows: usize, most: usize, step: usize) -> usize {
     rows.div_ceil(rows.div_ceil(most)).next_multiple_of(step)
 }
 
 struct Convolution<'a> {
     arch: Arch,
-    /// Values of a register, and rows that are multiplied together.
+    /// Values of a register.
     lanes: usize,
+    /// Output channels that are multiplied together.
     step: usize,
     /// Values of a transformed tile or kernel.
     points: usize,
@@ -150,16 +181,30 @@ struct Convolution<'a> {
     source: Source<'a>,
     kernels: Kernels<'a>,
     epilogue: Option<Epilogue<'a>>,
-    output: Shared,
+    output: Disjoint<'a>,
     /// Registers of tiles.
     vectors: usize,
 }
 
-impl Convolution<'_> {
-    /// Many tiles: all kernels are transformed first, and the tasks are blocks of tiles.
+impl<'a> Convolution<'a> {
+    fn new(
+        geometry: &'a Geometry,
+        x: Planes<'a>,
+        kernels: Kernels<'a>,
+        epilogue: Option<Epilogue<'a>>,
+        output: Disjoint<'a>,
+    ) -> Self {
+        let arch = simd::arch();
+        let RegisterSizes { lanes, rows: step } = RegisterSizes::of(arch);
+        let source = Source { planes: x, size: geometry.input, padding: geometry.padding };
+        let vectors = geometry.all_tiles().div_ceil(lanes);
+        Self { arch, lanes, step, points: points(geometry), geometry, source, kernels, epilogue, output, vectors }
+    }
+
+    /// [`Order::Tiles`]
     fn by_tiles(&self) {
         let &Self { arch, lanes, step, points, geometry, source, vectors, .. } = self;
-        let [channels_in, channels_out] = geometry.channels;
+        let Channels { input: channels_in, output: channels_out } = geometry.channels;
         // `[chunk][point][...]`
         let chunk = chunk(channels_out, 64, step);
         let stride = chunk * channels_in + SKEW;
@@ -173,47 +218,49 @@ impl Convolution<'_> {
             let first_tile = first * lanes;
             let products = points * (chunk * vectors * lanes + SKEW);
             with_scratch([points * panels.plane(), products], |[tiles, products]| {
-                let (target, channels) = (Shared(tiles.as_mut_ptr()), 0..channels_in);
+                let (target, channels) = (Part::of(tiles), 0..channels_in);
                 arch.dispatch(TransformInput { geometry, source, channels, first_tile, panels, target });
-                for (index, kernels) in transformed.chunks_exact(points * stride).enumerate() {
+                // SAFETY: each task has its tiles of all output channels.
+                let output = unsafe { self.output.part() };
+                for (index, kernels) in transformed.as_slice().chunks_exact(points * stride).enumerate() {
                     let rows = index * chunk..(index * chunk + chunk).min(channels_out);
-                    self.multiply((kernels, stride), rows, tiles, panels, first_tile, products);
+                    self.multiply((kernels, stride), rows, as_maybe(tiles), panels, first_tile, products, output);
                 }
             });
         });
     }
 
-    /// Few tiles: all are transformed first, and the tasks are output channels.
+    /// [`Order::Channels`]
     fn by_channels(&self) {
         let &Self { lanes, step, points, geometry, kernels, vectors, .. } = self;
-        let [channels_in, channels_out] = geometry.channels;
+        let Channels { input: channels_in, output: channels_out } = geometry.channels;
         let panels = Panels { channels: channels_in, vectors, lanes };
-        let tiles = &self.transform_input(panels, 0);
+        let tiles = self.transform_input(panels, 0);
         let chunk = step * (block() / (points * channels_in * step)).clamp(1, 4);
         for_each(channels_out.div_ceil(chunk), |index| {
             let rows = index * chunk..(index * chunk + chunk).min(channels_out);
             let stride = rows.len().next_multiple_of(step) * channels_in + SKEW;
             let products = points * (rows.len() * vectors * lanes + SKEW);
             with_scratch([points * stride, products], |[transformed, products]| {
-                let target = Shared(transformed.as_mut_ptr());
                 arch_of_eight().dispatch(TransformKernels {
                     step,
                     geometry,
                     kernels,
                     rows: rows.clone(),
                     stride,
-                    target,
+                    target: Part::of(transformed),
                 });
-                self.multiply((transformed, stride), rows, tiles, panels, 0, products);
+                // SAFETY: each task has its output channels.
+                let output = unsafe { self.output.part() };
+                self.multiply((as_maybe(transformed), stride), rows, tiles.as_slice(), panels, 0, products, output);
             });
         });
     }
 
-    /// Many tiles and kernels that are too large for any cache: the tasks are points, whose kernels are read once for `most`
-    /// registers of tiles, or two.
+    /// [`Order::Points`]: the kernels of a point are read once for `most` registers of tiles, or two.
     fn by_points(&self, most: usize) {
-        let &Self { arch, lanes, step, points, geometry, epilogue, output, .. } = self;
-        let [channels_in, channels_out] = geometry.channels;
+        let &Self { arch, lanes, step, points, geometry, epilogue, ref output, .. } = self;
+        let Channels { input: channels_in, output: channels_out } = geometry.channels;
         let padded_out = channels_out.next_multiple_of(step);
         let stride = padded_out * channels_in + SKEW;
         let transformed = self.transform_kernels(padded_out, stride);
@@ -222,11 +269,10 @@ impl Convolution<'_> {
             let vectors = per_batch.min(self.vectors - first);
             let panels = Panels { channels: channels_in, vectors, lanes };
             let first_tile = first * lanes;
-            let tiles = &self.transform_input(panels, first_tile);
+            let tiles = self.transform_input(panels, first_tile);
             let products_stride = padded_out * vectors * lanes + SKEW;
-            // SAFETY: the products are written before they are transformed back.
-            let mut products = unsafe { Temporary::new(points * products_stride) };
-            let target = Shared(products.as_mut_ptr());
+            let mut products = Temporary::new(points * products_stride);
+            let target = Disjoint::new(products.as_mut_slice());
             let chunk = chunk(channels_out, ROWS, step);
             let chunks = channels_out.div_ceil(chunk);
             for_each(points * chunks, |task| {
@@ -234,13 +280,13 @@ impl Convolution<'_> {
                 arch.dispatch(Multiply {
                     channels_in,
                     points: point..point + 1,
-                    kernels: &transformed[row * channels_in..],
+                    kernels: &transformed.as_slice()[row * channels_in..],
                     kernels_stride: stride,
                     rows: chunk.min(channels_out - row),
-                    tiles,
+                    tiles: tiles.as_slice(),
                     panels,
-                    // SAFETY: the row is within the products.
-                    products: Shared(unsafe { target.at(row * vectors * lanes) }),
+                    // SAFETY: each task has its rows of its point.
+                    products: unsafe { target.part() }.skip(row * vectors * lanes),
                     products_stride,
                     finish: Finish::Store,
                 });
@@ -252,26 +298,30 @@ impl Convolution<'_> {
                     rows: rows.clone(),
                     vectors,
                     first_tile,
-                    products: &products[rows.start * vectors * lanes..],
+                    products: &products.as_slice()[rows.start * vectors * lanes..],
                     products_stride,
                     epilogue,
-                    output,
+                    // SAFETY: each task has its output channels of these tiles.
+                    output: unsafe { output.part() },
                 });
             });
         }
     }
 
-    /// The outputs of some channels and tiles, from the channels' transformed kernels and how far apart their points are.
+    /// Computes the outputs of the channels `rows` and some tiles, from the channels' transformed kernels and the distance of two of
+    /// their points.
+    #[allow(clippy::too_many_arguments)]
     fn multiply(
         &self,
-        (kernels, kernels_stride): (&[f32], usize),
+        (kernels, kernels_stride): (&[MaybeUninit<f32>], usize),
         rows: Range<usize>,
-        tiles: &[f32],
+        tiles: &[MaybeUninit<f32>],
         panels: Panels,
         first_tile: usize,
         products: &mut [f32],
+        output: Part,
     ) {
-        let &Self { arch, points, geometry, epilogue, output, .. } = self;
+        let &Self { arch, points, geometry, epilogue, .. } = self;
         let products_stride = rows.len() * panels.vectors * panels.lanes + SKEW;
         arch.dispatch(Multiply {
             channels_in: panels.channels,
@@ -281,7 +331,7 @@ impl Convolution<'_> {
             rows: rows.len(),
             tiles,
             panels,
-            products: Shared(products[..points * products_stride].as_mut_ptr()),
+            products: Part::of(products),
             products_stride,
             finish: Finish::Store,
         });
@@ -290,40 +340,41 @@ impl Convolution<'_> {
             rows,
             vectors: panels.vectors,
             first_tile,
-            products,
+            products: as_maybe(products),
             products_stride,
             epilogue,
             output,
         });
     }
 
-    /// All kernels: `[chunk of output channels][point][kernel_rows output channels][input channel][output channel]`, with
-    /// `stride` values a point.
+    /// Transforms all kernels: `[chunk of output channels][point][panel of kernel_rows output channels][input channel][output
+    /// channel]`, with `stride` values a point.
     fn transform_kernels(&self, chunk: usize, stride: usize) -> Temporary {
         let &Self { step, points, geometry, kernels, .. } = self;
-        let [channels_in, channels_out] = geometry.channels;
-        // SAFETY: all kernels are written.
-        let mut transformed = unsafe { Temporary::new(channels_out.div_ceil(chunk) * points * stride) };
-        let target = Shared(transformed.as_mut_ptr());
+        let Channels { input: channels_in, output: channels_out } = geometry.channels;
+        let mut transformed = Temporary::new(channels_out.div_ceil(chunk) * points * stride);
+        let target = Disjoint::new(transformed.as_mut_slice());
         for_each(channels_out.div_ceil(step), |panel| {
             let rows = panel * step..(panel * step + step).min(channels_out);
             let (index, row) = (rows.start / chunk, rows.start % chunk);
-            // SAFETY: within the buffer; each task has its panel.
-            let target = Shared(unsafe { target.at(index * points * stride + row * channels_in) });
+            // SAFETY: each task has its panel.
+            let target = unsafe { target.part() }.skip(index * points * stride + row * channels_in);
             arch_of_eight().dispatch(TransformKernels { step, geometry, kernels, rows, stride, target });
         });
         transformed
     }
 
-    /// Tiles from `first_tile` on of all channels.
+    /// Transforms the tiles from `first_tile` on of all channels.
     fn transform_input(&self, panels: Panels, first_tile: usize) -> Temporary {
+        /// Channels of a task.
         const CHANNELS: usize = 16;
         let &Self { arch, points, geometry, source, .. } = self;
-        // SAFETY: all tiles are written.
-        let mut transformed = unsafe { Temporary::new(points * panels.plane()) };
-        let target = Shared(transformed.as_mut_ptr());
+        let mut transformed = Temporary::new(points * panels.plane());
+        let target = Disjoint::new(transformed.as_mut_slice());
         for_each(panels.channels.div_ceil(CHANNELS), |index| {
             let channels = index * CHANNELS..(index * CHANNELS + CHANNELS).min(panels.channels);
+            // SAFETY: each task has its channels.
+            let target = unsafe { target.part() };
             arch.dispatch(TransformInput { geometry, source, channels, first_tile, panels, target });
         });
         transformed
@@ -337,26 +388,14 @@ mod tests {
     /// The three orders of tasks, with several batches, chunks of channels and registers that are not full.
     #[test]
     fn orders_of_tasks_agree() {
-        let arch = simd::arch();
-        let [lanes, step] = arch.dispatch(Sizes);
         let (x_shape, output) = ([2, 20, 33, 47], [33, 47]);
         let geometry = Geometry::new(x_shape, [150, 20, 3, 3], output, [1, 1], [1, 1], [1, 1], 1);
         let wave = |len: usize| (0..len).map(|i| (i as f32 * 0.37).sin()).collect::<Vec<f32>>();
         let (x, weight) = (wave(2 * 20 * 33 * 47), wave(150 * 20 * 9));
         let [tiles, channels, points] = [0, 1, 2].map(|order| {
             let mut y = vec![f32::NAN; 2 * 150 * 33 * 47];
-            let convolution = Convolution {
-                arch,
-                lanes,
-                step,
-                points: points(&geometry),
-                geometry: &geometry,
-                source: Source { planes: Planes::one(&x, 20), size: [33, 47], padding: [1, 1] },
-                kernels: Kernels::new(&geometry, &weight),
-                epilogue: None,
-                output: Shared(y.as_mut_ptr()),
-                vectors: geometry.all_tiles().div_ceil(lanes),
-            };
+            let kernels = Kernels::new(&geometry, &weight);
+            let convolution = Convolution::new(&geometry, Planes::one(&x, 20), kernels, None, Disjoint::of(&mut y));
             match order {
                 0 => convolution.by_tiles(),
                 1 => convolution.by_channels(),
@@ -380,12 +419,12 @@ mod tests {
             [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
             [0.0, 0.0, 1.0],
         ];
-        let [channels_in, channels_out] = [5, 21];
+        let (channels_in, channels_out) = (5, 21);
         let geometry =
             Geometry::new([1, channels_in, 9, 9], [channels_out, channels_in, 3, 3], [9, 9], [1, 1], [1, 1], [1, 1], 1);
         let weight: Vec<f32> = (0..channels_out * channels_in * 9).map(|i| (i as f32 * 0.7).sin()).collect();
         let turned_geometry = geometry.adjoint().expect("the stride is 1");
-        let [lanes, _] = arch_of_eight().dispatch(Sizes);
+        let lanes = RegisterSizes::of(arch_of_eight()).lanes;
         // Six channels are not two registers of four, and no processor with such registers has panels of six.
         for step in if lanes == 4 { vec![8] } else { vec![6, 8] } {
             for turned in [false, true] {
@@ -394,10 +433,10 @@ mod tests {
                 } else {
                     (&geometry, Kernels::new(&geometry, &weight))
                 };
-                let [ins, outs] = geometry.channels;
+                let Channels { input: ins, output: outs } = geometry.channels;
                 let stride = outs.next_multiple_of(step) * ins;
                 let mut transformed = vec![f32::NAN; 36 * stride];
-                let target = Shared(transformed.as_mut_ptr());
+                let target = Part::of(&mut transformed);
                 arch_of_eight().dispatch(TransformKernels { step, geometry, kernels, rows: 0..outs, stride, target });
                 for out in 0..outs.next_multiple_of(step) {
                     for channel in 0..ins {
@@ -411,8 +450,8 @@ mod tests {
                                 };
                                 expected += G[a][tap / 3] * G[b][tap % 3] * f64::from(weight);
                             }
-                            let place = (a * 6 + b) * stride + out / step * step * ins + channel * step + out % step;
-                            let difference = (f64::from(transformed[place]) - expected).abs();
+                            let index = (a * 6 + b) * stride + out / step * step * ins + channel * step + out % step;
+                            let difference = (f64::from(transformed[index]) - expected).abs();
                             assert!(difference < 1e-6, "{step} {turned}: {out} {channel} {a} {b}");
                         }
                     }

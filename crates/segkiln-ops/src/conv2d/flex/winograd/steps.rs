@@ -1,6 +1,6 @@
 //! The steps of a convolution: transforms of tiles and kernels, products, the transform back.
 
-use std::ops::Range;
+use std::{mem::MaybeUninit, ops::Range};
 
 use pulp::{Simd, WithSimd};
 
@@ -13,20 +13,20 @@ use super::{
 use crate::{
     conv2d::flex::{Epilogue, Geometry},
     cpu::{
+        disjoint::Part,
         matrix::{Finish, Left, Product, Strided, kernel_rows},
-        memory::Shared,
         simd::{Lanes, zip4},
     },
 };
 
-/// Transforms the patches of the registers of tiles from `first_tile` on, in some channels.
+/// Transforms the input patches of the tiles from `first_tile` on, in some channels.
 pub(super) struct TransformInput<'a> {
     pub geometry: &'a Geometry,
     pub source: Source<'a>,
     pub channels: Range<usize>,
     pub first_tile: usize,
     pub panels: Panels,
-    pub target: Shared,
+    pub target: Part<'a>,
 }
 
 impl WithSimd for TransformInput<'_> {
@@ -51,29 +51,28 @@ impl TransformInput<'_> {
         for channel in channels {
             for (vector, window) in windows.iter_mut().enumerate() {
                 window.prefetch(simd, channel + 1);
-                // SAFETY: the target has all panels, and this channel and register are written here only.
-                unsafe {
-                    let target = target.at(panels.at(channel, vector));
-                    input_points::<S, STRIDE, SIDE, HALO>(simd, window, channel, &mut halves, |point, value| {
-                        value.store(target.add(point * stride));
-                    });
-                }
+                let target = target.rows(panels.at(channel, vector), stride, SIDE * SIDE, S::F32_LANES);
+                input_points::<S, STRIDE, SIDE, HALO>(simd, window, channel, &mut halves, |point, value| {
+                    // SAFETY: the target has a register for each of as many points.
+                    unsafe { value.store(target.add(point * stride)) };
+                });
             }
         }
     }
 }
 
-/// Transforms the kernels of output channels `rows`: `[point][step channels out][channel in][row]`; for `arch_of_eight`.
+/// Transforms the kernels of output channels `rows`: `[point][panel of step output channels][input channel][output channel]`; for
+/// `arch_of_eight`.
 pub(super) struct TransformKernels<'a> {
-    /// `kernel_rows` of the products' registers.
+    /// Output channels of a panel: `kernel_rows` of the products' registers, 6 or 8.
     pub step: usize,
     pub geometry: &'a Geometry,
     pub kernels: Kernels<'a>,
     /// Output channels.
     pub rows: Range<usize>,
-    /// From a point to the next.
+    /// Distance of two points.
     pub stride: usize,
-    pub target: Shared,
+    pub target: Part<'a>,
 }
 
 impl WithSimd for TransformKernels<'_> {
@@ -96,10 +95,12 @@ impl TransformKernels<'_> {
         assert!(ROWS.is_multiple_of(S::F32_LANES) || ROWS < S::F32_LANES);
         let Self { geometry, kernels, rows, stride, target, .. } = self;
         let (lanes, side) = (S::F32_LANES, const { side(STRIDE) });
+        let len = rows.len().next_multiple_of(ROWS) * geometry.channels.input;
+        let target = target.rows(0, stride, side * side, len);
         let mut offset = 0;
         for first in rows.clone().step_by(ROWS) {
             let end = rows.end.min(first + ROWS);
-            for channel in 0..geometry.channels[0] {
+            for channel in 0..geometry.channels.input {
                 for part in (0..ROWS).step_by(lanes) {
                     let outs = (first + part).min(end)..(first + part + lanes).min(end);
                     let taps = kernels.taps(simd, outs, channel);
@@ -110,9 +111,9 @@ impl TransformKernels<'_> {
                     for a in 0..side {
                         let line = kernel_column::<S, STRIDE>([half[0][a], half[1][a], half[2][a]]);
                         for b in 0..side {
-                            // SAFETY: the target has `stride` values a point, of which this panel's are written here only.
+                            // SAFETY: the target has `len` values a point: a panel's rows for each channel.
                             unsafe {
-                                store_rows::<S, ROWS>(line[b], target.at((a * side + b) * stride + offset + part));
+                                store_rows::<S, ROWS>(line[b], target.add((a * side + b) * stride + offset + part));
                             }
                         }
                     }
@@ -127,14 +128,16 @@ impl TransformKernels<'_> {
 pub(super) struct Multiply<'a> {
     pub channels_in: usize,
     pub points: Range<usize>,
-    /// From the first row on.
-    pub kernels: &'a [f32],
+    /// Transformed kernels from the first row on, with whole panels of rows; only the gaps between points are not written.
+    pub kernels: &'a [MaybeUninit<f32>],
     pub kernels_stride: usize,
+    /// Output channels.
     pub rows: usize,
-    pub tiles: &'a [f32],
+    /// Transformed tiles; only the gaps between points are not written.
+    pub tiles: &'a [MaybeUninit<f32>],
     pub panels: Panels,
-    /// Of the first row: `[point][row][tile]`.
-    pub products: Shared,
+    /// `[point][row][tile]` from the first row on.
+    pub products: Part<'a>,
     pub products_stride: usize,
     pub finish: Finish<'a>,
 }
@@ -158,26 +161,30 @@ impl WithSimd for Multiply<'_> {
         } = self;
         let (lanes, step) = (S::F32_LANES, kernel_rows::<S>());
         let width = panels.vectors * lanes;
+        assert!(panels.channels == channels_in && panels.lanes == lanes);
         assert!(products_stride >= rows * width && tiles.len() >= points.end * panels.plane() - SKEW);
         assert!(kernels.len() >= (points.end - 1) * kernels_stride + rows.next_multiple_of(step) * channels_in);
         for point in points {
             for row in (0..rows).step_by(step) {
                 for panel in 0..panels.vectors.div_ceil(2) {
                     let vectors = panels.width(panel);
-                    // SAFETY: the sizes were compared above, and the products are this task's.
+                    let (rows, columns) = (step.min(rows - row), vectors * lanes);
+                    let output =
+                        products.rows(point * products_stride + row * width + 2 * panel * lanes, width, rows, columns);
+                    // SAFETY: the kernels and tiles have all channels of this point, by the assertions.
                     unsafe {
-                        let kernels = kernels.as_ptr().add(point * kernels_stride + row * channels_in);
+                        let kernels = kernels.as_ptr().cast::<f32>().add(point * kernels_stride + row * channels_in);
                         let product = Product {
                             depth: channels_in,
                             left: Left::Panel(kernels),
                             right: Strided(
-                                tiles.as_ptr().add(point * panels.plane() + panels.panel(panel)),
-                                vectors * lanes,
+                                tiles.as_ptr().cast::<f32>().add(point * panels.plane() + panels.panel(panel)),
+                                columns,
                             ),
-                            output: products.at(point * products_stride + row * width + 2 * panel * lanes),
+                            output,
                             output_stride: width,
-                            rows: step.min(rows - row),
-                            columns: vectors * lanes,
+                            rows,
+                            columns,
                         };
                         product.compute(simd, finish);
                     }
@@ -195,11 +202,11 @@ pub(super) struct TransformOutput<'a> {
     /// Registers of tiles.
     pub vectors: usize,
     pub first_tile: usize,
-    /// From the first row on: `[point][row][tile]`.
-    pub products: &'a [f32],
+    /// `[point][row][tile]` from the first row on; only the gaps between points are not written.
+    pub products: &'a [MaybeUninit<f32>],
     pub products_stride: usize,
     pub epilogue: Option<Epilogue<'a>>,
-    pub output: Shared,
+    pub output: Part<'a>,
 }
 
 impl WithSimd for TransformOutput<'_> {
@@ -223,7 +230,7 @@ impl TransformOutput<'_> {
             let runs = geometry.runs(first_tile + vector * lanes, lanes);
             for row in 0..rows.len() {
                 let channel = rows.start + row;
-                let source = products[row * width + vector * lanes..].as_ptr();
+                let source: *const f32 = products[row * width + vector * lanes..].as_ptr().cast();
                 let mut half = [[Lanes::splat(simd, 0.0); 6]; 4];
                 for b in 0..side {
                     let mut column = [Lanes::splat(simd, 0.0); 6];
@@ -238,11 +245,10 @@ impl TransformOutput<'_> {
                 }
                 for a in 0..outputs {
                     let mut pixels = output_column::<S, STRIDE>(half[a]);
-                    if let Some(Epilogue { scale, shift, range: [low, high] }) = epilogue {
-                        let (scale, shift) = (Lanes::splat(simd, scale[channel]), Lanes::splat(simd, shift[channel]));
-                        let (low, high) = (Lanes::splat(simd, low), Lanes::splat(simd, high));
+                    if let Some(epilogue) = epilogue {
+                        let epilogue = epilogue.lanes(simd, channel);
                         for value in &mut pixels[..outputs] {
-                            *value = value.mul_add(scale, shift).max(low).min(high);
+                            *value = epilogue.apply(*value);
                         }
                     }
                     if STRIDE == 2 {
@@ -253,14 +259,13 @@ impl TransformOutput<'_> {
                     let pixels = &pixels[..outputs];
                     let run = &runs[0];
                     let (row, column) = (run.row / STRIDE + a * geometry.dilation[0], run.column / STRIDE);
-                    let plane = (run.image * geometry.channels[1] + channel) * geometry.output_plane();
+                    let plane = (run.image * geometry.channels.output + channel) * geometry.output_plane();
                     let inside = row < geometry.output[0] && column + outputs * lanes <= geometry.output[1];
                     if run.tiles == lanes && geometry.dilation[1] == 1 && inside {
+                        let target = output.at(plane + row * geometry.output[1] + column, outputs * lanes);
                         for (index, pixels) in pixels.iter().enumerate() {
-                            // SAFETY: row and columns are within the plane, and tiles of other tasks are elsewhere in it.
-                            unsafe {
-                                pixels.store(output.at(plane + row * geometry.output[1] + column + index * lanes));
-                            }
+                            // SAFETY: the target has room for as many registers.
+                            unsafe { pixels.store(target.add(index * lanes)) };
                         }
                         continue;
                     }
@@ -271,10 +276,9 @@ impl TransformOutput<'_> {
                     for run in &runs {
                         let (row, column) = (run.row / STRIDE + a * geometry.dilation[0], run.column / STRIDE);
                         if row < geometry.output[0] {
-                            let plane = (run.image * geometry.channels[1] + channel) * geometry.output_plane();
+                            let plane = (run.image * geometry.channels.output + channel) * geometry.output_plane();
                             let values = &line.0[outputs * run.lane..outputs * (run.lane + run.tiles)];
-                            // SAFETY: the row is within the output, and tiles of other tasks are elsewhere in it.
-                            unsafe { store(geometry, column, values, output.at(plane + row * geometry.output[1])) };
+                            store(geometry, column, values, output.skip(plane + row * geometry.output[1]));
                         }
                     }
                 }

@@ -1,41 +1,51 @@
-//! Tiles of an image, and where they are read and written.
+//! Tiles of an image: which pixels they read, and which they write.
+
+use std::mem::MaybeUninit;
+
+use pulp::Simd;
 
 use crate::{
     conv2d::flex::{Geometry, Planes},
-    cpu::simd::{MOST_LANES, prefetch},
+    cpu::{
+        disjoint::Part,
+        memory::{as_maybe, as_uninit},
+        simd::{MOST_LANES, prefetch},
+    },
 };
-use pulp::Simd;
 
-/// Neighbouring tiles of one row of tiles.
+/// Neighboring tiles of one row of tiles, within a register of tiles.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Run {
-    /// First register value.
+    /// The first tile's lane of the register.
     pub lane: usize,
+    /// Number of tiles.
     pub tiles: usize,
     pub image: usize,
-    /// Of the first pixel that is read, counted with the padding; divided by the stride, of the first output.
+    /// Row of the first pixel that is read, counted with the padding; divided by the stride, row of the first output.
     pub row: usize,
+    /// Column, likewise.
     pub column: usize,
 }
 
 impl Geometry {
-    /// Rows and columns of tiles of one of the interleaved grids.
+    /// Returns the rows and columns of tiles of one of the interleaved grids.
     fn tiles(&self) -> [usize; 2] {
         [0, 1].map(|axis| self.output[axis].div_ceil(self.dilation[axis]).div_ceil(4 / self.stride[axis]))
     }
 
-    /// Rows and columns of interleaved grids.
+    /// Returns the rows and columns of interleaved grids: pixels that are a dilation apart are one grid.
     pub(super) fn grids(&self) -> [usize; 2] {
         [0, 1].map(|axis| self.dilation[axis].min(self.output[axis]))
     }
 
+    /// Returns the number of tiles of all grids of all images.
     pub(super) fn all_tiles(&self) -> usize {
         let [rows, columns] = self.tiles();
         let [grid_rows, grid_columns] = self.grids();
         self.batch * grid_rows * grid_columns * rows * columns
     }
 
-    /// The tiles of the registers that begin with tile `first`.
+    /// Returns the tiles of the register that begins with tile `first`, cut at the ends of rows of tiles.
     pub(super) fn runs(&self, first: usize, lanes: usize) -> Vec<Run> {
         let mut runs = Vec::new();
         let ([rows, columns], [grid_rows, grid_columns]) = (self.tiles(), self.grids());
@@ -58,7 +68,7 @@ impl Geometry {
     }
 }
 
-/// What tiles are read from.
+/// The tensor that tiles read.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
     pub planes: Planes<'a>,
@@ -67,10 +77,11 @@ pub(super) struct Source<'a> {
     pub padding: [usize; 2],
 }
 
-/// Where the second part of a [`Line`] begins.
+/// Begin of the second part of a [`Line`].
 pub(super) const APART: usize = 5 * MOST_LANES;
 
-/// Columns of a register's tiles.
+/// Columns of a register's tiles: all in a row if the tiles are neighbors; else the first four of each tile, and from [`APART`] on
+/// those after them (the halo).
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 pub(super) struct Line(pub [f32; 2 * APART]);
@@ -79,34 +90,37 @@ impl Line {
     pub const EMPTY: Self = Self([0.0; 2 * APART]);
 }
 
-/// Values that follow each other in the image, a dilation apart, and in a line.
+/// Values that follow each other in the image, a dilation apart, and are copied to a line.
 #[derive(Clone, Copy)]
 struct Segment {
+    /// Index of the line.
     line: usize,
-    /// In the line.
-    place: usize,
+    /// Offset in the line.
+    target: usize,
     image: usize,
-    /// In the plane.
-    from: usize,
+    /// Offset in the plane.
+    source: usize,
     len: usize,
 }
 
-/// Where `HEIGHT` rows of `4·tiles + HALO` columns of the tiles of a register lie in a tensor.
+/// The `HEIGHT` rows of `4·tiles + HALO` columns that the tiles of a register read.
 pub(super) struct Window<'a, const HEIGHT: usize, const HALO: usize> {
     source: Source<'a>,
+    /// Dilation along a row.
     step: usize,
     run: Run,
+    /// Dilation along a column.
     dilation: usize,
-    /// Whether the tiles are neighbours.
+    /// Whether the tiles are neighbors.
     joined: bool,
-    /// Where the lines lie in a plane if they need no copy.
+    /// Offset of the lines in a plane if they can be read there, without a copy.
     inside: Option<usize>,
     segments: Vec<Segment>,
     copies: [Line; HEIGHT],
 }
 
 impl<'a, const HEIGHT: usize, const HALO: usize> Window<'a, HEIGHT, HALO> {
-    /// Of the register that begins with tile `first`.
+    /// Returns the window of the register that begins with tile `first`.
     pub fn new<S: Simd>(_: S, geometry: &Geometry, source: Source<'a>, first: usize) -> Self {
         let (lanes, [height, width], [step_row, step]) = (S::F32_LANES, source.size, geometry.dilation);
         let runs = geometry.runs(first, lanes);
@@ -146,13 +160,13 @@ impl<'a, const HEIGHT: usize, const HALO: usize> Window<'a, HEIGHT, HALO> {
                 if row >= height {
                     continue;
                 }
-                let place = (line, run.image, row * width);
+                let row = (line, run.image, row * width);
                 if joined {
-                    window.segment(place, run.column, 0, 4 * lanes + HALO);
+                    window.add_segment(row, run.column, 0, 4 * lanes + HALO);
                 } else {
-                    window.segment(place, run.column, 4 * run.lane, 4 * run.tiles);
+                    window.add_segment(row, run.column, 4 * run.lane, 4 * run.tiles);
                     if HALO > 0 {
-                        window.segment(place, run.column + 4 * step, APART + 4 * run.lane, 4 * run.tiles);
+                        window.add_segment(row, run.column + 4 * step, APART + 4 * run.lane, 4 * run.tiles);
                     }
                 }
             }
@@ -160,20 +174,21 @@ impl<'a, const HEIGHT: usize, const HALO: usize> Window<'a, HEIGHT, HALO> {
         window
     }
 
-    /// Notes what `count` columns from `column` on, counted with the padding, have in common with a row of an image.
-    fn segment(&mut self, (line, image, row): (usize, usize, usize), column: usize, place: usize, count: usize) {
+    /// Adds the part that is within the image of `count` columns from `column` on, counted with the padding.
+    fn add_segment(&mut self, (line, image, row): (usize, usize, usize), column: usize, target: usize, count: usize) {
         let ([_, padding], [_, width]) = (self.source.padding, self.source.size);
         // Values before `start` and from `end` on are padding.
         let start = padding.saturating_sub(column).div_ceil(self.step).min(count);
         let end = (width + padding).saturating_sub(column).div_ceil(self.step).clamp(start, count);
         if end > start {
-            let from = row + column + start * self.step - padding;
-            self.segments.push(Segment { line, place: place + start, image, from, len: end - start });
+            let source = row + column + start * self.step - padding;
+            self.segments.push(Segment { line, target: target + start, image, source, len: end - start });
         }
     }
 
-    /// The lines of a channel, from the tensor itself where it can be, and where the columns after each tile's first four
-    /// begin: 4 if the tiles are neighbours, else [`APART`].
+    /// Returns pointers to the lines of a channel, in the tensor itself if possible, and the offset of the columns after each tile's
+    /// first four: 4 if the tiles are neighbors, else [`APART`]. From that offset on there are four registers' values, and in the
+    /// tensor `HALO` more than four registers' from the begin on.
     #[inline(always)]
     pub fn lines(&mut self, channel: usize) -> ([*const f32; HEIGHT], usize) {
         let [height, width] = self.source.size;
@@ -187,11 +202,12 @@ impl<'a, const HEIGHT: usize, const HALO: usize> Window<'a, HEIGHT, HALO> {
             return (lines, 4);
         }
         for segment in &self.segments {
-            let Segment { line, place, image, from, len } = *segment;
-            let to = &mut self.copies[line].0[place..place + len];
-            let from = &values[plane(image) + from..];
+            let Segment { line, target, image, source, len } = *segment;
+            let to = &mut self.copies[line].0[target..target + len];
+            let from = &values[plane(image) + source..];
             if self.step == 1 {
-                copy_values(&from[..len], to);
+                // SAFETY: only initialized values are written.
+                copy_values(&from[..len], unsafe { as_uninit(to) });
             } else {
                 let from = &from[..(len - 1) * self.step + 1];
                 for (index, value) in to.iter_mut().enumerate() {
@@ -205,7 +221,7 @@ impl<'a, const HEIGHT: usize, const HALO: usize> Window<'a, HEIGHT, HALO> {
         (lines, if self.joined { 4 } else { APART })
     }
 
-    /// Asks for the lines of a channel that are read soon: they are too far apart for the processor to guess.
+    /// Prefetches the lines of a channel that is read soon: they are too far apart for the processor to guess.
     #[inline(always)]
     pub fn prefetch<S: Simd>(&self, _: S, channel: usize) {
         let (Run { image, row, column, .. }, [height, width]) = (self.run, self.source.size);
@@ -221,13 +237,14 @@ impl<'a, const HEIGHT: usize, const HALO: usize> Window<'a, HEIGHT, HALO> {
     }
 }
 
-/// Copies; the lengths that rows of whole registers have without a call.
+/// Copies values, without a call for the lengths of rows of whole registers.
 #[inline(always)]
-fn copy_values(from: &[f32], to: &mut [f32]) {
+fn copy_values(from: &[f32], to: &mut [MaybeUninit<f32>]) {
     #[inline(always)]
-    fn fixed<const N: usize>(from: &[f32], to: &mut [f32]) {
-        let to: &mut [f32; N] = (&mut to[..N]).try_into().expect("the size");
-        *to = from[..N].try_into().expect("the size");
+    fn fixed<const N: usize>(from: &[f32], to: &mut [MaybeUninit<f32>]) {
+        let to: &mut [MaybeUninit<f32>; N] = (&mut to[..N]).try_into().expect("the size");
+        let from: &[MaybeUninit<f32>; N] = as_maybe(&from[..N]).try_into().expect("the size");
+        *to = *from;
     }
     match from.len() {
         66 => fixed::<66>(from, to),
@@ -237,27 +254,28 @@ fn copy_values(from: &[f32], to: &mut [f32]) {
         31 => fixed::<31>(from, to),
         30 => fixed::<30>(from, to),
         16 => fixed::<16>(from, to),
-        _ => to.copy_from_slice(from),
+        _ => to.copy_from_slice(as_maybe(from)),
     }
 }
 
-/// Writes values to a row of the output from a column on, as far as they are within it.
-///
-/// # Safety
-/// `row` has the output's columns.
+/// Writes values to a row of the output from a column on, a dilation apart, as far as they are within the row.
 #[inline(always)]
-pub(super) unsafe fn store(geometry: &Geometry, column: usize, values: &[f32], row: *mut f32) {
+pub(super) fn store(geometry: &Geometry, column: usize, values: &[f32], row: Part) {
     let step = geometry.dilation[1];
     let columns = geometry.output[1].saturating_sub(column).div_ceil(step).min(values.len());
-    // SAFETY: the columns are within the row.
-    unsafe {
-        let target = row.add(column.min(geometry.output[1]));
-        if step == 1 {
-            copy_values(&values[..columns], std::slice::from_raw_parts_mut(target, columns));
-        } else {
-            for (b, value) in values[..columns].iter().enumerate() {
-                target.add(b * step).write(*value);
-            }
+    if columns == 0 {
+        return;
+    }
+    if step == 1 {
+        let target = row.at(column, columns);
+        // SAFETY: these values of the output are this part's, and need not be initialized.
+        let target: &mut [MaybeUninit<f32>] = unsafe { std::slice::from_raw_parts_mut(target.cast(), columns) };
+        copy_values(&values[..columns], target);
+    } else {
+        let target = row.rows(column, step, columns, 1);
+        for (b, value) in values[..columns].iter().enumerate() {
+            // SAFETY: the row has as many columns, `step` apart.
+            unsafe { target.add(b * step).write(*value) };
         }
     }
 }

@@ -1,17 +1,17 @@
-//! The transforms, of registers of tiles and of kernels.
+//! Winograd's transforms, of registers of tiles and of kernels.
 
 use pulp::Simd;
 
 use super::tiles::{APART, Line, Window};
 use crate::cpu::simd::{Lanes, unzip4};
 
-/// Points of a tile along an axis, and pixels that it depends on: F(4, 3), and with stride 2 two outputs of two taps on the
-/// even pixels, F(2, 2), and of one on the odd.
+/// Returns the points of a tile along an axis, which are as many as the pixels that it depends on: F(4, 3), and with stride 2 two
+/// outputs of two taps on the even pixels, F(2, 2), and of one on the odd.
 pub(super) const fn side(stride: usize) -> usize {
     7 - stride
 }
 
-/// Values of a transformed tile or kernel for stride 1, the most there are.
+/// Values of a transformed tile or kernel for stride 1, the most there are: 36.
 pub(super) const POINTS: usize = side(1) * side(1);
 
 /// `B^T d`, for a column of [`side`].
@@ -76,7 +76,7 @@ pub(super) fn kernel_gradient_column([u0, u1, u2, u3, u4, u5]: [f32; 6]) -> [f32
     [u0 * 0.25 + sum + sum_2 * (1.0 / 24.0), difference + difference_2 * (1.0 / 12.0), sum + sum_2 * (1.0 / 6.0) + u5]
 }
 
-/// The points of a register's tiles for one channel.
+/// Computes the points of a register's tiles in one channel.
 #[inline(always)]
 pub(super) fn input_points<S: Simd, const STRIDE: usize, const SIDE: usize, const HALO: usize>(
     simd: S,
@@ -117,8 +117,10 @@ pub(super) fn input_points<S: Simd, const STRIDE: usize, const SIDE: usize, cons
     }
 }
 
+/// Loads four registers.
+///
 /// # Safety
-/// There are four registers' values.
+/// Their values can be read from `line`.
 #[inline(always)]
 unsafe fn four<S: Simd>(simd: S, line: *const f32) -> [Lanes<S>; 4] {
     // SAFETY: the caller's promise.
@@ -132,7 +134,7 @@ unsafe fn four<S: Simd>(simd: S, line: *const f32) -> [Lanes<S>; 4] {
     }
 }
 
-/// The points of the gradient of a register's tiles for one channel.
+/// Computes the points of the output's gradient of a register's tiles in one channel.
 #[inline(always)]
 pub(super) fn gradient_points<S: Simd>(
     simd: S,
