@@ -1,6 +1,6 @@
 //! The same seed gives the same bits on one, two and three threads, for all that a training step consists of.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use burn::train::TrainStep;
 use burn::{
@@ -11,11 +11,11 @@ use burn::{
     tensor::{Device, Distribution, Int},
 };
 use segkiln::{
-    core::{Instances, LabelMap},
-    data::{Batch, DetectionBatch},
+    core::{Classes, Instances, LabelMap},
+    data::{Batch, ColorMode, DetectionBatch, Normalize},
     metrics::losses::{CrossEntropyLossConfig, HardPixels, LossConfig, SegmentationLoss},
     models::{
-        ModelConfig,
+        DetectorCard, ModelCard, ModelConfig, SegmentationNetworkConfig,
         backbones::BackboneConfig,
         detection::{
             DetectionNetworkConfig, DetectionOptions, DetectorConfig, DetectorKind,
@@ -25,10 +25,10 @@ use segkiln::{
         weights::save,
     },
     train::{
+        SegmentationTask, StepOptions, Task, TrainingOptions,
         detection::DetectionTask,
         ema::Ema,
         optimizer::{OptimizerConfig, clip_grad_norm},
-        task::SegmentationTask,
     },
 };
 
@@ -117,8 +117,14 @@ fn steps_of_a_segmentation_network() {
     let loss = LossConfig::CrossEntropy(
         CrossEntropyLossConfig::new().with_hard_pixels(Some(HardPixels::TopK { percent: 40.0 })),
     );
-    let loss: Arc<dyn SegmentationLoss> = Arc::from(loss.try_init().unwrap());
     let config = ModelConfig::UNet(UNetConfig::new(1, 3).with_base(4).with_depth(2).with_dropout(0.2));
+    let card = ModelCard {
+        model: config.clone(),
+        classes: Classes::new(["ground", "disc", "box"]).unwrap(),
+        color: Some(ColorMode::Gray),
+        normalize: Normalize::identity(1),
+    };
+    let options = StepOptions::new(&TrainingOptions { clip_norm: Some(0.3), ..TrainingOptions::default() });
     same_on_any_threads("a step", || {
         let device = Device::default().autodiff();
         device.seed(2);
@@ -128,8 +134,8 @@ fn steps_of_a_segmentation_network() {
             Batch { images: Tensor::from_inner(images), masks: Tensor::from_inner(masks.int()), names: Vec::new() }
         };
         let batches: Vec<Batch> = (0..2).map(batch).collect();
-        let task = SegmentationTask::new(config.init(&device), loss.clone(), Some(0.3));
-        step(task, &batches, &device)
+        let task = SegmentationTask::new(card.clone()).with_loss(loss.clone());
+        step(task.learner(config.init(&device), options.clone()).unwrap(), &batches, &device)
     });
 }
 
@@ -169,8 +175,11 @@ fn steps_of_detectors() {
                 DetectionBatch { names: vec![String::new(); 2], images, targets: vec![target.clone(); 2] }
             };
             let batches: Vec<DetectionBatch> = (0..2).map(batch).collect();
-            let task = DetectionTask::new(config.init(&device).unwrap(), Some(0.3), 2);
-            step(task, &batches, &device)
+            let card = DetectorCard::new(config.clone(), Classes::new(["ground", "odd", "even"]).unwrap());
+            let options = TrainingOptions { clip_norm: Some(0.3), accumulation: 2, ..TrainingOptions::default() };
+            let network = config.init(&device).unwrap();
+            let learner = DetectionTask::new(card).learner(network, StepOptions::new(&options)).unwrap();
+            step(learner, &batches, &device)
         });
     }
 }

@@ -17,7 +17,7 @@ use segkiln::{
     core::Classes,
     data::{ColorMode, Normalize},
     models::{
-        DetectorCard, ModelCard, ModelConfig,
+        DetectorCard, ModelCard, ModelConfig, SegmentationNetworkConfig,
         backbones::BackboneConfig,
         detection::{DetectionNetworkConfig, DetectionOptions, DetectorConfig, DetectorKind, default_classes},
     },
