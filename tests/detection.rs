@@ -185,7 +185,7 @@ fn data_of_another_task_end_a_training_with_an_error() {
             device: Device::default(),
             resume: false,
         });
-        let error = error.err().expect("the data do not fit").to_string();
+        let error = error.expect_err("the data do not fit").to_string();
         assert!(error.contains(words) && error.contains("train_"), "{error}");
     }
 }

@@ -75,7 +75,7 @@ fn memory_stays_flat() {
                     let picture = picture(&mut random);
                     if thread % 2 == 0 {
                         let options = SegmentOptions { tile: Some(128), ..SegmentOptions::default() };
-                        let options = if random.next() % 4 == 0 { options } else { SegmentOptions::default() };
+                        let options = if random.next().is_multiple_of(4) { options } else { SegmentOptions::default() };
                         let map = segmenter.segment_with(&picture, &options).unwrap();
                         assert_eq!(map.map().as_slice().len(), picture.width() as usize * picture.height() as usize);
                     } else {

@@ -69,6 +69,7 @@ enum Mode {
 /// A packed layer.
 #[cfg(feature = "flex")]
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "one a layer, shared by reference")]
 enum Packed {
     Reduced(ReducedConv2d),
     /// And what its inputs and outputs of 8 bits stand for.
@@ -366,7 +367,7 @@ pub(crate) fn add_relu(x: &Tensor<4>, y: &Tensor<4>) -> Option<Tensor<4>> {
             (Some(Mode::Int8(ranges)), Some(last)) => ranges.get(&last).and_then(|ranges| ranges.sum),
             _ => None,
         };
-        return reduced::add_relu(x, y, format.map(|[low, high]| Quantization::of_range(low, high)));
+        reduced::add_relu(x, y, format.map(|[low, high]| Quantization::of_range(low, high)))
     }
     #[cfg(not(feature = "flex"))]
     None

@@ -113,9 +113,9 @@ fn a_training_step_has_gradients(name: &str, config: &ModelConfig, model: Segmen
     let x = image(&plain);
     let first = valid.forward(x.clone()).into_data();
     valid.forward(x.clone()).into_data().assert_eq(&first, true);
-    let one = valid.forward(x.slice([0..1])).into_data();
+    let one = valid.forward(x.slice(0..1)).into_data();
     one.assert_approx_eq::<f32>(
-        &Tensor::<4>::from_data(first, &plain).slice([0..1]).into_data(),
+        &Tensor::<4>::from_data(first, &plain).slice(0..1).into_data(),
         burn::tensor::Tolerance::rel_abs(1e-3, 1e-4),
     );
 }
