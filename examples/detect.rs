@@ -16,9 +16,10 @@ use std::{
 };
 
 use clap::Parser;
+use image::DynamicImage;
 use segkiln::{
     DetectError, Detector, PartialFailure,
-    core::{Detection, Precision},
+    core::{Detection, PrecisionChoice},
     data::{
         coco::{ImageId, write_results},
         read_dynamic, refuse_replacing, write_image,
@@ -32,11 +33,14 @@ mod common;
 mod decoding;
 #[path = "common/images.rs"]
 mod images;
+#[path = "common/precision.rs"]
+mod precision;
 #[path = "common/weights.rs"]
 mod weights;
 
 use common::{Failure, Machine, create_parent, say};
 use decoding::Decoding;
+use precision::Numbers;
 
 /// Finds objects in images.
 #[derive(Parser)]
@@ -72,9 +76,8 @@ struct Args {
     /// Picture with the objects drawn in; of a folder, the folder for the pictures
     #[arg(long)]
     overlay: Option<PathBuf>,
-    /// Numbers that the network multiplies: f32 or bf16
-    #[arg(long, default_value_t)]
-    precision: Precision,
+    #[command(flatten)]
+    numbers: Numbers,
     #[command(flatten)]
     decode: Decoding,
     #[command(flatten)]
@@ -103,8 +106,18 @@ fn run(args: &Args) -> Result<(), Failure> {
         score_threshold: Some(args.score_threshold),
         max_detections: None,
     })?;
-    let detector = detector.with_precision(args.precision)?;
     let paths = images::images(&args.image)?;
+    let detector = match args.numbers.precision {
+        Some(PrecisionChoice::Fixed(precision)) => detector.with_precision(precision)?,
+        Some(PrecisionChoice::Auto) => {
+            let readable = paths.iter().filter_map(|path| read_dynamic(path, args.decode.options()).ok());
+            let first: Vec<DynamicImage> = readable.take(precision::IMAGES).collect();
+            let (detector, trials) = detector.with_fastest_precision(&first, precision::MAX_LOSS)?;
+            precision::tell(&trials)?;
+            detector
+        }
+        None => detector,
+    };
     let many = args.image.is_dir();
     let picture = |path: &Path| {
         let folder = args.overlay.as_ref()?;

@@ -9,8 +9,8 @@ use std::{path::PathBuf, process::ExitCode, time::Instant};
 use burn::tensor::{Int, Tensor};
 use clap::Parser;
 use segkiln::{
-    Segmenter,
-    core::{LabelMap, Precision},
+    SegmentOptions, Segmenter,
+    core::{LabelMap, PrecisionChoice},
     data::{ColorMode, Filter, Image, Preset, read_dynamic, refuse_replacing, resize_labels, write_labels},
     models::{ModelConfig, weights::save_safetensors},
     ops::{ResizeMode, resize},
@@ -20,11 +20,14 @@ use serde_json::{Map, json};
 mod common;
 #[path = "common/decoding.rs"]
 mod decoding;
+#[path = "common/precision.rs"]
+mod precision;
 #[path = "common/weights.rs"]
 mod weights;
 
 use common::{Failure, Machine, create_parent, say};
 use decoding::Decoding;
+use precision::Numbers;
 
 /// Segments an image with a named network.
 #[derive(Parser)]
@@ -51,9 +54,8 @@ struct Args {
     /// Picture of the class of each pixel of the image, as a grey value
     #[arg(long)]
     output: Option<PathBuf>,
-    /// Numbers that the network multiplies: f32 or bf16
-    #[arg(long, default_value_t)]
-    precision: Precision,
+    #[command(flatten)]
+    numbers: Numbers,
     #[command(flatten)]
     decode: Decoding,
     #[command(flatten)]
@@ -71,13 +73,22 @@ fn run(args: &Args) -> Result<(), Failure> {
     refuse_replacing([&args.image, &args.weights], args.output.iter().chain(&args.logits))?;
     let image = read_dynamic(&args.image, args.decode.options())?;
     let weights = weights::file(&args.arch, &args.weights, Some(args.num_classes))?;
-    let segmenter =
-        Segmenter::by_name(&args.arch, weights, args.num_classes, &device)?.with_precision(args.precision)?;
+    let mut segmenter = Segmenter::by_name(&args.arch, weights, args.num_classes, &device)?;
     let (width, height) = (image.width(), image.height());
     let size = if args.size == 0 { width.min(height) } else { args.size };
     let preset = Preset { resize: size, crop: None, filter: Filter::Bilinear };
     let seen = preset.apply(&Image::from_dynamic(&image, ColorMode::Rgb));
     let seen = seen.map_err(|error| format!("{error}; give another --size"))?;
+    segmenter = match args.numbers.precision {
+        Some(PrecisionChoice::Fixed(precision)) => segmenter.with_precision(precision)?,
+        Some(PrecisionChoice::Auto) => {
+            let (first, options) = (std::slice::from_ref(&seen), SegmentOptions::default());
+            let (segmenter, trials) = segmenter.with_fastest_precision(first, &options, precision::MAX_LOSS)?;
+            precision::tell(&trials)?;
+            segmenter
+        }
+        None => segmenter,
+    };
     let logits = segmenter.logits(seen)?;
     if let Some(path) = &args.logits {
         create_parent(path)?;

@@ -15,12 +15,10 @@ use std::{
 };
 
 use clap::Parser;
-use image::DynamicImage;
 use segkiln::{
-    PartialFailure, PrecisionTrial, SegmentError, SegmentOptions, Segmenter,
-    core::{Precision, PrecisionChoice},
-    data::{DenseCrf, read_dynamic, refuse_replacing, write_image, write_labels},
-    fastest_precision,
+    PartialFailure, SegmentError, SegmentOptions, Segmenter,
+    core::PrecisionChoice,
+    data::{ColorMode, DenseCrf, Image, read_dynamic, refuse_replacing, write_image, write_labels},
 };
 use serde_json::json;
 
@@ -29,9 +27,12 @@ mod common;
 mod decoding;
 #[path = "common/images.rs"]
 mod images;
+#[path = "common/precision.rs"]
+mod precision;
 
 use common::{Failure, Machine, say};
 use decoding::Decoding;
+use precision::Numbers;
 
 /// Segments images with a trained network.
 #[derive(Parser)]
@@ -58,10 +59,8 @@ struct Args {
     /// Move the borders to the image's edges with a dense CRF
     #[arg(long)]
     crf: bool,
-    /// Numbers that the network multiplies: f32, bf16, int8, or auto, the fastest that
-    /// gives 99.5 % of the first images' pixels their class of f32 [default: int8 if the model is quantized, else f32]
-    #[arg(long)]
-    precision: Option<PrecisionChoice>,
+    #[command(flatten)]
+    numbers: Numbers,
     #[command(flatten)]
     decode: Decoding,
     #[command(flatten)]
@@ -84,9 +83,17 @@ fn run(args: &Args) -> Result<(), Failure> {
         probabilities: false,
     };
     let images = inputs(&args.input)?;
-    segmenter = match args.precision {
+    segmenter = match args.numbers.precision {
         Some(PrecisionChoice::Fixed(precision)) => segmenter.with_precision(precision)?,
-        Some(PrecisionChoice::Auto) => fastest(&segmenter, images.values(), &options, args)?,
+        Some(PrecisionChoice::Auto) => {
+            let readable = images.values().filter_map(|file| read_dynamic(file, args.decode.options()).ok());
+            let color = segmenter.card().color.unwrap_or(ColorMode::Rgb);
+            let first: Vec<Image> =
+                readable.take(precision::IMAGES).map(|image| Image::from_dynamic(&image, color)).collect();
+            let (segmenter, trials) = segmenter.with_fastest_precision(&first, &options, precision::MAX_LOSS)?;
+            precision::tell(&trials)?;
+            segmenter
+        }
         None => segmenter,
     };
     let outputs = |stem: &str| ["", "_overlay"].map(|end| args.output.join(format!("{stem}{end}.png")));
@@ -117,9 +124,9 @@ fn run(args: &Args) -> Result<(), Failure> {
         say(path.display())?;
     }
     let (seconds, output) = (start.elapsed().as_secs_f64(), args.output.display().to_string());
-    let precision = segmenter.precision().name();
+    let numbers = segmenter.precision().name();
     let mut line =
-        json!({ "images": images.len() - failed, "output": output, "precision": precision, "seconds": seconds });
+        json!({ "images": images.len() - failed, "output": output, "precision": numbers, "seconds": seconds });
     if failed > 0 {
         line["failed"] = failed.into();
     }
@@ -128,39 +135,6 @@ fn run(args: &Args) -> Result<(), Failure> {
         0 => Ok(()),
         failed => Err(PartialFailure { failed, files: images.len() }.into()),
     }
-}
-
-/// The segmenter in the precision that is fastest on the first images.
-fn fastest<'a>(
-    segmenter: &Segmenter,
-    files: impl Iterator<Item = &'a PathBuf>,
-    options: &SegmentOptions,
-    args: &Args,
-) -> Result<Segmenter, Failure> {
-    const IMAGES: usize = 3;
-    const MAX_LOSS: f64 = 0.005;
-    let readable = files.filter_map(|file| read_dynamic(file, args.decode.options()).ok());
-    let images: Vec<DynamicImage> = readable.take(IMAGES).collect();
-    let labels = |segmenter: &Segmenter, image: &DynamicImage| {
-        segmenter.segment_with(image, options).map(|result| result.map().as_slice().to_vec())
-    };
-    let full = segmenter.clone().with_precision(Precision::F32)?;
-    let expected = images.iter().map(|image| labels(&full, image)).collect::<Result<Vec<_>, _>>()?.concat();
-    let agreement = |segmenter: &Segmenter| {
-        let found = images.iter().map(|image| labels(segmenter, image)).collect::<Result<Vec<_>, _>>()?.concat();
-        let same = found.iter().zip(&expected).filter(|(found, expected)| found == expected).count();
-        Ok(same as f64 / expected.len().max(1) as f64)
-    };
-    let predict = |segmenter: &Segmenter, image: &DynamicImage| labels(segmenter, image).map(drop);
-    let (segmenter, trials) = fastest_precision(segmenter, &images, MAX_LOSS, predict, agreement)?;
-    for PrecisionTrial { precision, seconds, measure } in trials {
-        say(format_args!(
-            "{precision}: {:.1} ms an image, {:.2} % of pixels as in f32",
-            1e3 * seconds,
-            100.0 * measure
-        ))?;
-    }
-    Ok(segmenter)
 }
 
 /// The images by the name of their results, which must differ.

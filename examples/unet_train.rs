@@ -20,7 +20,7 @@ use burn::data::dataset::Dataset;
 use clap::Parser;
 use segkiln::{
     DataRecord, SegmentOptions, Segmenter,
-    core::Classes,
+    core::{Classes, Precision, PrecisionChoice},
     data::{
         self, ColorMode, DataError, DecodeOptions, Image, Loader, MaskFormat, Normalize, Sample,
         datasets::{Cached, FolderDataset, FolderOptions, Survey},
@@ -90,6 +90,9 @@ struct Args {
     check_data: bool,
     #[command(flatten)]
     decode: Decoding,
+    /// Numbers that training multiplies: f32, the only ones so far
+    #[arg(long, default_value = "f32")]
+    precision: PrecisionChoice,
     #[command(flatten)]
     machine: Machine,
 }
@@ -100,6 +103,12 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
+    if args.precision != PrecisionChoice::Fixed(Precision::F32) {
+        return Err(
+            "--precision: training computes in f32; bf16 and int8 are for prediction, see unet_predict and quantize"
+                .into(),
+        );
+    }
     let device = args.machine.device()?;
     let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/nuclei_sample");
     let folder = args.data.clone().unwrap_or_else(|| sample.into());

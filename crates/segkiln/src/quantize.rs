@@ -4,10 +4,15 @@
 use std::{path::Path, sync::Arc, time::Instant};
 
 use burn::{module::Module, tensor::Device};
-use segkiln_core::Precision;
+use image::DynamicImage;
+use segkiln_core::{Detection, Precision};
+use segkiln_data::Image;
 use segkiln_models::{
     Calibration, CalibrationError, InferenceSession, NetworkQuantization, PrecisionError, RangeMethod,
+    SegmentationNetwork, detection::DetectionNetwork,
 };
+
+use crate::{DetectError, Detector, SegmentError, SegmentOptions, Segmenter};
 
 /// Options of [`quantize`].
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -219,6 +224,74 @@ pub fn fastest_precision<P: Quantizable, I>(
     }
     let (_, predictor) = best.expect("every device computes in f32");
     Ok((predictor, trials))
+}
+
+impl<M: SegmentationNetwork> Segmenter<M> {
+    /// The segmenter in the precision that is fastest on this processor among those that give at least `1 - max_loss` of the images'
+    /// pixels the class that they have in f32, and how each did: its measure is that share. See [`fastest_precision`].
+    ///
+    /// # Errors
+    /// As [`fastest_precision`].
+    pub fn with_fastest_precision(
+        self,
+        images: &[Image],
+        options: &SegmentOptions,
+        max_loss: f64,
+    ) -> Result<(Self, Vec<PrecisionTrial>), QuantizeError<SegmentError>> {
+        let labels = |segmenter: &Self, image: &Image| {
+            segmenter.segment_values(image, options).map(|result| result.map().as_slice().to_vec())
+        };
+        let all = |segmenter: &Self| {
+            Ok(images.iter().map(|image| labels(segmenter, image)).collect::<Result<Vec<_>, _>>()?.concat())
+        };
+        let full = self.in_session(InferenceSession::new(Precision::F32, self.device())?);
+        let expected: Vec<u32> = all(&full).map_err(QuantizeError::Predict)?;
+        let agreement = |segmenter: &Self| {
+            let same = all(segmenter)?.iter().zip(&expected).filter(|(found, expected)| found == expected).count();
+            Ok(same as f64 / expected.len().max(1) as f64)
+        };
+        fastest_precision(&self, images, max_loss, |segmenter, image| labels(segmenter, image).map(drop), agreement)
+    }
+}
+
+impl<M: DetectionNetwork> Detector<M> {
+    /// The detector in the precision that is fastest on this processor among those that find at least `1 - max_loss` of what is
+    /// found in f32, and as few others: detections of one class whose boxes have an IoU of 0.9 are the same. See
+    /// [`fastest_precision`].
+    ///
+    /// # Errors
+    /// As [`fastest_precision`].
+    pub fn with_fastest_precision(
+        self,
+        images: &[DynamicImage],
+        max_loss: f64,
+    ) -> Result<(Self, Vec<PrecisionTrial>), QuantizeError<DetectError>> {
+        let all = |detector: &Self| images.iter().map(|image| detector.detect(image)).collect::<Result<Vec<_>, _>>();
+        let full = self.in_session(InferenceSession::new(Precision::F32, self.device())?);
+        let expected = all(&full).map_err(QuantizeError::Predict)?;
+        let agreement = |detector: &Self| {
+            let (mut same, mut most) = (0, 0);
+            for (found, expected) in all(detector)?.iter().zip(&expected) {
+                most += found.len().max(expected.len());
+                same += matched(found, expected);
+            }
+            Ok(if most == 0 { 1.0 } else { same as f64 / most as f64 })
+        };
+        fastest_precision(&self, images, max_loss, |detector, image| detector.detect(image).map(drop), agreement)
+    }
+}
+
+/// Pairs of detections that are the same, best scores first.
+fn matched(found: &[Detection], expected: &[Detection]) -> usize {
+    const IOU: f64 = 0.9;
+    let mut free: Vec<&Detection> = found.iter().collect();
+    for expected in expected {
+        let same = |found: &&Detection| found.label() == expected.label() && found.bbox.iou(&expected.bbox) >= IOU;
+        if let Some(index) = free.iter().position(same) {
+            free.remove(index);
+        }
+    }
+    found.len() - free.len()
 }
 
 /// How a predictor computes its network.
