@@ -41,6 +41,7 @@ use decoding::Decoding;
 
 /// Quantizes a trained network to 8 bits.
 #[derive(Parser)]
+#[command(args_override_self = true)]
 struct Args {
     /// Folder of a training run
     #[arg(long)]
