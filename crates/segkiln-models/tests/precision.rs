@@ -34,9 +34,6 @@ fn compare(name: &str, config: ModelConfig, size: [usize; 2]) {
         assert_eq!((logits.dtype(), logits.dims()), (DType::F32, expected.dims()), "{name}");
         let found = error(logits.clone(), expected.clone());
         let most = if session.precision() == Precision::Int8 { 0.2 } else { 0.06 };
-        if std::env::var("SHOW").is_ok() {
-            eprintln!("{name} {} {found}", session.precision());
-        }
         assert!(found < most, "{name} in {}: {found}", session.precision());
         // The second time layers are packed already.
         session.run(|| model.forward(x.clone())).into_data().assert_eq(&logits.into_data(), true);
@@ -93,7 +90,7 @@ fn ranges_of_other_networks_are_refused() {
     calibration.run(|| large.forward(Tensor::zeros([1, 1, 16, 16], &device)));
     let quantization = calibration.finish(&large, RangeMethod::default()).unwrap();
     let error = InferenceSession::quantized(&small, &quantization, &device).unwrap_err();
-    assert!(matches!(&error, PrecisionError::OtherNetwork { layer } if layer.contains("levels.1")), "{error}");
+    assert!(matches!(&error, PrecisionError::OtherNetwork { layer } if layer.contains(".1.")), "{error}");
     let error = InferenceSession::new(Precision::Int8, &device).unwrap_err().to_string();
     assert!(error.contains("quantize"), "{error}");
     assert!(matches!(calibration.finish(&large, RangeMethod::default()), Err(CalibrationError::NoLayer)));

@@ -1,5 +1,7 @@
 use burn::tensor::{Int, Tensor};
 
+use crate::precision::full;
+
 /// Pads the last two axes by mirroring without repeating the border pixel, as often as the padding needs; a side of one
 /// pixel is repeated.
 ///
@@ -52,7 +54,7 @@ pub fn center_crop(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
     }
     assert!(height >= size[0] && width >= size[1], "cannot crop {height}x{width} to {}x{}", size[0], size[1]);
     let (top, left) = ((height - size[0]) / 2, (width - size[1]) / 2);
-    x.slice([0..n, 0..c, top..top + size[0], left..left + size[1]])
+    full(x).slice([0..n, 0..c, top..top + size[0], left..left + size[1]])
 }
 
 #[cfg(test)]
