@@ -277,7 +277,7 @@ fn compare_quantized(kind: UnitKind, shape: Shape, low: f32, most: f32) {
             error(layer.forward([first, second].map(|x| bytes(kind, x, low, 1.0).0), input, None), full.clone());
         assert!(found < 1e-2, "{kind:?} {shape:?}: {found}");
         let whole = layer.forward(bytes(kind, x, low, 1.0).0, input, None);
-        assert!(error(whole, full) < 1e-5, "{kind:?} {shape:?}");
+        assert!(error(whole, full) < most.max(1e-5), "{kind:?} {shape:?}");
     }
 }
 
