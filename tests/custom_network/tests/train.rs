@@ -1,6 +1,9 @@
 //! The network is trained, resumed, loaded, and read from a file of PyTorch's.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use custom_network::{Discs, SquaredError, TinyNet, TinyNetConfig};
@@ -15,6 +18,9 @@ use segkiln::{
     train::{Loss, Outcome, Run, SegmentationTask, TrainingOptions, history::Monitor, schedule::ScheduleConfig, train},
 };
 use serde_json::Value;
+
+/// Random numbers are the device's, so that one test at a time may draw them.
+static DEVICE: Mutex<()> = Mutex::new(());
 
 fn card() -> ModelCard<TinyNetConfig> {
     ModelCard {
@@ -53,6 +59,7 @@ fn run(folder: &Path, epochs: usize, weights: Option<&Path>) -> Outcome<TinyNet>
 
 #[test]
 fn it_is_trained_resumed_and_loaded() {
+    let _lock = DEVICE.lock().unwrap_or_else(PoisonError::into_inner);
     let root = tempfile::tempdir().unwrap();
     let [whole, halves] = ["whole", "halves"].map(|name| root.path().join(name));
     let outcome = run(&whole, 4, None);
@@ -77,6 +84,7 @@ fn it_is_trained_resumed_and_loaded() {
 
 #[test]
 fn it_reads_a_file_of_pytorch_s() {
+    let _lock = DEVICE.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tiny.safetensors");
     let device = Device::default();
