@@ -272,10 +272,10 @@ fn compare_quantized(kind: UnitKind, shape: Shape, low: f32, most: f32) {
         );
         let found = error(layer.forward([bytes(kind, first.clone(), low, 1.0).0, wide], input, None), expected.clone());
         assert!(found < 1e-2, "{kind:?} {shape:?}: {found}");
-        // The layer is packed for these, and takes others.
+        // The layer is packed for these, and takes others, which are quantized once more.
         let found =
             error(layer.forward([first, second].map(|x| bytes(kind, x, low, 1.0).0), input, None), full.clone());
-        assert!(found < 1e-2, "{kind:?} {shape:?}: {found}");
+        assert!(found < 2e-2, "{kind:?} {shape:?}: {found}");
         let whole = layer.forward(bytes(kind, x, low, 1.0).0, input, None);
         assert!(error(whole, full) < most.max(1e-5), "{kind:?} {shape:?}");
     }
