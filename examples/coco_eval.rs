@@ -28,7 +28,7 @@ struct Args {
     /// Results, in COCO's format
     #[arg(long)]
     dt: PathBuf,
-    /// What must overlap: boxes or masks
+    /// Overlap that counts: of boxes or masks
     #[arg(long)]
     iou: Iou,
     #[command(flatten)]

@@ -131,7 +131,7 @@ fn keep_config(model: &Path, output: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What is written.
+/// Format of the output.
 #[derive(Clone, Copy)]
 enum Form {
     Ours,

@@ -67,7 +67,7 @@ struct Args {
     /// The shorter side that images are resized to [default: the network's]
     #[arg(long)]
     min_size: Option<usize>,
-    /// What the longer side may not exceed [default: the network's, or --min-size if that is more]
+    /// Largest longer side [default: the network's, or --min-size if that is more]
     #[arg(long)]
     max_size: Option<usize>,
     /// File for the results, as COCO has them

@@ -77,13 +77,13 @@ struct Args {
     /// Largest learning rate [default: 1e-3 with adamw; for 16 images with sgd 0.02, of RetinaNet and FCOS 0.01]
     #[arg(long)]
     lr: Option<f64>,
-    /// What turns gradients into steps [default: sgd; for the sample adamw]
+    /// Optimizer [default: sgd; for the sample adamw]
     #[arg(long, value_enum)]
     optimizer: Option<Optimizer>,
     /// The shorter side that images are resized to [default: 800; for the sample 256]
     #[arg(long)]
     min_size: Option<usize>,
-    /// What the longer side may not exceed [default: 1333, or --min-size if that is more or for the sample]
+    /// Largest longer side [default: 1333, or --min-size if that is more or for the sample]
     #[arg(long)]
     max_size: Option<usize>,
     /// Folder for the run's files

@@ -1,4 +1,4 @@
-//! What a network costs: parameters, multiply-adds, activations.
+//! Cost of a network: parameters, multiply-adds, activations.
 //!
 //! ```text
 //! cargo run --example summary -- --arch unet_mobilenet_v2 --size 512

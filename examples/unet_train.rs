@@ -210,7 +210,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     })?;
 
     let segmenter = Segmenter::new(outcome.model, card, &device)?;
-    let matrix = evaluate(&segmenter, &test_split, &args.out.join("overlays"))?;
+    let matrix = segmenter.draw_split(&test_split, &args.out.join("overlays"), OVERLAYS)?;
     say(json!({
         "split": measured,
         "dice": matrix.dice(1),
@@ -244,29 +244,10 @@ fn open(
     FolderDataset::open(folder, classes, options)
 }
 
-/// What `config.json` beside a run's weights says of its images.
+/// Reads the description of the run that a file of weights is of.
 fn earlier_run(weights: &Path) -> Result<ModelCard, Failure> {
     let path = weights.with_file_name("config.json");
     let refuse = |reason: String| format!("cannot use {}: {reason}; a .bpk needs its run's", path.display());
     let text = std::fs::read_to_string(&path).map_err(|error| refuse(error.to_string()))?;
     Ok(serde_json::from_str(&text).map_err(|error| refuse(error.to_string()))?)
-}
-
-/// Segments every image of a split, and draws some beside their masks.
-fn evaluate(segmenter: &Segmenter, dataset: &FolderDataset, pictures: &Path) -> Result<ConfusionMatrix, Failure> {
-    create_and_sweep(pictures)?;
-    let mut matrix = ConfusionMatrix::new(segmenter.classes().count(), segmenter.classes().ignore_index())?;
-    let options = SegmentOptions { probabilities: false, ..Default::default() };
-    for (index, sample) in dataset.iter().enumerate() {
-        let Sample { name, image, target: mask } = sample?;
-        let result = segmenter.segment_values(&image, &options)?;
-        matrix.update(result.map().as_slice(), mask.as_slice())?;
-        if index < OVERLAYS {
-            let plain = Image::to_dynamic(&image);
-            let truth = draw::overlay(&plain, &mask, segmenter.classes(), 0.4)?;
-            let row = draw::side_by_side(&[plain.to_rgb8(), truth, result.overlay(&plain, 0.4)?]);
-            write_image(pictures.join(format!("{name}.png")), &row.into())?;
-        }
-    }
-    Ok(matrix)
 }

@@ -6,8 +6,16 @@ use std::{fs, path::Path, process::Command};
 
 use burn::tensor::Device;
 use common::{data_set, discs, example, run_badly, run_well, unet_predict, unet_train};
+use image::DynamicImage;
 use segkiln::{
-    QuantizeError, QuantizeOptions, Quantized, SegmentError, SegmentOptions, Segmenter, core::Precision, data::Image,
+    Detector, QuantizeError, QuantizeOptions, Quantized, SegmentError, SegmentOptions, Segmenter,
+    core::{Classes, Detection, Precision},
+    data::Image,
+    models::{
+        DetectorCard,
+        backbones::BackboneConfig,
+        detection::{DetectionNetworkConfig, DetectionOptions, DetectorConfig, DetectorKind},
+    },
     quantize,
 };
 use serde_json::{Value, json};
@@ -125,8 +133,8 @@ fn layers_are_kept_until_the_bound_holds() {
     let folder = tempfile::tempdir().unwrap();
     trained(folder.path());
     let segmenter = Segmenter::load(folder.path().join("run"), &Device::flex()).unwrap();
-    let pictures = [0, 1].map(|seed| image::DynamicImage::from(discs(seed, 48, 40).0));
-    let predict = |segmenter: &Segmenter, picture: &image::DynamicImage| segmenter.segment(picture).map(drop);
+    let pictures = [0, 1].map(|seed| DynamicImage::from(discs(seed, 48, 40).0));
+    let predict = |segmenter: &Segmenter, picture: &DynamicImage| segmenter.segment(picture).map(drop);
     let loss = |segmenter: &Segmenter| -> f64 {
         let layers = segmenter.quantization().map_or(0, |quantization| quantization.layers.len());
         let worst = segmenter
@@ -148,7 +156,36 @@ fn layers_are_kept_until_the_bound_holds() {
         assert_eq!((some.kept.len(), some.kept[0].as_str()), (count - most, "UNet.encoder.levels.1.first.conv"));
     }
     assert!(matches!(run(Some(-0.1)), Err(QuantizeError::Bound { .. })));
-    let none: [image::DynamicImage; 0] = [];
+    let none: [DynamicImage; 0] = [];
     let error = quantize(&segmenter, &none, QuantizeOptions::default(), predict, |_| Ok(1.0)).unwrap_err();
     assert!(error.to_string().contains("no images"), "{error}");
+}
+
+/// The same function quantizes a detector, here by the number of its detections.
+#[test]
+fn a_detector_in_8_bits() {
+    let device = Device::flex();
+    device.seed(4);
+    let backbone = BackboneConfig::by_name("resnet18").unwrap();
+    let config = DetectorConfig::on_backbone(DetectorKind::FasterRcnn, backbone, 3).reduced();
+    let classes = Classes::new(["ground", "disc", "box"]).unwrap();
+    let detector = Detector::new(config.init(&device).unwrap(), DetectorCard::new(config, classes), &device).unwrap();
+    let sizes =
+        DetectionOptions { min_size: Some(64), max_size: Some(96), score_threshold: Some(0.0), max_detections: None };
+    let detector = detector.with_options(sizes).unwrap();
+    let pictures = [0, 1].map(|seed| DynamicImage::from(discs(seed, 80, 64).0));
+    let predict = |detector: &Detector, picture: &DynamicImage| detector.detect(picture).map(drop);
+    let measure = |detector: &Detector| Ok(detector.detect(&pictures[0])?.len() as f64);
+    let quantized = quantize(&detector, &pictures, QuantizeOptions::default(), predict, measure).unwrap();
+    assert_eq!(quantized.predictor.precision(), Precision::Int8);
+    let layers = &quantized.predictor.quantization().unwrap().layers;
+    assert!(layers.len() > 15 && layers.values().any(|ranges| ranges.sum.is_some()), "{layers:?}");
+    let [full, small] = [&detector, &quantized.predictor].map(|detector| detector.detect(&pictures[1]).unwrap());
+    assert!(!full.is_empty() && !small.is_empty());
+    // Scores of random weights are nearly ties, so the scores are compared and not the boxes.
+    let best = |found: &[Detection]| found.iter().fold(0f32, |most, found| most.max(found.score));
+    assert!((best(&full) - best(&small)).abs() < 0.1, "{} {}", best(&full), best(&small));
+    let (_, trials) = quantized.predictor.with_fastest_precision(&pictures, 1.0).unwrap();
+    assert_eq!(trials.iter().map(|trial| trial.precision).collect::<Vec<_>>(), Precision::ALL);
+    assert!(trials[0].measure > 0.999 && trials.iter().all(|trial| trial.seconds > 0.0), "{trials:?}");
 }

@@ -35,7 +35,7 @@ pub type Split = Arc<dyn Dataset<Sample<Instances>>>;
 /// Flags that name the data.
 #[derive(clap::Args)]
 pub struct Sources {
-    /// What the annotations are
+    /// Format of the annotations
     #[arg(long, value_enum, default_value_t = Format::Coco)]
     format: Format,
     /// Folder of the training images
@@ -72,7 +72,7 @@ pub struct Data {
     /// Annotations that COCO's figures are computed with, where there is a file.
     pub truth: Option<CocoFile>,
     pub is_sample: bool,
-    /// What `config.json` says of the data.
+    /// Record of the data in `config.json`.
     pub record: DataRecord,
 }
 

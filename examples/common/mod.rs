@@ -1,4 +1,4 @@
-//! What the examples have in common: results on stdout, and one line on stderr and a failing exit status when something is
+//! Common parts of the examples: results on stdout, and one line on stderr and a failing exit status when something is
 //! wrong.
 
 use std::{
@@ -21,7 +21,7 @@ pub struct Machine {
     /// A backend that is built in, such as flex, cuda or vulkan [default: the best one, or BURN_DEVICE]
     #[arg(long)]
     device: Option<String>,
-    /// What every random choice depends on
+    /// Seed of every random choice
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 }

@@ -56,7 +56,7 @@ pub enum PrecisionError {
     },
 }
 
-/// What layers do in a session.
+/// Behavior of the layers in a session.
 #[derive(Debug)]
 enum Mode {
     F32,
@@ -101,7 +101,7 @@ pub struct InferenceSession {
     layers: Mutex<HashMap<ParamId, Option<Arc<Packed>>>>,
 }
 
-/// What the layers of this thread are to know.
+/// Session of this thread, and whether maps may stay reduced.
 #[derive(Clone, Default)]
 struct Current {
     session: Option<Arc<InferenceSession>>,
@@ -192,7 +192,7 @@ impl InferenceSession {
         }
     }
 
-    /// What was seen, which is taken out.
+    /// Takes out the values that were seen.
     pub(crate) fn observations(&self) -> Observations {
         match &self.mode {
             Mode::Calibration(seen) => std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner)),

@@ -34,14 +34,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{InferenceSession, PrecisionError, weights::visit};
 
-/// What 8 bits stand for before and after a layer: smallest and largest value.
+/// Smallest and largest values before and after a layer, which its 8 bits represent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LayerRanges {
-    /// Of what it reads, in all of its channels.
+    /// Range of its input, over all channels.
     pub input: [f32; 2],
-    /// Of what it writes, after norm and activation.
+    /// Range of its output, after norm and activation.
     pub output: [f32; 2],
-    /// Of the sum of a residual block that follows it, after its ReLU.
+    /// Range of the sum of a residual block that follows it, after the ReLU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sum: Option<[f32; 2]>,
 }
@@ -55,7 +55,7 @@ pub struct NetworkQuantization {
 }
 
 impl NetworkQuantization {
-    /// The same without some layers, which compute in bf16.
+    /// Leaves out some layers, which then compute in bf16.
     #[must_use]
     pub fn without<'a>(&self, layers: impl IntoIterator<Item = &'a str>) -> Self {
         let mut rest = self.clone();

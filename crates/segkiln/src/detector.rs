@@ -1,7 +1,4 @@
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use image::{DynamicImage, RgbImage};
@@ -12,7 +9,7 @@ use segkiln_data::{
     draw,
 };
 use segkiln_models::{
-    Calibration, CalibrationError, DetectorCard, InferenceSession, NetworkQuantization, PrecisionError, RangeMethod,
+    DetectorCard, NetworkQuantization, PrecisionError,
     detection::{
         DetectionError, DetectionModel, DetectionNetwork, DetectionNetworkConfig, DetectionOptions, DetectorConfig,
         default_classes,
@@ -21,7 +18,7 @@ use segkiln_models::{
 };
 
 use crate::{
-    quantize::{Computation, Quantizable},
+    Computation,
     run::{self, RunError},
 };
 
@@ -34,7 +31,7 @@ pub enum DetectError {
     Config {
         /// The file.
         path: PathBuf,
-        /// What the system or the parser says.
+        /// Reason that the system or the parser gives.
         reason: String,
     },
     /// No network has this name.
@@ -85,8 +82,8 @@ impl From<RunError> for DetectError {
 pub struct Detector<M: DetectionNetwork = DetectionModel> {
     model: M,
     card: DetectorCard<M::Config>,
-    device: Device,
-    computation: Computation,
+    pub(crate) device: Device,
+    pub(crate) computation: Computation,
 }
 
 impl Detector {
@@ -180,12 +177,12 @@ impl<M: DetectionNetwork> Detector<M> {
 
     /// The layers that can compute in 8 bits, of a quantized network.
     pub fn quantization(&self) -> Option<&NetworkQuantization> {
-        self.computation.quantization.as_ref()
+        self.computation.quantization()
     }
 
     /// The precision that the network is computed in.
     pub fn precision(&self) -> Precision {
-        self.computation.session.precision()
+        self.computation.session().precision()
     }
 
     /// [`load`](Detector::load) of a run of a network of your own: `Detector::<MyNetwork>::load_network(…)`.
@@ -259,7 +256,7 @@ impl<M: DetectionNetwork> Detector<M> {
         let shape = [image.height() as usize, image.width() as usize, image.channels()];
         let values = TensorData::new(image.as_slice().to_vec(), shape);
         let x = Tensor::<3>::from_data(values, &self.device).permute([2, 0, 1]);
-        Ok(self.computation.session.run(|| self.model.detect(&[x]))?.remove(0))
+        Ok(self.computation.session().run(|| self.model.detect(&[x]))?.remove(0))
     }
 
     /// The image with what was found drawn over it: boxes, names, scores and masks.
@@ -303,34 +300,5 @@ impl<M: DetectionNetwork> Detector<M> {
             }),
         };
         detections.iter().map(result).collect()
-    }
-}
-
-impl<M: DetectionNetwork> Quantizable for Detector<M>
-where
-    M::Config: Clone,
-{
-    type Error = DetectError;
-
-    fn device(&self) -> &Device {
-        &self.device
-    }
-
-    fn quantization(&self) -> Option<&NetworkQuantization> {
-        self.computation.quantization.as_ref()
-    }
-
-    fn in_session(&self, session: Arc<InferenceSession>) -> Self {
-        let computation = Computation { session, ..self.computation.clone() };
-        Self { computation, ..self.clone() }
-    }
-
-    fn ranges(&self, calibration: &Calibration, method: RangeMethod) -> Result<NetworkQuantization, CalibrationError> {
-        calibration.finish(&self.model, method)
-    }
-
-    fn in_8_bits(&self, quantization: NetworkQuantization) -> Result<Self, PrecisionError> {
-        let computation = Computation::quantized(&self.model, quantization, &self.device)?;
-        Ok(Self { computation, ..self.clone() })
     }
 }

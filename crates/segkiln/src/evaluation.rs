@@ -1,4 +1,4 @@
-//! Evaluation of a detector on a split of a data set.
+//! Evaluation of predictors on a split of a data set.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -7,12 +7,70 @@ use segkiln_core::{Detection, Instances};
 use segkiln_data::{
     Image, Sample,
     coco::{CocoFile, CocoResultFile, ImageId},
-    write_image,
+    draw, write_image,
 };
-use segkiln_metrics::metrics::coco::{CocoDetection, CocoEvaluator, CocoFigures, CocoParams, CocoTruth, IouType};
-use segkiln_models::detection::{DetectionNetwork, DetectionNetworkConfig};
+use segkiln_metrics::{
+    MetricsError,
+    metrics::{
+        ConfusionMatrix,
+        coco::{CocoDetection, CocoEvaluator, CocoFigures, CocoParams, CocoTruth, IouType},
+    },
+};
+use segkiln_models::{
+    SegmentationNetwork,
+    detection::{DetectionNetwork, DetectionNetworkConfig},
+};
 
-use crate::{CocoError, DetectError, Detector, coco_evaluate};
+use crate::{CocoError, DetectError, Detector, SegmentError, SegmentOptions, Segmentation, Segmenter, coco_evaluate};
+
+impl<M: SegmentationNetwork> Segmenter<M> {
+    /// Segments every image of a split and counts its pixels by their class in mask and prediction. `each` sees the index and the
+    /// sample of each image and its segmentation, to draw them for example.
+    ///
+    /// # Errors
+    /// The split's own, those of `each`, [`SegmentError`] if an image does not fit the network, and [`MetricsError`] if a mask
+    /// does not fit the classes.
+    pub fn segment_split<E: From<SegmentError> + From<MetricsError>>(
+        &self,
+        split: impl IntoIterator<Item = Result<Sample, E>>,
+        mut each: impl FnMut(usize, &Sample, &Segmentation) -> Result<(), E>,
+    ) -> Result<ConfusionMatrix, E> {
+        let mut matrix = ConfusionMatrix::new(self.classes().count(), self.classes().ignore_index())?;
+        let options = SegmentOptions { probabilities: false, ..Default::default() };
+        for (index, sample) in split.into_iter().enumerate() {
+            let sample = sample?;
+            let result = self.segment_values(&sample.image, &options)?;
+            matrix.update_maps(result.map(), &sample.target)?;
+            each(index, &sample, &result)?;
+        }
+        Ok(matrix)
+    }
+
+    /// [`segment_split`](Self::segment_split) with pictures of the first `most` images in `folder`, each beside its mask and its
+    /// prediction. Unfinished files of a process that was killed are removed.
+    ///
+    /// # Errors
+    /// Errors of the split and the network, and of a picture or folder that cannot be written.
+    #[cfg(feature = "train")]
+    pub fn draw_split(
+        &self,
+        split: &dyn burn::data::dataset::Dataset<Sample>,
+        folder: &Path,
+        most: usize,
+    ) -> Result<ConfusionMatrix, Box<dyn std::error::Error>> {
+        segkiln_train::checkpoint::create_and_sweep(folder)?;
+        let samples = (0..split.len()).map(|index| split.get(index).map_err(Box::from));
+        self.segment_split(samples, |index, Sample { name, image, target }, result| {
+            if index < most {
+                let plain = Image::to_dynamic(image);
+                let truth = draw::overlay(&plain, target, self.classes(), 0.4)?;
+                let row = draw::side_by_side(&[plain.to_rgb8(), truth, result.overlay(&plain, 0.4)?]);
+                write_image(folder.join(format!("{name}.png")), &row.into())?;
+            }
+            Ok(())
+        })
+    }
+}
 
 /// Detections of a detector in the images of a split, beside the annotated objects.
 #[derive(Debug, Clone, Default)]
@@ -45,7 +103,7 @@ impl<M: DetectionNetwork> Detector<M> {
     /// objects and the detections with a score of at least a half. Unfinished files of a process that was killed are removed.
     ///
     /// # Errors
-    /// Those of the split, of the network, and of a picture or folder that cannot be written.
+    /// Errors of the split and the network, and of a picture or folder that cannot be written.
     #[cfg(feature = "train")]
     pub fn draw_split(
         &self,

@@ -17,27 +17,26 @@ use crate::{DetectError, Detector, SegmentError, SegmentOptions, Segmenter};
 /// Options of [`quantize`].
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct QuantizeOptions {
-    /// How ranges are chosen.
+    /// Choice of the ranges.
     pub method: RangeMethod,
-    /// The most by which the measure of the quantized network may be smaller than that of the network; any loss where it is
-    /// none.
+    /// Largest loss: by how much the measure of the quantized network may be below that in f32; without, any loss.
     pub max_loss: Option<f64>,
 }
 
-/// A network that [`quantize`] has quantized.
+/// Result of [`quantize`].
 #[derive(Debug, Clone)]
 pub struct Quantized<P> {
-    /// The predictor, which computes in 8 bits.
+    /// Predictor that computes in 8 bits.
     pub predictor: P,
     /// Layers that could compute in 8 bits and are kept in bf16, the one that lost most first.
     pub kept: Vec<String>,
-    /// The measure of the network before.
+    /// Measure of the network in f32.
     pub before: f64,
-    /// The measure of the quantized network.
+    /// Measure of the quantized network.
     pub after: f64,
 }
 
-/// Why a predictor was not quantized.
+/// Error of [`quantize`] and [`fastest_precision`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum QuantizeError<E: std::error::Error + 'static> {
@@ -68,31 +67,44 @@ pub enum QuantizeError<E: std::error::Error + 'static> {
     },
 }
 
-/// A predictor whose network can be quantized: [`Segmenter`](crate::Segmenter) and [`Detector`](crate::Detector).
-pub trait Quantizable: Sized {
-    /// Why it cannot predict.
+/// A predictor whose network can be quantized: [`Segmenter`], [`Detector`], or one of your own that keeps a
+/// [`Computation`] and runs its network in [that session](Computation::session).
+pub trait Quantizable: Clone {
+    /// Error of a prediction.
     type Error: std::error::Error + 'static;
 
-    /// The device of the network.
+    /// Network that is quantized.
+    type Network: Module;
+
+    /// Returns the network.
+    fn network(&self) -> &Self::Network;
+
+    /// Returns the device of the network.
     fn device(&self) -> &Device;
 
-    /// The layers that can compute in 8 bits, of a quantized network.
-    fn quantization(&self) -> Option<&NetworkQuantization>;
+    /// Returns how the network is computed.
+    fn computation(&self) -> &Computation;
 
-    /// The same network computed in a session.
-    fn in_session(&self, session: Arc<InferenceSession>) -> Self;
+    /// Replaces how the network is computed.
+    #[must_use]
+    fn with_computation(self, computation: Computation) -> Self;
+}
 
-    /// The ranges of all that a calibration has seen of the network.
-    ///
-    /// # Errors
-    /// As [`Calibration::finish`].
-    fn ranges(&self, calibration: &Calibration, method: RangeMethod) -> Result<NetworkQuantization, CalibrationError>;
+/// Returns the predictor with its network computed in a session.
+fn in_session<P: Quantizable>(predictor: &P, session: Arc<InferenceSession>) -> P {
+    let computation = Computation { session, ..predictor.computation().clone() };
+    predictor.clone().with_computation(computation)
+}
 
-    /// The same network in 8 bits.
-    ///
-    /// # Errors
-    /// As [`InferenceSession::quantized`].
-    fn in_8_bits(&self, quantization: NetworkQuantization) -> Result<Self, PrecisionError>;
+/// Returns the predictor with its network computed in f32.
+fn in_f32<P: Quantizable>(predictor: &P) -> Result<P, PrecisionError> {
+    Ok(in_session(predictor, InferenceSession::new(Precision::F32, predictor.device())?))
+}
+
+/// Returns the predictor with its network computed in 8 bits.
+fn in_8_bits<P: Quantizable>(predictor: &P, quantization: &NetworkQuantization) -> Result<P, PrecisionError> {
+    let computation = Computation::quantized(predictor.network(), quantization.clone(), predictor.device())?;
+    Ok(predictor.clone().with_computation(computation))
 }
 
 /// Quantizes the network of a predictor: `predict` is called for all images to calibrate on, and `measure`, of which more is better
@@ -112,15 +124,14 @@ pub fn quantize<P: Quantizable, I>(
         return Err(QuantizeError::NoImages);
     }
     let calibration = Calibration::new(predictor.device())?;
-    let watched = predictor.in_session(calibration.session().clone());
+    let watched = in_session(predictor, calibration.session().clone());
     for image in images {
         predict(&watched, image).map_err(QuantizeError::Predict)?;
     }
-    let all = predictor.ranges(&calibration, options.method)?;
-    let full = predictor.in_session(InferenceSession::new(Precision::F32, predictor.device())?);
-    let before = measure(&full).map_err(QuantizeError::Predict)?;
+    let all = calibration.finish(predictor.network(), options.method)?;
+    let before = measure(&in_f32(predictor)?).map_err(QuantizeError::Predict)?;
     let mut measured = |quantization: &NetworkQuantization| -> Result<(P, f64), QuantizeError<P::Error>> {
-        let quantized = predictor.in_8_bits(quantization.clone())?;
+        let quantized = in_8_bits(predictor, quantization)?;
         let value = measure(&quantized).map_err(QuantizeError::Predict)?;
         Ok((quantized, value))
     };
@@ -165,18 +176,18 @@ pub fn quantize<P: Quantizable, I>(
     Ok(Quantized { predictor, kept, before, after })
 }
 
-/// How a precision did in [`fastest_precision`].
+/// Time and measure of one precision in [`fastest_precision`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PrecisionTrial {
-    /// The precision.
+    /// Precision that was tried.
     pub precision: Precision,
-    /// Seconds of an image, the median.
+    /// Median time of an image in seconds.
     pub seconds: f64,
-    /// The measure, of which more is better.
+    /// Measure, of which more is better.
     pub measure: f64,
 }
 
-/// The predictor in the precision that is fastest on this processor among those whose measure is at most `max_loss` below that of
+/// Returns the predictor in the precision that is fastest on this processor among those whose measure is at most `max_loss` below that of
 /// f32, and how each did: f32, bf16, and int8 if the network is quantized. Those that the device cannot compute in are left out.
 ///
 /// # Errors
@@ -195,10 +206,10 @@ pub fn fastest_precision<P: Quantizable, I>(
     }
     let (mut trials, mut best) = (Vec::new(), None::<(f64, P)>);
     for precision in Precision::ALL {
-        let candidate = match (precision, predictor.quantization()) {
+        let candidate = match (precision, predictor.computation().quantization()) {
             (Precision::Int8, None) => continue,
-            (Precision::Int8, Some(quantization)) => predictor.in_8_bits(quantization.clone()),
-            _ => InferenceSession::new(precision, predictor.device()).map(|session| predictor.in_session(session)),
+            (Precision::Int8, Some(quantization)) => in_8_bits(predictor, quantization),
+            _ => InferenceSession::new(precision, predictor.device()).map(|session| in_session(predictor, session)),
         };
         let candidate = match candidate {
             Err(PrecisionError::Device { .. }) => continue,
@@ -227,7 +238,7 @@ pub fn fastest_precision<P: Quantizable, I>(
 }
 
 impl<M: SegmentationNetwork> Segmenter<M> {
-    /// The segmenter in the precision that is fastest on this processor among those that give at least `1 - max_loss` of the images'
+    /// Returns the segmenter in the precision that is fastest on this processor among those that give at least `1 - max_loss` of the images'
     /// pixels the class that they have in f32, and how each did: its measure is that share. See [`fastest_precision`].
     ///
     /// # Errors
@@ -244,8 +255,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         let all = |segmenter: &Self| {
             Ok(images.iter().map(|image| labels(segmenter, image)).collect::<Result<Vec<_>, _>>()?.concat())
         };
-        let full = self.in_session(InferenceSession::new(Precision::F32, self.device())?);
-        let expected: Vec<u32> = all(&full).map_err(QuantizeError::Predict)?;
+        let expected: Vec<u32> = all(&in_f32(&self)?).map_err(QuantizeError::Predict)?;
         let agreement = |segmenter: &Self| {
             let same = all(segmenter)?.iter().zip(&expected).filter(|(found, expected)| found == expected).count();
             Ok(same as f64 / expected.len().max(1) as f64)
@@ -255,7 +265,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
 }
 
 impl<M: DetectionNetwork> Detector<M> {
-    /// The detector in the precision that is fastest on this processor among those that find at least `1 - max_loss` of what is
+    /// Returns the detector in the precision that is fastest on this processor among those that find at least `1 - max_loss` of what is
     /// found in f32, and as few others: detections of one class whose boxes have an IoU of 0.9 are the same. See
     /// [`fastest_precision`].
     ///
@@ -267,8 +277,7 @@ impl<M: DetectionNetwork> Detector<M> {
         max_loss: f64,
     ) -> Result<(Self, Vec<PrecisionTrial>), QuantizeError<DetectError>> {
         let all = |detector: &Self| images.iter().map(|image| detector.detect(image)).collect::<Result<Vec<_>, _>>();
-        let full = self.in_session(InferenceSession::new(Precision::F32, self.device())?);
-        let expected = all(&full).map_err(QuantizeError::Predict)?;
+        let expected = all(&in_f32(&self)?).map_err(QuantizeError::Predict)?;
         let agreement = |detector: &Self| {
             let (mut same, mut most) = (0, 0);
             for (found, expected) in all(detector)?.iter().zip(&expected) {
@@ -281,7 +290,7 @@ impl<M: DetectionNetwork> Detector<M> {
     }
 }
 
-/// Pairs of detections that are the same, best scores first.
+/// Number of detections that both have, matched best scores first.
 fn matched(found: &[Detection], expected: &[Detection]) -> usize {
     const IOU: f64 = 0.9;
     let mut free: Vec<&Detection> = found.iter().collect();
@@ -294,21 +303,80 @@ fn matched(found: &[Detection], expected: &[Detection]) -> usize {
     found.len() - free.len()
 }
 
-/// How a predictor computes its network.
+impl<M: SegmentationNetwork> Quantizable for Segmenter<M> {
+    type Error = SegmentError;
+    type Network = M;
+
+    fn network(&self) -> &M {
+        self.model()
+    }
+
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn computation(&self) -> &Computation {
+        &self.computation
+    }
+
+    fn with_computation(mut self, computation: Computation) -> Self {
+        self.computation = computation;
+        self
+    }
+}
+
+impl<M: DetectionNetwork> Quantizable for Detector<M> {
+    type Error = DetectError;
+    type Network = M;
+
+    fn network(&self) -> &M {
+        self.model()
+    }
+
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn computation(&self) -> &Computation {
+        &self.computation
+    }
+
+    fn with_computation(mut self, computation: Computation) -> Self {
+        self.computation = computation;
+        self
+    }
+}
+
+/// Precision in which a predictor computes its network, with the layers packed for it.
 #[derive(Debug, Clone)]
-pub(crate) struct Computation {
-    pub session: Arc<InferenceSession>,
-    /// Of a quantized network.
-    pub quantization: Option<NetworkQuantization>,
+pub struct Computation {
+    session: Arc<InferenceSession>,
+    quantization: Option<NetworkQuantization>,
 }
 
 impl Computation {
-    /// In f32.
+    /// Computes in f32.
+    ///
+    /// # Errors
+    /// As [`InferenceSession::new`].
     pub fn new(device: &Device) -> Result<Self, PrecisionError> {
         Ok(Self { session: InferenceSession::new(Precision::F32, device)?, quantization: None })
     }
 
-    /// In a precision, of which int8 is for quantized networks.
+    /// Returns the session to [run](InferenceSession::run) the network in.
+    pub fn session(&self) -> &Arc<InferenceSession> {
+        &self.session
+    }
+
+    /// Returns the layers that compute in 8 bits, of a quantized network.
+    pub fn quantization(&self) -> Option<&NetworkQuantization> {
+        self.quantization.as_ref()
+    }
+
+    /// Changes the precision; int8 is for quantized networks.
+    ///
+    /// # Errors
+    /// As [`InferenceSession::new`].
     pub fn with_precision<M: Module>(
         self,
         network: &M,
@@ -322,7 +390,10 @@ impl Computation {
         Ok(Self { session, ..self })
     }
 
-    /// In 8 bits.
+    /// Computes the layers of `quantization` in 8 bits.
+    ///
+    /// # Errors
+    /// As [`InferenceSession::quantized`].
     pub fn quantized<M: Module>(
         network: &M,
         quantization: NetworkQuantization,
@@ -332,8 +403,8 @@ impl Computation {
         Ok(Self { session, quantization: Some(quantization) })
     }
 
-    /// As a run was saved, whose weights are in `file`: in 8 bits if it was quantized and the device can.
-    pub fn of_run<M: Module>(
+    /// Computes a run, whose weights are in `file`, as it was saved: in 8 bits if it was quantized and the device can.
+    pub(crate) fn of_run<M: Module>(
         network: &M,
         quantization: Option<NetworkQuantization>,
         file: &Path,

@@ -1,7 +1,4 @@
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{
     Device, Tensor, TensorData,
@@ -11,13 +8,13 @@ use image::DynamicImage;
 use segkiln_core::{Classes, Precision};
 use segkiln_data::{ColorMode, DataError, DenseCrf, Image, Normalize};
 use segkiln_models::{
-    Calibration, CalibrationError, InferenceSession, ModelCard, ModelConfig, NetworkQuantization, PrecisionError,
-    RangeMethod, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig,
+    ModelCard, ModelConfig, NetworkQuantization, PrecisionError, SegmentationModel, SegmentationNetwork,
+    SegmentationNetworkConfig,
     weights::{self, Exceptions, TrainingData, Weights, WeightsError, torch_network},
 };
 
 use crate::{
-    quantize::{Computation, Quantizable},
+    Computation,
     run::{self, RunError},
     segmentation::{ResultRows, Segmentation},
     tiles::{Band, bell, starts},
@@ -32,7 +29,7 @@ pub enum SegmentError {
     Config {
         /// The file.
         path: PathBuf,
-        /// What the system or the parser says.
+        /// Reason that the system or the parser gives.
         reason: String,
     },
     /// The weights are missing, damaged, or another network's.
@@ -43,7 +40,7 @@ pub enum SegmentError {
     Option {
         /// The option.
         option: &'static str,
-        /// What it must be.
+        /// Allowed values.
         reason: String,
     },
     /// The parts of the card do not fit each other.
@@ -80,7 +77,7 @@ pub struct SegmentOptions {
     pub overlap: f32,
     /// Whether the four mirror images are segmented too and the probabilities averaged: slower, a little better.
     pub flips: bool,
-    /// What moves the borders to the image's edges afterwards, by the image's values before they are normalised. It takes
+    /// Dense CRF that moves the borders to the image's edges afterwards, by the image's values before they are normalised. It takes
     /// the whole image at once: 20 bytes a pixel and class and some 600 bytes a pixel.
     pub crf: Option<DenseCrf>,
     /// Whether probabilities are kept: 4 bytes a pixel and class. The map alone needs 4 bytes a pixel.
@@ -144,8 +141,8 @@ impl From<RunError> for SegmentError {
 pub struct Segmenter<M: SegmentationNetwork = SegmentationModel> {
     model: M,
     card: ModelCard<M::Config>,
-    device: Device,
-    computation: Computation,
+    pub(crate) device: Device,
+    pub(crate) computation: Computation,
 }
 
 impl Segmenter {
@@ -263,12 +260,12 @@ impl<M: SegmentationNetwork> Segmenter<M> {
 
     /// The layers that can compute in 8 bits, of a quantized network.
     pub fn quantization(&self) -> Option<&NetworkQuantization> {
-        self.computation.quantization.as_ref()
+        self.computation.quantization()
     }
 
     /// The precision that the network is computed in.
     pub fn precision(&self) -> Precision {
-        self.computation.session.precision()
+        self.computation.session().precision()
     }
 
     /// [`load`](Segmenter::load) of a run of a network of your own: `Segmenter::<MyNetwork>::load_network(…)`.
@@ -294,7 +291,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     pub fn logits(&self, mut image: Image) -> Result<Tensor<4>, SegmentError> {
         self.card.normalize.apply(&mut image)?;
         let x = self.tensor(image);
-        Ok(self.computation.session.run(|| self.model.forward(x)))
+        Ok(self.computation.session().run(|| self.model.forward(x)))
     }
 
     /// The network.
@@ -409,7 +406,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         let sum = mirrored
             .iter()
             .map(|axes| {
-                let logits = self.computation.session.run(|| self.model.forward(flip(x.clone(), axes)));
+                let logits = self.computation.session().run(|| self.model.forward(flip(x.clone(), axes)));
                 flip(class_probabilities(logits), axes)
             })
             .reduce(|sum, next| sum + next)
@@ -417,32 +414,6 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         let mean = if flips { sum.div_scalar(mirrored.len() as f64) } else { sum };
         let data = mean.try_into_data().map_err(|error| SegmentError::Device(error.to_string()))?;
         data.try_to_vec().map_err(|error| SegmentError::Device(error.to_string()))
-    }
-}
-
-impl<M: SegmentationNetwork> Quantizable for Segmenter<M> {
-    type Error = SegmentError;
-
-    fn device(&self) -> &Device {
-        &self.device
-    }
-
-    fn quantization(&self) -> Option<&NetworkQuantization> {
-        self.computation.quantization.as_ref()
-    }
-
-    fn in_session(&self, session: Arc<InferenceSession>) -> Self {
-        let computation = Computation { session, ..self.computation.clone() };
-        Self { computation, ..self.clone() }
-    }
-
-    fn ranges(&self, calibration: &Calibration, method: RangeMethod) -> Result<NetworkQuantization, CalibrationError> {
-        calibration.finish(&self.model, method)
-    }
-
-    fn in_8_bits(&self, quantization: NetworkQuantization) -> Result<Self, PrecisionError> {
-        let computation = Computation::quantized(&self.model, quantization, &self.device)?;
-        Ok(Self { computation, ..self.clone() })
     }
 }
 

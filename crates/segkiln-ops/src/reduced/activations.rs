@@ -53,7 +53,7 @@ impl Dims {
     }
 }
 
-/// What 8 bits stand for: `value` is the number `scale · (value - zero)`.
+/// Affine quantization to 8 bits: the byte `value` is the number `scale · (value - zero)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Quantization {
     /// From one value to the next; positive and finite.
@@ -83,7 +83,7 @@ fn bytes_type() -> DType {
 
 /// Bytes after the values of a tensor of 8 bits: its [`Quantization`], so that a map carries what its values stand for.
 const TAIL: usize = 8;
-/// What they end with.
+/// Last bytes of the tail, by which it is recognized.
 const MARK: [u8; 3] = *b"u8q";
 
 /// Whether a tensor is bf16 with its channels last, as layers pass it on.
@@ -95,7 +95,7 @@ pub(super) fn is_reduced(tensor: &FlexTensor) -> bool {
         && tensor.storage::<bf16>().len() == dims.len()
 }
 
-/// What the values of a tensor stand for, if it is of 8 bits with its channels last, as layers pass it on.
+/// Returns the quantization of a tensor of 8 bits with its channels last, as layers pass it on; none for other tensors.
 pub(super) fn quantization(tensor: &FlexTensor) -> Option<Quantization> {
     let dims = Dims::of(tensor);
     if tensor.dtype() != bytes_type() || dims.len() == 0 || *tensor.layout() != dims.channels_last() {
@@ -315,7 +315,7 @@ impl Task for InPlace<'_> {
 
 struct ToChannelsLast<'a> {
     source: Source<'a>,
-    /// Of the image.
+    /// Index of the image's first value.
     offset: usize,
     pixels: usize,
     channels: usize,
@@ -395,7 +395,7 @@ pub(super) fn full(kind: UnitKind, tensor: FlexTensor) -> FlexTensor {
 
 struct ToChannelsFirst<'a> {
     source: Source<'a>,
-    /// Of the image.
+    /// Index of the image's first value.
     offset: usize,
     pixels: usize,
     channels: usize,

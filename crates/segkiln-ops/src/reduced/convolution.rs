@@ -30,7 +30,7 @@ pub(super) struct Inputs<'a, E> {
 }
 
 impl<'a, E: Copy> Inputs<'a, E> {
-    /// Of one or two tensors, with the values that stand for 0.
+    /// Joins the channels of one or two tensors, each with its zero point.
     pub fn new(tensors: &[(Dims, &'a [E], E)]) -> Self {
         let (dims, values, zero) = tensors[0];
         let (second, more, last) = match tensors.get(1) {
@@ -86,10 +86,10 @@ impl Inputs<'_, u8> {
     }
 }
 
-/// What becomes of an output: `output · scale + shift`, within a range, one scale and shift a channel.
+/// Affine function of each output channel, then a range: `output · scale + shift` within `range`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Epilogue<'a> {
-    /// Of as many channels as whole registers have.
+    /// One a channel, padded to whole registers.
     pub scale: &'a [f32],
     pub shift: &'a [f32],
     pub range: [f32; 2],
@@ -167,7 +167,7 @@ impl Target {
     }
 }
 
-/// What follows a convolution: `output · scale + shift` within `range`.
+/// Norm or bias, and activation, after a convolution: `output · scale + shift` within `range`.
 #[derive(Debug, Clone)]
 pub struct Affine {
     /// One a channel.
@@ -187,7 +187,7 @@ pub(super) struct Layer {
     pub options: ConvOptions<2>,
     /// Outputs of a pixel, of a transposed convolution.
     pub step: [usize; 2],
-    /// Of as many channels as whole registers have.
+    /// One a channel, padded to whole registers.
     pub scale: Vec<f32>,
     pub shift: Vec<f32>,
     pub range: [f32; 2],
@@ -417,7 +417,8 @@ pub fn is_reduced_activation(x: &Tensor<4>) -> bool {
     x.dtype() == DType::BF16 && x.clone().try_into_primitive::<Flex>().is_ok_and(|x| is_reduced(&x))
 }
 
-/// What the values of a tensor of 8 bits stand for, as [`QuantizedConv2d`](super::QuantizedConv2d) passes activations on.
+/// Returns the quantization of activations of 8 bits, as [`QuantizedConv2d`](super::QuantizedConv2d) passes them on; none for
+/// other tensors.
 pub fn quantization(x: &Tensor<4>) -> Option<Quantization> {
     let of = |x: FlexTensor| super::activations::quantization(&x);
     if matches!(x.dtype(), DType::QFloat(_)) { x.clone().try_into_primitive::<Flex>().ok().and_then(of) } else { None }

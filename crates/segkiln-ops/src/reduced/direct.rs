@@ -102,7 +102,7 @@ pub(super) struct Convolution<'a, D: Dot> {
     pub kind: UnitKind,
     pub inputs: Inputs<'a, D::Left>,
     pub direct: &'a Direct<D::Right>,
-    /// What sums of integers begin with: `[phase][output channel]`.
+    /// Initial values of integer sums, `[phase][output channel]`; empty for floats.
     pub begin: &'a [i32],
     pub options: &'a ConvOptions<2>,
     pub epilogue: Epilogue<'a>,
@@ -201,9 +201,9 @@ struct Group<'a, D: Dot> {
     convolution: &'a Convolution<'a, D>,
     /// `[tap][tensor][pixel]`
     places: &'a [[*const u8; ROWS]],
-    /// Of each tensor.
+    /// Channels of each tensor.
     channels: [usize; 2],
-    /// What is read outside of the image.
+    /// Row of zeros that is read outside of the image.
     zeros: *const u8,
     weights: &'a [D::Right],
     phase: usize,

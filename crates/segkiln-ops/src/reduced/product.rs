@@ -18,9 +18,9 @@ pub(super) const WORD: usize = 4;
 
 /// The numbers that are multiplied, and their sum.
 pub(super) trait Dot {
-    /// Of activations.
+    /// Element of the activations.
     type Left: Copy + Send + Sync;
-    /// Of weights; as many bytes.
+    /// Element of the weights, of the same size.
     type Right: Copy + Send + Sync + Default;
     type Sum<U: Unit>: Copy;
 
@@ -87,75 +87,60 @@ impl Dot for Bf16 {
     }
 }
 
-/// Activations of 8 bits without a sign and weights with one, summed in 32.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bytes;
+/// Defines numbers whose products are integers, summed in 32 bits.
+macro_rules! integers {
+    ($(#[$doc:meta])* $name:ident, $left:ty, $right:ty, $dot:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy)]
+        pub(super) struct $name;
 
-#[allow(clippy::undocumented_unsafe_blocks, reason = "one line each, with the promise of the trait")]
-impl Dot for Bytes {
-    type Left = u8;
-    type Right = i8;
-    type Sum<U: Unit> = U::Ints;
+        #[allow(clippy::undocumented_unsafe_blocks, reason = "one line each, with the promise of the trait")]
+        impl Dot for $name {
+            type Left = $left;
+            type Right = $right;
+            type Sum<U: Unit> = U::Ints;
 
-    #[inline(always)]
-    unsafe fn zero<U: Unit>(unit: U) -> U::Ints {
-        unsafe { unit.load_ints([0; LANES].as_ptr()) }
-    }
+            #[inline(always)]
+            unsafe fn zero<U: Unit>(unit: U) -> U::Ints {
+                unsafe { unit.load_ints([0; LANES].as_ptr()) }
+            }
 
-    #[inline(always)]
-    unsafe fn add<U: Unit>(unit: U, sum: U::Ints, left: U::Words, right: U::Words) -> U::Ints {
-        unsafe { unit.dot_u8_i8(sum, left, right) }
-    }
+            #[inline(always)]
+            unsafe fn add<U: Unit>(unit: U, sum: U::Ints, left: U::Words, right: U::Words) -> U::Ints {
+                unsafe { unit.$dot(sum, left, right) }
+            }
 
-    #[inline(always)]
-    unsafe fn float<U: Unit>(unit: U, sum: U::Ints) -> U::Float {
-        unsafe { unit.to_float(sum) }
-    }
+            #[inline(always)]
+            unsafe fn float<U: Unit>(unit: U, sum: U::Ints) -> U::Float {
+                unsafe { unit.to_float(sum) }
+            }
 
-    #[inline(always)]
-    unsafe fn begin<U: Unit>(unit: U, integers: &[i32], index: usize) -> U::Ints {
-        unsafe { unit.load_ints(integers[index..index + LANES].as_ptr()) }
-    }
+            #[inline(always)]
+            unsafe fn begin<U: Unit>(unit: U, integers: &[i32], index: usize) -> U::Ints {
+                unsafe { unit.load_ints(integers[index..index + LANES].as_ptr()) }
+            }
 
-    fn adds_nothing(zero: u8) -> bool {
-        zero == 0
-    }
+            fn adds_nothing(zero: $left) -> bool {
+                zero == 0
+            }
+        }
+    };
 }
 
-/// Integers of 16 bits, summed in 32: what transforms make of 8 bits.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Shorts;
-
-#[allow(clippy::undocumented_unsafe_blocks, reason = "one line each, with the promise of the trait")]
-impl Dot for Shorts {
-    type Left = i16;
-    type Right = i16;
-    type Sum<U: Unit> = U::Ints;
-
-    #[inline(always)]
-    unsafe fn zero<U: Unit>(unit: U) -> U::Ints {
-        unsafe { unit.load_ints([0; LANES].as_ptr()) }
-    }
-
-    #[inline(always)]
-    unsafe fn add<U: Unit>(unit: U, sum: U::Ints, left: U::Words, right: U::Words) -> U::Ints {
-        unsafe { unit.dot_i16(sum, left, right) }
-    }
-
-    #[inline(always)]
-    unsafe fn float<U: Unit>(unit: U, sum: U::Ints) -> U::Float {
-        unsafe { unit.to_float(sum) }
-    }
-
-    #[inline(always)]
-    unsafe fn begin<U: Unit>(unit: U, integers: &[i32], index: usize) -> U::Ints {
-        unsafe { unit.load_ints(integers[index..index + LANES].as_ptr()) }
-    }
-
-    fn adds_nothing(zero: i16) -> bool {
-        zero == 0
-    }
-}
+integers!(
+    /// Unsigned activations of 8 bits times signed weights of 8 bits.
+    Bytes,
+    u8,
+    i8,
+    dot_u8_i8
+);
+integers!(
+    /// Integers of 16 bits, into which Winograd's transforms turn those of 8.
+    Shorts,
+    i16,
+    i16,
+    dot_i16
+);
 
 /// Output channels of the panel that begins with `first`.
 pub(super) fn panel_width(channels: usize, first: usize) -> usize {

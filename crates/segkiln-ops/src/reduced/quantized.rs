@@ -31,7 +31,7 @@ pub struct QuantizedConv2d {
     layer: Layer,
     /// `[output channel][input channel][row][column]`, of a transposed convolution input channels first.
     weight: Vec<i8>,
-    /// Of each output channel's weights.
+    /// Step of each output channel's weights.
     scales: Vec<f32>,
     winograd: OnceLock<Tiles>,
     direct: OnceLock<Bulk>,

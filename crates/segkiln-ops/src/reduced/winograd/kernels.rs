@@ -1,0 +1,156 @@
+//! Kernels, transformed and packed.
+
+#![allow(
+    clippy::needless_range_loop,
+    reason = "what is compiled for wide registers is plain loops and arguments: closures and iterators may stay calls"
+)]
+
+use burn::tensor::bf16;
+
+use super::{
+    super::{
+        product::{Bf16, PANEL, Shorts, panel_width},
+        unit::LANES,
+    },
+    Form, POINTS, SIDE,
+};
+use crate::cpu::{memory::Shared, threads::for_each};
+
+/// Transformed kernels: `[panel of output channels][point][pair of input channels][output channel][2]`.
+#[derive(Debug)]
+pub(in super::super) struct Kernels<F: Form> {
+    values: Vec<F::Right>,
+    pub(super) channels: [usize; 2],
+    /// Scales of the integer products, `[point][output channel]`; 1 for floats.
+    pub(super) factors: Vec<f32>,
+}
+
+/// `G g` along one axis.
+fn kernel_column([g0, g1, g2]: [f32; 3]) -> [f32; SIDE] {
+    const A2: f32 = Bf16::A * Bf16::A;
+    const B2: f32 = Bf16::B * Bf16::B;
+    let at = |point: f32, other: f32| {
+        let scale = 1.0 / (2.0 * point * point * (point * point - other * other));
+        (scale * (g0 + point * point * g2), scale * point * g1)
+    };
+    let ((even_a, odd_a), (even_b, odd_b)) = (at(Bf16::A, Bf16::B), at(Bf16::B, Bf16::A));
+    [g0 / (A2 * B2), even_a + odd_a, even_a - odd_a, even_b + odd_b, even_b - odd_b, g2]
+}
+
+/// `G g` along one axis, without the [`FRACTIONS`].
+fn kernel_column_of_integers([g0, g1, g2]: [f32; 3]) -> [f32; SIDE] {
+    let (even_a, even_b) = (g0 + g2, g0 + 4.0 * g2);
+    [g0, even_a + g1, even_a - g1, even_b + 2.0 * g1, even_b - 2.0 * g1, g2]
+}
+
+/// Common fraction of each row of `G` for the points 0, ±1, ±2 and infinity.
+const FRACTIONS: [f32; SIDE] = [1.0 / 4.0, -1.0 / 6.0, -1.0 / 6.0, 1.0 / 24.0, 1.0 / 24.0, 1.0];
+
+/// Sums of the positive and of the negative factors in the rows of `B^T` for these points.
+const REACH: [[i64; 2]; SIDE] = [[5, 5], [2, 8], [5, 5], [3, 3], [3, 3], [5, 5]];
+
+/// The largest magnitude of a point of a tile of values from 0 to 255, or of their differences from one of these.
+fn largest(point: usize) -> i64 {
+    let [[p, n], [q, m]] = [REACH[point / SIDE], REACH[point % SIDE]];
+    255 * (p * q + n * m).max(p * m + n * q)
+}
+
+/// Transforms `[3][3]` along both axes.
+fn both_axes(kernel: &[f32], column: impl Fn([f32; 3]) -> [f32; SIDE]) -> [f32; POINTS] {
+    let columns = [0, 1, 2].map(|b| column([kernel[b], kernel[3 + b], kernel[6 + b]]));
+    let mut points = [0.0; POINTS];
+    for a in 0..SIDE {
+        points[a * SIDE..][..SIDE].copy_from_slice(&column(columns.map(|column| column[a])));
+    }
+    points
+}
+
+impl<F: Form> Kernels<F> {
+    /// Kernels of which `transform` makes all points of an output channel, `[input channel][point]`, and their units.
+    fn pack(
+        channels: [usize; 2],
+        transform: impl Fn(usize, &mut [[F::Right; POINTS]]) -> [f32; POINTS] + Sync,
+    ) -> Self {
+        let [channels_in, channels_out] = channels;
+        let padded = channels_out.next_multiple_of(LANES);
+        let mut values = vec![F::Right::default(); padded * POINTS * channels_in];
+        let mut factors = vec![0f32; padded * POINTS];
+        let [target, units] = [values.as_mut_ptr().cast(), factors.as_mut_ptr()].map(Shared);
+        for_each(padded.div_ceil(PANEL), |panel| {
+            let first = panel * PANEL;
+            let width = panel_width(padded, first);
+            let mut points = vec![[F::Right::default(); POINTS]; channels_in];
+            for out in first..channels_out.min(first + width) {
+                let factors = transform(out, &mut points);
+                for (point, factor) in factors.into_iter().enumerate() {
+                    // SAFETY: within the factors; each task has its output channels.
+                    unsafe { units.at(point * padded + out).write(factor) };
+                }
+                for (channel, points) in points.iter().enumerate() {
+                    for (point, value) in points.iter().enumerate() {
+                        let panel = first * POINTS * channels_in;
+                        let point = point * channels_in * width;
+                        let place = panel + point + channel / 2 * 2 * width + 2 * (out - first) + channel % 2;
+                        // SAFETY: within the values; each task has its panel.
+                        unsafe { target.at(0).cast::<F::Right>().add(place).write(*value) };
+                    }
+                }
+            }
+        });
+        Self { values, channels, factors }
+    }
+
+    /// Returns the kernels of a panel and point.
+    pub(super) fn at(&self, first: usize, width: usize, point: usize) -> *const u8 {
+        let channels_in = self.channels[0];
+        self.values[first * POINTS * channels_in + point * channels_in * width..].as_ptr().cast()
+    }
+}
+
+impl Kernels<Bf16> {
+    /// From `[output channel][input channel][3][3]`; input channels are a multiple of 16.
+    pub fn new(weight: &[f32], channels: [usize; 2]) -> Self {
+        Self::pack(channels, |out, points| {
+            let kernels = weight[out * channels[0] * 9..][..channels[0] * 9].chunks_exact(9);
+            for (points, kernel) in points.iter_mut().zip(kernels) {
+                *points = both_axes(kernel, kernel_column).map(bf16::from_f32);
+            }
+            [1.0; POINTS]
+        })
+    }
+}
+
+impl Kernels<Shorts> {
+    /// From `[output channel][input channel][3][3]`; input channels are a multiple of 16. An input channel's weights are
+    /// multiplied with `units` of it, at most 1: what its activations' scale is in parts of the largest.
+    pub fn of_integers(weight: &[i8], channels: [usize; 2], units: &[f32]) -> Self {
+        let exact = units.iter().all(|unit| *unit == 1.0);
+        Self::pack(channels, |out, points| {
+            let kernels = weight[out * channels[0] * 9..][..channels[0] * 9].chunks_exact(9);
+            let transformed: Vec<[f32; POINTS]> = kernels
+                .zip(units)
+                .map(|(kernel, unit)| {
+                    let kernel: [f32; 9] = std::array::from_fn(|tap| f32::from(kernel[tap]));
+                    both_axes(&kernel, kernel_column_of_integers).map(|value| value * unit)
+                })
+                .collect();
+            std::array::from_fn(|point| {
+                let magnitudes = || transformed.iter().map(|points| f64::from(points[point].abs()));
+                let (most, sum) = (magnitudes().fold(0.0, f64::max), magnitudes().sum::<f64>());
+                // Rounding adds at most a half to each.
+                let fits = |bits: i32| {
+                    let factor = f64::from(bits).exp2();
+                    let total = sum * factor + transformed.len() as f64 / 2.0;
+                    most * factor + 0.5 <= f64::from(i16::MAX) && total * largest(point) as f64 <= f64::from(i32::MAX)
+                };
+                // Integers need no bits after the point.
+                let bits = (-24..=if exact { 0 } else { 12 }).rev().find(|bits| fits(*bits)).unwrap_or(-24);
+                let factor = (bits as f32).exp2();
+                for (points, transformed) in points.iter_mut().zip(&transformed) {
+                    points[point] = (transformed[point] * factor).round_ties_even() as i16;
+                }
+                FRACTIONS[point / SIDE] * FRACTIONS[point % SIDE] / factor
+            })
+        })
+    }
+}

@@ -1,0 +1,351 @@
+//! Winograd's F(4×4, 3×3) with channels last: a register holds channels of one pixel, so tiles are transformed without moving
+//! values between lanes, and neighbouring channels are the pairs that dot products take.
+//!
+//! The points of bf16 are 0, ±3/4, ±3/2 and infinity: transformed values are rounded to bf16, and with the usual 0, ±1, ±2 the
+//! error is twice as large (Barabasz et al., "Error analysis and improving the accuracy of Winograd convolution for deep neural
+//! networks", ACM TOMS 2020, <https://arxiv.org/abs/1803.10986>). Sums and the transform back are f32.
+//!
+//! With the points 0, ±1, ±2 and infinity a tile of 8 bits is transformed to integers of 16 bits without any rounding, and a kernel
+//! of 8 bits too once the fractions of its transform are left to the transform back. Only where a sum of 32 bits could
+//! overflow are kernels rounded to fewer bits.
+
+#![allow(
+    clippy::needless_range_loop,
+    reason = "what is compiled for wide registers is plain loops and arguments: closures and iterators may stay calls"
+)]
+
+mod form;
+mod kernels;
+
+pub(super) use form::Form;
+use form::output_column;
+pub(super) use kernels::Kernels;
+
+use super::{
+    convolution::{Epilogue, Inputs, Target},
+    product::{PANEL, ROWS, WORD, accumulate, panel_width},
+    unit::{LANES, Task, Unit, UnitKind},
+};
+use crate::cpu::{
+    cache,
+    memory::{Shared, Temporary, with_scratch},
+    threads::for_each,
+};
+
+/// Points of a tile along an axis.
+const SIDE: usize = 6;
+const POINTS: usize = SIDE * SIDE;
+/// Outputs of a tile along an axis.
+const OUTPUTS: usize = 4;
+/// Values between the planes of points, so that a tile's points do not share a set of the first-level cache.
+const SKEW: usize = 32;
+/// Tiles of a block.
+const TILES: usize = 32;
+
+/// A convolution of 3×3 kernels with stride 1.
+pub(super) struct Convolution<'a, F: Form> {
+    pub kind: UnitKind,
+    pub inputs: Inputs<'a, F::Pixel>,
+    pub kernels: &'a Kernels<F>,
+    /// Zeros before the first row and column.
+    pub padding: [usize; 2],
+    /// Pixels from one tap to the next: the image is as many interleaved grids, with tiles of their own.
+    pub dilation: [usize; 2],
+    pub epilogue: Epilogue<'a>,
+    pub target: Target,
+}
+
+/// Rows and columns of grids, and rows and columns of tiles of each.
+fn grids_and_tiles(size: [usize; 2], dilation: [usize; 2]) -> ([usize; 2], [usize; 2]) {
+    let grids = [0, 1].map(|axis| dilation[axis].min(size[axis]));
+    (grids, [0, 1].map(|axis| size[axis].div_ceil(grids[axis]).div_ceil(OUTPUTS)))
+}
+
+/// Whether tiles take clearly fewer products than the nine taps of each output: a large dilation leaves them half empty.
+pub(super) fn pays(size: [usize; 2], dilation: [usize; 2]) -> bool {
+    let (grids, tiles) = grids_and_tiles(size, dilation);
+    let products = POINTS * [grids, tiles].iter().flatten().product::<usize>();
+    3 * products <= 2 * 9 * size[0] * size[1]
+}
+
+/// Whether tiles pay in 8 bits, where their products of 16 bits are half as fast as those of bytes.
+pub(super) fn pays_for_bytes(size: [usize; 2], dilation: [usize; 2]) -> bool {
+    let (grids, tiles) = grids_and_tiles(size, dilation);
+    let products = 2 * POINTS * [grids, tiles].iter().flatten().product::<usize>();
+    4 * products <= 3 * 9 * size[0] * size[1]
+}
+
+/// A tile's place.
+#[derive(Clone, Copy)]
+struct Tile {
+    image: usize,
+    /// The first output's row and column.
+    first: [usize; 2],
+}
+
+impl<F: Form> Convolution<'_, F> {
+    fn tile(&self, index: usize) -> Tile {
+        let ([_, grid_columns], [rows, columns]) = grids_and_tiles(self.target.size, self.dilation);
+        let grids = index / columns / rows;
+        let grid = grids % self.grids();
+        Tile {
+            image: grids / self.grids(),
+            first: [
+                grid / grid_columns + OUTPUTS * self.dilation[0] * (index / columns % rows),
+                grid % grid_columns + OUTPUTS * self.dilation[1] * (index % columns),
+            ],
+        }
+    }
+
+    /// The places of a block's tiles.
+    fn places(&self, block: Block) -> Vec<Tile> {
+        (block.first..block.first + block.tiles).map(|index| self.tile(index)).collect()
+    }
+
+    fn grids(&self) -> usize {
+        grids_and_tiles(self.target.size, self.dilation).0.iter().product()
+    }
+
+    pub fn run(&self) {
+        let [channels_in, channels_out] = self.kernels.channels;
+        let (_, tiles) = grids_and_tiles(self.target.size, self.dilation);
+        let all = self.inputs.batch * self.grids() * tiles[0] * tiles[1];
+        let panels = channels_out.div_ceil(PANEL);
+        // Values of 16 bits in half of the second-level cache.
+        let room = cache::second_level();
+        let most = (room / (POINTS * channels_in) / ROWS * ROWS).clamp(ROWS, TILES);
+        if all >= 4 * most {
+            // Many tiles: a task is a block of them.
+            let blocks = all.div_ceil(most);
+            let block = all.div_ceil(blocks).next_multiple_of(ROWS);
+            for_each(all.div_ceil(block), |index| {
+                let layout = Block { first: index * block, tiles: block.min(all - index * block), channels_in };
+                let places = &self.places(layout);
+                with_scratch([layout.input_len(), layout.product_len()], |[tiles, products]| {
+                    let tiles = Shared(tiles.as_mut_ptr());
+                    self.kind.dispatch(TransformInput {
+                        convolution: self,
+                        layout,
+                        places,
+                        chunks: 0..channels_in.div_ceil(F::CHUNK),
+                        tiles,
+                    });
+                    for panel in 0..panels {
+                        self.kind.dispatch(Multiply { convolution: self, layout, places, panel, tiles, products });
+                    }
+                });
+            });
+            return;
+        }
+        // Few tiles: all are transformed first, and a task is a panel of output channels.
+        let block = most.min(all.next_multiple_of(ROWS));
+        let blocks: Vec<Block> = (0..all.div_ceil(block))
+            .map(|index| Block { first: index * block, tiles: block.min(all - index * block), channels_in })
+            .collect();
+        let places: Vec<Vec<Tile>> = blocks.iter().map(|block| self.places(*block)).collect();
+        let len = blocks.iter().map(Block::input_len).max().unwrap_or(0);
+        let mut tiles = Temporary::new(len * blocks.len());
+        let tiles = Shared(tiles.as_mut_ptr());
+        let chunks = channels_in.div_ceil(F::CHUNK);
+        for_each(blocks.len() * chunks, |task| {
+            let (block, chunk) = (task / chunks, task % chunks);
+            // SAFETY: within the memory; each task has its channels of a block.
+            let tiles = Shared(unsafe { tiles.at(block * len) });
+            let (layout, places, chunks) = (blocks[block], &places[block][..], chunk..chunk + 1);
+            self.kind.dispatch(TransformInput { convolution: self, layout, places, chunks, tiles });
+        });
+        for_each(blocks.len() * panels, |task| {
+            let (panel, block) = (task / blocks.len(), task % blocks.len());
+            with_scratch([blocks[block].product_len()], |[products]| {
+                // SAFETY: within the memory.
+                let tiles = Shared(unsafe { tiles.at(block * len) });
+                let (layout, places) = (blocks[block], &places[block][..]);
+                self.kind.dispatch(Multiply { convolution: self, layout, places, panel, tiles, products });
+            });
+        });
+    }
+}
+
+/// Some tiles, counted over all images.
+#[derive(Clone, Copy)]
+struct Block {
+    first: usize,
+    tiles: usize,
+    channels_in: usize,
+}
+
+impl Block {
+    fn rows(&self) -> usize {
+        self.tiles.next_multiple_of(ROWS)
+    }
+
+    /// Values of 16 bits from a point to the next.
+    fn input_stride(&self) -> usize {
+        self.rows() * self.channels_in + SKEW
+    }
+
+    /// Values of f32 that hold the transformed tiles.
+    fn input_len(&self) -> usize {
+        POINTS * self.input_stride() / 2
+    }
+
+    fn product_stride(&self) -> usize {
+        self.rows() * PANEL + SKEW / 2
+    }
+
+    fn product_len(&self) -> usize {
+        POINTS * self.product_stride()
+    }
+}
+
+/// Transforms the tiles of a block for some chunks of input channels.
+struct TransformInput<'a, F: Form> {
+    convolution: &'a Convolution<'a, F>,
+    layout: Block,
+    places: &'a [Tile],
+    chunks: std::ops::Range<usize>,
+    tiles: Shared,
+}
+
+impl<F: Form> Task for TransformInput<'_, F> {
+    #[inline(always)]
+    unsafe fn run<U: Unit>(self, unit: U) {
+        let Self { convolution, layout, places, chunks, tiles } = self;
+        let Convolution { inputs, padding, dilation, .. } = convolution;
+        let stride = layout.input_stride();
+        let [height, width] = inputs.size;
+        let channels = chunks.start * F::CHUNK..layout.channels_in.min(chunks.end * F::CHUNK);
+        for tile in layout.tiles..layout.rows() {
+            for point in 0..POINTS {
+                // SAFETY: the block has as many rows of each point.
+                unsafe {
+                    let target = tiles.at(0).cast::<F::Left>().add(tile * layout.channels_in + channels.start);
+                    target.add(point * stride).write_bytes(0, channels.len());
+                }
+            }
+        }
+        for tile in 0..layout.tiles {
+            let Tile { image, first: [top, left] } = places[tile];
+            // Pixels of the image, or none where there is padding.
+            let mut pixels = [[None; SIDE]; SIDE];
+            for a in 0..SIDE {
+                let y = (top + a * dilation[0]).wrapping_sub(padding[0]);
+                for b in 0..SIDE {
+                    let x = (left + b * dilation[1]).wrapping_sub(padding[1]);
+                    if y < height && x < width {
+                        pixels[a][b] = Some((image * height + y) * width + x);
+                    }
+                }
+            }
+            for channel in channels.clone().step_by(F::CHUNK) {
+                // SAFETY: the pixels are of the image, and the block has all channels of each point.
+                unsafe {
+                    let target = tiles.at(0).cast::<F::Left>().add(tile * layout.channels_in + channel);
+                    F::transform(unit, inputs, &pixels, channel, target, stride);
+                }
+            }
+        }
+    }
+}
+
+/// Multiplies a block's tiles with a panel of kernels, and transforms the products back.
+struct Multiply<'a, 'b, F: Form> {
+    convolution: &'a Convolution<'a, F>,
+    layout: Block,
+    places: &'a [Tile],
+    panel: usize,
+    tiles: Shared,
+    products: &'b mut [f32],
+}
+
+impl<F: Form> Task for Multiply<'_, '_, F> {
+    #[inline(always)]
+    unsafe fn run<U: Unit>(self, unit: U) {
+        let padded = self.convolution.kernels.channels[1].next_multiple_of(LANES);
+        // SAFETY: the caller's promise.
+        unsafe {
+            if panel_width(padded, self.panel * PANEL) == PANEL {
+                self.fixed::<U, 2>(unit)
+            } else {
+                self.fixed::<U, 1>(unit)
+            }
+        }
+    }
+}
+
+impl<F: Form> Multiply<'_, '_, F> {
+    /// A panel of `N` registers.
+    #[inline(always)]
+    unsafe fn fixed<U: Unit, const N: usize>(self, unit: U) {
+        let Self { convolution, layout, places, panel, tiles, products } = self;
+        let (first, width) = (panel * PANEL, N * LANES);
+        let (input_stride, product_stride) = (layout.input_stride(), layout.product_stride());
+        assert!(products.len() >= layout.product_len());
+        let products = products.as_mut_ptr();
+        let bytes = layout.channels_in * size_of::<F::Left>();
+        for point in 0..POINTS {
+            let weights = convolution.kernels.at(first, width, point);
+            for row in (0..layout.rows()).step_by(ROWS) {
+                // SAFETY: the tiles have all rows of this point, and the products too.
+                unsafe {
+                    let source = tiles.at(0).cast::<F::Left>().add(point * input_stride + row * layout.channels_in);
+                    let mut rows = [source.cast::<u8>().cast_const(); ROWS];
+                    for index in 0..ROWS {
+                        rows[index] = rows[index].add(index * bytes);
+                    }
+                    let mut sums = [[F::zero(unit); N]; ROWS];
+                    accumulate::<F, U, N>(unit, &mut sums, &rows, bytes / WORD, weights);
+                    for index in 0..ROWS {
+                        for register in 0..N {
+                            let place = point * product_stride + (row + index) * width + register * LANES;
+                            F::store(unit, sums[index][register], products.add(place));
+                        }
+                    }
+                }
+            }
+        }
+        let Convolution { target, dilation, kernels: Kernels { factors, channels, .. }, .. } = convolution;
+        let [height, image_width] = target.size;
+        let padded = channels[1].next_multiple_of(LANES);
+        assert!(factors.len() >= POINTS * padded);
+        for register in 0..N {
+            let channel = first + register * LANES;
+            let finish = convolution.epilogue.registers(unit, channel);
+            let factors = factors[channel..].as_ptr();
+            for tile in 0..layout.tiles {
+                let Tile { image, first: [top, left] } = places[tile];
+                // SAFETY: the products have all points of this tile, and the pixels that are written are within the target.
+                unsafe {
+                    let source = products.add(tile * width + register * LANES).cast_const();
+                    let mut half = [[unit.splat(0.0); SIDE]; OUTPUTS];
+                    for b in 0..SIDE {
+                        let mut values = [unit.splat(0.0); SIDE];
+                        for a in 0..SIDE {
+                            let point = a * SIDE + b;
+                            let factors = factors.add(point * padded);
+                            values[a] = F::load(unit, source.add(point * product_stride), factors);
+                        }
+                        let values = output_column::<F, U>(unit, values);
+                        for a in 0..OUTPUTS {
+                            half[a][b] = values[a];
+                        }
+                    }
+                    for a in 0..OUTPUTS {
+                        let row = top + a * dilation[0];
+                        if row >= height {
+                            break;
+                        }
+                        let line = output_column::<F, U>(unit, half[a]);
+                        for b in 0..OUTPUTS {
+                            let column = left + b * dilation[1];
+                            if column < image_width {
+                                let pixel = (image * height + row) * image_width + column;
+                                target.store(unit, finish.apply(unit, line[b]), pixel, channel);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

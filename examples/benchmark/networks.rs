@@ -1,0 +1,129 @@
+//! Cases of whole networks.
+
+use burn::{
+    module::Module,
+    optim::{AdamConfig, GradientsParams, SgdConfig, momentum::MomentumConfig},
+    tensor::{Device, Distribution, Int, Tensor},
+};
+use segkiln::{
+    core::{BBox, Instance, Instances, Precision, Rle},
+    metrics::losses::{CrossEntropyLossConfig, SegmentationLoss},
+    models::{
+        Calibration, InferenceSession, ModelConfig, RangeMethod, SegmentationModel, SegmentationNetwork,
+        SegmentationNetworkConfig,
+        detection::{
+            DetectionNetwork, Sampling,
+            rcnn::{Rcnn, RcnnConfig},
+        },
+        unet::{UNet, UNetConfig},
+    },
+};
+
+use crate::{Case, common::Failure, uniform};
+
+/// A network that computes what `input` makes, in a precision.
+fn inference<M: Module + 'static, I: 'static>(
+    model: M,
+    input: impl Fn() -> I,
+    forward: impl Fn(&M, &I) + 'static,
+    precision: Precision,
+    device: &Device,
+) -> Result<Case, Failure> {
+    let session = match precision {
+        Precision::Int8 => {
+            let calibration = Calibration::new(device)?;
+            for _ in 0..4 {
+                let x = input();
+                calibration.run(|| forward(&model, &x));
+            }
+            InferenceSession::quantized(&model, &calibration.finish(&model, RangeMethod::default())?, device)?
+        }
+        precision => InferenceSession::new(precision, device)?,
+    };
+    let x = input();
+    Ok(Box::new(move || session.run(|| forward(&model, &x))))
+}
+
+pub fn unet_infer(base: usize, side: usize, precision: Precision, device: &Device) -> Result<Case, Failure> {
+    let unet = UNetConfig::new(3, 2).with_base(base).init(device).materialize();
+    let forward = |unet: &UNet, x: &Tensor<4>| drop(unet.forward(x.clone()).into_data());
+    inference(unet, || noise(side, device), forward, precision, device)
+}
+
+/// An image of noise, as a network sees it.
+fn noise(side: usize, device: &Device) -> Tensor<4> {
+    Tensor::random([1, 3, side, side], Distribution::Normal(0.0, 1.0), device)
+}
+
+pub fn unet_train(base: usize, side: usize, batch: usize, device: &Device) -> Case {
+    let device = device.clone().autodiff();
+    let mut unet = Some(UNetConfig::new(3, 2).with_base(base).init(&device).materialize());
+    let mut optimizer = AdamConfig::new().with_epsilon(1e-8).init();
+    let loss = CrossEntropyLossConfig::new().init();
+    let x = Tensor::<4>::random([batch, 3, side, side], Distribution::Normal(0.0, 1.0), &device);
+    let y = Tensor::<3>::random([batch, side, side], Distribution::Uniform(0.0, 2.0), &device);
+    let y: Tensor<3, Int> = y.int();
+    Box::new(move || {
+        let model: UNet = unet.take().expect("put back below");
+        let value = loss.forward(model.forward(x.clone()), y.clone());
+        let gradients = GradientsParams::from_grads(value.backward(), &model);
+        unet = Some(optimizer.step(1e-3, model, gradients));
+        value.into_scalar::<f32>();
+        device.sync().expect("the device finishes its work");
+    })
+}
+
+pub fn segmenter(name: &str, side: usize, precision: Precision, device: &Device) -> Result<Case, Failure> {
+    let model = ModelConfig::by_name(name, 21)?.init(device).materialize();
+    let forward = |model: &SegmentationModel, x: &Tensor<4>| drop(model.forward(x.clone()).into_data());
+    inference(model, || noise(side, device), forward, precision, device)
+}
+
+/// An image of the size that the network sees, all detections kept.
+pub fn detector(
+    name: &str,
+    [height, width]: [usize; 2],
+    precision: Precision,
+    device: &Device,
+) -> Result<Case, Failure> {
+    let config = RcnnConfig::by_name(name, 91).ok_or("no such network")?.with_min_size(height).with_max_size(width);
+    let roi = config.roi.clone().with_score(0.0);
+    let model = config.with_roi(roi).init(device)?.materialize();
+    let input = || [Tensor::<3>::random([3, height, width], Distribution::Default, device)];
+    let forward = |model: &Rcnn, x: &[Tensor<3>; 1]| {
+        std::hint::black_box(model.detect(x).expect("the image fits"));
+    };
+    inference(model, input, forward, precision, device)
+}
+
+/// Eight objects of noise on one image.
+pub fn detector_train(name: &str, [height, width]: [usize; 2], device: &Device) -> Result<Case, Failure> {
+    let device = device.clone().autodiff();
+    let config = RcnnConfig::by_name(name, 91).ok_or("no such network")?.with_min_size(height).with_max_size(width);
+    let mut model = Some(config.init(&device)?.materialize());
+    let mut optimizer = SgdConfig::new().with_momentum(Some(MomentumConfig::new().with_dampening(0.0))).init();
+    let x = [Tensor::<3>::random([3, height, width], Distribution::Default, &device)];
+    let numbers = uniform(8 * 5, 1.0, &device);
+    let noise = uniform(8 * height * width, 1.0, &device);
+    let (width, height) = (width as u32, height as u32);
+    let mut objects = Vec::new();
+    for (numbers, noise) in numbers.chunks_exact(5).zip(noise.chunks_exact((width * height) as usize)) {
+        let [x, y, w, h, label] = [0, 1, 2, 3, 4].map(|index| f64::from(numbers[index]));
+        let (w, h) = (16.0 + 0.2 * w * f64::from(width), 16.0 + 0.2 * h * f64::from(height));
+        let bbox = BBox::from_xywh([0.7 * x * f64::from(width), 0.7 * y * f64::from(height), w, h])?;
+        let mask = Rle::from_fn(width, height, |x, y| noise[(y * width + x) as usize] > 0.5)?;
+        objects.push(Instance::new(bbox, 1 + (label * 89.0) as u32)?.with_mask(mask));
+    }
+    let targets = [Instances::new(width, height, objects)?];
+    let mut seed = 0;
+    Ok(Box::new(move || {
+        let current: Rcnn = model.take().expect("put back below");
+        let losses = current.losses(&x, &targets, Sampling::Random { seed }).expect("the targets fit");
+        seed += 1;
+        let total = losses.total();
+        let gradients = GradientsParams::from_grads(total.backward(), &current);
+        model = Some(optimizer.step(1e-3, current, gradients));
+        total.into_scalar::<f32>();
+        device.sync().expect("the device finishes its work");
+    }))
+}
