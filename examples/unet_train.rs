@@ -19,22 +19,20 @@ use std::{
 use burn::data::dataset::Dataset;
 use clap::Parser;
 use segkiln::{
-    DataRecord, SegmentOptions, Segmenter,
+    DataRecord, Segmenter,
     core::{Classes, Precision, PrecisionChoice},
     data::{
-        self, ColorMode, DataError, DecodeOptions, Image, Loader, MaskFormat, Normalize, Sample,
+        self, ColorMode, DataError, DecodeOptions, Loader, MaskFormat, Normalize,
         datasets::{Cached, FolderDataset, FolderOptions, Survey},
-        draw, splits,
+        splits,
         transforms::{Affine, Compose, Gamma, HorizontalFlip, Probability, RandomCrop, RandomTurn90},
-        write_image,
     },
-    metrics::metrics::ConfusionMatrix,
     models::{
         ModelCard, ModelConfig,
         backbones::BackboneConfig,
         unet::{EncodedUNetConfig, UNetConfig},
     },
-    train::{Run, SegmentationTask, TrainingOptions, checkpoint::create_and_sweep, train},
+    train::{Run, SegmentationTask, TrainingOptions, train},
 };
 use serde_json::json;
 

@@ -1,10 +1,7 @@
 //! Cases of single operators.
 
 use burn::tensor::{Device, Distribution, Tensor, ops::ConvOptions};
-use segkiln::{
-    core::BBox,
-    ops::{RoiAlignOptions, conv2d, nms, roi_align},
-};
+use segkiln::ops::{RoiAlignOptions, conv2d, nms, roi_align};
 
 use crate::{Case, uniform};
 

@@ -248,7 +248,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         Ok(self)
     }
 
-    /// Computes the network in 8 bits from now on, with the ranges of a [`Calibration`]; a network that was
+    /// Computes the network in 8 bits from now on, with the ranges of a [`Calibration`](segkiln_models::Calibration); a network that was
     /// [loaded](Self::load_network) with them begins so.
     ///
     /// # Errors
