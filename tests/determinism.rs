@@ -1,4 +1,4 @@
-//! The same seed gives the same bits on one, two and three threads, for all that a training step consists of.
+//! Bit-identical results for one seed on one, two and three threads, in all that a training step consists of.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -53,7 +53,7 @@ impl Place {
     }
 }
 
-/// What two runs that are the same agree in: all files' names, the weights' bytes, the figures but for the time.
+/// Asserts that two runs agree in all files' names, the weights' bytes, and the figures except for the time.
 fn assert_same_run(a: &Path, b: &Path) {
     assert_eq!(files(a), files(b), "files of {} and {}", a.display(), b.display());
     assert_eq!(figures(a), figures(b), "metrics of {} and {}", a.display(), b.display());

@@ -1,4 +1,4 @@
-//! What the tests of the example programs share: a synthetic data set and a way to run the programs.
+//! Shared parts of the tests of the example programs: a synthetic data set and a way to run the programs.
 //!
 //! Cargo builds the examples when it builds all targets of the package; where only one test was asked for, they are built
 //! here. Those that are there are taken as they are: after a change of the sources, `cargo build --examples` comes first.
@@ -192,7 +192,7 @@ pub fn example(name: &str) -> Command {
     command
 }
 
-/// What a program left behind.
+/// Exit code and output of a program.
 pub struct Ended {
     /// None if a signal ended it.
     pub code: Option<i32>,

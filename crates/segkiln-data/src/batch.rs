@@ -3,12 +3,12 @@ use segkiln_core::{Instances, LabelMap};
 
 use crate::{DataError, Result, Sample, transforms::Target};
 
-/// A batch in plain memory, which waits for the device on which its tensors are to be.
+/// Batch in main memory; called with the device, it makes the tensors there.
 pub type Collated<B> = Box<dyn FnOnce(&Device) -> B + Send>;
 
 /// A target whose samples a [`Loader`](crate::Loader) can join.
 pub trait Collate: Target {
-    /// What samples become: [`Batch`] of label maps, [`DetectionBatch`] of objects.
+    /// Batch type: [`Batch`] for label maps, [`DetectionBatch`] for objects.
     type Batch: Send + 'static;
 
     /// Joins samples in order. This is done on the loader's threads; the tensors are made on the thread that iterates.

@@ -1,25 +1,25 @@
 use std::path::{Path, PathBuf};
 
-/// What can be wrong with images, masks, lists, data sets and the options of this crate.
+/// Errors of images, masks, lists, data sets and the options of this crate.
 ///
 /// Each message names the file (where there is one), what is wrong with it, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
-    /// The operating system refused.
+    /// The operating system refused an operation.
     #[error("cannot {action} {path}: {source}")]
     Io {
-        /// What was tried.
+        /// Operation that failed, such as `list the folder`.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// Why not.
+        /// Error of the operating system.
         source: std::io::Error,
     },
     /// A folder, a device or a pipe where a file is expected.
     #[error("{path} is not a regular file")]
     NotAFile {
-        /// What was opened.
+        /// Path that was opened.
         path: PathBuf,
     },
     /// A file that is larger than files of its kind are.
@@ -57,9 +57,9 @@ pub enum DataError {
     Decode {
         /// The file.
         path: PathBuf,
-        /// What its content or extension says it is.
+        /// Format of the file by its content or extension.
         format: &'static str,
-        /// The decoder's words.
+        /// Message of the decoder.
         reason: String,
     },
     /// An image larger than [`Limits`](crate::Limits) allows; nothing of that size was allocated.
@@ -138,7 +138,7 @@ pub enum DataError {
     NotAMask {
         /// The file.
         path: PathBuf,
-        /// What gives it away.
+        /// Evidence that the file is not a mask.
         reason: String,
     },
     /// A mask whose values are not labels.
@@ -179,7 +179,7 @@ pub enum DataError {
         y: u32,
         /// Number of classes.
         classes: usize,
-        /// What to do.
+        /// Suggested fix.
         cure: &'static str,
     },
     /// An image and a mask of different sizes.
@@ -193,7 +193,7 @@ pub enum DataError {
         mask: PathBuf,
         /// Its width and height.
         mask_size: (u32, u32),
-        /// What to do.
+        /// Suggested fix.
         cure: String,
     },
     /// A sample whose image and target are of different sizes, or an image that its annotation says is of another size.
@@ -208,7 +208,7 @@ pub enum DataError {
         image_size: (u32, u32),
         /// Width and height of the target.
         target_size: (u32, u32),
-        /// What to do.
+        /// Suggested fix.
         cure: String,
     },
     /// An object of an annotation that cannot be used.
@@ -216,9 +216,9 @@ pub enum DataError {
     Object {
         /// The annotation, or the image where it has no file of its own.
         path: PathBuf,
-        /// Among those of the file, from 0.
+        /// Index of the object within the file, from 0.
         object: usize,
-        /// What is wrong with it, and what to do.
+        /// Problem of the object, and suggested fix.
         reason: String,
     },
     /// Images without masks, masks without images, or listed samples without either.
@@ -265,7 +265,7 @@ pub enum DataError {
         path: PathBuf,
         /// Line number, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// Problem of the line.
         reason: String,
     },
     /// A file that is not JSON, or ends before it should.
@@ -277,7 +277,7 @@ pub enum DataError {
         line: usize,
         /// Byte within the line, from 1.
         column: usize,
-        /// What is wrong there.
+        /// Problem at that position.
         reason: String,
     },
     /// A COCO file with a value that cannot be used.
@@ -289,7 +289,7 @@ pub enum DataError {
         entry: String,
         /// Its field.
         field: String,
-        /// What is wrong with it, and what to do.
+        /// Problem of the field, and suggested fix.
         reason: String,
     },
     /// An option out of its range.
@@ -297,13 +297,13 @@ pub enum DataError {
     Option {
         /// The option.
         option: &'static str,
-        /// What it is and what it must be.
+        /// Required values, and the actual one.
         reason: String,
     },
-    /// An image whose channels do not fit what is to be done with it.
+    /// An image with a number of channels that an operation cannot take.
     #[error("{what} needs {expected} channels, the image has {actual}")]
     Channels {
-        /// What is to be done.
+        /// Operation that needs the channels, such as `normalize`.
         what: &'static str,
         /// Channels needed.
         expected: usize,

@@ -19,7 +19,7 @@ pub struct Normalize {
     std: Vec<f32>,
 }
 
-/// What a file says, before it is known to make sense.
+/// Values as a file has them, before they are checked.
 #[derive(Deserialize)]
 struct Unchecked {
     mean: Vec<f32>,

@@ -1,7 +1,7 @@
 use crate::{DataError, Filter, Image, Result, resize::resize_levels};
 
-/// What torchvision does to an image before its published networks see it, but for the normalisation: the shorter side gets a
-/// length, then a square is cut from the middle. Its `ImageClassification` and `SemanticSegmentation`.
+/// Preprocessing of torchvision's published networks without the normalization: the shorter side is resized to a length, then a
+/// square is cropped from the center. torchvision calls it `ImageClassification` and `SemanticSegmentation`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Preset {
     /// Length of the shorter side, in pixels.

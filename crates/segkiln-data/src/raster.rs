@@ -1,4 +1,4 @@
-//! What a decoder hands over: samples in the file's own type, before they become an image or labels.
+//! Output of a decoder: samples in the file's own type, before they become an image or labels.
 
 use std::borrow::Cow;
 

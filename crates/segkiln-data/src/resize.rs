@@ -40,7 +40,7 @@ impl Filter {
         }
     }
 
-    /// What a pixel at this distance counts, before all are brought to a sum of 1.
+    /// Returns the weight of a pixel at this distance, before the weights are normalized to a sum of 1.
     fn weight(self, distance: f64) -> f64 {
         let x = distance.abs();
         match self {

@@ -2,11 +2,11 @@ use segkiln_core::LabelMap;
 
 use crate::{DataError, Image, Result, transforms::Target};
 
-/// An image and what is known of it, of equal width and height: a label for each pixel, or the
+/// An image and its annotation, of equal width and height: a label for each pixel, or the
 /// [`Instances`](segkiln_core::Instances) in it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample<T = LabelMap> {
-    /// What errors and results call it; the stem of its files, where it has any.
+    /// Name in errors and results; the stem of its files, where it has any.
     pub name: String,
     /// The image.
     pub image: Image,

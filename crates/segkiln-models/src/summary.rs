@@ -1,4 +1,4 @@
-//! What a network costs: parameters, multiply-adds, activations.
+//! Cost of a network: parameters, multiply-adds, activations.
 
 use std::{cell::RefCell, collections::HashMap, fmt};
 
@@ -7,7 +7,7 @@ use burn::{
     tensor::Tensor,
 };
 
-/// What each layer of a network costs for one input; a table where it is printed.
+/// Cost of each layer of a network for one input; displayed as a table.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -26,7 +26,7 @@ pub struct Summary {
     pub layers: Vec<LayerSummary>,
 }
 
-/// What a layer costs.
+/// Cost of a layer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LayerSummary {
     /// Its path in the network.
@@ -43,7 +43,7 @@ pub struct LayerSummary {
 }
 
 impl Summary {
-    /// What `forward` costs, which is run once. Layers that it does not use have parameters alone.
+    /// Measures the cost of `forward`, which is run once. Layers that it does not use count only their parameters.
     pub fn of<M: Module>(network: &M, forward: impl FnOnce(&M)) -> Self {
         let outer = CALLS.replace(Some(Vec::new()));
         // Also put back where `forward` panics.
@@ -70,7 +70,7 @@ impl Summary {
         Self { layers: layers.found }
     }
 
-    /// The same with the layers of each block summed up; a block is what has the same first `depth` names.
+    /// Returns the summary with the layers of each block summed up; a block is all layers with the same first `depth` names.
     pub fn blocks(&self, depth: usize) -> Self {
         let mut layers: Vec<LayerSummary> = Vec::new();
         for layer in &self.layers {

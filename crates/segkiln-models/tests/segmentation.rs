@@ -230,7 +230,7 @@ fn unused_layers_may_be_missing() {
     assert!(error.contains("missing: encoder.layer2.1.conv1.weight"), "{error}");
 }
 
-/// What is written for PyTorch has its names, and comes back.
+/// Weights saved for PyTorch have its names, and load again.
 #[test]
 fn weights_go_to_pytorch_and_come_back() {
     let device = Device::default();

@@ -30,8 +30,8 @@ fn classifiers_cost_what_torchvision_says() {
     }
 }
 
-/// Of LR-ASPP torchvision states 2,086, with a last 1×1 convolution of the enlarged map; here that comes before it is enlarged.
-/// Of DeepLabV3 it states 10,452, with the auxiliary head's 16, which does not compute here.
+/// Differences from torchvision's figures: it states 2,086 for LR-ASPP, whose last 1×1 convolution is of the enlarged map and
+/// here comes before it is enlarged; and 10,452 for DeepLabV3, with the auxiliary head's 16, which does not compute here.
 #[test]
 fn segmentation_networks_cost_what_torchvision_says() {
     let device = Device::default();

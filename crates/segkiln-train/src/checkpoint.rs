@@ -52,7 +52,7 @@ struct Records {
     failed: Option<String>,
 }
 
-/// What `state.json` holds.
+/// Content of `state.json`.
 #[derive(Serialize, Deserialize)]
 struct Manifest {
     /// SHA-256 of each file and of `state` as it is written, in hexadecimal digits.

@@ -21,7 +21,7 @@ pub enum TrainError {
     Batch {
         /// Names of the batch's images.
         images: String,
-        /// What does not fit; it counts images and objects of the batch from 0.
+        /// Mismatch of batch and network; images and objects are counted within the batch, from 0.
         source: segkiln_models::detection::DetectionError,
     },
     /// A field of the recipe is out of range.
@@ -29,7 +29,7 @@ pub enum TrainError {
     Recipe {
         /// The field.
         field: &'static str,
-        /// What it must be.
+        /// Required values, and the actual one.
         reason: String,
     },
     /// A file of the run could not be written; what was there before is untouched.
@@ -37,7 +37,7 @@ pub enum TrainError {
     Write {
         /// The file or folder.
         path: PathBuf,
-        /// What the system says.
+        /// Message of the system.
         reason: String,
     },
     /// A file of the run could not be read.
@@ -45,7 +45,7 @@ pub enum TrainError {
     Read {
         /// The file or folder.
         path: PathBuf,
-        /// What the system or the format says, and what to do.
+        /// Message of the system or the file format, and suggested fix.
         reason: String,
     },
     /// A run is to be resumed with other settings than it was started with.
@@ -105,7 +105,7 @@ pub enum TrainError {
     Draw {
         /// The file.
         path: PathBuf,
-        /// What the plotting library says.
+        /// Message of the plotting library.
         reason: String,
     },
 }

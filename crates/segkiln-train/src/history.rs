@@ -1,4 +1,4 @@
-//! What was measured at each epoch.
+//! Figures of each epoch: learning rate, losses, metrics and time.
 
 use std::{collections::BTreeSet, fmt::Write};
 
@@ -58,7 +58,7 @@ impl Epoch {
     }
 }
 
-/// Which figure decides what the best epoch is.
+/// Validation metric that decides which epoch is best.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Monitor {
     /// Name of a validation metric.

@@ -16,9 +16,9 @@ use crate::{Result, TrainError, schedule::Schedule};
 /// `freeze_backbone` counts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LayerRates {
-    /// The last group's.
+    /// Share of the last group.
     pub last: f64,
-    /// What the rate of each earlier group is multiplied by.
+    /// Decay from group to group: each earlier group's rate is multiplied by it once more.
     pub decay: f64,
 }
 

@@ -65,7 +65,7 @@ impl Default for TrainingOptions {
 }
 
 impl TrainingOptions {
-    /// The same with AdamW and half a cosine from 1e-3 down, for detectors that are trained from random weights on few images.
+    /// Returns the options with AdamW and half a cosine from 1e-3 down, for detectors trained from scratch on few images.
     #[must_use]
     pub fn with_adamw(self) -> Self {
         Self {

@@ -42,7 +42,7 @@ pub enum ScheduleConfig {
         start: f64,
         /// Shares of the steps, rising.
         milestones: [f64; 2],
-        /// What the rate is multiplied by at each.
+        /// Factor of the rate at each milestone.
         gamma: f64,
     },
     /// Smith's one-cycle policy as PyTorch's `OneCycleLR` computes it with cosine annealing: up from

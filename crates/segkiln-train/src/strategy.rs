@@ -34,7 +34,7 @@ use crate::{
     task::HasLoss,
 };
 
-/// What a checkpoint remembers beside the records.
+/// Training state that a checkpoint holds beside the records.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct State {
     /// The epochs so far.
@@ -47,8 +47,8 @@ pub struct State {
     pub schedule: Option<(ScheduleConfig, usize)>,
 }
 
-/// What is done at the end of each epoch with the network to predict with (the averaged one, if there is one) and the
-/// state; it comes after the checkpoint is safe.
+/// Callback at the end of each epoch, with the network to predict with (the averaged one, if there is one) and the state; it
+/// runs after the checkpoint is safe.
 pub type OnEpoch<M> = dyn Fn(&M, &State) -> Result<()> + Send + Sync;
 
 /// The loop; see the [module](self).
@@ -57,7 +57,7 @@ pub struct ExactEpochs<M> {
     pub device: Device,
     /// The training loader's epoch.
     pub loader_epoch: EpochHandle,
-    /// What every random choice depends on.
+    /// Seed of all random choices.
     pub seed: u64,
     /// Batches of an epoch.
     pub steps: usize,
@@ -67,7 +67,7 @@ pub struct ExactEpochs<M> {
     pub ema_decay: Option<f64>,
     /// Epochs without a better one after which training stops.
     pub patience: Option<usize>,
-    /// What better means.
+    /// Metric that decides which epoch is best.
     pub monitor: Monitor,
     /// Validation metrics to keep in the history: name in the history, name in burn-train.
     pub metrics: Vec<(String, String)>,

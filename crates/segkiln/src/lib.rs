@@ -67,7 +67,7 @@ pub use segkiln_train as train;
 pub use segmentation::Segmentation;
 pub use segmenter::{SegmentError, SegmentOptions, Segmenter};
 
-/// What most programs import.
+/// Imports that most programs need.
 pub mod prelude {
     pub use burn::tensor::Device;
     pub use segkiln_core::{BBox, Classes, Detection, LabelMap};

@@ -1,4 +1,4 @@
-//! What a training leaves behind, as predictors read it.
+//! Files of a training run, as predictors read them.
 
 use std::path::{Path, PathBuf};
 
@@ -61,7 +61,7 @@ pub(crate) fn quantization(file: &Path) -> Result<Option<NetworkQuantization>, R
     Ok(quantization)
 }
 
-/// What the `config.json` beside a file of weights says.
+/// Reads the `config.json` beside a file of weights.
 fn config<C: DeserializeOwned>(file: &Path) -> Result<C, RunError> {
     let config = file.with_file_name("config.json");
     let refuse = |reason: String| RunError::Config { path: config.clone(), reason };

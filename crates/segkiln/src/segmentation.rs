@@ -58,7 +58,7 @@ impl ResultRows {
     }
 }
 
-/// What an image was segmented into, in the image's own width and height.
+/// Result of segmenting an image, in the image's own width and height.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Segmentation {
     classes: Classes,

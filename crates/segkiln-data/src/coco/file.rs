@@ -201,10 +201,10 @@ impl CocoFile {
         Ok([width, height])
     }
 
-    /// The pixels of an object; none if it has no `segmentation`.
+    /// Mask of an object; none if it has no `segmentation`.
     ///
     /// # Errors
-    /// Of [`Segmentation::to_rle`], with the file and the annotation; or if the image's size is not known.
+    /// As [`Segmentation::to_rle`], naming the file and the annotation; also if the image's size is not known.
     pub fn mask(&self, annotation: &CocoAnnotation) -> Result<Option<Rle>> {
         let Some(segmentation) = &annotation.segmentation else { return Ok(None) };
         let size = self.size(&annotation.image_id)?;

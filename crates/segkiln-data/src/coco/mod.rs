@@ -46,7 +46,7 @@ pub use file::{CocoAnnotation, CocoCategory, CocoFile, CocoImage};
 pub use results::{CocoResult, CocoResultFile, write_results};
 pub use segmentation::Segmentation;
 
-/// What an image is called in COCO's files: a number, or in some data sets a text.
+/// Id of an image in COCO files: a number, or in some data sets a string.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(untagged, expecting = "should be a whole number or a text")]
 pub enum ImageId {

@@ -63,11 +63,10 @@ impl CocoResultFile {
         &self.results
     }
 
-    /// The pixels of [`results`](Self::results)`[index]` on an image of `size` (width, height); none if it has no
-    /// `segmentation`.
+    /// Mask of [`results`](Self::results)`[index]` on an image of `size` (width, height); none if it has no `segmentation`.
     ///
     /// # Errors
-    /// Of [`Segmentation::to_rle`], with the file and the result.
+    /// As [`Segmentation::to_rle`], naming the file and the result.
     ///
     /// # Panics
     /// If there is no such result.

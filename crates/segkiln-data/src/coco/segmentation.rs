@@ -24,11 +24,11 @@ pub enum Segmentation {
         /// The lengths.
         counts: Vec<u32>,
     },
-    /// The same in COCO's characters.
+    /// Run lengths in COCO's compressed string encoding.
     Compressed {
         /// Height and width.
         size: [u32; 2],
-        /// The characters.
+        /// Encoded run lengths.
         counts: String,
     },
     /// A list that is none of these, which matters only where masks are wanted.

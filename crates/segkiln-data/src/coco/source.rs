@@ -19,7 +19,7 @@ use crate::{
 pub(super) struct Source {
     pub path: PathBuf,
     pub bytes: Vec<u8>,
-    /// The same where `bytes` have what JSON has not; see [`finite`].
+    /// `bytes` with NaN and Infinity replaced by valid JSON, where there are any; see [`finite`].
     pub finite: Option<Vec<u8>>,
 }
 
@@ -43,8 +43,8 @@ impl Source {
         Ok(Self { path: path.into(), bytes, finite: None })
     }
 
-    /// What `read` makes of the file. Where it fails, it may be because of numbers that are not finite, which Python writes
-    /// and JSON has not; they may stand where nobody looks.
+    /// Parses the file with `read`. If that fails, tries again with NaN and Infinity replaced: Python writes them, JSON has
+    /// none, and they may stand in fields that nobody reads.
     pub fn parse<T: DeserializeOwned>(&mut self, read: impl Fn(&[u8]) -> serde_json::Result<T>) -> Result<T> {
         let error = match read(&self.bytes) {
             Ok(value) => return Ok(value),

@@ -72,7 +72,7 @@ fn truncated_anywhere() {
     refused(file(&WHOLE[..300]), &["gt.json, line 5, column", "truncated"]);
 }
 
-/// What a damaged byte makes of the file may still be one; it must not panic.
+/// Parsing a file with any one byte damaged must not panic; the file may still be valid.
 #[test]
 fn damaged_anywhere() {
     for at in 0..WHOLE.len() {

@@ -17,7 +17,7 @@ use crate::{
     warn::{self, warn},
 };
 
-/// What the samples are for: signed and 64-bit integers may be labels, but are no brightness.
+/// Purpose of the samples: signed and 64-bit integers may be labels, but not brightness.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
     Image,

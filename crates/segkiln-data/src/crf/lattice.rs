@@ -19,13 +19,13 @@ const MOST: usize = 5;
 pub(super) struct Lattice {
     axes: usize,
     vertices: usize,
-    /// `[point][corner]`: vertex and coordinate.
+    /// Vertex and barycentric coordinate, `[point][corner]`.
     corners: Vec<(u32, f32)>,
-    /// Of each vertex its first in `points`, and the end.
+    /// Start of each vertex's entries in `points`, and the end of the last.
     starts: Vec<u32>,
-    /// The points that it is a corner of, ascending: in this order they are summed, whatever the number of threads.
+    /// Points that each vertex is a corner of, ascending: sums are taken in this order, whatever the number of threads.
     points: Vec<(u32, f32)>,
-    /// `[axis][vertex]`: on both sides; `vertices` where there is none.
+    /// Neighbors on both sides, `[axis][vertex]`; `vertices` where there is none.
     neighbours: Vec<[u32; 2]>,
 }
 
@@ -153,7 +153,7 @@ fn weighted_sum(weights: &[(u32, f32)], values: &[Lanes]) -> Lanes {
     })
 }
 
-/// What each dimension is scaled by, so that the blur has a standard deviation of 1.
+/// Scale of each dimension with which the blur has a standard deviation of 1.
 fn scale<const D: usize>() -> [f32; D] {
     let deviation = ((2.0f64 / 3.0).sqrt() * (D + 1) as f64) as f32;
     std::array::from_fn(|axis| (f64::from(deviation) / (((axis + 1) * (axis + 2)) as f64).sqrt()) as f32)

@@ -34,17 +34,17 @@ use crate::{DataError, Image, Result};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DenseCrf {
-    /// Rounds of mean field, at most 1000; by default 10.
+    /// Iterations of mean field, at most 1000; by default 10.
     pub iterations: usize,
-    /// What the kernel of positions weighs, 0 or more; by default 3.
+    /// Weight of the smoothness kernel, a Gaussian of positions, 0 or more; by default 3.
     pub gaussian_weight: f32,
-    /// Its standard deviation in pixels, from 0.1 to 100000; by default 3.
+    /// Standard deviation of the smoothness kernel in pixels, from 0.1 to 100000; by default 3.
     pub gaussian_sigma: f32,
-    /// What the kernel of positions and colours weighs, 0 or more; by default 4.
+    /// Weight of the bilateral kernel, of positions and colors, 0 or more; by default 4.
     pub bilateral_weight: f32,
-    /// Its standard deviation in pixels, from 0.1 to 100000; by default 67.
+    /// Standard deviation of its positions in pixels, from 0.1 to 100000; by default 67.
     pub bilateral_sigma: f32,
-    /// Its standard deviation in 255ths of a channel's range `[0, 1]`, from 0.1 to 100000; by default 3.
+    /// Standard deviation of its colors in 255ths of a channel's range `[0, 1]`, from 0.1 to 100000; by default 3.
     pub color_sigma: f32,
 }
 
@@ -181,7 +181,7 @@ impl DenseCrf {
         Ok(refined)
     }
 
-    /// Those that weigh something, with their weights.
+    /// Builds the kernels with a weight above 0, each with that weight.
     fn kernels(&self, image: &Image) -> Result<Vec<(f32, Lattice)>> {
         let (width, pixels) = (image.width() as usize, image.width() as usize * image.height() as usize);
         let place = |pixel: usize, sigma: f32| [(pixel % width) as f32 / sigma, (pixel / width) as f32 / sigma];
@@ -235,7 +235,7 @@ impl DenseCrf {
     }
 }
 
-/// Of the lanes of all planes.
+/// Softmax over the lanes of all planes, at each pixel.
 fn softmax(planes: &mut [Vec<Lanes>]) {
     let pixels = planes.first().map_or(0, Vec::len);
     let mut most = vec![f32::NEG_INFINITY; pixels];

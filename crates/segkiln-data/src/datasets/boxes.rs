@@ -2,15 +2,15 @@
 
 use segkiln_core::BBox;
 
-/// What is done with a box that cannot be: without area, with a coordinate that is no number, or wholly outside its image.
+/// Handling of invalid boxes: without area, with a coordinate that is not a number, or wholly outside the image.
 ///
-/// A box that is partly outside is clipped, whatever is chosen here.
+/// A box that is partly outside is clipped in either case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum InvalidBoxes {
-    /// It is an error, which names the file and the object.
+    /// Report an error that names the file and the object.
     #[default]
     Refuse,
-    /// The object is left out, and counted.
+    /// Leave the object out, and count it.
     Drop,
 }
 

@@ -29,7 +29,7 @@ pub struct CocoOptions {
     /// The names of these categories, in the same order. Where the file has a category of the same name under another id, that
     /// is the one that is meant; where it has the id under another name, that is an error.
     pub names: Option<Vec<String>>,
-    /// What is done with annotations that are no objects: without an area within the image.
+    /// Handling of annotations that are not objects, because they have no area within the image.
     pub invalid_boxes: InvalidBoxes,
     /// Whether each object needs a mask.
     pub masks: bool,

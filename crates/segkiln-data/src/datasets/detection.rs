@@ -9,9 +9,9 @@ use crate::{ColorMode, DataError, DecodeOptions, FileFacts, Image, Result, Sampl
 /// An image file and the objects in it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DetectionEntry {
-    /// What errors and results call it: the stem of the image, or its id.
+    /// Name in errors and results: the stem of the image, or its id.
     pub name: String,
-    /// Where the image is.
+    /// Path of the image.
     pub image: PathBuf,
     /// Its objects, and the width and height that it must have.
     pub instances: Instances,

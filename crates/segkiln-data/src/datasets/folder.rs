@@ -13,13 +13,13 @@ pub struct FolderOptions {
     pub images: String,
     /// Folder of the masks within the root. Default: `labels`.
     pub labels: String,
-    /// What a mask's name has after the stem it shares with its image, as `_mask` in `cell1_mask.png`. Default: nothing.
+    /// Suffix of a mask's name after the stem it shares with its image, such as `_mask` in `cell1_mask.png`. Default: none.
     pub label_suffix: String,
     /// The samples to take, in this order; see [`read_list`](crate::splits::read_list). Default: all, sorted.
     pub stems: Option<Vec<String>>,
     /// Channels that images are read into. Default: RGB.
     pub color: ColorMode,
-    /// What the values of masks mean. Default: class indices.
+    /// Format of the masks' values. Default: class indices.
     pub mask: MaskFormat,
     /// How images and masks are decoded.
     pub decode: DecodeOptions,

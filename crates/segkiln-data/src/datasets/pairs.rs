@@ -32,9 +32,9 @@ pub(super) struct Pairs {
     pub pairs: Vec<Pair>,
     pub color: ColorMode,
     pub format: MaskFormat,
-    /// Turns the labels of the files to those of the classes.
+    /// Maps the labels of the files to those of the classes.
     pub relabel: fn(u32) -> u32,
-    /// What labels are held against.
+    /// Classes that the labels are checked against.
     pub classes: Classes,
     pub decode: DecodeOptions,
 }
@@ -71,7 +71,7 @@ impl Pairs {
     }
 }
 
-/// What to do about sizes that differ, which an orientation tag may explain.
+/// Suggests a fix for sizes that differ, which an orientation tag may explain.
 pub(super) fn turn_cure(tag: u8, orientation: Orientation) -> String {
     match orientation {
         _ if tag == 1 => "they must be equal".into(),
@@ -187,7 +187,7 @@ pub(super) fn files(folder: &Path, suffix: &str, listed: Option<&HashSet<&str>>)
     Ok(files)
 }
 
-/// What a folder holds but for hidden files, sorted.
+/// Lists a folder's entries except for hidden files, sorted.
 pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let io = |source| DataError::io("list the folder", folder, source);
     let mut paths = Vec::new();

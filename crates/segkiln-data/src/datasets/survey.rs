@@ -49,7 +49,7 @@ impl Survey {
     /// Reads every sample. Images with an orientation tag and integer images of very different ranges are warned of.
     ///
     /// # Errors
-    /// What is wrong with a sample, or [`DataError::Several`](crate::DataError::Several).
+    /// The error of a sample, or [`DataError::Several`](crate::DataError::Several).
     pub fn of<D: ImageFiles + ?Sized>(datasets: &[&D]) -> Result<Self> {
         Self::of_some(datasets, usize::MAX)
     }

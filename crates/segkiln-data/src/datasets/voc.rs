@@ -21,7 +21,7 @@ impl VocSegmentation {
         Self::with_classes(root, split, &Classes::voc())
     }
 
-    /// The same with other classes.
+    /// Opens a split with other classes.
     ///
     /// # Errors
     /// As [`open`](Self::open).

@@ -34,7 +34,7 @@ pub struct VocOptions {
     /// The classes, the background first. Default: the background, and the names of all objects in all annotations of the
     /// set, sorted, so that the classes of all its splits are the same.
     pub classes: Option<Classes>,
-    /// What is done with boxes that cannot be. Default: they are errors.
+    /// Handling of invalid boxes. Default: they are errors.
     pub invalid_boxes: InvalidBoxes,
     /// Channels that images are read into. Default: RGB.
     pub color: ColorMode,
@@ -169,7 +169,7 @@ struct Labels<'a> {
     of: HashMap<&'a str, u32>,
 }
 
-/// What an annotation says.
+/// Fields of an annotation file, not yet checked.
 struct Annotation {
     path: PathBuf,
     width: Option<String>,
@@ -177,7 +177,7 @@ struct Annotation {
     objects: Vec<Object>,
 }
 
-/// What is said of an object, if anything is.
+/// Fields of an object, not yet checked; `None` where the file lacks them.
 struct Object {
     name: Option<String>,
     difficult: bool,

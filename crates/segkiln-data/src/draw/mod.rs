@@ -62,9 +62,9 @@ pub fn overlay(image: &DynamicImage, map: &LabelMap, classes: &Classes, opacity:
 /// # Errors
 /// If a mask is not of the image's size.
 pub fn detections(image: &DynamicImage, detections: &[Detection], classes: &Classes) -> Result<RgbImage> {
-    /// Of a mask's colour.
+    /// Opacity of a mask's color.
     const OPACITY: f32 = 0.45;
-    /// Dots of a box's sides.
+    /// Thickness of a box's sides in pixels.
     const SIDE: u32 = 2;
     let mut drawn = image.to_rgb8();
     let (width, height) = drawn.dimensions();

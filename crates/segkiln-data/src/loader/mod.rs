@@ -52,7 +52,7 @@ pub struct Loader<T: Collate = LabelMap> {
     device: Device,
 }
 
-/// What the clones of a loader share.
+/// State that the clones of a loader share.
 struct Core<T> {
     dataset: Arc<dyn Dataset<Sample<T>>>,
     transform: Arc<dyn Transform<T>>,
@@ -103,19 +103,19 @@ impl<T: Collate> LoaderBuilder<T> {
         self
     }
 
-    /// What is done to each sample. Default: nothing.
+    /// Sets the transform that is applied to each sample. Default: none.
     pub fn transform(mut self, transform: impl Transform<T> + 'static) -> Self {
         self.transform = Arc::new(transform);
         self
     }
 
-    /// What all random choices depend on. Default: 0.
+    /// Sets the seed of all random choices. Default: 0.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// Whether the order changes from epoch to epoch. Default: no, the order is the data set's.
+    /// Sets whether the order changes from epoch to epoch. Default: no, the order is the data set's.
     pub fn shuffle(mut self, shuffle: bool) -> Self {
         self.shuffle = shuffle;
         self

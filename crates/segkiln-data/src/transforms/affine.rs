@@ -71,7 +71,7 @@ impl Affine {
         Ok(self)
     }
 
-    /// What is seen beyond the edges.
+    /// Sets how pixels beyond the edges are filled.
     pub fn border(mut self, border: Border) -> Self {
         self.border = border;
         self

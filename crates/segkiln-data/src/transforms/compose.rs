@@ -26,7 +26,7 @@ impl<T> Compose<T> {
         Self::default()
     }
 
-    /// The same with another transform at the end.
+    /// Returns the composition with another transform at the end.
     pub fn then(mut self, transform: impl Transform<T> + 'static) -> Self {
         self.0.push(Box::new(transform));
         self
@@ -39,12 +39,12 @@ impl<T: Target> Transform<T> for Compose<T> {
     }
 }
 
-/// A transform that is applied to a share of the samples.
+/// Applies a transform to a random share of the samples.
 #[derive(Debug)]
 pub struct Probability<T> {
-    /// The share; never at 0 or less, always at 1 or more.
+    /// Probability of applying it; never at 0 or less, always at 1 or more.
     pub p: f32,
-    /// What is applied.
+    /// Transform that is applied.
     pub transform: T,
 }
 

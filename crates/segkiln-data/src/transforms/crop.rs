@@ -24,7 +24,7 @@ impl CenterCrop {
         Ok(Self { window: Window::new(width, height) })
     }
 
-    /// What is seen beyond the edges.
+    /// Sets how pixels beyond the edges are filled.
     pub fn border(mut self, border: Border) -> Self {
         self.window = self.window.border(border);
         self
@@ -73,7 +73,7 @@ impl RandomCrop {
         Ok(Self { window: Window::new(width, height) })
     }
 
-    /// What is seen beyond the edges.
+    /// Sets how pixels beyond the edges are filled.
     pub fn border(mut self, border: Border) -> Self {
         self.window = self.window.border(border);
         self

@@ -30,13 +30,13 @@ impl Cutout {
         Ok(Self { count, size: Bounds::new("Cutout size", size, 0.0..=1.0)?, value: 0.0, label: None })
     }
 
-    /// What covers the image, in each channel. Default: 0.
+    /// Sets the value of the covered pixels in each channel. Default: 0.
     pub fn value(mut self, value: f32) -> Self {
         self.value = value;
         self
     }
 
-    /// What a label map gets there, for instance the ignored label; objects stay. Default: it stays.
+    /// Sets the label of covered pixels in a label map, for instance the ignored label; objects stay. Default: labels stay.
     pub fn label(mut self, label: Option<u32>) -> Self {
         self.label = label;
         self

@@ -42,7 +42,7 @@ impl ElasticDeformation {
         Self { grid: 3, std: 10.0, border: Border::default() }
     }
 
-    /// What is seen beyond the edges.
+    /// Sets how pixels beyond the edges are filled.
     pub fn border(mut self, border: Border) -> Self {
         self.border = border;
         self

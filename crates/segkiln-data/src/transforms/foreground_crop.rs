@@ -38,7 +38,7 @@ impl ForegroundCrop {
         self
     }
 
-    /// What is seen beyond the edges of a smaller sample.
+    /// Sets how pixels beyond the edges of a smaller sample are filled.
     pub fn border(mut self, border: Border) -> Self {
         self.window = self.window.border(border);
         self

@@ -1,4 +1,4 @@
-//! What lies beyond the edges, and cutting windows out of samples: what crops, pads and warps have in common.
+//! Borders, and cropping windows out of samples: shared by crops, pads and warps.
 
 use segkiln_core::{BBox, LabelMap};
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::Bounds;
 use crate::{Image, Result, Sample};
 
-/// What is seen beyond the edge of an image.
+/// Fill of the pixels beyond the edge of an image.
 ///
 /// Objects end at the edge whatever the border is: their mirror images are in no [`Instances`](segkiln_core::Instances), and
 /// a network that learns to find objects needs [`Constant`](Self::Constant), or it is told that they are background.
@@ -85,22 +85,22 @@ pub struct Window {
 }
 
 impl Window {
-    /// With its upper left corner at that of the image, [`Border::Mirror`], and all objects of which anything is seen.
+    /// Creates a window at the image's upper left corner, with [`Border::Mirror`], that keeps all objects with a visible part.
     pub(super) fn new(width: u32, height: u32) -> Self {
         Self { left: 0, top: 0, width, height, border: Border::default(), min_visible: 0.0 }
     }
 
-    /// The same with another border.
+    /// Returns the window with another border.
     pub(super) fn border(self, border: Border) -> Self {
         Self { border, ..self }
     }
 
-    /// The same at another place.
+    /// Returns the window with its upper left corner at (`left`, `top`).
     pub(super) fn at(self, left: i64, top: i64) -> Self {
         Self { left, top, ..self }
     }
 
-    /// The same for objects of whose area at least a share lies within it.
+    /// Returns the window with the least share of an object's area that must lie within it; other objects are dropped.
     pub(super) fn min_visible(self, option: &'static str, share: f32) -> Result<Self> {
         Bounds::new(option, [share; 2], 0.0..=1.0)?;
         Ok(Self { min_visible: share, ..self })

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{Image, Result, Sample, resize_image, resize_labels};
 
-/// What a geometric transform does to the plane: image and target follow the same one.
+/// Geometric transform of the plane, applied to image and target alike.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Motion {
@@ -17,7 +17,7 @@ pub enum Motion {
     FlipColumns,
     /// Top and bottom are mirrored.
     FlipRows,
-    /// So many turns of 90 degrees, counter-clockwise.
+    /// This many turns of 90 degrees, counterclockwise.
     Turn(usize),
     /// A window is cut out.
     Window(Window),

@@ -27,7 +27,7 @@ impl PadToMultiple {
         Ok(Self { multiple, border: Border::default() })
     }
 
-    /// What is seen beyond the edges.
+    /// Sets how pixels beyond the edges are filled.
     pub fn border(mut self, border: Border) -> Self {
         self.border = border;
         self

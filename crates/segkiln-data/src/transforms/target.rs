@@ -5,9 +5,9 @@ use segkiln_core::{CoreError, Instance, Instances, LabelMap, Rle};
 use super::Motion;
 use crate::{DataError, Result, TransformRng};
 
-/// What is known of an image beside its pixels, and moves with them: a [`LabelMap`], or [`Instances`].
+/// Annotation of an image that is transformed along with it: a [`LabelMap`], or [`Instances`].
 ///
-/// A transform works on any target. What a target adds to that is said here.
+/// A transform works on any target; the rules of each kind of target are given here.
 ///
 /// **Label maps** move pixel by pixel.
 ///
@@ -36,7 +36,7 @@ pub trait Target: Clone + Debug + Send + Sync + 'static {
     /// stay as they are.
     fn cover(&mut self, corner: [u32; 2], size: [u32; 2], label: u32);
 
-    /// What it takes of memory, in bytes.
+    /// Size in memory, in bytes.
     fn bytes(&self) -> usize;
 }
 

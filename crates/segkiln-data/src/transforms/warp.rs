@@ -88,7 +88,7 @@ struct Grid<'a, T> {
     width: usize,
     height: usize,
     channels: usize,
-    /// What lies beyond the edges; mirrored if `None`.
+    /// Value beyond the edges; mirrored if `None`.
     outside: Option<T>,
 }
 

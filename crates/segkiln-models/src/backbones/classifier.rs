@@ -1,4 +1,4 @@
-//! What torchvision's files of ImageNet's weights hold: a backbone, and what tells a whole image's class of its last map.
+//! Image classifiers as in torchvision's files of ImageNet weights: a backbone, and a head on its last map.
 
 use burn::{
     config::Config,
@@ -16,7 +16,7 @@ use crate::{
 /// Configuration of a [`Classifier`].
 #[derive(Config, Debug)]
 pub struct ClassifierConfig {
-    /// What makes the map.
+    /// Backbone, whose last map is classified.
     pub backbone: BackboneConfig,
     /// Classes; ImageNet's are 1000.
     #[config(default = 1000)]
@@ -84,9 +84,9 @@ const VGG_HIDDEN: usize = 4096;
 /// The network; see [`ClassifierConfig`].
 #[derive(Module, Debug)]
 pub struct Classifier {
-    /// What makes the map.
+    /// Backbone, whose last map is classified.
     pub backbone: Backbone,
-    /// What makes logits of it.
+    /// Head that computes the logits from the last map.
     pub head: ClassifierHead,
     #[module(skip)]
     last: usize,
@@ -164,22 +164,22 @@ pub struct MobileNetV3Head {
 /// Three fully connected layers.
 #[derive(Module, Debug)]
 pub struct VggHead {
-    /// Of a map of 7×7.
+    /// Layer from the 7×7 map.
     pub first: Linear,
-    /// Of the first one's.
+    /// Layer from the first one's output.
     pub second: Linear,
-    /// In training, after both.
+    /// Dropout in training, after both.
     pub dropout: Dropout,
-    /// To the classes.
+    /// Layer to the classes.
     pub linear: Linear,
 }
 
-/// One fully connected layer.
+/// Layer norm and one fully connected layer.
 #[derive(Module, Debug)]
 pub struct ConvNeXtHead {
-    /// Of the map's means.
+    /// Layer norm of the globally averaged map.
     pub norm: LayerNorm,
-    /// To the classes.
+    /// Layer to the classes.
     pub linear: Linear,
 }
 

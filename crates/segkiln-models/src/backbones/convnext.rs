@@ -20,9 +20,9 @@ use crate::{
 const PATCH: usize = 4;
 /// Side of the blocks' kernels.
 const KERNEL: usize = 7;
-/// Channels within a block, by those without.
+/// Factor from a block's channels to those within it.
 const EXPANSION: usize = 4;
-/// What a block's branch is multiplied with at first.
+/// Initial value of the layer scale.
 const LAYER_SCALE: f64 = 1e-6;
 /// Added to the variance of the norms.
 const EPSILON: f64 = 1e-6;
@@ -152,11 +152,11 @@ impl ConvNeXt {
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)]
 pub enum ConvNeXtStage {
-    /// What begins.
+    /// Stem, which embeds patches.
     Stem(ConvNeXtStem),
-    /// Blocks of the paper.
+    /// Residual blocks.
     Blocks(Vec<ConvNeXtBlock>),
-    /// What halves the map.
+    /// Downsampling between stages.
     Downsample(ConvNeXtDownsample),
 }
 
@@ -170,12 +170,12 @@ impl ConvNeXtStage {
     }
 }
 
-/// Patches by themselves.
+/// Patch embedding: a convolution of patches that do not overlap, and a norm.
 #[derive(Module, Debug)]
 pub struct ConvNeXtStem {
-    /// 4×4 with stride 4.
+    /// 4×4 convolution with stride 4.
     pub conv: Conv2d,
-    /// Of the channels.
+    /// Layer norm over the channels.
     pub norm: LayerNorm,
 }
 
@@ -186,12 +186,12 @@ impl ConvNeXtStem {
     }
 }
 
-/// Half the height and width, or dilated the same.
+/// Halves height and width, or keeps them where the blocks that follow dilate.
 #[derive(Module, Debug)]
 pub struct ConvNeXtDownsample {
-    /// Of the channels.
+    /// Layer norm over the channels.
     pub norm: LayerNorm,
-    /// 2×2 with stride 2, or 1 where the blocks that follow dilate.
+    /// 2×2 convolution with stride 2, or 1 where the blocks that follow dilate.
     pub conv: Conv2d,
 }
 
@@ -215,20 +215,21 @@ impl ConvNeXtDownsample {
     }
 }
 
-/// Each channel by itself, then each pixel by itself.
+/// Residual block: a depthwise convolution, then two pointwise layers.
 #[derive(Module, Debug)]
 pub struct ConvNeXtBlock {
-    /// What each channel of the branch is multiplied with, `[channels, 1, 1]`.
+    /// Layer scale, the factor of each channel of the branch, `[channels, 1, 1]`.
     pub layer_scale: Param<Tensor<3>>,
-    /// 7×7, of each channel.
+    /// 7×7 depthwise convolution.
     pub depthwise: Conv2d,
-    /// Of the channels.
+    /// Layer norm over the channels.
     pub norm: LayerNorm,
-    /// To more channels.
+    /// Pointwise layer to more channels.
     pub expand: Linear,
-    /// Back to few.
+    /// Pointwise layer back to the block's channels.
     pub project: Linear,
-    /// In training, of some images: stochastic depth, Huang et al., ECCV 2016, <https://arxiv.org/abs/1603.09382>.
+    /// Stochastic depth in training, which drops the branch of some images: Huang et al., ECCV 2016,
+    /// <https://arxiv.org/abs/1603.09382>.
     pub dropped: Dropout,
 }
 

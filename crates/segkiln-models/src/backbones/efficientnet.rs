@@ -31,10 +31,10 @@ const DROPPED: f64 = 0.2;
 /// Configuration of an [`EfficientNet`].
 #[derive(Config, Debug)]
 pub struct EfficientNetConfig {
-    /// What B0's channels are multiplied with.
+    /// Width multiplier: the factor of B0's channels.
     #[config(default = 1.0)]
     pub width: f64,
-    /// What B0's numbers of blocks are multiplied with.
+    /// Depth multiplier: the factor of B0's numbers of blocks.
     #[config(default = 1.0)]
     pub depth: f64,
     /// Share of the values before the classes of torchvision's classifier that are dropped in training.
@@ -81,7 +81,7 @@ struct Line {
     expansion: usize,
     kernel: usize,
     stride: usize,
-    /// Of the first block, and of the others.
+    /// Dilation of the first block, and of the others.
     dilations: [usize; 2],
     channels: usize,
     blocks: usize,
@@ -106,7 +106,7 @@ impl EfficientNetConfig {
         Self::new().with_lite(true)
     }
 
-    /// The same with TensorFlow's padding, and its epsilon and momentum of batch norm.
+    /// Returns the config with TensorFlow's padding, and its epsilon and momentum of batch norm.
     pub fn tensorflow(self) -> Self {
         self.with_same_padding(true).with_norm(NormConfig::Batch { epsilon: 1e-3, momentum: 0.01 })
     }

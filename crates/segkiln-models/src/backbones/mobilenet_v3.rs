@@ -54,7 +54,7 @@ struct Line {
 }
 
 impl MobileNetV3Config {
-    /// The same with TensorFlow's padding.
+    /// Returns the config with TensorFlow's padding.
     pub fn tensorflow(self) -> Self {
         self.with_same_padding(true)
     }

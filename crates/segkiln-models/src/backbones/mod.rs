@@ -148,7 +148,7 @@ impl BackboneConfig {
         })
     }
 
-    /// The same with another normalisation; a ConvNeXt, whose layers are made for its own, stays as it is.
+    /// Returns the config with another normalization; a ConvNeXt, whose layers are made for its own, stays as it is.
     pub fn with_norm(self, norm: NormConfig) -> Self {
         match self {
             Self::ResNet(config) => Self::ResNet(config.with_norm(norm)),
@@ -160,7 +160,7 @@ impl BackboneConfig {
         }
     }
 
-    /// The same for images of this many channels.
+    /// Returns the config for images of this many channels.
     pub fn with_in_channels(self, in_channels: usize) -> Self {
         match self {
             Self::ResNet(config) => Self::ResNet(config.with_in_channels(in_channels)),
@@ -265,12 +265,12 @@ impl BackboneConfig {
         }
     }
 
-    /// The same with the last map's stride 8, 16 or 32: the layers that would halve it further dilate. All layers of a
-    /// ResNet's stage do, as in segmentation_models_pytorch; torchvision's networks have
+    /// Returns the config with an output stride (that of the last map) of 8, 16 or 32: layers that would make it larger dilate
+    /// instead. In a ResNet all layers of such a stage dilate, as in segmentation_models_pytorch; torchvision's networks have
     /// [`dilate`](ResNetConfig::dilate) without [`dilate_first`](ResNetConfig::dilate_first).
     ///
     /// # Errors
-    /// A sentence, if the stride is another or this backbone cannot have it.
+    /// A message, if the stride is another or this backbone cannot have it.
     pub fn with_output_stride(self, stride: usize) -> Result<Self, String> {
         match (self, stride) {
             (Self::ResNet(config), 8 | 16 | 32) => Ok(Self::ResNet(config.with_output_stride(stride))),
@@ -295,8 +295,8 @@ impl BackboneConfig {
         }
     }
 
-    /// The same, but where layers dilate, the first one of a stage as those before it, and an EfficientNet's map of stride 2
-    /// from stage 1: as timm has it.
+    /// Returns the config with timm's layout: the first layer of a dilated stage has the dilation of the layers before it, and
+    /// an EfficientNet's map of stride 2 comes from stage 1.
     pub fn as_of_timm(self) -> Self {
         match self {
             Self::ResNet(config) => Self::ResNet(config.with_dilate_first(false)),
@@ -404,7 +404,7 @@ impl Backbone {
         }
     }
 
-    /// What the names in PyTorch's files begin with of the tensors that come after a stage; timm leaves them out of an encoder whose
+    /// Prefixes of the PyTorch names of the tensors that come after a stage; timm leaves these tensors out of an encoder whose
     /// later maps are not used.
     pub(crate) fn torch_names_after(&self, stage: usize) -> Vec<String> {
         match self {
@@ -462,7 +462,7 @@ fn total_strides(strides: impl IntoIterator<Item = usize>) -> Vec<usize> {
     multiplied.collect()
 }
 
-/// What becomes of strides where maps must not get smaller.
+/// Strides and dilations of successive blocks under a limit on the total stride.
 struct Dilation {
     /// Total stride without dilations.
     natural: usize,

@@ -16,7 +16,7 @@ use crate::{
     layers::{Activation, ConvBlock, ConvBlockConfig, Norm, NormConfig, add_relu, conv_norm, max_pool2d_overlapping},
 };
 
-/// What a ResNet is built of.
+/// Kind of a ResNet's residual blocks.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum ResNetBlockKind {
     /// Two 3×3 convolutions.
@@ -28,7 +28,7 @@ pub enum ResNetBlockKind {
 /// Configuration of a [`ResNet`].
 #[derive(Config, Debug)]
 pub struct ResNetConfig {
-    /// What it is built of.
+    /// Kind of the residual blocks.
     pub block: ResNetBlockKind,
     /// Blocks of each of the four stages.
     pub layers: [usize; 4],
@@ -335,7 +335,7 @@ pub struct BasicBlock {
     pub conv2: Conv2d,
     /// Its norm.
     pub bn2: Option<Norm>,
-    /// What brings the input to the output's shape, where they differ.
+    /// Projection of the shortcut to the output's shape, where the input has another.
     pub downsample: Option<ConvBlock>,
 }
 
@@ -361,7 +361,7 @@ pub struct Bottleneck {
     pub conv3: Conv2d,
     /// Its norm.
     pub bn3: Option<Norm>,
-    /// What brings the input to the output's shape, where they differ.
+    /// Projection of the shortcut to the output's shape, where the input has another.
     pub downsample: Option<ConvBlock>,
 }
 

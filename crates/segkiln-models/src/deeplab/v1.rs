@@ -21,8 +21,7 @@ use crate::{
 /// Configuration of a [`DeepLabV1`].
 #[derive(Config, Debug)]
 pub struct DeepLabV1Config {
-    /// What makes the maps. The paper's is a VGG of 16 layers with an output stride of 8; see
-    /// [`BackboneConfig::with_output_stride`].
+    /// Backbone. The paper's is a VGG of 16 layers with an output stride of 8; see [`BackboneConfig::with_output_stride`].
     pub backbone: BackboneConfig,
     /// Channels of the logits: 1 for a binary task, else the number of classes.
     pub classes: usize,
@@ -63,7 +62,7 @@ impl DeepLabV1Config {
 /// The network; see [`DeepLabV1Config`]. The layers have the names of the classifier that they were.
 #[derive(Module, Debug)]
 pub struct DeepLabV1 {
-    /// What makes the maps.
+    /// Backbone, whose last map is used.
     pub backbone: Backbone,
     /// 3×3, dilated.
     pub fc6: Conv2d,
@@ -71,9 +70,9 @@ pub struct DeepLabV1 {
     pub fc7: Conv2d,
     /// 1×1 to the classes.
     pub fc8: Conv2d,
-    /// In training, of every second value before the last two.
+    /// Dropout of half the values before each of the last two convolutions, in training.
     pub dropout: Dropout,
-    /// Of the last map.
+    /// Backbone stage of the last map.
     #[module(skip)]
     stage: usize,
 }

@@ -18,12 +18,11 @@ use crate::{
 /// Configuration of a [`DeepLabV2`].
 #[derive(Config, Debug)]
 pub struct DeepLabV2Config {
-    /// What makes the maps. The paper's is a ResNet of 101 layers with an output stride of 8; see
-    /// [`BackboneConfig::with_output_stride`].
+    /// Backbone. The paper's is a ResNet of 101 layers with an output stride of 8; see [`BackboneConfig::with_output_stride`].
     pub backbone: BackboneConfig,
     /// Channels of the logits: 1 for a binary task, else the number of classes.
     pub classes: usize,
-    /// Dilations of the pyramid's convolutions. Those are the paper's ASPP-L; its ASPP-S has 2, 4, 8 and 12.
+    /// Dilations of the pyramid's convolutions. The default is the paper's ASPP-L; its ASPP-S has 2, 4, 8 and 12.
     #[config(default = "vec![6, 12, 18, 24]")]
     pub rates: Vec<usize>,
 }
@@ -54,11 +53,11 @@ impl DeepLabV2Config {
 /// The network; see [`DeepLabV2Config`].
 #[derive(Module, Debug)]
 pub struct DeepLabV2 {
-    /// What makes the maps.
+    /// Backbone, whose last map is used.
     pub backbone: Backbone,
-    /// 3×3 to the classes, one of each rate: their sum counts.
+    /// 3×3 convolutions to the classes, one per rate; their outputs are summed.
     pub aspp: Vec<Conv2d>,
-    /// Of the last map.
+    /// Backbone stage of the last map.
     #[module(skip)]
     stage: usize,
 }

@@ -19,7 +19,7 @@ use crate::{
 /// Configuration of a [`DeepLabV3`].
 #[derive(Config, Debug)]
 pub struct DeepLabV3Config {
-    /// What makes the maps. torchvision's last two stages dilate.
+    /// Backbone. In torchvision's, the last two stages dilate.
     pub backbone: BackboneConfig,
     /// Channels of the logits: 1 for a binary task, else the number of classes.
     pub classes: usize,
@@ -66,13 +66,13 @@ impl DeepLabV3Config {
 /// The network; see [`DeepLabV3Config`].
 #[derive(Module, Debug)]
 pub struct DeepLabV3 {
-    /// What makes the maps.
+    /// Backbone.
     pub backbone: Backbone,
-    /// Of the last map.
+    /// Head on the last map.
     pub classifier: DeepLabHead,
-    /// Of an earlier one.
+    /// Auxiliary head on an earlier map.
     pub aux_classifier: Option<FcnHead>,
-    /// Of the earlier map and the last.
+    /// Backbone stages of the earlier map and the last.
     #[module(skip)]
     stages: [usize; 2],
 }

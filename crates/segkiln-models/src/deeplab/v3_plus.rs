@@ -18,8 +18,7 @@ use crate::{
 /// Configuration of a [`DeepLabV3Plus`].
 #[derive(Config, Debug)]
 pub struct DeepLabV3PlusConfig {
-    /// What makes the maps. segmentation_models_pytorch's has an output stride of 16; see
-    /// [`BackboneConfig::with_output_stride`].
+    /// Backbone. segmentation_models_pytorch's has an output stride of 16; see [`BackboneConfig::with_output_stride`].
     pub backbone: BackboneConfig,
     /// Channels of the logits: 1 for a binary task, else the number of classes.
     pub classes: usize,
@@ -72,13 +71,13 @@ impl DeepLabV3PlusConfig {
 /// The network; see [`DeepLabV3PlusConfig`].
 #[derive(Module, Debug)]
 pub struct DeepLabV3Plus {
-    /// What makes the maps.
+    /// Backbone.
     pub encoder: Backbone,
-    /// What brings them together.
+    /// Decoder, which fuses an early map and the last.
     pub decoder: DeepLabV3PlusDecoder,
     /// 1×1 to the classes.
     pub segmentation_head: Conv2d,
-    /// Of the map of details and the last.
+    /// Backbone stages of the early map and the last.
     #[module(skip)]
     pub(crate) stages: [usize; 2],
 }

@@ -35,7 +35,7 @@ macro_rules! detectors {
             $($(#[$doc])* $variant($config),)+
         }
 
-        /// The same by the name of its variant, as files have it.
+        /// Form in files: the config under the name of its variant.
         #[derive(Deserialize)]
         enum Named {
             $($variant($config),)+

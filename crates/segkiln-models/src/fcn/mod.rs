@@ -22,7 +22,7 @@ use crate::{
 /// Configuration of an [`Fcn`].
 #[derive(Config, Debug)]
 pub struct FcnConfig {
-    /// What makes the maps. torchvision's last two stages dilate.
+    /// Backbone. In torchvision's, the last two stages dilate.
     pub backbone: BackboneConfig,
     /// Channels of the logits: 1 for a binary task, else the number of classes.
     pub classes: usize,
@@ -57,13 +57,13 @@ impl FcnConfig {
 /// The network; see [`FcnConfig`].
 #[derive(Module, Debug)]
 pub struct Fcn {
-    /// What makes the maps.
+    /// Backbone.
     pub backbone: Backbone,
-    /// Of the last map.
+    /// Head on the last map.
     pub classifier: FcnHead,
-    /// Of an earlier one.
+    /// Auxiliary head on an earlier map.
     pub aux_classifier: Option<FcnHead>,
-    /// Of the earlier map and the last.
+    /// Backbone stages of the earlier map and the last.
     #[module(skip)]
     stages: [usize; 2],
 }

@@ -25,7 +25,7 @@ use crate::{
 /// Configuration of an [`Fpn`].
 #[derive(Config, Debug)]
 pub struct FpnConfig {
-    /// What makes the maps.
+    /// Backbone.
     pub backbone: BackboneConfig,
     /// Channels of the logits: 1 for a binary task, else the number of classes.
     pub classes: usize,
@@ -101,13 +101,13 @@ impl FpnConfig {
 /// The network; see [`FpnConfig`].
 #[derive(Module, Debug)]
 pub struct Fpn {
-    /// What makes the maps.
+    /// Backbone.
     pub encoder: Backbone,
-    /// What brings them together.
+    /// Decoder, which sums the upsampled levels of the pyramid.
     pub decoder: FpnDecoder,
     /// 1×1 to the classes.
     pub segmentation_head: Conv2d,
-    /// Of strides 4 to 32.
+    /// Backbone stages of strides 4 to 32.
     #[module(skip)]
     pub(crate) stages: [usize; 4],
 }
@@ -133,9 +133,9 @@ pub struct FpnDecoder {
     pub p3: Conv2d,
     /// 1×1 of that of stride 4.
     pub p2: Conv2d,
-    /// Of the smallest level first.
+    /// Upsampling branches, the smallest level's first.
     pub seg_blocks: Vec<FpnBranch>,
-    /// In training.
+    /// Channel dropout in training.
     pub dropout: Dropout,
 }
 

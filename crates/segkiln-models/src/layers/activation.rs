@@ -3,7 +3,7 @@ use burn::{
     tensor::{Tensor, activation},
 };
 
-/// What follows a norm or a convolution; none of these has parameters.
+/// Activation after a norm or a convolution; none has parameters.
 #[derive(Config, Debug, Copy, PartialEq)]
 pub enum Activation {
     /// `x`
@@ -27,7 +27,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// Of each value.
+    /// Applies the activation to each value.
     pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         let hard_sigmoid = |x: Tensor<D>| x.add_scalar(3.0).clamp(0.0, 6.0).div_scalar(6.0);
         match self {

@@ -44,13 +44,13 @@ pub struct ConvBlockConfig {
     /// Groups of channels that do not see each other; as many as channels for a depthwise convolution.
     #[config(default = 1)]
     pub groups: usize,
-    /// How the weight begins; PyTorch's default is Kaiming uniform.
+    /// Initializer of the weight; by default PyTorch's, Kaiming uniform.
     #[config(default = "default_initializer()")]
     pub initializer: Initializer,
-    /// What follows the convolution. With a norm the convolution has no bias, which the norm's shift replaces.
+    /// Norm after the convolution. With one, the convolution has no bias, which the norm's shift replaces.
     #[config(default = "NormConfig::default()")]
     pub norm: NormConfig,
-    /// What follows the norm.
+    /// Activation after the norm.
     #[config(default = "Activation::Relu")]
     pub activation: Activation,
 }

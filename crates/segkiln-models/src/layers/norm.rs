@@ -107,7 +107,7 @@ impl Norm {
         }
     }
 
-    /// What it multiplies by and what it adds, for each channel, where that does not depend on the image.
+    /// Returns the scale and the shift of each channel, where they do not depend on the image.
     pub(super) fn affine(&self, device: &Device) -> Option<[Tensor<1>; 2]> {
         match self {
             Self::Batch(norm) => {
@@ -145,7 +145,7 @@ pub struct FrozenBatchNorm {
 }
 
 impl FrozenBatchNorm {
-    /// One that changes nothing (but for `epsilon`) until it has values.
+    /// Creates a norm that changes nothing (but for `epsilon`) until it has values.
     pub fn new(channels: usize, epsilon: f64, device: &Device) -> Self {
         let zeros = || RunningState::new(Tensor::zeros([channels], device));
         let ones = || RunningState::new(Tensor::ones([channels], device));
@@ -173,7 +173,7 @@ pub(super) fn trains(norm: &BatchNorm, x: &Tensor<4>) -> bool {
     x.device().is_autodiff() && norm.training.is_enabled()
 }
 
-/// What evaluated batch norm multiplies by and what it adds, for each channel.
+/// Returns the scale and the shift of each channel of a batch norm in evaluation.
 fn affine(
     gamma: Tensor<1>,
     beta: Tensor<1>,

@@ -6,20 +6,21 @@ use burn::{
 
 use super::{Activation, conv2d, default_initializer, global_avg_pool2d};
 
-/// Weighs channels by what the whole image has of all of them: Hu et al., CVPR 2018, <https://arxiv.org/abs/1709.01507>.
+/// Scales each channel by a gate computed from global channel averages: Hu et al., CVPR 2018,
+/// <https://arxiv.org/abs/1709.01507>.
 #[derive(Module, Debug)]
 pub struct SqueezeExcitation {
     /// 1×1, to fewer channels.
     pub fc1: Conv2d,
     /// 1×1, back.
     pub fc2: Conv2d,
-    /// Between the two, and what makes weights of the last values.
+    /// Activations after the first convolution and after the second, which gives the gates.
     #[module(skip)]
     pub activations: [Activation; 2],
 }
 
 impl SqueezeExcitation {
-    /// Of so many channels, through fewer, with random weights.
+    /// Creates a block for this many channels that squeezes them to fewer, with random weights.
     pub fn new([channels, squeezed]: [usize; 2], activations: [Activation; 2], device: &Device) -> Self {
         let conv =
             |from, to| Conv2dConfig::new([from, to], [1, 1]).with_initializer(default_initializer()).init(device);

@@ -18,7 +18,7 @@ use crate::{
 /// Configuration of an [`LrAspp`].
 #[derive(Config, Debug)]
 pub struct LrAsppConfig {
-    /// What makes the maps. torchvision's is a MobileNetV3 that dilates.
+    /// Backbone. torchvision's is a MobileNetV3 that dilates.
     pub backbone: BackboneConfig,
     /// Channels of the logits: 1 for a binary task, else the number of classes.
     pub classes: usize,
@@ -62,11 +62,11 @@ impl LrAsppConfig {
 /// The network; see [`LrAsppConfig`].
 #[derive(Module, Debug)]
 pub struct LrAspp {
-    /// What makes the maps.
+    /// Backbone.
     pub backbone: Backbone,
-    /// What makes logits of two of them.
+    /// Head that computes the logits from two maps.
     pub classifier: LrAsppHead,
-    /// Of the map of stride 8 and the last.
+    /// Backbone stages of the map of stride 8 and the last.
     #[module(skip)]
     stages: [usize; 2],
 }

@@ -21,7 +21,7 @@ use crate::{
 /// Configuration of a [`PspNet`].
 #[derive(Config, Debug)]
 pub struct PspNetConfig {
-    /// What makes the map.
+    /// Backbone.
     pub backbone: BackboneConfig,
     /// Channels of the logits: 1 for a binary task, else the number of classes.
     pub classes: usize,
@@ -95,9 +95,9 @@ impl PspNetConfig {
 /// The network; see [`PspNetConfig`].
 #[derive(Module, Debug)]
 pub struct PspNet {
-    /// What makes the map.
+    /// Backbone.
     pub encoder: Backbone,
-    /// What adds the regions' means.
+    /// Decoder with pyramid pooling.
     pub decoder: PspDecoder,
     /// 3×3 to the classes.
     pub segmentation_head: Conv2d,

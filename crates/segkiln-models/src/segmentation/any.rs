@@ -51,7 +51,7 @@ macro_rules! segmentation_networks {
             $($(#[$doc])* $variant($config),)+
         }
 
-        /// The same by the name of its variant, as files have it.
+        /// Form in files: the config under the name of its variant.
         #[derive(Deserialize)]
         enum Named {
             $($variant($config),)+

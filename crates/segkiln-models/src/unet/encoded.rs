@@ -19,7 +19,7 @@ use crate::{
 /// Configuration of an [`EncodedUNet`].
 #[derive(Config, Debug)]
 pub struct EncodedUNetConfig {
-    /// What makes the maps.
+    /// Backbone.
     pub backbone: BackboneConfig,
     /// Channels of the logits: 1 for a binary task, else the number of classes.
     pub classes: usize,
@@ -63,7 +63,7 @@ impl EncodedUNetConfig {
 /// The network; see [`EncodedUNetConfig`].
 #[derive(Module, Debug)]
 pub struct EncodedUNet {
-    /// What makes the maps.
+    /// Backbone.
     pub encoder: Backbone,
     /// The expanding path.
     pub decoder: EncodedUNetDecoder,
@@ -107,12 +107,12 @@ pub struct EncodedUNetDecoder {
     pub blocks: Vec<EncodedUNetBlock>,
 }
 
-/// Two 3×3 convolutions of an enlarged map and the encoder's.
+/// Two 3×3 convolutions of an upsampled map and the encoder's.
 #[derive(Module, Debug)]
 pub struct EncodedUNetBlock {
-    /// Of both.
+    /// First convolution, of both maps.
     pub conv1: ConvBlock,
-    /// Of the first one's.
+    /// Second convolution, of the first one's output.
     pub conv2: ConvBlock,
 }
 

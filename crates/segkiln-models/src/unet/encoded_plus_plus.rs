@@ -19,7 +19,7 @@ use crate::{
 /// Configuration of an [`EncodedUNetPlusPlus`].
 #[derive(Config, Debug)]
 pub struct EncodedUNetPlusPlusConfig {
-    /// What makes the maps.
+    /// Backbone.
     pub backbone: BackboneConfig,
     /// Channels of the logits: 1 for a binary task, else the number of classes.
     pub classes: usize,
@@ -70,7 +70,7 @@ impl EncodedUNetPlusPlusConfig {
 /// The network; see [`EncodedUNetPlusPlusConfig`].
 #[derive(Module, Debug)]
 pub struct EncodedUNetPlusPlus {
-    /// What makes the maps.
+    /// Backbone.
     pub encoder: Backbone,
     /// The nested grid.
     pub decoder: EncodedUNetPlusPlusDecoder,

@@ -80,7 +80,7 @@ pub struct FusionUNet {
     /// Channels of the first encoder.
     #[module(skip)]
     split: usize,
-    /// Of the second encoder.
+    /// Stages of the second encoder whose maps are used.
     #[module(skip)]
     stages: Vec<usize>,
 }

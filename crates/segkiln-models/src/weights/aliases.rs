@@ -1,4 +1,4 @@
-//! What timm and segmentation_models_pytorch call the tensors of networks that torchvision also has.
+//! Names in timm and segmentation_models_pytorch of the tensors of networks that torchvision also has.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -42,7 +42,7 @@ pub(super) fn aliases<'a>(names: impl Iterator<Item = &'a str>) -> HashMap<Strin
     found
 }
 
-/// What stands before the names of a backbone's tensors, and the rest.
+/// Splits a tensor's name into the prefix of the backbone, empty where there is none, and the rest.
 fn split(name: &str) -> (&str, &str) {
     let length =
         ["encoder.", "backbone."].iter().find(|prefix| name.starts_with(**prefix)).map_or(0, |found| found.len());

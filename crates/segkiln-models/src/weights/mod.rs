@@ -44,7 +44,7 @@ pub enum WeightsError {
     Write {
         /// The file.
         path: PathBuf,
-        /// What the system or the format says.
+        /// Message of the system or the file format.
         reason: String,
     },
     /// The file is not there, is cut short, or is of no known kind.
@@ -52,7 +52,7 @@ pub enum WeightsError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system or the format says.
+        /// Message of the system or the file format.
         reason: String,
     },
     /// The file holds the weights of another network.
@@ -110,7 +110,7 @@ pub struct Mismatch {
     pub unexpected: Vec<String>,
     /// In both: name, shape in the network, shape in the file.
     pub shapes: Vec<(String, Vec<usize>, Vec<usize>)>,
-    /// What the names have before them in the file, and the kind of network that they look like, where none of its tensors fits.
+    /// Prefix of the file's names, if any, and the kind of network that they look like, where none of the tensors fits.
     pub remark: Option<Box<str>>,
 }
 
@@ -265,8 +265,8 @@ impl<const D: usize> AnyParam for Param<Tensor<D>> {
     }
 }
 
-/// What `read` makes of every parameter and running statistic and the name of its layer's type, with its path, in the network's
-/// order.
+/// Applies `read` to every parameter and running statistic and the name of its layer's type; returns each path and result, in
+/// the network's order.
 pub(crate) fn visit<M: Module, T>(module: &M, read: impl Fn(&dyn AnyParam, &str) -> T) -> Vec<(String, T)> {
     struct Named<T, F> {
         path: Vec<String>,

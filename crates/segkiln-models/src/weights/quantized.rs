@@ -1,7 +1,7 @@
-//! Weights of 8 bits, for files of a quarter of the size, in the form of Burn's quantised tensors.
+//! Weights of 8 bits, for files of a quarter of the size, in the form of Burn's quantized tensors.
 //!
-//! What is loaded are floats again, on any device. A layer that computes in 8 bits (see [`NetworkQuantization`]) finds the same
-//! numbers of 8 bits in them.
+//! Loaded weights are floats again, on any device. A layer that computes in 8 bits (see [`NetworkQuantization`]) finds the same
+//! 8-bit numbers in them.
 
 use std::path::Path;
 

@@ -20,11 +20,12 @@ use super::{
 };
 use crate::backbones::{BackboneConfig, smp};
 
-/// Loads the weights that torchvision names as this module's into it: from a `.pth` (a state dict, or a checkpoint that holds
-/// one), a `.safetensors`, found by its content, or the `.index.json` of either in shards.
+/// Loads weights under torchvision's names into this module: from a `.pth` (a state dict, or a checkpoint that holds one), a
+/// `.safetensors`, found by its content, or the `.index.json` of either in shards.
 ///
-/// What checkpoints and wrappers put before names is peeled off in turn: `state_dict`, `model`, `module`, `model_state`,
-/// `net`, `ema`, `_orig_mod`, and the one module that Lightning's have. The states of optimizers and schedules are left out.
+/// Prefixes that checkpoints and wrappers put before names are removed in turn: `state_dict`, `model`, `module`, `model_state`,
+/// `net`, `ema`, `_orig_mod`, and the name of a Lightning module's only network. The states of optimizers and schedules are
+/// left out.
 ///
 /// Names that torchvision gave its tensors in earlier years are understood, and those of timm and
 /// segmentation_models_pytorch for ResNet, MobileNetV3, EfficientNet and ConvNeXt.
@@ -36,7 +37,7 @@ pub fn load_torch<M: Module>(module: M, path: &Path) -> Result<M, WeightsError> 
     load_torch_but(module, path, Exceptions::default())
 }
 
-/// What need not fit when weights are loaded; names are the beginnings of torchvision's.
+/// Differences that are accepted between a file and the network; names are prefixes of torchvision's names.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Exceptions<'a> {
     /// Tensors of the file that may be left over: a classifier, of which only the backbone is wanted.
@@ -205,8 +206,8 @@ fn expected<M: Module>(module: &M, names: TorchNames) -> Vec<Expected> {
         .collect()
 }
 
-/// What `read` makes of every parameter and running statistic, with PyTorch's name and whether the two axes are the other way
-/// round there, in the module's order.
+/// Applies `read` to every parameter and running statistic; returns PyTorch's name, whether its two axes are the other way
+/// round there, and the result, in the module's order.
 fn visit<M: Module, T>(module: &M, names: TorchNames, read: impl Fn(&dyn AnyParam) -> T) -> Vec<(String, bool, T)> {
     struct Visitor<T, F> {
         names: Names,
@@ -265,22 +266,22 @@ fn tables() -> impl Iterator<Item = TorchNames> {
 /// PyTorch's names of the modules that a visitor is in.
 struct Names {
     path: Vec<Segment>,
-    /// Of modules outside this crate.
+    /// Field names of modules outside this crate.
     own: TorchNames,
 }
 
 /// A module that a visitor is in.
 #[derive(Default)]
 struct Segment {
-    /// None where PyTorch has none.
+    /// Name in PyTorch; None where it has none.
     name: Option<String>,
-    /// What is added to its fields' numbers.
+    /// Offset of its fields' numbers.
     start: usize,
-    /// What stands before its fields' numbers.
+    /// Prefix of its fields' numbers.
     letter: &'static str,
     /// Whether a field `features` is left out.
     layers: bool,
-    /// In a grid; and the column, in one.
+    /// Column within a grid; `Some(None)` for the grid itself.
     grid: Option<Option<String>>,
     /// Whether PyTorch has the tensor's two axes the other way round.
     transposed: bool,
@@ -375,7 +376,7 @@ fn named(file: Source, expected: &[Expected]) -> (BTreeMap<String, Stored>, Stri
     (names.filter(|(name, _)| !is_spare(name)).collect(), prefix)
 }
 
-/// What torchvision calls a tensor today.
+/// Returns torchvision's current name of a tensor.
 fn today(name: &str) -> String {
     let parts: Vec<&str> = name.split('.').collect();
     match parts.as_slice() {

@@ -130,7 +130,7 @@ impl<S: Simd> Lanes<S> {
     /// Loads the lanes where `mask` is set, and zeros elsewhere.
     ///
     /// # Safety
-    /// Those lanes' values can be read, that of the first lane being at `pointer`.
+    /// The lanes where `mask` is set must be readable; `pointer` is the address of the first lane.
     #[inline(always)]
     pub unsafe fn load_masked(simd: S, pointer: *const f32, mask: S::m32s) -> Self {
         // SAFETY: the caller's promise.
@@ -140,7 +140,7 @@ impl<S: Simd> Lanes<S> {
     /// Loads the first `count` values, and zeros after them.
     ///
     /// # Safety
-    /// Those values can be read from `pointer`.
+    /// The first `count` values from `pointer` on must be readable.
     #[inline(always)]
     pub unsafe fn load_first(simd: S, pointer: *const f32, count: usize) -> Self {
         // SAFETY: the caller's promise.

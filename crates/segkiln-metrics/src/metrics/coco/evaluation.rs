@@ -271,13 +271,13 @@ pub struct CocoFigures {
     /// Average precision at IoU 0.75.
     #[serde(rename = "AP75")]
     pub ap75: f64,
-    /// The same, for small objects.
+    /// Average precision over all IoU thresholds, for small objects.
     #[serde(rename = "APs")]
     pub ap_small: f64,
-    /// The same, for medium objects.
+    /// Average precision over all IoU thresholds, for medium objects.
     #[serde(rename = "APm")]
     pub ap_medium: f64,
-    /// The same, for large objects.
+    /// Average precision over all IoU thresholds, for large objects.
     #[serde(rename = "APl")]
     pub ap_large: f64,
     /// Average recall over all IoU thresholds, at the first number of detections (1).
@@ -289,13 +289,13 @@ pub struct CocoFigures {
     /// Average recall at the greatest number (100).
     #[serde(rename = "AR100")]
     pub ar100: f64,
-    /// The same, for small objects.
+    /// Average recall at the greatest number, for small objects.
     #[serde(rename = "ARs")]
     pub ar_small: f64,
-    /// The same, for medium objects.
+    /// Average recall at the greatest number, for medium objects.
     #[serde(rename = "ARm")]
     pub ar_medium: f64,
-    /// The same, for large objects.
+    /// Average recall at the greatest number, for large objects.
     #[serde(rename = "ARl")]
     pub ar_large: f64,
 }

@@ -88,13 +88,13 @@ pub struct RpnConfig {
     /// Best proposals of each map in training, before overlapping ones are left out.
     #[config(default = 2000)]
     pub before_nms_train: usize,
-    /// The same in evaluation.
+    /// Best proposals of each map in evaluation, before overlapping ones are left out.
     #[config(default = 1000)]
     pub before_nms: usize,
     /// Best proposals of an image in training, after overlapping ones are left out.
     #[config(default = 2000)]
     pub after_nms_train: usize,
-    /// The same in evaluation.
+    /// Best proposals of an image in evaluation, after overlapping ones are left out.
     #[config(default = 1000)]
     pub after_nms: usize,
     /// Overlap above which the worse of two proposals of one map is left out.
@@ -234,7 +234,7 @@ impl RcnnConfig {
         Self::new(backbone, classes, stages).with_anchors(anchors).with_rpn(RpnConfig::new().with_score(score))
     }
 
-    /// The same with norms in the backbone that do not learn; see [`FrozenBatchNorm`](crate::layers::FrozenBatchNorm).
+    /// Returns the config with frozen norms in the backbone; see [`FrozenBatchNorm`](crate::layers::FrozenBatchNorm).
     pub fn with_frozen_norm(mut self, epsilon: f64) -> Self {
         self.backbone = self.backbone.with_norm(NormConfig::Frozen { epsilon });
         self

@@ -2,16 +2,16 @@ use segkiln_core::{Instance, Rle};
 
 use super::super::Corners;
 
-/// An object's pixels, of which proposals have their part.
+/// Mask of an object, from which the mask targets of proposals are sampled.
 pub(super) struct MaskTarget<'a> {
     rle: &'a Rle,
-    /// The pixels within the box from (`left`, `top`) on, column by column.
+    /// Pixels of the box at (`left`, `top`), column by column.
     pixels: Vec<bool>,
     left: usize,
     top: usize,
     rows: usize,
     columns: usize,
-    /// What the network's input has, `[height, width]`.
+    /// Size of the network's input, `[height, width]`.
     size: [usize; 2],
 }
 

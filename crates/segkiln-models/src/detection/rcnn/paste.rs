@@ -51,7 +51,7 @@ fn enlarged([x1, y1, x2, y2]: Corners, factor: f32) -> [i64; 4] {
     [x - half_width, y - half_height, x + half_width, y + half_height].map(|value| value as i64)
 }
 
-/// What a pixel reads along one axis.
+/// Linear interpolation at a pixel along one axis; `share` is the weight of the second value.
 struct Tap {
     first: usize,
     second: usize,

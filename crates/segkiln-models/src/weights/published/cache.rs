@@ -56,7 +56,7 @@ fn record_of(path: &Path) -> Option<PathBuf> {
 /// Remembers the SHA-256 of a file that was downloaded just now.
 ///
 /// # Errors
-/// What the system says.
+/// Message of the system.
 #[cfg(any(feature = "pretrained", test))]
 pub(super) fn remember(path: &Path) -> Result<(), String> {
     let record = record_of(path).ok_or("the path has no file name")?;

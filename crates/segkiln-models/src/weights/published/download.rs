@@ -21,9 +21,9 @@ const ATTEMPTS: usize = 3;
 /// How long a piece may take; after a failure four times as long.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Brings what is at `url` to `path`, once its SHA-256 is known to begin with these hexadecimal digits.
+/// Downloads `url` to `path`, once its SHA-256 is known to begin with these hexadecimal digits.
 ///
-/// What has come so far is beside `path` with the ending `.part`. Of two programs at once, the second waits for the first.
+/// A partial download is kept beside `path` with the ending `.part`. Of two programs at once, the second waits for the first.
 pub(super) fn download(
     url: &str,
     sha256: &str,
@@ -106,11 +106,11 @@ fn download_by(
     fs::rename(&part, path).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
-/// What has come.
+/// Progress of a download after a piece.
 struct Piece {
     /// Bytes of the file that are there.
     end: u64,
-    /// All of them; None where the server does not say, and has sent everything.
+    /// Bytes of the whole file; None where the server does not say, and has sent everything.
     total: Option<u64>,
 }
 

@@ -24,7 +24,7 @@ pub use table::*;
 
 /// The weights that are published for one network.
 pub trait Weights: Copy {
-    /// What is known of the file.
+    /// Returns the description of the file.
     fn published(self) -> Published;
 
     /// The file; see [`Published::file`].
@@ -51,21 +51,21 @@ pub struct Published {
     pub name: &'static str,
     /// The file's name.
     pub file: &'static str,
-    /// What the network learned from.
+    /// Data set that the network was trained on.
     pub data: TrainingData,
-    /// What is done to an image before it is normalised with ImageNet's mean and deviation; detectors resize for
-    /// themselves.
+    /// Preprocessing of an image before it is normalized with ImageNet's mean and standard deviation; none for detectors, which
+    /// resize images themselves.
     pub preset: Option<Preset>,
     /// Whether these are torchvision's best for the network.
     pub is_default: bool,
 }
 
-/// What a published network learned from.
+/// Data set that a published network was trained on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TrainingData {
     /// ImageNet-1K: the class of a whole photograph.
     ImageNet,
-    /// Those images of COCO that show Pascal VOC's classes, pixel by pixel.
+    /// Images of COCO that show Pascal VOC's classes, labeled pixel by pixel.
     CocoVoc,
     /// COCO's objects.
     Coco,
@@ -119,7 +119,7 @@ impl Published {
         DIGESTS.into_iter().find(|digest| digest.starts_with(told)).unwrap_or(told)
     }
 
-    /// What is known of the terms under which the weights are published.
+    /// Returns the terms under which the weights are published, as far as they are known.
     pub fn licence(&self) -> &'static str {
         match self.data {
             TrainingData::ImageNet => {

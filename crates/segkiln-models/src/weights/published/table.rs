@@ -4,7 +4,7 @@ use segkiln_data::{Filter, Preset};
 
 use super::{Published, TrainingData, Weights};
 
-/// What a line of the table says beside the names.
+/// Columns of the table beside the names.
 struct Facts(&'static str, TrainingData, Option<Preset>);
 
 const fn image_net(file: &'static str, resize: u32, crop: u32) -> Facts {

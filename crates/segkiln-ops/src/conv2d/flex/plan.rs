@@ -33,7 +33,7 @@ pub(in crate::conv2d) enum Pass {
 pub(in crate::conv2d) enum Method {
     /// Winograd's minimal filtering by tiles of 4×4 outputs, or 2×2 with stride 2.
     Winograd(Order),
-    /// The same where each grid of a large dilation is one tile.
+    /// Winograd's filtering where each grid of a large dilation is one tile.
     WinogradGrids,
     /// The adjoint of Winograd's filtering, for the gradient of the weight.
     WinogradAdjoint,
