@@ -21,11 +21,7 @@ use segkiln::{
         backbones::BackboneConfig,
         detection::{DetectionNetworkConfig, DetectionOptions, DetectorConfig, DetectorKind, with_detector_norms},
     },
-    train::{
-        Run,
-        detection::{DetectionTask, reference_options},
-        train,
-    },
+    train::{Run, detection, train},
 };
 
 #[path = "common/check.rs"]
@@ -141,7 +137,8 @@ fn run(args: &Args) -> Result<(), Failure> {
     }
 
     let epochs = args.epochs.unwrap_or(if is_sample { 24 } else { 26 });
-    let mut options = reference_options(if is_sample { EPOCH } else { images.len() }, epochs, args.batch_size);
+    let mut options =
+        detection::reference_options(if is_sample { EPOCH } else { images.len() }, epochs, args.batch_size);
     options.seed = args.machine.seed;
     if args.arch.is_dense() {
         // As in torchvision's reference training.
@@ -155,7 +152,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     options.trainable = args.weights.is_some().then_some(3);
     let outcome = train(Run {
         folder: args.out.clone(),
-        task: DetectionTask::new(card.clone()),
+        task: detection::DetectionTask::new(card.clone()),
         options,
         data: record.to_json(),
         weights: begin,

@@ -41,7 +41,7 @@ fn picture(random: &mut Random) -> DynamicImage {
 }
 
 #[test]
-#[ignore = "takes as many seconds as SEGKILN_SOAK says, 3600 without"]
+#[ignore = "runs for an hour; `.ci/soak SECONDS` runs it, for as long as is given"]
 fn memory_stays_flat() {
     let seconds = std::env::var("SEGKILN_SOAK").ok().and_then(|text| text.parse().ok()).unwrap_or(3600);
     let device = Device::default();
