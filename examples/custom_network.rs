@@ -113,8 +113,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let config = DilatedNetConfig::new(1, 1);
     let (classes, color) = (Classes::binary(), Some(ColorMode::Gray));
     let card = ModelCard { model: config.clone(), classes, color, normalize: normalize.clone() };
-    // The second run goes on where the first ended.
-    for epochs in [4, 8] {
+    // The second run goes on where the first ended; an earlier run in the folder is moved aside.
+    for (epochs, resume) in [(4, false), (8, true)] {
         let task = SegmentationTask::new(card.clone()).with_loss(Loss::custom(BrierLoss));
         let task =
             task.with_score("balanced_accuracy", |matrix| Some((matrix.recall(0)? + matrix.recall(1)?) / 2.0))?;
@@ -133,7 +133,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             train: Loader::builder(training.clone()).transform(augment).epoch_length(Some(32)),
             valid: Loader::builder(open("val")?).transform(normalize.clone()),
             device: device.clone(),
-            resume: true,
+            resume,
         })?;
     }
 
