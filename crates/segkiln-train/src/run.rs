@@ -112,7 +112,7 @@ pub fn train<T: Task>(run: Run<T>) -> Result<Outcome<T::Network>> {
     if resume {
         upgrade::<T>(&folder.join("config.json"), &config)?;
     }
-    let step = StepOptions::new(&settings);
+    let step = StepOptions::new(&settings, device)?;
     // Before anything is read or moved.
     let mut folder_lock = folder.is_dir().then(|| Lock::of(folder)).transpose()?;
     let checkpoints = CheckpointSet::new(folder.join("checkpoint"));

@@ -31,5 +31,11 @@ pub use pool::{PoolWindow, add_relu, cat, max_pool2d, to_full_precision, upsampl
 
 pub use quantized::{QuantizedConv2d, quantize};
 
+/// Whether this processor has dot products of bf16 and of 8 bits. Without, [`ReducedConv2d`] and [`QuantizedConv2d`] have no
+/// kernels, and f32 is as fast.
+pub fn is_supported() -> bool {
+    unit::UnitKind::fastest().is_some()
+}
+
 #[cfg(test)]
 mod tests;
