@@ -446,9 +446,7 @@ impl TiffSink {
                 TagValue::Ascii(text) => (tag, ASCII, text.bytes().chain([0]).collect()),
                 TagValue::Shorts(values) => (tag, SHORT, shorts(&values)),
                 TagValue::Rationals(values) => (tag, RATIONAL, longs(values.as_flattened())),
-                TagValue::Doubles(values) => {
-                    (tag, DOUBLE, values.into_iter().flat_map(f64::to_le_bytes).collect())
-                }
+                TagValue::Doubles(values) => (tag, DOUBLE, values.into_iter().flat_map(f64::to_le_bytes).collect()),
             });
         }
         entries.sort_by_key(|(tag, ..)| *tag);

@@ -80,7 +80,8 @@ fn regions_without_data_are_told() {
         }
     }
     // GDAL leaves blocks out that have no data.
-    let RegionPixels { image, missing } = open("sparse").read(0, Region { left: 20, top: 20, width: 30, height: 30 }).unwrap();
+    let RegionPixels { image, missing } =
+        open("sparse").read(0, Region { left: 20, top: 20, width: 30, height: 30 }).unwrap();
     for (at, pixel) in image.as_slice().chunks_exact(3).enumerate() {
         let (x, y) = (20 + at as u32 % 30, 20 + at as u32 / 30);
         let there = x < 32 && y < 32;
@@ -317,7 +318,8 @@ fn rows_that_do_not_fit_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("map.tif");
     let mut sink = TiffSink::create(&path, options(10, 2)).unwrap();
-    for (values, reason) in [(vec![0; 9], "2 rows of 10"), (vec![0; 30], "2 rows of 10"), (vec![256; 10], "label 256")] {
+    for (values, reason) in [(vec![0; 9], "2 rows of 10"), (vec![0; 30], "2 rows of 10"), (vec![256; 10], "label 256")]
+    {
         let error = sink.push_labels(&values).unwrap_err().to_string();
         assert!(error.contains(reason) && error.contains("map.tif"), "{error}");
     }
