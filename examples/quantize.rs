@@ -25,7 +25,11 @@ use segkiln::{
         read_dynamic, refuse_replacing, splits, write_whole,
     },
     metrics::metrics::ConfusionMatrix,
-    models::{RangeMethod, weights::save_quantized_layers},
+    models::{
+        RangeMethod,
+        config_file::{self, ConfigFile},
+        weights::save_quantized_layers,
+    },
     quantize,
 };
 use serde_json::json;
@@ -131,17 +135,15 @@ fn run(args: &Args) -> Result<(), Failure> {
     }
 
     let quantization = quantized.predictor.quantization().expect("it was quantized");
-    let text = std::fs::read_to_string(&described).map_err(|error| format!("{}: {error}", described.display()))?;
-    let mut card: serde_json::Value = serde_json::from_str(text.trim_start_matches('\u{feff}'))
-        .map_err(|error| format!("{}: {error}", described.display()))?;
+    let mut card = config_file::read::<ConfigFile<serde_json::Value>>(&described)?.content;
     card["precision"] = json!("int8");
     card["quantization"] = serde_json::to_value(quantization)?;
+    let card = ConfigFile::new(card).to_text()?;
     std::fs::create_dir_all(&args.output)
         .map_err(|error| format!("cannot create {}: {error}", args.output.display()))?;
     // Without its ranges the file is a network all the same; so they come last.
     save_quantized_layers(segmenter.model(), quantization, &weights)?;
-    write_whole(&config, format!("{card:#}").as_bytes())
-        .map_err(|error| format!("cannot write {}: {error}", config.display()))?;
+    write_whole(&config, card.as_bytes()).map_err(|error| format!("cannot write {}: {error}", config.display()))?;
 
     // What is measured is what was written.
     let written = Segmenter::load(&args.output, &device)?;

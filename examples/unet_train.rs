@@ -30,6 +30,7 @@ use segkiln::{
     models::{
         ModelCard, ModelConfig, TrainingPrecision,
         backbones::BackboneConfig,
+        config_file,
         unet::{EncodedUNetConfig, UNetConfig},
     },
     train::{Run, SegmentationTask, TrainingOptions, train},
@@ -243,8 +244,6 @@ fn open(
 
 /// Reads the description of the run that a file of weights is of.
 fn earlier_run(weights: &Path) -> Result<ModelCard, Failure> {
-    let path = weights.with_file_name("config.json");
-    let refuse = |reason: String| format!("cannot use {}: {reason}; a .bpk needs its run's", path.display());
-    let text = std::fs::read_to_string(&path).map_err(|error| refuse(error.to_string()))?;
-    Ok(serde_json::from_str(&text).map_err(|error| refuse(error.to_string()))?)
+    let card = config_file::read(&weights.with_file_name("config.json"));
+    Ok(card.map_err(|error| format!("{error}; a .bpk needs its run's"))?)
 }

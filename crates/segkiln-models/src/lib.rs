@@ -7,7 +7,7 @@
 //! - [`detection`]: Faster R-CNN, Mask R-CNN, RetinaNet and FCOS, and the parts that detectors are made of;
 //! - [`segmentation`]: the traits of segmentation networks, for your own; [`SegmentationModel`] and [`ModelConfig`], any
 //!   network of this crate behind one type, from a name or a file;
-//! - [`ModelCard`], [`DetectorCard`]: descriptions of trained networks, for prediction;
+//! - [`ModelCard`], [`DetectorCard`]: descriptions of trained networks, for prediction; [`config_file`]: the file that holds them;
 //! - [`InferenceSession`]: a network computed in reduced precision; [`Calibration`]: ranges for 8 bits, found on images;
 //! - [`Summary`]: what a network costs: parameters, multiply-adds, activations;
 //! - [`weights`]: saving and loading, with errors that name tensors.
@@ -26,6 +26,7 @@
 
 pub mod backbones;
 mod bounds;
+pub mod config_file;
 pub mod deeplab;
 pub mod detection;
 pub mod fcn;

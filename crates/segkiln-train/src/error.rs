@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use segkiln_models::config_file::{ConfigFileError, NewerFormat};
+
 /// Why a training did not start or did not end.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -48,6 +50,9 @@ pub enum TrainError {
         /// Message of the system or the file format, and suggested fix.
         reason: String,
     },
+    /// A run is to be resumed whose config.json a later version of this library wrote.
+    #[error(transparent)]
+    NewerFormat(#[from] NewerFormat),
     /// A run is to be resumed with other settings than it was started with.
     #[error(
         "{} was started with other settings ({difference}); resume with the same, or start in another folder",
@@ -108,6 +113,15 @@ pub enum TrainError {
         /// Message of the plotting library.
         reason: String,
     },
+}
+
+impl From<ConfigFileError> for TrainError {
+    fn from(error: ConfigFileError) -> Self {
+        match error {
+            ConfigFileError::NewerFormat(error) => Self::NewerFormat(error),
+            ConfigFileError::Read { path, reason } => Self::Read { path, reason },
+        }
+    }
 }
 
 /// A result whose error is a [`TrainError`].

@@ -9,7 +9,10 @@ use std::{
 use burn::{module::Module, store::ModuleRecord, tensor::Device};
 use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy, metric::LossMetric};
 use segkiln_data::LoaderBuilder;
-use segkiln_models::weights::{self as weight_files, WeightsError};
+use segkiln_models::{
+    config_file::{self, ConfigFile, ConfigFileError},
+    weights::{self as weight_files, WeightsError},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -63,7 +66,7 @@ pub struct Outcome<M> {
     pub interrupted: bool,
 }
 
-/// Contents of `config.json`.
+/// Content of `config.json`.
 #[derive(Serialize, Deserialize)]
 struct RunConfig<C, S> {
     #[serde(flatten)]
@@ -107,7 +110,7 @@ pub fn train<T: Task>(run: Run<T>) -> Result<Outcome<T::Network>> {
     let (steps, epoch) = (train.num_batches(), train.epoch());
     let config =
         RunConfig { card: task.card(), recipe: Recipe { options: settings.clone(), settings: task.settings() }, data };
-    let config = serde_json::to_string_pretty(&config).expect("a config has string keys and finite numbers");
+    let config = ConfigFile::new(config).to_text().expect("a config has string keys and finite numbers");
     settings.check()?;
     if resume {
         upgrade::<T>(&folder.join("config.json"), &config)?;
@@ -144,7 +147,7 @@ pub fn train<T: Task>(run: Run<T>) -> Result<Outcome<T::Network>> {
         folder_lock = Some(Lock::of(folder)?);
     }
     sweep_own(folder)?;
-    write_text(&config_path, &format!("{config}\n"))?;
+    write_text(&config_path, &config)?;
 
     let on_epoch = {
         let (folder, monitor) = (folder.to_owned(), settings.monitor.clone());
@@ -251,11 +254,14 @@ pub fn train<T: Task>(run: Run<T>) -> Result<Outcome<T::Network>> {
 
 /// Rewrites a run's `config.json` of an earlier version that says the same as `text`, so that the run can be resumed.
 fn upgrade<T: Task>(path: &Path, text: &str) -> Result<()> {
-    // A file that is missing or damaged is reported where it is compared.
-    let Ok(before) = fs::read_to_string(path) else { return Ok(()) };
-    let Ok(config) = serde_json::from_str::<RunConfig<T::Card, T::Settings>>(&before) else { return Ok(()) };
-    match serde_json::to_string_pretty(&config) {
-        Ok(same) if same == text => write_text(path, &format!("{text}\n")),
+    let config: RunConfig<T::Card, T::Settings> = match config_file::read(path) {
+        Ok(config) => config,
+        Err(ConfigFileError::NewerFormat(error)) => return Err(error.into()),
+        // A file that is missing or damaged is reported where it is compared.
+        Err(_) => return Ok(()),
+    };
+    match ConfigFile::new(config).to_text() {
+        Ok(same) if same == text => write_text(path, text),
         _ => Ok(()),
     }
 }
@@ -315,10 +321,9 @@ fn set_aside(folder: &Path) -> Result<()> {
 fn same_settings(path: &Path, now: &str, schedule: ScheduleConfig) -> Result<Option<(ScheduleConfig, usize)>> {
     const EPOCHS: &str = "recipe.epochs";
     const DATA: &str = "data.sha256";
-    let unreadable = |reason: String| TrainError::Read { path: path.into(), reason };
-    let parsed = |text: &str| serde_json::from_str::<Value>(text).map_err(|error| unreadable(error.to_string()));
-    let before = fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-    let (mut before, now) = (parsed(&before)?, parsed(now)?);
+    let ConfigFile { content: mut before, .. } = config_file::read::<ConfigFile<Value>>(path)?;
+    let ConfigFile { content: now, .. } =
+        serde_json::from_str::<ConfigFile<Value>>(now).expect("a config is an object");
     let epochs = |config: &Value| config["recipe"]["epochs"].as_u64();
     let more = epochs(&before).zip(epochs(&now)).is_some_and(|(before, now)| now > before);
     let mut earlier = None;
@@ -426,8 +431,11 @@ mod tests {
         };
         let task = SegmentationTask::new(card);
         let recipe = Recipe { options: TrainingOptions::default(), settings: task.settings() };
-        let text = serde_json::to_string_pretty(&RunConfig { card: task.card(), recipe, data: Value::Null }).unwrap();
+        let text = ConfigFile::new(RunConfig { card: task.card(), recipe, data: Value::Null }).to_text().unwrap();
         let mut earlier: Value = serde_json::from_str(&text).unwrap();
+        for field in ["format", "segkiln"] {
+            earlier.as_object_mut().unwrap().remove(field).unwrap();
+        }
         for field in ["accumulation", "precision"] {
             earlier["recipe"].as_object_mut().unwrap().remove(field).unwrap();
         }
@@ -444,6 +452,13 @@ mod tests {
         fs::write(&path, &other).unwrap();
         upgrade::<SegmentationTask>(&path, &text).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), other);
+        // What a later version may mean by its fields is not known.
+        let later = text.replace("\"format\": 1", "\"format\": 2");
+        fs::write(&path, &later).unwrap();
+        for error in [upgrade::<SegmentationTask>(&path, &text), same_settings(&path, &text, schedule).map(drop)] {
+            assert!(matches!(error, Err(TrainError::NewerFormat(_))), "{error:?}");
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), later);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use segkiln_data::{
 };
 use segkiln_models::{
     DetectorCard, NetworkQuantization, PrecisionError,
+    config_file::NewerFormat,
     detection::{
         DetectionError, DetectionModel, DetectionNetwork, DetectionNetworkConfig, DetectionOptions, DetectorConfig,
         default_classes,
@@ -34,6 +35,9 @@ pub enum DetectError {
         /// Reason that the system or the parser gives.
         reason: String,
     },
+    /// A later version of this library wrote `config.json`.
+    #[error(transparent)]
+    NewerFormat(#[from] NewerFormat),
     /// No network has this name.
     #[error("there is no network {0:?}; the names are {names}", names = DetectorConfig::names().join(", "))]
     UnknownName(String),
@@ -58,6 +62,7 @@ impl From<RunError> for DetectError {
     fn from(error: RunError) -> Self {
         match error {
             RunError::Config { path, reason } => Self::Config { path, reason },
+            RunError::NewerFormat(error) => Self::NewerFormat(error),
             RunError::Weights(error) => Self::Weights(error),
         }
     }

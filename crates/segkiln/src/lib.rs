@@ -3,7 +3,7 @@
 //! Predict with a trained network in three lines:
 //!
 //! ```no_run
-//! use segkiln::prelude::*;
+//! use segkiln::{image, prelude::*};
 //!
 //! let segmenter = Segmenter::load("runs/unet", &Device::default())?;
 //! let result = segmenter.segment(&image::open("cells.png")?)?;
@@ -51,6 +51,8 @@ pub use detector::{DetectError, Detector};
 pub use device::{UnknownDevice, device_by_name, select_device};
 #[cfg(feature = "metrics")]
 pub use evaluation::SplitDetections;
+/// The crate whose pictures predictors take, with the formats BMP, JPEG, PNG, TIFF and WebP.
+pub use image;
 pub use large::{LargeOptions, Progress, Seams};
 pub use quantize::{
     Computation, PrecisionTrial, Quantizable, QuantizeError, QuantizeOptions, Quantized, fastest_precision, quantize,
@@ -82,5 +84,5 @@ pub mod prelude {
 }
 
 #[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;

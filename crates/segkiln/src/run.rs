@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use segkiln_models::{NetworkQuantization, weights::WeightsError};
+use segkiln_models::{
+    NetworkQuantization,
+    config_file::{self, ConfigFileError, NewerFormat},
+    weights::WeightsError,
+};
 use serde::{Deserialize, de::DeserializeOwned};
 
 /// Some files of a folder could not be used; the others were.
@@ -15,15 +19,23 @@ pub struct PartialFailure {
     pub files: usize,
 }
 
-/// Largest `config.json`.
-const MOST_BYTES: u64 = 64 << 20;
-
 /// Why a run cannot be read.
 pub(crate) enum RunError {
     /// `config.json` is missing, or is not what training writes.
     Config { path: PathBuf, reason: String },
+    /// A later version of this library wrote it.
+    NewerFormat(NewerFormat),
     /// There is no run.
     Weights(WeightsError),
+}
+
+impl From<ConfigFileError> for RunError {
+    fn from(error: ConfigFileError) -> Self {
+        match error {
+            ConfigFileError::NewerFormat(error) => Self::NewerFormat(error),
+            ConfigFileError::Read { path, reason } => Self::Config { path, reason },
+        }
+    }
 }
 
 /// The file of weights and the card of a run: of a folder (its `best.bpk` and `config.json`), or of a `.bpk` file beside a
@@ -40,9 +52,9 @@ pub(crate) fn open<C: DeserializeOwned>(
             return Err(RunError::Weights(WeightsError::Read { path: path.into(), reason }));
         }
     };
-    let card: C = config(&file)?;
-    let refuse = |reason: String| RunError::Config { path: file.with_file_name("config.json"), reason };
-    check(&card).map_err(refuse)?;
+    let path = file.with_file_name("config.json");
+    let card: C = config_file::read(&path)?;
+    check(&card).map_err(|reason| RunError::Config { path, reason })?;
     Ok((file, card))
 }
 
@@ -53,22 +65,10 @@ pub(crate) fn quantization(file: &Path) -> Result<Option<NetworkQuantization>, R
         #[serde(default)]
         quantization: Option<NetworkQuantization>,
     }
-    let Quantized { quantization } = config(file)?;
+    let path = file.with_file_name("config.json");
+    let Quantized { quantization } = config_file::read(&path)?;
     if let Some(quantization) = &quantization {
-        let refuse = |reason| RunError::Config { path: file.with_file_name("config.json"), reason };
-        quantization.check().map_err(refuse)?;
+        quantization.check().map_err(|reason| RunError::Config { path, reason })?;
     }
     Ok(quantization)
-}
-
-/// Reads the `config.json` beside a file of weights.
-fn config<C: DeserializeOwned>(file: &Path) -> Result<C, RunError> {
-    let config = file.with_file_name("config.json");
-    let refuse = |reason: String| RunError::Config { path: config.clone(), reason };
-    let meta = std::fs::metadata(&config).map_err(|error| refuse(error.to_string()))?;
-    if !meta.is_file() || meta.len() > MOST_BYTES {
-        return Err(refuse("it is no regular file of a common size".into()));
-    }
-    let text = std::fs::read_to_string(&config).map_err(|error| refuse(error.to_string()))?;
-    serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|error| refuse(error.to_string()))
 }

@@ -10,6 +10,7 @@ use segkiln_data::{ColorMode, DataError, DenseCrf, Image, Normalize};
 use segkiln_models::{
     ModelCard, ModelConfig, NetworkQuantization, PrecisionError, SegmentationModel, SegmentationNetwork,
     SegmentationNetworkConfig,
+    config_file::NewerFormat,
     weights::{self, Exceptions, TrainingData, Weights, WeightsError, torch_network},
 };
 
@@ -32,6 +33,9 @@ pub enum SegmentError {
         /// Reason that the system or the parser gives.
         reason: String,
     },
+    /// A later version of this library wrote `config.json`.
+    #[error(transparent)]
+    NewerFormat(#[from] NewerFormat),
     /// The weights are missing, damaged, or another network's.
     #[error(transparent)]
     Weights(#[from] WeightsError),
@@ -118,6 +122,7 @@ impl From<RunError> for SegmentError {
     fn from(error: RunError) -> Self {
         match error {
             RunError::Config { path, reason } => Self::Config { path, reason },
+            RunError::NewerFormat(error) => Self::NewerFormat(error),
             RunError::Weights(error) => Self::Weights(error),
         }
     }

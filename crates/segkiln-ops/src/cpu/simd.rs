@@ -40,10 +40,12 @@ pub(crate) fn arch() -> Arch {
 /// Warns on stderr, once, if the operators were built without optimization, as by cargo's default dev profile: they are then some
 /// two hundred times slower, and nothing else would say why.
 fn warn_if_unoptimized() {
+    // README.md has the same lines; `.ci/program` compares them.
+    const LINES: &str = include_str!("profile.toml");
     if cfg!(unoptimized) {
         eprintln!(
             "warning: segkiln's operators were compiled without optimization and are very slow; build with --release, or add to \
-             Cargo.toml:\n\n[profile.dev.package.\"*\"]\nopt-level = 3\n"
+             Cargo.toml:\n\n{LINES}"
         );
     }
 }

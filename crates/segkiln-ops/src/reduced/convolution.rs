@@ -179,15 +179,15 @@ impl Target {
             transpose(unit, &mut lines);
             let count = LANES.min(self.channels - channel);
             let whole = dilation == [1, 1] && first[0] + 4 <= height && first[1] + 4 <= width;
-            for index in 0..count {
+            for (index, line) in lines.into_iter().enumerate().take(count) {
                 let plane = self.values.at((image * self.channels + channel + index) * height * width);
                 if whole {
                     let row = plane.add(first[0] * width + first[1]);
-                    unit.store_fours(lines[index], [row, row.add(width), row.add(2 * width), row.add(3 * width)]);
+                    unit.store_fours(line, [row, row.add(width), row.add(2 * width), row.add(3 * width)]);
                     continue;
                 }
                 let mut values = [0.0; LANES];
-                unit.store(lines[index], values.as_mut_ptr());
+                unit.store(line, values.as_mut_ptr());
                 for a in 0..4 {
                     for b in 0..4 {
                         let (row, column) = (first[0] + a * dilation[0], first[1] + b * dilation[1]);
