@@ -19,7 +19,7 @@ use segkiln::{
     metrics::losses::SegmentationLoss,
     models::layers::{ConvBlock, ConvBlockConfig, conv2d},
     models::weights::{TorchName, TorchNames},
-    models::{ModelCard, segmentation::HeadLogits},
+    models::{ConfigError, ModelCard, segmentation::HeadLogits},
     prelude::*,
     train::{Loss, Run, SegmentationTask, TrainingOptions, history::Monitor, schedule::ScheduleConfig, train},
 };
@@ -63,8 +63,8 @@ impl SegmentationNetwork for DilatedNet {
 impl SegmentationNetworkConfig for DilatedNetConfig {
     type Network = DilatedNet;
 
-    fn check(&self) -> Result<(), String> {
-        if self.channels > 0 { Ok(()) } else { Err("channels must be at least 1".into()) }
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.channels > 0 { Ok(()) } else { Err(ConfigError::new("channels", "must be at least 1")) }
     }
 
     fn init(&self, device: &Device) -> DilatedNet {

@@ -17,7 +17,7 @@ use burn::data::dataset::Dataset;
 use clap::Parser;
 use image::DynamicImage;
 use segkiln::{
-    QuantizeOptions, SegmentError, SegmentOptions, Segmenter,
+    PredictError, QuantizeOptions, SegmentOptions, Segmenter,
     core::LabelMap,
     data::{
         ColorMode, MaskFormat, Sample,
@@ -102,7 +102,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Some(_) => Vec::new(),
         None => pictures.iter().map(|picture| labels(&segmenter, picture)).collect::<Result<Vec<_>, _>>()?,
     };
-    let dice = |segmenter: &Segmenter| -> Result<f64, SegmentError> {
+    let dice = |segmenter: &Segmenter| -> Result<f64, PredictError> {
         let mut matrix = ConfusionMatrix::new(segmenter.classes().count(), segmenter.classes().ignore_index())
             .expect("the classes of a card can be counted");
         let mut update = |found: &LabelMap, expected: &LabelMap| {
@@ -163,7 +163,7 @@ fn options() -> SegmentOptions {
     SegmentOptions { probabilities: false, ..Default::default() }
 }
 
-fn labels(segmenter: &Segmenter, picture: &DynamicImage) -> Result<LabelMap, SegmentError> {
+fn labels(segmenter: &Segmenter, picture: &DynamicImage) -> Result<LabelMap, PredictError> {
     Ok(segmenter.segment_with(picture, &options())?.map().clone())
 }
 
@@ -186,7 +186,7 @@ fn mean_dice(matrix: &ConfusionMatrix) -> f64 {
 }
 
 /// The median of five runs.
-fn milliseconds(segmenter: &Segmenter, picture: &DynamicImage) -> Result<f64, SegmentError> {
+fn milliseconds(segmenter: &Segmenter, picture: &DynamicImage) -> Result<f64, PredictError> {
     labels(segmenter, picture)?;
     let mut times = Vec::new();
     for _ in 0..5 {

@@ -15,10 +15,10 @@ use std::{
 };
 
 use clap::Parser;
+use image::DynamicImage;
 use segkiln::{
-    PartialFailure, SegmentError, SegmentOptions, Segmenter,
-    core::PrecisionChoice,
-    data::{ColorMode, DenseCrf, Image, read_dynamic, refuse_replacing, write_image, write_labels},
+    PartialFailure, PredictError, SegmentOptions, Segmenter,
+    data::{DenseCrf, read_dynamic, refuse_replacing, write_image, write_labels},
 };
 use serde_json::json;
 
@@ -74,28 +74,21 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let device = args.machine.device()?;
-    let mut segmenter = Segmenter::load(&args.model, &device)?;
+    let segmenter = Segmenter::load(&args.model, &device)?;
     let options = SegmentOptions {
         tile: args.tile,
         overlap: args.overlap,
         flips: args.tta,
         crf: args.crf.then(DenseCrf::default),
         probabilities: false,
+        logits: false,
     };
     let images = inputs(&args.input)?;
-    segmenter = match args.numbers.precision {
-        Some(PrecisionChoice::Fixed(precision)) => segmenter.with_precision(precision)?,
-        Some(PrecisionChoice::Auto) => {
-            let readable = images.values().filter_map(|file| read_dynamic(file, args.decode.options()).ok());
-            let color = segmenter.card().color.unwrap_or(ColorMode::Rgb);
-            let first: Vec<Image> =
-                readable.take(precision::IMAGES).map(|image| Image::from_dynamic(&image, color)).collect();
-            let (segmenter, trials) = segmenter.with_fastest_precision(&first, &options, precision::MAX_LOSS)?;
-            precision::tell(&trials)?;
-            segmenter
-        }
-        None => segmenter,
-    };
+    let segmenter = args.numbers.choose(segmenter, Segmenter::with_precision, |segmenter| {
+        let readable = images.values().filter_map(|file| read_dynamic(file, args.decode.options()).ok());
+        let first: Vec<DynamicImage> = readable.take(precision::IMAGES).collect();
+        segmenter.with_fastest_precision(&first, &options, precision::MAX_LOSS)
+    })?;
     let outputs = |stem: &str| ["", "_overlay"].map(|end| args.output.join(format!("{stem}{end}.png")));
     refuse_replacing(images.values(), images.keys().flat_map(|stem| outputs(stem)))?;
     std::fs::create_dir_all(&args.output)
@@ -103,19 +96,19 @@ fn run(args: &Args) -> Result<(), Failure> {
     let decode = args.decode.options();
     let mut failed = 0;
     for (stem, path) in &images {
-        let segmented = read_dynamic(path, decode).map_err(SegmentError::from).and_then(|image| {
+        let segmented = read_dynamic(path, decode).map_err(PredictError::from).and_then(|image| {
             let result = segmenter.segment_with(&image, &options)?;
             Ok((result, image))
         });
         let (result, image) = match segmented {
             Ok(segmented) => segmented,
             // What is wrong with one of a folder is not with the others.
-            Err(SegmentError::Data(error)) if args.input.is_dir() => {
+            Err(PredictError::Data(error)) if args.input.is_dir() => {
                 eprintln!("error: {error}");
                 failed += 1;
                 continue;
             }
-            Err(SegmentError::Data(error)) => return Err(error.into()),
+            Err(PredictError::Data(error)) => return Err(error.into()),
             Err(error) => return Err(format!("{}: {error}", path.display()).into()),
         };
         let [map, overlay] = outputs(stem);

@@ -10,7 +10,7 @@ use image::RgbImage;
 use safetensors::SafeTensors;
 use segkiln::{
     Segmenter,
-    data::{ColorMode, Image, Limits, read_dynamic, read_labels, write_image},
+    data::{Filter, Limits, Preset, read_dynamic, read_labels, write_image},
     models::{
         ModelConfig, SegmentationNetwork, SegmentationNetworkConfig,
         backbones::ClassifierConfig,
@@ -78,10 +78,13 @@ fn an_image_is_segmented() {
         assert_eq!((map.width(), map.height()), (37, 21));
 
         // The same as a library.
-        if size == "0" {
+        {
             let segmenter = Segmenter::by_name(name, &weights, 4, &Device::default()).unwrap();
+            let resize = (size != "0").then(|| size.parse().unwrap());
+            let preset = Preset { resize, crop: None, filter: Filter::Bilinear };
+            let segmenter = segmenter.with_preset(Some(preset)).unwrap();
             let image = read_dynamic(place.at("image.png"), &Limits::default()).unwrap();
-            let values = segmenter.logits(Image::from_dynamic(&image, ColorMode::Rgb)).unwrap().into_data();
+            let values = segmenter.logits(&image).unwrap().into_data();
             let here: Vec<u8> = values.iter::<f32>().flat_map(f32::to_le_bytes).collect();
             assert!(here == logits.data(), "the library's logits are others");
             assert_eq!(segmenter.segment(&image).unwrap().map(), &map);

@@ -28,6 +28,7 @@ pub mod backbones;
 mod bounds;
 pub mod deeplab;
 pub mod detection;
+mod error;
 pub mod fcn;
 pub mod fpn;
 pub mod layers;
@@ -43,6 +44,7 @@ pub mod upernet;
 pub mod weights;
 
 pub use detection::DetectorCard;
+pub use error::ConfigError;
 pub use precision::{InferenceSession, PrecisionError};
 pub use quantization::{Calibration, CalibrationError, LayerRanges, NetworkQuantization, RangeMethod};
 pub use segmentation::{ModelCard, ModelConfig, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig};

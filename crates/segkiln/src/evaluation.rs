@@ -21,16 +21,16 @@ use segkiln_models::{
     detection::{DetectionNetwork, DetectionNetworkConfig},
 };
 
-use crate::{CocoError, DetectError, Detector, SegmentError, SegmentOptions, Segmentation, Segmenter, coco_evaluate};
+use crate::{CocoError, Detector, PredictError, SegmentOptions, Segmentation, Segmenter, coco_evaluate};
 
 impl<M: SegmentationNetwork> Segmenter<M> {
     /// Segments every image of a split and counts its pixels by their class in mask and prediction. `each` sees the index and the
     /// sample of each image and its segmentation, to draw them for example.
     ///
     /// # Errors
-    /// The split's own, those of `each`, [`SegmentError`] if an image does not fit the network, and [`MetricsError`] if a mask
+    /// The split's own, those of `each`, [`PredictError`] if an image does not fit the network, and [`MetricsError`] if a mask
     /// does not fit the classes.
-    pub fn segment_split<E: From<SegmentError> + From<MetricsError>>(
+    pub fn segment_split<E: From<PredictError> + From<MetricsError>>(
         &self,
         split: impl IntoIterator<Item = Result<Sample, E>>,
         mut each: impl FnMut(usize, &Sample, &Segmentation) -> Result<(), E>,
@@ -83,8 +83,8 @@ impl<M: DetectionNetwork> Detector<M> {
     /// to draw them for example.
     ///
     /// # Errors
-    /// The split's own, those of `each`, and [`DetectError::Network`] if an image does not fit the network.
-    pub fn detect_split<E: From<DetectError>>(
+    /// The split's own, those of `each`, and [`PredictError::Detection`] if an image does not fit the network.
+    pub fn detect_split<E: From<PredictError>>(
         &self,
         split: impl IntoIterator<Item = Result<Sample<Instances>, E>>,
         mut each: impl FnMut(usize, &Sample<Instances>, &[Detection]) -> Result<(), E>,

@@ -9,6 +9,7 @@ use burn::{
 
 use super::{Backbone, BackboneConfig, convnext};
 use crate::{
+    ConfigError,
     layers::{Activation, adaptive_avg_pool2d, global_avg_pool2d, linear},
     weights::{TorchName, TorchNames},
 };
@@ -33,10 +34,10 @@ impl ClassifierConfig {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         match self.classes {
             1..=100_000 => self.backbone.check(),
-            classes => Err(format!("classes must be from 1 to 100000, is {classes}")),
+            classes => Err(ConfigError::new("classes", format!("must be from 1 to 100000, is {classes}"))),
         }
     }
 

@@ -11,6 +11,7 @@ use burn::{
 };
 
 use crate::{
+    ConfigError,
     bounds::product,
     layers::{self, Activation, conv2d, image_dropout, layer_norm2d, pad_to_least, zero_bias},
     weights::{TorchName, TorchNames},
@@ -75,15 +76,24 @@ impl ConvNeXtConfig {
         blocks.chain(between).sum()
     }
 
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         if self.layers.iter().any(|blocks| !(1..=64).contains(blocks)) {
-            return Err(format!("backbone layers must be from 1 to 64 blocks each, are {:?}", self.layers));
+            return Err(ConfigError::new(
+                "backbone layers",
+                format!("must be from 1 to 64 blocks each, are {:?}", self.layers),
+            ));
         }
         if self.widths.iter().any(|width| !(1..=4096).contains(width)) {
-            return Err(format!("backbone widths must be from 1 to 4096 channels each, are {:?}", self.widths));
+            return Err(ConfigError::new(
+                "backbone widths",
+                format!("must be from 1 to 4096 channels each, are {:?}", self.widths),
+            ));
         }
         if !(0.0..1.0).contains(&self.dropped) {
-            return Err(format!("backbone dropped must be at least 0 and below 1, is {}", self.dropped));
+            return Err(ConfigError::new(
+                "backbone dropped",
+                format!("must be at least 0 and below 1, is {}", self.dropped),
+            ));
         }
         super::check_output_stride(self.output_stride)
     }

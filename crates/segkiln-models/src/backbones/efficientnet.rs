@@ -9,6 +9,7 @@ use burn::{
 
 use super::{Dilation, rounded};
 use crate::{
+    ConfigError,
     bounds::product,
     layers::{Activation, ConvBlock, ConvBlockConfig, NormConfig, SqueezeExcitation, image_dropout},
 };
@@ -177,14 +178,20 @@ impl EfficientNetConfig {
         lines.iter().zip(from).map(of).sum()
     }
 
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         for (name, factor) in [("width", self.width), ("depth", self.depth)] {
             if !(0.1..=8.0).contains(&factor) {
-                return Err(format!("backbone {name} must be from 0.1 to 8, is {factor}"));
+                return Err(ConfigError::new(
+                    format!("backbone {name}"),
+                    format!("must be from 0.1 to 8, is {factor}"),
+                ));
             }
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return Err(format!("backbone dropout must be at least 0 and below 1, is {}", self.dropout));
+            return Err(ConfigError::new(
+                "backbone dropout",
+                format!("must be at least 0 and below 1, is {}", self.dropout),
+            ));
         }
         super::check_output_stride(self.output_stride)
     }

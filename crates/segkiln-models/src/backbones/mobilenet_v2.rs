@@ -11,7 +11,10 @@ use burn::{
 };
 
 use super::{Dilation, rounded};
-use crate::layers::{Activation, ConvBlock, ConvBlockConfig, Norm, NormConfig, conv_norm};
+use crate::{
+    ConfigError,
+    layers::{Activation, ConvBlock, ConvBlockConfig, Norm, NormConfig, conv_norm},
+};
 
 /// Expansion, channels, blocks, stride of the first block.
 const SETTINGS: [[usize; 4]; 7] =
@@ -55,7 +58,7 @@ impl MobileNetV2Config {
         lines
     }
 
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         super::check_output_stride(self.output_stride)
     }
 

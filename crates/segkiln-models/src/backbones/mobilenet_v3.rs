@@ -8,7 +8,10 @@ use burn::{
 };
 
 use super::{Dilation, rounded};
-use crate::layers::{Activation, ConvBlock, ConvBlockConfig, NormConfig, SqueezeExcitation};
+use crate::{
+    ConfigError,
+    layers::{Activation, ConvBlock, ConvBlockConfig, NormConfig, SqueezeExcitation},
+};
 
 /// Which of the paper's two networks.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
@@ -117,7 +120,7 @@ impl MobileNetV3Config {
         super::total_strides([2].into_iter().chain(self.lines().iter().map(|line| line.stride)).chain([1]))
     }
 
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         super::check_output_stride(self.output_stride)
     }
 

@@ -34,7 +34,7 @@ pub use resnet::{BasicBlock, Bottleneck, ResNet, ResNetBlock, ResNetBlockKind, R
 pub use vgg::{Vgg, VggConfig};
 
 use crate::{
-    bounds,
+    ConfigError, bounds,
     layers::NormConfig,
     precision::{keep_full, keep_reduced_within},
 };
@@ -271,7 +271,7 @@ impl BackboneConfig {
     ///
     /// # Errors
     /// A message, if the stride is another or this backbone cannot have it.
-    pub fn with_output_stride(self, stride: usize) -> Result<Self, String> {
+    pub fn with_output_stride(self, stride: usize) -> Result<Self, ConfigError> {
         match (self, stride) {
             (Self::ResNet(config), 8 | 16 | 32) => Ok(Self::ResNet(config.with_output_stride(stride))),
             (Self::MobileNetV2(config), 8 | 16 | 32) => Ok(Self::MobileNetV2(config.with_output_stride(stride))),
@@ -279,7 +279,7 @@ impl BackboneConfig {
             (Self::ConvNeXt(config), 8 | 16 | 32) => Ok(Self::ConvNeXt(config.with_output_stride(stride))),
             (Self::MobileNetV3(config), 8 | 16 | 32) => Ok(Self::MobileNetV3(config.with_output_stride(stride))),
             (Self::Vgg(config), 8 | 16 | 32) => Ok(Self::Vgg(config.with_output_stride(stride))),
-            (_, stride) => Err(format!("output_stride must be 8, 16 or 32, is {stride}")),
+            (_, stride) => Err(ConfigError::new("output_stride", format!("must be 8, 16 or 32, is {stride}"))),
         }
     }
 
@@ -287,7 +287,7 @@ impl BackboneConfig {
     ///
     /// # Errors
     /// As [`with_output_stride`](Self::with_output_stride).
-    pub fn with_torchvision_dilation(self) -> Result<Self, String> {
+    pub fn with_torchvision_dilation(self) -> Result<Self, ConfigError> {
         match self {
             Self::ResNet(config) => Ok(Self::ResNet(config.with_dilate([false, true, true]))),
             Self::MobileNetV3(config) => Ok(Self::MobileNetV3(config.with_output_stride(16))),
@@ -312,11 +312,14 @@ impl BackboneConfig {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         /// More channels than images have.
         const MOST: usize = 4096;
         if !(1..=MOST).contains(&self.in_channels()) {
-            return Err(format!("backbone in_channels must be from 1 to {MOST}, is {}", self.in_channels()));
+            return Err(ConfigError::new(
+                "backbone in_channels",
+                format!("must be from 1 to {MOST}, is {}", self.in_channels()),
+            ));
         }
         match self {
             Self::ResNet(config) => config.check()?,
@@ -481,10 +484,10 @@ impl Dilation {
     }
 }
 
-fn check_output_stride(stride: usize) -> Result<(), String> {
+fn check_output_stride(stride: usize) -> Result<(), ConfigError> {
     match stride {
         8 | 16 | 32 => Ok(()),
-        _ => Err(format!("backbone output_stride must be 8, 16 or 32, is {stride}")),
+        _ => Err(ConfigError::new("backbone output_stride", format!("must be 8, 16 or 32, is {stride}"))),
     }
 }
 

@@ -12,6 +12,7 @@ use burn::{
 };
 
 use crate::{
+    ConfigError,
     bounds::product,
     layers::{Activation, ConvBlock, ConvBlockConfig, Norm, NormConfig, add_relu, conv_norm, max_pool2d_overlapping},
 };
@@ -140,16 +141,22 @@ impl ResNetConfig {
         self.with_dilate([8, 16, 32].map(|natural| natural > stride)).with_dilate_first(stride < 32)
     }
 
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         let Self { block, layers, groups, width, .. } = self;
         if layers.iter().any(|blocks| !(1..=64).contains(blocks)) {
-            return Err(format!("backbone layers must be from 1 to 64 blocks each, are {layers:?}"));
+            return Err(ConfigError::new(
+                "backbone layers",
+                format!("must be from 1 to 64 blocks each, are {layers:?}"),
+            ));
         }
         if *groups == 0 || *width == 0 || groups.checked_mul(*width).is_none_or(|width| width > 1024) {
-            return Err(format!("backbone groups times width must be from 1 to 1024, are {groups} and {width}"));
+            return Err(ConfigError::new(
+                "backbone groups times width",
+                format!("must be from 1 to 1024, are {groups} and {width}"),
+            ));
         }
         if *block == ResNetBlockKind::Basic && (*groups, *width) != (1, 64) {
-            return Err("backbone groups and width need the block Bottleneck".into());
+            return Err(ConfigError::new("backbone groups and width", "need the block Bottleneck"));
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use burn::{
 };
 
 use crate::{
+    ConfigError,
     bounds::product,
     layers::{Activation, Norm, NormConfig, conv_norm, max_pool2d, max_pool2d_same, pad_to_least},
 };
@@ -48,9 +49,12 @@ impl VggConfig {
         self.layers.iter().zip(CHANNELS).map(|(layers, channels)| product(&[*layers, 10, channels, channels])).sum()
     }
 
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         if self.layers.iter().any(|layers| !(1..=64).contains(layers)) {
-            return Err(format!("backbone layers must be from 1 to 64 convolutions each, are {:?}", self.layers));
+            return Err(ConfigError::new(
+                "backbone layers",
+                format!("must be from 1 to 64 convolutions each, are {:?}", self.layers),
+            ));
         }
         super::check_output_stride(self.output_stride)
     }

@@ -10,6 +10,7 @@ use burn::{
 
 use super::Aspp;
 use crate::{
+    ConfigError,
     backbones::{Backbone, BackboneConfig},
     fcn::{FcnHead, with_aux},
     layers::{ConvBlock, ConvBlockConfig, conv2d, default_initializer},
@@ -39,7 +40,7 @@ impl DeepLabV3Config {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.backbone.check()?;
         super::check(&self.rates, self.channels)
     }

@@ -10,6 +10,7 @@ use burn::{
 
 use super::Aspp;
 use crate::{
+    ConfigError,
     backbones::{Backbone, BackboneConfig},
     layers::{ConvBlock, ConvBlockConfig, NormConfig, SeparableConv, conv2d, default_initializer, resize_to},
     segmentation::{SegmentationNetwork, is_on_timm, on_backbone, owned, unused_stages},
@@ -41,7 +42,7 @@ impl DeepLabV3PlusConfig {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.backbone.check()?;
         super::check(&self.rates, self.channels)
     }

@@ -9,6 +9,7 @@ use burn::{
 };
 
 use crate::{
+    ConfigError,
     backbones::{Backbone, BackboneConfig},
     layers::{ConvBlock, ConvBlockConfig, conv2d, default_initializer, global_avg_pool2d, resize_to},
     segmentation::{SegmentationNetwork, on_backbone, owned},
@@ -32,11 +33,11 @@ impl LrAsppConfig {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.backbone.check()?;
         match self.channels {
             1..=8192 => Ok(()),
-            channels => Err(format!("channels must be from 1 to 8192, are {channels}")),
+            channels => Err(ConfigError::new("channels", format!("must be from 1 to 8192, are {channels}"))),
         }
     }
 

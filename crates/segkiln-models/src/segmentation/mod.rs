@@ -12,7 +12,7 @@
 //! let device = Device::default();
 //! let network = ModelConfig::by_name("fpn_resnet18", 2)?.init(&device);
 //! assert_eq!(network.forward(Tensor::zeros([1, 3, 50, 37], &device)).dims(), [1, 2, 50, 37]);
-//! # Ok::<(), String>(())
+//! # Ok::<(), segkiln_models::ConfigError>(())
 //! ```
 
 mod any;

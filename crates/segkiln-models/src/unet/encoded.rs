@@ -9,6 +9,7 @@ use burn::{
 use segkiln_ops::Joined;
 
 use crate::{
+    ConfigError,
     backbones::{Backbone, BackboneConfig},
     layers::{ConvBlock, ConvBlockConfig, conv2d, decoder_initializer, segmentation_head, upsample_nearest},
     precision::keep_reduced,
@@ -33,7 +34,7 @@ impl EncodedUNetConfig {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.backbone.check()?;
         super::check_channels(&self.channels)
     }

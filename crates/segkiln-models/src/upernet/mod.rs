@@ -9,7 +9,7 @@ use burn::{
 };
 
 use crate::{
-    SegmentationNetwork,
+    ConfigError, SegmentationNetwork,
     backbones::{Backbone, BackboneConfig},
     layers::{
         ConvBlock, ConvBlockConfig, adaptive_avg_pool2d, conv2d, decoder_initializer, layer_norm2d, resize_to,
@@ -39,11 +39,11 @@ impl UPerNetConfig {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.backbone.check()?;
         match self.channels {
             1..=8192 => Ok(()),
-            channels => Err(format!("channels must be from 1 to 8192, are {channels}")),
+            channels => Err(ConfigError::new("channels", format!("must be from 1 to 8192, are {channels}"))),
         }
     }
 
