@@ -7,7 +7,7 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use super::{Backbone, BackboneConfig, convnext};
+use super::{Backbone, BackboneConfig};
 use crate::{
     ConfigError,
     layers::{Activation, adaptive_avg_pool2d, global_avg_pool2d, linear},
@@ -43,37 +43,8 @@ impl ClassifierConfig {
 
     /// The network with random weights.
     pub fn init(&self, device: &Device) -> Classifier {
-        let channels = self.backbone.channels();
-        let (last, channels) = (channels.len() - 1, channels[channels.len() - 1]);
-        let linear = |from, to| LinearConfig::new(from, to).init(device);
-        let dropout = |share| DropoutConfig::new(share).init();
-        let classes = self.classes;
-        let head = match &self.backbone {
-            BackboneConfig::ResNet(_) => ClassifierHead::ResNet(ResNetHead { fc: linear(channels, classes) }),
-            BackboneConfig::MobileNetV2(_) => ClassifierHead::MobileNetV2(MobileNetV2Head {
-                dropout: dropout(0.2),
-                linear: linear(channels, classes),
-            }),
-            BackboneConfig::MobileNetV3(config) => ClassifierHead::MobileNetV3(MobileNetV3Head {
-                hidden: linear(channels, config.classifier_channels()),
-                dropout: dropout(0.2),
-                linear: linear(config.classifier_channels(), classes),
-            }),
-            BackboneConfig::EfficientNet(config) => ClassifierHead::MobileNetV2(MobileNetV2Head {
-                dropout: dropout(config.dropout),
-                linear: linear(channels, classes),
-            }),
-            BackboneConfig::Vgg(_) => ClassifierHead::Vgg(VggHead {
-                first: linear(VGG_SIDE * VGG_SIDE * channels, VGG_HIDDEN),
-                second: linear(VGG_HIDDEN, VGG_HIDDEN),
-                dropout: dropout(0.5),
-                linear: linear(VGG_HIDDEN, classes),
-            }),
-            BackboneConfig::ConvNeXt(_) => ClassifierHead::ConvNeXt(ConvNeXtHead {
-                norm: convnext::norm(channels, device),
-                linear: convnext::linear(channels, classes, device),
-            }),
-        };
+        let last = self.backbone.channels().len() - 1;
+        let head = self.backbone.classifier_head(self.classes, device);
         Classifier { backbone: self.backbone.init(device), head, last }
     }
 }
@@ -115,6 +86,10 @@ impl Classifier {
     }
 }
 
+fn layer(from: usize, to: usize, device: &Device) -> Linear {
+    LinearConfig::new(from, to).init(device)
+}
+
 fn means(map: Tensor<4>) -> Tensor<2> {
     global_avg_pool2d(map).flatten(1, 3)
 }
@@ -142,6 +117,12 @@ pub struct ResNetHead {
     pub fc: Linear,
 }
 
+impl ResNetHead {
+    pub(super) fn new(channels: usize, classes: usize, device: &Device) -> Self {
+        Self { fc: layer(channels, classes, device) }
+    }
+}
+
 /// One fully connected layer.
 #[derive(Module, Debug)]
 pub struct MobileNetV2Head {
@@ -149,6 +130,12 @@ pub struct MobileNetV2Head {
     pub dropout: Dropout,
     /// To the classes.
     pub linear: Linear,
+}
+
+impl MobileNetV2Head {
+    pub(super) fn new(channels: usize, classes: usize, dropout: f64, device: &Device) -> Self {
+        Self { dropout: DropoutConfig::new(dropout).init(), linear: layer(channels, classes, device) }
+    }
 }
 
 /// Two fully connected layers.
@@ -160,6 +147,16 @@ pub struct MobileNetV3Head {
     pub dropout: Dropout,
     /// To the classes.
     pub linear: Linear,
+}
+
+impl MobileNetV3Head {
+    pub(super) fn new(channels: usize, hidden: usize, classes: usize, device: &Device) -> Self {
+        Self {
+            hidden: layer(channels, hidden, device),
+            dropout: DropoutConfig::new(0.2).init(),
+            linear: layer(hidden, classes, device),
+        }
+    }
 }
 
 /// Three fully connected layers.
@@ -175,6 +172,17 @@ pub struct VggHead {
     pub linear: Linear,
 }
 
+impl VggHead {
+    pub(super) fn new(channels: usize, classes: usize, device: &Device) -> Self {
+        Self {
+            first: layer(VGG_SIDE * VGG_SIDE * channels, VGG_HIDDEN, device),
+            second: layer(VGG_HIDDEN, VGG_HIDDEN, device),
+            dropout: DropoutConfig::new(0.5).init(),
+            linear: layer(VGG_HIDDEN, classes, device),
+        }
+    }
+}
+
 /// Layer norm and one fully connected layer.
 #[derive(Module, Debug)]
 pub struct ConvNeXtHead {
@@ -184,7 +192,7 @@ pub struct ConvNeXtHead {
     pub linear: Linear,
 }
 
-pub(crate) const TORCH_NAMES: TorchNames = &[
+pub(super) const TORCH_NAMES: TorchNames = &[
     ("Classifier", "backbone", TorchName::Flat),
     ("Classifier", "head", TorchName::Flat),
     ("MobileNetV2Head", "linear", TorchName::Is("classifier.1")),

@@ -91,7 +91,7 @@ impl DeepLabV1 {
     }
 }
 
-on_backbone!(DeepLabV1Config => DeepLabV1, "deeplabv1", |backbone, _| backbone.with_torchvision_dilation());
+on_backbone!(DeepLabV1Config => DeepLabV1, "deeplabv1", |backbone, _| Ok(backbone.with_torchvision_dilation()));
 
 impl SegmentationNetwork for DeepLabV1 {
     type Config = DeepLabV1Config;

@@ -75,7 +75,7 @@ impl DeepLabV2 {
     }
 }
 
-on_backbone!(DeepLabV2Config => DeepLabV2, "deeplabv2", |backbone, _| backbone.with_torchvision_dilation());
+on_backbone!(DeepLabV2Config => DeepLabV2, "deeplabv2", |backbone, _| Ok(backbone.with_torchvision_dilation()));
 
 impl SegmentationNetwork for DeepLabV2 {
     type Config = DeepLabV2Config;

@@ -49,7 +49,7 @@ impl DeepLabV3PlusConfig {
 
     /// The network with random weights.
     pub fn init(&self, device: &Device) -> DeepLabV3Plus {
-        let [details, .., last] = self.backbone.pyramid();
+        let [details, .., last] = self.backbone.pyramid_stages();
         let of = self.backbone.channels();
         let norm = NormConfig::default();
         let to = self.channels;
@@ -119,7 +119,7 @@ impl DeepLabV3PlusDecoder {
 
 on_backbone!(DeepLabV3PlusConfig => DeepLabV3Plus, "deeplabv3plus", |backbone, name| {
     let backbone = backbone.with_output_stride(16)?;
-    Ok(if is_on_timm(name, "deeplabv3plus") { backbone.as_of_timm() } else { backbone })
+    Ok(if is_on_timm(name, "deeplabv3plus") { backbone.with_timm_layout() } else { backbone })
 });
 
 impl SegmentationNetwork for DeepLabV3Plus {

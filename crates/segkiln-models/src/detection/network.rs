@@ -101,7 +101,11 @@ pub trait DetectionNetwork: Module + ModuleDisplay + Sync + 'static {
         if path.extension().is_some_and(|extension| extension == "bpk") {
             return weights::load(self, path);
         }
-        let is_whole = torch_contents(path)?.iter().any(|(name, _)| name.contains("backbone."));
+        let contents = torch_contents(path)?;
+        if let Some(reason) = self.backbone_mut().and_then(|backbone| backbone.misfit(&contents)) {
+            return Err(WeightsError::Read { path: path.into(), reason: reason.into() });
+        }
+        let is_whole = contents.iter().any(|(name, _)| name.contains("backbone."));
         match self.backbone_mut() {
             Some(backbone) if !is_whole => {
                 let spare = &["fc.", "_fc.", "classifier.", "head.", "conv_head."];

@@ -71,7 +71,7 @@ impl FpnConfig {
 
     /// The network with random weights.
     pub fn init(&self, device: &Device) -> Fpn {
-        let stages = self.backbone.pyramid();
+        let stages = self.backbone.pyramid_stages();
         let of = self.backbone.channels();
         let lateral = |stage: usize| {
             let conv = Conv2dConfig::new([of[stage], self.pyramid_channels], [1, 1]);

@@ -44,7 +44,7 @@ impl LrAsppConfig {
     /// The network with random weights (PyTorch's default).
     pub fn init(&self, device: &Device) -> LrAspp {
         let channels = self.backbone.channels();
-        let stages = [self.backbone.second_stage(), channels.len() - 1];
+        let stages = [self.backbone.aux_stage(), channels.len() - 1];
         let [low, high] = stages.map(|stage| channels[stage]);
         let one = |from, to| Conv2dConfig::new([from, to], [1, 1]).with_initializer(default_initializer());
         LrAspp {
@@ -106,7 +106,7 @@ impl LrAsppHead {
     }
 }
 
-on_backbone!(LrAsppConfig => LrAspp, "lraspp", |backbone, _| backbone.with_torchvision_dilation());
+on_backbone!(LrAsppConfig => LrAspp, "lraspp", |backbone, _| Ok(backbone.with_torchvision_dilation()));
 
 impl SegmentationNetwork for LrAspp {
     type Config = LrAsppConfig;

@@ -51,7 +51,7 @@ impl PspNetConfig {
         if !(1..=5).contains(&self.depth) {
             return Err(ConfigError::new("depth", format!("must be from 1 to 5, is {}", self.depth)));
         }
-        if self.depth == 1 && self.backbone.half().is_none() {
+        if self.depth == 1 && self.backbone.stride2_stage().is_none() {
             return Err(ConfigError::new("depth", "must be from 2 to 5, is 1: the encoder has no map of stride 2"));
         }
         if !(1..=8192).contains(&self.channels) {
@@ -65,9 +65,9 @@ impl PspNetConfig {
 
     /// The network with random weights.
     pub fn init(&self, device: &Device) -> PspNet {
-        let stages = self.backbone.pyramid();
+        let stages = self.backbone.pyramid_stages();
         let stage = match self.depth {
-            1 => self.backbone.half().unwrap_or(stages[0]),
+            1 => self.backbone.stride2_stage().unwrap_or(stages[0]),
             depth => stages[depth - 2],
         };
         let from = self.backbone.channels()[stage];

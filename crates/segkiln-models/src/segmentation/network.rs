@@ -98,13 +98,7 @@ pub trait SegmentationNetwork: Module + ModuleDisplay + Sync + 'static {
             return weights::load(self, path);
         }
         let contents = torch_contents(path)?;
-        let is_other_padding = |backbone: &&mut Backbone| match backbone {
-            Backbone::EfficientNet(backbone) => !backbone.same_padding(),
-            _ => false,
-        };
-        if self.backbones_mut().iter().any(is_other_padding) && weights::is_efficientnet_pytorch(&contents) {
-            let reason =
-                "its names are EfficientNet-PyTorch's, which pads as TensorFlow; take a backbone `tf_efficientnet_`";
+        if let Some(reason) = self.backbones_mut().iter().find_map(|backbone| backbone.misfit(&contents)) {
             return Err(WeightsError::Read { path: path.into(), reason: reason.into() });
         }
         let is_whole = |name: &str| ["encoder.", "backbone."].iter().any(|part| name.contains(part));

@@ -49,7 +49,7 @@ impl UPerNetConfig {
 
     /// Builds the network with random weights.
     pub fn init(&self, device: &Device) -> UPerNet {
-        let stages = self.backbone.pyramid();
+        let stages = self.backbone.pyramid_stages();
         let of = self.backbone.channels();
         let [c2, c3, c4, c5] = stages.map(|stage| of[stage]);
         let to = self.channels;

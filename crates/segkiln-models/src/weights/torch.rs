@@ -143,10 +143,6 @@ pub fn torch_network(name: &str, path: &Path) -> Result<String, WeightsError> {
     })
 }
 
-pub(crate) fn is_efficientnet_pytorch(contents: &[(String, Vec<usize>)]) -> bool {
-    contents.iter().any(|(name, _)| name == "_conv_stem.weight" || name.ends_with("._conv_stem.weight"))
-}
-
 /// Writes the weights of `module` as `.safetensors` under PyTorch's names, so that torchvision or
 /// segmentation_models_pytorch loads them: `model.load_state_dict(safetensors.torch.load_file(path))`. Encoders that
 /// segmentation_models_pytorch takes from elsewhere, EfficientNet and ConvNeXt, have torchvision's names.
@@ -254,13 +250,9 @@ pub type TorchNames = &'static [(&'static str, &'static str, TorchName)];
 
 /// Names of the fields of this crate's modules.
 fn tables() -> impl Iterator<Item = TorchNames> {
-    let parts = [
-        crate::backbones::TORCH_NAMES,
-        crate::backbones::CONVNEXT,
-        crate::layers::TORCH_NAMES,
-        crate::detection::TORCH_NAMES,
-    ];
-    parts.into_iter().chain(crate::segmentation::TORCH_NAMES.iter().copied())
+    let parts = [crate::layers::TORCH_NAMES, crate::detection::TORCH_NAMES];
+    let lists = [crate::backbones::TORCH_NAMES, crate::segmentation::TORCH_NAMES];
+    parts.into_iter().chain(lists.into_iter().flatten().copied())
 }
 
 /// PyTorch's names of the modules that a visitor is in.

@@ -87,7 +87,7 @@ impl FcosConfig {
 
     /// FCOS on any backbone, with its maps of strides 8, 16 and 32.
     pub fn with_backbone(backbone: BackboneConfig, classes: usize) -> Self {
-        let stages = backbone.pyramid()[1..].to_vec();
+        let stages = backbone.pyramid_stages()[1..].to_vec();
         Self::new(backbone, classes, stages)
     }
 

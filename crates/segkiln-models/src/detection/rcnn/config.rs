@@ -231,7 +231,7 @@ impl RcnnConfig {
             5 => AnchorConfig::new(),
             _ => AnchorConfig::new().with_sizes(vec![vec![32.0, 64.0, 128.0, 256.0, 512.0]; maps]),
         };
-        let score = if matches!(backbone, BackboneConfig::MobileNetV3(_)) { 0.05 } else { 0.0 };
+        let score = backbone.min_proposal_score();
         Self::new(backbone, classes, stages).with_anchors(anchors).with_rpn(RpnConfig::new().with_score(score))
     }
 
@@ -428,8 +428,9 @@ mod tests {
         assert!(refused(config().with_rpn(RpnConfig::new().with_positive(2.0))).contains("rpn positive"));
         assert!(refused(config().with_roi(RoiConfig::new().with_size(1 << 20))).contains("roi size"));
         assert!(refused(config().with_rpn(RpnConfig::new().with_min_size(-1.0))).contains("rpn min_size"));
-        let resnet =
-            |config: ResNetConfig| RcnnConfig::with_backbone(BackboneConfig::ResNet(config), 3).check().unwrap_err().to_string();
+        let resnet = |config: ResNetConfig| {
+            RcnnConfig::with_backbone(BackboneConfig::ResNet(config), 3).check().unwrap_err().to_string()
+        };
         assert!(resnet(ResNetConfig::resnet50().with_width(1 << 20)).contains("width"));
         assert!(resnet(ResNetConfig::resnet50().with_groups(usize::MAX).with_width(2)).contains("groups"));
         let odd = ResNetConfig::resnet50().with_width(3).with_norm(NormConfig::Group { groups: 2 });
