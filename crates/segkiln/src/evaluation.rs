@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use segkiln_core::{Detection, Instances};
 use segkiln_data::{
     Image, Sample,
-    coco::{CocoFile, CocoResultFile, ImageId},
+    coco::{CocoFile, CocoResult, CocoResultFile, ImageId},
     draw, write_image,
 };
 use segkiln_metrics::{
@@ -164,6 +164,14 @@ impl SplitDetections {
         Ok(evaluator.evaluate().figures())
     }
 
+    /// Detections as COCO's files of results have them, of a split that was read from a file of annotations, whose images must be
+    /// in the split's order.
+    pub fn coco_results<M: DetectionNetwork>(&self, file: &CocoFile, detector: &Detector<M>) -> Vec<CocoResult> {
+        let ids: Vec<&ImageId> = file.images().iter().map(|image| &image.id).collect();
+        let images = self.images.par_iter().zip(ids);
+        images.flat_map_iter(|((_, detections), id)| detector.coco_results(id, detections)).collect()
+    }
+
     /// COCO's twelve figures, from the file of annotations that the split was read from, whose images must be in the split's
     /// order; as [`coco_evaluate`] computes them from files.
     ///
@@ -175,10 +183,7 @@ impl SplitDetections {
         detector: &Detector<M>,
         iou: IouType,
     ) -> Result<CocoFigures, CocoError> {
-        let ids: Vec<&ImageId> = file.images().iter().map(|image| &image.id).collect();
-        let results = self.images.par_iter().zip(ids);
-        let results = results.flat_map_iter(|((_, detections), id)| detector.coco_results(id, detections)).collect();
-        let results = CocoResultFile::new("results", results);
+        let results = CocoResultFile::new("results", self.coco_results(file, detector));
         Ok(coco_evaluate(file, &results, iou, CocoParams::default())?.evaluate().figures())
     }
 }
