@@ -45,7 +45,7 @@ pub mod weights;
 
 pub use detection::DetectorCard;
 pub use error::ConfigError;
-pub use precision::{InferenceSession, PrecisionError};
+pub use precision::{InferenceSession, PrecisionError, TrainingPrecision};
 pub use quantization::{Calibration, CalibrationError, LayerRanges, NetworkQuantization, RangeMethod};
 pub use segmentation::{ModelCard, ModelConfig, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig};
 pub use summary::{LayerSummary, Summary};
