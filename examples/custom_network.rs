@@ -13,7 +13,6 @@ use segkiln::{
     data::{
         ColorMode, Loader, MaskFormat, Normalize,
         datasets::{FolderDataset, FolderOptions},
-        splits,
         transforms::{Compose, RandomCrop},
     },
     metrics::losses::SegmentationLoss,
@@ -104,9 +103,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let device = Device::default();
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/nuclei_sample"));
     let open = |split: &str| -> Result<Arc<FolderDataset>, Box<dyn Error>> {
-        let stems = Some(splits::read_list(folder.join(format!("{split}.txt")))?);
-        let options = FolderOptions { stems, color: ColorMode::Gray, mask: MaskFormat::Binary, ..Default::default() };
-        Ok(Arc::new(FolderDataset::open(folder, &Classes::binary(), options)?))
+        let options = FolderOptions { color: ColorMode::Gray, mask: MaskFormat::Binary, ..Default::default() };
+        Ok(Arc::new(FolderDataset::open_split(folder, split, &Classes::binary(), options)?))
     };
     let training = open("train")?;
     let normalize = Normalize::of_dataset(&*training)?;

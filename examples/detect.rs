@@ -96,6 +96,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let device = args.machine.device()?;
+    let names = args.class_names.classes()?;
     let mut detector = match (&args.model, &args.arch) {
         (Some(model), _) => Detector::load(model, &device)?,
         (_, Some(arch)) => {
@@ -105,8 +106,8 @@ fn run(args: &Args) -> Result<(), Failure> {
         }
         _ => return Err("either --model or --arch must be given".into()),
     };
-    if let Some(classes) = args.class_names.classes()? {
-        detector = detector.with_classes(classes)?;
+    if let Some(names) = names {
+        detector = detector.with_classes(names)?;
     }
     let detector = detector.with_options(DetectionOptions {
         min_size: args.min_size,

@@ -116,9 +116,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let (training, validation, test) = (InMemoryDataset::new(training?), InMemoryDataset::new(validation?), test?);
     let normalize = Normalize::of_dataset(&training)?;
     let augment = Compose::new().then(RandomCrop::new(CROP, CROP)?).then(HorizontalFlip { p: 0.5 }).then(RandomTurn90);
-    let encoder = BackboneConfig::by_name(&args.encoder).ok_or_else(|| {
-        format!("--encoder: there is no {:?}; known are {}", args.encoder, BackboneConfig::NAMES.join(", "))
-    })?;
+    let encoder = BackboneConfig::by_name(&args.encoder)?;
     let card = ModelCard {
         model: args.network.config(encoder),
         classes: Classes::binary(),

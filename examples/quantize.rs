@@ -22,7 +22,7 @@ use segkiln::{
     data::{
         ColorMode, MaskFormat, Sample,
         datasets::{FolderDataset, FolderOptions},
-        read_dynamic, refuse_replacing, splits, write_whole,
+        read_dynamic, refuse_replacing, write_whole,
     },
     metrics::metrics::ConfusionMatrix,
     models::{RangeMethod, weights::save_quantized_layers},
@@ -172,10 +172,9 @@ fn samples(folder: &Path, segmenter: &Segmenter, args: &Args) -> Result<Vec<Samp
     let classes = segmenter.classes();
     let color = segmenter.card().color.unwrap_or(ColorMode::Rgb);
     let mask = if classes.count() == 2 { MaskFormat::Binary } else { MaskFormat::default() };
-    let stems = Some(splits::read_list(folder.join("val.txt"))?);
     let decode = args.decode.options();
-    let dataset =
-        FolderDataset::open(folder, classes, FolderOptions { stems, color, mask, decode, ..Default::default() })?;
+    let options = FolderOptions { color, mask, decode, ..Default::default() };
+    let dataset = FolderDataset::open_split(folder, "val", classes, options)?;
     Ok(dataset.iter().collect::<Result<_, _>>()?)
 }
 

@@ -74,12 +74,13 @@ fn run(args: &Args) -> Result<(), Failure> {
     ModelConfig::by_name(&args.arch, args.num_classes)?;
     refuse_replacing([&args.image, &args.weights], args.output.iter().chain(&args.logits))?;
     let image = read_dynamic(&args.image, args.decode.options())?;
+    let names = args.class_names.classes()?;
     let weights = weights::file(&args.arch, &args.weights, Some(args.num_classes))?;
     let preset = Preset { resize: (args.size > 0).then_some(args.size), crop: None, filter: Filter::Bilinear };
     let mut segmenter =
         Segmenter::by_name(&args.arch, weights, args.num_classes, &device)?.with_preset(Some(preset))?;
-    if let Some(classes) = args.class_names.classes()? {
-        segmenter = segmenter.with_classes(classes)?;
+    if let Some(names) = names {
+        segmenter = segmenter.with_classes(names)?;
     }
     let options = SegmentOptions { probabilities: false, logits: args.logits.is_some(), ..SegmentOptions::default() };
     let first = std::slice::from_ref(&image);

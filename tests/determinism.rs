@@ -179,7 +179,8 @@ fn steps_of_detectors() {
             let card = DetectorCard::new(config.clone(), Classes::new(["ground", "odd", "even"]).unwrap());
             let options = TrainingOptions { clip_norm: Some(0.3), accumulation: 2, ..TrainingOptions::default() };
             let network = config.init(&device).unwrap();
-            let learner = DetectionTask::new(card).learner(network, StepOptions::new(&options, &device).unwrap()).unwrap();
+            let learner =
+                DetectionTask::new(card).learner(network, StepOptions::new(&options, &device).unwrap()).unwrap();
             step(learner, &batches, &device)
         });
     }

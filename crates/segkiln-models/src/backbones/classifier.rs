@@ -26,7 +26,10 @@ pub struct ClassifierConfig {
 
 impl ClassifierConfig {
     /// torchvision's or timm's classifier by the name of its backbone, one of [`BackboneConfig::NAMES`].
-    pub fn by_name(name: &str) -> Option<Self> {
+    ///
+    /// # Errors
+    /// As [`BackboneConfig::by_name`].
+    pub fn by_name(name: &str) -> Result<Self, ConfigError> {
         BackboneConfig::by_name(name).map(Self::new)
     }
 

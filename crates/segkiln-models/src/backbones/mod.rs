@@ -71,18 +71,22 @@ macro_rules! backbones {
             /// The backbone that torchvision or timm calls so, for images of three channels: one of [`NAMES`](Self::NAMES), also
             /// as segmentation_models_pytorch calls its encoders, such as `tu-mobilenetv3_large_100`, `timm-efficientnet-b0`
             /// and `efficientnet-b0`.
-            pub fn by_name(name: &str) -> Option<Self> {
-                let plain = smp::translated(name)?;
+            ///
+            /// # Errors
+            /// Lists the names, if there is no such backbone.
+            pub fn by_name(name: &str) -> Result<Self, ConfigError> {
+                let plain = smp::translated(name).unwrap_or_default();
                 $(
                     let variants = <$config as BackboneFamily>::VARIANTS;
                     if let Some((_, config)) = variants.iter().find(|(variant, _)| *variant == plain) {
-                        return Some(Self::$variant(match smp::is_timm(name) {
+                        return Ok(Self::$variant(match smp::is_timm(name) {
                             true => config().with_timm_layout(),
                             false => config().with_encoder_layout(name),
                         }));
                     }
                 )+
-                None
+                let message = format!("there is no backbone {name:?}; the names are {}", Self::NAMES.join(", "));
+                Err(ConfigError::with_message("backbone", message))
             }
 
             /// Returns the config with another normalization; a ConvNeXt, whose layers are made for its own, stays as it is.
@@ -407,7 +411,10 @@ mod tests {
         assert_eq!(of("tu-efficientnet_b0"), (Some(1), [2, 3, 5, 7], vec![3, 5, 8], 5));
         assert_eq!(of("vgg16_bn"), (Some(1), [2, 3, 4, 5], vec![3, 4, 5], 4));
         assert_eq!(of("convnext_tiny"), (None, [1, 3, 5, 7], vec![1, 3, 5, 7], 5));
-        assert!(BackboneConfig::by_name("resnet51").is_none() && BackboneConfig::by_name("").is_none());
+        for unknown in ["resnet51", "", "tu-vgg16_bn"] {
+            let error = BackboneConfig::by_name(unknown).unwrap_err().to_string();
+            assert!(error.contains(&format!("{unknown:?}")) && error.contains("resnet50"), "{error}");
+        }
     }
 
     #[test]

@@ -226,7 +226,7 @@ pub fn check_classes(classes: usize) -> Result<(), ConfigError> {
 /// Returns the backbone of a network's name, which is a decoder's, an underscore and a backbone's; none if the name is not
 /// so, or the backbone is unknown. See [`BackboneConfig::by_name`].
 pub fn decoder_backbone(name: &str, decoder: &str) -> Option<BackboneConfig> {
-    BackboneConfig::by_name(backbone_name(name, decoder)?)
+    BackboneConfig::by_name(backbone_name(name, decoder)?).ok()
 }
 
 /// Whether the backbone of a network's name is timm's as it is.

@@ -136,7 +136,7 @@ pub fn torch_network(name: &str, path: &Path) -> Result<String, WeightsError> {
     let contents = torch_contents(path)?;
     let of = |backbone| smp::of_tensors(backbone, contents.iter().map(|(tensor, _)| tensor.as_str()));
     // A classifier has no decoder.
-    Ok(match (BackboneConfig::by_name(name), of(name), of(backbone)) {
+    Ok(match (BackboneConfig::by_name(name).ok(), of(name), of(backbone)) {
         (Some(_), found, _) => found.unwrap_or_else(|| name.into()),
         (None, _, Some(backbone)) => format!("{decoder}_{backbone}"),
         _ => name.into(),

@@ -156,9 +156,8 @@ impl<B: Backend + Conv2dOps> Backward<B, 3> for ConvolveJoined {
 fn shares<B: Backend>(weight: &FloatTensor<B>, inputs: [&FloatTensor<B>; 2]) -> [FloatTensor<B>; 2] {
     let [out, all, height, width] = weight.shape().dims();
     let first = inputs[0].shape()[1];
-    [0..first, first..all].map(|channels| {
-        B::float_slice(weight.clone(), &[0..out, channels, 0..height, 0..width].map(Slice::from))
-    })
+    [0..first, first..all]
+        .map(|channels| B::float_slice(weight.clone(), &[0..out, channels, 0..height, 0..width].map(Slice::from)))
 }
 
 /// State: the inputs, one or two, as they were multiplied, the weight, and the options.

@@ -81,7 +81,7 @@ impl FcosConfig {
 
     /// torchvision's network of this name, for `classes` classes with the background.
     pub fn by_name(name: &str, classes: usize) -> Option<Self> {
-        let config = Self::with_backbone(BackboneConfig::by_name("resnet50")?, classes);
+        let config = Self::with_backbone(BackboneConfig::by_name("resnet50").ok()?, classes);
         (name == Self::NAMES[0]).then_some(config)
     }
 

@@ -103,7 +103,7 @@ impl RetinaNetConfig {
 
     /// torchvision's network of this name, for `classes` classes with the background.
     pub fn by_name(name: &str, classes: usize) -> Option<Self> {
-        let config = Self::with_backbone(BackboneConfig::by_name("resnet50")?, classes);
+        let config = Self::with_backbone(BackboneConfig::by_name("resnet50").ok()?, classes);
         match name {
             "retinanet_resnet50_fpn" => Some(config),
             "retinanet_resnet50_fpn_v2" => Some(

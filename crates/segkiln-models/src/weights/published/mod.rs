@@ -212,7 +212,7 @@ mod tests {
         for published in Published::all() {
             let name = published.network;
             match published.data {
-                TrainingData::ImageNet => assert!(ClassifierConfig::by_name(name).is_some(), "{name}"),
+                TrainingData::ImageNet => assert!(ClassifierConfig::by_name(name).is_ok(), "{name}"),
                 TrainingData::CocoVoc => assert!(ModelConfig::by_name(name, 21).is_ok(), "{name}"),
                 TrainingData::Coco => assert!(DetectorConfig::by_name(name, 91).is_some(), "{name}"),
             }
