@@ -3,7 +3,8 @@
 //! - [`SegmentationNetwork`], [`SegmentationNetworkConfig`]: implement them for a network of your own, and training,
 //!   prediction, checkpoints, summaries and weights take it;
 //! - [`ModelConfig`], [`SegmentationModel`]: any network of this crate behind one type, by its name or from a file;
-//! - [`ModelCard`]: the part of `config.json` that prediction needs.
+//! - [`ModelCard`]: the part of `config.json` that prediction needs;
+//! - [`unet`], [`fcn`], [`deeplab`], [`lraspp`], [`pspnet`], [`fpn`], [`upernet`], [`segformer`]: the networks.
 //!
 //! ```
 //! use burn::tensor::{Device, Tensor};
@@ -17,7 +18,15 @@
 
 mod any;
 mod card;
+pub mod deeplab;
+pub mod fcn;
+pub mod fpn;
+pub mod lraspp;
 mod network;
+pub mod pspnet;
+pub mod segformer;
+pub mod unet;
+pub mod upernet;
 
 pub(crate) use any::TORCH_NAMES;
 pub use any::{ModelConfig, SegmentationModel};
