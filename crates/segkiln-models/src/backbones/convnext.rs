@@ -10,7 +10,7 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use super::{BackboneFamily, BackboneNetwork, ClassifierHead, ConvNeXtHead, Stage, Stages};
+use super::{BackboneFamily, BackboneNetwork, ClassifierHead, ConvNeXtHead, Stage, Stages, Variants};
 use crate::{
     ConfigError,
     bounds::product,
@@ -70,8 +70,7 @@ impl ConvNeXtConfig {
 impl BackboneFamily for ConvNeXtConfig {
     type Network = ConvNeXt;
 
-    const VARIANTS: &'static [(&'static str, fn() -> Self)] =
-        &[("convnext_tiny", Self::tiny), ("convnext_small", Self::small)];
+    const VARIANTS: Variants<Self> = &[("convnext_tiny", Self::tiny), ("convnext_small", Self::small)];
 
     fn stages(&self) -> Stages {
         let rows = self.widths.into_iter().zip([4, 8, 16, 32]);

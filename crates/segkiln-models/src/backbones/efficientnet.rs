@@ -7,7 +7,9 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use super::{BackboneFamily, BackboneNetwork, ClassifierHead, Dilation, MobileNetV2Head, Stage, Stages, rounded};
+use super::{
+    BackboneFamily, BackboneNetwork, ClassifierHead, Dilation, MobileNetV2Head, Stage, Stages, Variants, rounded,
+};
 use crate::{
     ConfigError,
     bounds::product,
@@ -165,7 +167,7 @@ impl EfficientNetConfig {
 impl BackboneFamily for EfficientNetConfig {
     type Network = EfficientNet;
 
-    const VARIANTS: &'static [(&'static str, fn() -> Self)] = &[
+    const VARIANTS: Variants<Self> = &[
         ("efficientnet_b0", Self::b0),
         ("efficientnet_b1", Self::b1),
         ("efficientnet_b2", Self::b2),

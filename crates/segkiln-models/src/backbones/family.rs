@@ -10,6 +10,9 @@ use burn::{
 use super::ClassifierHead;
 use crate::{ConfigError, layers::NormConfig, weights::TorchNames};
 
+/// Variants of a family: names, and the configs that they stand for.
+pub type Variants<C> = &'static [(&'static str, fn() -> C)];
+
 /// Config of a family of backbones, one file of this module: its variants by name, its table of stages, and what sets it apart
 /// from other families.
 pub trait BackboneFamily: Clone + Debug + Sized + 'static {
@@ -17,7 +20,7 @@ pub trait BackboneFamily: Clone + Debug + Sized + 'static {
     type Network: BackboneNetwork;
 
     /// Variants by torchvision's names, and by timm's of those that it has not or that differ; for images of three channels.
-    const VARIANTS: &'static [(&'static str, fn() -> Self)];
+    const VARIANTS: Variants<Self>;
 
     /// Returns the table of stages.
     fn stages(&self) -> Stages;

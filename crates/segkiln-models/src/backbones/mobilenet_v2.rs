@@ -10,7 +10,9 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use super::{BackboneFamily, BackboneNetwork, ClassifierHead, Dilation, MobileNetV2Head, Stage, Stages, rounded};
+use super::{
+    BackboneFamily, BackboneNetwork, ClassifierHead, Dilation, MobileNetV2Head, Stage, Stages, Variants, rounded,
+};
 use crate::{
     ConfigError,
     layers::{Activation, ConvBlock, ConvBlockConfig, Norm, NormConfig, conv_norm},
@@ -72,7 +74,7 @@ impl MobileNetV2Config {
 impl BackboneFamily for MobileNetV2Config {
     type Network = MobileNetV2;
 
-    const VARIANTS: &'static [(&'static str, fn() -> Self)] = &[("mobilenet_v2", Self::new)];
+    const VARIANTS: Variants<Self> = &[("mobilenet_v2", Self::new)];
 
     fn stages(&self) -> Stages {
         let stage = |channels, natural_stride| Stage::new(channels, natural_stride, self.output_stride);

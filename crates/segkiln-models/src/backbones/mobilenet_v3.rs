@@ -7,7 +7,9 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use super::{BackboneFamily, BackboneNetwork, ClassifierHead, Dilation, MobileNetV3Head, Stage, Stages, rounded};
+use super::{
+    BackboneFamily, BackboneNetwork, ClassifierHead, Dilation, MobileNetV3Head, Stage, Stages, Variants, rounded,
+};
 use crate::{
     ConfigError,
     layers::{Activation, ConvBlock, ConvBlockConfig, NormConfig, SqueezeExcitation},
@@ -133,7 +135,7 @@ impl MobileNetV3Config {
 impl BackboneFamily for MobileNetV3Config {
     type Network = MobileNetV3;
 
-    const VARIANTS: &'static [(&'static str, fn() -> Self)] = &[
+    const VARIANTS: Variants<Self> = &[
         ("mobilenet_v3_large", || Self::new(MobileNetV3Size::Large)),
         ("mobilenet_v3_small", || Self::new(MobileNetV3Size::Small)),
         ("mobilenetv3_large_100", || Self::timm(MobileNetV3Size::Large)),

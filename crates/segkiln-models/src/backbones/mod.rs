@@ -27,7 +27,7 @@ pub use convnext::{ConvNeXt, ConvNeXtBlock, ConvNeXtConfig, ConvNeXtDownsample, 
 pub use efficientnet::{
     EfficientNet, EfficientNetConfig, EfficientNetLayer, EfficientNetMaps, EfficientNetStage, MbConv,
 };
-pub use family::{BackboneFamily, BackboneNetwork, Stage, Stages};
+pub use family::{BackboneFamily, BackboneNetwork, Stage, Stages, Variants};
 pub use mobilenet_v2::{MobileNetV2, MobileNetV2Config};
 pub use mobilenet_v3::{MobileNetV3, MobileNetV3Config, MobileNetV3Size};
 pub use resnet::{BasicBlock, Bottleneck, ResNet, ResNetBlock, ResNetBlockKind, ResNetConfig};

@@ -11,7 +11,7 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use super::{BackboneFamily, BackboneNetwork, ClassifierHead, ResNetHead, Stage, Stages};
+use super::{BackboneFamily, BackboneNetwork, ClassifierHead, ResNetHead, Stage, Stages, Variants};
 use crate::{
     ConfigError,
     bounds::product,
@@ -157,7 +157,7 @@ impl ResNetConfig {
 impl BackboneFamily for ResNetConfig {
     type Network = ResNet;
 
-    const VARIANTS: &'static [(&'static str, fn() -> Self)] = &[
+    const VARIANTS: Variants<Self> = &[
         ("resnet18", Self::resnet18),
         ("resnet34", Self::resnet34),
         ("resnet50", Self::resnet50),

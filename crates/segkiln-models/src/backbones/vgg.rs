@@ -12,7 +12,7 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use super::{BackboneFamily, BackboneNetwork, ClassifierHead, Stage, Stages, VggHead};
+use super::{BackboneFamily, BackboneNetwork, ClassifierHead, Stage, Stages, Variants, VggHead};
 use crate::{
     ConfigError,
     bounds::product,
@@ -50,7 +50,7 @@ impl VggConfig {
 impl BackboneFamily for VggConfig {
     type Network = Vgg;
 
-    const VARIANTS: &'static [(&'static str, fn() -> Self)] = &[
+    const VARIANTS: Variants<Self> = &[
         ("vgg11_bn", || Self::new().with_layers([1, 1, 2, 2, 2])),
         ("vgg13_bn", || Self::new().with_layers([2, 2, 2, 2, 2])),
         ("vgg16_bn", Self::new),
