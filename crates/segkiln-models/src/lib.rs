@@ -31,6 +31,7 @@ mod error;
 pub mod layers;
 mod precision;
 mod quantization;
+mod reach;
 pub mod segmentation;
 mod summary;
 pub mod weights;
@@ -39,6 +40,7 @@ pub use detection::DetectorCard;
 pub use error::ConfigError;
 pub use precision::{InferenceSession, PrecisionError, TrainingPrecision};
 pub use quantization::{Calibration, CalibrationError, LayerRanges, NetworkQuantization, RangeMethod};
+pub use reach::reach;
 pub use segmentation::{
     ModelCard, ModelConfig, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig, deeplab, fcn, fpn,
     lraspp, pspnet, segformer, unet, upernet,

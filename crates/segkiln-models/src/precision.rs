@@ -24,7 +24,7 @@ use burn::{
     nn::conv::{Conv2d, ConvTranspose2d},
     tensor::{
         Device, Tensor,
-        ops::{ConvOptions, ConvTransposeOptions},
+        ops::{ConvOptions, ConvTransposeOptions, MaxPoolOptions},
     },
 };
 use segkiln_core::Precision;
@@ -70,6 +70,8 @@ enum Mode {
     /// Ranges by the layers' weights.
     Int8(HashMap<ParamId, LayerRanges>),
     Calibration(Mutex<Observations>),
+    /// Layers say what their outputs depend on, in place of computing them; see [`reach`](crate::reach()).
+    Reach,
 }
 
 /// A packed layer.
@@ -173,6 +175,15 @@ impl InferenceSession {
         Self::with_mode(Mode::Calibration(Mutex::default()), device)
     }
 
+    /// A session in which layers say what their outputs depend on.
+    pub(crate) fn reach() -> Arc<Self> {
+        Arc::new(Self {
+            mode: Mode::Reach,
+            #[cfg(feature = "flex")]
+            layers: Mutex::default(),
+        })
+    }
+
     fn with_mode(mode: Mode, device: &Device) -> Result<Arc<Self>, PrecisionError> {
         let session = Self {
             mode,
@@ -185,7 +196,7 @@ impl InferenceSession {
     /// The precision that layers compute in, as far as their kernels and this processor can.
     pub fn precision(&self) -> Precision {
         match self.mode {
-            Mode::F32 | Mode::Calibration(_) => Precision::F32,
+            Mode::F32 | Mode::Calibration(_) | Mode::Reach => Precision::F32,
             Mode::Bf16 => Precision::Bf16,
             Mode::Int8(_) => Precision::Int8,
         }
@@ -361,6 +372,12 @@ pub(crate) fn convolve(
     keep: bool,
     affine: impl Fn() -> [Tensor<1>; 2],
 ) -> Option<Tensor<4>> {
+    if reaches() {
+        let [height, width] = conv.kernel_size;
+        let mut pooling = MaxPoolOptions::new([height, width]);
+        (pooling.stride, pooling.padding, pooling.dilation) = (options.stride, options.padding, options.dilation);
+        return Some(crate::reach::convolve(x, conv.weight.dims()[0], pooling));
+    }
     #[cfg(feature = "flex")]
     if !x.is_autodiff() {
         let Current { session, keep: kept, .. } = CURRENT.with_borrow(Current::clone);
@@ -387,12 +404,20 @@ pub(crate) fn convolve(
     None
 }
 
+/// Whether layers say what their outputs depend on.
+fn reaches() -> bool {
+    CURRENT.with_borrow(|current| current.session.as_ref().is_some_and(|session| matches!(session.mode, Mode::Reach)))
+}
+
 /// A transposed convolution, where a session computes it.
 pub(crate) fn convolve_transposed(conv: &ConvTranspose2d, x: &Tensor<4>) -> Option<Tensor<4>> {
+    let ConvTranspose2d { stride, kernel_size, padding, padding_out, dilation, groups, .. } = conv;
+    let spreads = stride == kernel_size && *padding == [0, 0] && *padding_out == [0, 0];
+    if spreads && *dilation == [1, 1] && reaches() {
+        return Some(crate::reach::convolve_transposed(x, conv.weight.dims()[1] * groups, *stride));
+    }
     #[cfg(feature = "flex")]
     {
-        let ConvTranspose2d { stride, kernel_size, padding, padding_out, dilation, groups, .. } = conv;
-        let spreads = stride == kernel_size && *padding == [0, 0] && *padding_out == [0, 0];
         if spreads && *dilation == [1, 1] && *groups == 1 && !x.is_autodiff() {
             let Current { session, keep, .. } = CURRENT.with_borrow(Current::clone);
             let (session, id) = (session?, conv.weight.id);

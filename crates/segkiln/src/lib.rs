@@ -36,6 +36,7 @@ mod device;
 mod error;
 #[cfg(feature = "metrics")]
 mod evaluation;
+mod large;
 mod quantize;
 #[cfg(feature = "train")]
 mod record;
@@ -52,6 +53,7 @@ pub use device::{UnknownDevice, device_by_name, select_device};
 pub use error::PredictError;
 #[cfg(feature = "metrics")]
 pub use evaluation::SplitDetections;
+pub use large::{LargeOptions, Progress, Seams};
 pub use quantize::{
     Computation, PrecisionTrial, Quantizable, QuantizeError, QuantizeOptions, Quantized, fastest_precision, quantize,
 };

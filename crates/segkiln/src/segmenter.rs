@@ -422,10 +422,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
                 if options.logits {
                     kept = Some(to_host(logits.clone())?);
                 }
-                let probabilities = match options.flips {
-                    true => self.mean_probabilities(x, logits),
-                    false => class_probabilities(logits),
-                };
+                let probabilities = self.probabilities(x, logits, options.flips);
                 band.add(&to_vec(probabilities)?, left, &bell_x, &bell_y);
             }
             let done = rows.get(index + 1).map_or(tile_height, |next| next - top);
@@ -440,20 +437,33 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         Ok(result.into_segmentation()?.with_logits(kept))
     }
 
-    fn tensor(&self, image: Image) -> Tensor<4> {
-        let shape = [1, image.height() as usize, image.width() as usize, image.channels()];
-        Tensor::<4>::from_data(TensorData::new(image.into_vec(), shape), &self.device).permute([0, 3, 1, 2])
-    }
-
     /// Normalizes an image, as a tensor `[1, channels, height, width]`.
     fn input(&self, mut image: Image) -> Result<Tensor<4>, PredictError> {
         self.card.normalize.apply(&mut image)?;
+        self.normalized(image)
+    }
+
+    /// An image that is normalized, as a tensor.
+    fn normalized(&self, image: Image) -> Result<Tensor<4>, PredictError> {
         // In floats such values reach the probabilities, where they are found; 8 bits have none for them.
         if self.precision() == Precision::Int8 && image.as_slice().iter().any(|value| !value.is_finite()) {
             let reason = "has values that are not finite; say what pixels without data have (nodata)";
             return Err(PredictError::option("image", reason));
         }
-        Ok(self.tensor(image))
+        let shape = [1, image.height() as usize, image.width() as usize, image.channels()];
+        Ok(Tensor::<4>::from_data(TensorData::new(image.into_vec(), shape), &self.device).permute([0, 3, 1, 2]))
+    }
+
+    /// Probabilities `[class][row][column]` of an image that is normalized.
+    pub(crate) fn normalized_probabilities(&self, image: Image, flips: bool) -> Result<Vec<f32>, PredictError> {
+        let x = self.normalized(image)?;
+        let logits = self.forward(x.clone());
+        to_vec(self.probabilities(x, logits, flips))
+    }
+
+    /// Probabilities of an image by its logits, with `flips` those of the four mirror images.
+    fn probabilities(&self, x: Tensor<4>, logits: Tensor<4>, flips: bool) -> Tensor<4> {
+        if flips { self.mean_probabilities(x, logits) } else { class_probabilities(logits) }
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
