@@ -263,7 +263,9 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     /// # Errors
     /// [`PredictError::Data`] if the image cannot be brought to that size.
     pub fn logits(&self, image: &DynamicImage) -> Result<Tensor<4>, PredictError> {
-        self.logits_values(&Image::from_dynamic(image, self.color()?))
+        let color = self.color()?;
+        refuse_empty(image.width(), image.height())?;
+        self.logits_values(&Image::from_dynamic(image, color))
     }
 
     /// [`logits`](Self::logits) of an image of any number of channels, with values that are not normalized.
@@ -312,6 +314,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     /// As [`segment`](Self::segment), and [`PredictError::Option`].
     pub fn segment_with(&self, image: &DynamicImage, options: &SegmentOptions) -> Result<Segmentation, PredictError> {
         let color = self.color()?;
+        refuse_empty(image.width(), image.height())?;
         match self.preset {
             Some(preset) => self.resized(&Image::from_dynamic(image, color), preset, options),
             None => self.in_tiles(image.width(), image.height(), options, |left, top, width, height| {
@@ -344,9 +347,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
 
     fn check(&self, width: u32, height: u32, options: &SegmentOptions) -> Result<(), PredictError> {
         options.check()?;
-        if width == 0 || height == 0 {
-            return Err(PredictError::option("image", "has no pixels"));
-        }
+        refuse_empty(width, height)?;
         if let Some(crf) = &options.crf {
             crf.check(self.card.classes.count(), width, height)?;
             let channels = self.card.model.in_channels();
@@ -491,6 +492,14 @@ fn class_probabilities(logits: Tensor<4>) -> Tensor<4> {
             Tensor::cat(vec![foreground.clone().neg().add_scalar(1.0), foreground], 1)
         }
         _ => softmax(logits, 1),
+    }
+}
+
+/// An [`Image`] has at least one pixel, a picture may have none.
+fn refuse_empty(width: u32, height: u32) -> Result<(), PredictError> {
+    match width == 0 || height == 0 {
+        true => Err(PredictError::option("image", "has no pixels")),
+        false => Ok(()),
     }
 }
 
@@ -688,7 +697,8 @@ mod tests {
             assert!(error.starts_with(words), "{error}");
         }
         assert!(plain.clone().with_preset(Some(Preset { crop: Some(8), ..preset(None) })).is_err());
-        assert!(small.segment(&DynamicImage::new_luma8(0, 5)).is_err());
+        let empty = DynamicImage::new_luma8(0, 5);
+        assert!(small.segment(&empty).is_err() && small.logits(&empty).is_err());
     }
 
     #[test]
