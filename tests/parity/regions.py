@@ -44,7 +44,7 @@ def fixtures():
     numbers[20:60, 30:80] = -9999
     write("f32_nodata", numbers, tile=(16, 16), compression="zlib", predictor=3, extratags=[(42113, 2, 6, "-9999", True)])
     write("i16", (picture(1)[..., 0] - 100).astype(np.int16), tile=(16, 16), byteorder=">")
-    write("bits", (picture(1)[..., 0] % 2).astype(bool), rowsperstrip=20)
+    write("bits", (picture(1)[..., 0] % 2).astype(bool), photometric="minisblack", rowsperstrip=20)
     # Smooth, as JPEG wants it: y + x + 40 b.
     smooth = np.add.outer(np.add.outer(np.arange(70), np.arange(90)), 40 * np.arange(3)).astype(np.uint8)
     write("jpeg", smooth, photometric="ycbcr", tile=(32, 32), compression="jpeg", compressionargs={"level": 98}, subsampling=(2, 2))

@@ -316,7 +316,8 @@ impl TiffSink {
     /// [`DataError::Encode`] if rows are missing, [`DataError::Io`] if the disk refuses; what was written stays, to go on with.
     pub fn finish(mut self) -> Result<()> {
         if self.written < self.options.height {
-            return Err(self.refused(format!("{} of {} rows were given", self.written, self.options.height)));
+            let given = self.written as usize + self.rows.len() / self.row_bytes();
+            return Err(self.refused(format!("{given} of {} rows were given", self.options.height)));
         }
         let (part, journal) = names(&self.path);
         let failed = |error| DataError::io("write", &part, error);

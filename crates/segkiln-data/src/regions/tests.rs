@@ -162,8 +162,11 @@ fn what_cannot_be_read_is_named() {
     for cut in (0..bytes.len()).step_by(97) {
         fs::write(&path, &bytes[..cut]).unwrap();
         if let Ok(source) = TiffSource::open(&path, DecodeOptions::default()) {
-            let error = source.read(0, Region { left: 0, top: 0, width: 90, height: 70 }).unwrap_err().to_string();
-            assert!(error.contains("bad.tif, level 0: the "), "{error}");
+            match source.read(0, Region { left: 0, top: 0, width: 90, height: 70 }) {
+                // The last bytes are a checksum.
+                Ok(_) => assert!(cut + 100 > bytes.len(), "{cut} of {} bytes", bytes.len()),
+                Err(error) => assert!(error.to_string().contains("bad.tif, level 0: the "), "{error}"),
+            }
         }
     }
     for at in 0..bytes.len().min(400) {

@@ -313,14 +313,17 @@ impl RegionSource for TiffSource {
                     let size = [chunk_width.min(page.size[0] - left), chunk_height.min(page.size[1] - top)];
                     let place = Region { left, top, width: size[0], height: size[1] };
                     let chunk = self.chunk(level, index, place)?;
-                    if chunk.size != size || chunk.samples.len() < (size[0] * size[1]) as usize * chunk.channels {
+                    // The decoder gives the last tiles of further planes with their padding.
+                    let [stored, rows] = chunk.size;
+                    let len = stored as usize * rows as usize * chunk.channels;
+                    if stored < size[0] || rows < size[1] || chunk.samples.len() < len {
                         let reason = format!("the tile or strip has other than {}x{} pixels", size[0], size[1]);
                         return Err(DataError::Region { path: self.path.clone(), level, region: place, reason });
                     }
                     let columns = left.max(region.left)..(left + size[0]).min(region.left + region.width);
                     for y in top.max(region.top)..(top + size[1]).min(region.top + region.height) {
                         let count = columns.len();
-                        let source = ((y - top) * size[0] + columns.start - left) as usize * chunk.channels;
+                        let source = ((y - top) as usize * stored as usize + (columns.start - left) as usize) * chunk.channels;
                         let pixel = (y - region.top) as usize * width + (columns.start - region.left) as usize;
                         let target = &mut values[pixel * bands + plane..];
                         let (values, step) = match page.planar {
@@ -377,7 +380,9 @@ impl Page {
             return Err(format!("colors of type {color:?} are not supported; save it as grey or RGB"));
         }
         let number = |reader: &mut Reader, tag, absent: u16| -> std::result::Result<u16, String> {
-            Ok(reader.find_tag_unsigned(tag).map_err(error)?.unwrap_or(absent))
+            // One for each band in some files, which then are alike.
+            let values = reader.find_tag_unsigned_vec(tag).map_err(error)?.unwrap_or_default();
+            Ok(values.first().copied().unwrap_or(absent))
         };
         // Extra samples are bands like the others.
         let bands = usize::from(number(reader, Tag::SamplesPerPixel, 1)?);
