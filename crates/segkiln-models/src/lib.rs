@@ -27,26 +27,23 @@
 pub mod backbones;
 mod bounds;
 pub mod config_file;
-pub mod deeplab;
 pub mod detection;
-pub mod fcn;
-pub mod fpn;
+mod error;
 pub mod layers;
-pub mod lraspp;
 mod precision;
-pub mod pspnet;
 mod quantization;
 mod reach;
-pub mod segformer;
 pub mod segmentation;
 mod summary;
-pub mod unet;
-pub mod upernet;
 pub mod weights;
 
 pub use detection::DetectorCard;
+pub use error::ConfigError;
 pub use precision::{InferenceSession, PrecisionError, TrainingPrecision};
 pub use quantization::{Calibration, CalibrationError, LayerRanges, NetworkQuantization, RangeMethod};
 pub use reach::reach;
-pub use segmentation::{ModelCard, ModelConfig, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig};
+pub use segmentation::{
+    ModelCard, ModelConfig, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig, deeplab, fcn, fpn,
+    lraspp, pspnet, segformer, unet, upernet,
+};
 pub use summary::{LayerSummary, Summary};

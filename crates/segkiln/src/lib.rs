@@ -33,6 +33,7 @@ compile_error!("segkiln needs a 64-bit target; segkiln-core and segkiln-data com
 mod coco;
 mod detector;
 mod device;
+mod error;
 #[cfg(feature = "metrics")]
 mod evaluation;
 mod large;
@@ -47,8 +48,9 @@ pub mod warnings;
 
 #[cfg(feature = "metrics")]
 pub use coco::{CocoError, coco_evaluate};
-pub use detector::{DetectError, Detector};
+pub use detector::Detector;
 pub use device::{UnknownDevice, device_by_name, select_device};
+pub use error::PredictError;
 #[cfg(feature = "metrics")]
 pub use evaluation::SplitDetections;
 /// The crate whose pictures predictors take, with the formats BMP, JPEG, PNG, TIFF and WebP.
@@ -69,7 +71,7 @@ pub use segkiln_ops as ops;
 #[cfg(feature = "train")]
 pub use segkiln_train as train;
 pub use segmentation::Segmentation;
-pub use segmenter::{SegmentError, SegmentOptions, Segmenter};
+pub use segmenter::{SegmentOptions, Segmenter};
 
 /// Imports that most programs need.
 pub mod prelude {
@@ -78,9 +80,7 @@ pub mod prelude {
     pub use segkiln_data::DenseCrf;
     pub use segkiln_models::{SegmentationNetwork, SegmentationNetworkConfig};
 
-    pub use crate::{
-        DetectError, Detector, SegmentError, SegmentOptions, Segmentation, Segmenter, device_by_name, select_device,
-    };
+    pub use crate::{Detector, PredictError, SegmentOptions, Segmentation, Segmenter, device_by_name, select_device};
 }
 
 #[cfg(doctest)]

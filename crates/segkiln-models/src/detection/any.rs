@@ -16,7 +16,7 @@ use super::{
     rcnn::{Rcnn, RcnnConfig},
     retinanet::{RetinaNet, RetinaNetConfig},
 };
-use crate::{backbones::Backbone, weights::WeightsError};
+use crate::{ConfigError, backbones::Backbone, weights::WeightsError};
 
 /// Generates [`DetectorConfig`] and [`DetectionModel`] with all that they pass on to the detector they hold.
 macro_rules! detectors {
@@ -64,7 +64,7 @@ macro_rules! detectors {
                 None$(.or_else(|| $config::by_name(name, classes).map(Self::$variant)))+
             }
 
-            fn check(&self) -> Result<(), String> {
+            fn check(&self) -> Result<(), ConfigError> {
                 match self {
                     $(Self::$variant(config) => config.check(),)+
                 }
@@ -197,7 +197,7 @@ macro_rules! detectors {
             }
 
             fn with_config(self, config: DetectorConfig) -> Result<Self, DetectionError> {
-                let other = || DetectionError::Config("the config is another detector's".into());
+                let other = || ConfigError::with_message("model", "the config is another detector's").into();
                 match self {
                     $(Self::$variant(network) => match config {
                         DetectorConfig::$variant(config) => Ok(Self::$variant(network.with_config(config)?)),

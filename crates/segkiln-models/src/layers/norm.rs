@@ -8,6 +8,8 @@ use segkiln_ops::batch_norm_train;
 
 use super::Activation;
 
+use crate::ConfigError;
+
 /// Which normalisation follows a convolution.
 #[derive(Config, Debug, PartialEq)]
 pub enum NormConfig {
@@ -46,20 +48,20 @@ impl NormConfig {
     ///
     /// # Errors
     /// A sentence that names the number out of range.
-    pub fn check(&self, channels: usize) -> Result<(), String> {
+    pub fn check(&self, channels: usize) -> Result<(), ConfigError> {
         match *self {
             Self::Batch { epsilon, .. } if !(epsilon.is_finite() && epsilon > 0.0) => {
-                Err(format!("norm epsilon must be finite and above 0, is {epsilon}"))
+                Err(ConfigError::new("norm epsilon", format!("must be finite and above 0, is {epsilon}")))
             }
             Self::Frozen { epsilon } if !(epsilon.is_finite() && epsilon >= 0.0) => {
-                Err(format!("norm epsilon must be finite and not below 0, is {epsilon}"))
+                Err(ConfigError::new("norm epsilon", format!("must be finite and not below 0, is {epsilon}")))
             }
             Self::Batch { momentum, .. } if !(0.0..=1.0).contains(&momentum) => {
-                Err(format!("norm momentum must be from 0 to 1, is {momentum}"))
+                Err(ConfigError::new("norm momentum", format!("must be from 0 to 1, is {momentum}")))
             }
-            Self::Group { groups } if groups == 0 || !channels.is_multiple_of(groups) => {
-                Err(format!("{groups} norm groups do not divide {channels} channels"))
-            }
+            Self::Group { groups } if groups == 0 || !channels.is_multiple_of(groups) => Err(
+                ConfigError::with_message("norm", format!("{groups} norm groups do not divide {channels} channels")),
+            ),
             _ => Ok(()),
         }
     }

@@ -35,7 +35,7 @@ impl FcosConfig {
     /// # Errors
     /// [`DetectionError::Config`] where [`check`](Self::check) gives an error.
     pub fn init(&self, device: &Device) -> Result<Fcos, DetectionError> {
-        self.check().map_err(DetectionError::Config)?;
+        self.check()?;
         let Self { backbone, stages, channels, last_level, .. } = self;
         Ok(Fcos {
             backbone: BackboneWithFpn::new(backbone, stages, *channels, &NormConfig::None, *last_level, device),

@@ -54,7 +54,7 @@ impl RcnnConfig {
     /// # Errors
     /// [`DetectionError::Config`] where [`check`](Self::check) gives an error.
     pub fn init(&self, device: &Device) -> Result<Rcnn, DetectionError> {
-        self.check().map_err(DetectionError::Config)?;
+        self.check()?;
         let Self { backbone, stages, channels, pyramid_norm, .. } = self;
         Ok(Rcnn {
             backbone: BackboneWithFpn::new(backbone, stages, *channels, pyramid_norm, LastLevel::MaxPool, device),

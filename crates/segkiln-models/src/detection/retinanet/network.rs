@@ -37,7 +37,7 @@ impl RetinaNetConfig {
     /// # Errors
     /// [`DetectionError::Config`] where [`check`](Self::check) gives an error.
     pub fn init(&self, device: &Device) -> Result<RetinaNet, DetectionError> {
-        self.check().map_err(DetectionError::Config)?;
+        self.check()?;
         let Self { backbone, stages, channels, last_level, .. } = self;
         Ok(RetinaNet {
             backbone: BackboneWithFpn::new(backbone, stages, *channels, &NormConfig::None, *last_level, device),

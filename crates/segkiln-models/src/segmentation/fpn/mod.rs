@@ -13,6 +13,7 @@ use burn::{
 use segkiln_ops::{ResizeMode, resize};
 
 use crate::{
+    ConfigError,
     backbones::{Backbone, BackboneConfig},
     layers::{
         ConvBlock, ConvBlockConfig, NormConfig, channel_dropout, conv2d, decoder_initializer, resize_to,
@@ -48,23 +49,29 @@ impl FpnConfig {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.backbone.check()?;
         if !(1..=8192).contains(&self.pyramid_channels) {
-            return Err(format!("pyramid_channels must be from 1 to 8192, are {}", self.pyramid_channels));
+            return Err(ConfigError::new(
+                "pyramid_channels",
+                format!("must be from 1 to 8192, are {}", self.pyramid_channels),
+            ));
         }
         if !(1..=8192).contains(&self.channels) || !self.channels.is_multiple_of(GROUPS) {
-            return Err(format!("channels must be a multiple of {GROUPS} to 8192, are {}", self.channels));
+            return Err(ConfigError::new(
+                "channels",
+                format!("must be a multiple of {GROUPS} to 8192, are {}", self.channels),
+            ));
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return Err(format!("dropout must be at least 0 and below 1, is {}", self.dropout));
+            return Err(ConfigError::new("dropout", format!("must be at least 0 and below 1, is {}", self.dropout)));
         }
         Ok(())
     }
 
     /// The network with random weights.
     pub fn init(&self, device: &Device) -> Fpn {
-        let stages = self.backbone.pyramid();
+        let stages = self.backbone.pyramid_stages();
         let of = self.backbone.channels();
         let lateral = |stage: usize| {
             let conv = Conv2dConfig::new([of[stage], self.pyramid_channels], [1, 1]);

@@ -12,6 +12,7 @@ use burn::{
 };
 
 use crate::{
+    ConfigError,
     backbones::{Backbone, BackboneConfig},
     layers::{ConvBlock, ConvBlockConfig, NormConfig, conv2d, default_initializer, resize_to},
     precision::keep_reduced,
@@ -36,14 +37,14 @@ impl FcnConfig {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.backbone.check()
     }
 
     /// The network with random weights.
     pub fn init(&self, device: &Device) -> Fcn {
         let channels = self.backbone.channels();
-        let stages = [self.backbone.second_stage(), channels.len() - 1];
+        let stages = [self.backbone.aux_stage(), channels.len() - 1];
         let head = |stage: usize| FcnHead::new(channels[stage], self.classes, device);
         Fcn {
             backbone: self.backbone.init(device),
@@ -135,7 +136,7 @@ impl FcnHead {
     }
 }
 
-on_backbone!(FcnConfig => Fcn, "fcn", |backbone, _| backbone.with_torchvision_dilation(),
+on_backbone!(FcnConfig => Fcn, "fcn", |backbone, _| Ok(backbone.with_torchvision_dilation()),
     fn with_aux(self, aux: bool) -> Self {
         Self { aux, ..self }
     }

@@ -9,6 +9,7 @@ use burn::{
 use segkiln_ops::Joined;
 
 use crate::{
+    ConfigError,
     backbones::{Backbone, BackboneConfig},
     layers::{ConvBlock, ConvBlockConfig, conv2d, decoder_initializer, segmentation_head, upsample_nearest},
     precision::keep_reduced,
@@ -33,7 +34,7 @@ impl EncodedUNetConfig {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.backbone.check()?;
         super::check_channels(&self.channels)
     }
@@ -95,7 +96,7 @@ impl EncodedUNet {
 
 /// The stages of which the decoder takes maps, the largest first.
 pub(super) fn stages(encoder: &BackboneConfig) -> Vec<usize> {
-    encoder.half().into_iter().chain(encoder.pyramid()).collect()
+    encoder.stride2_stage().into_iter().chain(encoder.pyramid_stages()).collect()
 }
 
 /// The expanding path.
@@ -132,7 +133,7 @@ fn block(from: usize, to: usize, device: &Device) -> ConvBlock {
 
 /// As in segmentation_models_pytorch: where the encoder ends with a pooling.
 pub(super) fn center(encoder: &BackboneConfig, channels: usize, device: &Device) -> Vec<ConvBlock> {
-    let count = if matches!(encoder, BackboneConfig::Vgg(_)) { 2 } else { 0 };
+    let count = if encoder.stages().ends_with_pooling() { 2 } else { 0 };
     (0..count).map(|_| block(channels, channels, device)).collect()
 }
 

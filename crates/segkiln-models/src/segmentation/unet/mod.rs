@@ -36,12 +36,15 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use crate::layers::{Activation, DoubleConv, DoubleConvConfig, NormConfig, max_pool2d};
+use crate::{
+    ConfigError,
+    layers::{Activation, DoubleConv, DoubleConvConfig, NormConfig, max_pool2d},
+};
 
 /// Whether a decoder's levels can be built.
-fn check_channels(channels: &[usize]) -> Result<(), String> {
+fn check_channels(channels: &[usize]) -> Result<(), ConfigError> {
     if channels.iter().any(|channels| !(1..=8192).contains(channels)) {
-        return Err(format!("channels must be from 1 to 8192 each, are {channels:?}"));
+        return Err(ConfigError::new("channels", format!("must be from 1 to 8192 each, are {channels:?}")));
     }
     Ok(())
 }
@@ -78,7 +81,7 @@ macro_rules! plain_config {
         impl crate::SegmentationNetworkConfig for $config {
             type Network = $network;
 
-            fn check(&self) -> Result<(), String> {
+            fn check(&self) -> Result<(), crate::ConfigError> {
                 self.blocks().check()
             }
 
@@ -116,23 +119,26 @@ struct Blocks {
 
 impl Blocks {
     /// Whether networks of these blocks can be built: configs from files are checked before anything is allocated.
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), ConfigError> {
         /// Several times what published U-Nets have; a convolution of so many channels takes 2.4 GB.
         const MOST_CHANNELS: usize = 8192;
         /// Images are padded to a multiple of two to the power of this.
         const DEEPEST: usize = 12;
-        let in_range = |name: &str, value: usize, most: usize| match (1..=most).contains(&value) {
+        let in_range = |name: &'static str, value: usize, most: usize| match (1..=most).contains(&value) {
             true => Ok(()),
-            false => Err(format!("{name} must be from 1 to {most}, is {value}")),
+            false => Err(ConfigError::new(name, format!("must be from 1 to {most}, is {value}"))),
         };
         in_range("in_channels", self.in_channels, MOST_CHANNELS)?;
         in_range("base", self.base, MOST_CHANNELS)?;
         in_range("depth", self.depth, DEEPEST)?;
         if self.channels(self.depth) > MOST_CHANNELS {
-            return Err(format!("base {} doubled {} times is over {MOST_CHANNELS} channels", self.base, self.depth));
+            return Err(ConfigError::new(
+                "base",
+                format!("{} doubled {} times is over {MOST_CHANNELS} channels", self.base, self.depth),
+            ));
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return Err(format!("dropout must be at least 0 and below 1, is {}", self.dropout));
+            return Err(ConfigError::new("dropout", format!("must be at least 0 and below 1, is {}", self.dropout)));
         }
         self.norm.check(self.base)
     }

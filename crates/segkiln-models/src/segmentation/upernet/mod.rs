@@ -9,7 +9,7 @@ use burn::{
 };
 
 use crate::{
-    SegmentationNetwork,
+    ConfigError, SegmentationNetwork,
     backbones::{Backbone, BackboneConfig},
     layers::{
         ConvBlock, ConvBlockConfig, adaptive_avg_pool2d, conv2d, decoder_initializer, layer_norm2d, resize_to,
@@ -39,17 +39,17 @@ impl UPerNetConfig {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.backbone.check()?;
         match self.channels {
             1..=8192 => Ok(()),
-            channels => Err(format!("channels must be from 1 to 8192, are {channels}")),
+            channels => Err(ConfigError::new("channels", format!("must be from 1 to 8192, are {channels}"))),
         }
     }
 
     /// Builds the network with random weights.
     pub fn init(&self, device: &Device) -> UPerNet {
-        let stages = self.backbone.pyramid();
+        let stages = self.backbone.pyramid_stages();
         let of = self.backbone.channels();
         let [c2, c3, c4, c5] = stages.map(|stage| of[stage]);
         let to = self.channels;

@@ -10,6 +10,7 @@ use burn::{
 
 use super::Aspp;
 use crate::{
+    ConfigError,
     backbones::{Backbone, BackboneConfig},
     fcn::{FcnHead, with_aux},
     layers::{ConvBlock, ConvBlockConfig, conv2d, default_initializer},
@@ -39,7 +40,7 @@ impl DeepLabV3Config {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.backbone.check()?;
         super::check(&self.rates, self.channels)
     }
@@ -47,7 +48,7 @@ impl DeepLabV3Config {
     /// The network with random weights.
     pub fn init(&self, device: &Device) -> DeepLabV3 {
         let channels = self.backbone.channels();
-        let stages = [self.backbone.second_stage(), channels.len() - 1];
+        let stages = [self.backbone.aux_stage(), channels.len() - 1];
         DeepLabV3 {
             backbone: self.backbone.init(device),
             classifier: DeepLabHead {
@@ -110,7 +111,7 @@ impl DeepLabHead {
     }
 }
 
-on_backbone!(DeepLabV3Config => DeepLabV3, "deeplabv3", |backbone, _| backbone.with_torchvision_dilation(),
+on_backbone!(DeepLabV3Config => DeepLabV3, "deeplabv3", |backbone, _| Ok(backbone.with_torchvision_dilation()),
     fn with_aux(self, aux: bool) -> Self {
         Self { aux, ..self }
     }

@@ -21,7 +21,7 @@ use burn::{
 };
 
 use crate::{
-    SegmentationNetwork, SegmentationNetworkConfig,
+    ConfigError, SegmentationNetwork, SegmentationNetworkConfig,
     layers::{Activation, Norm, NormConfig, conv_norm, conv2d, resize_to},
     segmentation::owned,
     weights::{self, Exceptions, TorchName, TorchNames, WeightsError, torch_contents},
@@ -99,7 +99,7 @@ impl SegmentationNetworkConfig for SegFormerConfig {
     const NAMES: &'static [&'static str] =
         &["segformer_b0", "segformer_b1", "segformer_b2", "segformer_b3", "segformer_b4", "segformer_b5"];
 
-    fn named(name: &str, classes: usize) -> Result<Option<Self>, String> {
+    fn named(name: &str, classes: usize) -> Result<Option<Self>, ConfigError> {
         let Some(variant) = VARIANTS.iter().position(|(known, _)| *known == name) else { return Ok(None) };
         let config = Self::new(classes).with_depths(VARIANTS[variant].1);
         Ok(Some(match variant {
@@ -109,11 +109,12 @@ impl SegmentationNetworkConfig for SegFormerConfig {
         }))
     }
 
-    fn check(&self) -> Result<(), String> {
-        let within = |name: &str, values: &[usize], most: usize| match values.iter().all(|v| (1..=most).contains(v)) {
-            true => Ok(()),
-            false => Err(format!("{name} must be from 1 to {most}, are {values:?}")),
-        };
+    fn check(&self) -> Result<(), ConfigError> {
+        let within =
+            |name: &'static str, values: &[usize], most: usize| match values.iter().all(|v| (1..=most).contains(v)) {
+                true => Ok(()),
+                false => Err(ConfigError::new(name, format!("must be from 1 to {most}, are {values:?}"))),
+            };
         within("in_channels", &[self.in_channels], 4096)?;
         within("channels", &self.channels, 8192)?;
         within("depths", &self.depths, 256)?;
@@ -122,11 +123,14 @@ impl SegmentationNetworkConfig for SegFormerConfig {
         within("expansion", &[self.expansion], 16)?;
         within("decoder_channels", &[self.decoder_channels], 8192)?;
         if self.channels.iter().zip(self.heads).any(|(channels, heads)| !channels.is_multiple_of(heads)) {
-            return Err(format!("heads {:?} must divide channels {:?}", self.heads, self.channels));
+            return Err(ConfigError::new(
+                "heads",
+                format!("{:?} must divide channels {:?}", self.heads, self.channels),
+            ));
         }
         for (name, share) in [("drop_path", self.drop_path), ("dropout", self.dropout)] {
             if !(0.0..1.0).contains(&share) {
-                return Err(format!("{name} must be at least 0 and below 1, is {share}"));
+                return Err(ConfigError::new(name, format!("must be at least 0 and below 1, is {share}")));
             }
         }
         Ok(())

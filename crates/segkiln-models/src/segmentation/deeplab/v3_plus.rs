@@ -10,6 +10,7 @@ use burn::{
 
 use super::Aspp;
 use crate::{
+    ConfigError,
     backbones::{Backbone, BackboneConfig},
     layers::{ConvBlock, ConvBlockConfig, NormConfig, SeparableConv, conv2d, default_initializer, resize_to},
     segmentation::{SegmentationNetwork, is_on_timm, on_backbone, owned, unused_stages},
@@ -41,14 +42,14 @@ impl DeepLabV3PlusConfig {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.backbone.check()?;
         super::check(&self.rates, self.channels)
     }
 
     /// The network with random weights.
     pub fn init(&self, device: &Device) -> DeepLabV3Plus {
-        let [details, .., last] = self.backbone.pyramid();
+        let [details, .., last] = self.backbone.pyramid_stages();
         let of = self.backbone.channels();
         let norm = NormConfig::default();
         let to = self.channels;
@@ -118,7 +119,7 @@ impl DeepLabV3PlusDecoder {
 
 on_backbone!(DeepLabV3PlusConfig => DeepLabV3Plus, "deeplabv3plus", |backbone, name| {
     let backbone = backbone.with_output_stride(16)?;
-    Ok(if is_on_timm(name, "deeplabv3plus") { backbone.as_of_timm() } else { backbone })
+    Ok(if is_on_timm(name, "deeplabv3plus") { backbone.with_timm_layout() } else { backbone })
 });
 
 impl SegmentationNetwork for DeepLabV3Plus {

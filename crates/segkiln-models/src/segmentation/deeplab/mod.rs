@@ -28,6 +28,7 @@ use burn::{
 };
 
 use crate::{
+    ConfigError,
     layers::default_initializer,
     weights::{TorchName, TorchNames},
 };
@@ -42,14 +43,14 @@ fn dilated(from: usize, to: usize, rate: usize, device: &Device) -> Conv2d {
 }
 
 /// Whether a pyramid can be built.
-fn check(rates: &[usize], channels: usize) -> Result<(), String> {
+fn check(rates: &[usize], channels: usize) -> Result<(), ConfigError> {
     /// Sixteen times the largest of the papers.
     const MOST: usize = 576;
     if rates.is_empty() || rates.len() > 16 || rates.iter().any(|rate| !(1..=MOST).contains(rate)) {
-        return Err(format!("rates must be 1 to 16 numbers from 1 to {MOST}, are {rates:?}"));
+        return Err(ConfigError::new("rates", format!("must be 1 to 16 numbers from 1 to {MOST}, are {rates:?}")));
     }
     if !(1..=8192).contains(&channels) {
-        return Err(format!("channels must be from 1 to 8192, are {channels}"));
+        return Err(ConfigError::new("channels", format!("must be from 1 to 8192, are {channels}")));
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use segkiln_ops::{ResizeMode, resize};
 
 use super::{EncodedUNetBlock, encoded::skip_size};
 use crate::{
+    ConfigError,
     backbones::{Backbone, BackboneConfig},
     layers::{ConvBlock, conv2d, segmentation_head},
     segmentation::{SegmentationNetwork, on_backbone, owned, unused_stages},
@@ -33,7 +34,7 @@ impl EncodedUNetPlusPlusConfig {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.backbone.check()?;
         super::check_channels(&self.channels)
     }

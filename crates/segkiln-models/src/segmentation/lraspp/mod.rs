@@ -9,6 +9,7 @@ use burn::{
 };
 
 use crate::{
+    ConfigError,
     backbones::{Backbone, BackboneConfig},
     layers::{ConvBlock, ConvBlockConfig, conv2d, default_initializer, global_avg_pool2d, resize_to},
     segmentation::{SegmentationNetwork, on_backbone, owned},
@@ -32,18 +33,18 @@ impl LrAsppConfig {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.backbone.check()?;
         match self.channels {
             1..=8192 => Ok(()),
-            channels => Err(format!("channels must be from 1 to 8192, are {channels}")),
+            channels => Err(ConfigError::new("channels", format!("must be from 1 to 8192, are {channels}"))),
         }
     }
 
     /// The network with random weights (PyTorch's default).
     pub fn init(&self, device: &Device) -> LrAspp {
         let channels = self.backbone.channels();
-        let stages = [self.backbone.second_stage(), channels.len() - 1];
+        let stages = [self.backbone.aux_stage(), channels.len() - 1];
         let [low, high] = stages.map(|stage| channels[stage]);
         let one = |from, to| Conv2dConfig::new([from, to], [1, 1]).with_initializer(default_initializer());
         LrAspp {
@@ -105,7 +106,7 @@ impl LrAsppHead {
     }
 }
 
-on_backbone!(LrAsppConfig => LrAspp, "lraspp", |backbone, _| backbone.with_torchvision_dilation());
+on_backbone!(LrAsppConfig => LrAspp, "lraspp", |backbone, _| Ok(backbone.with_torchvision_dilation()));
 
 impl SegmentationNetwork for LrAspp {
     type Config = LrAsppConfig;

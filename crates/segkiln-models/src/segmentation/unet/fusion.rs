@@ -11,6 +11,7 @@ use burn::{
 
 use super::{EncodedUNet, EncodedUNetConfig, encoded::stages};
 use crate::{
+    ConfigError,
     backbones::{Backbone, BackboneConfig},
     layers::{ConvBlock, ConvBlockConfig, resize_to},
     segmentation::{SegmentationNetwork, SegmentationNetworkConfig, owned},
@@ -35,7 +36,7 @@ impl FusionUNetConfig {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.unet.check()?;
         self.second.check()?;
         let strides = |encoder: &BackboneConfig| {
@@ -45,7 +46,7 @@ impl FusionUNetConfig {
         if first == second {
             Ok(())
         } else {
-            Err(format!("second must have maps of the strides {first:?}, has {second:?}"))
+            Err(ConfigError::new("second", format!("must have maps of the strides {first:?}, has {second:?}")))
         }
     }
 
@@ -105,7 +106,7 @@ impl FusionUNet {
 impl SegmentationNetworkConfig for FusionUNetConfig {
     type Network = FusionUNet;
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), ConfigError> {
         self.check()
     }
 
@@ -169,7 +170,7 @@ mod tests {
     fn encoders_must_have_maps_of_the_same_strides() {
         config().check().unwrap();
         let convnext = BackboneConfig::by_name("convnext_tiny").unwrap();
-        let error = FusionUNetConfig { second: convnext, ..config() }.check().unwrap_err();
+        let error = FusionUNetConfig { second: convnext, ..config() }.check().unwrap_err().to_string();
         assert!(error.contains("[2, 4, 8, 16, 32]") && error.contains("[4, 8, 16, 32]"), "{error}");
     }
 

@@ -13,6 +13,7 @@ use burn::{
 };
 
 use crate::{
+    ConfigError,
     backbones::{Backbone, BackboneConfig},
     layers::{Activation, conv_norm, conv2d, default_initializer, resize_to},
     segmentation::{SegmentationNetwork, on_backbone, owned},
@@ -38,7 +39,7 @@ impl DeepLabV1Config {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.backbone.check()?;
         super::check(&[self.rate], self.channels)
     }
@@ -90,7 +91,7 @@ impl DeepLabV1 {
     }
 }
 
-on_backbone!(DeepLabV1Config => DeepLabV1, "deeplabv1", |backbone, _| backbone.with_torchvision_dilation());
+on_backbone!(DeepLabV1Config => DeepLabV1, "deeplabv1", |backbone, _| Ok(backbone.with_torchvision_dilation()));
 
 impl SegmentationNetwork for DeepLabV1 {
     type Config = DeepLabV1Config;

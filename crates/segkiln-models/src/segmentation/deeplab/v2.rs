@@ -10,6 +10,7 @@ use burn::{
 };
 
 use crate::{
+    ConfigError,
     backbones::{Backbone, BackboneConfig},
     layers::{conv2d, resize_to},
     segmentation::{SegmentationNetwork, on_backbone, owned},
@@ -32,7 +33,7 @@ impl DeepLabV2Config {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.backbone.check()?;
         super::check(&self.rates, 1)
     }
@@ -74,7 +75,7 @@ impl DeepLabV2 {
     }
 }
 
-on_backbone!(DeepLabV2Config => DeepLabV2, "deeplabv2", |backbone, _| backbone.with_torchvision_dilation());
+on_backbone!(DeepLabV2Config => DeepLabV2, "deeplabv2", |backbone, _| Ok(backbone.with_torchvision_dilation()));
 
 impl SegmentationNetwork for DeepLabV2 {
     type Config = DeepLabV2Config;

@@ -9,6 +9,7 @@ use burn::{
 };
 
 use crate::{
+    ConfigError,
     backbones::{Backbone, BackboneConfig},
     layers::{
         ConvBlock, ConvBlockConfig, NormConfig, adaptive_avg_pool2d, channel_dropout, conv2d, decoder_initializer,
@@ -45,28 +46,28 @@ impl PspNetConfig {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.backbone.check()?;
         if !(1..=5).contains(&self.depth) {
-            return Err(format!("depth must be from 1 to 5, is {}", self.depth));
+            return Err(ConfigError::new("depth", format!("must be from 1 to 5, is {}", self.depth)));
         }
-        if self.depth == 1 && self.backbone.half().is_none() {
-            return Err("depth must be from 2 to 5, is 1: the encoder has no map of stride 2".into());
+        if self.depth == 1 && self.backbone.stride2_stage().is_none() {
+            return Err(ConfigError::new("depth", "must be from 2 to 5, is 1: the encoder has no map of stride 2"));
         }
         if !(1..=8192).contains(&self.channels) {
-            return Err(format!("channels must be from 1 to 8192, are {}", self.channels));
+            return Err(ConfigError::new("channels", format!("must be from 1 to 8192, are {}", self.channels)));
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return Err(format!("dropout must be at least 0 and below 1, is {}", self.dropout));
+            return Err(ConfigError::new("dropout", format!("must be at least 0 and below 1, is {}", self.dropout)));
         }
         Ok(())
     }
 
     /// The network with random weights.
     pub fn init(&self, device: &Device) -> PspNet {
-        let stages = self.backbone.pyramid();
+        let stages = self.backbone.pyramid_stages();
         let stage = match self.depth {
-            1 => self.backbone.half().unwrap_or(stages[0]),
+            1 => self.backbone.stride2_stage().unwrap_or(stages[0]),
             depth => stages[depth - 2],
         };
         let from = self.backbone.channels()[stage];
