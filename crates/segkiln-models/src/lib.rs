@@ -10,6 +10,7 @@
 //! - [`ModelCard`], [`DetectorCard`]: descriptions of trained networks, for prediction;
 //! - [`InferenceSession`]: a network computed in reduced precision; [`Calibration`]: ranges for 8 bits, found on images;
 //! - [`Summary`]: what a network costs: parameters, multiply-adds, activations;
+//! - [`LayerMaps`]: the maps that a network's layers put out, by name, to look at and to change; [`tap`] shows those of your own;
 //! - [`weights`]: saving and loading, with errors that name tensors.
 //!
 //! Each network is a config with documented defaults, `init` on a device, and `forward`:
@@ -38,6 +39,7 @@ mod quantization;
 pub mod segformer;
 pub mod segmentation;
 mod summary;
+mod trace;
 pub mod unet;
 pub mod upernet;
 pub mod weights;
@@ -47,3 +49,4 @@ pub use precision::{InferenceSession, PrecisionError};
 pub use quantization::{Calibration, CalibrationError, LayerRanges, NetworkQuantization, RangeMethod};
 pub use segmentation::{ModelCard, ModelConfig, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig};
 pub use summary::{LayerSummary, Summary};
+pub use trace::{Edit, LayerMap, LayerMaps, TapPlace, UnknownLayer, tap};

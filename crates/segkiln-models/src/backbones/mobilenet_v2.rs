@@ -11,7 +11,10 @@ use burn::{
 };
 
 use super::{Dilation, rounded};
-use crate::layers::{Activation, ConvBlock, ConvBlockConfig, Norm, NormConfig, conv_norm};
+use crate::{
+    layers::{Activation, ConvBlock, ConvBlockConfig, Norm, NormConfig, conv_norm},
+    trace,
+};
 
 /// Expansion, channels, blocks, stride of the first block.
 const SETTINGS: [[usize; 4]; 7] =
@@ -178,6 +181,6 @@ impl InvertedResidual {
                 (MobileNetV2Layer::Norm(_), _) => y,
             };
         }
-        if self.residual { x + y } else { y }
+        trace::module(self, if self.residual { x + y } else { y })
     }
 }

@@ -8,7 +8,10 @@ use burn::{
 };
 
 use super::{Dilation, rounded};
-use crate::layers::{Activation, ConvBlock, ConvBlockConfig, NormConfig, SqueezeExcitation};
+use crate::{
+    layers::{Activation, ConvBlock, ConvBlockConfig, NormConfig, SqueezeExcitation},
+    trace,
+};
 
 /// Which of the paper's two networks.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
@@ -258,7 +261,7 @@ impl InvertedResidualV3 {
             MobileNetV3Layer::Block(block) => block.forward(y),
             MobileNetV3Layer::Squeeze(squeeze) => squeeze.forward(y),
         });
-        if self.residual { x + y } else { y }
+        trace::module(self, if self.residual { x + y } else { y })
     }
 }
 

@@ -14,6 +14,7 @@ use burn::{
 use crate::{
     bounds::product,
     layers::{Activation, ConvBlock, ConvBlockConfig, Norm, NormConfig, add_relu, conv_norm, max_pool2d_overlapping},
+    trace,
 };
 
 /// Kind of a ResNet's residual blocks.
@@ -312,7 +313,7 @@ impl ResNetBlock {
             Some(downsample) => downsample.forward(x),
             None => x,
         };
-        add_relu(y, x)
+        trace::module(self, add_relu(y, x))
     }
 
     #[cfg(test)]

@@ -1,0 +1,3 @@
+//! The programs `explain` and `robustness`.
+
+mod common;
