@@ -34,14 +34,14 @@ pub fn attack(name: &str, args: &Args) -> Result<Attack, Failure> {
     Ok(Attack { norm, seed: args.machine.seed, ..Attack::new(kind, args.epsilon) }.with_steps(args.steps))
 }
 
-/// The image as the network is to see it.
-pub fn image(args: &Args, color: ColorMode) -> Result<Image, Failure> {
+/// The image as the network is to see it, with a shorter side of `size`.
+pub fn image(args: &Args, size: Option<u32>, color: ColorMode) -> Result<Image, Failure> {
     /// Gradients of larger ones need some 10 GB with usual networks.
     const MOST: u64 = 1 << 22;
     let image = read_dynamic(&args.image, args.decode.options())?;
     // In 8 bits, which is what an attack gives back too.
     let image = Image::from_dynamic(&Image::from_dynamic(&image, color).to_dynamic(), color);
-    let image = match args.size {
+    let image = match size {
         None => image,
         Some(resize) => {
             let preset = Preset { resize, crop: None, filter: Filter::Bilinear };
@@ -61,7 +61,7 @@ pub fn most_common(predicted: &LabelMap) -> usize {
     predicted.labels().into_iter().filter(|label| *label > 0).max_by_key(count).unwrap_or(0) as usize
 }
 
-/// The pixels that the flags ask about.
+/// The pixels that the flags ask about; the whole image where the network gives the class no pixel.
 pub fn region(args: &Args, predicted: &LabelMap, class: usize) -> Result<Region, Failure> {
     if let Some(mask) = &args.mask {
         return Ok(Region::Mask(read_labels(mask, &MaskFormat::default(), args.decode.options())?));
@@ -73,10 +73,7 @@ pub fn region(args: &Args, predicted: &LabelMap, class: usize) -> Result<Region,
     match args.over.as_str() {
         "image" => Ok(Region::Image),
         "predicted" if predicted.labels().contains(&(class as u32)) => Ok(Region::Predicted),
-        "predicted" => {
-            eprintln!("the network gives no pixel class {class}: the whole image is asked about");
-            Ok(Region::Image)
-        }
+        "predicted" => Ok(Region::Image),
         other => pixel().ok_or_else(|| format!("--over {other:?} is none of predicted, image and a pixel X,Y").into()),
     }
 }

@@ -8,24 +8,23 @@
 //! For each method it writes `METHOD.png`, the map over the image, for an attack `attacked.png`; `explain.json` and `report.html` have
 //! all of it.
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use segkiln::{
     Segmenter,
     data::{refuse_replacing, write_whole},
-    explain::{Goal, Question, Reduction, SegmentationSubject, Subject, Target, report::Report},
+    explain::{Goal, Question, Reduction, Region, SegmentationSubject, Subject, Target, report::Report},
+    models::detection::DetectorConfig,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 mod ask;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../common/decoding.rs"]
 mod decoding;
+mod objects;
 mod show;
 mod uncertain;
 #[path = "../common/weights.rs"]
@@ -109,15 +108,15 @@ fn run(args: &Args) -> Result<(), Failure> {
     let device = args.machine.device()?;
     let chosen = ask::methods(&args.method, args.attack.is_none() && args.uncertainty.is_none())?;
     let attack = args.attack.as_deref().map(|name| ask::attack(name, args)).transpose()?;
-    if args.object.is_some() {
-        return Err("--object asks about a detector; a segmentation network has classes, ask with --class".into());
-    }
     let page = |name: &str| args.output.join(name);
-    let (report_path, json_path) = (page("report.html"), page("explain.json"));
     let pictures = chosen.iter().map(|method| page(&format!("{}.png", method.name())));
-    let outputs = pictures.chain([report_path.clone(), json_path.clone(), page("attacked.png")]);
+    let outputs = pictures.chain(["report.html", "explain.json", "attacked.png"].map(page));
     refuse_replacing([&args.image, &args.weights], outputs)?;
 
+    let is_detector = |arch: &String| DetectorConfig::names().contains(&arch.as_str());
+    if args.object.is_some() || args.arch.as_ref().is_some_and(is_detector) {
+        return objects::run(args, &chosen, &device);
+    }
     let segmenter = match (&args.model, &args.arch) {
         (Some(model), _) => Segmenter::load(model, &device)?,
         (_, Some(arch)) => {
@@ -127,7 +126,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         _ => return Err("either --model or --arch must be given".into()),
     };
     let color = segmenter.card().color.ok_or("the network does not take pictures: its config.json has no color")?;
-    let image = ask::image(args, color)?;
+    let image = ask::image(args, args.size, color)?;
     let subject = SegmentationSubject::new(segmenter.model(), segmenter.card(), &device)?;
     let shown = image.to_dynamic().to_rgb8();
     let predicted = subject.predict(&subject.input(&image)?)?;
@@ -137,27 +136,21 @@ fn run(args: &Args) -> Result<(), Failure> {
     if !args.layer.is_empty() {
         question = question.with_layers(&args.layer)?;
     }
-    std::fs::create_dir_all(&args.output)
-        .map_err(|error| format!("cannot create {}: {error}", args.output.display()))?;
+    create_output(args)?;
+    if args.over == "predicted" && matches!(question.target(), Target::Class { region: Region::Image, .. }) {
+        eprintln!("the network gives no pixel class {class}: the whole image is asked about");
+    }
 
     let name = &subject.classes().names()[class];
     let asked = format!("Class {class} ({name}); mean logit over {}", ask::described(question.target()));
     let mut report = Report::new(args.image.display().to_string(), &asked);
     report.push(show::prediction(&subject, &shown, &predicted)?);
-    let mut line = json!({ "report": report_path.display().to_string() });
     let mut facts = json!({ "image": args.image.display().to_string(), "class": class, "name": name, "asked": asked,
         "score": question.score()? });
-    let mut answers = serde_json::Map::new();
-    for method in &chosen {
-        let (answer, section) = show::explained(args, &question, method.as_ref(), &shown)?;
-        say(format_args!("{}: {answer}", method.name()))?;
-        answers.insert(method.name().into(), answer);
-        report.push(section);
-    }
+    let mut line = show::all(args, &question, &chosen, &shown, "logit", &mut report)?;
     if chosen.iter().any(|method| method.name().ends_with("cam") || method.name().starts_with("gradcam")) {
-        facts["layers"] = question.layers()?.iter().map(|layer| layer.name()).collect();
+        facts["layers"] = json!(question.layers()?.iter().map(|layer| layer.name()).collect::<Vec<_>>());
     }
-    line["methods"] = answers.into();
     if let Some(attack) = attack {
         let goal = Goal::Away(ask::labels(&predicted, question.target()));
         let (found, section) = show::attacked(&attack, &subject, &image, &goal, &page("attacked.png"))?;
@@ -169,12 +162,24 @@ fn run(args: &Args) -> Result<(), Failure> {
         line["uncertainty"] = found;
         report.push(section);
     }
-    facts["results"] = line.clone();
-    let write = |path: &Path, text: &str| {
-        write_whole(path, text.as_bytes()).map_err(|error| format!("cannot write {}: {error}", path.display()))
+    finish(args, facts, line, &report)
+}
+
+fn create_output(args: &Args) -> Result<(), Failure> {
+    std::fs::create_dir_all(&args.output)
+        .map_err(|error| format!("cannot create {}: {error}", args.output.display()).into())
+}
+
+/// Writes `explain.json` and the page, and says the last line.
+fn finish(args: &Args, mut facts: Value, mut line: Value, report: &Report) -> Result<(), Failure> {
+    let write = |name: &str, text: String| {
+        let path = args.output.join(name);
+        let written = write_whole(&path, text.as_bytes());
+        written.map(|()| path.clone()).map_err(|error| format!("cannot write {}: {error}", path.display()))
     };
-    write(&json_path, &format!("{facts:#}"))?;
-    write(&report_path, &report.html())?;
+    line["report"] = json!(write("report.html", report.html())?.display().to_string());
+    facts["results"] = line.clone();
+    write("explain.json", format!("{facts:#}"))?;
     say(line)?;
     Ok(())
 }

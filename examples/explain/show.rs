@@ -8,13 +8,17 @@ use segkiln::{
     core::LabelMap,
     data::{Image, draw, write_image},
     explain::{
-        Attack, Goal, Map, Method, Question, SegmentationSubject, Subject, picture, report::Section,
+        Attack, Goal, Map, Method, Question, SegmentationSubject, Subject, picture,
+        report::{Report, Section},
     },
     models::{SegmentationModel, weights::save_safetensors},
 };
 use serde_json::{Value, json};
 
-use crate::{Args, common::Failure};
+use crate::{
+    Args,
+    common::{Failure, say},
+};
 
 /// The image and the classes that the network gives it.
 pub fn prediction(
@@ -24,9 +28,10 @@ pub fn prediction(
 ) -> Result<Section, Failure> {
     let classes = subject.classes();
     let colored = draw::overlay(&shown.clone().into(), predicted, classes, 0.5)?;
-    let mut section = Section::new("The image", "As the network was given it, and the classes that it gives the pixels.")
-        .with_picture(shown)?
-        .with_picture(&colored)?;
+    let mut section =
+        Section::new("The image", "As the network was given it, and the classes that it gives the pixels.")
+            .with_picture(shown)?
+            .with_picture(&colored)?;
     for label in predicted.labels() {
         let count = predicted.as_slice().iter().filter(|found| **found == label).count();
         let share = 100.0 * count as f64 / predicted.as_slice().len() as f64;
@@ -36,22 +41,41 @@ pub fn prediction(
     Ok(section)
 }
 
+/// The answers of all methods: the beginning of the last line, and their sections.
+pub fn all(
+    args: &Args,
+    question: &Question<'_>,
+    chosen: &[Box<dyn Method>],
+    shown: &RgbImage,
+    unit: &str,
+    report: &mut Report,
+) -> Result<Value, Failure> {
+    let mut answers = serde_json::Map::new();
+    for method in chosen {
+        let (answer, section) = explained(args, question, method.as_ref(), shown, unit)?;
+        say(format_args!("{}: {answer}", method.name()))?;
+        answers.insert(method.name().into(), answer);
+        report.push(section);
+    }
+    Ok(json!({ "methods": answers }))
+}
+
 /// A method's answer: its part of the last line, and its section.
-pub fn explained(
+fn explained(
     args: &Args,
     question: &Question<'_>,
     method: &dyn Method,
     shown: &RgbImage,
+    unit: &str,
 ) -> Result<(Value, Section), Failure> {
     let explanation = question.explain(method)?;
     let colored = picture::overlay(shown, &explanation.map)?;
     let path = args.output.join(format!("{}.png", method.name()));
     write_image(&path, &colored.clone().into())?;
     let unit = match method.name() {
-        name if name.ends_with("cam") || name.starts_with("gradcam") => "share of this map's own maximum",
-        "saliency" => "logit for one standard deviation of the data set's colors",
-        "smoothgrad" => "logit for one standard deviation of the data set's colors, averaged",
-        _ => "logit",
+        name if name.ends_with("cam") || name.starts_with("gradcam") => "share of this map's own maximum".into(),
+        "saliency" | "smoothgrad" => format!("{unit} for a change of one standard deviation of the data set's colors"),
+        _ => unit.to_owned(),
     };
     let mut section =
         Section::new(method.name(), method.meaning()).with_picture(&colored)?.with_legend(&explanation.map, unit)?;

@@ -9,6 +9,9 @@ network as it is for explanations, and by ImageNet's mean and deviation for atta
     NAME.METHOD                 captum's attributions, over the channels the largest amount (saliency) or the sum
     NAME.ATTACK                 the changed image after STEPS steps of a quarter of EPSILON (FGSM: one step of all of it) away from the
                                 prediction, `[3, height, width]`, and NAME.ATTACK.loss the cross-entropy there
+    NAME.METHOD.LEVEL           of a detector, for the score of its best object, and the IoU of its box with a box beside it; NAME.box is that box,
+                                NAME.label the object's class
+
 all but the masks every STEP-th value. EigenCAM's sign is arbitrary; here it is the one by which the strongest place is positive. SegPGD
 and CosPGD are written here from their papers, for torchattacks has none for pixels.
 """
@@ -20,12 +23,12 @@ import torch
 import torchattacks
 from captum.attr import InputXGradient, IntegratedGradients, Occlusion, Saliency
 from pytorch_grad_cam import AblationCAM, EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, XGradCAM
-from pytorch_grad_cam.utils.model_targets import SemanticSegmentationTarget
+from pytorch_grad_cam.utils.model_targets import FasterRCNNBoxScoreTarget, SemanticSegmentationTarget
 from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import segmentation
 
-from rcnn import formula, image
+from rcnn import MODELS, build, formula, image
 from unet import UNet
 
 OUT = os.path.join(os.path.dirname(__file__), "../../crates/segkiln-explain/tests/fixtures")
@@ -174,6 +177,39 @@ def explained(model, layers, perturbed, x):
     return found
 
 
+class Images(nn.Module):
+    """A detector of a batch of one, as pytorch-grad-cam gives it."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(list(x))
+
+
+def detected(name):
+    """Class activation maps at the pyramid's levels that the best object comes from."""
+    model = build(name, *MODELS[name])
+    x = image(0, 96, 128)[None]
+    with torch.no_grad():
+        best = model(list(x))[0]
+    width, height = best["boxes"][0][2:] - best["boxes"][0][:2]
+    box = best["boxes"][0] + torch.stack([0.08 * width, -0.05 * height, 0.1 * width, 0.04 * height])
+    target = FasterRCNNBoxScoreTarget([best["labels"][0]], [box])
+    found = {"box": box, "label": best["labels"][:1].float(), "score": target(best).detach()}
+    for level in range(4):
+        module = model.backbone.fpn.layer_blocks[level]
+        for method, kind in GRADIENTS.items():
+            try:
+                map = kind(Images(model), [module])(x, [target])[0]
+            except (AttributeError, IndexError):  # no gradient comes to this level
+                continue
+            if map.max() > 0:
+                found[f"{method}.backbone.fpn.layer_blocks.{level}"] = torch.from_numpy(map).flatten()[::STEP]
+    return found
+
+
 def main():
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -185,6 +221,10 @@ def main():
         found = {**explained(model, layers, perturbed, x), **attacked(model, x)}
         tensors.update({f"{name}.{key}": value.detach().contiguous().clone() for key, value in found.items()})
         print(name, {key: round(value.item(), 4) for key, value in found.items() if key.endswith("loss")}, "class", int(found["class"]), found["mask"].mean().item())
+    for name in ["fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn"]:
+        found = detected(name)
+        tensors.update({f"{name}.{key}": value.detach().contiguous().clone() for key, value in found.items()})
+        print(name, list(found), found["score"])
     path = os.path.join(OUT, "explain.safetensors")
     save_file(tensors, path)
     print(os.path.getsize(path), "bytes")

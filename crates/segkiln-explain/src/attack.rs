@@ -177,7 +177,10 @@ impl Attack {
             return refuse("restarts", "must be at least 1");
         }
         if image.as_slice().iter().any(|value| !(0.0..=1.0).contains(value)) {
-            return refuse("image", "has values outside of 0 to 1, the range from black to white that budgets are shares of");
+            return refuse(
+                "image",
+                "has values outside of 0 to 1, the range from black to white that budgets are shares of",
+            );
         }
         Ok(())
     }
@@ -317,9 +320,8 @@ struct Affine {
 impl Affine {
     fn new<M: SegmentationNetwork>(subject: &SegmentationSubject<M>) -> Self {
         let normalize = subject.normalize();
-        let by_channel = |values: &[f32]| {
-            Tensor::<1>::from_floats(values, subject.device()).reshape([1, values.len(), 1, 1])
-        };
+        let by_channel =
+            |values: &[f32]| Tensor::<1>::from_floats(values, subject.device()).reshape([1, values.len(), 1, 1]);
         Self { mean: by_channel(normalize.mean()), std: by_channel(normalize.std()) }
     }
 

@@ -11,7 +11,9 @@ pub enum ExplainError {
     #[error(transparent)]
     Layer(#[from] UnknownLayer),
     /// A layer was not computed again, although it was a moment ago.
-    #[error("layer {0:?} did not compute the second time; a network that computes otherwise at each call cannot be followed")]
+    #[error(
+        "layer {0:?} did not compute the second time; a network that computes otherwise at each call cannot be followed"
+    )]
     LayerNotReached(String),
     /// No gradient comes back from the score.
     #[error(
@@ -75,7 +77,9 @@ pub enum ExplainError {
         height: u32,
     },
     /// The budget of an attack is out of range.
-    #[error("the budget of an attack, in 255ths of the range from black to white, must be above 0 and at most {most}; it is {epsilon}")]
+    #[error(
+        "the budget of an attack, in 255ths of the range from black to white, must be above 0 and at most {most}; it is {epsilon}"
+    )]
     Budget {
         /// The budget.
         epsilon: f64,

@@ -186,12 +186,17 @@ impl<'a> Question<'a> {
             return Err(ExplainError::NoGradient(format!("layer {}", layers[0].name())));
         }
         let gradients = score.backward();
-        let pairs = seen.into_iter().zip(&layers).map(|(seen, layer)| {
+        let mut pairs = Vec::with_capacity(layers.len());
+        let mut is_used = false;
+        for (seen, layer) in seen.into_iter().zip(&layers) {
             let (map, leaf) = seen.ok_or_else(|| ExplainError::LayerNotReached(layer.name().into()))?;
+            // An object comes from one level of a pyramid; the others have no part in it.
             let gradient = leaf.grad(&gradients);
-            Ok((map, gradient.ok_or_else(|| ExplainError::NoGradient(format!("layer {}", layer.name())))?))
-        });
-        pairs.collect()
+            is_used |= gradient.is_some();
+            let gradient = gradient.unwrap_or_else(|| map.zeros_like());
+            pairs.push((map, gradient));
+        }
+        if is_used { Ok(pairs) } else { Err(ExplainError::NoGradient(format!("layer {}", layers[0].name()))) }
     }
 
     /// The score of each of some edits of a layer's map, which the image is repeated for.

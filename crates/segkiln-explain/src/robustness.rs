@@ -109,8 +109,11 @@ impl Curve {
             .y_label_area_size(44)
             .build_cartesian_2d(0.0..most, 0.0..1.0)?;
         chart.configure_mesh().x_desc("budget, in 255ths").light_line_style(WHITE).draw()?;
-        let curves: [(&str, fn(&CurvePoint) -> f64); 3] =
-            [("Dice", |point| point.dice), ("IoU", |point| point.iou), ("pixel accuracy", |point| point.pixel_accuracy)];
+        let curves: [(&str, fn(&CurvePoint) -> f64); 3] = [
+            ("Dice", |point| point.dice),
+            ("IoU", |point| point.iou),
+            ("pixel accuracy", |point| point.pixel_accuracy),
+        ];
         for (index, (name, value)) in curves.into_iter().enumerate() {
             let color = Palette99::pick(index).to_rgba();
             let mut points: Vec<(f64, f64)> = self.points.iter().map(|point| (point.epsilon, value(point))).collect();

@@ -1,9 +1,6 @@
-use burn::{
-    module::Module,
-    tensor::{
-        Device, Int, Tensor, TensorData,
-        activation::{log_sigmoid, log_softmax, sigmoid, softmax},
-    },
+use burn::tensor::{
+    Device, Int, Tensor, TensorData,
+    activation::{log_sigmoid, log_softmax, sigmoid, softmax},
 };
 use segkiln_core::{Classes, LabelMap};
 use segkiln_data::{Image, Normalize};

@@ -14,8 +14,8 @@ use burn::{
 use segkiln_core::{Classes, LabelMap};
 use segkiln_data::{ColorMode, Image, Normalize};
 use segkiln_explain::{
-    Attack, AttackKind, ExplainError, Goal, Question, Reduction, Region, SegmentationSubject, SmoothGrad, Target, method, methods,
-    uncertainty,
+    Attack, AttackKind, ExplainError, Goal, Map, Question, Reduction, Region, SegmentationSubject, SmoothGrad, Target,
+    faithfulness, method, methods, points_at, uncertainty,
 };
 use segkiln_models::{LayerMaps, ModelCard, SegmentationNetwork, SegmentationNetworkConfig, tap};
 
@@ -93,7 +93,8 @@ fn every_method_explains_a_network_of_ones_own() {
     let (_, subject) = own(0.5);
     let image = picture();
     for region in [Region::Image, Region::Pixel { x: 3, y: 2 }] {
-        let question = Question::new(&subject, &image, &Target::class(1, region)).unwrap().with_layers(&["middle"]).unwrap();
+        let question =
+            Question::new(&subject, &image, &Target::class(1, region)).unwrap().with_layers(&["middle"]).unwrap();
         for method in methods() {
             let found = question.explain(&*method).unwrap();
             let [low, high] = found.map.range();
@@ -128,10 +129,43 @@ fn integrated_gradients_are_complete() {
     let (_, subject) = own(0.5);
     let image = picture();
     let target = Target::Class { class: 1, region: Region::Image, reduction: Reduction::Mean };
-    let found = Question::new(&subject, &image, &target).unwrap().explain(&*method("integrated_gradients").unwrap()).unwrap();
+    let found =
+        Question::new(&subject, &image, &target).unwrap().explain(&*method("integrated_gradients").unwrap()).unwrap();
     let figure = |name: &str| found.figures.iter().find(|(known, _)| *known == name).unwrap().1;
     assert!(figure("score_difference").abs() > 1e-3);
     assert!(figure("completeness_gap").abs() < 0.02 * figure("score_difference").abs(), "{:?}", found.figures);
+}
+
+/// Of a network that looks at each pixel alone, the pixels' own attributions are the best order there is.
+#[test]
+fn curves_tell_a_good_map_from_a_bad_one() {
+    let (_, subject) = own(0.5);
+    let image = picture();
+    let target = Target::Class { class: 1, region: Region::Image, reduction: Reduction::Mean };
+    let question = Question::new(&subject, &image, &target).unwrap();
+    let good = question.explain(&*method("integrated_gradients").unwrap()).unwrap().map;
+    let upside_down: Vec<f32> = good.as_slice().iter().map(|value| -value).collect();
+    let bad = Map::new([9, 12], upside_down, true).unwrap();
+    let [good_curves, bad_curves] = [&good, &bad].map(|map| faithfulness(&question, map, 12).unwrap());
+    assert!(
+        good_curves.deletion_area < bad_curves.deletion_area && good_curves.insertion_area > bad_curves.insertion_area
+    );
+    let (deletion, insertion) = (&good_curves.deletion, &good_curves.insertion);
+    assert!(
+        deletion.len() == 13
+            && (deletion[0] - insertion[12]).abs() < 1e-5
+            && (deletion[12] - insertion[0]).abs() < 1e-5
+    );
+    assert!((deletion[0] - question.score().unwrap()).abs() < 1e-5);
+    let most = good.as_slice().iter().copied().fold(f32::MIN, f32::max);
+    let strongest =
+        LabelMap::new(12, 9, good.as_slice().iter().map(|value| u32::from(*value == most)).collect()).unwrap();
+    assert!(points_at(&good, &strongest).unwrap());
+    assert!(!points_at(&good, &strongest.map(|label| 1 - label)).unwrap());
+    assert!(
+        points_at(&good, &LabelMap::filled(12, 9, 0)).is_err()
+            && points_at(&good, &LabelMap::filled(9, 12, 1)).is_err()
+    );
 }
 
 #[test]

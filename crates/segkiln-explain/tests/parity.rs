@@ -3,15 +3,22 @@
 
 use std::path::Path;
 
-use burn::tensor::{Device, Tensor};
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor, TensorData},
+};
 use safetensors::{SafeTensors, tensor::TensorView};
-use segkiln_core::{Classes, LabelMap};
+use segkiln_core::{BBox, Classes, LabelMap};
 use segkiln_data::{ColorMode, Image, Normalize};
 use segkiln_explain::{
-    Attack, AttackKind, Goal, Method, Norm, Occlusion, IntegratedGradients, Question, Region, SegmentationSubject, Target, method,
+    Attack, AttackKind, DetectionSubject, Goal, IntegratedGradients, Method, Norm, Occlusion, Part, Question, Region,
+    SegmentationSubject, Select, Target, method,
 };
 use segkiln_models::{
-    ModelCard, ModelConfig, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig,
+    DetectorCard, ModelCard, ModelConfig, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig,
+    detection::{
+        DetectionNetwork, DetectionNetworkConfig, DetectionOptions, DetectorConfig, default_classes, rcnn::RcnnConfig,
+    },
     unet::UNetConfig,
     weights::{load_torch, torch_shapes},
 };
@@ -50,9 +57,7 @@ impl Case {
     }
 
     fn expected(&self, name: &str) -> Vec<f32> {
-        let file = SafeTensors::deserialize(&self.fixture).unwrap();
-        let view = file.tensor(&format!("{}.{name}", self.name)).unwrap();
-        view.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+        floats(&SafeTensors::deserialize(&self.fixture).unwrap(), &format!("{}.{name}", self.name))
     }
 
     fn names(&self, prefix: &str) -> Vec<String> {
@@ -66,33 +71,22 @@ impl Case {
         LabelMap::new(self.size[1] as u32, self.size[0] as u32, labels).unwrap()
     }
 
-    /// `tests/parity/rcnn.py`'s image.
     fn image(&self) -> Image {
-        let [height, width] = self.size;
-        let value = |x: usize, y: usize, c: usize| {
-            let block = (x / 24 + 2 * (y / 20) + c) % 3 * 60;
-            ((x * 7 + y * 13 + c * 31 + (x * y) % 17 * 5) % 256 / 2 + block) as f32 / 255.0
-        };
-        let pixels = (0..height).flat_map(|y| (0..width).flat_map(move |x| (0..3).map(move |c| value(x, y, c))));
-        Image::new(width as u32, height as u32, 3, pixels.collect()).unwrap()
+        formula_image(self.size)
     }
 
     #[track_caller]
     fn assert_map(&self, question: &Question<'_>, method: &dyn Method, name: &str) {
         let found = question.explain(method).unwrap().map;
-        let expected = self.expected(name);
-        let found: Vec<f32> = found.as_slice().iter().copied().step_by(STEP).collect();
-        assert_eq!(found.len(), expected.len(), "{name}");
-        let range = expected.iter().copied().fold(f32::MIN, f32::max) - expected.iter().copied().fold(f32::MAX, f32::min);
-        let most = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(most <= 1e-4 * range, "{} {name}: {} of the range {range}", self.name, most / range);
+        assert_close(&format!("{} {name}", self.name), found.as_slice(), &self.expected(name));
     }
 
     fn explanations(&self) {
         let subject = self.subject(Normalize::identity(3));
         let image = self.image();
         let class = self.expected("class")[0] as usize;
-        let question = |region: Region| Question::new(&subject, &image, &Target::class(class, region)).unwrap().with_batch(4);
+        let question =
+            |region: Region| Question::new(&subject, &image, &Target::class(class, region)).unwrap().with_batch(4);
         let masked = || question(Region::Mask(self.labels("mask")));
         let score = self.expected("score")[0];
         for region in [Region::Predicted, Region::Mask(self.labels("mask"))] {
@@ -100,7 +94,9 @@ impl Case {
             assert!((found - score).abs() <= 1e-4 * score.abs(), "{found}, not {score}");
         }
         let mut maps = 0;
-        for name in ["gradcam", "gradcam_plus_plus", "hirescam", "xgradcam", "layercam", "eigencam", "scorecam", "ablationcam"] {
+        for name in
+            ["gradcam", "gradcam_plus_plus", "hirescam", "xgradcam", "layercam", "eigencam", "scorecam", "ablationcam"]
+        {
             for layers in self.names(name) {
                 let chosen: Vec<&str> = layers.split('+').collect();
                 let question = masked().with_layers(&chosen).unwrap();
@@ -144,9 +140,39 @@ impl Case {
             let logits = subject.logits(subject.input(&attacked.image).unwrap());
             let loss = cross_entropy(logits, &labels);
             let (clean, expected) = (self.expected("clean.loss")[0], self.expected(&format!("{name}.loss"))[0]);
-            assert!(loss - clean >= 0.99 * (expected - clean), "{} {name}: a loss of {loss}, not {expected}", self.name);
+            assert!(
+                loss - clean >= 0.99 * (expected - clean),
+                "{} {name}: a loss of {loss}, not {expected}",
+                self.name
+            );
         }
     }
+}
+
+fn floats(file: &SafeTensors, name: &str) -> Vec<f32> {
+    let view = file.tensor(name).unwrap();
+    view.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+}
+
+/// To 1e-4 of the range of the expected values, which are every so manieth.
+#[track_caller]
+fn assert_close(name: &str, found: &[f32], expected: &[f32]) {
+    let found: Vec<f32> = found.iter().copied().step_by(STEP).collect();
+    assert_eq!(found.len(), expected.len(), "{name}");
+    let ends = |pick: fn(f32, f32) -> f32| expected.iter().copied().reduce(pick).unwrap();
+    let range = ends(f32::max) - ends(f32::min);
+    let most = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(most <= 1e-4 * range, "{name}: {} of the range {range}", most / range);
+}
+
+/// `tests/parity/rcnn.py`'s first image.
+fn formula_image([height, width]: [usize; 2]) -> Image {
+    let value = |x: usize, y: usize, c: usize| {
+        let block = (x / 24 + 2 * (y / 20) + c) % 3 * 60;
+        ((x * 7 + y * 13 + c * 31 + (x * y) % 17 * 5) % 256 / 2 + block) as f32 / 255.0
+    };
+    let pixels = (0..height).flat_map(|y| (0..width).flat_map(move |x| (0..3).map(move |c| value(x, y, c))));
+    Image::new(width as u32, height as u32, 3, pixels.collect()).unwrap()
 }
 
 fn cross_entropy(logits: Tensor<4>, labels: &LabelMap) -> f32 {
@@ -160,7 +186,7 @@ fn cross_entropy(logits: Tensor<4>, labels: &LabelMap) -> f32 {
 }
 
 /// Numbers in [-1, 1): splitmix64 from FNV-1a of the text.
-fn noise(text: &str) -> impl Iterator<Item = f64> {
+fn noise(text: &str) -> impl Iterator<Item = f64> + use<> {
     let hash =
         text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     (0u64..).map(move |index| {
@@ -174,7 +200,17 @@ fn noise(text: &str) -> impl Iterator<Item = f64> {
 /// Writes a file as torchvision would, with the formula's weights.
 fn write_formula(shapes: &[(String, Vec<usize>)], path: &Path, salt: &str) {
     let values = |name: &str, shape: &[usize]| -> Vec<u8> {
-        let factor = if name.contains(".conv3.") { 0.4 } else if name.contains(".downsample.") { 0.7 } else { 1.0 };
+        const FACTORS: [(&str, f64); 8] = [
+            (".conv3.", 0.4),
+            (".downsample.", 0.7),
+            (".fpn.", 0.4),
+            (".cls_logits.", 1.0),
+            ("rpn.head.bbox_pred.", 0.3),
+            (".cls_score.", 3.0),
+            ("box_predictor.bbox_pred.", 1.0),
+            (".mask_fcn_logits.", 3.0),
+        ];
+        let factor = FACTORS.iter().find(|(text, _)| name.contains(text)).map_or(1.0, |(_, factor)| *factor);
         let (offset, scale) = match shape.len() {
             2.. => (0.0, factor * (6.0 / shape[1..].iter().product::<usize>() as f64).sqrt()),
             _ if name.ends_with("running_var") => (1.0, 0.2),
@@ -208,6 +244,101 @@ fn unet_is_attacked_as_by_the_references() {
 #[test]
 fn deeplab_is_attacked_as_by_the_references() {
     Case::new("deeplabv3_resnet50").attacks();
+}
+
+/// Faster and Mask R-CNN: the score of an object and the IoU of its box with another, at the levels that it comes from.
+fn objects(name: &str, salt: &str) {
+    let device = Device::default();
+    let config = RcnnConfig::by_name(name, 5).unwrap().with_min_size(128).with_max_size(192);
+    let rpn = config.rpn.clone().with_before_nms(30).with_after_nms(80);
+    let roi = config.roi.clone().with_detections(20);
+    let config = config.with_rpn(rpn).with_roi(roi);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.safetensors");
+    let model = config.init(&device).unwrap();
+    write_formula(&torch_shapes(&model), &path, salt);
+    let model = load_torch(model, &path).unwrap();
+    let card = DetectorCard::new(config, default_classes(5));
+    let subject = DetectionSubject::new(&model, &card, &device).unwrap();
+
+    let bytes =
+        std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/explain.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let expected = |key: &str| floats(&file, &format!("{name}.{key}"));
+    let corners: Vec<f64> = expected("box").into_iter().map(f64::from).collect();
+    let bbox = BBox::new(corners[0], corners[1], corners[2], corners[3]).unwrap();
+    let target =
+        Target::Object { select: Select::Best { bbox, class: expected("label")[0] as u32 }, part: Part::ScoreAndBox };
+    let image = formula_image([96, 128]);
+    let question = || Question::new(&subject, &image, &target).unwrap();
+    let (found, score) = (question().score().unwrap(), expected("score")[0]);
+    assert!((found - score).abs() < 1e-3, "{name}: {found}, not {score}");
+    let mut maps = 0;
+    for key in file.names() {
+        let Some((method_name, layer)) = key.strip_prefix(&format!("{name}.")).and_then(|key| key.split_once('.'))
+        else {
+            continue;
+        };
+        let question = question().with_layers(&[layer]).unwrap();
+        let found = question.explain(&*method(method_name).unwrap()).unwrap().map;
+        assert_close(key, found.as_slice(), &floats(&file, key));
+        maps += 1;
+    }
+    assert!(maps >= 5, "{maps}");
+    // The pyramid as a whole, and the same object by its index.
+    let whole = Question::new(&subject, &image, &Target::object(0)).unwrap();
+    assert!(whole.layers().unwrap().len() >= 4);
+    assert!(whole.explain(&*method("gradcam").unwrap()).unwrap().map.range()[1] > 0.9);
+    let error = Question::new(&subject, &image, &Target::object(500)).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("no object 500"), "{error}");
+}
+
+#[test]
+fn faster_rcnn_is_explained_as_by_the_references() {
+    objects("fasterrcnn_resnet50_fpn", "x");
+}
+
+#[test]
+fn mask_rcnn_is_explained_as_by_the_references() {
+    objects("maskrcnn_resnet50_fpn", "e");
+}
+
+/// What detect_tensors gives is what detect gives.
+#[test]
+fn detections_are_the_same_with_gradients() {
+    for name in ["fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "fcos_resnet50_fpn"] {
+        let device = Device::default();
+        device.seed(3);
+        let options = DetectionOptions {
+            min_size: Some(96),
+            max_size: Some(160),
+            score_threshold: Some(0.0),
+            max_detections: Some(12),
+        };
+        let config = DetectorConfig::by_name(name, 4).unwrap().with_options(options);
+        let model = config.init(&device).unwrap();
+        let image = formula_image([70, 90]);
+        let x =
+            Tensor::<4>::from_data(TensorData::new(image.into_vec(), [1, 70, 90, 3]), &device).permute([0, 3, 1, 2]);
+        let x = x.reshape([3, 70, 90]);
+        let found = model.detect(std::slice::from_ref(&x)).unwrap().remove(0);
+        let leaf = x.autodiff().require_grad();
+        let tensors = model.valid().detect_tensors(&leaf).unwrap();
+        assert!(!found.is_empty());
+        assert_eq!(tensors.len(), found.len(), "{name}");
+        for (tensors, found) in tensors.iter().zip(&found) {
+            assert_eq!((tensors.detection.label(), tensors.detection.bbox), (found.label(), found.bbox), "{name}");
+            let score = tensors.score.clone().into_data().iter::<f32>().next().unwrap();
+            assert!((score - found.score).abs() < 1e-6, "{name}");
+            for (a, b) in tensors.bbox.clone().into_data().iter::<f32>().zip(found.bbox.xyxy()) {
+                assert!((f64::from(a) - b).abs() < 1e-3, "{name}: {a}, not {b}");
+            }
+        }
+        let score = tensors[0].score.clone() + tensors[0].bbox.clone().sum();
+        let gradient = leaf.grad(&score.backward()).unwrap();
+        let amount = gradient.abs().max().into_data().iter::<f32>().next().unwrap();
+        assert!(amount > 0.0 && amount.is_finite(), "{name}: {amount}");
+    }
 }
 
 /// The trait is what finds the layers; the inherent function of the network may be another one.

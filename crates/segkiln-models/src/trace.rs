@@ -285,9 +285,10 @@ pub(crate) fn module<M: Module>(module: &M, map: Tensor<4>) -> Tensor<4> {
     }
     // The names that all of its layers begin with.
     let layers: Vec<String> = list_param_ids(module).into_iter().filter_map(path).collect();
-    let common = layers.iter().map(|layer| layer.split('.').collect::<Vec<_>>()).reduce(|common, layer| {
-        common.into_iter().zip(layer).take_while(|(a, b)| a == b).map(|(a, _)| a).collect()
-    });
+    let common = layers
+        .iter()
+        .map(|layer| layer.split('.').collect::<Vec<_>>())
+        .reduce(|common, layer| common.into_iter().zip(layer).take_while(|(a, b)| a == b).map(|(a, _)| a).collect());
     report(TapPlace::Name(&common.unwrap_or_default().join(".")), Kind::Module, map)
 }
 

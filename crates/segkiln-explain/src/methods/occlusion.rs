@@ -26,7 +26,9 @@ impl Method for Occlusion {
         let window = self.window.unwrap_or((height.min(width) / 8).max(1));
         let stride = self.stride.unwrap_or((window / 2).max(1));
         if window == 0 || stride == 0 || stride > window {
-            let reason = format!("needs a window of at least 1 pixel and a stride from 1 to the window, {window} and {stride} given");
+            let reason = format!(
+                "needs a window of at least 1 pixel and a stride from 1 to the window, {window} and {stride} given"
+            );
             return Err(ExplainError::Option { option: "occlusion", reason });
         }
         let starts = |side: usize| (0..=side.saturating_sub(window).div_ceil(stride)).map(move |index| index * stride);

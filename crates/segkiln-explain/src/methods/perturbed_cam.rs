@@ -3,7 +3,10 @@
 use burn::tensor::{Bool, Tensor, TensorData};
 use segkiln_ops::{ResizeMode, resize};
 
-use super::{Explanation, Method, cam::{Layer, combined}};
+use super::{
+    Explanation, Method,
+    cam::{Layer, combined},
+};
 use crate::{Question, Result, subject::values};
 
 /// Channels weighed by the score of the image that is seen only where the channel is active: Wang et al., CVPR workshop 2020,

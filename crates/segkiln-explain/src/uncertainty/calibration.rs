@@ -54,7 +54,8 @@ impl Calibration {
         let classes = probabilities.len() / pixels.max(1);
         let fits = classes >= 2 && classes * pixels == probabilities.len();
         if !fits || !(self.classes.is_empty() || self.classes.len() == classes) {
-            let reason = format!("{} values are not those of {pixels} pixels and the classes before", probabilities.len());
+            let reason =
+                format!("{} values are not those of {pixels} pixels and the classes before", probabilities.len());
             return Err(ExplainError::Option { option: "probabilities", reason });
         }
         if self.classes.is_empty() {
@@ -132,7 +133,10 @@ pub fn temperature(images: &[(Vec<f32>, LabelMap)], ignore_index: Option<u32>) -
         pixels += labels.as_slice().iter().filter(|label| ignore_index != Some(**label)).count() as u64;
     }
     if pixels == 0 {
-        return Err(ExplainError::Option { option: "temperature", reason: "needs at least one pixel with a label".into() });
+        return Err(ExplainError::Option {
+            option: "temperature",
+            reason: "needs at least one pixel with a label".into(),
+        });
     }
     // Convex in the inverse temperature: its slope, the mean over pixels of E[logit] - logit of the label, rises.
     let slope = |inverse: f64| {

@@ -27,7 +27,10 @@ impl RiskControl {
     /// [`ExplainError::Calibration`] if there are too few images for `alpha`, [`ExplainError::Risk`] if no threshold keeps it.
     pub fn fit(images: usize, alpha: f64, risk: impl Fn(usize, f64) -> f64) -> Result<Self> {
         if !(alpha > 0.0 && alpha < 1.0) {
-            return Err(ExplainError::Option { option: "alpha", reason: format!("must be between 0 and 1, is {alpha}") });
+            return Err(ExplainError::Option {
+                option: "alpha",
+                reason: format!("must be between 0 and 1, is {alpha}"),
+            });
         }
         // (n R + 1) / (n + 1) ≤ α
         let least = (1.0 / alpha - 1.0).ceil().max(1.0) as usize;
@@ -95,7 +98,9 @@ mod tests {
             state ^= state << 17;
             (state >> 11) as f32 / (1u64 << 53) as f32
         };
-        (0..8).for_each(|_| drop(random()));
+        for _ in 0..8 {
+            random();
+        }
         let level = random();
         let foreground: Vec<f32> = (0..64).map(|_| (0.7 * level + 0.5 * random()).min(1.0)).collect();
         let labels = foreground.iter().map(|probability| u32::from(random() < *probability)).collect();

@@ -8,14 +8,14 @@ mod calibration;
 mod conformal;
 
 use burn::{
-    module::{Flag, Module, ModuleMapper, Param},
+    module::{Flag, ModuleMapper, Param},
     tensor::Tensor,
 };
 use segkiln_data::Image;
 use segkiln_models::SegmentationNetwork;
 
 pub use calibration::{Bin, Calibration, temperature};
-pub use conformal::{RiskControl, pixel_set, pixel_set_risk, missed_risk};
+pub use conformal::{RiskControl, missed_risk, pixel_set, pixel_set_risk};
 
 use crate::{
     ExplainError, Map, Result, SegmentationSubject, Subject,
@@ -118,7 +118,8 @@ pub fn dropout<M: SegmentationNetwork>(
         first? != second?
     };
     if !drops {
-        let reason = "the network drops nothing; train it with dropout, or take mirror images (tta) or an ensemble".into();
+        let reason =
+            "the network drops nothing; train it with dropout, or take mirror images (tta) or an ensemble".into();
         return Err(ExplainError::Option { option: "uncertainty", reason });
     }
     Uncertainty::of((0..passes).map(|pass| {
@@ -179,9 +180,7 @@ mod tests {
 
     #[test]
     fn information_is_split() {
-        let answer = |values: [f32; 4]| {
-            Ok(Tensor::<1>::from_floats(values, &Device::default()).reshape([1, 2, 1, 2]))
-        };
+        let answer = |values: [f32; 4]| Ok(Tensor::<1>::from_floats(values, &Device::default()).reshape([1, 2, 1, 2]));
         // The first pixel: both answers unsure, alike. The second: each sure, of another class.
         let found = Uncertainty::of([answer([0.5, 1.0, 0.5, 0.0]), answer([0.5, 0.0, 0.5, 1.0])]).unwrap();
         let near = |map: &Map, expected: [f32; 2]| {

@@ -365,7 +365,9 @@ fn affine_equals_operators_one_by_one() {
 #[test]
 fn affine_is_differentiated() {
     for device in test_devices() {
-        for (shape, more, out, groups) in [([2, 6, 9, 31], 4, 18, 1), ([1, 20, 33, 47], 9, 12, 1), ([1, 4, 12, 9], 4, 8, 2)] {
+        for (shape, more, out, groups) in
+            [([2, 6, 9, 31], 4, 18, 1), ([1, 20, 33, 47], 9, 12, 1), ([1, 4, 12, 9], 4, 8, 2)]
+        {
             let [n, channels, height, width] = shape;
             let options = options([1, 1], [1, 1], [1, 1], groups);
             let parts = [
@@ -387,7 +389,8 @@ fn affine_is_differentiated() {
                             conv2d_affine(inputs, weight.clone(), scale, shift, range, options.clone())
                         } else {
                             let inputs = inputs.map(Tensor::autodiff);
-                            let y = conv2d(inputs, weight.clone(), None, options.clone()) * scale.clone() + shift.clone();
+                            let y =
+                                conv2d(inputs, weight.clone(), None, options.clone()) * scale.clone() + shift.clone();
                             match range {
                                 Some([0.0, f32::INFINITY]) => burn::tensor::activation::relu(y),
                                 Some([low, high]) => y.clamp(low, high),
