@@ -38,6 +38,7 @@ EPSILON, STEPS = 8 / 255, 5
 GRADIENTS = {
     "gradcam": GradCAM, "gradcam_plus_plus": GradCAMPlusPlus, "hirescam": HiResCAM, "xgradcam": XGradCAM, "layercam": LayerCAM,
 }
+RECTIFIED = ["encoder.bottleneck", "decoder.1", "backbone.layer4", "backbone.layer3.2"]
 
 
 class Signed(EigenCAM):
@@ -128,7 +129,8 @@ def climb(name, x, labels, model):
 
 
 def attacked(model, x):
-    model = Normalized(model).eval()
+    # In 64 bits: where a pixel is about to change its class, SegPGD's weight of it is what rounding makes it.
+    model, x = Normalized(model).double().eval(), x.double()
     labels = model(x).argmax(1)
     alpha = EPSILON / 4
     attacks = {
@@ -142,7 +144,7 @@ def attacked(model, x):
         changed = attacks[name](x, labels) if name in attacks else climb(name, x, labels, model)
         found[name] = changed[0].flatten()[::STEP]
         found[f"{name}.loss"] = nn.functional.cross_entropy(model(changed), labels)[None]
-    return found
+    return {key: value.float() for key, value in found.items()}
 
 
 def explained(model, layers, perturbed, x):
@@ -157,7 +159,9 @@ def explained(model, layers, perturbed, x):
 
     for layer, module in layers.items():
         for name, method in [*GRADIENTS.items(), ("eigencam", Signed)]:
-            keep(f"{name}.{layer}", method(model, [module])(x, targets)[0])
+            # Their quotients have poles where a map has both signs.
+            if name not in ["gradcam_plus_plus", "xgradcam"] or layer in RECTIFIED:
+                keep(f"{name}.{layer}", method(model, [module])(x, targets)[0])
     for layer in perturbed:
         module = layers[layer]
         keep(f"scorecam.{layer}", ScoreCAM(model, [module])(x, targets)[0])
@@ -200,9 +204,9 @@ def detected(name):
     found = {"box": box, "label": best["labels"][:1].float(), "score": target(best).detach()}
     for level in range(4):
         module = model.backbone.fpn.layer_blocks[level]
-        for method, kind in GRADIENTS.items():
+        for method in ["gradcam", "hirescam"]:
             try:
-                map = kind(Images(model), [module])(x, [target])[0]
+                map = GRADIENTS[method](Images(model), [module])(x, [target])[0]
             except (AttributeError, IndexError):  # no gradient comes to this level
                 continue
             if map.max() > 0:
