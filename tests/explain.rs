@@ -9,7 +9,7 @@ use common::{data_set, example, run_badly, run_well};
 use safetensors::SafeTensors;
 use segkiln::{
     core::Classes,
-    data::{ColorMode, Normalize, read_dynamic},
+    data::{ColorMode, DecodeOptions, Normalize, read_dynamic},
     models::{
         ModelCard, ModelConfig, SegmentationNetworkConfig,
         detection::{DetectionNetworkConfig, DetectorConfig},
@@ -80,7 +80,7 @@ fn everything_is_explained_on_one_page() {
         let methods = line["methods"].as_object().unwrap();
         assert_eq!(methods.len(), 4);
         for (name, found) in methods {
-            let picture = read_dynamic(found["map"].as_str().unwrap(), segkiln::data::Limits::default()).unwrap();
+            let picture = read_dynamic(found["map"].as_str().unwrap(), DecodeOptions::default()).unwrap();
             assert_eq!((picture.width(), picture.height()), (48, 40), "{name}");
             let bytes = fs::read(place.at(&format!("out/{name}.safetensors"))).unwrap();
             let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -94,7 +94,7 @@ fn everything_is_explained_on_one_page() {
         let attack = &line["attack"];
         assert!(attack["score_after"].as_f64() < attack["score_before"].as_f64(), "{attack}");
         let [was, now] = ["data/images/test_2000.png", "out/attacked.png"]
-            .map(|path| read_dynamic(place.at(path), segkiln::data::Limits::default()).unwrap().into_luma8());
+            .map(|path| read_dynamic(place.at(path), DecodeOptions::default()).unwrap().into_luma8());
         let most = was.iter().zip(now.iter()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
         assert!(most <= 6 && f64::from(most) == attack["linf"].as_f64().unwrap().round(), "{most}");
         assert!(line["uncertainty"]["entropy_mean"].as_f64().unwrap() > 0.0);
