@@ -178,25 +178,28 @@ fn objects_are_explained() {
 #[test]
 fn robustness_falls_with_the_budget() {
     let place = Place::new();
+    let nuclei = concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/nuclei_sample");
+    let mut train = example("unet_train");
+    train
+        .args(["--data", nuclei, "--epochs", "2", "--base", "4", "--crop", "96"])
+        .arg("--out")
+        .arg(place.at("trained"));
+    run_well(&mut train);
     let mut command = example("robustness");
-    command
-        .arg("--model")
-        .arg(place.at("run"))
-        .arg("--data")
-        .arg(place.at("data"))
-        .arg("--output")
-        .arg(place.at("out"));
-    command.args(["--attack", "segpgd", "--epsilons", "0,4,16", "--steps", "4"]);
+    command.arg("--model").arg(place.at("trained")).args(["--data", nuclei]).arg("--output").arg(place.at("out"));
+    command.args(["--attack", "segpgd", "--epsilons", "0,4,16", "--steps", "3"]);
     let line = run_well(&mut command);
     let curve = line["curve"].as_array().unwrap();
     let figures = |name: &str| -> Vec<f64> { curve.iter().map(|point| point[name].as_f64().unwrap()).collect() };
     assert_eq!(figures("epsilon"), [0.0, 4.0, 16.0]);
-    let accuracy = figures("pixel_accuracy");
-    assert!(accuracy[2] < accuracy[0], "{accuracy:?}");
+    for name in ["dice", "iou", "pixel_accuracy"] {
+        let found = figures(name);
+        assert!(found[2] < found[1] && found[1] < found[0], "{name}: {found:?}");
+    }
     assert_eq!(fs::read_to_string(place.at("out/robustness.csv")).unwrap().lines().count(), 4);
     assert!(fs::read_to_string(place.at("out/robustness.svg")).unwrap().starts_with("<svg"));
     let mut command = example("robustness");
-    command.arg("--model").arg(place.at("run")).arg("--data").arg(place.at("data")).args(["--epsilons", "-3"]);
+    command.arg("--model").arg(place.at("trained")).args(["--data", nuclei, "--epsilons", "-3"]);
     command.arg("--output").arg(place.at("out2"));
     assert!(run_badly(&mut command).contains("budget"));
 }

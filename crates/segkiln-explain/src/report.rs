@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, io::Cursor};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use image::{ImageFormat, RgbImage};
+use image::{ImageFormat, RgbImage, imageops};
 
 use crate::{ExplainError, Map, Result, picture::color_bar};
 
@@ -165,6 +165,12 @@ pub(crate) fn number(value: f32) -> String {
 }
 
 fn data_uri(picture: &RgbImage) -> Result<String> {
+    /// The longer side of a picture on the page, which is to stay small enough for a mail.
+    const MOST: u32 = 640;
+    let longer = picture.width().max(picture.height());
+    let size = |side: u32| (u64::from(side) * u64::from(MOST) / u64::from(longer.max(1))).max(1) as u32;
+    let smaller = (longer > MOST).then(|| imageops::thumbnail(picture, size(picture.width()), size(picture.height())));
+    let picture = smaller.as_ref().unwrap_or(picture);
     let mut png = Cursor::new(Vec::new());
     let written = picture.write_to(&mut png, ImageFormat::Png);
     written.map_err(|error| ExplainError::Option { option: "picture", reason: error.to_string() })?;
