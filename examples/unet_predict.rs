@@ -168,12 +168,7 @@ fn segment_whole(
     Ok((segmenter.segment_with(&image, options)?, image))
 }
 
-fn segment_large(
-    args: &Args,
-    segmenter: &Segmenter,
-    source: &TiffSource,
-    output: &Path,
-) -> Result<(), SegmentError> {
+fn segment_large(args: &Args, segmenter: &Segmenter, source: &TiffSource, output: &Path) -> Result<(), SegmentError> {
     let options = args.large.options(args.tile, args.overlap, args.tta);
     match segmenter.seams(source, &options)? {
         Seams::Margin(margin) => eprintln!("tiles of {} pixels with margins of {margin}: no seams", options.tile),

@@ -44,10 +44,7 @@ def fixtures():
     numbers[20:60, 30:80] = -9999
     write("f32_nodata", numbers, tile=(16, 16), compression="zlib", predictor=3, extratags=[(42113, 2, 6, "-9999", True)])
     write("i16", (picture(1)[..., 0] - 100).astype(np.int16), tile=(16, 16), byteorder=">")
-    write("bits", (picture(1)[..., 0] % 2).astype(bool), rowsperstrip=20)
-    # Smooth, as JPEG wants it: y + x + 40 b.
-    smooth = np.add.outer(np.add.outer(np.arange(70), np.arange(90)), 40 * np.arange(3)).astype(np.uint8)
-    write("jpeg", smooth, photometric="ycbcr", tile=(32, 32), compression="jpeg", compressionargs={"level": 98}, subsampling=(2, 2))
+    write("bits", (picture(1)[..., 0] % 2).astype(bool), photometric="minisblack", rowsperstrip=20)
     # Levels in sub-IFDs, and as pages.
     halves = [picture(3, 35, 45, 2).astype(np.uint8), picture(3, 18, 23, 4).astype(np.uint8)]
     with tifffile.TiffWriter(FIXTURES / "pyramid_sub.tif") as file:
@@ -67,6 +64,10 @@ def fixtures():
     options = dict(driver="GTiff", width=90, height=70, count=3, dtype="uint8", crs="EPSG:32632", transform=transform, tiled=True, blockxsize=32, blockysize=32)
     with rasterio.open(FIXTURES / "geo.tif", "w", compress="deflate", **options) as file:
         file.write(np.moveaxis(rgb, -1, 0))
+    # Smooth, as JPEG wants it: y + x + 40 b.
+    smooth = np.add.outer(40 * np.arange(3), np.add.outer(np.arange(70), np.arange(90))).astype(np.uint8)
+    with rasterio.open(FIXTURES / "jpeg.tif", "w", compress="jpeg", photometric="ycbcr", jpeg_quality=98, **options) as file:
+        file.write(smooth)
     with rasterio.open(FIXTURES / "sparse.tif", "w", sparse_ok=True, **options) as file:
         file.write(np.moveaxis(rgb, -1, 0)[:, :32, :32], window=rasterio.windows.Window(0, 0, 32, 32))
 

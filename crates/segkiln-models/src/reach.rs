@@ -42,7 +42,8 @@ pub fn reach<M: SegmentationNetwork>(network: &M, in_channels: usize, device: &D
             let last = before.iter().rposition(|changed| *changed > 0)?;
             let first = after.iter().position(|changed| *changed > 0)?;
             // Changes that reach the end of the image may go on.
-            (last + 1 < *length && first > 0).then(|| last.saturating_sub(middle).max((middle - 1).saturating_sub(first)))
+            (last + 1 < *length && first > 0)
+                .then(|| last.saturating_sub(middle).max((middle - 1).saturating_sub(first)))
         })?;
         most = most.max(found);
     }

@@ -322,7 +322,11 @@ impl<M: SegmentationNetwork> Segmenter<M> {
             pixels.filter(|(_, missing)| **missing).for_each(|(pixel, _)| pixel.fill(0.0));
         }
         let mut values = self.normalized_probabilities(image, options.flips)?;
-        missing.iter().enumerate().filter(|(_, missing)| **missing).for_each(|(pixel, _)| background(&mut values, pixel));
+        missing
+            .iter()
+            .enumerate()
+            .filter(|(_, missing)| **missing)
+            .for_each(|(pixel, _)| background(&mut values, pixel));
         Ok(values)
     }
 

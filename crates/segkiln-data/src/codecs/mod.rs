@@ -25,10 +25,10 @@ use ::image::{
 };
 use segkiln_core::LabelMap;
 
-pub(crate) use nodata::of_tag as nodata_of_tag;
-pub(crate) use tiff::rgb as rgb_of_ycbcr;
 pub use labels::MaskFormat;
+pub(crate) use nodata::of_tag as nodata_of_tag;
 pub use options::{DecodeOptions, Limits, Orientation};
+pub(crate) use tiff::rgb as rgb_of_ycbcr;
 pub use write::{refuse_replacing, write_image, write_labels, write_whole};
 
 use crate::{

@@ -316,7 +316,8 @@ impl TiffSink {
     /// [`DataError::Encode`] if rows are missing, [`DataError::Io`] if the disk refuses; what was written stays, to go on with.
     pub fn finish(mut self) -> Result<()> {
         if self.written < self.options.height {
-            return Err(self.refused(format!("{} of {} rows were given", self.written, self.options.height)));
+            let given = self.written as usize + self.rows.len() / self.row_bytes();
+            return Err(self.refused(format!("{given} of {} rows were given", self.options.height)));
         }
         let (part, journal) = names(&self.path);
         let failed = |error| DataError::io("write", &part, error);
@@ -445,9 +446,7 @@ impl TiffSink {
                 TagValue::Ascii(text) => (tag, ASCII, text.bytes().chain([0]).collect()),
                 TagValue::Shorts(values) => (tag, SHORT, shorts(&values)),
                 TagValue::Rationals(values) => (tag, RATIONAL, longs(values.as_flattened())),
-                TagValue::Doubles(values) => {
-                    (tag, DOUBLE, values.into_iter().flat_map(f64::to_le_bytes).collect())
-                }
+                TagValue::Doubles(values) => (tag, DOUBLE, values.into_iter().flat_map(f64::to_le_bytes).collect()),
             });
         }
         entries.sort_by_key(|(tag, ..)| *tag);

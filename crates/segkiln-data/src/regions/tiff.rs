@@ -213,11 +213,9 @@ impl TiffSource {
             let cure = "rewrite it upright, or read it as it is stored with `Orientation::Keep`";
             return Err(damaged(format!("its orientation tag is {orientation}, and regions are not turned; {cure}")));
         }
-        let missing =
-            options.nodata.or_else(|| nodata_of_tag(&reader.get_tag_ascii_string(Tag::GdalNodata).ok()?));
+        let missing = options.nodata.or_else(|| nodata_of_tag(&reader.get_tag_ascii_string(Tag::GdalNodata).ok()?));
         let geo = geo_tags(&mut reader);
-        let mut candidates: Vec<u64> =
-            reader.find_tag_unsigned_vec(Tag::SubIfd).ok().flatten().unwrap_or_default();
+        let mut candidates: Vec<u64> = reader.find_tag_unsigned_vec(Tag::SubIfd).ok().flatten().unwrap_or_default();
         while candidates.len() < MOST_PAGES && reader.more_images() && reader.next_image().is_ok() {
             candidates.extend(reader.ifd_pointer().map(|pointer| pointer.0));
         }
@@ -315,14 +313,18 @@ impl RegionSource for TiffSource {
                     let size = [chunk_width.min(page.size[0] - left), chunk_height.min(page.size[1] - top)];
                     let place = Region { left, top, width: size[0], height: size[1] };
                     let chunk = self.chunk(level, index, place)?;
-                    if chunk.size != size || chunk.samples.len() < (size[0] * size[1]) as usize * chunk.channels {
+                    // The decoder gives the last tiles of further planes with their padding.
+                    let [stored, rows] = chunk.size;
+                    let len = stored as usize * rows as usize * chunk.channels;
+                    if stored < size[0] || rows < size[1] || chunk.samples.len() < len {
                         let reason = format!("the tile or strip has other than {}x{} pixels", size[0], size[1]);
                         return Err(DataError::Region { path: self.path.clone(), level, region: place, reason });
                     }
                     let columns = left.max(region.left)..(left + size[0]).min(region.left + region.width);
                     for y in top.max(region.top)..(top + size[1]).min(region.top + region.height) {
                         let count = columns.len();
-                        let source = ((y - top) * size[0] + columns.start - left) as usize * chunk.channels;
+                        let source =
+                            ((y - top) as usize * stored as usize + (columns.start - left) as usize) * chunk.channels;
                         let pixel = (y - region.top) as usize * width + (columns.start - region.left) as usize;
                         let target = &mut values[pixel * bands + plane..];
                         let (values, step) = match page.planar {
@@ -331,7 +333,8 @@ impl RegionSource for TiffSource {
                         };
                         chunk.samples.copy(source, values, target, step, page.bits);
                         if marked && !chunk.absent {
-                            let is_mark = |at: usize| self.missing.is_some_and(|mark| is_mark(chunk.samples.raw(at), mark));
+                            let is_mark =
+                                |at: usize| self.missing.is_some_and(|mark| is_mark(chunk.samples.raw(at), mark));
                             for (at, missing) in missing[pixel..pixel + count].iter_mut().enumerate() {
                                 let first = source + at * chunk.channels;
                                 *missing = *missing && (first..first + chunk.channels).all(is_mark);
@@ -378,7 +381,9 @@ impl Page {
             return Err(format!("colors of type {color:?} are not supported; save it as grey or RGB"));
         }
         let number = |reader: &mut Reader, tag, absent: u16| -> std::result::Result<u16, String> {
-            Ok(reader.find_tag_unsigned(tag).map_err(error)?.unwrap_or(absent))
+            // One for each band in some files, which then are alike.
+            let values = reader.find_tag_unsigned_vec(tag).map_err(error)?.unwrap_or_default();
+            Ok(values.first().copied().unwrap_or(absent))
         };
         // Extra samples are bands like the others.
         let bands = usize::from(number(reader, Tag::SamplesPerPixel, 1)?);
@@ -400,13 +405,24 @@ impl Page {
             (3, 32) => Some(Kind::F32),
             _ => None,
         };
-        let mut page = Self { ifd: 0, size: [width, height], bands, bits, ycbcr, planar, chunk, raw: None, absent: Arc::default() };
+        let mut page = Self {
+            ifd: 0,
+            size: [width, height],
+            bands,
+            bits,
+            ycbcr,
+            planar,
+            chunk,
+            raw: None,
+            absent: Arc::default(),
+        };
         page.ifd = reader.ifd_pointer().map_or(0, |pointer| pointer.0);
         let counts = if is_strips { Tag::StripByteCounts } else { Tag::TileByteCounts };
         let counts = reader.get_tag_u64_vec(counts).map_err(error)?;
         page.absent = Arc::new((0..).zip(&counts).filter(|(_, bytes)| **bytes == 0).map(|(index, _)| index).collect());
         let row = u64::from(width) * bands as u64 * u64::from(bits).div_ceil(8);
-        if let (true, true, false, false, Some(kind)) = (is_strips, plain && page.absent.is_empty(), planar, ycbcr, kind)
+        if let (true, true, false, false, Some(kind)) =
+            (is_strips, plain && page.absent.is_empty(), planar, ycbcr, kind)
             && row * u64::from(page.chunk[1]) > PIECE as u64
         {
             let offsets = reader.get_tag_u64_vec(Tag::StripOffsets).map_err(error)?;
@@ -452,12 +468,7 @@ impl Page {
         Ok(Chunk { size, channels: self.channels(), samples: Samples::U8(vec![0; count]), absent: true })
     }
 
-    fn decode(
-        &self,
-        reader: &mut Reader,
-        index: u32,
-        options: &DecodeOptions,
-    ) -> std::result::Result<Chunk, String> {
+    fn decode(&self, reader: &mut Reader, index: u32, options: &DecodeOptions) -> std::result::Result<Chunk, String> {
         let (width, height) = reader.chunk_data_dimensions(index);
         let size = [width, height];
         let decoded = reader.read_chunk(index).map_err(|error| explain(error, options))?;

@@ -175,7 +175,11 @@ pub(super) fn reduced(kind: UnitKind, tensor: FlexTensor, memory: Memory) -> Fle
 
 /// A tensor as 8 bits, channels last.
 pub(super) fn quantized(kind: UnitKind, tensor: FlexTensor, target: Quantization) -> FlexTensor {
-    if quantization(&tensor) == Some(target) { tensor } else { converted(kind, tensor, Format::U8(target), Memory::Pooled) }
+    if quantization(&tensor) == Some(target) {
+        tensor
+    } else {
+        converted(kind, tensor, Format::U8(target), Memory::Pooled)
+    }
 }
 
 /// A tensor of any layout in another format, channels last.

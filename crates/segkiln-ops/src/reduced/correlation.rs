@@ -154,8 +154,12 @@ pub(super) fn weight_gradient<P: Positions>(kind: UnitKind, positions: &P, taps:
     let finish = |pair: usize, inputs: Range<usize>, sums: *const f32| {
         let channels = chunks(channels, pair);
         let stride = stride(&channels);
-        let sums =
-            Sums { values: sums, first: channels.each_ref().map(|range| range.start), width: channels[1].len(), stride };
+        let sums = Sums {
+            values: sums,
+            first: channels.each_ref().map(|range| range.start),
+            width: channels[1].len(),
+            stride,
+        };
         let [_, outputs] = channels;
         kind.dispatch(Finish { positions, sums, channels: [inputs, outputs], target });
     };

@@ -69,12 +69,7 @@ pub(crate) fn forward(x: &[FlexTensor], weight: FlexTensor, options: &ConvOption
     forward_on(fastest(), x, weight, options)
 }
 
-pub(super) fn forward_on(
-    kind: UnitKind,
-    x: &[FlexTensor],
-    weight: FlexTensor,
-    options: &ConvOptions<2>,
-) -> FlexTensor {
+pub(super) fn forward_on(kind: UnitKind, x: &[FlexTensor], weight: FlexTensor, options: &ConvOptions<2>) -> FlexTensor {
     let weight = weight.to_contiguous();
     let [channels_out, channels_in, rows, columns] = weight.layout().shape().dims();
     let weight = values(&weight);

@@ -396,8 +396,7 @@ impl Unit for Portable {
 
     #[inline(always)]
     unsafe fn store_pairs(self, first: Values, second: Values, pointer: *mut bf16) {
-        let pairs: [[bf16; 2]; LANES] =
-            std::array::from_fn(|lane| [first[lane], second[lane]].map(bf16::from_f32));
+        let pairs: [[bf16; 2]; LANES] = std::array::from_fn(|lane| [first[lane], second[lane]].map(bf16::from_f32));
         unsafe { pointer.cast::<[[bf16; 2]; LANES]>().write_unaligned(pairs) }
     }
 

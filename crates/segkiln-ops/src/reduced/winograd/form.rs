@@ -235,26 +235,16 @@ unsafe fn input_column_of_integers<U: Unit>(unit: U, [d0, d1, d2, d3, d4, d5]: [
 
 /// `A y` along one axis, the adjoint of [`output_column`].
 #[inline(always)]
-pub(super) unsafe fn gradient_column<U: Unit>(
-    unit: U,
-    [y0, y1, y2, y3]: [U::Float; OUTPUTS],
-) -> [U::Float; SIDE] {
+pub(super) unsafe fn gradient_column<U: Unit>(unit: U, [y0, y1, y2, y3]: [U::Float; OUTPUTS]) -> [U::Float; SIDE] {
     // SAFETY: the caller's promise.
     unsafe {
         const A: f32 = Bf16::A;
-    const B: f32 = Bf16::B;
+        const B: f32 = Bf16::B;
         let even_a = unit.mul_add(y2, unit.splat(A * A), y0);
         let even_b = unit.mul_add(y2, unit.splat(B * B), y0);
         let odd_a = unit.mul_add(y3, unit.splat(A * A * A), unit.mul(y1, unit.splat(A)));
         let odd_b = unit.mul_add(y3, unit.splat(B * B * B), unit.mul(y1, unit.splat(B)));
-        [
-            y0,
-            unit.add(even_a, odd_a),
-            unit.sub(even_a, odd_a),
-            unit.add(even_b, odd_b),
-            unit.sub(even_b, odd_b),
-            y3,
-        ]
+        [y0, unit.add(even_a, odd_a), unit.sub(even_a, odd_a), unit.add(even_b, odd_b), unit.sub(even_b, odd_b), y3]
     }
 }
 
