@@ -4,21 +4,27 @@
 //! cargo run --example unet_predict -- --model runs/unet --input data/nuclei_sample/image.png --output out
 //! ```
 //!
-//! For each image it writes `STEM.png`, the class of each pixel as a grey value, and `STEM_overlay.png`. An image of a folder
-//! that cannot be read does not stop the others; the exit code is then 2.
+//! For each image it writes `STEM.png`, the class of each pixel as a grey value, and `STEM_overlay.png`. A TIFF of more than 2²⁶
+//! pixels is read by region and gives `STEM.tif`, tiled and with overviews; a run that was killed goes on where it ended. An
+//! image of a folder that cannot be read does not stop the others; the exit code is then 2.
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use clap::Parser;
+use image::DynamicImage;
 use segkiln::{
-    PartialFailure, SegmentError, SegmentOptions, Segmenter,
+    PartialFailure, Progress, Seams, SegmentError, SegmentOptions, Segmentation, Segmenter,
     core::PrecisionChoice,
-    data::{ColorMode, DenseCrf, Image, read_dynamic, refuse_replacing, write_image, write_labels},
+    data::{
+        ColorMode, DecodeOptions, DenseCrf, Image, read_dynamic, refuse_replacing,
+        regions::{RegionSource, TiffSource},
+        write_image, write_labels,
+    },
 };
 use serde_json::json;
 
@@ -27,11 +33,14 @@ mod common;
 mod decoding;
 #[path = "common/images.rs"]
 mod images;
+#[path = "common/large.rs"]
+mod large;
 #[path = "common/precision.rs"]
 mod precision;
 
 use common::{Failure, Machine, say};
 use decoding::Decoding;
+use large::Large;
 use precision::Numbers;
 
 /// Segments images with a trained network.
@@ -59,6 +68,8 @@ struct Args {
     /// Move the borders to the image's edges with a dense CRF
     #[arg(long)]
     crf: bool,
+    #[command(flatten)]
+    large: Large,
     #[command(flatten)]
     numbers: Numbers,
     #[command(flatten)]
@@ -96,19 +107,28 @@ fn run(args: &Args) -> Result<(), Failure> {
         }
         None => segmenter,
     };
-    let outputs = |stem: &str| ["", "_overlay"].map(|end| args.output.join(format!("{stem}{end}.png")));
-    refuse_replacing(images.values(), images.keys().flat_map(|stem| outputs(stem)))?;
+    let outputs = |stem: &str| [".png", "_overlay.png", ".tif"].map(|end| args.output.join(format!("{stem}{end}")));
+    let written = images.iter().flat_map(|(stem, path)| {
+        let [map, overlay, tiff] = outputs(stem);
+        match args.large.source(path, args.decode.options()) {
+            Ok(Some(_)) => vec![tiff],
+            _ => vec![map, overlay],
+        }
+    });
+    refuse_replacing(images.values(), written)?;
     std::fs::create_dir_all(&args.output)
         .map_err(|error| format!("cannot create {}: {error}", args.output.display()))?;
     let decode = args.decode.options();
     let mut failed = 0;
     for (stem, path) in &images {
-        let segmented = read_dynamic(path, decode).map_err(SegmentError::from).and_then(|image| {
-            let result = segmenter.segment_with(&image, &options)?;
-            Ok((result, image))
-        });
-        let (result, image) = match segmented {
-            Ok(segmented) => segmented,
+        let [map, overlay, tiff] = outputs(stem);
+        let segmented = match args.large.source(path, decode).map_err(SegmentError::from) {
+            Ok(Some(source)) => segment_large(args, &segmenter, &source, &tiff).map(|()| None),
+            Ok(None) => segment_whole(&segmenter, path, &options, decode).map(Some),
+            Err(error) => Err(error),
+        };
+        let whole = match segmented {
+            Ok(whole) => whole,
             // What is wrong with one of a folder is not with the others.
             Err(SegmentError::Data(error)) if args.input.is_dir() => {
                 eprintln!("error: {error}");
@@ -118,9 +138,10 @@ fn run(args: &Args) -> Result<(), Failure> {
             Err(SegmentError::Data(error)) => return Err(error.into()),
             Err(error) => return Err(format!("{}: {error}", path.display()).into()),
         };
-        let [map, overlay] = outputs(stem);
-        write_labels(map, result.map())?;
-        write_image(overlay, &result.overlay(&image, 0.4)?.into())?;
+        if let Some((result, image)) = whole {
+            write_labels(map, result.map())?;
+            write_image(overlay, &result.overlay(&image, 0.4)?.into())?;
+        }
         say(path.display())?;
     }
     let (seconds, output) = (start.elapsed().as_secs_f64(), args.output.display().to_string());
@@ -135,6 +156,36 @@ fn run(args: &Args) -> Result<(), Failure> {
         0 => Ok(()),
         failed => Err(PartialFailure { failed, files: images.len() }.into()),
     }
+}
+
+fn segment_whole(
+    segmenter: &Segmenter,
+    path: &Path,
+    options: &SegmentOptions,
+    decode: DecodeOptions,
+) -> Result<(Segmentation, DynamicImage), SegmentError> {
+    let image = read_dynamic(path, decode)?;
+    Ok((segmenter.segment_with(&image, options)?, image))
+}
+
+fn segment_large(args: &Args, segmenter: &Segmenter, source: &TiffSource, output: &Path) -> Result<(), SegmentError> {
+    let options = args.large.options(args.tile, args.overlap, args.tta);
+    match segmenter.seams(source, &options)? {
+        Seams::Margin(margin) => eprintln!("tiles of {} pixels with margins of {margin}: no seams", options.tile),
+        Seams::Blended => eprintln!("tiles of {} pixels, blended: outputs depend on more than a margin", options.tile),
+    }
+    let sink = segmenter.map_sink(source, output, &options, Large::identity(&args.model, source.path()))?;
+    if sink.rows_written() > 0 {
+        eprintln!("going on after row {}", sink.rows_written());
+    }
+    let mut said = Instant::now();
+    segmenter.segment_large(source, &options, sink, |Progress { done, tiles, left }| {
+        if said.elapsed() > Duration::from_secs(10) {
+            said = Instant::now();
+            eprintln!("tile {done} of {tiles}, {} s left", left.as_secs());
+        }
+    })?;
+    Ok(())
 }
 
 /// The images by the name of their results, which must differ.

@@ -20,7 +20,7 @@ use burn::data::dataset::Dataset;
 use clap::Parser;
 use segkiln::{
     DataRecord, Segmenter,
-    core::{Classes, Precision, PrecisionChoice},
+    core::{Classes, PrecisionChoice},
     data::{
         self, ColorMode, DataError, DecodeOptions, Loader, MaskFormat, Normalize,
         datasets::{Cached, FolderDataset, FolderOptions, Survey},
@@ -28,7 +28,7 @@ use segkiln::{
         transforms::{Affine, Compose, Gamma, HorizontalFlip, Probability, RandomCrop, RandomTurn90},
     },
     models::{
-        ModelCard, ModelConfig,
+        ModelCard, ModelConfig, TrainingPrecision,
         backbones::BackboneConfig,
         unet::{EncodedUNetConfig, UNetConfig},
     },
@@ -88,7 +88,7 @@ struct Args {
     check_data: bool,
     #[command(flatten)]
     decode: Decoding,
-    /// Numbers that training multiplies: f32, the only ones so far
+    /// Numbers that convolutions and their gradients multiply: f32, bf16, or auto, whichever this processor multiplies faster
     #[arg(long, default_value = "f32")]
     precision: PrecisionChoice,
     #[command(flatten)]
@@ -101,13 +101,11 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
-    if args.precision != PrecisionChoice::Fixed(Precision::F32) {
-        return Err(
-            "--precision: training computes in f32; bf16 and int8 are for prediction, see unet_predict and quantize"
-                .into(),
-        );
-    }
     let device = args.machine.device()?;
+    let precision = match args.precision {
+        PrecisionChoice::Fixed(precision) => precision,
+        PrecisionChoice::Auto => TrainingPrecision::fastest(&device),
+    };
     let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/nuclei_sample");
     let folder = args.data.clone().unwrap_or_else(|| sample.into());
     let classes = Classes::binary();
@@ -191,6 +189,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         epochs: args.epochs,
         batch_size: args.batch_size,
         learning_rate: args.lr,
+        precision,
         ..TrainingOptions::default()
     };
     let mut data = record.to_json();

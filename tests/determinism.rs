@@ -124,7 +124,8 @@ fn steps_of_a_segmentation_network() {
         color: Some(ColorMode::Gray),
         normalize: Normalize::identity(1),
     };
-    let options = StepOptions::new(&TrainingOptions { clip_norm: Some(0.3), ..TrainingOptions::default() });
+    let options = TrainingOptions { clip_norm: Some(0.3), ..TrainingOptions::default() };
+    let options = StepOptions::new(&options, &Device::default()).unwrap();
     same_on_any_threads("a step", || {
         let device = Device::default().autodiff();
         device.seed(2);
@@ -178,7 +179,8 @@ fn steps_of_detectors() {
             let card = DetectorCard::new(config.clone(), Classes::new(["ground", "odd", "even"]).unwrap());
             let options = TrainingOptions { clip_norm: Some(0.3), accumulation: 2, ..TrainingOptions::default() };
             let network = config.init(&device).unwrap();
-            let learner = DetectionTask::new(card).learner(network, StepOptions::new(&options)).unwrap();
+            let learner =
+                DetectionTask::new(card).learner(network, StepOptions::new(&options, &device).unwrap()).unwrap();
             step(learner, &batches, &device)
         });
     }

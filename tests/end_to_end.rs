@@ -8,9 +8,17 @@ use std::{
 };
 
 use burn::tensor::Device;
-use common::{Random, discs, example, files, run, run_well, unet_predict, unet_train, write_pair};
+use common::{Random, discs, example, files, run, run_badly, run_well, unet_predict, unet_train, write_pair};
 use image::{DynamicImage, GrayImage, ImageBuffer, ImageFormat, Luma, Rgba};
-use segkiln::{Segmenter, core::LabelMap, data::write_image};
+use segkiln::{
+    Segmenter,
+    core::LabelMap,
+    data::{
+        DecodeOptions,
+        regions::{Region, RegionSource, TiffSource},
+        write_image,
+    },
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -190,6 +198,37 @@ fn images_of_any_format_and_size_are_predicted_as_by_the_library() {
         let share = agreement(&class_map(&trained.at("out").join(format!("{stem}.png")), [96, 80]), &truth);
         assert!(share > 0.93, "{stem}: {share} of the pixels are right");
     }
+}
+
+#[test]
+fn tiffs_are_predicted_by_region_with_the_same_result() {
+    let trained = Trained::new(&[("train", 8), ("val", 4), ("test", 1)]);
+    let (width, height) = (700, 530);
+    let scene = trained.at("scene.tif");
+    write_image(&scene, &discs(78, width, height).0.into()).unwrap();
+    run_well(&mut unet_predict(&trained.at("run"), &scene, &trained.at("whole")));
+    let expected = class_map(&trained.at("whole/scene.png"), [width, height]);
+    assert!(expected.contains(&0) && expected.contains(&1));
+
+    let predict = |out: &str, flags: &[&str]| {
+        let mut command = unet_predict(&trained.at("run"), &scene, &trained.at(out));
+        command.args(flags);
+        command
+    };
+    let ended = run(&mut predict("tiles", &["--tiff", "--tile", "512"]));
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains("margins of 128: no seams"), "{}", ended.stderr);
+    assert_eq!(files(&trained.at("tiles")), [PathBuf::from("scene.tif")]);
+    let source = TiffSource::open(trained.at("tiles/scene.tif"), DecodeOptions::default()).unwrap();
+    let found = source.read(0, Region { left: 0, top: 0, width, height }).unwrap().image;
+    let found: Vec<u8> = found.as_slice().iter().map(|value| (255.0 * value).round() as u8).collect();
+    assert!(found == expected, "tiles give another map");
+    assert_eq!(source.levels().len(), 3);
+
+    let error = run_badly(&mut predict("", &["--tiff"]));
+    assert!(error.contains("scene.tif is an input and would be replaced"), "{error}");
+    let error = run_badly(&mut predict("levels", &["--level", "2"]));
+    assert!(error.contains("level") && error.contains("0 to 0"), "{error}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::{
 use burn::tensor::Device;
 use common::{Random, data_set, detection_set, files, rcnn_train, run, run_badly, run_well, unet_train};
 use segkiln::{
-    core::Classes,
+    core::{Classes, Precision},
     data::{
         ColorMode, Loader, MaskFormat, Normalize,
         datasets::{FolderDataset, FolderOptions},
@@ -22,7 +22,7 @@ use segkiln::{
         transforms::{Compose, HorizontalFlip, RandomCrop},
         write_image,
     },
-    models::{ModelCard, ModelConfig, unet::UNetConfig},
+    models::{ModelCard, ModelConfig, TrainingPrecision, unet::UNetConfig},
     train::{Run, SegmentationTask, TrainingOptions, train},
 };
 use serde_json::Value;
@@ -240,6 +240,28 @@ fn a_seed_gives_the_same_bytes_on_any_number_of_threads() {
 }
 
 #[test]
+fn a_seed_gives_the_same_bytes_in_bf16_too() {
+    let place = Place::new();
+    let train = |out: &str, precision: &str| {
+        let mut command = place.train(out);
+        command.args(["--base", "16", "--epochs", "2", "--precision", precision]);
+        command
+    };
+    for (out, threads) in [("one", "1"), ("two", "2")] {
+        run_well(train(out, "bf16").env("RAYON_NUM_THREADS", threads));
+        assert_same_run(&place.out("one"), &place.out(out));
+    }
+    let config: Value = serde_json::from_slice(&fs::read(place.out("one/config.json")).unwrap()).unwrap();
+    assert_eq!(config["recipe"]["precision"], "bf16");
+    run_well(&mut train("full", "f32"));
+    let weights = |out| fs::read(place.out(out).join("last.bpk")).unwrap();
+    let differs = TrainingPrecision::fastest(&Device::flex()) == Precision::Bf16;
+    assert_eq!(weights("one") != weights("full"), differs, "processors without dot products of bf16 train in f32");
+    let error = run_badly(&mut train("eight", "int8"));
+    assert!(error.contains("precision") && error.contains("quantize"), "{error}");
+}
+
+#[test]
 fn a_detector_s_seed_gives_the_same_bytes_on_any_number_of_threads() {
     let place = Place(tempfile::tempdir().unwrap());
     detection_set(&place.data());
@@ -259,6 +281,7 @@ fn other_settings_cannot_be_resumed() {
         ("--lr", "0.5", "learning_rate"),
         ("--epochs", "2", "epochs"),
         ("--crop", "16", "crop"),
+        ("--precision", "bf16", "precision"),
     ] {
         let error = run_badly(place.train("run").args(["--epochs", "1", "--resume", setting, value]));
         assert!(error.contains(field) && error.contains("config.json"), "{setting}: {error}");

@@ -49,21 +49,21 @@ struct Args {
 type Case = Box<dyn FnMut()>;
 
 fn case(name: &str, precision: Precision, device: &Device) -> Result<Case, Failure> {
-    let infers = name.contains("_infer_");
-    if precision != Precision::F32 && !infers {
-        return Err(format!("{name} is no inference of a network, so it is f32; it has no {precision}").into());
+    let network = name.contains("_infer_") || name.contains("_train_");
+    if precision != Precision::F32 && !network {
+        return Err(format!("{name} is no case of a network, so it is f32; it has no {precision}").into());
     }
     Ok(match name {
         "unet32_infer_256" => unet_infer(32, 256, precision, device)?,
         "unet64_infer_512" => unet_infer(64, 512, precision, device)?,
         "gradcam_unet32_256" => explain::grad_cam(32, 256, device)?,
         "pgd10_unet32_256" => explain::pgd(32, 256, device)?,
-        "unet32_train_256" => unet_train(32, 256, 2, device),
+        "unet32_train_256" => unet_train(32, 256, 2, precision, device)?,
         "deeplabv3_resnet50_infer_520" => segmenter("deeplabv3_resnet50", 520, precision, device)?,
         "lraspp_mobilenet_v3_large_infer_520" => segmenter("lraspp_mobilenet_v3_large", 520, precision, device)?,
         "fasterrcnn_resnet50_fpn_infer_800" => detector("fasterrcnn_resnet50_fpn", [800, 1088], precision, device)?,
         "maskrcnn_resnet50_fpn_infer_800" => detector("maskrcnn_resnet50_fpn", [800, 1088], precision, device)?,
-        "maskrcnn_resnet50_fpn_train_512" => detector_train("maskrcnn_resnet50_fpn", [512, 512], device)?,
+        "maskrcnn_resnet50_fpn_train_512" => detector_train("maskrcnn_resnet50_fpn", [512, 512], precision, device)?,
         "roi_align_forward" => regions(false, device),
         "roi_align_backward" => regions(true, device),
         "nms_10000" => suppression(10_000, device),

@@ -10,7 +10,7 @@ use segkiln::{
     metrics::losses::{CrossEntropyLossConfig, SegmentationLoss},
     models::{
         Calibration, InferenceSession, ModelConfig, RangeMethod, SegmentationModel, SegmentationNetwork,
-        SegmentationNetworkConfig,
+        SegmentationNetworkConfig, TrainingPrecision,
         detection::{
             DetectionNetwork, Sampling,
             rcnn::{Rcnn, RcnnConfig},
@@ -55,7 +55,14 @@ fn noise(side: usize, device: &Device) -> Tensor<4> {
     Tensor::random([1, 3, side, side], Distribution::Normal(0.0, 1.0), device)
 }
 
-pub fn unet_train(base: usize, side: usize, batch: usize, device: &Device) -> Case {
+pub fn unet_train(
+    base: usize,
+    side: usize,
+    batch: usize,
+    precision: Precision,
+    device: &Device,
+) -> Result<Case, Failure> {
+    let precision = TrainingPrecision::new(precision, device)?;
     let device = device.clone().autodiff();
     let mut unet = Some(UNetConfig::new(3, 2).with_base(base).init(&device).materialize());
     let mut optimizer = AdamConfig::new().with_epsilon(1e-8).init();
@@ -63,14 +70,14 @@ pub fn unet_train(base: usize, side: usize, batch: usize, device: &Device) -> Ca
     let x = Tensor::<4>::random([batch, 3, side, side], Distribution::Normal(0.0, 1.0), &device);
     let y = Tensor::<3>::random([batch, side, side], Distribution::Uniform(0.0, 2.0), &device);
     let y: Tensor<3, Int> = y.int();
-    Box::new(move || {
+    Ok(Box::new(move || {
         let model: UNet = unet.take().expect("put back below");
-        let value = loss.forward(model.forward(x.clone()), y.clone());
+        let value = loss.forward(precision.run(|| model.forward(x.clone())), y.clone());
         let gradients = GradientsParams::from_grads(value.backward(), &model);
         unet = Some(optimizer.step(1e-3, model, gradients));
         value.into_scalar::<f32>();
         device.sync().expect("the device finishes its work");
-    })
+    }))
 }
 
 pub fn segmenter(name: &str, side: usize, precision: Precision, device: &Device) -> Result<Case, Failure> {
@@ -97,7 +104,13 @@ pub fn detector(
 }
 
 /// Eight objects of noise on one image.
-pub fn detector_train(name: &str, [height, width]: [usize; 2], device: &Device) -> Result<Case, Failure> {
+pub fn detector_train(
+    name: &str,
+    [height, width]: [usize; 2],
+    precision: Precision,
+    device: &Device,
+) -> Result<Case, Failure> {
+    let precision = TrainingPrecision::new(precision, device)?;
     let device = device.clone().autodiff();
     let config = RcnnConfig::by_name(name, 91).ok_or("no such network")?.with_min_size(height).with_max_size(width);
     let mut model = Some(config.init(&device)?.materialize());
@@ -118,7 +131,8 @@ pub fn detector_train(name: &str, [height, width]: [usize; 2], device: &Device) 
     let mut seed = 0;
     Ok(Box::new(move || {
         let current: Rcnn = model.take().expect("put back below");
-        let losses = current.losses(&x, &targets, Sampling::Random { seed }).expect("the targets fit");
+        let losses = precision.run(|| current.losses(&x, &targets, Sampling::Random { seed }));
+        let losses = losses.expect("the targets fit");
         seed += 1;
         let total = losses.total();
         let gradients = GradientsParams::from_grads(total.backward(), &current);

@@ -1,5 +1,7 @@
 use std::path::{Path, PathBuf};
 
+use crate::regions::Region;
+
 /// Errors of images, masks, lists, data sets and the options of this crate.
 ///
 /// Each message names the file (where there is one), what is wrong with it, and what to do about it.
@@ -102,6 +104,31 @@ pub enum DataError {
         y: u32,
         /// The value.
         value: f32,
+    },
+    /// A region of a large picture that cannot be read.
+    #[error(
+        "{path}, level {level}: the {}x{} pixels from column {} and row {} on cannot be read: {reason}",
+        region.width, region.height, region.left, region.top
+    )]
+    Region {
+        /// The file.
+        path: PathBuf,
+        /// Level of resolution, 0 is the finest.
+        level: usize,
+        /// The region that was asked for, or the tile or strip of the file.
+        region: Region,
+        /// Why not.
+        reason: String,
+    },
+    /// A picture of other bands than are asked for.
+    #[error("{path} has {bands} bands, and {expected} are expected; choose some of them, or a network for so many")]
+    Bands {
+        /// The file.
+        path: PathBuf,
+        /// Its bands.
+        bands: usize,
+        /// Bands that are asked for.
+        expected: usize,
     },
     /// An image could not be written.
     #[error("cannot write {path}: {reason}")]

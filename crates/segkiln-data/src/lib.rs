@@ -51,6 +51,7 @@ mod normalize;
 mod preset;
 mod problem;
 mod raster;
+pub mod regions;
 mod resize;
 mod text;
 mod warn;

@@ -157,8 +157,8 @@ fn words(width: u32, height: u32, channels: usize, v: Vec<u16>) -> Option<Dynami
     }
 }
 
-/// Pixels of `channels` samples in another mode.
-fn convert<T: Copy>(samples: &[T], channels: usize, mode: ColorMode, value: impl Fn(T) -> f32) -> Vec<f32> {
+/// Pixels of `channels` samples, 1 to 4, in another mode.
+pub(crate) fn convert<T: Copy>(samples: &[T], channels: usize, mode: ColorMode, value: impl Fn(T) -> f32) -> Vec<f32> {
     match channels {
         1 => convert_pixels::<T, 1>(samples, mode, value),
         2 => convert_pixels::<T, 2>(samples, mode, value),

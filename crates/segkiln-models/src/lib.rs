@@ -36,6 +36,7 @@ pub mod lraspp;
 mod precision;
 pub mod pspnet;
 mod quantization;
+mod reach;
 pub mod segformer;
 pub mod segmentation;
 mod summary;
@@ -45,8 +46,9 @@ pub mod upernet;
 pub mod weights;
 
 pub use detection::DetectorCard;
-pub use precision::{InferenceSession, PrecisionError};
+pub use precision::{InferenceSession, PrecisionError, TrainingPrecision};
 pub use quantization::{Calibration, CalibrationError, LayerRanges, NetworkQuantization, RangeMethod};
+pub use reach::reach;
 pub use segmentation::{ModelCard, ModelConfig, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig};
 pub use summary::{LayerSummary, Summary};
 pub use trace::{Edit, LayerMap, LayerMaps, TapPlace, UnknownLayer, tap};

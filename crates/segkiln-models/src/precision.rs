@@ -1,4 +1,4 @@
-//! Precision of inference: which numbers layers multiply, and the layers' weights packed for it.
+//! Precision: which numbers layers multiply, and for inference the layers' weights packed for it.
 //!
 //! A predictor has an [`InferenceSession`]; while it [runs](InferenceSession::run) a network, the layers of [`crate::layers`] compute
 //! in its precision, and no network knows of it. Weights are packed when a layer is first used and kept with the session.
@@ -6,6 +6,9 @@
 //! Between layers activations are f32, unless a network [keeps](keep_reduced) them reduced where all that it does with them is
 //! in [`crate::layers`]. On processors without dot products of bf16, and for layers whose channels do not fit them, the f32
 //! kernels compute, which are as fast there.
+//!
+//! In training a [`TrainingPrecision`] says what convolutions and their gradients multiply; weights, their gradients and all
+//! activations that are no factor of a convolution are f32.
 //!
 //! A session of 8 bits has the ranges of a [`NetworkQuantization`]; layers that it does not name compute in bf16. A session of a
 //! [`Calibration`](crate::Calibration) computes in f32 and watches what layers read and write.
@@ -21,7 +24,7 @@ use burn::{
     nn::conv::{Conv2d, ConvTranspose2d},
     tensor::{
         Device, Tensor,
-        ops::{ConvOptions, ConvTransposeOptions},
+        ops::{ConvOptions, ConvTransposeOptions, MaxPoolOptions},
     },
 };
 use segkiln_core::Precision;
@@ -43,6 +46,9 @@ pub enum PrecisionError {
         /// The device.
         device: String,
     },
+    /// Networks are not trained in it.
+    #[error("networks are trained in f32 or bf16; int8 is made of a trained network, by the program quantize")]
+    Training,
     /// Ranges of activations are missing.
     #[error(
         "precision int8 needs the ranges of the network's activations; make a quantized model with the program quantize"
@@ -64,6 +70,8 @@ enum Mode {
     /// Ranges by the layers' weights.
     Int8(HashMap<ParamId, LayerRanges>),
     Calibration(Mutex<Observations>),
+    /// Layers say what their outputs depend on, in place of computing them; see [`reach`](crate::reach()).
+    Reach,
 }
 
 /// A packed layer.
@@ -106,6 +114,7 @@ pub struct InferenceSession {
 struct Current {
     session: Option<Arc<InferenceSession>>,
     keep: bool,
+    training: TrainingPrecision,
 }
 
 thread_local! {
@@ -166,27 +175,28 @@ impl InferenceSession {
         Self::with_mode(Mode::Calibration(Mutex::default()), device)
     }
 
+    /// A session in which layers say what their outputs depend on.
+    pub(crate) fn reach() -> Arc<Self> {
+        Arc::new(Self {
+            mode: Mode::Reach,
+            #[cfg(feature = "flex")]
+            layers: Mutex::default(),
+        })
+    }
+
     fn with_mode(mode: Mode, device: &Device) -> Result<Arc<Self>, PrecisionError> {
         let session = Self {
             mode,
             #[cfg(feature = "flex")]
             layers: Mutex::default(),
         };
-        #[cfg(feature = "flex")]
-        let on_cpu = device.clone().inner() == Device::flex();
-        #[cfg(not(feature = "flex"))]
-        let on_cpu = false;
-        match session.precision() {
-            Precision::F32 => Ok(Arc::new(session)),
-            _ if on_cpu => Ok(Arc::new(session)),
-            precision => Err(PrecisionError::Device { precision, device: format!("{device:?}") }),
-        }
+        has_kernels(session.precision(), device).map(|()| Arc::new(session))
     }
 
     /// The precision that layers compute in, as far as their kernels and this processor can.
     pub fn precision(&self) -> Precision {
         match self.mode {
-            Mode::F32 | Mode::Calibration(_) => Precision::F32,
+            Mode::F32 | Mode::Calibration(_) | Mode::Reach => Precision::F32,
             Mode::Bf16 => Precision::Bf16,
             Mode::Int8(_) => Precision::Int8,
         }
@@ -219,7 +229,7 @@ impl InferenceSession {
         LAST.set(None);
         match self.mode {
             Mode::F32 => with_current(Current::default(), f),
-            _ => with_current(Current { session: Some(self.clone()), keep: false }, f),
+            _ => with_current(Current { session: Some(self.clone()), ..Current::default() }, f),
         }
     }
 
@@ -244,6 +254,77 @@ impl InferenceSession {
         };
         layers.entry(id).or_insert_with(|| pack().map(Arc::new)).clone()
     }
+}
+
+/// Refuses a precision that a device has no kernels for.
+fn has_kernels(precision: Precision, device: &Device) -> Result<(), PrecisionError> {
+    #[cfg(feature = "flex")]
+    let on_cpu = device.clone().inner() == Device::flex();
+    #[cfg(not(feature = "flex"))]
+    let on_cpu = false;
+    match precision {
+        Precision::F32 => Ok(()),
+        _ if on_cpu => Ok(()),
+        _ => Err(PrecisionError::Device { precision, device: format!("{device:?}") }),
+    }
+}
+
+/// What convolutions and their gradients multiply while a network is trained: f32, or bf16 with sums of f32. In bf16 autodiff
+/// keeps the inputs of these convolutions in half the memory. The loss needs no scaling, as bf16 has the range of f32.
+///
+/// Layers that [`segkiln_ops::conv2d_bf16`] has no kernels for compute in f32, and all of them on processors without dot
+/// products of bf16. Transposed convolutions, linear layers, norms and losses are f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TrainingPrecision {
+    reduced: bool,
+}
+
+impl TrainingPrecision {
+    /// The precision of a training on `device`.
+    ///
+    /// # Errors
+    /// [`PrecisionError::Device`] if the device cannot compute in the precision, [`PrecisionError::Training`] for int8.
+    pub fn new(precision: Precision, device: &Device) -> Result<Self, PrecisionError> {
+        if precision == Precision::Int8 {
+            return Err(PrecisionError::Training);
+        }
+        has_kernels(precision, device)?;
+        Ok(Self { reduced: precision == Precision::Bf16 })
+    }
+
+    /// The faster precision of a training on `device`: bf16 on the CPU where the processor has dot products of bf16, else f32.
+    pub fn fastest(device: &Device) -> Precision {
+        #[cfg(feature = "flex")]
+        if has_kernels(Precision::Bf16, device).is_ok() && reduced::is_supported() {
+            return Precision::Bf16;
+        }
+        let _ = device;
+        Precision::F32
+    }
+
+    /// Computes `f`, a forward pass whose gradients are tracked, in this precision. The backward pass computes in it too,
+    /// wherever it runs.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Distribution, Tensor};
+    /// use segkiln_core::Precision;
+    /// use segkiln_models::{TrainingPrecision, unet::UNetConfig};
+    ///
+    /// let device = Device::flex().autodiff();
+    /// let unet = UNetConfig::new(3, 2).with_base(16).with_depth(2).init(&device);
+    /// let x = Tensor::random([1, 3, 40, 40], Distribution::Default, &device);
+    /// let precision = TrainingPrecision::new(Precision::Bf16, &device)?;
+    /// let gradients = precision.run(|| unet.forward(x)).sum().backward();
+    /// # Ok::<(), segkiln_models::PrecisionError>(())
+    /// ```
+    pub fn run<T>(self, f: impl FnOnce() -> T) -> T {
+        with_current(Current { training: self, ..Current::default() }, f)
+    }
+}
+
+/// Whether convolutions whose gradients are tracked multiply bf16.
+pub(crate) fn trains_in_bf16() -> bool {
+    CURRENT.with_borrow(|current| current.training.reduced)
 }
 
 /// Computes `f`, part of a network, which may pass activations of reduced precision from layer to layer: everything that it
@@ -291,9 +372,15 @@ pub(crate) fn convolve(
     keep: bool,
     affine: impl Fn() -> [Tensor<1>; 2],
 ) -> Option<Tensor<4>> {
+    if reaches() {
+        let [height, width] = conv.kernel_size;
+        let mut pooling = MaxPoolOptions::new([height, width]);
+        (pooling.stride, pooling.padding, pooling.dilation) = (options.stride, options.padding, options.dilation);
+        return Some(crate::reach::convolve(x, conv.weight.dims()[0], pooling));
+    }
     #[cfg(feature = "flex")]
     if !x.is_autodiff() {
-        let Current { session, keep: kept } = CURRENT.with_borrow(Current::clone);
+        let Current { session, keep: kept, .. } = CURRENT.with_borrow(Current::clone);
         let (session, id) = (session?, conv.weight.id);
         LAST.set(Some(id));
         let [scale, shift] = affine();
@@ -317,14 +404,22 @@ pub(crate) fn convolve(
     None
 }
 
+/// Whether layers say what their outputs depend on.
+fn reaches() -> bool {
+    CURRENT.with_borrow(|current| current.session.as_ref().is_some_and(|session| matches!(session.mode, Mode::Reach)))
+}
+
 /// A transposed convolution, where a session computes it.
 pub(crate) fn convolve_transposed(conv: &ConvTranspose2d, x: &Tensor<4>) -> Option<Tensor<4>> {
+    let ConvTranspose2d { stride, kernel_size, padding, padding_out, dilation, groups, .. } = conv;
+    let spreads = stride == kernel_size && *padding == [0, 0] && *padding_out == [0, 0];
+    if spreads && *dilation == [1, 1] && reaches() {
+        return Some(crate::reach::convolve_transposed(x, conv.weight.dims()[1] * groups, *stride));
+    }
     #[cfg(feature = "flex")]
     {
-        let ConvTranspose2d { stride, kernel_size, padding, padding_out, dilation, groups, .. } = conv;
-        let spreads = stride == kernel_size && *padding == [0, 0] && *padding_out == [0, 0];
         if spreads && *dilation == [1, 1] && *groups == 1 && !x.is_autodiff() {
-            let Current { session, keep } = CURRENT.with_borrow(Current::clone);
+            let Current { session, keep, .. } = CURRENT.with_borrow(Current::clone);
             let (session, id) = (session?, conv.weight.id);
             LAST.set(Some(id));
             let bias = conv.bias.as_ref().map(Param::val);

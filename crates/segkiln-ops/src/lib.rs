@@ -30,7 +30,7 @@ pub mod roi_align;
 pub use add_relu::add_relu;
 pub use batch_norm::{BatchNormOutput, batch_norm_train};
 pub use conv_transpose2d::conv_transpose2d;
-pub use conv2d::{Joined, conv2d, conv2d_affine};
+pub use conv2d::{Joined, conv2d, conv2d_affine, conv2d_bf16};
 #[cfg(feature = "flex")]
 pub use cpu::{release_memory, set_helper_threads};
 pub use gated::{gelu, hard_swish, silu};

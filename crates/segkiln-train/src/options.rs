@@ -1,3 +1,4 @@
+use segkiln_core::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -36,6 +37,10 @@ pub struct TrainingOptions {
     pub trainable: Option<usize>,
     /// Validation metric that decides which epoch is the best.
     pub monitor: Monitor,
+    /// Numbers that convolutions and their gradients multiply: f32 or bf16; see
+    /// [`TrainingPrecision`](segkiln_models::TrainingPrecision). Weights, and validation, are f32 in either.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 fn one() -> usize {
@@ -60,6 +65,7 @@ impl Default for TrainingOptions {
             patience: None,
             trainable: None,
             monitor: Monitor { metric: "loss".into(), higher_is_better: false },
+            precision: Precision::F32,
         }
     }
 }

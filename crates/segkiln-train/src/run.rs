@@ -112,7 +112,7 @@ pub fn train<T: Task>(run: Run<T>) -> Result<Outcome<T::Network>> {
     if resume {
         upgrade::<T>(&folder.join("config.json"), &config)?;
     }
-    let step = StepOptions::new(&settings);
+    let step = StepOptions::new(&settings, device)?;
     // Before anything is read or moved.
     let mut folder_lock = folder.is_dir().then(|| Lock::of(folder)).transpose()?;
     let checkpoints = CheckpointSet::new(folder.join("checkpoint"));
@@ -413,7 +413,7 @@ mod tests {
         }
     }
 
-    /// Without accumulation, and with another name of the backbone.
+    /// Without accumulation and precision, and with another name of the backbone.
     #[test]
     fn configs_of_earlier_versions_are_upgraded() {
         let folder = tempfile::tempdir().unwrap();
@@ -428,7 +428,9 @@ mod tests {
         let recipe = Recipe { options: TrainingOptions::default(), settings: task.settings() };
         let text = serde_json::to_string_pretty(&RunConfig { card: task.card(), recipe, data: Value::Null }).unwrap();
         let mut earlier: Value = serde_json::from_str(&text).unwrap();
-        earlier["recipe"].as_object_mut().unwrap().remove("accumulation").unwrap();
+        for field in ["accumulation", "precision"] {
+            earlier["recipe"].as_object_mut().unwrap().remove(field).unwrap();
+        }
         let fpn = earlier["model"]["Fpn"].as_object_mut().unwrap();
         let backbone = fpn.remove("backbone").unwrap();
         fpn.insert("encoder".into(), backbone);

@@ -215,7 +215,7 @@ impl<M: SegmentationNetwork> TrainStep for SegmentationLearner<M> {
     type Output = TrainingOutput;
 
     fn step(&self, batch: Batch) -> TrainOutput<TrainingOutput> {
-        let heads = self.model.forward_heads(batch.images).into_iter();
+        let heads = self.step.forward(|| self.model.forward_heads(batch.images)).into_iter();
         let losses = heads.map(|head| self.loss.forward(head.logits, batch.masks.clone()).mul_scalar(head.weight));
         let loss = losses.reduce(|sum, loss| sum + loss).expect("a network has a head");
         self.step.backward(self, loss)

@@ -15,7 +15,7 @@ use burn_train::{
     metric::{Adaptor, LossInput, Metric, Numeric},
 };
 use segkiln_data::Collate;
-use segkiln_models::weights::WeightsError;
+use segkiln_models::{TrainingPrecision, weights::WeightsError};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{Result, TrainError, TrainingOptions, optimizer::clip_grad_norm, strategy::lock};
@@ -100,14 +100,25 @@ pub trait Task: Sized + 'static {
 pub struct StepOptions {
     clip_norm: Option<f32>,
     accumulation: usize,
+    precision: TrainingPrecision,
     error: Arc<Mutex<Option<TrainError>>>,
 }
 
 impl StepOptions {
-    /// Takes them from a training's options.
-    pub fn new(options: &TrainingOptions) -> Self {
-        let TrainingOptions { clip_norm, accumulation, .. } = *options;
-        Self { clip_norm, accumulation, error: Arc::default() }
+    /// Takes them from the options of a training on `device`.
+    ///
+    /// # Errors
+    /// [`TrainError::Recipe`] if the device has no kernels for the precision.
+    pub fn new(options: &TrainingOptions, device: &Device) -> Result<Self> {
+        let TrainingOptions { clip_norm, accumulation, precision, .. } = *options;
+        let precision = TrainingPrecision::new(precision, device)
+            .map_err(|error| TrainError::Recipe { field: "precision", reason: error.to_string() })?;
+        Ok(Self { clip_norm, accumulation, precision, error: Arc::default() })
+    }
+
+    /// Computes a training step's forward pass in the precision of the options.
+    pub fn forward<T>(&self, f: impl FnOnce() -> T) -> T {
+        self.precision.run(f)
     }
 
     /// Computes the gradients of a batch's loss, divided by the number of batches of a step and clipped.

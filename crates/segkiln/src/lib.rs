@@ -36,6 +36,7 @@ mod detector;
 mod device;
 #[cfg(feature = "metrics")]
 mod evaluation;
+mod large;
 mod quantize;
 #[cfg(feature = "train")]
 mod record;
@@ -51,6 +52,7 @@ pub use detector::{DetectError, Detector};
 pub use device::{UnknownDevice, device_by_name, select_device};
 #[cfg(feature = "metrics")]
 pub use evaluation::SplitDetections;
+pub use large::{LargeOptions, Progress, Seams};
 pub use quantize::{
     Computation, PrecisionTrial, Quantizable, QuantizeError, QuantizeOptions, Quantized, fastest_precision, quantize,
 };

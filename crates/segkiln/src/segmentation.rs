@@ -4,6 +4,20 @@ use segkiln_data::{DataError, DenseCrf, Image, draw};
 
 use crate::SegmentError;
 
+/// The class with the highest value, the first of several; none if a value is NaN.
+pub(crate) fn most_likely(values: impl Iterator<Item = f32>) -> Option<u32> {
+    let (mut best, mut highest) = (0, f32::NEG_INFINITY);
+    for (class, value) in values.enumerate() {
+        if value.is_nan() {
+            return None;
+        }
+        if value > highest {
+            (best, highest) = (class as u32, value);
+        }
+    }
+    Some(best)
+}
+
 /// The result, filled pixel by pixel from the top.
 pub(crate) struct ResultRows {
     classes: Classes,
@@ -49,10 +63,19 @@ impl ResultRows {
         Ok(result)
     }
 
+    fn check(&self) -> Result<(), SegmentError> {
+        let undefined = |pixel| SegmentError::Undefined { x: pixel % self.width, y: pixel / self.width };
+        self.undefined.map_or(Ok(()), |pixel| Err(undefined(pixel)))
+    }
+
+    /// The most likely class of each pixel.
+    pub(crate) fn into_labels(self) -> Result<Vec<u32>, SegmentError> {
+        self.check()?;
+        Ok(self.labels)
+    }
+
     pub(crate) fn into_segmentation(self) -> Result<Segmentation, SegmentError> {
-        if let Some(pixel) = self.undefined {
-            return Err(SegmentError::Undefined { x: pixel % self.width, y: pixel / self.width });
-        }
+        self.check()?;
         let map = LabelMap::new(self.width as u32, self.height as u32, self.labels).expect("each pixel was pushed");
         Ok(Segmentation { classes: self.classes, map, probabilities: self.probabilities })
     }

@@ -396,6 +396,11 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     /// Probabilities of each class, `[class][row][column]`.
     fn probabilities(&self, mut image: Image, flips: bool) -> Result<Vec<f32>, SegmentError> {
         self.card.normalize.apply(&mut image)?;
+        self.normalized_probabilities(image, flips)
+    }
+
+    /// As [`probabilities`](Self::probabilities), of an image that is normalized.
+    pub(crate) fn normalized_probabilities(&self, image: Image, flips: bool) -> Result<Vec<f32>, SegmentError> {
         // In floats such values reach the probabilities, where they are found; 8 bits have none for them.
         if self.precision() == Precision::Int8 && image.as_slice().iter().any(|value| !value.is_finite()) {
             let reason = "has values that are not finite; say what pixels without data have (nodata)".into();

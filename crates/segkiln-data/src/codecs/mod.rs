@@ -26,7 +26,9 @@ use ::image::{
 use segkiln_core::LabelMap;
 
 pub use labels::MaskFormat;
+pub(crate) use nodata::of_tag as nodata_of_tag;
 pub use options::{DecodeOptions, Limits, Orientation};
+pub(crate) use tiff::rgb as rgb_of_ycbcr;
 pub use write::{refuse_replacing, write_image, write_labels, write_whole};
 
 use crate::{
@@ -263,7 +265,7 @@ fn reason(error: &ImageError) -> String {
 }
 
 /// Samples of 1, 2 or 4 bits that are packed into rows of whole bytes, one a byte.
-fn unpack(packed: &[u8], bits: u8, width: u32, height: u32, channels: usize) -> Vec<u8> {
+pub(crate) fn unpack(packed: &[u8], bits: u8, width: u32, height: u32, channels: usize) -> Vec<u8> {
     let row_samples = width as usize * channels;
     let row_bytes = (row_samples * usize::from(bits)).div_ceil(8);
     let (per_byte, mask) = (8 / usize::from(bits), (1u8 << bits) - 1);

@@ -41,7 +41,7 @@ impl Sample for f32 {
 }
 
 /// The number that GDAL's tag holds as text.
-pub(super) fn of_tag(text: &str) -> Option<f64> {
+pub(crate) fn of_tag(text: &str) -> Option<f64> {
     text.trim_matches(|c: char| c.is_whitespace() || c == '\0').parse().ok()
 }
 

@@ -85,7 +85,7 @@ impl Limits {
         Err(DataError::TooLarge { path: path.into(), width, height, limit })
     }
 
-    pub(super) fn max_usize(&self) -> usize {
+    pub(crate) fn max_usize(&self) -> usize {
         usize::try_from(self.max_bytes).unwrap_or(usize::MAX)
     }
 }

@@ -166,7 +166,7 @@ fn further_pages(decoder: &mut Reader<'_>) -> usize {
 }
 
 /// Full-range YCbCr of JPEG (ITU-T T.871) as RGB.
-fn rgb([y, cb, cr]: [u8; 3]) -> Rgb {
+pub(crate) fn rgb([y, cb, cr]: [u8; 3]) -> Rgb {
     let [y, cb, cr] = [f32::from(y), f32::from(cb) - 128.0, f32::from(cr) - 128.0];
     [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb].map(|value| value.round() as u8)
 }

@@ -192,7 +192,12 @@ fn convolve(conv: &Conv2d, x: Joined) -> Tensor<4> {
         return y;
     }
     let x = precision::full_joined(x);
-    let y = segkiln_ops::conv2d(x, conv.weight.val(), conv.bias.as_ref().map(Param::val), options);
+    let (weight, bias) = (conv.weight.val(), conv.bias.as_ref().map(Param::val));
+    let y = if x.is_autodiff() && precision::trains_in_bf16() {
+        segkiln_ops::conv2d_bf16(x, weight, bias, options)
+    } else {
+        segkiln_ops::conv2d(x, weight, bias, options)
+    };
     count_conv(conv, &y);
     y
 }

@@ -1,5 +1,3 @@
-use std::ops::Range;
-
 use burn::{
     backend::{
         Autodiff, Backend, TensorMetadata,
@@ -109,6 +107,161 @@ impl<B: Backend + Conv2dOps + AddReluOps, C: CheckpointStrategy> Conv2dOps for A
             }
         }
     }
+
+    fn convolve_bf16(x: FloatTensor<Self>, weight: FloatTensor<Self>, options: ConvOptions<2>) -> FloatTensor<Self> {
+        if !(B::FITS_BF16)(x.shape().dims(), weight.shape().dims(), &options) {
+            return Self::convolve(x, weight, options);
+        }
+        let guards = [x.node(), weight.node()];
+        match ConvolveBf16.prepare::<C>(guards).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let weight_node = prep.checkpoint(&weight);
+                let x = B::bf16_factors(x.into_primitive());
+                let output = B::convolve_bf16(x.clone(), weight.into_primitive(), options.clone());
+                prep.finish(([x], weight_node, options), output)
+            }
+            OpsKind::UnTracked(prep) => {
+                prep.finish(B::convolve_bf16(x.into_primitive(), weight.into_primitive(), options))
+            }
+        }
+    }
+
+    fn convolve_joined_bf16(
+        x: FloatTensor<Self>,
+        more: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        options: ConvOptions<2>,
+    ) -> FloatTensor<Self> {
+        let [channels_out, _, rows, columns] = weight.shape().dims();
+        let fits = |x: &FloatTensor<Self>| {
+            let shape: [usize; 4] = x.shape().dims();
+            (B::FITS_BF16)(shape, [channels_out, shape[1], rows, columns], &options)
+        };
+        if !fits(&x) || !fits(&more) {
+            return Self::convolve_joined(x, more, weight, options);
+        }
+        let guards = [x.node(), more.node(), weight.node()];
+        match ConvolveBf16.prepare::<C>(guards).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let weight_node = prep.checkpoint(&weight);
+                let [x, more] = [x, more].map(|x| B::bf16_factors(x.into_primitive()));
+                let weight = weight.into_primitive();
+                let output = B::convolve_joined_bf16(x.clone(), more.clone(), weight, options.clone());
+                prep.finish(([x, more], weight_node, options), output)
+            }
+            OpsKind::UnTracked(prep) => {
+                let (x, more) = (x.into_primitive(), more.into_primitive());
+                prep.finish(B::convolve_joined_bf16(x, more, weight.into_primitive(), options))
+            }
+        }
+    }
+}
+
+/// State: input and weight, and the options.
+#[derive(Debug)]
+struct Convolve;
+
+impl<B: Backend + Conv2dOps> Backward<B, 2> for Convolve {
+    type State = (NodeId, NodeId, ConvOptions<2>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let [node_x, node_weight] = ops.parents;
+        let grad = grads.consume::<B>(&ops.node);
+        let (x, weight, options) = ops.state;
+        let x = checkpointer.retrieve_node_output::<B::FloatTensorPrimitive>(x);
+        let weight = checkpointer.retrieve_node_output::<B::FloatTensorPrimitive>(weight);
+        if let Some(node) = node_x {
+            let grad = B::convolve_x_backward(x.clone(), weight.clone(), grad.clone(), options.clone());
+            grads.register::<B>(node.id, grad);
+        }
+        if let Some(node) = node_weight {
+            grads.register::<B>(node.id, B::convolve_weight_backward(x, weight, grad, options));
+        }
+    }
+}
+
+/// State: both inputs and the weight, and the options.
+#[derive(Debug)]
+struct ConvolveJoined;
+
+impl<B: Backend + Conv2dOps> Backward<B, 3> for ConvolveJoined {
+    type State = ([NodeId; 3], ConvOptions<2>);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let [node_x, node_more, node_weight] = ops.parents;
+        let grad = grads.consume::<B>(&ops.node);
+        let (nodes, options) = ops.state;
+        let [x, more, weight] = nodes.map(|node| checkpointer.retrieve_node_output::<B::FloatTensorPrimitive>(node));
+        let mut weights = Vec::with_capacity(2);
+        let shares = shares::<B>(&weight, [&x, &more]);
+        for ((x, weight), node) in [x, more].into_iter().zip(shares).zip([node_x, node_more]) {
+            if node_weight.is_some() {
+                let grad = B::convolve_weight_backward(x.clone(), weight.clone(), grad.clone(), options.clone());
+                weights.push(grad);
+            }
+            if let Some(node) = node {
+                grads.register::<B>(node.id, B::convolve_x_backward(x, weight, grad.clone(), options.clone()));
+            }
+        }
+        if let Some(node) = node_weight {
+            grads.register::<B>(node.id, B::float_cat(weights, 1));
+        }
+    }
+}
+
+/// Each input's share of the weight.
+fn shares<B: Backend>(weight: &FloatTensor<B>, inputs: [&FloatTensor<B>; 2]) -> [FloatTensor<B>; 2] {
+    let [out, all, height, width] = weight.shape().dims();
+    let first = inputs[0].shape()[1];
+    [0..first, first..all]
+        .map(|channels| B::float_slice(weight.clone(), &[0..out, channels, 0..height, 0..width].map(Slice::from)))
+}
+
+/// State: the inputs, one or two, as they were multiplied, the weight, and the options.
+#[derive(Debug)]
+struct ConvolveBf16;
+
+impl<B: Backend + Conv2dOps> Backward<B, 2> for ConvolveBf16 {
+    type State = ([B::FloatTensorPrimitive; 1], NodeId, ConvOptions<2>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let [node_x, node_weight] = ops.parents;
+        let grad = B::bf16_factors(grads.consume::<B>(&ops.node));
+        let ([x], weight, options) = ops.state;
+        let weight = checkpointer.retrieve_node_output::<B::FloatTensorPrimitive>(weight);
+        if let Some(node) = node_x {
+            let grad = B::convolve_bf16_x_backward(x.clone(), weight.clone(), grad.clone(), options.clone());
+            grads.register::<B>(node.id, grad);
+        }
+        if let Some(node) = node_weight {
+            grads.register::<B>(node.id, B::convolve_bf16_weight_backward(x, weight, grad, options));
+        }
+    }
+}
+
+impl<B: Backend + Conv2dOps> Backward<B, 3> for ConvolveBf16 {
+    type State = ([B::FloatTensorPrimitive; 2], NodeId, ConvOptions<2>);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let [node_x, node_more, node_weight] = ops.parents;
+        let grad = B::bf16_factors(grads.consume::<B>(&ops.node));
+        let ([x, more], weight, options) = ops.state;
+        let weight = checkpointer.retrieve_node_output::<B::FloatTensorPrimitive>(weight);
+        let mut weights = Vec::with_capacity(2);
+        let shares = shares::<B>(&weight, [&x, &more]);
+        for ((x, weight), node) in [x, more].into_iter().zip(shares).zip([node_x, node_more]) {
+            if let Some(node) = node {
+                let (x, grad) = (x.clone(), grad.clone());
+                grads.register::<B>(node.id, B::convolve_bf16_x_backward(x, weight.clone(), grad, options.clone()));
+            }
+            if node_weight.is_some() {
+                weights.push(B::convolve_bf16_weight_backward(x, weight, grad.clone(), options.clone()));
+            }
+        }
+        if let Some(node) = node_weight {
+            grads.register::<B>(node.id, B::float_cat(weights, 1));
+        }
+    }
 }
 
 /// The weight times the scale of each output channel: with it the scale costs the gradient nothing.
@@ -166,75 +319,11 @@ impl<B: Backend + Conv2dOps + AddReluOps> Backward<B, 2> for ConvolveJoinedAffin
         let (nodes, weight, output, range, options) = ops.state;
         let grad = before_clamp::<B>(output, range, grad);
         let inputs = nodes.map(|node| checkpointer.retrieve_node_output::<FloatTensor<B>>(node));
-        let mut first = 0;
-        for (x, node) in inputs.into_iter().zip(ops.parents) {
-            let end = first + x.shape()[1];
-            if let Some(node) = node {
-                let weight = input_channels::<B>(&weight, first..end);
-                grads.register::<B>(node.id, B::convolve_x_backward(x, weight, grad.clone(), options.clone()));
-            }
-            first = end;
-        }
-    }
-}
-
-/// The part of a weight that meets these input channels.
-fn input_channels<B: Backend>(weight: &FloatTensor<B>, range: Range<usize>) -> FloatTensor<B> {
-    let [out, _, height, width] = weight.shape().dims();
-    B::float_slice(weight.clone(), &[0..out, range, 0..height, 0..width].map(Slice::from))
-}
-
-/// State: input and weight, and the options.
-#[derive(Debug)]
-struct Convolve;
-
-impl<B: Backend + Conv2dOps> Backward<B, 2> for Convolve {
-    type State = (NodeId, NodeId, ConvOptions<2>);
-
-    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
-        let [node_x, node_weight] = ops.parents;
-        let grad = grads.consume::<B>(&ops.node);
-        let (x, weight, options) = ops.state;
-        let x = checkpointer.retrieve_node_output::<B::FloatTensorPrimitive>(x);
-        let weight = checkpointer.retrieve_node_output::<B::FloatTensorPrimitive>(weight);
-        if let Some(node) = node_x {
-            let grad = B::convolve_x_backward(x.clone(), weight.clone(), grad.clone(), options.clone());
-            grads.register::<B>(node.id, grad);
-        }
-        if let Some(node) = node_weight {
-            grads.register::<B>(node.id, B::convolve_weight_backward(x, weight, grad, options));
-        }
-    }
-}
-
-/// State: both inputs and the weight, and the options.
-#[derive(Debug)]
-struct ConvolveJoined;
-
-impl<B: Backend + Conv2dOps> Backward<B, 3> for ConvolveJoined {
-    type State = ([NodeId; 3], ConvOptions<2>);
-
-    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
-        let [node_x, node_more, node_weight] = ops.parents;
-        let grad = grads.consume::<B>(&ops.node);
-        let (nodes, options) = ops.state;
-        let [x, more, weight] = nodes.map(|node| checkpointer.retrieve_node_output::<B::FloatTensorPrimitive>(node));
-        // Each input has its share of the weight.
-        let channels = [&x, &more].map(|tensor| tensor.shape()[1]);
-        let ends = [0, channels[0], channels[0] + channels[1]];
-        let mut weights = Vec::with_capacity(2);
-        for (index, (x, node)) in [x, more].into_iter().zip([node_x, node_more]).enumerate() {
-            let weight = input_channels::<B>(&weight, ends[index]..ends[index + 1]);
-            if node_weight.is_some() {
-                let grad = B::convolve_weight_backward(x.clone(), weight.clone(), grad.clone(), options.clone());
-                weights.push(grad);
-            }
+        let shares = shares::<B>(&weight, [&inputs[0], &inputs[1]]);
+        for ((x, weight), node) in inputs.into_iter().zip(shares).zip(ops.parents) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, B::convolve_x_backward(x, weight, grad.clone(), options.clone()));
             }
-        }
-        if let Some(node) = node_weight {
-            grads.register::<B>(node.id, B::float_cat(weights, 1));
         }
     }
 }

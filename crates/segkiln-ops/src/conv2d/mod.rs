@@ -164,6 +164,55 @@ pub fn conv2d(x: impl Into<Joined>, weight: Tensor<4>, bias: Option<Tensor<1>>, 
     }
 }
 
+/// [`conv2d`] in mixed precision, for training: the factors of the convolution and of both its gradients are rounded to bf16,
+/// sums, outputs and gradients are f32. Autodiff keeps `x` as bf16, in half the memory.
+///
+/// Where the backend has no kernels for it that are faster than those of f32, this is [`conv2d`]: on the CPU without dot
+/// products of bf16 (AVX512-BF16), with groups, and with channels that are no multiple of 16.
+///
+/// # Shapes
+/// As [`conv2d`].
+///
+/// # Panics
+/// As [`conv2d`].
+///
+/// ```
+/// use burn::tensor::{Device, Tensor, ops::ConvOptions};
+/// use segkiln_ops::conv2d_bf16;
+///
+/// let device = Device::default().autodiff();
+/// let x = Tensor::<4>::ones([1, 16, 5, 5], &device);
+/// let weight = Tensor::<4>::ones([16, 16, 3, 3], &device).require_grad();
+/// let y = conv2d_bf16(x, weight.clone(), None, ConvOptions::new([1, 1], [0, 0], [1, 1], 1));
+/// let gradients = y.sum().backward();
+/// let gradient = weight.grad(&gradients).unwrap().into_data().try_to_vec::<f32>().unwrap();
+/// assert!(gradient.iter().all(|value| (value - 9.0).abs() < 0.1));
+/// ```
+pub fn conv2d_bf16(
+    x: impl Into<Joined>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    options: ConvOptions<2>,
+) -> Tensor<4> {
+    let Joined { first, second } = x.into();
+    if let Some(bias) = &bias {
+        let [channels_out, ..] = weight.dims();
+        assert_eq!(bias.dims(), [channels_out], "bias of {channels_out} channels");
+    }
+    let (x, more, weight) = (first.into_dispatch(), second.map(Tensor::into_dispatch), weight.into_dispatch());
+    let y = Tensor::from_dispatch(match more {
+        None => <Dispatch as Conv2dOps>::convolve_bf16(x, weight, options),
+        Some(more) => <Dispatch as Conv2dOps>::convolve_joined_bf16(x, more, weight, options),
+    });
+    match bias {
+        Some(bias) => {
+            let channels = bias.dims()[0];
+            y + bias.reshape([1, channels, 1, 1])
+        }
+        None => y,
+    }
+}
+
 /// Convolves `x` with `weight`, multiplies by `scale`, adds `shift` and clamps to `range`, in one pass where the backend can: a
 /// convolution with its batch normalization and ReLU at inference. With gradients it is one pass too, as long as they are those
 /// of `x` alone.
@@ -282,6 +331,55 @@ pub trait Conv2dOps: Backend {
         options: ConvOptions<2>,
     ) -> FloatTensor<Self> {
         <Self as ModuleOps<Self>>::conv2d_weight_backward(x, weight, grad, options)
+    }
+
+    /// Whether the shapes of an input and a weight are convolved faster with factors of bf16 than of f32. What follows is only
+    /// called with shapes that are.
+    const FITS_BF16: fn([usize; 4], [usize; 4], &ConvOptions<2>) -> bool = |_, _, _| false;
+
+    /// A tensor in the form that is multiplied and that autodiff keeps.
+    #[fusion(default)]
+    fn bf16_factors(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        x
+    }
+
+    /// [`convolve`](Self::convolve) with factors of bf16.
+    #[fusion(default)]
+    fn convolve_bf16(x: FloatTensor<Self>, weight: FloatTensor<Self>, options: ConvOptions<2>) -> FloatTensor<Self> {
+        Self::convolve(x, weight, options)
+    }
+
+    /// [`convolve_joined`](Self::convolve_joined) with factors of bf16.
+    #[fusion(default)]
+    fn convolve_joined_bf16(
+        x: FloatTensor<Self>,
+        more: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        options: ConvOptions<2>,
+    ) -> FloatTensor<Self> {
+        Self::convolve_joined(x, more, weight, options)
+    }
+
+    /// [`convolve_x_backward`](Self::convolve_x_backward) with factors of bf16.
+    #[fusion(default)]
+    fn convolve_bf16_x_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        options: ConvOptions<2>,
+    ) -> FloatTensor<Self> {
+        Self::convolve_x_backward(x, weight, grad, options)
+    }
+
+    /// [`convolve_weight_backward`](Self::convolve_weight_backward) with factors of bf16.
+    #[fusion(default)]
+    fn convolve_bf16_weight_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        options: ConvOptions<2>,
+    ) -> FloatTensor<Self> {
+        Self::convolve_weight_backward(x, weight, grad, options)
     }
 }
 

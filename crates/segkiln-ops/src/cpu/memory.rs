@@ -79,13 +79,16 @@ pub(crate) unsafe fn written_vec(len: usize, write: impl FnOnce(&mut [MaybeUnini
     values
 }
 
-/// Returns bytes from the [pool] that `write` initializes.
+/// Returns bytes that `write` initializes.
 ///
 /// # Safety
 /// `write` initializes every byte.
-pub(crate) unsafe fn pooled_bytes(len: usize, write: impl FnOnce(*mut u8)) -> Bytes {
+pub(crate) unsafe fn bytes(len: usize, memory: Memory, write: impl FnOnce(*mut u8)) -> Bytes {
     let count = len.div_ceil(size_of::<f32>());
-    let mut values = pool::vector(count);
+    let mut values = match memory {
+        Memory::Allocated => Vec::with_capacity(count),
+        Memory::Pooled => pool::vector(count),
+    };
     write(values.as_mut_ptr().cast());
     // SAFETY: the caller's promise.
     unsafe {
@@ -93,6 +96,9 @@ pub(crate) unsafe fn pooled_bytes(len: usize, write: impl FnOnce(*mut u8)) -> By
             values.as_mut_ptr().cast::<u8>().add(len).write_bytes(0, count * size_of::<f32>() - len);
         }
         values.set_len(count);
+        if memory == Memory::Allocated && len.is_multiple_of(size_of::<f32>()) {
+            return Bytes::from_elems(values);
+        }
         match Pooled::new(values) {
             Ok(pooled) => Bytes::from_controller(Box::new(pooled), len),
             Err(values) => {

@@ -15,7 +15,7 @@ use burn::{
 
 use super::unit::{LANES, Task, Unit, UnitKind, transpose};
 use crate::cpu::{
-    memory::{Shared, contiguous, pooled_bytes, values_of},
+    memory::{Memory, Shared, bytes, contiguous, values_of},
     threads::for_each,
 };
 
@@ -133,11 +133,20 @@ impl Format {
     }
 }
 
-/// A tensor, channels last, that `write` writes.
+/// A tensor, channels last, that `write` writes, for an evaluation.
 ///
 /// # Safety
 /// `write` writes every value.
 pub(super) unsafe fn written(dims: Dims, format: Format, write: impl FnOnce(*mut u8)) -> FlexTensor {
+    // SAFETY: the caller's promise.
+    unsafe { written_in(Memory::Pooled, dims, format, write) }
+}
+
+/// A tensor, channels last, that `write` writes.
+///
+/// # Safety
+/// `write` writes every value.
+unsafe fn written_in(memory: Memory, dims: Dims, format: Format, write: impl FnOnce(*mut u8)) -> FlexTensor {
     let Dims { batch, channels, size: [height, width] } = dims;
     let len = values_of(&[batch, channels, height, width]) * format.size();
     let (dtype, tail) = match format {
@@ -146,8 +155,8 @@ pub(super) unsafe fn written(dims: Dims, format: Format, write: impl FnOnce(*mut
         Format::U8(quantization) => (bytes_type(), Some(quantization)),
     };
     // SAFETY: the caller's promise, and there is room for the tail.
-    let bytes = unsafe {
-        pooled_bytes(len + tail.map_or(0, |_| TAIL), |target| {
+    let values = unsafe {
+        bytes(len + tail.map_or(0, |_| TAIL), memory, |target| {
             write(target);
             if let Some(Quantization { scale, zero }) = tail {
                 let [a, b, c, d] = scale.to_ne_bytes();
@@ -156,21 +165,25 @@ pub(super) unsafe fn written(dims: Dims, format: Format, write: impl FnOnce(*mut
             }
         })
     };
-    FlexTensor::new(bytes, dims.channels_last(), dtype)
+    FlexTensor::new(values, dims.channels_last(), dtype)
 }
 
 /// A tensor as bf16, channels last.
-pub(super) fn reduced(kind: UnitKind, tensor: FlexTensor) -> FlexTensor {
-    if is_reduced(&tensor) { tensor } else { converted(kind, tensor, Format::Bf16) }
+pub(super) fn reduced(kind: UnitKind, tensor: FlexTensor, memory: Memory) -> FlexTensor {
+    if is_reduced(&tensor) { tensor } else { converted(kind, tensor, Format::Bf16, memory) }
 }
 
 /// A tensor as 8 bits, channels last.
 pub(super) fn quantized(kind: UnitKind, tensor: FlexTensor, target: Quantization) -> FlexTensor {
-    if quantization(&tensor) == Some(target) { tensor } else { converted(kind, tensor, Format::U8(target)) }
+    if quantization(&tensor) == Some(target) {
+        tensor
+    } else {
+        converted(kind, tensor, Format::U8(target), Memory::Pooled)
+    }
 }
 
 /// A tensor of any layout in another format, channels last.
-fn converted(kind: UnitKind, tensor: FlexTensor, format: Format) -> FlexTensor {
+fn converted(kind: UnitKind, tensor: FlexTensor, format: Format, memory: Memory) -> FlexTensor {
     let dims = Dims::of(&tensor);
     let last = is_reduced(&tensor) || quantization(&tensor).is_some();
     let tensor = match tensor.dtype() {
@@ -182,7 +195,7 @@ fn converted(kind: UnitKind, tensor: FlexTensor, format: Format) -> FlexTensor {
     let (pixels, blocks) = (dims.pixels(), dims.pixels().div_ceil(BLOCK));
     // SAFETY: every pixel of every image is written, by one task.
     unsafe {
-        written(dims, format, |target| {
+        written_in(memory, dims, format, |target| {
             let target = Shared(target.cast());
             for_each(dims.batch * blocks, |task| {
                 let (image, block) = (task / blocks, task % blocks);
@@ -366,7 +379,7 @@ fn as_f32(tensor: FlexTensor) -> FlexTensor {
 }
 
 /// A tensor as f32 in contiguous memory.
-pub(super) fn full(kind: UnitKind, tensor: FlexTensor) -> FlexTensor {
+pub(super) fn full(kind: UnitKind, tensor: FlexTensor, memory: Memory) -> FlexTensor {
     let dims = Dims::of(&tensor);
     let quantization = quantization(&tensor);
     let last = *tensor.layout() == dims.channels_last() && dims.len() > 0;
@@ -379,7 +392,7 @@ pub(super) fn full(kind: UnitKind, tensor: FlexTensor) -> FlexTensor {
     let shape = [dims.batch, dims.channels, dims.size[0], dims.size[1]];
     // SAFETY: every pixel of every image is written, by one task.
     unsafe {
-        crate::cpu::memory::written(shape, crate::cpu::memory::Memory::Pooled, |target| {
+        crate::cpu::memory::written(shape, memory, |target| {
             let target = Shared(target.as_mut_ptr().cast());
             for_each(dims.batch * blocks, |task| {
                 let (image, block) = (task / blocks, task % blocks);

@@ -11,10 +11,13 @@ use super::{
     activations::{Dims, Format, Quantization, is_reduced, reduced, written},
     direct::{self, Direct},
     product::Bf16,
-    unit::{LANES, Unit, UnitKind},
+    unit::{LANES, Unit, UnitKind, transpose},
     winograd,
 };
-use crate::{conv2d::Joined, cpu::memory::Shared};
+use crate::{
+    conv2d::Joined,
+    cpu::memory::{Memory, Shared},
+};
 
 /// Channels that are read, in one tensor or two that follow each other.
 #[derive(Clone, Copy)]
@@ -131,16 +134,72 @@ impl<U: Unit> Finish<U> {
     }
 }
 
-/// Where outputs are written, channels last.
+/// Where outputs are written, channels last or, where the kernel can, a plane a channel.
 #[derive(Clone, Copy)]
 pub(super) struct Target {
     pub size: [usize; 2],
     pub channels: usize,
+    /// Whether the values are f32 of `[batch, channels, height, width]`.
+    pub planes: bool,
     format: Format,
     values: Shared,
 }
 
 impl Target {
+    /// Contiguous f32, a plane a channel.
+    pub fn planes(size: [usize; 2], channels: usize, values: *mut f32) -> Self {
+        Self { size, channels, planes: true, format: Format::F32, values: Shared(values) }
+    }
+
+    /// Writes 16 channels of 4×4 pixels from `first` on, with `dilation` between them, as far as there are so many, a plane a
+    /// channel.
+    ///
+    /// # Safety
+    /// The target has planes, and these pixels of these channels are this task's. The instructions of the unit are there.
+    #[inline(always)]
+    pub unsafe fn store_planes<U: Unit>(
+        &self,
+        unit: U,
+        outputs: [[U::Float; 4]; 4],
+        image: usize,
+        first: [usize; 2],
+        dilation: [usize; 2],
+        channel: usize,
+    ) {
+        let [height, width] = self.size;
+        let mut lines = [outputs[0][0]; LANES];
+        for a in 0..4 {
+            for b in 0..4 {
+                lines[4 * a + b] = outputs[a][b];
+            }
+        }
+        // SAFETY: the caller's promise.
+        unsafe {
+            // A register is then a channel, with four values of each row.
+            transpose(unit, &mut lines);
+            let count = LANES.min(self.channels - channel);
+            let whole = dilation == [1, 1] && first[0] + 4 <= height && first[1] + 4 <= width;
+            for index in 0..count {
+                let plane = self.values.at((image * self.channels + channel + index) * height * width);
+                if whole {
+                    let row = plane.add(first[0] * width + first[1]);
+                    unit.store_fours(lines[index], [row, row.add(width), row.add(2 * width), row.add(3 * width)]);
+                    continue;
+                }
+                let mut values = [0.0; LANES];
+                unit.store(lines[index], values.as_mut_ptr());
+                for a in 0..4 {
+                    for b in 0..4 {
+                        let (row, column) = (first[0] + a * dilation[0], first[1] + b * dilation[1]);
+                        if row < height && column < width {
+                            plane.add(row * width + column).write(values[4 * a + b]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     /// Writes 16 channels of a pixel, as far as there are so many.
     ///
     /// # Safety
@@ -240,6 +299,19 @@ impl Layer {
         Some(Self { kind, channels, kernel, options, step, scale, shift, range })
     }
 
+    /// A convolution without bias.
+    pub fn plain(kind: UnitKind, channels: [usize; 2], kernel: [usize; 2], options: ConvOptions<2>) -> Self {
+        let padded = channels[1].next_multiple_of(LANES);
+        let (scale, shift, range) = (vec![1.0; padded], vec![0.0; padded], [f32::NEG_INFINITY, f32::INFINITY]);
+        Self { kind, channels, kernel, options, step: [1, 1], scale, shift, range }
+    }
+
+    /// `[output channels, input channels, rows, columns]`
+    pub fn weight_shape(&self) -> [usize; 4] {
+        let ([channels_in, channels_out], [rows, columns]) = (self.channels, self.kernel);
+        [channels_out, channels_in, rows, columns]
+    }
+
     /// Whether Winograd's tiles can compute it.
     pub fn has_tiles(&self) -> bool {
         self.kernel == [3, 3] && self.options.stride == [1, 1] && self.step == [1, 1]
@@ -270,26 +342,36 @@ impl Layer {
     }
 
     /// The output that `compute` writes, of tensors with these sizes: as bf16 or 8 bits with its channels last where `format` says
-    /// so, as f32 in contiguous memory else.
+    /// so, as f32 in contiguous memory else, of which `compute` writes planes where `planes` says that it can.
     ///
     /// # Safety
     /// `compute` writes every value.
     ///
     /// # Panics
     /// If the shapes do not fit.
-    pub unsafe fn written(&self, inputs: &[Dims], format: Format, compute: impl FnOnce(Target)) -> Tensor<4> {
+    pub unsafe fn written(
+        &self,
+        inputs: &[Dims],
+        format: Format,
+        planes: bool,
+        memory: Memory,
+        compute: impl FnOnce(Target),
+    ) -> FlexTensor {
         let channels_in = inputs.iter().map(|dims| dims.channels).sum::<usize>();
         assert_eq!(channels_in, self.channels[0], "input channels");
-        let size = self.output(inputs[0].size);
-        let dims = Dims { batch: inputs[0].batch, channels: self.channels[1], size };
+        let (batch, channels, size) = (inputs[0].batch, self.channels[1], self.output(inputs[0].size));
         // SAFETY: the caller's promise.
-        let output = unsafe {
-            written(dims, format, |values| {
-                compute(Target { size, channels: self.channels[1], format, values: Shared(values.cast()) });
-            })
-        };
-        let output = if format == Format::F32 { super::activations::full(self.kind, output) } else { output };
-        Tensor::from_primitive::<Flex>(output)
+        unsafe {
+            if planes && format == Format::F32 {
+                return crate::cpu::memory::written([batch, channels, size[0], size[1]], memory, |values| {
+                    compute(Target::planes(size, channels, values.as_mut_ptr().cast()));
+                });
+            }
+            let output = written(Dims { batch, channels, size }, format, |values| {
+                compute(Target { size, channels, planes: false, format, values: Shared(values.cast()) });
+            });
+            if format == Format::F32 { super::activations::full(self.kind, output, memory) } else { output }
+        }
     }
 
     /// The tensors that are read, each as `convert` makes it: two tensors' channels, or one where they cannot be read from
@@ -343,7 +425,8 @@ impl ReducedConv2d {
         let layer = Layer::convolution(kind, weight, affine, options)?;
         let values = values(weight.clone())?;
         if layer.has_tiles() {
-            let winograd = Some(winograd::Kernels::new(&values, layer.channels));
+            let taps = winograd::Taps::new(&values, layer.channels[0]);
+            let winograd = Some(winograd::Kernels::new(kind, taps, layer.channels));
             return Some(Self { layer, winograd, direct: OnceLock::new(), weight: Some(weight.clone()) });
         }
         let direct = Direct::convolution(&rounded(&values), layer.channels, layer.kernel);
@@ -382,21 +465,23 @@ impl ReducedConv2d {
     /// Not generic, so that the kernels are compiled in this crate, where what they are made of is inlined.
     fn compute(&self, x: Joined, keep_reduced: bool) -> Tensor<4> {
         let layer = &self.layer;
-        let tensors = layer.inputs(x, |x| reduced(layer.kind, x));
+        let tensors = layer.inputs(x, |x| reduced(layer.kind, x, Memory::Pooled));
         let dims: Vec<Dims> = tensors.iter().map(Dims::of).collect();
         let parts: Vec<_> =
             tensors.iter().zip(&dims).map(|(tensor, dims)| (*dims, tensor.storage(), bf16::ZERO)).collect();
         let (kind, inputs, options) = (layer.kind, Inputs::new(&parts), &layer.options);
         let epilogue = Epilogue { scale: &layer.scale, shift: &layer.shift, range: layer.range };
         let format = if keep_reduced && layer.can_reduce() { Format::Bf16 } else { Format::F32 };
+        let tiles = self.winograd.as_ref();
+        let tiles = tiles.filter(|_| winograd::pays(layer.output(dims[0].size), options.dilation));
         // SAFETY: each kernel writes every value.
-        unsafe {
-            layer.written(&dims, format, |target| match &self.winograd {
-                Some(kernels) if winograd::pays(target.size, options.dilation) => {
+        let output = unsafe {
+            layer.written(&dims, format, tiles.is_some(), Memory::Pooled, |target| match tiles {
+                Some(kernels) => {
                     let (padding, dilation) = (layer.padding(), options.dilation);
                     winograd::Convolution { kind, inputs, kernels, padding, dilation, epilogue, target }.run();
                 }
-                _ => {
+                None => {
                     let direct = self.direct.get_or_init(|| {
                         let weight = self.weight.clone().and_then(values).unwrap_or_default();
                         Direct::convolution(&rounded(&weight), layer.channels, layer.kernel)
@@ -404,11 +489,12 @@ impl ReducedConv2d {
                     direct::Convolution::<Bf16> { kind, inputs, direct, begin: &[], options, epilogue, target }.run();
                 }
             })
-        }
+        };
+        Tensor::from_primitive::<Flex>(output)
     }
 }
 
-fn rounded(values: &[f32]) -> Vec<bf16> {
+pub(super) fn rounded(values: &[f32]) -> Vec<bf16> {
     values.iter().copied().map(bf16::from_f32).collect()
 }
 
@@ -425,7 +511,7 @@ pub fn quantization(x: &Tensor<4>) -> Option<Quantization> {
 }
 
 pub(super) fn to_full(kind: UnitKind, x: Tensor<4>) -> Tensor<4> {
-    let x = super::activations::full(kind, primitive(x));
+    let x = super::activations::full(kind, primitive(x), Memory::Pooled);
     Tensor::from_primitive::<Flex>(x)
 }
 

@@ -10,7 +10,7 @@ use burn::tensor::ops::ConvOptions;
 
 use super::{
     convolution::{Epilogue, Inputs, Target},
-    product::{Dot, PANEL, ROWS, WORD, accumulate, panel_width},
+    product::{Dot, PANEL, ROWS, WORD, accumulate, packed, panel_width},
     unit::{LANES, Task, Unit, UnitKind},
 };
 use crate::cpu::threads::for_each;
@@ -240,7 +240,7 @@ impl<D: Dot> Group<'_, D> {
                     reads |= rows[row] != zeros;
                 }
                 if reads {
-                    accumulate::<D, U, N>(unit, &mut sums, rows, words, weights);
+                    accumulate::<D, U, N>(unit, &mut sums, rows, words, weights, packed(N));
                 }
                 weights = weights.add(words * N * LANES * WORD);
             }

@@ -13,7 +13,10 @@ use super::{
     convolution::primitive,
     unit::{LANES, Task, Unit, UnitKind},
 };
-use crate::cpu::{memory::Shared, threads::for_each};
+use crate::cpu::{
+    memory::{Memory, Shared},
+    threads::for_each,
+};
 
 /// Square windows of a pooling; what is outside of the map is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -239,7 +242,7 @@ pub fn cat(tensors: &[Tensor<4>]) -> Option<Tensor<4>> {
     let output = if parts.iter().all(|part| quantization(part).is_some()) {
         cat_quantized(fastest(), &parts)
     } else {
-        let parts: Vec<_> = parts.into_iter().map(|part| reduced(fastest(), part)).collect();
+        let parts: Vec<_> = parts.into_iter().map(|part| reduced(fastest(), part, Memory::Pooled)).collect();
         let values: Vec<(Dims, &[bf16])> = parts.iter().map(|part| (Dims::of(part), part.storage())).collect();
         join(&values, Format::Bf16)
     };
@@ -307,7 +310,7 @@ fn kept(x: &Tensor<4>) -> Option<(FlexTensor, Format)> {
 /// A tensor of bf16 or 8 bits as f32 in contiguous memory; of others the same.
 pub fn to_full_precision(x: Tensor<4>) -> Tensor<4> {
     if kept(&x).is_some() {
-        return Tensor::from_primitive::<Flex>(full(fastest(), primitive(x)));
+        return Tensor::from_primitive::<Flex>(full(fastest(), primitive(x), Memory::Pooled));
     }
     if x.dtype() == DType::BF16 { x.cast(FloatDType::F32) } else { x }
 }

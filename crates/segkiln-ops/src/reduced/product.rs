@@ -147,10 +147,16 @@ pub(super) fn panel_width(channels: usize, first: usize) -> usize {
     if channels - first > LANES { PANEL } else { LANES }
 }
 
-/// Adds to the sums the products of `words` words of each row with as many rows of a panel.
+/// Steps of [`accumulate`] where words follow each other, in rows and in a panel of `registers`.
+pub(super) const fn packed(registers: usize) -> [usize; 2] {
+    [WORD, registers * LANES * WORD]
+}
+
+/// Adds to the sums the products of `words` words of each row with as many rows of a panel. `steps` are the bytes from a row's
+/// word to its next, and from a panel's row to its next.
 ///
 /// # Safety
-/// Each row has as many words, and the weights `words · N · 16` of them. The instructions of the unit are there.
+/// Each row has as many words, and the panel as many rows of `N · 16`. The instructions of the unit are there.
 #[inline(always)]
 pub(super) unsafe fn accumulate<D: Dot, U: Unit, const N: usize>(
     unit: U,
@@ -158,6 +164,7 @@ pub(super) unsafe fn accumulate<D: Dot, U: Unit, const N: usize>(
     rows: &[*const u8; ROWS],
     words: usize,
     weights: *const u8,
+    steps: [usize; 2],
 ) {
     let rows = *rows;
     let mut totals = *sums;
@@ -169,9 +176,9 @@ pub(super) unsafe fn accumulate<D: Dot, U: Unit, const N: usize>(
             for column in 1..N {
                 panel[column] = unit.words(weights.add(column * LANES * WORD));
             }
-            weights = weights.add(N * LANES * WORD);
+            weights = weights.add(steps[1]);
             for row in 0..ROWS {
-                let value = unit.broadcast(rows[row].add(word * WORD));
+                let value = unit.broadcast(rows[row].add(word * steps[0]));
                 for column in 0..N {
                     totals[row][column] = D::add(unit, totals[row][column], value, panel[column]);
                 }

@@ -16,7 +16,7 @@ use super::{
     unit::UnitKind,
     winograd,
 };
-use crate::conv2d::Joined;
+use crate::{conv2d::Joined, cpu::memory::Memory};
 
 /// Values of a sum of products of 8 bits that fit 32: 255 · 127 · this < 2³¹.
 const MOST_DEPTH: usize = 1 << 16;
@@ -174,8 +174,8 @@ impl QuantizedConv2d {
         let epilogue = Epilogue { scale: &scale, shift: &shift, range };
         let (inputs, options) = (Inputs::new(&parts), &layer.options);
         // SAFETY: each kernel writes every value.
-        unsafe {
-            layer.written(&dims, format, |target| {
+        let output = unsafe {
+            layer.written(&dims, format, tiles.is_some(), Memory::Pooled, |target| {
                 if let Some(Tiles { kernels, .. }) = tiles {
                     let (padding, dilation) = (layer.padding(), options.dilation);
                     winograd::Convolution { kind, inputs, kernels, padding, dilation, epilogue, target }.run();
@@ -187,7 +187,8 @@ impl QuantizedConv2d {
                         .run();
                 }
             })
-        }
+        };
+        Tensor::from_primitive::<Flex>(output)
     }
 
     /// Kernels for tiles, transformed when they are first asked for: of two tensors, of which the first has so many channels,

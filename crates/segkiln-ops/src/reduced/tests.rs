@@ -1,16 +1,19 @@
-use burn::tensor::{
-    DType, Device, Tensor, TensorData, Tolerance,
-    ops::{ConvOptions, ConvTransposeOptions, MaxPoolOptions},
+use burn::{
+    backend::Flex,
+    tensor::{
+        DType, Device, Tensor, TensorData, Tolerance,
+        ops::{ConvOptions, ConvTransposeOptions, MaxPoolOptions},
+    },
 };
 
 use super::{
     PoolWindow, Quantization, QuantizedConv2d, add_relu, cat,
-    convolution::{Affine, ReducedConv2d, to_full},
-    is_reduced_activation, max_pool2d, quantization,
+    convolution::{Affine, ReducedConv2d, primitive, to_full},
+    is_reduced_activation, max_pool2d, quantization, training,
     unit::UnitKind,
     upsample_nearest, winograd,
 };
-use crate::{conv_transpose2d, conv2d_affine};
+use crate::{Joined, conv_transpose2d, conv2d, conv2d_affine, conv2d_bf16};
 
 /// The units of this processor: the definition, and the fastest.
 fn units() -> Vec<UnitKind> {
@@ -216,8 +219,8 @@ fn pooling_and_sums_of_what_layers_pass_on() {
 /// Values of 8 bits with a zero in their middle or at their end, and as `low` to `high` have them.
 fn bytes(kind: UnitKind, x: Tensor<4>, low: f32, high: f32) -> (Tensor<4>, Quantization) {
     let quantization = Quantization::of_range(low, high);
-    let x = super::activations::quantized(kind, super::convolution::primitive(x), quantization);
-    (Tensor::from_primitive::<burn::backend::Flex>(x), quantization)
+    let x = super::activations::quantized(kind, primitive(x), quantization);
+    (Tensor::from_primitive::<Flex>(x), quantization)
 }
 
 /// A weight as its 8 bits have it.
@@ -392,5 +395,98 @@ fn a_range_has_its_zero_among_its_values() {
     for (low, high) in [(0.0, 0.0), (f32::NAN, 1.0), (f32::NEG_INFINITY, f32::INFINITY), (f32::MIN, f32::MAX)] {
         let Quantization { scale, .. } = Quantization::of_range(low, high);
         assert!(scale > 0.0 && scale.is_finite(), "{low} {high}: {scale}");
+    }
+}
+
+/// Channels in and out, kernel, stride, padding, dilation, height and width of layers that are trained.
+const TRAINED: [Shape; 11] = [
+    (16, 16, [3, 3], [1, 1], [1, 1], [1, 1], [4, 4]),
+    (16, 32, [3, 3], [1, 1], [1, 1], [1, 1], [13, 18]),
+    (32, 16, [3, 3], [1, 1], [0, 2], [1, 1], [9, 33]),
+    (16, 48, [3, 3], [1, 1], [2, 2], [2, 2], [19, 17]),
+    // Several parts of the positions, and several pairs of chunks.
+    (16, 16, [3, 3], [1, 1], [1, 1], [1, 1], [70, 61]),
+    (80, 96, [3, 3], [1, 1], [1, 1], [1, 1], [21, 10]),
+    (16, 32, [3, 3], [1, 1], [9, 9], [9, 9], [10, 6]),
+    (64, 16, [1, 1], [1, 1], [0, 0], [1, 1], [17, 9]),
+    (80, 96, [1, 1], [1, 1], [0, 0], [1, 1], [30, 41]),
+    (48, 16, [3, 3], [2, 2], [1, 1], [1, 1], [11, 14]),
+    (32, 16, [5, 2], [1, 3], [3, 1], [2, 1], [12, 30]),
+];
+
+#[test]
+fn gradients_in_bf16_equal_f32_to_the_rounding() {
+    for shape in TRAINED {
+        let (channels_in, channels_out, kernel, stride, padding, dilation, [height, width]) = shape;
+        let options = ConvOptions::new(stride, padding, dilation, 1);
+        let weight = noise([channels_out, channels_in, kernel[0], kernel[1]], 1);
+        let x = noise([2, channels_in, height, width], 2);
+        let autodiff = Device::flex().autodiff();
+        let (x_tracked, weight_tracked) = (
+            Tensor::<4>::from_data(x.to_data(), &autodiff).require_grad(),
+            Tensor::<4>::from_data(weight.to_data(), &autodiff).require_grad(),
+        );
+        let expected = conv2d(x_tracked.clone(), weight_tracked.clone(), None, options.clone());
+        let grad = noise(expected.dims(), 3);
+        let gradients = (expected.clone() * Tensor::from_data(grad.to_data(), &autodiff)).sum().backward();
+        let expected = [
+            expected.inner(),
+            x_tracked.grad(&gradients).expect("the input is tracked"),
+            weight_tracked.grad(&gradients).expect("the weight is tracked"),
+        ];
+        let mut first: Option<Vec<TensorData>> = None;
+        for kind in units() {
+            let [x, weight, grad] = [&x, &weight, &grad].map(|tensor| primitive(tensor.clone()));
+            let tensor = Tensor::<4>::from_primitive::<Flex>;
+            let y = training::forward_on(kind, &[x.clone()], weight.clone(), &options);
+            let x_gradient = training::input_gradient_on(kind, [height, width], weight, grad.clone(), &options);
+            let weight_gradient = training::weight_gradient_on(kind, kernel, x, grad, &options);
+            assert_eq!(x_gradient.is_some(), stride == [1, 1], "{shape:?}");
+            let found = [Some(y), x_gradient, Some(weight_gradient)].map(|found| found.map(tensor));
+            for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                if let Some(found) = found {
+                    assert_eq!(found.dims(), expected.dims(), "{kind:?} {shape:?}");
+                    let error = error(found.clone(), expected.clone());
+                    assert!(error < 1.5e-2, "{kind:?} {shape:?}, {index}: {error}");
+                }
+            }
+            let data = found.into_iter().flatten().map(Tensor::into_data).collect::<Vec<_>>();
+            // The units round alike; only the order of a word's two products may differ.
+            match &first {
+                None => first = Some(data),
+                Some(first) => {
+                    for (found, expected) in data.iter().zip(first) {
+                        found.assert_approx_eq::<f32>(expected, Tolerance::rel_abs(2e-2, 2e-2));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The public function, on layers that it computes in bf16 and on others; of one input and of two.
+#[test]
+fn convolutions_are_trained_in_bf16() {
+    let device = Device::flex().autodiff();
+    let options = || ConvOptions::new([1, 1], [1, 1], [1, 1], 1);
+    for (channels, groups) in [(16, 1), (24, 1), (16, 2)] {
+        let options = ConvOptions { groups, ..options() };
+        let tracked = |x: Tensor<4>| Tensor::<4>::from_data(x.into_data(), &device).require_grad();
+        let inputs = [noise([2, channels, 9, 10], 1), noise([2, 32, 9, 10], 2)].map(tracked);
+        let weight = tracked(noise([32, (channels + 32) / groups, 3, 3], 3));
+        let grad = Tensor::<4>::from_data(noise([2, 32, 9, 10], 4).into_data(), &device);
+        let results = [true, false].map(|reduced| {
+            let (x, kernel, options) = (Joined::from(inputs.clone()), weight.clone(), options.clone());
+            let y = if reduced { conv2d_bf16(x, kernel, None, options) } else { conv2d(x, kernel, None, options) };
+            let gradients = (y.clone() * grad.clone()).sum().backward();
+            let [first, second] = inputs.each_ref().map(|x| x.grad(&gradients).expect("inputs are tracked"));
+            [y.inner(), first, second, weight.grad(&gradients).expect("the weight is tracked")]
+        });
+        let [found, expected] = results;
+        let reduced = UnitKind::fastest().is_some() && channels % 16 == 0 && groups == 1;
+        for (found, expected) in found.into_iter().zip(expected) {
+            let error = error(found, expected);
+            assert!(error < 1.5e-2 && (error > 1e-4) == reduced, "{channels} channels, {groups} groups: {error}");
+        }
     }
 }

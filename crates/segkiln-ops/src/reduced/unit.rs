@@ -27,6 +27,10 @@ pub(super) trait Unit: Copy + Send + Sync {
     unsafe fn load_bf16(self, pointer: *const bf16) -> Self::Float;
     /// Rounds to the nearest, ties to even.
     unsafe fn store_bf16(self, value: Self::Float, pointer: *mut bf16);
+    /// Rounds as [`store_bf16`](Self::store_bf16); values of both in turn, 32 in all.
+    unsafe fn store_pairs(self, first: Self::Float, second: Self::Float, pointer: *mut bf16);
+    /// Four values at each pointer.
+    unsafe fn store_fours(self, value: Self::Float, pointers: [*mut f32; 4]);
     unsafe fn add(self, a: Self::Float, b: Self::Float) -> Self::Float;
     unsafe fn sub(self, a: Self::Float, b: Self::Float) -> Self::Float;
     unsafe fn mul(self, a: Self::Float, b: Self::Float) -> Self::Float;
@@ -183,6 +187,27 @@ mod x86 {
         #[inline(always)]
         unsafe fn store_bf16(self, value: __m512, pointer: *mut bf16) {
             unsafe { pointer.cast::<__m256bh>().write_unaligned(_mm512_cvtneps_pbh(value)) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_pairs(self, first: __m512, second: __m512, pointer: *mut bf16) {
+            unsafe {
+                let [first, second] = [first, second].map(|value| {
+                    _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(value)))
+                });
+                let words = _mm512_or_si512(first, _mm512_slli_epi32::<16>(second));
+                _mm512_storeu_si512(pointer.cast(), words);
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn store_fours(self, value: __m512, [a, b, c, d]: [*mut f32; 4]) {
+            unsafe {
+                _mm_storeu_ps(a, _mm512_castps512_ps128(value));
+                _mm_storeu_ps(b, _mm512_extractf32x4_ps::<1>(value));
+                _mm_storeu_ps(c, _mm512_extractf32x4_ps::<2>(value));
+                _mm_storeu_ps(d, _mm512_extractf32x4_ps::<3>(value));
+            }
         }
 
         #[inline(always)]
@@ -367,6 +392,19 @@ impl Unit for Portable {
     #[inline(always)]
     unsafe fn store_bf16(self, value: Values, pointer: *mut bf16) {
         unsafe { pointer.cast::<[bf16; LANES]>().write_unaligned(value.map(bf16::from_f32)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_pairs(self, first: Values, second: Values, pointer: *mut bf16) {
+        let pairs: [[bf16; 2]; LANES] = std::array::from_fn(|lane| [first[lane], second[lane]].map(bf16::from_f32));
+        unsafe { pointer.cast::<[[bf16; 2]; LANES]>().write_unaligned(pairs) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_fours(self, value: Values, pointers: [*mut f32; 4]) {
+        for (part, pointer) in pointers.into_iter().enumerate() {
+            unsafe { std::ptr::copy_nonoverlapping(value[4 * part..].as_ptr(), pointer, 4) };
+        }
     }
 
     #[inline(always)]

@@ -46,7 +46,8 @@ impl<M: DetectionNetwork> TrainStep for DetectionLearner<M> {
     fn step(&self, batch: DetectionBatch) -> TrainOutput<TrainingOutput> {
         let device = batch.images[0].device();
         let sampling = Sampling::Random { seed: seed_from_device_rng(&device) };
-        let loss = match self.model.losses(&batch.images, &batch.targets, sampling) {
+        let losses = self.step.forward(|| self.model.losses(&batch.images, &batch.targets, sampling));
+        let loss = match losses {
             Ok(losses) => losses.total(),
             Err(error) => self.fail(&batch.names, error, &device).require_grad(),
         };

@@ -61,7 +61,7 @@
 
 use burn::{
     backend::{
-        Flex,
+        Flex, TensorMetadata,
         flex::FlexTensor,
         ops::{FloatTensorOps, ModuleOps},
         tensor::FloatTensor,
@@ -71,10 +71,13 @@ use burn::{
 use pulp::Simd;
 
 use super::{Conv2dOps, affine};
-use crate::cpu::{
-    matrix::Finish,
-    memory::{Memory, all_f32, contiguous, tensor, values, written},
-    simd::{Lanes, at_least},
+use crate::{
+    cpu::{
+        matrix::Finish,
+        memory::{Memory, all_f32, contiguous, tensor, values, written},
+        simd::{Lanes, at_least},
+    },
+    reduced::training,
 };
 
 mod band;
@@ -175,6 +178,60 @@ impl Conv2dOps for Flex {
             Some(geometry) if all_f32(&[&x, &grad]) => weight_gradient(&geometry, x, grad),
             _ => <Flex as ModuleOps<Flex>>::conv2d_weight_backward(x, weight, grad, options),
         }
+    }
+
+    const FITS_BF16: fn([usize; 4], [usize; 4], &ConvOptions<2>) -> bool = training::fits;
+
+    fn bf16_factors(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        training::factors(x)
+    }
+
+    fn convolve_bf16(x: FloatTensor<Self>, weight: FloatTensor<Self>, options: ConvOptions<2>) -> FloatTensor<Self> {
+        if !all_f32(&[&weight]) || !training::fits(x.shape().dims(), weight.shape().dims(), &options) {
+            return Self::convolve(x, weight, options);
+        }
+        training::forward(&[x], weight, &options)
+    }
+
+    fn convolve_joined_bf16(
+        x: FloatTensor<Self>,
+        more: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        options: ConvOptions<2>,
+    ) -> FloatTensor<Self> {
+        let [batch, _, height, width] = x.shape().dims();
+        let [channels_out, _, rows, columns] = weight.shape().dims();
+        let fits = [&x, &more].iter().all(|x| {
+            let channels = x.shape()[1];
+            training::fits([batch, channels, height, width], [channels_out, channels, rows, columns], &options)
+        });
+        if !all_f32(&[&weight]) || !fits {
+            return Self::convolve_joined(x, more, weight, options);
+        }
+        training::forward(&[x, more], weight, &options)
+    }
+
+    fn convolve_bf16_x_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        options: ConvOptions<2>,
+    ) -> FloatTensor<Self> {
+        let [.., height, width] = x.shape().dims::<4>();
+        match training::input_gradient([height, width], weight.clone(), grad.clone(), &options) {
+            Some(gradient) => gradient,
+            None => Self::convolve_x_backward(x, weight, training::full(grad), options),
+        }
+    }
+
+    fn convolve_bf16_weight_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        options: ConvOptions<2>,
+    ) -> FloatTensor<Self> {
+        let [.., rows, columns] = weight.shape().dims::<4>();
+        training::weight_gradient([rows, columns], x, grad, &options)
     }
 }
 

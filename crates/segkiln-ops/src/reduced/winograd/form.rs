@@ -68,22 +68,9 @@ impl Form for Bf16 {
         target: *mut bf16,
         stride: usize,
     ) {
-        let (source, channels, within) = inputs.source(channel);
         // SAFETY: the caller's promise.
         unsafe {
-            let mut half = [[unit.splat(0.0); SIDE]; SIDE];
-            for b in 0..SIDE {
-                let mut values = [unit.splat(0.0); SIDE];
-                for a in 0..SIDE {
-                    if let Some(pixel) = pixels[a][b] {
-                        values[a] = unit.load_bf16(source.add(pixel * channels + within));
-                    }
-                }
-                let values = input_column(unit, values);
-                for a in 0..SIDE {
-                    half[a][b] = values[a];
-                }
-            }
+            let half = input_columns(unit, inputs, pixels, channel);
             for a in 0..SIDE {
                 let line = input_column(unit, half[a]);
                 for b in 0..SIDE {
@@ -165,9 +152,40 @@ impl Form for Shorts {
     }
 }
 
+/// `B^T d` of 16 channels of a tile's pixels, where they are of the image.
+///
+/// # Safety
+/// The pixels are of the image. The instructions of the unit are there.
+#[inline(always)]
+pub(super) unsafe fn input_columns<U: Unit>(
+    unit: U,
+    inputs: &Inputs<'_, bf16>,
+    pixels: &[[Option<usize>; SIDE]; SIDE],
+    channel: usize,
+) -> [[U::Float; SIDE]; SIDE] {
+    let (source, channels, within) = inputs.source(channel);
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut half = [[unit.splat(0.0); SIDE]; SIDE];
+        for b in 0..SIDE {
+            let mut values = [unit.splat(0.0); SIDE];
+            for a in 0..SIDE {
+                if let Some(pixel) = pixels[a][b] {
+                    values[a] = unit.load_bf16(source.add(pixel * channels + within));
+                }
+            }
+            let values = input_column(unit, values);
+            for a in 0..SIDE {
+                half[a][b] = values[a];
+            }
+        }
+        half
+    }
+}
+
 /// `B^T d` along one axis.
 #[inline(always)]
-unsafe fn input_column<U: Unit>(unit: U, [d0, d1, d2, d3, d4, d5]: [U::Float; SIDE]) -> [U::Float; SIDE] {
+pub(super) unsafe fn input_column<U: Unit>(unit: U, [d0, d1, d2, d3, d4, d5]: [U::Float; SIDE]) -> [U::Float; SIDE] {
     const A: f32 = Bf16::A;
     const B: f32 = Bf16::B;
     const A2: f32 = A * A;
@@ -212,6 +230,21 @@ unsafe fn input_column_of_integers<U: Unit>(unit: U, [d0, d1, d2, d3, d4, d5]: [
             unit.sub_shorts(even_b, odd_b),
             last,
         ]
+    }
+}
+
+/// `A y` along one axis, the adjoint of [`output_column`].
+#[inline(always)]
+pub(super) unsafe fn gradient_column<U: Unit>(unit: U, [y0, y1, y2, y3]: [U::Float; OUTPUTS]) -> [U::Float; SIDE] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        const A: f32 = Bf16::A;
+        const B: f32 = Bf16::B;
+        let even_a = unit.mul_add(y2, unit.splat(A * A), y0);
+        let even_b = unit.mul_add(y2, unit.splat(B * B), y0);
+        let odd_a = unit.mul_add(y3, unit.splat(A * A * A), unit.mul(y1, unit.splat(A)));
+        let odd_b = unit.mul_add(y3, unit.splat(B * B * B), unit.mul(y1, unit.splat(B)));
+        [y0, unit.add(even_a, odd_a), unit.sub(even_a, odd_a), unit.add(even_b, odd_b), unit.sub(even_b, odd_b), y3]
     }
 }
 

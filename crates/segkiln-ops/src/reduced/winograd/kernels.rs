@@ -10,7 +10,7 @@ use burn::tensor::bf16;
 use super::{
     super::{
         product::{Bf16, PANEL, Shorts, panel_width},
-        unit::LANES,
+        unit::{LANES, Task, Unit, UnitKind},
     },
     Form, POINTS, SIDE,
 };
@@ -26,15 +26,53 @@ pub(in super::super) struct Kernels<F: Form> {
 }
 
 /// `G g` along one axis.
-fn kernel_column([g0, g1, g2]: [f32; 3]) -> [f32; SIDE] {
-    const A2: f32 = Bf16::A * Bf16::A;
-    const B2: f32 = Bf16::B * Bf16::B;
-    let at = |point: f32, other: f32| {
-        let scale = 1.0 / (2.0 * point * point * (point * point - other * other));
-        (scale * (g0 + point * point * g2), scale * point * g1)
-    };
-    let ((even_a, odd_a), (even_b, odd_b)) = (at(Bf16::A, Bf16::B), at(Bf16::B, Bf16::A));
-    [g0 / (A2 * B2), even_a + odd_a, even_a - odd_a, even_b + odd_b, even_b - odd_b, g2]
+#[inline(always)]
+unsafe fn kernel_column<U: Unit>(unit: U, [g0, g1, g2]: [U::Float; 3]) -> [U::Float; SIDE] {
+    const A: f32 = Bf16::A;
+    const B: f32 = Bf16::B;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let [scale_a, scale_b] = [unit.splat(scale(A, B)), unit.splat(scale(B, A))];
+        let even_a = unit.mul(scale_a, unit.add(g0, unit.mul(unit.splat(A * A), g2)));
+        let even_b = unit.mul(scale_b, unit.add(g0, unit.mul(unit.splat(B * B), g2)));
+        let odd_a = unit.mul(unit.splat(scale(A, B) * A), g1);
+        let odd_b = unit.mul(unit.splat(scale(B, A) * B), g1);
+        [
+            unit.mul(unit.splat(1.0 / (A * A * B * B)), g0),
+            unit.add(even_a, odd_a),
+            unit.sub(even_a, odd_a),
+            unit.add(even_b, odd_b),
+            unit.sub(even_b, odd_b),
+            g2,
+        ]
+    }
+}
+
+/// Factor of the rows of `G` for a point and its negative.
+const fn scale(point: f32, other: f32) -> f32 {
+    1.0 / (2.0 * point * point * (point * point - other * other))
+}
+
+/// `G^T s` along one axis, where the gradient of a kernel is transformed back.
+#[inline(always)]
+pub(super) unsafe fn kernel_gradient_column<U: Unit>(
+    unit: U,
+    [s0, s1, s2, s3, s4, s5]: [U::Float; SIDE],
+) -> [U::Float; 3] {
+    const A: f32 = Bf16::A;
+    const B: f32 = Bf16::B;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let [scale_a, scale_b] = [unit.splat(scale(A, B)), unit.splat(scale(B, A))];
+        let (even_a, even_b) = (unit.mul(scale_a, unit.add(s1, s2)), unit.mul(scale_b, unit.add(s3, s4)));
+        let (odd_a, odd_b) = (unit.mul(scale_a, unit.sub(s1, s2)), unit.mul(scale_b, unit.sub(s3, s4)));
+        let first = unit.splat(1.0 / (A * A * B * B));
+        [
+            unit.mul_add(first, s0, unit.add(even_a, even_b)),
+            unit.mul_add(unit.splat(A), odd_a, unit.mul(unit.splat(B), odd_b)),
+            unit.mul_add(unit.splat(A * A), even_a, unit.mul_add(unit.splat(B * B), even_b, s5)),
+        ]
+    }
 }
 
 /// `G g` along one axis, without the [`FRACTIONS`].
@@ -107,16 +145,105 @@ impl<F: Form> Kernels<F> {
     }
 }
 
+/// 3×3 kernels in a weight.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Taps<'a> {
+    values: &'a [f32],
+    /// Values from an input channel to the next, and from an output channel to the next.
+    steps: [usize; 2],
+    /// Whether the taps are read from the last to the first.
+    turned: bool,
+}
+
+impl<'a> Taps<'a> {
+    /// From `[output channel][input channel][3][3]`.
+    pub fn new(values: &'a [f32], channels_in: usize) -> Self {
+        Self { values, steps: [9, 9 * channels_in], turned: false }
+    }
+
+    /// Those of the gradient of the input, whose input channels are the output channels of the weight.
+    pub fn turned(self) -> Self {
+        let [input, output] = self.steps;
+        Self { values: self.values, steps: [output, input], turned: !self.turned }
+    }
+
+    #[inline(always)]
+    fn at(&self, input: usize, output: usize) -> [f32; 9] {
+        let place = input * self.steps[0] + output * self.steps[1];
+        let mut taps = [0.0; 9];
+        taps.copy_from_slice(&self.values[place..place + 9]);
+        if self.turned {
+            taps.reverse();
+        }
+        taps
+    }
+}
+
 impl Kernels<Bf16> {
-    /// From `[output channel][input channel][3][3]`; input channels are a multiple of 16.
-    pub fn new(weight: &[f32], channels: [usize; 2]) -> Self {
-        Self::pack(channels, |out, points| {
-            let kernels = weight[out * channels[0] * 9..][..channels[0] * 9].chunks_exact(9);
-            for (points, kernel) in points.iter_mut().zip(kernels) {
-                *points = both_axes(kernel, kernel_column).map(bf16::from_f32);
+    /// Transforms kernels of these input and output channels; input channels are a multiple of 16.
+    pub fn new(kind: UnitKind, taps: Taps<'_>, channels: [usize; 2]) -> Self {
+        let [channels_in, channels_out] = channels;
+        let padded = channels_out.next_multiple_of(LANES);
+        let mut values = vec![bf16::ZERO; padded * POINTS * channels_in];
+        let target = Shared(values.as_mut_ptr().cast());
+        for_each(padded.div_ceil(PANEL), |panel| {
+            kind.dispatch(Transform { taps, channels, first: panel * PANEL, target });
+        });
+        Self { values, channels, factors: vec![1.0; padded * POINTS] }
+    }
+}
+
+/// Transforms the kernels of a panel.
+struct Transform<'a> {
+    taps: Taps<'a>,
+    channels: [usize; 2],
+    /// The first output channel.
+    first: usize,
+    target: Shared,
+}
+
+impl Task for Transform<'_> {
+    #[inline(always)]
+    unsafe fn run<U: Unit>(self, unit: U) {
+        let Self { taps, channels: [channels_in, channels_out], first, target } = self;
+        let width = panel_width(channels_out.next_multiple_of(LANES), first);
+        for register in (0..width).step_by(LANES) {
+            for pair in 0..channels_in / 2 {
+                let mut kernels = [[[0.0f32; LANES]; 9]; 2];
+                for lane in 0..LANES.min(channels_out.saturating_sub(first + register)) {
+                    for half in 0..2 {
+                        let values = taps.at(2 * pair + half, first + register + lane);
+                        for tap in 0..9 {
+                            kernels[half][tap][lane] = values[tap];
+                        }
+                    }
+                }
+                // SAFETY: the arrays have a register's values, and the target has all pairs of each point of the panel.
+                unsafe {
+                    let mut halves = [[[unit.splat(0.0); 3]; SIDE]; 2];
+                    for half in 0..2 {
+                        for b in 0..3 {
+                            let mut column = [unit.splat(0.0); 3];
+                            for a in 0..3 {
+                                column[a] = unit.load(kernels[half][3 * a + b].as_ptr());
+                            }
+                            let column = kernel_column(unit, column);
+                            for a in 0..SIDE {
+                                halves[half][a][b] = column[a];
+                            }
+                        }
+                    }
+                    for a in 0..SIDE {
+                        let (even, odd) = (kernel_column(unit, halves[0][a]), kernel_column(unit, halves[1][a]));
+                        for b in 0..SIDE {
+                            let panel = (first * POINTS + (a * SIDE + b) * width) * channels_in;
+                            let place = panel + 2 * (pair * width + register);
+                            unit.store_pairs(even[b], odd[b], target.at(0).cast::<bf16>().add(place));
+                        }
+                    }
+                }
             }
-            [1.0; POINTS]
-        })
+        }
     }
 }
 

@@ -16,14 +16,16 @@
 
 mod form;
 mod kernels;
+mod weight_gradient;
 
 pub(super) use form::Form;
 use form::output_column;
-pub(super) use kernels::Kernels;
+pub(super) use kernels::{Kernels, Taps};
+pub(super) use weight_gradient::Tiles;
 
 use super::{
     convolution::{Epilogue, Inputs, Target},
-    product::{PANEL, ROWS, WORD, accumulate, panel_width},
+    product::{PANEL, ROWS, WORD, accumulate, packed, panel_width},
     unit::{LANES, Task, Unit, UnitKind},
 };
 use crate::cpu::{
@@ -55,24 +57,52 @@ pub(super) struct Convolution<'a, F: Form> {
     pub target: Target,
 }
 
-/// Rows and columns of grids, and rows and columns of tiles of each.
-fn grids_and_tiles(size: [usize; 2], dilation: [usize; 2]) -> ([usize; 2], [usize; 2]) {
-    let grids = [0, 1].map(|axis| dilation[axis].min(size[axis]));
-    (grids, [0, 1].map(|axis| size[axis].div_ceil(grids[axis]).div_ceil(OUTPUTS)))
+/// How the outputs of images are split into tiles. With a dilation they are as many interleaved grids, with tiles of their own.
+#[derive(Debug, Clone, Copy)]
+struct Tiling {
+    dilation: [usize; 2],
+    /// Rows and columns of grids.
+    grids: [usize; 2],
+    /// Rows and columns of tiles of a grid.
+    tiles: [usize; 2],
+}
+
+impl Tiling {
+    fn new(size: [usize; 2], dilation: [usize; 2]) -> Self {
+        let grids = [0, 1].map(|axis| dilation[axis].min(size[axis]));
+        let tiles = [0, 1].map(|axis| size[axis].div_ceil(grids[axis]).div_ceil(OUTPUTS));
+        Self { dilation, grids, tiles }
+    }
+
+    /// Tiles of an image.
+    fn count(&self) -> usize {
+        [self.grids, self.tiles].iter().flatten().product()
+    }
+
+    /// A tile, counted over all images.
+    fn tile(&self, index: usize) -> Tile {
+        let Self { dilation, grids, tiles: [rows, columns] } = self;
+        let image_grids = grids[0] * grids[1];
+        let all_grids = index / columns / rows;
+        let grid = all_grids % image_grids;
+        Tile {
+            image: all_grids / image_grids,
+            first: [
+                grid / grids[1] + OUTPUTS * dilation[0] * (index / columns % rows),
+                grid % grids[1] + OUTPUTS * dilation[1] * (index % columns),
+            ],
+        }
+    }
 }
 
 /// Whether tiles take clearly fewer products than the nine taps of each output: a large dilation leaves them half empty.
 pub(super) fn pays(size: [usize; 2], dilation: [usize; 2]) -> bool {
-    let (grids, tiles) = grids_and_tiles(size, dilation);
-    let products = POINTS * [grids, tiles].iter().flatten().product::<usize>();
-    3 * products <= 2 * 9 * size[0] * size[1]
+    3 * POINTS * Tiling::new(size, dilation).count() <= 2 * 9 * size[0] * size[1]
 }
 
 /// Whether tiles pay in 8 bits, where their products of 16 bits are half as fast as those of bytes.
 pub(super) fn pays_for_bytes(size: [usize; 2], dilation: [usize; 2]) -> bool {
-    let (grids, tiles) = grids_and_tiles(size, dilation);
-    let products = 2 * POINTS * [grids, tiles].iter().flatten().product::<usize>();
-    4 * products <= 3 * 9 * size[0] * size[1]
+    4 * 2 * POINTS * Tiling::new(size, dilation).count() <= 3 * 9 * size[0] * size[1]
 }
 
 /// A tile's place.
@@ -83,33 +113,45 @@ struct Tile {
     first: [usize; 2],
 }
 
-impl<F: Form> Convolution<'_, F> {
-    fn tile(&self, index: usize) -> Tile {
-        let ([_, grid_columns], [rows, columns]) = grids_and_tiles(self.target.size, self.dilation);
-        let grids = index / columns / rows;
-        let grid = grids % self.grids();
-        Tile {
-            image: grids / self.grids(),
-            first: [
-                grid / grid_columns + OUTPUTS * self.dilation[0] * (index / columns % rows),
-                grid % grid_columns + OUTPUTS * self.dilation[1] * (index % columns),
-            ],
+impl Tile {
+    /// The `N`×`N` pixels from the tile's first on, less the padding before them: of an image of this size, or none where there
+    /// is padding.
+    #[inline(always)]
+    fn pixels<const N: usize>(
+        self,
+        padding: [usize; 2],
+        dilation: [usize; 2],
+        [height, width]: [usize; 2],
+    ) -> [[Option<usize>; N]; N] {
+        let Self { image, first: [top, left] } = self;
+        let mut pixels = [[None; N]; N];
+        for a in 0..N {
+            let y = (top + a * dilation[0]).wrapping_sub(padding[0]);
+            for b in 0..N {
+                let x = (left + b * dilation[1]).wrapping_sub(padding[1]);
+                if y < height && x < width {
+                    pixels[a][b] = Some((image * height + y) * width + x);
+                }
+            }
         }
+        pixels
+    }
+}
+
+impl<F: Form> Convolution<'_, F> {
+    fn tiling(&self) -> Tiling {
+        Tiling::new(self.target.size, self.dilation)
     }
 
     /// The places of a block's tiles.
     fn places(&self, block: Block) -> Vec<Tile> {
-        (block.first..block.first + block.tiles).map(|index| self.tile(index)).collect()
-    }
-
-    fn grids(&self) -> usize {
-        grids_and_tiles(self.target.size, self.dilation).0.iter().product()
+        let tiling = self.tiling();
+        (block.first..block.first + block.tiles).map(|index| tiling.tile(index)).collect()
     }
 
     pub fn run(&self) {
         let [channels_in, channels_out] = self.kernels.channels;
-        let (_, tiles) = grids_and_tiles(self.target.size, self.dilation);
-        let all = self.inputs.batch * self.grids() * tiles[0] * tiles[1];
+        let all = self.inputs.batch * self.tiling().count();
         let panels = channels_out.div_ceil(PANEL);
         // Values of 16 bits in half of the second-level cache.
         let room = cache::second_level();
@@ -213,7 +255,6 @@ impl<F: Form> Task for TransformInput<'_, F> {
         let Self { convolution, layout, places, chunks, tiles } = self;
         let Convolution { inputs, padding, dilation, .. } = convolution;
         let stride = layout.input_stride();
-        let [height, width] = inputs.size;
         let channels = chunks.start * F::CHUNK..layout.channels_in.min(chunks.end * F::CHUNK);
         for tile in layout.tiles..layout.rows() {
             for point in 0..POINTS {
@@ -225,18 +266,7 @@ impl<F: Form> Task for TransformInput<'_, F> {
             }
         }
         for tile in 0..layout.tiles {
-            let Tile { image, first: [top, left] } = places[tile];
-            // Pixels of the image, or none where there is padding.
-            let mut pixels = [[None; SIDE]; SIDE];
-            for a in 0..SIDE {
-                let y = (top + a * dilation[0]).wrapping_sub(padding[0]);
-                for b in 0..SIDE {
-                    let x = (left + b * dilation[1]).wrapping_sub(padding[1]);
-                    if y < height && x < width {
-                        pixels[a][b] = Some((image * height + y) * width + x);
-                    }
-                }
-            }
+            let pixels = places[tile].pixels::<SIDE>(*padding, *dilation, inputs.size);
             for channel in channels.clone().step_by(F::CHUNK) {
                 // SAFETY: the pixels are of the image, and the block has all channels of each point.
                 unsafe {
@@ -294,7 +324,7 @@ impl<F: Form> Multiply<'_, '_, F> {
                         rows[index] = rows[index].add(index * bytes);
                     }
                     let mut sums = [[F::zero(unit); N]; ROWS];
-                    accumulate::<F, U, N>(unit, &mut sums, &rows, bytes / WORD, weights);
+                    accumulate::<F, U, N>(unit, &mut sums, &rows, bytes / WORD, weights, packed(N));
                     for index in 0..ROWS {
                         for register in 0..N {
                             let place = point * product_stride + (row + index) * width + register * LANES;
@@ -330,17 +360,24 @@ impl<F: Form> Multiply<'_, '_, F> {
                             half[a][b] = values[a];
                         }
                     }
+                    let mut outputs = [[unit.splat(0.0); OUTPUTS]; OUTPUTS];
                     for a in 0..OUTPUTS {
-                        let row = top + a * dilation[0];
-                        if row >= height {
-                            break;
-                        }
                         let line = output_column::<F, U>(unit, half[a]);
                         for b in 0..OUTPUTS {
+                            outputs[a][b] = finish.apply(unit, line[b]);
+                        }
+                    }
+                    if target.planes {
+                        target.store_planes(unit, outputs, image, [top, left], *dilation, channel);
+                        continue;
+                    }
+                    for a in 0..OUTPUTS {
+                        let row = top + a * dilation[0];
+                        for b in 0..OUTPUTS {
                             let column = left + b * dilation[1];
-                            if column < image_width {
+                            if row < height && column < image_width {
                                 let pixel = (image * height + row) * image_width + column;
-                                target.store(unit, finish.apply(unit, line[b]), pixel, channel);
+                                target.store(unit, outputs[a][b], pixel, channel);
                             }
                         }
                     }

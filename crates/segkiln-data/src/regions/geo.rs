@@ -1,0 +1,124 @@
+//! Tags of a TIFF that say where its pixels lie.
+
+/// Value of a tag.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TagValue {
+    /// Text.
+    Ascii(String),
+    /// Unsigned integers of 16 bits.
+    Shorts(Vec<u16>),
+    /// Fractions of unsigned integers of 32 bits.
+    Rationals(Vec<[u32; 2]>),
+    /// Floats of 64 bits.
+    Doubles(Vec<f64>),
+}
+
+/// Where a picture lies: the tags of GeoTIFF 1.1 (OGC 19-008) and the resolution of TIFF 6.0, as they are in the file.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GeoTags {
+    /// By the number of the tag.
+    pub(super) tags: Vec<(u16, TagValue)>,
+}
+
+/// Size of a pixel in the coordinates of the scene: `[x, y, z]`.
+pub(super) const PIXEL_SCALE: u16 = 33_550;
+/// Pairs of a place in the raster and a place in the scene: `[i, j, k, x, y, z]` each.
+pub(super) const TIE_POINTS: u16 = 33_922;
+/// Affine transformation from raster to scene, 4×4, row by row.
+pub(super) const TRANSFORMATION: u16 = 34_264;
+/// Pixels a unit, across and down.
+const RESOLUTION: [u16; 2] = [282, 283];
+/// 1: none, 2: inch, 3: centimeter.
+const RESOLUTION_UNIT: u16 = 296;
+
+impl GeoTags {
+    /// The tags that are carried over: pixel scale, tie points, transformation, the coordinate system's keys, and the resolution.
+    pub(super) const KNOWN: [u16; 9] = [
+        RESOLUTION[0],
+        RESOLUTION[1],
+        RESOLUTION_UNIT,
+        PIXEL_SCALE,
+        TIE_POINTS,
+        TRANSFORMATION,
+        34_735,
+        34_736,
+        34_737,
+    ];
+
+    /// Value of a tag by its number.
+    pub fn get(&self, tag: u16) -> Option<&TagValue> {
+        self.tags.iter().find(|(known, _)| *known == tag).map(|(_, value)| value)
+    }
+
+    fn doubles(&self, tag: u16) -> Option<&[f64]> {
+        match self.get(tag)? {
+            TagValue::Doubles(values) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// The affine transformation from columns and rows, counted from the corner of the first pixel, to the scene's coordinates, as
+    /// rasterio and GDAL have it: `x = a · column + b · row + c`, `y = d · column + e · row + f`. None if the file has none.
+    pub fn transform(&self) -> Option<[f64; 6]> {
+        if let Some(matrix) = self.doubles(TRANSFORMATION)
+            && matrix.len() >= 8
+        {
+            return Some([matrix[0], matrix[1], matrix[3], matrix[4], matrix[5], matrix[7]]);
+        }
+        let (scale, tie) = (self.doubles(PIXEL_SCALE)?, self.doubles(TIE_POINTS)?);
+        let ([sx, sy, ..], [i, j, _, x, y, ..]) = (scale, tie) else { return None };
+        Some([*sx, 0.0, x - i * sx, 0.0, -sy, y + j * sy])
+    }
+
+    /// Micrometers a pixel, across and down, where the resolution has a unit.
+    pub fn microns_per_pixel(&self) -> Option<[f64; 2]> {
+        let unit = match self.get(RESOLUTION_UNIT) {
+            Some(TagValue::Shorts(unit)) if unit.first() == Some(&3) => 10_000.0,
+            Some(TagValue::Shorts(unit)) if unit.first() == Some(&2) => 25_400.0,
+            _ => return None,
+        };
+        let axis = |tag| match self.get(tag)? {
+            TagValue::Rationals(values) => {
+                let [numerator, denominator] = *values.first()?;
+                let pixels = f64::from(numerator) / f64::from(denominator);
+                (pixels.is_finite() && pixels > 0.0).then(|| unit / pixels)
+            }
+            _ => None,
+        };
+        Some([axis(RESOLUTION[0])?, axis(RESOLUTION[1])?])
+    }
+
+    /// The tags of a picture whose pixels are `scale` times as wide and high.
+    #[must_use]
+    pub fn scaled(&self, scale: [f64; 2]) -> Self {
+        let mut tags = self.tags.clone();
+        for (tag, value) in &mut tags {
+            match (*tag, value) {
+                (PIXEL_SCALE, TagValue::Doubles(values)) => {
+                    values.iter_mut().zip(scale).for_each(|(value, scale)| *value *= scale);
+                }
+                (TIE_POINTS, TagValue::Doubles(values)) => {
+                    for point in values.chunks_mut(6) {
+                        point.iter_mut().zip(scale).for_each(|(value, scale)| *value /= scale);
+                    }
+                }
+                (TRANSFORMATION, TagValue::Doubles(values)) => {
+                    for row in values.chunks_mut(4) {
+                        row.iter_mut().zip(scale).for_each(|(value, scale)| *value *= scale);
+                    }
+                }
+                (tag, TagValue::Rationals(values)) if RESOLUTION.contains(&tag) => {
+                    let scale = scale[usize::from(tag == RESOLUTION[1])];
+                    for [numerator, denominator] in values {
+                        let pixels = f64::from(*numerator) / f64::from(*denominator) / scale;
+                        if pixels.is_finite() && (0.0..4e6).contains(&pixels) {
+                            [*numerator, *denominator] = [(pixels * 1000.0).round() as u32, 1000];
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        Self { tags }
+    }
+}

@@ -1,0 +1,339 @@
+//! Files of `tests/parity/regions.py`.
+
+use std::fs;
+
+use ::tiff::encoder::{Rational, TiffEncoder, colortype};
+
+use super::*;
+use crate::{DecodeOptions, Limits};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/regions").join(format!("{name}.tif"))
+}
+
+fn open(name: &str) -> TiffSource {
+    TiffSource::open(fixture(name), DecodeOptions::default()).unwrap()
+}
+
+/// The script's picture.
+fn value(y: u32, x: u32, band: usize) -> u32 {
+    (7 * y + 3 * x + 50 * band as u32 + x * y / 11) % 251
+}
+
+/// Regions of 70 rows and 90 columns: all, tiles' corners, single pixels, and such as cross tiles and strips.
+const REGIONS: [[u32; 4]; 6] =
+    [[0, 0, 90, 70], [0, 0, 1, 1], [89, 69, 1, 1], [31, 15, 34, 40], [47, 0, 2, 70], [3, 31, 87, 2]];
+
+fn regions() -> impl Iterator<Item = Region> {
+    REGIONS.into_iter().map(|[left, top, width, height]| Region { left, top, width, height })
+}
+
+/// Compares regions of a level with what a pixel must be.
+fn compare(source: &TiffSource, level: usize, region: Region, expected: impl Fn(u32, u32, usize) -> f32, within: f32) {
+    let RegionPixels { image, .. } = source.read(level, region).unwrap();
+    assert_eq!((image.width(), image.height()), (region.width, region.height));
+    let bands = source.bands();
+    for (at, found) in image.as_slice().iter().enumerate() {
+        let (pixel, band) = (at / bands, at % bands);
+        let (x, y) = (region.left + pixel as u32 % region.width, region.top + pixel as u32 / region.width);
+        let expected = expected(y, x, band);
+        assert!((found - expected).abs() <= within, "{source:?} ({x}, {y}) {band}: {found}, not {expected}");
+    }
+}
+
+#[test]
+fn files_are_read_by_region() {
+    for (name, bands) in [("tiles_deflate", 3), ("strips_lzw", 1), ("packbits_bigtiff", 3), ("geo", 3)] {
+        let source = open(name);
+        assert_eq!((source.bands(), source.levels().len()), (bands, 1), "{name}");
+        assert_eq!(source.levels()[0], Level { width: 90, height: 70, scale: 1.0 }, "{name}");
+        for region in regions() {
+            compare(&source, 0, region, |y, x, band| value(y, x, band) as f32 / 255.0, 1e-6);
+        }
+    }
+    for name in ["planar_u16", "bands_u16"] {
+        let source = open(name);
+        assert_eq!(source.bands(), 5, "{name}");
+        for region in regions() {
+            compare(&source, 0, region, |y, x, band| value(y, x, band) as f32 * 257.0 / 65_535.0, 1e-6);
+        }
+    }
+    for region in regions() {
+        compare(&open("i16"), 0, region, |y, x, _| value(y, x, 0) as f32 - 100.0, 0.0);
+        compare(&open("bits"), 0, region, |y, x, _| (value(y, x, 0) % 2) as f32, 0.0);
+        compare(&open("jpeg"), 0, region, |y, x, band| (y + x + 40 * band as u32) as f32 / 255.0, 0.03);
+    }
+}
+
+#[test]
+fn regions_without_data_are_told() {
+    let source = open("f32_nodata");
+    for region in regions() {
+        let RegionPixels { image, missing } = source.read(0, region).unwrap();
+        let is_hole = |x: u32, y: u32| (20..60).contains(&y) && (30..80).contains(&x);
+        for (at, found) in image.as_slice().iter().enumerate() {
+            let (x, y) = (region.left + at as u32 % region.width, region.top + at as u32 / region.width);
+            assert_eq!(missing.get(at).copied().unwrap_or(false), is_hole(x, y), "({x}, {y})");
+            if !is_hole(x, y) {
+                assert_eq!(*found, value(y, x, 0) as f32 - 100.0);
+            }
+        }
+    }
+    // GDAL leaves blocks out that have no data.
+    let RegionPixels { image, missing } =
+        open("sparse").read(0, Region { left: 20, top: 20, width: 30, height: 30 }).unwrap();
+    for (at, pixel) in image.as_slice().chunks_exact(3).enumerate() {
+        let (x, y) = (20 + at as u32 % 30, 20 + at as u32 / 30);
+        let there = x < 32 && y < 32;
+        assert_eq!(missing[at], !there, "({x}, {y})");
+        let expected = if there { value(y, x, 1) as f32 / 255.0 } else { 0.0 };
+        assert!((pixel[1] - expected).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn levels_are_sub_ifds_and_pages() {
+    for name in ["pyramid_sub", "pyramid_pages"] {
+        let source = open(name);
+        let sizes: Vec<_> = source.levels().iter().map(|level| [level.width, level.height]).collect();
+        assert_eq!(sizes, [[90, 70], [45, 35], [23, 18]], "{name}");
+        assert!((source.levels()[2].scale - 4.0).abs() < 0.1, "{name}");
+        for (level, step) in [(1, 2), (2, 4)] {
+            let region = Region { left: 3, top: 2, width: 19, height: 15 };
+            compare(&source, level, region, |y, x, band| value(step * y, step * x, band) as f32 / 255.0, 1e-6);
+        }
+    }
+}
+
+#[test]
+fn scenes_keep_their_place() {
+    let geo = open("geo").geo();
+    assert_eq!(geo.transform(), Some([10.0, 0.0, 500_000.0, 0.0, -10.0, 5_000_000.0]));
+    assert_eq!(geo.scaled([2.0, 2.0]).transform(), Some([20.0, 0.0, 500_000.0, 0.0, -20.0, 5_000_000.0]));
+    let tied = GeoTags {
+        tags: vec![
+            (33_550, TagValue::Doubles(vec![0.5, 0.25, 0.0])),
+            (33_922, TagValue::Doubles(vec![2.0, 4.0, 0.0, 100.0, 200.0, 0.0])),
+        ],
+    };
+    assert_eq!(tied.transform(), Some([0.5, 0.0, 99.0, 0.0, -0.25, 201.0]));
+    assert_eq!(tied.scaled([2.0, 4.0]).transform(), Some([1.0, 0.0, 99.0, 0.0, -1.0, 201.0]));
+    // Of a slide, by its resolution.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("slide.tif");
+    let mut file = TiffEncoder::new(fs::File::create(&path).unwrap()).unwrap();
+    let mut image = file.new_image::<colortype::Gray8>(4, 3).unwrap();
+    image.resolution(::tiff::tags::ResolutionUnit::Centimeter, Rational { n: 40_000, d: 1 });
+    image.write_data(&[7; 12]).unwrap();
+    let geo = TiffSource::open(&path, DecodeOptions::default()).unwrap().geo();
+    assert_eq!(geo.microns_per_pixel(), Some([0.25, 0.25]));
+    assert_eq!(geo.scaled([4.0, 4.0]).microns_per_pixel(), Some([1.0, 1.0]));
+}
+
+#[test]
+fn one_strip_of_all_rows_is_read_in_pieces() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("strip.tif");
+    let (width, height) = (1500, 2001);
+    let values: Vec<u16> = (0..width * height).map(|at| (at % 65_521) as u16).collect();
+    let mut file = TiffEncoder::new(fs::File::create(&path).unwrap()).unwrap();
+    let mut image = file.new_image::<colortype::Gray16>(width, height).unwrap();
+    image.rows_per_strip(height).unwrap();
+    image.write_data(&values).unwrap();
+    // Less than the strip is allowed.
+    let limits = Limits { max_bytes: 4 << 20, ..Limits::default() };
+    let source = TiffSource::open(&path, DecodeOptions::from(&limits)).unwrap();
+    let region = Region { left: 700, top: 1990, width: 800, height: 11 };
+    compare(&source, 0, region, |y, x, _| ((y * width + x) % 65_521) as f32 / 65_535.0, 1e-6);
+}
+
+#[test]
+fn what_cannot_be_read_is_named() {
+    let source = open("tiles_deflate");
+    for (level, region) in [(1, [0, 0, 1, 1]), (0, [0, 0, 91, 1]), (0, [u32::MAX, 0, 1, 1]), (0, [0, 0, 0, 1])] {
+        let [left, top, width, height] = region;
+        let error = source.read(level, Region { left, top, width, height }).unwrap_err().to_string();
+        assert!(error.contains("tiles_deflate.tif, level"), "{error}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bad.tif");
+    let bytes = fs::read(fixture("tiles_deflate")).unwrap();
+    // Truncated anywhere, and with any byte turned: an error or a picture, and no panic.
+    for cut in (0..bytes.len()).step_by(97) {
+        fs::write(&path, &bytes[..cut]).unwrap();
+        if let Ok(source) = TiffSource::open(&path, DecodeOptions::default()) {
+            match source.read(0, Region { left: 0, top: 0, width: 90, height: 70 }) {
+                // The last bytes are a checksum.
+                Ok(_) => assert!(cut + 100 > bytes.len(), "{cut} of {} bytes", bytes.len()),
+                Err(error) => assert!(error.to_string().contains("bad.tif, level 0: the "), "{error}"),
+            }
+        }
+    }
+    for at in 0..bytes.len().min(400) {
+        let mut turned = bytes.clone();
+        turned[at] ^= 0xff;
+        fs::write(&path, turned).unwrap();
+        let limits = Limits { max_bytes: 1 << 20, ..Limits::default() };
+        if let Ok(source) = TiffSource::open(&path, DecodeOptions::from(&limits)) {
+            let Level { width, height, .. } = source.levels()[0];
+            let _ = source.read(0, Region { left: 0, top: 0, width: width.min(90), height: height.min(70) });
+        }
+    }
+    for (text, reason) in [(&b"no tiff"[..], "does not begin"), (b"II*\0\x08\0\0\0", "bad.tif")] {
+        fs::write(&path, text).unwrap();
+        let error = TiffSource::open(&path, DecodeOptions::default()).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+    assert!(TiffSource::open(folder.path(), DecodeOptions::default()).is_err());
+}
+
+#[test]
+fn bands_become_colors() {
+    let region = Region { left: 5, top: 6, width: 2, height: 1 };
+    let pixels = open("tiles_deflate").read(0, region).unwrap();
+    let gray = pixels.clone().to_color(ColorMode::Gray, Path::new("a")).unwrap();
+    let rgb = pixels.image.as_slice();
+    assert_eq!(gray.image.channels(), 1);
+    assert!((gray.image.as_slice()[0] - (0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2])).abs() < 1e-6);
+    let error = open("planar_u16").read(0, region).unwrap().to_color(ColorMode::Rgb, Path::new("a.tif")).unwrap_err();
+    assert!(error.to_string().contains("a.tif has 5 bands"), "{error}");
+}
+
+fn options(width: u32, height: u32) -> TiffSinkOptions {
+    let geo = open("geo").geo();
+    TiffSinkOptions { width, height, bands: 1, samples: SampleType::U8, geo, identity: Some("a network".into()) }
+}
+
+/// Labels of a row.
+fn labels(y: u32, width: u32) -> Vec<u32> {
+    (0..width).map(|x| (x / 40 + y / 30) % 7).collect()
+}
+
+#[test]
+fn maps_are_written_in_tiles_with_overviews() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("map.tif");
+    let (width, height) = (700, 530);
+    let mut sink = TiffSink::create(&path, options(width, height)).unwrap();
+    for first in (0..height).step_by(37) {
+        let rows = first..height.min(first + 37);
+        sink.push_labels(&rows.flat_map(|y| labels(y, width)).collect::<Vec<u32>>()).unwrap();
+    }
+    assert!(!path.exists());
+    sink.finish().unwrap();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+    let source = TiffSource::open(&path, DecodeOptions::default()).unwrap();
+    let sizes: Vec<_> = source.levels().iter().map(|level| [level.width, level.height]).collect();
+    assert_eq!(sizes, [[700, 530], [350, 265], [175, 133]]);
+    assert_eq!(source.geo(), options(1, 1).geo);
+    let all = |level: usize| Region { left: 0, top: 0, width: sizes[level][0], height: sizes[level][1] };
+    compare(&source, 0, all(0), |y, x, _| labels(y, width)[x as usize] as f32 / 255.0, 1e-6);
+    // Blocks begin at even pixels, so that all four of a reduced pixel are alike.
+    for level in [1, 2] {
+        let step = 1 << level;
+        let expected = |y: u32, x: u32, _| labels(step * y, width)[(step * x) as usize] as f32 / 255.0;
+        if level == 1 {
+            compare(&source, level, all(level), expected, 1e-6);
+        }
+    }
+}
+
+#[test]
+fn the_most_frequent_label_and_the_mean_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tif");
+    let size = 258;
+    let map = TiffSinkOptions { samples: SampleType::U16, ..options(size, size) };
+    let mut sink = TiffSink::create(&path, map).unwrap();
+    // In each block of four: 300 twice, and once each of two others; of the last column 4 and 5 once each.
+    for y in 0..size {
+        let row = (0..size).map(|x| match (y % 2, x % 2) {
+            (0, 1) | (1, 0) => 300,
+            (0, 0) => 1,
+            _ => 2,
+        });
+        sink.push_labels(&row.collect::<Vec<u32>>()).unwrap();
+    }
+    sink.finish().unwrap();
+    let source = TiffSource::open(&path, DecodeOptions::default()).unwrap();
+    compare(&source, 1, Region { left: 0, top: 0, width: 129, height: 129 }, |_, _, _| 300.0 / 65_535.0, 1e-7);
+
+    let map = TiffSinkOptions { samples: SampleType::F32, bands: 2, ..options(size, size) };
+    let mut sink = TiffSink::create(&path, map).unwrap();
+    for y in 0..size {
+        let row = (0..size).flat_map(|x| [(x + y) as f32, -(x as f32)]);
+        sink.push_probabilities(&row.collect::<Vec<f32>>()).unwrap();
+    }
+    sink.finish().unwrap();
+    let source = TiffSource::open(&path, DecodeOptions::default()).unwrap();
+    let expected = |y: u32, x: u32, band: usize| match band {
+        0 => (2 * x + 2 * y + 1) as f32,
+        _ => -(2.0 * x as f32) - 0.5,
+    };
+    compare(&source, 1, Region { left: 0, top: 0, width: 129, height: 129 }, expected, 1e-4);
+}
+
+#[test]
+fn a_file_that_was_interrupted_is_gone_on_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("map.tif");
+    let (width, height) = (600, 800);
+    let whole = |path: &Path| {
+        let mut sink = TiffSink::create(path, options(width, height)).unwrap();
+        (sink.rows_written()..height).for_each(|y| sink.push_labels(&labels(y, width)).unwrap());
+        sink.finish().unwrap();
+        fs::read(path).unwrap()
+    };
+    let expected = whole(&folder.path().join("other.tif"));
+    let (part, journal) = (folder.path().join("map.tif.part"), folder.path().join("map.tif.part.journal"));
+    for rows in [0, 255, 256, 700] {
+        let mut sink = TiffSink::create(&path, options(width, height)).unwrap();
+        (sink.rows_written()..rows.max(sink.rows_written())).for_each(|y| sink.push_labels(&labels(y, width)).unwrap());
+        drop(sink);
+        // A journal that ends within a line, and tiles that it does not know.
+        let mut half = fs::read(&journal).unwrap();
+        half.extend(b"17 18");
+        fs::write(&journal, half).unwrap();
+        let mut more = fs::read(&part).unwrap();
+        more.extend([9; 1000]);
+        fs::write(&part, more).unwrap();
+        let sink = TiffSink::create(&path, options(width, height)).unwrap();
+        assert_eq!(sink.rows_written(), rows / 256 * 256);
+    }
+    assert_eq!(whole(&path), expected);
+    // Of another network, from the beginning; without an identity too.
+    for identity in [Some("another network".to_owned()), None] {
+        let mut sink = TiffSink::create(&path, options(width, height)).unwrap();
+        (0..300).for_each(|y| sink.push_labels(&labels(y, width)).unwrap());
+        drop(sink);
+        let sink = TiffSink::create(&path, TiffSinkOptions { identity, ..options(width, height) }).unwrap();
+        assert_eq!(sink.rows_written(), 0);
+    }
+    // The result that was there before is there until another is complete.
+    assert_eq!(fs::read(&path).unwrap(), expected);
+}
+
+#[test]
+fn rows_that_do_not_fit_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("map.tif");
+    let mut sink = TiffSink::create(&path, options(10, 2)).unwrap();
+    for (values, reason) in [(vec![0; 9], "2 rows of 10"), (vec![0; 30], "2 rows of 10"), (vec![256; 10], "label 256")]
+    {
+        let error = sink.push_labels(&values).unwrap_err().to_string();
+        assert!(error.contains(reason) && error.contains("map.tif"), "{error}");
+    }
+    sink.push_probabilities(&[0.0; 10]).unwrap_err();
+    sink.push_labels(&[3; 10]).unwrap();
+    let error = sink.finish().unwrap_err().to_string();
+    assert!(error.contains("1 of 2 rows"), "{error}");
+    assert!(!path.exists());
+    TiffSink::create(&path, options(0, 2)).unwrap_err();
+    TiffSink::create(folder.path().join("no/folder/map.tif"), options(1, 2)).unwrap_err();
+    // A file of somebody else's that has the part's name.
+    fs::write(folder.path().join("map.tif.part"), b"other").unwrap();
+    fs::remove_file(folder.path().join("map.tif.part.journal")).unwrap();
+    let error = TiffSink::create(&path, options(10, 2)).unwrap_err().to_string();
+    assert!(error.contains("map.tif.part is there"), "{error}");
+    assert_eq!(fs::read(folder.path().join("map.tif.part")).unwrap(), b"other");
+}

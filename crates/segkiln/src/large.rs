@@ -1,0 +1,576 @@
+//! Pictures that do not fit memory, segmented tile by tile.
+
+use std::{
+    ops::Range,
+    path::Path,
+    sync::mpsc::{Receiver, sync_channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use segkiln_data::{
+    DataError,
+    regions::{Level, Region, RegionPixels, RegionSource, SampleType, TiffSink, TiffSinkOptions},
+};
+use segkiln_models::{SegmentationNetwork, SegmentationNetworkConfig, reach};
+
+use crate::{
+    SegmentError, Segmenter,
+    segmentation::{ResultRows, most_likely},
+    tiles::{Band, bell, starts},
+};
+
+/// Tiles begin at multiples of this, so that a network sees the same blocks of pixels as in the whole picture: 32 times the least
+/// resolution of its maps, times the 4 pixels of Winograd's tiles.
+const GRID: usize = 128;
+
+/// How a picture is segmented that does not fit memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LargeOptions {
+    /// Side of the square tiles that the network sees, with the margin around what is kept of it; in pixels.
+    pub tile: u32,
+    /// Level of resolution that is read.
+    pub level: usize,
+    /// Whether the four mirror images are segmented too and the probabilities averaged.
+    pub flips: bool,
+    /// Share of a tile's pixels that must have data; tiles with less are class 0, and no network sees them.
+    pub skip_below: f32,
+    /// What tiles have in common where their margins do not hold all that an output depends on: a share of their side, in
+    /// `[0, 0.95]`. They are then weighed with a bell around their middle.
+    pub overlap: f32,
+}
+
+impl Default for LargeOptions {
+    fn default() -> Self {
+        Self { tile: 768, level: 0, flips: false, skip_below: f32::MIN_POSITIVE, overlap: 0.25 }
+    }
+}
+
+/// How the tiles of a picture are joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seams {
+    /// Of each tile the inner part is kept, around which so many pixels were seen: the map is that of the whole picture.
+    Margin(usize),
+    /// Tiles are weighed with a bell around their middle, because outputs depend on more than a margin.
+    Blended,
+}
+
+/// How far the work is.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// Tiles that are done.
+    pub done: usize,
+    /// All tiles.
+    pub tiles: usize,
+    /// What the others are expected to take.
+    pub left: Duration,
+}
+
+/// A tile to be segmented.
+#[derive(Debug, Clone, PartialEq)]
+struct Tile {
+    region: Region,
+    /// Rows and columns that are kept of it.
+    kept: [Range<usize>; 2],
+}
+
+/// The tiles of a picture, row by row.
+struct Plan {
+    seams: Seams,
+    rows: Vec<Vec<Tile>>,
+}
+
+impl Plan {
+    fn new(level: Level, tile: usize, reach: Option<usize>, overlap: f32) -> Self {
+        let size = [level.height as usize, level.width as usize];
+        if let Some(reach) = reach
+            && let margin = reach.next_multiple_of(GRID)
+            && let Some(inner) = tile.checked_sub(2 * margin)
+            && inner >= GRID
+        {
+            let inner = inner / GRID * GRID;
+            let spans = |side: usize| -> Vec<[Range<usize>; 2]> {
+                let span = |first: usize| {
+                    let (read, end) = (first.saturating_sub(margin), side.min(first + inner));
+                    [read..side.min(first + inner + margin), first - read..end - read]
+                };
+                (0..side).step_by(inner).map(span).collect()
+            };
+            return Self::of(Seams::Margin(margin), spans(size[0]), spans(size[1]));
+        }
+        let spans = |side: usize| -> Vec<[Range<usize>; 2]> {
+            let length = tile.min(side);
+            starts(side, tile, overlap).into_iter().map(|first| [first..first + length, 0..length]).collect()
+        };
+        Self::of(Seams::Blended, spans(size[0]), spans(size[1]))
+    }
+
+    fn of(seams: Seams, rows: Vec<[Range<usize>; 2]>, columns: Vec<[Range<usize>; 2]>) -> Self {
+        let tile = |[rows, kept_rows]: &[Range<usize>; 2], [columns, kept_columns]: &[Range<usize>; 2]| Tile {
+            region: Region {
+                left: columns.start as u32,
+                top: rows.start as u32,
+                width: columns.len() as u32,
+                height: rows.len() as u32,
+            },
+            kept: [kept_rows.clone(), kept_columns.clone()],
+        };
+        Self { seams, rows: rows.iter().map(|row| columns.iter().map(|column| tile(row, column)).collect()).collect() }
+    }
+
+    fn tiles(&self) -> usize {
+        self.rows.iter().map(Vec::len).sum()
+    }
+}
+
+impl<M: SegmentationNetwork> Segmenter<M> {
+    /// Segments a picture of any size by tiles, and writes the class of each pixel to `sink`, which must have the size of the level;
+    /// rows that it has already are not computed again. Returns how the tiles were joined.
+    ///
+    /// Where a tile's margin holds all that its inner part [depends on](segkiln_models::reach()), the map is that of the
+    /// whole picture: to the bit, but for networks whose kernels are chosen by the size of an image. Else tiles are blended.
+    /// Pixels without data are seen as the mean of the training images, and become class 0.
+    ///
+    /// Memory: the network with a tile, two tiles that are read ahead, what the source keeps, and a band of the map as high as a tile,
+    /// where tiles are blended with 4 bytes a pixel and class.
+    ///
+    /// ```no_run
+    /// use segkiln::{LargeOptions, data::regions::{RegionSource, TiffSink, TiffSource}, prelude::*};
+    ///
+    /// let segmenter = Segmenter::load("runs/unet", &Device::default())?;
+    /// let source = TiffSource::open("slide.tif", Default::default())?;
+    /// let sink = segmenter.map_sink(&source, "map.tif", &LargeOptions::default(), None)?;
+    /// segmenter.segment_large(&source, &LargeOptions::default(), sink, |progress| println!("{progress:?}"))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`SegmentError::Option`], [`SegmentError::Data`] with the place of a tile that cannot be read,
+    /// [`SegmentError::Undefined`] if the network gives NaN; what was written stays, and a sink with an identity goes on there.
+    pub fn segment_large<S: RegionSource>(
+        &self,
+        source: &S,
+        options: &LargeOptions,
+        mut sink: TiffSink,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<Seams, SegmentError> {
+        let plan = self.plan(source, options)?;
+        let done = sink.rows_written() as usize;
+        // Rows of tiles whose rows the sink has all.
+        let skipped = plan.rows.iter().take_while(|row| self.next_row(&plan, row) <= done).count();
+        let width = source.levels()[options.level].width as usize;
+        let classes = self.card().classes.count();
+        let (tiles, start) = (plan.tiles() - plan.rows[..skipped].iter().map(Vec::len).sum::<usize>(), Instant::now());
+        thread::scope(|scope| {
+            let (send, read) = sync_channel(2);
+            let todo = &plan.rows[skipped..];
+            let reading = scope.spawn(move || {
+                for tile in todo.iter().flatten() {
+                    let pixels = self.pixels(source, options.level, tile.region);
+                    // The other end is gone where something failed.
+                    if send.send(pixels).is_err() {
+                        return;
+                    }
+                }
+            });
+            let mut finished = 0;
+            let mut next = |received: &Receiver<Result<RegionPixels, SegmentError>>| {
+                finished += 1;
+                let left = start.elapsed().mul_f64((tiles - finished) as f64 / finished as f64);
+                progress(Progress { done: finished, tiles, left });
+                received.recv().unwrap_or_else(|_| Err(SegmentError::Device("the reader ended".into())))
+            };
+            let mut band = None;
+            for (index, row) in todo.iter().enumerate() {
+                let top = row[0].region.top as usize;
+                let height = row[0].region.height as usize;
+                let labels = match plan.seams {
+                    Seams::Margin(_) => {
+                        let kept = row[0].kept[0].len();
+                        let mut labels = vec![0; width * kept];
+                        for tile in row {
+                            let pixels = next(&read)?;
+                            self.keep_inner(tile, pixels, options, &mut labels, width)?;
+                        }
+                        labels
+                    }
+                    Seams::Blended => {
+                        let band = band.get_or_insert_with(|| Band::new(classes, width, height));
+                        for tile in row {
+                            let pixels = next(&read)?;
+                            let [bell_x, bell_y] =
+                                [tile.region.width, tile.region.height].map(|length| bell(length as usize));
+                            let values = self.tile_probabilities(pixels, options)?;
+                            band.add(&values, tile.region.left as usize, &bell_x, &bell_y);
+                        }
+                        let rows = todo.get(index + 1).map_or(height, |next| next[0].region.top as usize - top);
+                        let mut result = ResultRows::new(self.card().classes.clone(), width, rows, false);
+                        band.finish(rows, &mut result);
+                        result.into_labels().map_err(|error| error.below(top))?
+                    }
+                };
+                // The sink may have some of these rows.
+                let first = match plan.seams {
+                    Seams::Margin(_) => top + row[0].kept[0].start,
+                    Seams::Blended => top,
+                };
+                let known = done.saturating_sub(first).min(labels.len() / width);
+                sink.push_labels(&labels[known * width..])?;
+            }
+            drop(read);
+            let _ = reading.join();
+            Ok::<(), SegmentError>(())
+        })?;
+        sink.finish()?;
+        Ok(plan.seams)
+    }
+
+    /// How the tiles of a picture would be joined.
+    ///
+    /// # Errors
+    /// [`SegmentError::Option`].
+    pub fn seams<S: RegionSource>(&self, source: &S, options: &LargeOptions) -> Result<Seams, SegmentError> {
+        Ok(self.plan(source, options)?.seams)
+    }
+
+    /// A file for the map of a picture, tiled and compressed, with the place of the picture on the earth or a slide. With an identity
+    /// that says what the map is made of (the files and their dates, say) it goes on with what a process that was killed left.
+    ///
+    /// # Errors
+    /// [`SegmentError::Option`] if there is no such level, [`SegmentError::Data`] if the file cannot be written.
+    pub fn map_sink<S: RegionSource>(
+        &self,
+        source: &S,
+        path: impl AsRef<Path>,
+        options: &LargeOptions,
+        identity: Option<String>,
+    ) -> Result<TiffSink, SegmentError> {
+        let level = self.level(source, options)?;
+        let full = source.levels()[0];
+        let scale = [full.width as f64 / level.width as f64, full.height as f64 / level.height as f64];
+        let samples = if self.card().classes.count() <= 256 { SampleType::U8 } else { SampleType::U16 };
+        let identity = identity.map(|identity| format!("{identity} {options:?} {:?}", self.precision()));
+        let (width, height, geo) = (level.width, level.height, source.geo().scaled(scale));
+        Ok(TiffSink::create(path, TiffSinkOptions { width, height, bands: 1, samples, geo, identity })?)
+    }
+
+    fn level<S: RegionSource>(&self, source: &S, options: &LargeOptions) -> Result<Level, SegmentError> {
+        let refuse = |option, reason: String| SegmentError::Option { option, reason };
+        let levels = source.levels();
+        levels.get(options.level).copied().ok_or_else(|| {
+            let reason = format!("{} has levels 0 to {}", source.path().display(), levels.len() - 1);
+            refuse("level", reason)
+        })
+    }
+
+    fn plan<S: RegionSource>(&self, source: &S, options: &LargeOptions) -> Result<Plan, SegmentError> {
+        let refuse = |option, reason: String| Err(SegmentError::Option { option, reason });
+        let level = self.level(source, options)?;
+        if options.tile < 16 {
+            return refuse("tile", "must be at least 16 pixels".into());
+        }
+        if !(0.0..=0.95).contains(&options.overlap) {
+            return refuse("overlap", "must be from 0 to 0.95".into());
+        }
+        if !(0.0..=1.0).contains(&options.skip_below) {
+            return refuse("skip_below", "must be from 0 to 1".into());
+        }
+        let (bands, wanted) = (source.bands(), self.card().model.in_channels());
+        if self.card().color.is_none() && bands != wanted {
+            return Err(DataError::Bands { path: source.path().into(), bands, expected: wanted }.into());
+        }
+        let reach = reach(self.model(), wanted, &self.device);
+        Ok(Plan::new(level, options.tile as usize, reach, options.overlap))
+    }
+
+    /// The first row that the rows of tiles after this one make.
+    fn next_row(&self, plan: &Plan, row: &[Tile]) -> usize {
+        let Tile { region, kept } = &row[0];
+        match plan.seams {
+            Seams::Margin(_) => region.top as usize + kept[0].end,
+            // Rows are sums of several rows of tiles, so all are computed again.
+            Seams::Blended => usize::MAX,
+        }
+    }
+
+    /// A region in the network's colors or bands.
+    fn pixels<S: RegionSource>(&self, source: &S, level: usize, region: Region) -> Result<RegionPixels, SegmentError> {
+        let pixels = source.read(level, region)?;
+        Ok(match self.card().color {
+            Some(color) => pixels.to_color(color, source.path())?,
+            None => pixels,
+        })
+    }
+
+    /// Probabilities of a tile, `[class][row][column]`; class 0 where there are no data.
+    fn tile_probabilities(&self, pixels: RegionPixels, options: &LargeOptions) -> Result<Vec<f32>, SegmentError> {
+        let RegionPixels { mut image, missing } = pixels;
+        let (count, classes) = (image.width() as usize * image.height() as usize, self.card().classes.count());
+        let there = count - missing.iter().filter(|missing| **missing).count();
+        let background = |values: &mut [f32], pixel: usize| {
+            (0..classes).for_each(|class| values[class * count + pixel] = f32::from(class == 0));
+        };
+        if (there as f32) < options.skip_below * count as f32 {
+            let mut values = vec![0.0; classes * count];
+            values[..count].fill(1.0);
+            return Ok(values);
+        }
+        self.card().normalize.apply(&mut image)?;
+        if !missing.is_empty() {
+            let channels = image.channels();
+            let pixels = image.as_mut_slice().chunks_exact_mut(channels).zip(&missing);
+            pixels.filter(|(_, missing)| **missing).for_each(|(pixel, _)| pixel.fill(0.0));
+        }
+        let mut values = self.normalized_probabilities(image, options.flips)?;
+        missing
+            .iter()
+            .enumerate()
+            .filter(|(_, missing)| **missing)
+            .for_each(|(pixel, _)| background(&mut values, pixel));
+        Ok(values)
+    }
+
+    /// Segments a tile and puts the classes of its inner part into rows of the whole width.
+    fn keep_inner(
+        &self,
+        tile: &Tile,
+        pixels: RegionPixels,
+        options: &LargeOptions,
+        labels: &mut [u32],
+        width: usize,
+    ) -> Result<(), SegmentError> {
+        let values = self.tile_probabilities(pixels, options)?;
+        let Region { left, top, width: tile_width, height } = tile.region;
+        let (tile_width, count) = (tile_width as usize, tile_width as usize * height as usize);
+        let [rows, columns] = tile.kept.clone();
+        for (index, row) in rows.enumerate() {
+            let first = left as usize + columns.start;
+            let target = &mut labels[index * width + first..][..columns.len()];
+            for (label, column) in target.iter_mut().zip(columns.clone()) {
+                let pixel = row * tile_width + column;
+                let undefined = SegmentError::Undefined { x: left as usize + column, y: top as usize + row };
+                *label = most_likely(values[pixel..].iter().step_by(count).copied()).ok_or(undefined)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SegmentError {
+    /// The error of a part that begins at a row.
+    fn below(self, row: usize) -> Self {
+        match self {
+            Self::Undefined { x, y } => Self::Undefined { x, y: y + row },
+            error => error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        path::PathBuf,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use burn::tensor::Device;
+    use segkiln_core::Classes;
+    use segkiln_data::{
+        ColorMode, DecodeOptions, Image, Normalize,
+        regions::{MemorySource, TiffSource},
+    };
+    use segkiln_models::{ModelCard, ModelConfig, SegmentationNetworkConfig, unet::UNetConfig};
+
+    use super::*;
+    use crate::SegmentOptions;
+
+    fn segmenter(depth: usize, classes: usize) -> Segmenter {
+        let device = Device::default();
+        device.seed(5);
+        let model = ModelConfig::UNet(UNetConfig::new(3, classes).with_base(8).with_depth(depth));
+        let names = (0..classes).map(|class| format!("class {class}"));
+        let card = ModelCard {
+            classes: Classes::new(names).unwrap(),
+            color: Some(ColorMode::Rgb),
+            normalize: Normalize::imagenet(),
+            model: model.clone(),
+        };
+        Segmenter::new(model.init(&device), card, &device).unwrap()
+    }
+
+    /// A picture whose pixels do not repeat, and how often it was read.
+    struct Noise(MemorySource, AtomicUsize);
+
+    impl Noise {
+        fn new(width: u32, height: u32) -> Self {
+            let value = |index: u32| {
+                let bits = index.wrapping_add(1).wrapping_mul(0x9E37_79B9);
+                f32::from(((bits ^ bits >> 15).wrapping_mul(0x85EB_CA6B) >> 24) as u8) / 255.0
+            };
+            let image = Image::new(width, height, 3, (0..3 * width * height).map(value).collect()).unwrap();
+            Self(MemorySource::new(image, "noise"), AtomicUsize::new(0))
+        }
+    }
+
+    impl RegionSource for Noise {
+        fn path(&self) -> &Path {
+            self.0.path()
+        }
+
+        fn levels(&self) -> &[Level] {
+            self.0.levels()
+        }
+
+        fn bands(&self) -> usize {
+            3
+        }
+
+        fn read(&self, level: usize, region: Region) -> Result<RegionPixels, DataError> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            self.0.read(level, region)
+        }
+    }
+
+    struct Place(tempfile::TempDir);
+
+    impl Place {
+        fn path(&self) -> PathBuf {
+            self.0.path().join("map.tif")
+        }
+
+        fn map(&self) -> Vec<u8> {
+            let source = TiffSource::open(self.path(), DecodeOptions::default()).unwrap();
+            let Level { width, height, .. } = source.levels()[0];
+            let pixels = source.read(0, Region { left: 0, top: 0, width, height }).unwrap();
+            pixels.image.as_slice().iter().map(|value| (value * 255.0).round() as u8).collect()
+        }
+    }
+
+    fn whole(segmenter: &Segmenter, source: &impl RegionSource) -> Vec<u8> {
+        let Level { width, height, .. } = source.levels()[0];
+        let image = source.read(0, Region { left: 0, top: 0, width, height }).unwrap().image;
+        let options = SegmentOptions { tile: Some(width.max(height)), ..SegmentOptions::default() };
+        let result = segmenter.segment_values(&image, &options).unwrap();
+        result.map().as_slice().iter().map(|label| *label as u8).collect()
+    }
+
+    #[test]
+    fn tiles_with_margins_are_the_whole_picture() {
+        let segmenter = segmenter(2, 4);
+        for (width, height) in [(700, 530), (129, 1000), (384, 385)] {
+            let place = Place(tempfile::tempdir().unwrap());
+            let source = Noise::new(width, height);
+            let options = LargeOptions { tile: 384, ..LargeOptions::default() };
+            let sink = segmenter.map_sink(&source, place.path(), &options, None).unwrap();
+            let mut last = None;
+            let seams = segmenter.segment_large(&source, &options, sink, |progress| last = Some(progress)).unwrap();
+            assert_eq!(seams, Seams::Margin(128));
+            let Progress { done, tiles, .. } = last.unwrap();
+            assert_eq!((done, tiles), (tiles, (width.div_ceil(128) * height.div_ceil(128)) as usize));
+            let expected = whole(&segmenter, &source);
+            let wrong = place.map().iter().zip(&expected).filter(|(a, b)| a != b).count();
+            assert_eq!(wrong, 0, "{width}x{height}");
+            assert!((0..4).filter(|class| expected.contains(class)).count() > 1, "the map is of one class");
+        }
+    }
+
+    #[test]
+    fn tiles_without_room_for_margins_are_blended() {
+        let segmenter = segmenter(2, 2);
+        let place = Place(tempfile::tempdir().unwrap());
+        let source = Noise::new(200, 300);
+        let options = LargeOptions { tile: 96, ..LargeOptions::default() };
+        assert_eq!(segmenter.seams(&source, &options).unwrap(), Seams::Blended);
+        let sink = segmenter.map_sink(&source, place.path(), &options, None).unwrap();
+        segmenter.segment_large(&source, &options, sink, |_| ()).unwrap();
+        let image = source.read(0, Region { left: 0, top: 0, width: 200, height: 300 }).unwrap().image;
+        let same = SegmentOptions { tile: Some(96), ..SegmentOptions::default() };
+        let expected = segmenter.segment_values(&image, &same).unwrap();
+        assert!(place.map().iter().zip(expected.map().as_slice()).all(|(a, b)| u32::from(*a) == *b));
+    }
+
+    #[test]
+    fn a_map_goes_on_where_it_was_interrupted() {
+        let segmenter = segmenter(1, 3);
+        let source = Noise::new(300, 900);
+        let options = LargeOptions { tile: 384, ..LargeOptions::default() };
+        let [place, other] = [(); 2].map(|()| Place(tempfile::tempdir().unwrap()));
+        let sink = |place: &Place| segmenter.map_sink(&source, place.path(), &options, Some("noise".into())).unwrap();
+        segmenter.segment_large(&source, &options, sink(&other), |_| ()).unwrap();
+        let all = source.1.swap(0, Ordering::Relaxed);
+        // A process that ends after 600 rows.
+        let mut begun = sink(&place);
+        let rows: Vec<u32> = other.map()[..300 * 600].iter().map(|label| u32::from(*label)).collect();
+        begun.push_labels(&rows).unwrap();
+        drop(begun);
+        segmenter.segment_large(&source, &options, sink(&place), |_| ()).unwrap();
+        assert_eq!(place.map(), other.map());
+        let again = source.1.load(Ordering::Relaxed);
+        assert_eq!(again, all / 2, "of 8 rows of tiles the 4 that hold 512 rows are there");
+    }
+
+    #[test]
+    fn pixels_without_data_are_class_0_and_change_nothing_beside_them() {
+        struct Holes(Noise);
+
+        impl RegionSource for Holes {
+            fn path(&self) -> &Path {
+                self.0.path()
+            }
+
+            fn levels(&self) -> &[Level] {
+                self.0.levels()
+            }
+
+            fn bands(&self) -> usize {
+                3
+            }
+
+            fn read(&self, level: usize, region: Region) -> Result<RegionPixels, DataError> {
+                let mut pixels = self.0.read(level, region)?;
+                let columns = region.left..region.left + region.width;
+                let row: Vec<bool> = columns.map(|x| x >= 256).collect();
+                pixels.missing = row.repeat(region.height as usize);
+                let values = pixels.image.as_mut_slice().chunks_exact_mut(3).zip(&pixels.missing);
+                values.filter(|(_, missing)| **missing).for_each(|(pixel, _)| pixel.fill(f32::NAN));
+                Ok(pixels)
+            }
+        }
+
+        let segmenter = segmenter(1, 3);
+        let source = Holes(Noise::new(900, 200));
+        let place = Place(tempfile::tempdir().unwrap());
+        let options = LargeOptions { tile: 384, ..LargeOptions::default() };
+        let sink = segmenter.map_sink(&source, place.path(), &options, None).unwrap();
+        segmenter.segment_large(&source, &options, sink, |_| ()).unwrap();
+        let (map, plain) = (place.map(), whole(&segmenter, &source.0));
+        let mut seen = 0;
+        for (pixel, label) in map.iter().enumerate() {
+            match pixel % 900 {
+                256.. => assert_eq!(*label, 0),
+                // What the network does not see the hole from.
+                ..240 => {
+                    assert_eq!(*label, plain[pixel]);
+                    seen += usize::from(*label > 0);
+                }
+                _ => {}
+            }
+        }
+        assert!(seen > 0);
+    }
+
+    #[test]
+    fn options_out_of_range_are_refused() {
+        let segmenter = segmenter(1, 2);
+        let source = Noise::new(20, 20);
+        for (options, name) in [
+            (LargeOptions { tile: 8, ..Default::default() }, "tile"),
+            (LargeOptions { level: 1, ..Default::default() }, "level"),
+            (LargeOptions { overlap: 1.0, ..Default::default() }, "overlap"),
+            (LargeOptions { skip_below: f32::NAN, ..Default::default() }, "skip_below"),
+        ] {
+            let error = segmenter.seams(&source, &options).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+}
