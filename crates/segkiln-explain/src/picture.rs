@@ -83,11 +83,3 @@ fn color(value: f32, is_signed: bool) -> [f32; 3] {
         from + (to - from) * part
     })
 }
-
-/// The map in 16 bits: its lowest value is black, its highest white.
-pub fn gray16(map: &Map) -> image::ImageBuffer<image::Luma<u16>, Vec<u16>> {
-    let [low, high] = map.range();
-    let range = (high - low).max(f32::MIN_POSITIVE);
-    let values = map.as_slice().iter().map(|value| ((value - low) / range * f32::from(u16::MAX)).round() as u16);
-    image::ImageBuffer::from_raw(map.width(), map.height(), values.collect()).expect("a value a pixel")
-}

@@ -1,5 +1,7 @@
-use std::cell::{OnceCell, RefCell};
-use std::rc::Rc;
+use std::{
+    cell::{OnceCell, RefCell},
+    rc::Rc,
+};
 
 use burn::tensor::Tensor;
 use segkiln_data::Image;
@@ -152,7 +154,7 @@ impl<'a> Question<'a> {
     /// The maps of the layers, without gradients.
     pub(crate) fn activations(&self) -> Result<Vec<Tensor<4>>> {
         let layers = self.layers()?;
-        let seen: Rc<RefCell<Vec<Option<Tensor<4>>>>> = Rc::new(RefCell::new(vec![None; layers.len()]));
+        let seen: Seen<Tensor<4>> = Rc::new(RefCell::new(vec![None; layers.len()]));
         let edits = layers.iter().enumerate().map(|(index, layer)| {
             let seen = seen.clone();
             let edit: Edit = Box::new(move |map| {
@@ -170,7 +172,7 @@ impl<'a> Question<'a> {
     /// gradients, and nothing is computed for weights.
     pub(crate) fn activations_and_gradients(&self) -> Result<Vec<(Tensor<4>, Tensor<4>)>> {
         let layers = self.layers()?;
-        let seen: Rc<RefCell<Vec<Option<(Tensor<4>, Tensor<4>)>>>> = Rc::new(RefCell::new(vec![None; layers.len()]));
+        let seen: Seen<(Tensor<4>, Tensor<4>)> = Rc::new(RefCell::new(vec![None; layers.len()]));
         let edits = layers.iter().enumerate().map(|(index, layer)| {
             let seen = seen.clone();
             let edit: Edit = Box::new(move |map| {
@@ -221,6 +223,9 @@ impl<'a> Question<'a> {
         Ok(found)
     }
 }
+
+/// What edits of several layers saw.
+type Seen<T> = Rc<RefCell<Vec<Option<T>>>>;
 
 /// A leaf whose gradient is that of `map`, and what the network computes on with. A map that nothing else wants the gradient of
 /// begins a graph of its own.
