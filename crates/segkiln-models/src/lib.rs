@@ -10,6 +10,7 @@
 //! - [`ModelCard`], [`DetectorCard`]: descriptions of trained networks, for prediction; [`config_file`]: the file that holds them;
 //! - [`InferenceSession`]: a network computed in reduced precision; [`Calibration`]: ranges for 8 bits, found on images;
 //! - [`Summary`]: what a network costs: parameters, multiply-adds, activations;
+//! - [`LayerMaps`]: the maps that a network's layers put out, by name, to look at and to change; [`tap`] shows those of your own;
 //! - [`weights`]: saving and loading, with errors that name tensors.
 //!
 //! Each network is a config with documented defaults, `init` on a device, and `forward`:
@@ -35,6 +36,7 @@ mod quantization;
 mod reach;
 pub mod segmentation;
 mod summary;
+mod trace;
 pub mod weights;
 
 pub use detection::DetectorCard;
@@ -47,3 +49,4 @@ pub use segmentation::{
     lraspp, pspnet, segformer, unet, upernet,
 };
 pub use summary::{LayerSummary, Summary};
+pub use trace::{Edit, LayerMap, LayerMaps, TapPlace, UnknownLayer, tap};

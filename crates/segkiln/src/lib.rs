@@ -25,6 +25,7 @@
 //! - images, masks, data sets, transforms, loaders, drawing: [`data`]
 //! - losses and metrics (feature `metrics`, which `train` includes): `metrics`
 //! - training (feature `train`): `train`
+//! - explanations, adversarial examples, uncertainty (feature `explain`): `explain`
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("segkiln needs a 64-bit target; segkiln-core and segkiln-data compile for 32 bits too");
@@ -64,6 +65,8 @@ pub use record::DataRecord;
 pub use run::PartialFailure;
 pub use segkiln_core as core;
 pub use segkiln_data as data;
+#[cfg(feature = "explain")]
+pub use segkiln_explain as explain;
 #[cfg(feature = "metrics")]
 pub use segkiln_metrics as metrics;
 pub use segkiln_models as models;

@@ -15,6 +15,7 @@ use crate::{
     ConfigError,
     bounds::product,
     layers::{self, Activation, NormConfig, conv2d, image_dropout, layer_norm2d, pad_to_least, zero_bias},
+    trace,
     weights::{TorchName, TorchNames},
 };
 
@@ -323,6 +324,6 @@ impl ConvNeXtBlock {
         let y = layers::linear(&self.project, Activation::Gelu.forward(layers::linear(&self.expand, y)));
         let y = y * self.layer_scale.val().reshape([1, channels]);
         let y = y.reshape([n, height, width, channels]).permute([0, 3, 1, 2]);
-        x + image_dropout(&self.dropped, y)
+        trace::module(self, x + image_dropout(&self.dropped, y))
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     ConfigError,
     bounds::product,
     layers::{Activation, ConvBlock, ConvBlockConfig, NormConfig, SqueezeExcitation, image_dropout},
+    trace,
 };
 
 /// Expansion, kernel, stride, channels and blocks of B0's stages.
@@ -404,7 +405,7 @@ impl MbConv {
             EfficientNetLayer::Block(block) => block.forward(y),
             EfficientNetLayer::Squeeze(squeeze) => squeeze.forward(y),
         });
-        if self.residual { x + image_dropout(&self.dropped, y) } else { y }
+        trace::module(self, if self.residual { x + image_dropout(&self.dropped, y) } else { y })
     }
 }
 

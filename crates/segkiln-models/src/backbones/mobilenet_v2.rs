@@ -16,6 +16,7 @@ use super::{
 use crate::{
     ConfigError,
     layers::{Activation, ConvBlock, ConvBlockConfig, Norm, NormConfig, conv_norm},
+    trace,
 };
 
 /// Expansion, channels, blocks, stride of the first block.
@@ -226,6 +227,6 @@ impl InvertedResidual {
                 (MobileNetV2Layer::Norm(_), _) => y,
             };
         }
-        if self.residual { x + y } else { y }
+        trace::module(self, if self.residual { x + y } else { y })
     }
 }

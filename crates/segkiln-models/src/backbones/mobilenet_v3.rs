@@ -13,6 +13,7 @@ use super::{
 use crate::{
     ConfigError,
     layers::{Activation, ConvBlock, ConvBlockConfig, NormConfig, SqueezeExcitation},
+    trace,
 };
 
 /// Channels of the stem.
@@ -301,7 +302,7 @@ impl InvertedResidualV3 {
             MobileNetV3Layer::Block(block) => block.forward(y),
             MobileNetV3Layer::Squeeze(squeeze) => squeeze.forward(y),
         });
-        if self.residual { x + y } else { y }
+        trace::module(self, if self.residual { x + y } else { y })
     }
 }
 

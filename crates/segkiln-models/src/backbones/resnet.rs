@@ -16,6 +16,7 @@ use crate::{
     ConfigError,
     bounds::product,
     layers::{Activation, ConvBlock, ConvBlockConfig, Norm, NormConfig, add_relu, conv_norm, max_pool2d_overlapping},
+    trace,
 };
 
 /// Channels of the stem.
@@ -378,7 +379,7 @@ impl ResNetBlock {
             Some(downsample) => downsample.forward(x),
             None => x,
         };
-        add_relu(y, x)
+        trace::module(self, add_relu(y, x))
     }
 
     #[cfg(test)]

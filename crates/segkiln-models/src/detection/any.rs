@@ -10,8 +10,8 @@ use segkiln_core::{Detection, Instances};
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use super::{
-    DetectionError, DetectionLosses, DetectionNetwork, DetectionNetworkConfig, DetectionOptions, ImageTransform,
-    Sampling,
+    DetectionError, DetectionLosses, DetectionNetwork, DetectionNetworkConfig, DetectionOptions, DetectionTensors,
+    ImageTransform, Sampling,
     fcos::{Fcos, FcosConfig},
     rcnn::{Rcnn, RcnnConfig},
     retinanet::{RetinaNet, RetinaNetConfig},
@@ -221,6 +221,12 @@ macro_rules! detectors {
             fn detect(&self, images: &[Tensor<3>]) -> Result<Vec<Vec<Detection>>, DetectionError> {
                 match self {
                     $(Self::$variant(network) => network.detect(images),)+
+                }
+            }
+
+            fn detect_tensors(&self, image: &Tensor<3>) -> Result<Vec<DetectionTensors>, DetectionError> {
+                match self {
+                    $(Self::$variant(network) => network.detect_tensors(image),)+
                 }
             }
 

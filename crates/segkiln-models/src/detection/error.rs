@@ -12,6 +12,9 @@ pub enum DetectionError {
     /// The config cannot be built.
     #[error("config: {0}")]
     Config(#[from] ConfigError),
+    /// The detector gives no gradients of what it finds.
+    #[error("this detector does not implement detect_tensors, by which gradients of a score are computed")]
+    NoTensors,
     /// There is no image.
     #[error("no images were given")]
     NoImages,

@@ -49,6 +49,7 @@ pub mod rcnn;
 pub mod retinanet;
 mod sampler;
 mod targets;
+mod tensors;
 mod transform;
 
 pub use anchors::{AnchorConfig, AnchorGrid};
@@ -68,6 +69,7 @@ use network::with_same_layers;
 pub use network::{DetectionNetwork, DetectionNetworkConfig, DetectionOptions};
 pub use sampler::{Sampler, Sampling};
 pub use targets::{ImageDetections, ImageTargets};
+pub use tensors::DetectionTensors;
 pub use transform::{ImageBatch, ImageTransform};
 
 use crate::weights::{TorchName, TorchNames};

@@ -7,7 +7,7 @@ use burn::{
 use segkiln_core::{Detection, Instances};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{DetectionError, DetectionLosses, ImageTransform, Sampling};
+use super::{DetectionError, DetectionLosses, DetectionTensors, ImageTransform, Sampling};
 use crate::{
     ConfigError,
     backbones::Backbone,
@@ -52,6 +52,15 @@ pub trait DetectionNetwork: Module + ModuleDisplay + Sync + 'static {
     /// # Errors
     /// [`DetectionError::NoImages`], or [`DetectionError::Image`] if an image does not fit the network.
     fn detect(&self, images: &[Tensor<3>]) -> Result<Vec<Vec<Detection>>, DetectionError>;
+
+    /// Finds the objects of an image as [`detect`](Self::detect) does, with scores and boxes as tensors, so that gradients of them can
+    /// be computed for the image or a layer. Explanations need it.
+    ///
+    /// # Errors
+    /// As [`detect`](Self::detect), and [`DetectionError::NoTensors`], which is the default.
+    fn detect_tensors(&self, _image: &Tensor<3>) -> Result<Vec<DetectionTensors>, DetectionError> {
+        Err(DetectionError::NoTensors)
+    }
 
     /// Computes the losses of a training step; on a device without gradients and a network in evaluation, those of
     /// validation.

@@ -14,7 +14,10 @@ use burn::{
 };
 
 use super::SegFormerConfig;
-use crate::layers::{self, conv2d, image_dropout, pad_to_least, zero_bias};
+use crate::{
+    layers::{self, conv2d, image_dropout, pad_to_least, zero_bias},
+    trace,
+};
 
 pub(super) fn initializer() -> Initializer {
     Initializer::Normal { mean: 0.0, std: 0.02 }
@@ -198,7 +201,11 @@ impl SegFormerBlock {
         let (branch, weights) = self.attention.forward(self.layer_norm_1.forward(tokens.clone()), size);
         let tokens = drop(branch) + tokens;
         let branch = self.mlp.forward(self.layer_norm_2.forward(tokens.clone()), size);
-        (drop(branch) + tokens, weights)
+        let tokens = drop(branch) + tokens;
+        if !trace::is_active() {
+            return (tokens, weights);
+        }
+        (map_to_tokens(trace::module(self, tokens_to_map(tokens, size))), weights)
     }
 }
 
