@@ -83,7 +83,7 @@ fn spread(changed: Tensor<4>, channels: usize) -> Tensor<4> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ModelConfig, unet::UNetConfig};
+    use crate::{ModelConfig, SegmentationNetworkConfig, unet::UNetConfig};
 
     #[test]
     fn u_nets_see_as_far_as_their_layers_say() {

@@ -428,7 +428,7 @@ impl Page {
             let offsets = reader.get_tag_u64_vec(Tag::StripOffsets).map_err(error)?;
             let most = (PIECE as u64 / row.max(1)).clamp(1, u64::from(page.chunk[1])) as u32;
             // Pieces that strips are whole numbers of.
-            let rows = (1..=most).rev().find(|rows| page.chunk[1] % rows == 0).unwrap_or(1);
+            let rows = (1..=most).rev().find(|rows| page.chunk[1].is_multiple_of(*rows)).unwrap_or(1);
             let (order, strip_rows) = (reader.byte_order(), page.chunk[1]);
             page.chunk[1] = rows;
             page.raw = Some(Raw { rows, strip_rows, offsets: Arc::new(offsets), order, kind });

@@ -438,7 +438,7 @@ fn gradients_in_bf16_equal_f32_to_the_rounding() {
         for kind in units() {
             let [x, weight, grad] = [&x, &weight, &grad].map(|tensor| primitive(tensor.clone()));
             let tensor = Tensor::<4>::from_primitive::<Flex>;
-            let y = training::forward_on(kind, &[x.clone()], weight.clone(), &options);
+            let y = training::forward_on(kind, std::slice::from_ref(&x), weight.clone(), &options);
             let x_gradient = training::input_gradient_on(kind, [height, width], weight, grad.clone(), &options);
             let weight_gradient = training::weight_gradient_on(kind, kernel, x, grad, &options);
             assert_eq!(x_gradient.is_some(), stride == [1, 1], "{shape:?}");
