@@ -13,7 +13,7 @@ use std::{
 use burn::{module::Module, tensor::Device};
 use clap::Parser;
 use segkiln::{
-    DetectError, Detector, SegmentError, Segmenter,
+    Detector, PredictError, Segmenter,
     data::{refuse_replacing, write_whole},
     models::{
         ModelConfig, SegmentationNetwork, SegmentationNetworkConfig,
@@ -70,7 +70,7 @@ fn run(args: &Args) -> Result<(), Failure> {
                 Ok(detector) => form.write(detector.model(), &args.output)?,
                 // Of the two what is wrong with the weights, as the config is then read.
                 Err(detector) => match segmenter {
-                    SegmentError::Config { .. } if !matches!(detector, DetectError::Config { .. }) => {
+                    PredictError::Config { .. } if !matches!(detector, PredictError::Config { .. }) => {
                         return Err(detector.into());
                     }
                     segmenter => return Err(segmenter.into()),
@@ -83,7 +83,7 @@ fn run(args: &Args) -> Result<(), Failure> {
             match is_detector {
                 true => {
                     let file = weights::file(arch, &args.weights, Some(classes))?;
-                    let detector = Detector::torchvision(arch, &file, classes, &device)?;
+                    let detector = Detector::by_name(arch, &file, classes, &device)?;
                     form.write(detector.model(), &args.output)?
                 }
                 false => {

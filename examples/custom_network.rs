@@ -13,13 +13,12 @@ use segkiln::{
     data::{
         ColorMode, Loader, MaskFormat, Normalize,
         datasets::{FolderDataset, FolderOptions},
-        splits,
         transforms::{Compose, RandomCrop},
     },
     metrics::losses::SegmentationLoss,
     models::layers::{ConvBlock, ConvBlockConfig, conv2d},
     models::weights::{TorchName, TorchNames},
-    models::{ModelCard, segmentation::HeadLogits},
+    models::{ConfigError, ModelCard, segmentation::HeadLogits},
     prelude::*,
     train::{Loss, Run, SegmentationTask, TrainingOptions, history::Monitor, schedule::ScheduleConfig, train},
 };
@@ -63,8 +62,8 @@ impl SegmentationNetwork for DilatedNet {
 impl SegmentationNetworkConfig for DilatedNetConfig {
     type Network = DilatedNet;
 
-    fn check(&self) -> Result<(), String> {
-        if self.channels > 0 { Ok(()) } else { Err("channels must be at least 1".into()) }
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.channels > 0 { Ok(()) } else { Err(ConfigError::new("channels", "must be at least 1")) }
     }
 
     fn init(&self, device: &Device) -> DilatedNet {
@@ -104,9 +103,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let device = Device::default();
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/nuclei_sample"));
     let open = |split: &str| -> Result<Arc<FolderDataset>, Box<dyn Error>> {
-        let stems = Some(splits::read_list(folder.join(format!("{split}.txt")))?);
-        let options = FolderOptions { stems, color: ColorMode::Gray, mask: MaskFormat::Binary, ..Default::default() };
-        Ok(Arc::new(FolderDataset::open(folder, &Classes::binary(), options)?))
+        let options = FolderOptions { color: ColorMode::Gray, mask: MaskFormat::Binary, ..Default::default() };
+        Ok(Arc::new(FolderDataset::open_split(folder, split, &Classes::binary(), options)?))
     };
     let training = open("train")?;
     let normalize = Normalize::of_dataset(&*training)?;

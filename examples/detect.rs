@@ -18,8 +18,8 @@ use std::{
 use clap::Parser;
 use image::DynamicImage;
 use segkiln::{
-    DetectError, Detector, PartialFailure,
-    core::{Detection, PrecisionChoice},
+    Detector, PartialFailure, PredictError,
+    core::Detection,
     data::{
         coco::{ImageId, write_results},
         read_dynamic, refuse_replacing, write_image,
@@ -28,6 +28,8 @@ use segkiln::{
 };
 use serde_json::json;
 
+#[path = "common/class_names.rs"]
+mod class_names;
 mod common;
 #[path = "common/decoding.rs"]
 mod decoding;
@@ -38,6 +40,7 @@ mod precision;
 #[path = "common/weights.rs"]
 mod weights;
 
+use class_names::ClassNames;
 use common::{Failure, Machine, create_parent, say};
 use decoding::Decoding;
 use precision::Numbers;
@@ -77,6 +80,8 @@ struct Args {
     #[arg(long)]
     overlay: Option<PathBuf>,
     #[command(flatten)]
+    class_names: ClassNames,
+    #[command(flatten)]
     numbers: Numbers,
     #[command(flatten)]
     decode: Decoding,
@@ -91,15 +96,19 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let device = args.machine.device()?;
-    let detector = match (&args.model, &args.arch) {
+    let names = args.class_names.classes()?;
+    let mut detector = match (&args.model, &args.arch) {
         (Some(model), _) => Detector::load(model, &device)?,
         (_, Some(arch)) => {
             let classes = args.num_classes.unwrap_or(91);
             let weights = weights::file(arch, &args.weights, Some(classes))?;
-            Detector::torchvision(arch, weights, classes, &device)?
+            Detector::by_name(arch, weights, classes, &device)?
         }
         _ => return Err("either --model or --arch must be given".into()),
     };
+    if let Some(names) = names {
+        detector = detector.with_classes(names)?;
+    }
     let detector = detector.with_options(DetectionOptions {
         min_size: args.min_size,
         max_size: args.max_size,
@@ -107,17 +116,11 @@ fn run(args: &Args) -> Result<(), Failure> {
         max_detections: None,
     })?;
     let paths = images::images(&args.image)?;
-    let detector = match args.numbers.precision {
-        Some(PrecisionChoice::Fixed(precision)) => detector.with_precision(precision)?,
-        Some(PrecisionChoice::Auto) => {
-            let readable = paths.iter().filter_map(|path| read_dynamic(path, args.decode.options()).ok());
-            let first: Vec<DynamicImage> = readable.take(precision::IMAGES).collect();
-            let (detector, trials) = detector.with_fastest_precision(&first, precision::MAX_LOSS)?;
-            precision::tell(&trials)?;
-            detector
-        }
-        None => detector,
-    };
+    let detector = args.numbers.choose(detector, Detector::with_precision, |detector| {
+        let readable = paths.iter().filter_map(|path| read_dynamic(path, args.decode.options()).ok());
+        let first: Vec<DynamicImage> = readable.take(precision::IMAGES).collect();
+        detector.with_fastest_precision(&first, precision::MAX_LOSS)
+    })?;
     let many = args.image.is_dir();
     let picture = |path: &Path| {
         let folder = args.overlay.as_ref()?;
@@ -135,19 +138,19 @@ fn run(args: &Args) -> Result<(), Failure> {
     let mut results = Vec::new();
     let mut failed = 0;
     for path in &paths {
-        let detected = read_dynamic(path, decode).map_err(DetectError::from).and_then(|image| {
+        let detected = read_dynamic(path, decode).map_err(PredictError::from).and_then(|image| {
             let found = detector.detect(&image)?;
             Ok((found, image))
         });
         let (found, image) = match detected {
             Ok(detected) => detected,
             // What is wrong with one of a folder is not with the others.
-            Err(DetectError::Data(error)) if many => {
+            Err(PredictError::Data(error)) if many => {
                 eprintln!("error: {error}");
                 failed += 1;
                 continue;
             }
-            Err(DetectError::Data(error)) => return Err(error.into()),
+            Err(PredictError::Data(error)) => return Err(error.into()),
             Err(error) => return Err(format!("{}: {error}", path.display()).into()),
         };
         say(format_args!("{}: {}", path.display(), summary(&detector, &found)))?;

@@ -17,7 +17,7 @@ use std::{
 
 use clap::{Parser, ValueEnum};
 use segkiln::{
-    SegmentOptions, Segmenter,
+    Segmenter,
     core::Classes,
     data::{
         ColorMode, Image, Limits, Loader, MaskFormat, Normalize, Sample,
@@ -25,7 +25,6 @@ use segkiln::{
         read_image, read_labels, resize_image, splits,
         transforms::{Compose, HorizontalFlip, RandomCrop, RandomTurn90},
     },
-    metrics::metrics::ConfusionMatrix,
     models::{
         ModelCard, ModelConfig,
         backbones::BackboneConfig,
@@ -117,9 +116,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let (training, validation, test) = (InMemoryDataset::new(training?), InMemoryDataset::new(validation?), test?);
     let normalize = Normalize::of_dataset(&training)?;
     let augment = Compose::new().then(RandomCrop::new(CROP, CROP)?).then(HorizontalFlip { p: 0.5 }).then(RandomTurn90);
-    let encoder = BackboneConfig::by_name(&args.encoder).ok_or_else(|| {
-        format!("--encoder: there is no {:?}; known are {}", args.encoder, BackboneConfig::NAMES.join(", "))
-    })?;
+    let encoder = BackboneConfig::by_name(&args.encoder)?;
     let card = ModelCard {
         model: args.network.config(encoder),
         classes: Classes::binary(),
@@ -146,11 +143,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     })?;
 
     let segmenter = Segmenter::new(outcome.model, card, &device)?;
-    let mut matrix = ConfusionMatrix::new(2, None)?;
-    for sample in &test {
-        let result = segmenter.segment_values(&sample.image, &SegmentOptions::default())?;
-        matrix.update(result.map().as_slice(), sample.target.as_slice())?;
-    }
+    let matrix = segmenter.segment_split(test.into_iter().map(Ok::<_, Failure>), |_, _, _| Ok(()))?;
     say(json!({
         "network": format!("{:?}", args.network).to_lowercase(),
         "dice": matrix.dice(1),

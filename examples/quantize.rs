@@ -17,12 +17,12 @@ use burn::data::dataset::Dataset;
 use clap::Parser;
 use image::DynamicImage;
 use segkiln::{
-    QuantizeOptions, SegmentError, SegmentOptions, Segmenter,
+    PredictError, QuantizeOptions, SegmentOptions, Segmenter,
     core::LabelMap,
     data::{
         ColorMode, MaskFormat, Sample,
         datasets::{FolderDataset, FolderOptions},
-        read_dynamic, refuse_replacing, splits, write_whole,
+        read_dynamic, refuse_replacing, write_whole,
     },
     metrics::metrics::ConfusionMatrix,
     models::{
@@ -106,7 +106,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Some(_) => Vec::new(),
         None => pictures.iter().map(|picture| labels(&segmenter, picture)).collect::<Result<Vec<_>, _>>()?,
     };
-    let dice = |segmenter: &Segmenter| -> Result<f64, SegmentError> {
+    let dice = |segmenter: &Segmenter| -> Result<f64, PredictError> {
         let mut matrix = ConfusionMatrix::new(segmenter.classes().count(), segmenter.classes().ignore_index())
             .expect("the classes of a card can be counted");
         let mut update = |found: &LabelMap, expected: &LabelMap| {
@@ -165,7 +165,7 @@ fn options() -> SegmentOptions {
     SegmentOptions { probabilities: false, ..Default::default() }
 }
 
-fn labels(segmenter: &Segmenter, picture: &DynamicImage) -> Result<LabelMap, SegmentError> {
+fn labels(segmenter: &Segmenter, picture: &DynamicImage) -> Result<LabelMap, PredictError> {
     Ok(segmenter.segment_with(picture, &options())?.map().clone())
 }
 
@@ -174,10 +174,9 @@ fn samples(folder: &Path, segmenter: &Segmenter, args: &Args) -> Result<Vec<Samp
     let classes = segmenter.classes();
     let color = segmenter.card().color.unwrap_or(ColorMode::Rgb);
     let mask = if classes.count() == 2 { MaskFormat::Binary } else { MaskFormat::default() };
-    let stems = Some(splits::read_list(folder.join("val.txt"))?);
     let decode = args.decode.options();
-    let dataset =
-        FolderDataset::open(folder, classes, FolderOptions { stems, color, mask, decode, ..Default::default() })?;
+    let options = FolderOptions { color, mask, decode, ..Default::default() };
+    let dataset = FolderDataset::open_split(folder, "val", classes, options)?;
     Ok(dataset.iter().collect::<Result<_, _>>()?)
 }
 
@@ -188,7 +187,7 @@ fn mean_dice(matrix: &ConfusionMatrix) -> f64 {
 }
 
 /// The median of five runs.
-fn milliseconds(segmenter: &Segmenter, picture: &DynamicImage) -> Result<f64, SegmentError> {
+fn milliseconds(segmenter: &Segmenter, picture: &DynamicImage) -> Result<f64, PredictError> {
     labels(segmenter, picture)?;
     let mut times = Vec::new();
     for _ in 0..5 {

@@ -186,10 +186,8 @@ fn network(
     classes: usize,
     is_sample: bool,
 ) -> Result<DetectorConfig, Failure> {
-    let backbone = BackboneConfig::by_name(name)
-        .ok_or_else(|| format!("there is no backbone {name:?}; the names are {}", BackboneConfig::NAMES.join(", ")))?;
-    let backbone =
-        with_detector_norms(backbone, args.norm.map(|norm| norm == Norm::Frozen), weights.map(PathBuf::as_path))?;
+    let frozen = args.norm.map(|norm| norm == Norm::Frozen);
+    let backbone = with_detector_norms(BackboneConfig::by_name(name)?, frozen, weights.map(PathBuf::as_path))?;
     let config = DetectorConfig::on_backbone(args.arch, backbone, classes);
     let mut config = if is_sample { config.reduced() } else { config };
     if let Some(sizes) = &args.anchor_sizes {

@@ -6,17 +6,16 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Instant};
 
-use burn::tensor::{Int, Tensor};
 use clap::Parser;
 use segkiln::{
-    SegmentOptions, Segmenter,
-    core::{LabelMap, PrecisionChoice},
-    data::{ColorMode, Filter, Image, Preset, read_dynamic, refuse_replacing, resize_labels, write_labels},
+    PredictError, SegmentOptions, Segmenter,
+    data::{DataError, Filter, Preset, read_dynamic, refuse_replacing, write_labels},
     models::{ModelConfig, weights::save_safetensors},
-    ops::{ResizeMode, resize},
 };
 use serde_json::{Map, json};
 
+#[path = "common/class_names.rs"]
+mod class_names;
 mod common;
 #[path = "common/decoding.rs"]
 mod decoding;
@@ -25,6 +24,7 @@ mod precision;
 #[path = "common/weights.rs"]
 mod weights;
 
+use class_names::ClassNames;
 use common::{Failure, Machine, create_parent, say};
 use decoding::Decoding;
 use precision::Numbers;
@@ -55,6 +55,8 @@ struct Args {
     #[arg(long)]
     output: Option<PathBuf>,
     #[command(flatten)]
+    class_names: ClassNames,
+    #[command(flatten)]
     numbers: Numbers,
     #[command(flatten)]
     decode: Decoding,
@@ -72,62 +74,38 @@ fn run(args: &Args) -> Result<(), Failure> {
     ModelConfig::by_name(&args.arch, args.num_classes)?;
     refuse_replacing([&args.image, &args.weights], args.output.iter().chain(&args.logits))?;
     let image = read_dynamic(&args.image, args.decode.options())?;
+    let names = args.class_names.classes()?;
     let weights = weights::file(&args.arch, &args.weights, Some(args.num_classes))?;
-    let mut segmenter = Segmenter::by_name(&args.arch, weights, args.num_classes, &device)?;
-    let (width, height) = (image.width(), image.height());
-    let size = if args.size == 0 { width.min(height) } else { args.size };
-    let preset = Preset { resize: size, crop: None, filter: Filter::Bilinear };
-    let seen = preset.apply(&Image::from_dynamic(&image, ColorMode::Rgb));
-    let seen = seen.map_err(|error| format!("{error}; give another --size"))?;
-    segmenter = match args.numbers.precision {
-        Some(PrecisionChoice::Fixed(precision)) => segmenter.with_precision(precision)?,
-        Some(PrecisionChoice::Auto) => {
-            let (first, options) = (std::slice::from_ref(&seen), SegmentOptions::default());
-            let (segmenter, trials) = segmenter.with_fastest_precision(first, &options, precision::MAX_LOSS)?;
-            precision::tell(&trials)?;
-            segmenter
-        }
-        None => segmenter,
-    };
-    let logits = segmenter.logits(seen)?;
-    if let Some(path) = &args.logits {
-        create_parent(path)?;
-        let data = logits.clone().try_into_data().map_err(|error| error.to_string())?;
-        save_safetensors(vec![("out".into(), data)], path)?;
+    let preset = Preset { resize: (args.size > 0).then_some(args.size), crop: None, filter: Filter::Bilinear };
+    let mut segmenter =
+        Segmenter::by_name(&args.arch, weights, args.num_classes, &device)?.with_preset(Some(preset))?;
+    if let Some(names) = names {
+        segmenter = segmenter.with_classes(names)?;
     }
-    let map = classes(logits, width, height)?;
+    let options = SegmentOptions { probabilities: false, logits: args.logits.is_some(), ..SegmentOptions::default() };
+    let first = std::slice::from_ref(&image);
+    let segmenter = args.numbers.choose(segmenter, Segmenter::with_precision, |segmenter| {
+        segmenter.with_fastest_precision(first, &options, precision::MAX_LOSS)
+    })?;
+    let result = segmenter.segment_with(&image, &options).map_err(|error| match error {
+        PredictError::Data(error @ DataError::Option { option: "resize", .. }) => {
+            format!("{error}; give another --size").into()
+        }
+        error => Failure::from(error),
+    })?;
+    if let (Some(path), Some(logits)) = (&args.logits, result.logits()) {
+        create_parent(path)?;
+        save_safetensors(vec![("out".into(), logits.clone())], path)?;
+    }
     if let Some(path) = &args.output {
         create_parent(path)?;
-        write_labels(path, &map)?;
+        write_labels(path, result.map())?;
     }
-    let mut shares = Map::new();
-    for (class, name) in segmenter.classes().names().iter().enumerate() {
-        let pixels = map.as_slice().iter().filter(|label| **label as usize == class).count();
-        if pixels > 0 {
-            shares.insert(name.clone(), json!(pixels as f64 / map.as_slice().len() as f64));
-        }
-    }
+    let shares = segmenter.classes().names().iter().zip(result.shares()).filter(|(_, share)| *share > 0.0);
+    let shares: Map<_, _> = shares.map(|(name, share)| (name.clone(), json!(share))).collect();
     let seconds = start.elapsed().as_secs_f64();
     let [output, logits] =
         [&args.output, &args.logits].map(|path| path.as_ref().map(|path| path.display().to_string()));
     say(json!({ "classes": shares, "output": output, "logits": logits, "seconds": seconds }))?;
     Ok(())
-}
-
-/// The most likely class of each pixel of an image of this size; of a single logit, whether it is positive.
-fn classes(logits: Tensor<4>, width: u32, height: u32) -> Result<LabelMap, Failure> {
-    /// Bytes of enlarged logits.
-    const MOST: u64 = 1 << 30;
-    let [_, channels, ..] = logits.dims();
-    // Of a large photograph the classes are enlarged in place of the logits.
-    let whole = u64::from(width) * u64::from(height) * 4 * channels as u64 <= MOST;
-    let logits = if whole { resize(logits, [height as usize, width as usize], ResizeMode::default()) } else { logits };
-    let [_, _, rows, columns] = logits.dims();
-    let labels: Tensor<4, Int> = match channels {
-        1 => logits.greater_elem(0.0).int(),
-        _ => logits.argmax(1),
-    };
-    let labels = labels.try_into_data().map_err(|error| error.to_string())?;
-    let map = LabelMap::new(columns as u32, rows as u32, labels.iter::<i64>().map(|label| label as u32).collect())?;
-    Ok(resize_labels(&map, width, height)?)
 }

@@ -18,10 +18,9 @@ use std::{
 use clap::Parser;
 use image::DynamicImage;
 use segkiln::{
-    PartialFailure, Progress, Seams, SegmentError, SegmentOptions, Segmentation, Segmenter,
-    core::PrecisionChoice,
+    PartialFailure, PredictError, Progress, Seams, SegmentOptions, Segmentation, Segmenter,
     data::{
-        ColorMode, DecodeOptions, DenseCrf, Image, read_dynamic, refuse_replacing,
+        DecodeOptions, DenseCrf, read_dynamic, refuse_replacing,
         regions::{RegionSource, TiffSource},
         write_image, write_labels,
     },
@@ -85,28 +84,21 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let device = args.machine.device()?;
-    let mut segmenter = Segmenter::load(&args.model, &device)?;
+    let segmenter = Segmenter::load(&args.model, &device)?;
     let options = SegmentOptions {
         tile: args.tile,
         overlap: args.overlap,
         flips: args.tta,
         crf: args.crf.then(DenseCrf::default),
         probabilities: false,
+        logits: false,
     };
     let images = inputs(&args.input)?;
-    segmenter = match args.numbers.precision {
-        Some(PrecisionChoice::Fixed(precision)) => segmenter.with_precision(precision)?,
-        Some(PrecisionChoice::Auto) => {
-            let readable = images.values().filter_map(|file| read_dynamic(file, args.decode.options()).ok());
-            let color = segmenter.card().color.unwrap_or(ColorMode::Rgb);
-            let first: Vec<Image> =
-                readable.take(precision::IMAGES).map(|image| Image::from_dynamic(&image, color)).collect();
-            let (segmenter, trials) = segmenter.with_fastest_precision(&first, &options, precision::MAX_LOSS)?;
-            precision::tell(&trials)?;
-            segmenter
-        }
-        None => segmenter,
-    };
+    let segmenter = args.numbers.choose(segmenter, Segmenter::with_precision, |segmenter| {
+        let readable = images.values().filter_map(|file| read_dynamic(file, args.decode.options()).ok());
+        let first: Vec<DynamicImage> = readable.take(precision::IMAGES).collect();
+        segmenter.with_fastest_precision(&first, &options, precision::MAX_LOSS)
+    })?;
     let outputs = |stem: &str| [".png", "_overlay.png", ".tif"].map(|end| args.output.join(format!("{stem}{end}")));
     let written = images.iter().flat_map(|(stem, path)| {
         let [map, overlay, tiff] = outputs(stem);
@@ -122,7 +114,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let mut failed = 0;
     for (stem, path) in &images {
         let [map, overlay, tiff] = outputs(stem);
-        let segmented = match args.large.source(path, decode).map_err(SegmentError::from) {
+        let segmented = match args.large.source(path, decode).map_err(PredictError::from) {
             Ok(Some(source)) => segment_large(args, &segmenter, &source, &tiff).map(|()| None),
             Ok(None) => segment_whole(&segmenter, path, &options, decode).map(Some),
             Err(error) => Err(error),
@@ -130,12 +122,12 @@ fn run(args: &Args) -> Result<(), Failure> {
         let whole = match segmented {
             Ok(whole) => whole,
             // What is wrong with one of a folder is not with the others.
-            Err(SegmentError::Data(error)) if args.input.is_dir() => {
+            Err(PredictError::Data(error)) if args.input.is_dir() => {
                 eprintln!("error: {error}");
                 failed += 1;
                 continue;
             }
-            Err(SegmentError::Data(error)) => return Err(error.into()),
+            Err(PredictError::Data(error)) => return Err(error.into()),
             Err(error) => return Err(format!("{}: {error}", path.display()).into()),
         };
         if let Some((result, image)) = whole {
@@ -163,12 +155,12 @@ fn segment_whole(
     path: &Path,
     options: &SegmentOptions,
     decode: DecodeOptions,
-) -> Result<(Segmentation, DynamicImage), SegmentError> {
+) -> Result<(Segmentation, DynamicImage), PredictError> {
     let image = read_dynamic(path, decode)?;
     Ok((segmenter.segment_with(&image, options)?, image))
 }
 
-fn segment_large(args: &Args, segmenter: &Segmenter, source: &TiffSource, output: &Path) -> Result<(), SegmentError> {
+fn segment_large(args: &Args, segmenter: &Segmenter, source: &TiffSource, output: &Path) -> Result<(), PredictError> {
     let options = args.large.options(args.tile, args.overlap, args.tta);
     match segmenter.seams(source, &options)? {
         Seams::Margin(margin) => eprintln!("tiles of {} pixels with margins of {margin}: no seams", options.tile),

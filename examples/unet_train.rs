@@ -8,29 +8,20 @@
 //! DIR holds `images/STEM.EXT`, `labels/STEM.png` (0 is background, any other value foreground) and `train.txt`,
 //! `val.txt` and, if there is one, `test.txt`: stems, one a line.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::Arc,
-    time::Instant,
-};
+use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use burn::data::dataset::Dataset;
 use clap::Parser;
 use segkiln::{
-    DataRecord, Segmenter,
+    Segmenter,
     core::{Classes, PrecisionChoice},
     data::{
-        self, ColorMode, DataError, DecodeOptions, Loader, MaskFormat, Normalize,
-        datasets::{Cached, FolderDataset, FolderOptions, Survey},
-        splits,
+        Loader,
         transforms::{Affine, Compose, Gamma, HorizontalFlip, Probability, RandomCrop, RandomTurn90},
     },
     models::{
         ModelCard, ModelConfig, TrainingPrecision,
         backbones::BackboneConfig,
-        config_file,
         unet::{EncodedUNetConfig, UNetConfig},
     },
     train::{Run, SegmentationTask, TrainingOptions, train},
@@ -40,21 +31,23 @@ use serde_json::json;
 #[path = "common/check.rs"]
 mod check;
 mod common;
+#[path = "common/segmentation_data.rs"]
+mod data;
 #[path = "common/decoding.rs"]
 mod decoding;
 #[path = "common/weights.rs"]
 mod weights;
 
 use common::{Failure, Machine, say};
+use data::{Data, Sources, is_ours};
 use decoding::Decoding;
 
 /// Trains a U-Net to tell foreground from background.
 #[derive(Parser)]
 #[command(args_override_self = true)]
 struct Args {
-    /// Folder with images/, labels/, train.txt, val.txt and perhaps test.txt [default: the sample in the repository]
-    #[arg(long)]
-    data: Option<PathBuf>,
+    #[command(flatten)]
+    sources: Sources,
     /// Passes over the training images
     #[arg(long, default_value_t = 24)]
     epochs: usize,
@@ -107,45 +100,19 @@ fn run(args: &Args) -> Result<(), Failure> {
         PrecisionChoice::Fixed(precision) => precision,
         PrecisionChoice::Auto => TrainingPrecision::fastest(&device),
     };
-    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/nuclei_sample");
-    let folder = args.data.clone().unwrap_or_else(|| sample.into());
-    let classes = Classes::binary();
-
-    let measured = if folder.join("test.txt").exists() { "test" } else { "val" };
-    let open = |split: &str, color| open(&folder, split, color, &classes, args.decode.options());
+    let decode = args.decode.options();
     if args.check_data {
-        let splits = BTreeSet::from(["train", "val", measured]);
-        return check::tell(&data::check(splits.into_iter().map(|split| open(split, ColorMode::Rgb))));
+        return check::tell(&args.sources.check(decode));
     }
-    // A look at every image before the first step: bad files are found here, not in epoch 7 or after the last.
-    let [train_split, valid_split] = [open("train", ColorMode::Rgb)?, open("val", ColorMode::Rgb)?];
-    let seen = Survey::of(&[&train_split, &valid_split])?;
-    let is_ours = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "bpk");
+    let Data { train: train_split, valid, test, measured, color, normalize, seen, is_sample, record } =
+        args.sources.open(args.weights.as_deref(), decode)?;
     let published = args.weights.as_ref().filter(|path| !is_ours(path));
-    let earlier = args.weights.as_ref().filter(|path| is_ours(path)).map(|path| earlier_run(path)).transpose()?;
-    let color = match &earlier {
-        Some(card) => card.color.unwrap_or(ColorMode::Rgb),
-        None if seen.grey && published.is_none() => ColorMode::Gray,
-        None => ColorMode::Rgb,
-    };
-    let mut record = DataRecord::of(&[&train_split, &valid_split], args.decode.options())?;
-    record.weights = args.weights.as_ref().map(|path| path.display().to_string());
-    let train_split = Arc::new(Cached::new(open("train", color)?, CACHE));
-    let valid_split = Arc::new(Cached::new(open("val", color)?, CACHE));
-    let test_split = open(measured, color)?;
-    Survey::of(&[&test_split])?;
     let begin = match (published, &args.encoder) {
         (Some(given), Some(encoder)) => Some(weights::file(encoder, given, None)?),
         (Some(_), None) => return Err("--weights other than a .bpk are those of an --encoder; give one".into()),
         (None, _) => args.weights.clone(),
     };
-    let normalize = match earlier {
-        Some(card) => card.normalize,
-        None if published.is_some() => Normalize::imagenet(),
-        None => Normalize::of_dataset(&train_split)?,
-    };
-
-    let most = if args.data.is_none() { 128 } else { 256 };
+    let most = if is_sample { 128 } else { 256 };
     let crop = args.crop.unwrap_or(most.min(seen.longest_side.next_multiple_of(16)));
     if crop > LARGEST_CROP {
         return Err(format!("--crop must be at most {LARGEST_CROP}, is {crop}").into());
@@ -164,24 +131,18 @@ fn run(args: &Args) -> Result<(), Failure> {
     let training = Loader::builder(train_split.clone())
         .transform(augment)
         .epoch_length(Some(train_split.len().max(SHORTEST_EPOCH)));
-    let validation = Loader::builder(valid_split).transform(normalize.clone()).batch_size(if seen.one_size {
-        args.batch_size
-    } else {
-        1
-    });
+    let validation =
+        Loader::builder(valid).transform(normalize.clone()).batch_size(if seen.one_size { args.batch_size } else { 1 });
 
     let card = ModelCard {
         model: match &args.encoder {
             None => ModelConfig::UNet(UNetConfig::new(color.channels(), 1).with_base(args.base)),
             Some(name) => {
-                let encoder = BackboneConfig::by_name(name).ok_or_else(|| {
-                    format!("--encoder: there is no {name:?}; known are {}", BackboneConfig::NAMES.join(", "))
-                })?;
-                let encoder = encoder.with_in_channels(color.channels());
+                let encoder = BackboneConfig::by_name(name)?.with_in_channels(color.channels());
                 ModelConfig::EncodedUNet(EncodedUNetConfig::new(encoder, 1))
             }
         },
-        classes: classes.clone(),
+        classes: Classes::binary(),
         color: Some(color),
         normalize,
     };
@@ -208,13 +169,13 @@ fn run(args: &Args) -> Result<(), Failure> {
     })?;
 
     let segmenter = Segmenter::new(outcome.model, card, &device)?;
-    let matrix = segmenter.draw_split(&test_split, &args.out.join("overlays"), OVERLAYS)?;
+    let matrix = segmenter.draw_split(&test, &args.out.join("overlays"), OVERLAYS)?;
     say(json!({
         "split": measured,
         "dice": matrix.dice(1),
         "iou": matrix.iou(1),
         "pixel_accuracy": matrix.pixel_accuracy(),
-        "images": test_split.len(),
+        "images": test.len(),
         "epochs": outcome.history.epochs().len(),
         "seconds": start.elapsed().as_secs_f64(),
     }))?;
@@ -225,25 +186,5 @@ fn run(args: &Args) -> Result<(), Failure> {
 const SHORTEST_EPOCH: usize = 96;
 /// Larger crops would not fit into memory with the network's features.
 const LARGEST_CROP: u32 = 4096;
-/// Bytes of decoded images that are kept.
-const CACHE: usize = 2 << 30;
 /// Pictures drawn at the end.
 const OVERLAYS: usize = 16;
-
-fn open(
-    folder: &Path,
-    split: &str,
-    color: ColorMode,
-    classes: &Classes,
-    decode: DecodeOptions,
-) -> Result<FolderDataset, DataError> {
-    let stems = splits::read_list(folder.join(format!("{split}.txt")))?;
-    let options = FolderOptions { stems: Some(stems), color, mask: MaskFormat::Binary, decode, ..Default::default() };
-    FolderDataset::open(folder, classes, options)
-}
-
-/// Reads the description of the run that a file of weights is of.
-fn earlier_run(weights: &Path) -> Result<ModelCard, Failure> {
-    let card = config_file::read(&weights.with_file_name("config.json"));
-    Ok(card.map_err(|error| format!("{error}; a .bpk needs its run's"))?)
-}

@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use common::{data_set, discs, example, run_badly, run_well, unet_predict, unet_train};
 use image::DynamicImage;
 use segkiln::{
-    Detector, QuantizeError, QuantizeOptions, Quantized, SegmentError, SegmentOptions, Segmenter,
+    Detector, PredictError, QuantizeError, QuantizeOptions, Quantized, SegmentOptions, Segmenter,
     core::{Classes, Detection, Precision},
     data::Image,
     models::{
@@ -142,7 +142,7 @@ fn layers_are_kept_until_the_bound_holds() {
             .is_some_and(|quantization| quantization.layers.contains_key("UNet.encoder.levels.1.first.conv"));
         0.01 * layers as f64 + if worst { 0.5 } else { 0.0 }
     };
-    let run = |max_loss: Option<f64>| -> Result<Quantized<Segmenter>, QuantizeError<SegmentError>> {
+    let run = |max_loss: Option<f64>| -> Result<Quantized<Segmenter>, QuantizeError<PredictError>> {
         let options = QuantizeOptions { max_loss, ..Default::default() };
         quantize(&segmenter, &pictures, options, predict, |segmenter| Ok(1.0 - loss(segmenter)))
     };

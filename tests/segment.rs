@@ -10,7 +10,8 @@ use image::RgbImage;
 use safetensors::SafeTensors;
 use segkiln::{
     Segmenter,
-    data::{ColorMode, Image, Limits, read_dynamic, read_labels, write_image},
+    core::Classes,
+    data::{Filter, Limits, Preset, read_dynamic, read_labels, write_image},
     models::{
         ModelConfig, SegmentationNetwork, SegmentationNetworkConfig,
         backbones::ClassifierConfig,
@@ -70,6 +71,7 @@ fn an_image_is_segmented() {
         let result = run_well(place.segment(name, &weights, 4).args(["--size", size]));
         let shares: f64 = result["classes"].as_object().unwrap().values().map(|share| share.as_f64().unwrap()).sum();
         assert!((shares - 1.0).abs() < 1e-9, "{result}");
+        assert!(result["classes"].as_object().unwrap().keys().all(|name| name.starts_with("class ")), "{result}");
         let bytes = fs::read(place.at("out/logits.safetensors")).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let logits = file.tensor("out").unwrap();
@@ -78,15 +80,46 @@ fn an_image_is_segmented() {
         assert_eq!((map.width(), map.height()), (37, 21));
 
         // The same as a library.
-        if size == "0" {
+        {
             let segmenter = Segmenter::by_name(name, &weights, 4, &Device::default()).unwrap();
+            let resize = (size != "0").then(|| size.parse().unwrap());
+            let preset = Preset { resize, crop: None, filter: Filter::Bilinear };
+            let segmenter = segmenter.with_preset(Some(preset)).unwrap();
             let image = read_dynamic(place.at("image.png"), &Limits::default()).unwrap();
-            let values = segmenter.logits(Image::from_dynamic(&image, ColorMode::Rgb)).unwrap().into_data();
+            let values = segmenter.logits(&image).unwrap().into_data();
             let here: Vec<u8> = values.iter::<f32>().flat_map(f32::to_le_bytes).collect();
             assert!(here == logits.data(), "the library's logits are others");
             assert_eq!(segmenter.segment(&image).unwrap().map(), &map);
         }
     }
+}
+
+/// 21 classes are Pascal VOC's only where someone says so.
+#[test]
+fn classes_are_named_by_the_user() {
+    let place = Place::new(8, 8);
+    let name = "lraspp_mobilenet_v3_small";
+    let weights = place.weights(name, 21);
+    let names = place.at("names.txt");
+    let segment = |classes: Option<&str>| {
+        let mut command = place.segment(name, &weights, 21);
+        command.args(["--size", "0"]).args(classes.into_iter().flat_map(|classes| ["--class-names", classes]));
+        command
+    };
+    let keys = |classes: Option<&str>| -> Vec<String> {
+        run_well(&mut segment(classes))["classes"].as_object().unwrap().keys().cloned().collect()
+    };
+    assert!(keys(None).iter().all(|name| name.starts_with("class ")));
+    assert!(keys(Some("voc")).iter().all(|name| Classes::voc().names().contains(name)));
+    let own: Vec<String> = (0..21).map(|number| format!("kind {number}")).collect();
+    fs::write(&names, own.join("\n")).unwrap();
+    assert!(keys(names.to_str()).iter().all(|name| own.contains(name)));
+
+    fs::remove_dir_all(place.at("out")).unwrap();
+    place.refused(&mut segment(Some("coco")), &["21 output channels for 91 classes"]);
+    fs::write(&names, "a\nb\na").unwrap();
+    place.refused(&mut segment(names.to_str()), &["--class-names", "names.txt", "\"a\""]);
+    place.refused(&mut segment(place.at("none.txt").to_str()), &["none.txt"]);
 }
 
 #[test]
@@ -198,7 +231,10 @@ fn published_weights_are_taken_from_the_cache() {
         fs::create_dir_all(&folder).unwrap();
         fs::copy(&weights, folder.join(file.file_name().unwrap())).unwrap();
         let result = run_well(&mut segment());
-        assert!(result["classes"].as_object().is_some_and(|classes| !classes.is_empty()), "{result}");
+        // The names of what was published come with it.
+        let names = Classes::voc().names().to_vec();
+        let classes = result["classes"].as_object().unwrap();
+        assert!(!classes.is_empty() && classes.keys().all(|name| names.contains(name)), "{result}");
         fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -19,7 +19,7 @@ use segkiln::{
     models::{
         DetectorCard, ModelCard, ModelConfig, SegmentationNetworkConfig,
         backbones::BackboneConfig,
-        detection::{DetectionNetworkConfig, DetectionOptions, DetectorConfig, DetectorKind, default_classes},
+        detection::{DetectionNetworkConfig, DetectionOptions, DetectorConfig, DetectorKind, unnamed_classes},
     },
 };
 
@@ -60,7 +60,7 @@ fn memory_stays_flat() {
         max_detections: Some(20),
     };
     let config = config.with_options(options);
-    let card = DetectorCard::new(config.clone(), default_classes(5));
+    let card = DetectorCard::new(config.clone(), unnamed_classes(5));
     let detector = Detector::new(config.init(&device).unwrap(), card, &device).unwrap();
 
     let (done, images) = (AtomicBool::new(false), AtomicUsize::new(0));

@@ -17,6 +17,7 @@ use serde_json::json;
 #[path = "../common/mod.rs"]
 mod common;
 mod evaluation;
+mod explain;
 mod networks;
 mod operators;
 
@@ -55,6 +56,8 @@ fn case(name: &str, precision: Precision, device: &Device) -> Result<Case, Failu
     Ok(match name {
         "unet32_infer_256" => unet_infer(32, 256, precision, device)?,
         "unet64_infer_512" => unet_infer(64, 512, precision, device)?,
+        "gradcam_unet32_256" => explain::grad_cam(32, 256, device)?,
+        "pgd10_unet32_256" => explain::pgd(32, 256, device)?,
         "unet32_train_256" => unet_train(32, 256, 2, precision, device)?,
         "deeplabv3_resnet50_infer_520" => segmenter("deeplabv3_resnet50", 520, precision, device)?,
         "lraspp_mobilenet_v3_large_infer_520" => segmenter("lraspp_mobilenet_v3_large", 520, precision, device)?,
@@ -72,7 +75,7 @@ fn case(name: &str, precision: Precision, device: &Device) -> Result<Case, Failu
     })
 }
 
-const KNOWN: &str = "unet32_infer_256, unet64_infer_512, deeplabv3_resnet50_infer_520 (each also with _bf16 and _int8), unet32_train_256, \
+const KNOWN: &str = "unet32_infer_256, unet64_infer_512, deeplabv3_resnet50_infer_520 (each also with _bf16 and _int8), unet32_train_256, gradcam_unet32_256, pgd10_unet32_256, \
                      lraspp_mobilenet_v3_large_infer_520, fasterrcnn_resnet50_fpn_infer_800, maskrcnn_resnet50_fpn_infer_800, maskrcnn_resnet50_fpn_train_512, roi_align_forward, \
                      roi_align_backward, nms_10000, coco_eval_1000, conv_iCI_oCO_kK_sS_dD_gG_nN and the same with \
                      _backward";

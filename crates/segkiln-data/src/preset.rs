@@ -4,8 +4,8 @@ use crate::{DataError, Filter, Image, Result, resize::resize_levels};
 /// square is cropped from the center. torchvision calls it `ImageClassification` and `SemanticSegmentation`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Preset {
-    /// Length of the shorter side, in pixels.
-    pub resize: u32,
+    /// Length that the shorter side is resized to, in pixels; None leaves the image as it is.
+    pub resize: Option<u32>,
     /// Side of the square, in pixels; None takes the image whole.
     pub crop: Option<u32>,
     /// How it is resized.
@@ -13,7 +13,7 @@ pub struct Preset {
 }
 
 impl Preset {
-    /// The image that the network sees, still to be normalised. It has grey levels of 8 bits, in `[0, 1]`, as PIL
+    /// The image that the network sees, still to be normalized. It has grey levels of 8 bits, in `[0, 1]`, as PIL
     /// makes them of such.
     ///
     /// # Errors
@@ -22,7 +22,8 @@ impl Preset {
         const MOST: u64 = 1 << 24;
         let refused = |reason| Err(DataError::Option { option: "resize", reason });
         let shorter = image.width().min(image.height());
-        let side = |side: u32| u64::from(side) * u64::from(self.resize) / u64::from(shorter.max(1));
+        let resize = self.resize.unwrap_or(shorter);
+        let side = |side: u32| u64::from(side) * u64::from(resize) / u64::from(shorter.max(1));
         let [width, height] = [side(image.width()), side(image.height())];
         if width.saturating_mul(height) > MOST {
             return refused(format!("the image would have {width}x{height} pixels, over {MOST}"));
@@ -30,7 +31,7 @@ impl Preset {
         if let Some(crop) = self.crop.filter(|crop| u64::from(*crop) > width.min(height)) {
             return refused(format!("a square of {crop} does not lie in {width}x{height} pixels"));
         }
-        let resized = match shorter == self.resize {
+        let resized = match shorter == resize {
             true => image.clone(),
             false => resize_levels(image, width as u32, height as u32, self.filter)?,
         };
@@ -79,7 +80,7 @@ mod tests {
             (Filter::Bicubic, 12, 3, &[47, 125, 180, 171, 129, 91, 113, 37, 6]),
         ];
         for (filter, resize, crop, expected) in cases {
-            let seen = Preset { resize, crop: Some(crop), filter }.apply(&image).unwrap();
+            let seen = Preset { resize: Some(resize), crop: Some(crop), filter }.apply(&image).unwrap();
             assert_eq!((seen.width(), seen.height()), (crop, crop));
             let levels: Vec<u8> = seen.as_slice().iter().map(|value| (value * 255.0).round() as u8).collect();
             assert_eq!(levels, expected, "{filter:?} {resize} {crop}");
@@ -89,11 +90,16 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused() {
         let image = Image::new(3000, 1, 1, vec![0.0; 3000]).unwrap();
-        let preset = Preset { resize: 520, crop: None, filter: Filter::Bilinear };
+        let preset = Preset { resize: Some(520), crop: None, filter: Filter::Bilinear };
         assert!(preset.apply(&image).unwrap_err().to_string().contains("1560000x520 pixels"));
         assert!(
-            Preset { crop: Some(5), resize: 4, ..preset }.apply(&image).unwrap_err().to_string().contains("square")
+            Preset { crop: Some(5), resize: Some(4), ..preset }
+                .apply(&image)
+                .unwrap_err()
+                .to_string()
+                .contains("square")
         );
-        assert!(Preset { resize: 0, ..preset }.apply(&image).is_err());
+        assert!(Preset { resize: Some(0), ..preset }.apply(&image).is_err());
+        assert_eq!(Preset { resize: None, ..preset }.apply(&image).unwrap(), image);
     }
 }

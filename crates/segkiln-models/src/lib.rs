@@ -10,6 +10,7 @@
 //! - [`ModelCard`], [`DetectorCard`]: descriptions of trained networks, for prediction; [`config_file`]: the file that holds them;
 //! - [`InferenceSession`]: a network computed in reduced precision; [`Calibration`]: ranges for 8 bits, found on images;
 //! - [`Summary`]: what a network costs: parameters, multiply-adds, activations;
+//! - [`LayerMaps`]: the maps that a network's layers put out, by name, to look at and to change; [`tap`] shows those of your own;
 //! - [`weights`]: saving and loading, with errors that name tensors.
 //!
 //! Each network is a config with documented defaults, `init` on a device, and `forward`:
@@ -27,26 +28,25 @@
 pub mod backbones;
 mod bounds;
 pub mod config_file;
-pub mod deeplab;
 pub mod detection;
-pub mod fcn;
-pub mod fpn;
+mod error;
 pub mod layers;
-pub mod lraspp;
 mod precision;
-pub mod pspnet;
 mod quantization;
 mod reach;
-pub mod segformer;
 pub mod segmentation;
 mod summary;
-pub mod unet;
-pub mod upernet;
+mod trace;
 pub mod weights;
 
 pub use detection::DetectorCard;
+pub use error::ConfigError;
 pub use precision::{InferenceSession, PrecisionError, TrainingPrecision};
 pub use quantization::{Calibration, CalibrationError, LayerRanges, NetworkQuantization, RangeMethod};
 pub use reach::reach;
-pub use segmentation::{ModelCard, ModelConfig, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig};
+pub use segmentation::{
+    ModelCard, ModelConfig, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig, deeplab, fcn, fpn,
+    lraspp, pspnet, segformer, unet, upernet,
+};
 pub use summary::{LayerSummary, Summary};
+pub use trace::{Edit, LayerMap, LayerMaps, TapPlace, UnknownLayer, tap};

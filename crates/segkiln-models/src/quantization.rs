@@ -32,7 +32,7 @@ use burn::{
 use segkiln_ops::Joined;
 use serde::{Deserialize, Serialize};
 
-use crate::{InferenceSession, PrecisionError, weights::visit};
+use crate::{ConfigError, InferenceSession, PrecisionError, weights::visit};
 
 /// Smallest and largest values before and after a layer, which its 8 bits represent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -69,12 +69,15 @@ impl NetworkQuantization {
     ///
     /// # Errors
     /// A sentence that names the layer of which a bound is not finite or the wrong way round.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         for (layer, ranges) in &self.layers {
             let LayerRanges { input, output, sum } = ranges;
             for [low, high] in [Some(input), Some(output), sum.as_ref()].into_iter().flatten() {
                 if !(low.is_finite() && high.is_finite() && low <= high) {
-                    return Err(format!("quantization: the range [{low}, {high}] of the layer {layer} is none"));
+                    return Err(ConfigError::with_message(
+                        "quantization",
+                        format!("quantization: the range [{low}, {high}] of the layer {layer} is none"),
+                    ));
                 }
             }
         }
@@ -116,14 +119,14 @@ impl fmt::Display for RangeMethod {
 }
 
 impl FromStr for RangeMethod {
-    type Err = String;
+    type Err = ConfigError;
 
-    fn from_str(name: &str) -> Result<Self, String> {
+    fn from_str(name: &str) -> Result<Self, ConfigError> {
         let names = Self::ALL.map(Self::name).join(", ");
         Self::ALL
             .into_iter()
             .find(|method| method.name() == name)
-            .ok_or(format!("there is no {name:?}; known are {names}"))
+            .ok_or_else(|| ConfigError::with_message("method", format!("there is no {name:?}; known are {names}")))
     }
 }
 

@@ -102,5 +102,5 @@ fn ranges_of_other_networks_are_refused() {
     assert!(quantization.check().is_ok());
     let spoiled: NetworkQuantization =
         serde_json::from_str(&json.replacen("\"output\":[0.0", "\"output\":[9e9", 1)).unwrap();
-    assert!(spoiled.check().unwrap_err().contains("the layer"), "{:?}", spoiled.check());
+    assert!(spoiled.check().unwrap_err().to_string().contains("the layer"), "{:?}", spoiled.check());
 }

@@ -146,7 +146,7 @@ impl<C: SegmentationNetworkConfig> Task for SegmentationTask<C> {
     }
 
     fn check(&self) -> Result<()> {
-        self.card.check().map_err(|reason| TrainError::Recipe { field: "model", reason })?;
+        self.card.check().map_err(|error| TrainError::Recipe { field: "model", reason: error.to_string() })?;
         self.loss.init().map(drop)
     }
 

@@ -1,72 +1,23 @@
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use image::{DynamicImage, RgbImage};
 use segkiln_core::{Classes, Detection, Instances, Precision};
 use segkiln_data::{
-    DataError, Image,
+    Image,
     coco::{CocoResult, ImageId, Segmentation},
     draw,
 };
 use segkiln_models::{
-    DetectorCard, NetworkQuantization, PrecisionError,
-    config_file::NewerFormat,
+    ConfigError, DetectorCard, NetworkQuantization,
     detection::{
         DetectionError, DetectionModel, DetectionNetwork, DetectionNetworkConfig, DetectionOptions, DetectorConfig,
-        default_classes,
+        unnamed_classes,
     },
-    weights::{self, TrainingData, Weights, WeightsError},
+    weights::{self, Published, TrainingData, Weights},
 };
 
-use crate::{
-    Computation,
-    run::{self, RunError},
-};
-
-/// Why a detector could not be loaded or an image not be looked at.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DetectError {
-    /// `config.json` is missing, or is not what training writes.
-    #[error("cannot use {}: {reason}", path.display())]
-    Config {
-        /// The file.
-        path: PathBuf,
-        /// Reason that the system or the parser gives.
-        reason: String,
-    },
-    /// A later version of this library wrote `config.json`.
-    #[error(transparent)]
-    NewerFormat(#[from] NewerFormat),
-    /// No network has this name.
-    #[error("there is no network {0:?}; the names are {names}", names = DetectorConfig::names().join(", "))]
-    UnknownName(String),
-    /// The weights are missing, damaged, or another network's.
-    #[error(transparent)]
-    Weights(#[from] WeightsError),
-    /// The network cannot be built, or does not take the image.
-    #[error(transparent)]
-    Network(#[from] DetectionError),
-    /// The device cannot compute in the precision.
-    #[error(transparent)]
-    Precision(#[from] PrecisionError),
-    /// The result cannot be drawn.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// The parts of the card do not fit each other.
-    #[error("the detector's card: {0}")]
-    Card(String),
-}
-
-impl From<RunError> for DetectError {
-    fn from(error: RunError) -> Self {
-        match error {
-            RunError::Config { path, reason } => Self::Config { path, reason },
-            RunError::NewerFormat(error) => Self::NewerFormat(error),
-            RunError::Weights(error) => Self::Weights(error),
-        }
-    }
-}
+use crate::{Computation, PredictError, run};
 
 /// A trained network that finds objects in images of any size: their boxes and classes, and with Mask R-CNN their masks.
 ///
@@ -76,7 +27,7 @@ impl From<RunError> for DetectError {
 /// ```no_run
 /// use segkiln::prelude::*;
 ///
-/// let detector = Detector::torchvision("maskrcnn_resnet50_fpn", "maskrcnn.pth", 91, &Device::default())?;
+/// let detector = Detector::by_name("maskrcnn_resnet50_fpn", "maskrcnn.pth", 91, &Device::default())?;
 /// let image = image::open("street.jpg")?;
 /// for detection in detector.detect(&image)? {
 ///     println!("{} {:.2} {:?}", detector.name(&detection), detection.score, detection.bbox.xyxy());
@@ -95,8 +46,8 @@ impl Detector {
     /// Loads what a training wrote: a folder (its `best.bpk` and `config.json`) or a `.bpk` file beside a `config.json`.
     ///
     /// # Errors
-    /// [`DetectError::Config`] or [`DetectError::Weights`], naming the file.
-    pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self, DetectError> {
+    /// [`PredictError::Config`] or [`PredictError::Weights`], naming the file.
+    pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self, PredictError> {
         Self::load_network(path, device)
     }
 
@@ -107,42 +58,50 @@ impl Detector {
     /// use segkiln::{models::weights::MaskRcnnResNet50FpnV2Weights, prelude::*};
     ///
     /// let detector = Detector::pretrained(MaskRcnnResNet50FpnV2Weights::default(), &Device::default())?;
-    /// # Ok::<(), segkiln::DetectError>(())
+    /// # Ok::<(), segkiln::PredictError>(())
     /// ```
     ///
     /// # Errors
-    /// [`DetectError::Weights`] if they are not there and cannot be downloaded, [`DetectError::UnknownName`] if the network is
-    /// no detector.
-    pub fn pretrained(weights: impl Weights, device: &Device) -> Result<Self, DetectError> {
+    /// [`PredictError::Weights`] if they are not there and cannot be downloaded, [`PredictError::Option`] if the network is no
+    /// detector.
+    pub fn pretrained(weights: impl Weights, device: &Device) -> Result<Self, PredictError> {
         let published = weights.published();
         if published.data != TrainingData::Coco {
-            return Err(DetectError::UnknownName(published.network.into()));
+            return Err(PredictError::option("weights", format!("{} is no detector", published.network)));
         }
-        Self::torchvision(published.network, published.file(|_, _| {})?, published.data.classes(), device)
+        Self::by_name(published.network, published.file(|_, _| {})?, published.data.classes(), device)
     }
 
     /// torchvision's network of this name (see [`DetectorConfig::names`]) with weights in a file of torchvision's, `.pth` or
-    /// `.safetensors`, or a `.bpk`, for `classes` classes with the background; with 91 they are COCO's.
+    /// `.safetensors`, or a `.bpk`, for `classes` classes with the background.
+    ///
+    /// A file that torchvision has published, known by its name, comes with the names of its classes. Of other files the classes
+    /// are called "class 1" and so on; see [`with_classes`](Self::with_classes).
     ///
     /// The weights that torchvision trained on COCO for the first versions of its ResNet-50 networks have norms with an
     /// epsilon of 0, which are recognized; see [`frozen_epsilon`](crate::models::detection::frozen_epsilon).
     ///
     /// # Errors
-    /// [`DetectError::UnknownName`], or [`DetectError::Weights`] naming the file and, if it is of another network, its
-    /// tensors.
-    pub fn torchvision(
+    /// [`PredictError::Network`] if there is no such network, or [`PredictError::Weights`] naming the file and, if it is of
+    /// another network, its tensors.
+    pub fn by_name(
         name: &str,
         weights: impl AsRef<Path>,
         classes: usize,
         device: &Device,
-    ) -> Result<Self, DetectError> {
+    ) -> Result<Self, PredictError> {
         let path = weights.as_ref();
-        let config = DetectorConfig::by_name(name, classes).ok_or_else(|| DetectError::UnknownName(name.into()))?;
+        let config = DetectorConfig::by_name(name, classes).ok_or_else(|| {
+            let names = DetectorConfig::names().join(", ");
+            ConfigError::new("name", format!("there is no network {name:?}; the names are {names}"))
+        })?;
         let is_ours = path.extension().is_some_and(|extension| extension == "bpk");
         let config = if is_ours { config } else { config.adapted_to(path)? };
         let model = config.init(device)?;
         let model = if is_ours { weights::load(model, path)? } else { weights::load_torch(model, path)? };
-        Self::new(model, DetectorCard::new(config, default_classes(classes)), device)
+        let published = Published::of_file(name, path).filter(|published| published.data.classes() == classes);
+        let names = published.and_then(|published| published.data.class_names());
+        Self::new(model, DetectorCard::new(config, names.unwrap_or_else(|| unnamed_classes(classes))), device)
     }
 }
 
@@ -150,9 +109,9 @@ impl<M: DetectionNetwork> Detector<M> {
     /// A network in memory.
     ///
     /// # Errors
-    /// [`DetectError::Card`] if the parts of the card do not fit each other.
-    pub fn new(model: M, card: DetectorCard<M::Config>, device: &Device) -> Result<Self, DetectError> {
-        card.check().map_err(DetectError::Card)?;
+    /// [`PredictError::Card`] if the parts of the card do not fit each other.
+    pub fn new(model: M, card: DetectorCard<M::Config>, device: &Device) -> Result<Self, PredictError> {
+        card.check().map_err(PredictError::Card)?;
         // Gradients are never wanted here, whatever device the network comes from.
         let device = device.clone().inner();
         let model = if model.devices().iter().any(Device::is_autodiff) { model.valid() } else { model };
@@ -160,12 +119,22 @@ impl<M: DetectionNetwork> Detector<M> {
         Ok(Self { model, card, device, computation })
     }
 
+    /// Gives the classes their names and colors; class 0 is the background.
+    ///
+    /// # Errors
+    /// [`PredictError::Card`] if the network has another number of classes.
+    pub fn with_classes(mut self, classes: Classes) -> Result<Self, PredictError> {
+        self.card.classes = classes;
+        self.card.check().map_err(PredictError::Card)?;
+        Ok(self)
+    }
+
     /// Computes the network's convolutions in another precision from now on; detectors begin with f32. See
     /// [`Segmenter::with_precision`](crate::Segmenter::with_precision).
     ///
     /// # Errors
-    /// [`DetectError::Precision`] if the device cannot compute in it.
-    pub fn with_precision(mut self, precision: Precision) -> Result<Self, DetectError> {
+    /// [`PredictError::Precision`] if the device cannot compute in it.
+    pub fn with_precision(mut self, precision: Precision) -> Result<Self, PredictError> {
         self.computation = self.computation.with_precision(&self.model, precision, &self.device)?;
         Ok(self)
     }
@@ -174,8 +143,8 @@ impl<M: DetectionNetwork> Detector<M> {
     /// [`Segmenter::with_quantization`](crate::Segmenter::with_quantization).
     ///
     /// # Errors
-    /// [`DetectError::Precision`] if the device cannot, or the ranges are those of another network.
-    pub fn with_quantization(mut self, quantization: NetworkQuantization) -> Result<Self, DetectError> {
+    /// [`PredictError::Precision`] if the device cannot, or the ranges are those of another network.
+    pub fn with_quantization(mut self, quantization: NetworkQuantization) -> Result<Self, PredictError> {
         self.computation = Computation::quantized(&self.model, quantization, &self.device)?;
         Ok(self)
     }
@@ -194,7 +163,7 @@ impl<M: DetectionNetwork> Detector<M> {
     ///
     /// # Errors
     /// As [`load`](Detector::load).
-    pub fn load_network(path: impl AsRef<Path>, device: &Device) -> Result<Self, DetectError> {
+    pub fn load_network(path: impl AsRef<Path>, device: &Device) -> Result<Self, PredictError> {
         let (file, card) = run::open(path.as_ref(), DetectorCard::<M::Config>::check)?;
         let model = weights::load(card.model.init(device)?, &file)?;
         let quantization = run::quantization(&file)?;
@@ -206,8 +175,8 @@ impl<M: DetectionNetwork> Detector<M> {
     /// Changes sizes of images, thresholds or numbers of boxes of the network's config.
     ///
     /// # Errors
-    /// [`DetectError::Network`] if they are out of range.
-    pub fn with_config(self, change: impl FnOnce(M::Config) -> M::Config) -> Result<Self, DetectError> {
+    /// [`PredictError::Detection`] if they are out of range.
+    pub fn with_config(self, change: impl FnOnce(M::Config) -> M::Config) -> Result<Self, PredictError> {
         let Self { model, mut card, device, computation } = self;
         let model = model.with_config(change(card.model))?;
         card.model = model.config();
@@ -217,8 +186,8 @@ impl<M: DetectionNetwork> Detector<M> {
     /// Changes the options that every detector has.
     ///
     /// # Errors
-    /// [`DetectError::Network`] if they are out of range.
-    pub fn with_options(self, options: DetectionOptions) -> Result<Self, DetectError> {
+    /// [`PredictError::Detection`] if they are out of range.
+    pub fn with_options(self, options: DetectionOptions) -> Result<Self, PredictError> {
         self.with_config(|config| config.with_options(options))
     }
 
@@ -245,8 +214,8 @@ impl<M: DetectionNetwork> Detector<M> {
     /// Finds the objects of an image, best first, in its pixels.
     ///
     /// # Errors
-    /// [`DetectError::Network`] if the image has no pixels.
-    pub fn detect(&self, image: &DynamicImage) -> Result<Vec<Detection>, DetectError> {
+    /// [`PredictError::Detection`] if the image has no pixels.
+    pub fn detect(&self, image: &DynamicImage) -> Result<Vec<Detection>, PredictError> {
         if image.width() == 0 || image.height() == 0 {
             return Err(DetectionError::NoImages.into());
         }
@@ -256,8 +225,8 @@ impl<M: DetectionNetwork> Detector<M> {
     /// Finds the objects of an image of any number of channels, with values from 0 to 1.
     ///
     /// # Errors
-    /// [`DetectError::Network`] if the channels are not those that the network takes.
-    pub fn detect_values(&self, image: &Image) -> Result<Vec<Detection>, DetectError> {
+    /// [`PredictError::Detection`] if the channels are not those that the network takes.
+    pub fn detect_values(&self, image: &Image) -> Result<Vec<Detection>, PredictError> {
         let shape = [image.height() as usize, image.width() as usize, image.channels()];
         let values = TensorData::new(image.as_slice().to_vec(), shape);
         let x = Tensor::<3>::from_data(values, &self.device).permute([2, 0, 1]);
@@ -267,27 +236,27 @@ impl<M: DetectionNetwork> Detector<M> {
     /// The image with what was found drawn over it: boxes, names, scores and masks.
     ///
     /// # Errors
-    /// [`DetectError::Data`] if a mask is not of the image's size.
-    pub fn overlay(&self, image: &DynamicImage, detections: &[Detection]) -> Result<RgbImage, DetectError> {
+    /// [`PredictError::Data`] if a mask is not of the image's size.
+    pub fn overlay(&self, image: &DynamicImage, detections: &[Detection]) -> Result<RgbImage, PredictError> {
         Ok(draw::detections(image, detections, &self.card.classes)?)
     }
 
     /// The image, the image with annotated objects, and the image with detections, side by side.
     ///
     /// # Errors
-    /// [`DetectError::Data`] if a mask is not of the image's size.
+    /// [`PredictError::Data`] if a mask is not of the image's size.
     pub fn comparison(
         &self,
         image: &DynamicImage,
         target: &Instances,
         detections: &[Detection],
-    ) -> Result<RgbImage, DetectError> {
+    ) -> Result<RgbImage, PredictError> {
         let annotated = target.as_slice().iter().map(|instance| {
             let mut known = Detection::new(instance.bbox, instance.label(), 1.0).map_err(DetectionError::Core)?;
             known.mask = instance.mask.clone();
             Ok(known)
         });
-        let annotated: Vec<Detection> = annotated.collect::<Result<_, DetectError>>()?;
+        let annotated: Vec<Detection> = annotated.collect::<Result<_, PredictError>>()?;
         let drawn = [image.to_rgb8(), self.overlay(image, &annotated)?, self.overlay(image, detections)?];
         Ok(draw::side_by_side(&drawn))
     }

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use segkiln_core::{Detection, Instances};
 use segkiln_data::{
     Image, Sample,
-    coco::{CocoFile, CocoResultFile, ImageId},
+    coco::{CocoFile, CocoResult, CocoResultFile, ImageId},
     draw, write_image,
 };
 use segkiln_metrics::{
@@ -21,16 +21,16 @@ use segkiln_models::{
     detection::{DetectionNetwork, DetectionNetworkConfig},
 };
 
-use crate::{CocoError, DetectError, Detector, SegmentError, SegmentOptions, Segmentation, Segmenter, coco_evaluate};
+use crate::{CocoError, Detector, PredictError, SegmentOptions, Segmentation, Segmenter, coco_evaluate};
 
 impl<M: SegmentationNetwork> Segmenter<M> {
     /// Segments every image of a split and counts its pixels by their class in mask and prediction. `each` sees the index and the
     /// sample of each image and its segmentation, to draw them for example.
     ///
     /// # Errors
-    /// The split's own, those of `each`, [`SegmentError`] if an image does not fit the network, and [`MetricsError`] if a mask
+    /// The split's own, those of `each`, [`PredictError`] if an image does not fit the network, and [`MetricsError`] if a mask
     /// does not fit the classes.
-    pub fn segment_split<E: From<SegmentError> + From<MetricsError>>(
+    pub fn segment_split<E: From<PredictError> + From<MetricsError>>(
         &self,
         split: impl IntoIterator<Item = Result<Sample, E>>,
         mut each: impl FnMut(usize, &Sample, &Segmentation) -> Result<(), E>,
@@ -83,8 +83,8 @@ impl<M: DetectionNetwork> Detector<M> {
     /// to draw them for example.
     ///
     /// # Errors
-    /// The split's own, those of `each`, and [`DetectError::Network`] if an image does not fit the network.
-    pub fn detect_split<E: From<DetectError>>(
+    /// The split's own, those of `each`, and [`PredictError::Detection`] if an image does not fit the network.
+    pub fn detect_split<E: From<PredictError>>(
         &self,
         split: impl IntoIterator<Item = Result<Sample<Instances>, E>>,
         mut each: impl FnMut(usize, &Sample<Instances>, &[Detection]) -> Result<(), E>,
@@ -164,6 +164,14 @@ impl SplitDetections {
         Ok(evaluator.evaluate().figures())
     }
 
+    /// Detections as COCO's files of results have them, of a split that was read from a file of annotations, whose images must be
+    /// in the split's order.
+    pub fn coco_results<M: DetectionNetwork>(&self, file: &CocoFile, detector: &Detector<M>) -> Vec<CocoResult> {
+        let ids: Vec<&ImageId> = file.images().iter().map(|image| &image.id).collect();
+        let images = self.images.par_iter().zip(ids);
+        images.flat_map_iter(|((_, detections), id)| detector.coco_results(id, detections)).collect()
+    }
+
     /// COCO's twelve figures, from the file of annotations that the split was read from, whose images must be in the split's
     /// order; as [`coco_evaluate`] computes them from files.
     ///
@@ -175,10 +183,7 @@ impl SplitDetections {
         detector: &Detector<M>,
         iou: IouType,
     ) -> Result<CocoFigures, CocoError> {
-        let ids: Vec<&ImageId> = file.images().iter().map(|image| &image.id).collect();
-        let results = self.images.par_iter().zip(ids);
-        let results = results.flat_map_iter(|((_, detections), id)| detector.coco_results(id, detections)).collect();
-        let results = CocoResultFile::new("results", results);
+        let results = CocoResultFile::new("results", self.coco_results(file, detector));
         Ok(coco_evaluate(file, &results, iou, CocoParams::default())?.evaluate().figures())
     }
 }

@@ -15,7 +15,7 @@ use segkiln_data::{
 use segkiln_models::{SegmentationNetwork, SegmentationNetworkConfig, reach};
 
 use crate::{
-    SegmentError, Segmenter,
+    PredictError, Segmenter,
     segmentation::{ResultRows, most_likely},
     tiles::{Band, bell, starts},
 };
@@ -145,15 +145,15 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     /// ```
     ///
     /// # Errors
-    /// [`SegmentError::Option`], [`SegmentError::Data`] with the place of a tile that cannot be read,
-    /// [`SegmentError::Undefined`] if the network gives NaN; what was written stays, and a sink with an identity goes on there.
+    /// [`PredictError::Option`], [`PredictError::Data`] with the place of a tile that cannot be read,
+    /// [`PredictError::Undefined`] if the network gives NaN; what was written stays, and a sink with an identity goes on there.
     pub fn segment_large<S: RegionSource>(
         &self,
         source: &S,
         options: &LargeOptions,
         mut sink: TiffSink,
         mut progress: impl FnMut(Progress),
-    ) -> Result<Seams, SegmentError> {
+    ) -> Result<Seams, PredictError> {
         let plan = self.plan(source, options)?;
         let done = sink.rows_written() as usize;
         // Rows of tiles whose rows the sink has all.
@@ -174,11 +174,11 @@ impl<M: SegmentationNetwork> Segmenter<M> {
                 }
             });
             let mut finished = 0;
-            let mut next = |received: &Receiver<Result<RegionPixels, SegmentError>>| {
+            let mut next = |received: &Receiver<Result<RegionPixels, PredictError>>| {
                 finished += 1;
                 let left = start.elapsed().mul_f64((tiles - finished) as f64 / finished as f64);
                 progress(Progress { done: finished, tiles, left });
-                received.recv().unwrap_or_else(|_| Err(SegmentError::Device("the reader ended".into())))
+                received.recv().unwrap_or_else(|_| Err(PredictError::Device("the reader ended".into())))
             };
             let mut band = None;
             for (index, row) in todo.iter().enumerate() {
@@ -219,7 +219,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
             }
             drop(read);
             let _ = reading.join();
-            Ok::<(), SegmentError>(())
+            Ok::<(), PredictError>(())
         })?;
         sink.finish()?;
         Ok(plan.seams)
@@ -228,8 +228,8 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     /// How the tiles of a picture would be joined.
     ///
     /// # Errors
-    /// [`SegmentError::Option`].
-    pub fn seams<S: RegionSource>(&self, source: &S, options: &LargeOptions) -> Result<Seams, SegmentError> {
+    /// [`PredictError::Option`].
+    pub fn seams<S: RegionSource>(&self, source: &S, options: &LargeOptions) -> Result<Seams, PredictError> {
         Ok(self.plan(source, options)?.seams)
     }
 
@@ -237,14 +237,14 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     /// that says what the map is made of (the files and their dates, say) it goes on with what a process that was killed left.
     ///
     /// # Errors
-    /// [`SegmentError::Option`] if there is no such level, [`SegmentError::Data`] if the file cannot be written.
+    /// [`PredictError::Option`] if there is no such level, [`PredictError::Data`] if the file cannot be written.
     pub fn map_sink<S: RegionSource>(
         &self,
         source: &S,
         path: impl AsRef<Path>,
         options: &LargeOptions,
         identity: Option<String>,
-    ) -> Result<TiffSink, SegmentError> {
+    ) -> Result<TiffSink, PredictError> {
         let level = self.level(source, options)?;
         let full = source.levels()[0];
         let scale = [full.width as f64 / level.width as f64, full.height as f64 / level.height as f64];
@@ -254,8 +254,8 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         Ok(TiffSink::create(path, TiffSinkOptions { width, height, bands: 1, samples, geo, identity })?)
     }
 
-    fn level<S: RegionSource>(&self, source: &S, options: &LargeOptions) -> Result<Level, SegmentError> {
-        let refuse = |option, reason: String| SegmentError::Option { option, reason };
+    fn level<S: RegionSource>(&self, source: &S, options: &LargeOptions) -> Result<Level, PredictError> {
+        let refuse = |option, reason: String| PredictError::Option { option, reason };
         let levels = source.levels();
         levels.get(options.level).copied().ok_or_else(|| {
             let reason = format!("{} has levels 0 to {}", source.path().display(), levels.len() - 1);
@@ -263,9 +263,15 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         })
     }
 
-    fn plan<S: RegionSource>(&self, source: &S, options: &LargeOptions) -> Result<Plan, SegmentError> {
-        let refuse = |option, reason: String| Err(SegmentError::Option { option, reason });
+    fn plan<S: RegionSource>(&self, source: &S, options: &LargeOptions) -> Result<Plan, PredictError> {
+        let refuse = |option, reason: String| Err(PredictError::Option { option, reason });
         let level = self.level(source, options)?;
+        if self.preset().is_some() {
+            return refuse(
+                "preset",
+                "is not for tiles, as the network sees images whole; take it away by `with_preset`".into(),
+            );
+        }
         if options.tile < 16 {
             return refuse("tile", "must be at least 16 pixels".into());
         }
@@ -294,7 +300,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     }
 
     /// A region in the network's colors or bands.
-    fn pixels<S: RegionSource>(&self, source: &S, level: usize, region: Region) -> Result<RegionPixels, SegmentError> {
+    fn pixels<S: RegionSource>(&self, source: &S, level: usize, region: Region) -> Result<RegionPixels, PredictError> {
         let pixels = source.read(level, region)?;
         Ok(match self.card().color {
             Some(color) => pixels.to_color(color, source.path())?,
@@ -303,7 +309,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     }
 
     /// Probabilities of a tile, `[class][row][column]`; class 0 where there are no data.
-    fn tile_probabilities(&self, pixels: RegionPixels, options: &LargeOptions) -> Result<Vec<f32>, SegmentError> {
+    fn tile_probabilities(&self, pixels: RegionPixels, options: &LargeOptions) -> Result<Vec<f32>, PredictError> {
         let RegionPixels { mut image, missing } = pixels;
         let (count, classes) = (image.width() as usize * image.height() as usize, self.card().classes.count());
         let there = count - missing.iter().filter(|missing| **missing).count();
@@ -338,7 +344,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         options: &LargeOptions,
         labels: &mut [u32],
         width: usize,
-    ) -> Result<(), SegmentError> {
+    ) -> Result<(), PredictError> {
         let values = self.tile_probabilities(pixels, options)?;
         let Region { left, top, width: tile_width, height } = tile.region;
         let (tile_width, count) = (tile_width as usize, tile_width as usize * height as usize);
@@ -348,7 +354,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
             let target = &mut labels[index * width + first..][..columns.len()];
             for (label, column) in target.iter_mut().zip(columns.clone()) {
                 let pixel = row * tile_width + column;
-                let undefined = SegmentError::Undefined { x: left as usize + column, y: top as usize + row };
+                let undefined = PredictError::Undefined { x: left as usize + column, y: top as usize + row };
                 *label = most_likely(values[pixel..].iter().step_by(count).copied()).ok_or(undefined)?;
             }
         }
@@ -356,7 +362,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     }
 }
 
-impl SegmentError {
+impl PredictError {
     /// The error of a part that begins at a row.
     fn below(self, row: usize) -> Self {
         match self {

@@ -25,6 +25,7 @@
 //! - images, masks, data sets, transforms, loaders, drawing: [`data`]
 //! - losses and metrics (feature `metrics`, which `train` includes): `metrics`
 //! - training (feature `train`): `train`
+//! - explanations, adversarial examples, uncertainty (feature `explain`): `explain`
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("segkiln needs a 64-bit target; segkiln-core and segkiln-data compile for 32 bits too");
@@ -33,6 +34,7 @@ compile_error!("segkiln needs a 64-bit target; segkiln-core and segkiln-data com
 mod coco;
 mod detector;
 mod device;
+mod error;
 #[cfg(feature = "metrics")]
 mod evaluation;
 mod large;
@@ -47,8 +49,9 @@ pub mod warnings;
 
 #[cfg(feature = "metrics")]
 pub use coco::{CocoError, coco_evaluate};
-pub use detector::{DetectError, Detector};
+pub use detector::Detector;
 pub use device::{UnknownDevice, device_by_name, select_device};
+pub use error::PredictError;
 #[cfg(feature = "metrics")]
 pub use evaluation::SplitDetections;
 /// The crate whose pictures predictors take, with the formats BMP, JPEG, PNG, TIFF and WebP.
@@ -62,6 +65,8 @@ pub use record::DataRecord;
 pub use run::PartialFailure;
 pub use segkiln_core as core;
 pub use segkiln_data as data;
+#[cfg(feature = "explain")]
+pub use segkiln_explain as explain;
 #[cfg(feature = "metrics")]
 pub use segkiln_metrics as metrics;
 pub use segkiln_models as models;
@@ -69,7 +74,7 @@ pub use segkiln_ops as ops;
 #[cfg(feature = "train")]
 pub use segkiln_train as train;
 pub use segmentation::Segmentation;
-pub use segmenter::{SegmentError, SegmentOptions, Segmenter};
+pub use segmenter::{SegmentOptions, Segmenter};
 
 /// Imports that most programs need.
 pub mod prelude {
@@ -78,9 +83,7 @@ pub mod prelude {
     pub use segkiln_data::DenseCrf;
     pub use segkiln_models::{SegmentationNetwork, SegmentationNetworkConfig};
 
-    pub use crate::{
-        DetectError, Detector, SegmentError, SegmentOptions, Segmentation, Segmenter, device_by_name, select_device,
-    };
+    pub use crate::{Detector, PredictError, SegmentOptions, Segmentation, Segmenter, device_by_name, select_device};
 }
 
 #[cfg(doctest)]

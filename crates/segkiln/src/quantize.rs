@@ -6,13 +6,12 @@ use std::{path::Path, sync::Arc, time::Instant};
 use burn::{module::Module, tensor::Device};
 use image::DynamicImage;
 use segkiln_core::{Detection, Precision};
-use segkiln_data::Image;
 use segkiln_models::{
     Calibration, CalibrationError, InferenceSession, NetworkQuantization, PrecisionError, RangeMethod,
     SegmentationNetwork, detection::DetectionNetwork,
 };
 
-use crate::{DetectError, Detector, SegmentError, SegmentOptions, Segmenter};
+use crate::{Detector, PredictError, SegmentOptions, Segmenter};
 
 /// Options of [`quantize`].
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -245,12 +244,12 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     /// As [`fastest_precision`].
     pub fn with_fastest_precision(
         self,
-        images: &[Image],
+        images: &[DynamicImage],
         options: &SegmentOptions,
         max_loss: f64,
-    ) -> Result<(Self, Vec<PrecisionTrial>), QuantizeError<SegmentError>> {
-        let labels = |segmenter: &Self, image: &Image| {
-            segmenter.segment_values(image, options).map(|result| result.map().as_slice().to_vec())
+    ) -> Result<(Self, Vec<PrecisionTrial>), QuantizeError<PredictError>> {
+        let labels = |segmenter: &Self, image: &DynamicImage| {
+            segmenter.segment_with(image, options).map(|result| result.map().as_slice().to_vec())
         };
         let all = |segmenter: &Self| {
             Ok(images.iter().map(|image| labels(segmenter, image)).collect::<Result<Vec<_>, _>>()?.concat())
@@ -275,7 +274,7 @@ impl<M: DetectionNetwork> Detector<M> {
         self,
         images: &[DynamicImage],
         max_loss: f64,
-    ) -> Result<(Self, Vec<PrecisionTrial>), QuantizeError<DetectError>> {
+    ) -> Result<(Self, Vec<PrecisionTrial>), QuantizeError<PredictError>> {
         let all = |detector: &Self| images.iter().map(|image| detector.detect(image)).collect::<Result<Vec<_>, _>>();
         let expected = all(&in_f32(&self)?).map_err(QuantizeError::Predict)?;
         let agreement = |detector: &Self| {
@@ -304,7 +303,7 @@ fn matched(found: &[Detection], expected: &[Detection]) -> usize {
 }
 
 impl<M: SegmentationNetwork> Quantizable for Segmenter<M> {
-    type Error = SegmentError;
+    type Error = PredictError;
     type Network = M;
 
     fn network(&self) -> &M {
@@ -326,7 +325,7 @@ impl<M: SegmentationNetwork> Quantizable for Segmenter<M> {
 }
 
 impl<M: DetectionNetwork> Quantizable for Detector<M> {
-    type Error = DetectError;
+    type Error = PredictError;
     type Network = M;
 
     fn network(&self) -> &M {

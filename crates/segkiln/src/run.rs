@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use segkiln_models::{
-    NetworkQuantization,
-    config_file::{self, ConfigFileError, NewerFormat},
+    ConfigError, NetworkQuantization,
+    config_file::{self, ConfigFileError},
     weights::WeightsError,
 };
 use serde::{Deserialize, de::DeserializeOwned};
+
+use crate::PredictError;
 
 /// Some files of a folder could not be used; the others were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -19,17 +21,7 @@ pub struct PartialFailure {
     pub files: usize,
 }
 
-/// Why a run cannot be read.
-pub(crate) enum RunError {
-    /// `config.json` is missing, or is not what training writes.
-    Config { path: PathBuf, reason: String },
-    /// A later version of this library wrote it.
-    NewerFormat(NewerFormat),
-    /// There is no run.
-    Weights(WeightsError),
-}
-
-impl From<ConfigFileError> for RunError {
+impl From<ConfigFileError> for PredictError {
     fn from(error: ConfigFileError) -> Self {
         match error {
             ConfigFileError::NewerFormat(error) => Self::NewerFormat(error),
@@ -42,24 +34,24 @@ impl From<ConfigFileError> for RunError {
 /// `config.json`.
 pub(crate) fn open<C: DeserializeOwned>(
     path: &Path,
-    check: impl Fn(&C) -> Result<(), String>,
-) -> Result<(PathBuf, C), RunError> {
+    check: impl Fn(&C) -> Result<(), ConfigError>,
+) -> Result<(PathBuf, C), PredictError> {
     let file = match std::fs::metadata(path) {
         Ok(meta) if meta.is_dir() => path.join("best.bpk"),
         Ok(_) => path.to_owned(),
         Err(error) => {
             let reason = error.to_string();
-            return Err(RunError::Weights(WeightsError::Read { path: path.into(), reason }));
+            return Err(PredictError::Weights(WeightsError::Read { path: path.into(), reason }));
         }
     };
     let path = file.with_file_name("config.json");
     let card: C = config_file::read(&path)?;
-    check(&card).map_err(|reason| RunError::Config { path, reason })?;
+    check(&card).map_err(|error| refused(path, &error))?;
     Ok((file, card))
 }
 
 /// The layers that a run's network computes in 8 bits, if it was quantized, by its file of weights.
-pub(crate) fn quantization(file: &Path) -> Result<Option<NetworkQuantization>, RunError> {
+pub(crate) fn quantization(file: &Path) -> Result<Option<NetworkQuantization>, PredictError> {
     #[derive(Deserialize)]
     struct Quantized {
         #[serde(default)]
@@ -68,7 +60,11 @@ pub(crate) fn quantization(file: &Path) -> Result<Option<NetworkQuantization>, R
     let path = file.with_file_name("config.json");
     let Quantized { quantization } = config_file::read(&path)?;
     if let Some(quantization) = &quantization {
-        quantization.check().map_err(|reason| RunError::Config { path, reason })?;
+        quantization.check().map_err(|error| refused(path, &error))?;
     }
     Ok(quantization)
+}
+
+fn refused(path: PathBuf, error: &ConfigError) -> PredictError {
+    PredictError::Config { path, reason: error.to_string() }
 }

@@ -1,8 +1,9 @@
+use burn::tensor::TensorData;
 use image::{DynamicImage, RgbImage};
 use segkiln_core::{Classes, LabelMap};
 use segkiln_data::{DataError, DenseCrf, Image, draw};
 
-use crate::SegmentError;
+use crate::PredictError;
 
 /// The class with the highest value, the first of several; none if a value is NaN.
 pub(crate) fn most_likely(values: impl Iterator<Item = f32>) -> Option<u32> {
@@ -53,31 +54,43 @@ impl ResultRows {
         self.labels.push(best);
     }
 
-    pub(crate) fn refined(self, crf: &DenseCrf, image: &Image, keep: bool) -> Result<Self, DataError> {
-        let refined = crf.refine(&self.probabilities.unwrap_or_default(), image)?;
-        let mut result = Self::new(self.classes, self.width, self.height, keep);
-        let plane = self.width * self.height;
+    /// The result of refining probabilities `[class][row][column]` of an image.
+    pub(crate) fn refined(
+        classes: Classes,
+        probabilities: &[f32],
+        crf: &DenseCrf,
+        image: &Image,
+        keep: bool,
+    ) -> Result<Self, DataError> {
+        let refined = crf.refine(probabilities, image)?;
+        let mut result = Self::new(classes, image.width() as usize, image.height() as usize, keep);
+        let plane = result.width * result.height;
         for pixel in 0..plane {
             result.push(refined[pixel..].iter().step_by(plane).copied());
         }
         Ok(result)
     }
 
-    fn check(&self) -> Result<(), SegmentError> {
-        let undefined = |pixel| SegmentError::Undefined { x: pixel % self.width, y: pixel / self.width };
+    /// The probabilities, empty if they were not kept.
+    pub(crate) fn into_probabilities(self) -> Vec<f32> {
+        self.probabilities.unwrap_or_default()
+    }
+
+    fn check(&self) -> Result<(), PredictError> {
+        let undefined = |pixel| PredictError::Undefined { x: pixel % self.width, y: pixel / self.width };
         self.undefined.map_or(Ok(()), |pixel| Err(undefined(pixel)))
     }
 
     /// The most likely class of each pixel.
-    pub(crate) fn into_labels(self) -> Result<Vec<u32>, SegmentError> {
+    pub(crate) fn into_labels(self) -> Result<Vec<u32>, PredictError> {
         self.check()?;
         Ok(self.labels)
     }
 
-    pub(crate) fn into_segmentation(self) -> Result<Segmentation, SegmentError> {
+    pub(crate) fn into_segmentation(self) -> Result<Segmentation, PredictError> {
         self.check()?;
         let map = LabelMap::new(self.width as u32, self.height as u32, self.labels).expect("each pixel was pushed");
-        Ok(Segmentation { classes: self.classes, map, probabilities: self.probabilities })
+        Ok(Segmentation::new(self.classes, map, self.probabilities))
     }
 }
 
@@ -87,9 +100,24 @@ pub struct Segmentation {
     classes: Classes,
     map: LabelMap,
     probabilities: Option<Vec<f32>>,
+    logits: Option<TensorData>,
 }
 
 impl Segmentation {
+    /// `probabilities` are `[class][row][column]`.
+    pub(crate) fn new(classes: Classes, map: LabelMap, probabilities: Option<Vec<f32>>) -> Self {
+        Self { classes, map, probabilities, logits: None }
+    }
+
+    pub(crate) fn with_logits(self, logits: Option<TensorData>) -> Self {
+        Self { logits, ..self }
+    }
+
+    /// Returns the classes of the map's labels.
+    pub fn classes(&self) -> &Classes {
+        &self.classes
+    }
+
     /// The most likely class of each pixel.
     pub fn map(&self) -> &LabelMap {
         &self.map
@@ -101,15 +129,30 @@ impl Segmentation {
         self.probabilities.as_deref()?.get(class * plane..(class + 1) * plane)
     }
 
-    /// The image with each class but the background in its colour.
+    /// The logits of the image itself, `[1, channels, height, width]` of the size in which the network saw it; none if
+    /// [they were not kept](crate::SegmentOptions::logits).
+    pub fn logits(&self) -> Option<&TensorData> {
+        self.logits.as_ref()
+    }
+
+    /// Returns the share of the image's pixels that each class has, in `[0, 1]`.
+    pub fn shares(&self) -> Vec<f64> {
+        let mut pixels = vec![0u64; self.classes.count()];
+        for label in self.map.as_slice() {
+            pixels[*label as usize] += 1;
+        }
+        pixels.into_iter().map(|pixels| pixels as f64 / self.map.as_slice().len() as f64).collect()
+    }
+
+    /// The image with each class but the background in its color.
     ///
     /// # Errors
     /// If the image has another size, or `opacity` is not in `[0, 1]`.
-    pub fn overlay(&self, image: &DynamicImage, opacity: f32) -> Result<RgbImage, SegmentError> {
+    pub fn overlay(&self, image: &DynamicImage, opacity: f32) -> Result<RgbImage, PredictError> {
         Ok(draw::overlay(image, &self.map, &self.classes, opacity)?)
     }
 
-    /// The classes' colours and names.
+    /// The classes' colors and names.
     pub fn legend(&self) -> RgbImage {
         draw::legend(&self.classes)
     }

@@ -1,81 +1,29 @@
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::tensor::{
-    Device, Tensor, TensorData,
+    Device, Int, Tensor, TensorData,
     activation::{sigmoid, softmax},
 };
 use image::DynamicImage;
-use segkiln_core::{Classes, Precision};
-use segkiln_data::{ColorMode, DataError, DenseCrf, Image, Normalize};
+use segkiln_core::{Classes, LabelMap, Precision};
+use segkiln_data::{ColorMode, DenseCrf, Image, Normalize, Preset, resize_labels};
 use segkiln_models::{
-    ModelCard, ModelConfig, NetworkQuantization, PrecisionError, SegmentationModel, SegmentationNetwork,
-    SegmentationNetworkConfig,
-    config_file::NewerFormat,
-    weights::{self, Exceptions, TrainingData, Weights, WeightsError, torch_network},
+    ModelCard, ModelConfig, NetworkQuantization, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig,
+    weights::{self, Exceptions, Published, TrainingData, Weights, torch_network},
 };
+use segkiln_ops::{ResizeMode, resize};
 
 use crate::{
-    Computation,
-    run::{self, RunError},
+    Computation, PredictError, run,
     segmentation::{ResultRows, Segmentation},
     tiles::{Band, bell, starts},
 };
-
-/// Why a network could not be loaded or an image not be segmented.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SegmentError {
-    /// `config.json` is missing, or is not what training writes.
-    #[error("cannot use {}: {reason}", path.display())]
-    Config {
-        /// The file.
-        path: PathBuf,
-        /// Reason that the system or the parser gives.
-        reason: String,
-    },
-    /// A later version of this library wrote `config.json`.
-    #[error(transparent)]
-    NewerFormat(#[from] NewerFormat),
-    /// The weights are missing, damaged, or another network's.
-    #[error(transparent)]
-    Weights(#[from] WeightsError),
-    /// An option is out of range.
-    #[error("{option}: {reason}")]
-    Option {
-        /// The option.
-        option: &'static str,
-        /// Allowed values.
-        reason: String,
-    },
-    /// The parts of the card do not fit each other.
-    #[error("the network's card: {0}")]
-    Card(String),
-    /// The device cannot compute in the precision.
-    #[error(transparent)]
-    Precision(#[from] PrecisionError),
-    /// The image cannot be brought to what the network takes.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// The device could not compute or give back the result.
-    #[error("the device failed: {0}")]
-    Device(String),
-    /// The network gives NaN for a pixel.
-    #[error(
-        "the network gives NaN at pixel (x {x}, y {y}); its weights or the image's values are too large or not finite"
-    )]
-    Undefined {
-        /// Column.
-        x: usize,
-        /// Row.
-        y: usize,
-    },
-}
 
 /// How an image is segmented.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SegmentOptions {
     /// Side of the square tiles that a large image is cut into, in pixels. Without, images of up to 2²⁰ pixels are done
-    /// whole and larger ones in tiles of 512.
+    /// whole and larger ones in tiles of 512. With a [preset](Segmenter::with_preset) every image is done whole.
     pub tile: Option<u32>,
     /// Share of a tile that neighbours have in common, in `[0, 0.95]`.
     pub overlap: f32,
@@ -86,11 +34,14 @@ pub struct SegmentOptions {
     pub crf: Option<DenseCrf>,
     /// Whether probabilities are kept: 4 bytes a pixel and class. The map alone needs 4 bytes a pixel.
     pub probabilities: bool,
+    /// Whether the logits are kept, at the height and width in which the network sees the image. They are of images that are
+    /// done whole.
+    pub logits: bool,
 }
 
 impl Default for SegmentOptions {
     fn default() -> Self {
-        Self { tile: None, overlap: 0.25, flips: false, crf: None, probabilities: true }
+        Self { tile: None, overlap: 0.25, flips: false, crf: None, probabilities: true, logits: false }
     }
 }
 
@@ -99,8 +50,8 @@ impl SegmentOptions {
     const WHOLE: u64 = 1 << 20;
     const DEFAULT_TILE: u32 = 512;
 
-    fn check(&self) -> Result<(), SegmentError> {
-        let refuse = |option, reason: &str| Err(SegmentError::Option { option, reason: reason.into() });
+    fn check(&self) -> Result<(), PredictError> {
+        let refuse = |option, reason: &str| Err(PredictError::option(option, reason));
         match self {
             Self { tile: Some(0..16), .. } => refuse("tile", "must be at least 16 pixels"),
             Self { overlap, .. } if !(0.0..=0.95).contains(overlap) => refuse("overlap", "must be from 0 to 0.95"),
@@ -115,16 +66,6 @@ impl SegmentOptions {
             None => Self::DEFAULT_TILE,
         };
         tile as usize
-    }
-}
-
-impl From<RunError> for SegmentError {
-    fn from(error: RunError) -> Self {
-        match error {
-            RunError::Config { path, reason } => Self::Config { path, reason },
-            RunError::NewerFormat(error) => Self::NewerFormat(error),
-            RunError::Weights(error) => Self::Weights(error),
-        }
     }
 }
 
@@ -146,6 +87,7 @@ impl From<RunError> for SegmentError {
 pub struct Segmenter<M: SegmentationNetwork = SegmentationModel> {
     model: M,
     card: ModelCard<M::Config>,
+    preset: Option<Preset>,
     pub(crate) device: Device,
     pub(crate) computation: Computation,
 }
@@ -154,41 +96,43 @@ impl Segmenter {
     /// Loads what a training wrote: a folder (its `best.bpk` and `config.json`) or a `.bpk` file beside a `config.json`.
     ///
     /// # Errors
-    /// [`SegmentError::Config`] or [`SegmentError::Weights`], naming the file.
-    pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self, SegmentError> {
+    /// [`PredictError::Config`] or [`PredictError::Weights`], naming the file.
+    pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self, PredictError> {
         Self::load_network(path, device)
     }
 
     /// A network by its name, see [`ModelConfig::by_name`], with weights of torchvision or segmentation_models_pytorch
-    /// (`.pth`, `.safetensors`) or ours (`.bpk`), for RGB images that are normalised with ImageNet's mean and deviation.
-    /// 21 classes are Pascal VOC's.
+    /// (`.pth`, `.safetensors`) or ours (`.bpk`), for RGB images that are normalized with ImageNet's mean and deviation.
+    ///
+    /// A file that torchvision has published, known by its name, comes with the names of its classes and the
+    /// [preset](Self::with_preset) it was evaluated with. Of other files the classes are called "class 0" and so on; see
+    /// [`with_classes`](Self::with_classes).
     ///
     /// # Errors
-    /// [`SegmentError::Option`] if there is no such network, [`SegmentError::Weights`] if the file is not of it.
+    /// [`PredictError::Network`] if there is no such network, [`PredictError::Weights`] if the file is not of it.
     pub fn by_name(
         name: &str,
         weights: impl AsRef<Path>,
         classes: usize,
         device: &Device,
-    ) -> Result<Self, SegmentError> {
+    ) -> Result<Self, PredictError> {
         let path = weights.as_ref();
-        let refuse = |option, reason| SegmentError::Option { option, reason };
         let is_ours = path.extension().is_some_and(|extension| extension == "bpk");
-        let by_name = |name: &str| ModelConfig::by_name(name, classes).map_err(|reason| refuse("name", reason));
-        let mut model = by_name(name)?;
+        let mut model = ModelConfig::by_name(name, classes)?;
         if !is_ours {
-            model = by_name(&torch_network(name, path)?)?;
+            model = ModelConfig::by_name(&torch_network(name, path)?, classes)?;
         }
         // Before anything is allocated by the number of classes.
-        model.check().map_err(|reason| refuse("network", reason))?;
-        let names = match classes {
-            21 => Classes::voc(),
-            1 => Classes::binary(),
-            _ => Classes::new((0..classes).map(|class| format!("class {class}")))
-                .map_err(|error| refuse("classes", error.to_string()))?,
+        model.check()?;
+        let published = Published::of_file(name, path).filter(|published| published.data.classes() == classes);
+        let names = match (published.and_then(|published| published.data.class_names()), classes) {
+            (Some(names), _) => names,
+            // A single logit is that of the foreground.
+            (None, 1) => Classes::binary(),
+            (None, _) => Classes::new((0..classes).map(|class| format!("class {class}")))
+                .map_err(|error| PredictError::option("classes", error.to_string()))?,
         };
         let card = ModelCard { model, classes: names, color: Some(ColorMode::Rgb), normalize: Normalize::imagenet() };
-        card.check().map_err(|reason| refuse("classes", reason))?;
         let model = if is_ours {
             // A second head is none that prediction needs, but a training may have had one.
             weights::load(card.model.init(device), path).or_else(|error| {
@@ -198,28 +142,27 @@ impl Segmenter {
             let spare = &["aux_classifier."];
             card.model.init(device).load_torch(path, Exceptions { spare, ..Exceptions::default() })?
         };
-        Self::new(model, card, device)
+        Self::new(model, card, device)?.with_preset(published.and_then(|published| published.preset))
     }
 
     /// torchvision's network with weights that it has published, from the cache or downloaded; see
-    /// [`Published::file`](weights::Published::file), which before this call shows the progress of a download. It
-    /// learned from images whose shorter side has 520 pixels; see [`Published::preset`](weights::Published::preset).
+    /// [`Published::file`](weights::Published::file), which before this call shows the progress of a download. Its classes
+    /// have their names, and images are resized as it was evaluated: to a shorter side of 520 pixels.
     ///
     /// ```no_run
     /// use segkiln::{models::weights::LrAsppMobileNetV3LargeWeights, prelude::*};
     ///
     /// let segmenter = Segmenter::pretrained(LrAsppMobileNetV3LargeWeights::default(), &Device::default())?;
-    /// # Ok::<(), segkiln::SegmentError>(())
+    /// # Ok::<(), segkiln::PredictError>(())
     /// ```
     ///
     /// # Errors
-    /// [`SegmentError::Weights`] if they are not there and cannot be downloaded, [`SegmentError::Option`] if the network is no
+    /// [`PredictError::Weights`] if they are not there and cannot be downloaded, [`PredictError::Option`] if the network is no
     /// segmentation network.
-    pub fn pretrained(weights: impl Weights, device: &Device) -> Result<Self, SegmentError> {
+    pub fn pretrained(weights: impl Weights, device: &Device) -> Result<Self, PredictError> {
         let published = weights.published();
         if published.data != TrainingData::CocoVoc {
-            let reason = format!("{} is no segmentation network", published.network);
-            return Err(SegmentError::Option { option: "weights", reason });
+            return Err(PredictError::option("weights", format!("{} is no segmentation network", published.network)));
         }
         Self::by_name(published.network, published.file(|_, _| {})?, published.data.classes(), device)
     }
@@ -229,14 +172,40 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     /// A network in memory.
     ///
     /// # Errors
-    /// [`SegmentError::Card`] if the parts of the card do not fit each other.
-    pub fn new(model: M, card: ModelCard<M::Config>, device: &Device) -> Result<Self, SegmentError> {
-        card.check().map_err(SegmentError::Card)?;
+    /// [`PredictError::Card`] if the parts of the card do not fit each other.
+    pub fn new(model: M, card: ModelCard<M::Config>, device: &Device) -> Result<Self, PredictError> {
+        card.check().map_err(PredictError::Card)?;
         // Gradients are never wanted here, whatever device the network comes from.
         let device = device.clone().inner();
         let model = if model.devices().iter().any(Device::is_autodiff) { model.valid() } else { model };
         let computation = Computation::new(&device)?;
-        Ok(Self { model, card, device, computation })
+        Ok(Self { model, card, preset: None, device, computation })
+    }
+
+    /// Gives the classes their names and colors.
+    ///
+    /// # Errors
+    /// [`PredictError::Card`] if the network has another number of classes.
+    pub fn with_classes(mut self, classes: Classes) -> Result<Self, PredictError> {
+        self.card.classes = classes;
+        self.card.check().map_err(PredictError::Card)?;
+        Ok(self)
+    }
+
+    /// Changes the size in which the network sees images, as torchvision's published networks were evaluated: images are
+    /// resized before the network and the logits after it, bilinearly. Without a preset the network sees images as they are.
+    ///
+    /// # Errors
+    /// [`PredictError::Option`] if the preset crops images, which leaves pixels without a class.
+    pub fn with_preset(mut self, preset: Option<Preset>) -> Result<Self, PredictError> {
+        if preset.is_some_and(|preset| preset.crop.is_some()) {
+            return Err(PredictError::option(
+                "preset",
+                "crops images, as those of classifiers do; set its crop to None",
+            ));
+        }
+        self.preset = preset;
+        Ok(self)
     }
 
     /// Computes the network's convolutions in another precision from now on; predictors begin with f32.
@@ -247,8 +216,8 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     /// processors without them it is the same as f32. The book's chapter on precision says how large the error is.
     ///
     /// # Errors
-    /// [`SegmentError::Precision`] if the device cannot compute in it.
-    pub fn with_precision(mut self, precision: Precision) -> Result<Self, SegmentError> {
+    /// [`PredictError::Precision`] if the device cannot compute in it.
+    pub fn with_precision(mut self, precision: Precision) -> Result<Self, PredictError> {
         self.computation = self.computation.with_precision(&self.model, precision, &self.device)?;
         Ok(self)
     }
@@ -257,8 +226,8 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     /// [loaded](Self::load_network) with them begins so.
     ///
     /// # Errors
-    /// [`SegmentError::Precision`] if the device cannot, or the ranges are those of another network.
-    pub fn with_quantization(mut self, quantization: NetworkQuantization) -> Result<Self, SegmentError> {
+    /// [`PredictError::Precision`] if the device cannot, or the ranges are those of another network.
+    pub fn with_quantization(mut self, quantization: NetworkQuantization) -> Result<Self, PredictError> {
         self.computation = Computation::quantized(&self.model, quantization, &self.device)?;
         Ok(self)
     }
@@ -277,7 +246,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     ///
     /// # Errors
     /// As [`load`](Segmenter::load).
-    pub fn load_network(path: impl AsRef<Path>, device: &Device) -> Result<Self, SegmentError> {
+    pub fn load_network(path: impl AsRef<Path>, device: &Device) -> Result<Self, PredictError> {
         let (file, card) = run::open(path.as_ref(), ModelCard::<M::Config>::check)?;
         let model = weights::load(card.model.init(device), &file)?;
         let quantization = run::quantization(&file)?;
@@ -286,17 +255,26 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         Ok(segmenter)
     }
 
-    /// The logits of an image that is segmented whole; it is normalised here.
+    /// Computes the logits of an image that is segmented whole, at the size in which the network sees it.
     ///
     /// # Shapes
-    /// `[1, channels, height, width]`, of the image's height and width
+    /// `[1, channels, height, width]`, of the image's height and width or those of the [preset](Self::with_preset)
     ///
     /// # Errors
-    /// [`SegmentError::Data`] if the channels are not those that the network takes.
-    pub fn logits(&self, mut image: Image) -> Result<Tensor<4>, SegmentError> {
-        self.card.normalize.apply(&mut image)?;
-        let x = self.tensor(image);
-        Ok(self.computation.session().run(|| self.model.forward(x)))
+    /// [`PredictError::Data`] if the image cannot be brought to that size.
+    pub fn logits(&self, image: &DynamicImage) -> Result<Tensor<4>, PredictError> {
+        let color = self.color()?;
+        refuse_empty(image.width(), image.height())?;
+        self.logits_values(&Image::from_dynamic(image, color))
+    }
+
+    /// [`logits`](Self::logits) of an image of any number of channels, with values that are not normalized.
+    ///
+    /// # Errors
+    /// As [`logits`](Self::logits), and if the channels are not those that the network takes.
+    pub fn logits_values(&self, image: &Image) -> Result<Tensor<4>, PredictError> {
+        let seen = self.preset.map_or_else(|| Ok(image.clone()), |preset| preset.apply(image))?;
+        Ok(self.forward(self.input(seen)?))
     }
 
     /// The network.
@@ -314,11 +292,16 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         &self.card.classes
     }
 
+    /// Size in which the network sees images; none if it sees them as they are.
+    pub fn preset(&self) -> Option<Preset> {
+        self.preset
+    }
+
     /// Segments an image with the default options.
     ///
     /// # Errors
-    /// [`SegmentError::Data`] if the image has no pixels, [`SegmentError::Device`] if the device fails.
-    pub fn segment(&self, image: &DynamicImage) -> Result<Segmentation, SegmentError> {
+    /// [`PredictError::Data`] if the image has no pixels, [`PredictError::Device`] if the device fails.
+    pub fn segment(&self, image: &DynamicImage) -> Result<Segmentation, PredictError> {
         self.segment_with(image, &SegmentOptions::default())
     }
 
@@ -328,25 +311,85 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     /// (Isensee et al., nnU-Net). Memory is bounded by a band of the image as high as a tile, and the result.
     ///
     /// # Errors
-    /// As [`segment`](Self::segment), and [`SegmentError::Option`].
-    pub fn segment_with(&self, image: &DynamicImage, options: &SegmentOptions) -> Result<Segmentation, SegmentError> {
-        let color = self.card.color.ok_or_else(|| SegmentError::Option {
-            option: "image",
-            reason: "the network does not take pictures, as its config.json has no color; give it channels by `segment_values`"
-                .into(),
-        })?;
-        self.in_tiles(image.width(), image.height(), options, |left, top, width, height| {
-            Image::from_dynamic(&image.crop_imm(left, top, width, height), color)
-        })
+    /// As [`segment`](Self::segment), and [`PredictError::Option`].
+    pub fn segment_with(&self, image: &DynamicImage, options: &SegmentOptions) -> Result<Segmentation, PredictError> {
+        let color = self.color()?;
+        refuse_empty(image.width(), image.height())?;
+        match self.preset {
+            Some(preset) => self.resized(&Image::from_dynamic(image, color), preset, options),
+            None => self.in_tiles(image.width(), image.height(), options, |left, top, width, height| {
+                Image::from_dynamic(&image.crop_imm(left, top, width, height), color)
+            }),
+        }
     }
 
-    /// Segments an image of any number of channels, with the values that the data set had before it was normalised.
+    /// Segments an image of any number of channels, with the values that the data set had before it was normalized.
     ///
     /// # Errors
     /// As [`segment_with`](Self::segment_with), and if the channels are not those that the network takes.
-    pub fn segment_values(&self, image: &Image, options: &SegmentOptions) -> Result<Segmentation, SegmentError> {
-        self.in_tiles(image.width(), image.height(), options, |left, top, width, height| {
-            image.crop(left, top, width, height)
+    pub fn segment_values(&self, image: &Image, options: &SegmentOptions) -> Result<Segmentation, PredictError> {
+        match self.preset {
+            Some(preset) => self.resized(image, preset, options),
+            None => self.in_tiles(image.width(), image.height(), options, |left, top, width, height| {
+                image.crop(left, top, width, height)
+            }),
+        }
+    }
+
+    /// Channels that pictures are brought to.
+    fn color(&self) -> Result<ColorMode, PredictError> {
+        self.card.color.ok_or_else(|| {
+            let reason = "the network does not take pictures, as its config.json has no color; give it channels by \
+                          `segment_values`";
+            PredictError::option("image", reason)
+        })
+    }
+
+    fn check(&self, width: u32, height: u32, options: &SegmentOptions) -> Result<(), PredictError> {
+        options.check()?;
+        refuse_empty(width, height)?;
+        if let Some(crf) = &options.crf {
+            crf.check(self.card.classes.count(), width, height)?;
+            let channels = self.card.model.in_channels();
+            if ![1, 3, 4].contains(&channels) {
+                let reason =
+                    format!("needs images of 1 or 3 channels, or a fourth that it leaves out; these have {channels}");
+                return Err(PredictError::option("crf", reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Segments an image whole in the size of a preset.
+    fn resized(&self, image: &Image, preset: Preset, options: &SegmentOptions) -> Result<Segmentation, PredictError> {
+        let (width, height) = (image.width(), image.height());
+        self.check(width, height, options)?;
+        if options.tile.is_some() {
+            return Err(PredictError::option("tile", "is not for a network with a preset, which sees images whole"));
+        }
+        let x = self.input(preset.apply(image)?)?;
+        let logits = self.forward(x.clone());
+        let kept = options.logits.then(|| to_host(logits.clone())).transpose()?;
+        let scores = if options.flips { self.mean_probabilities(x, logits) } else { logits };
+        refuse_nan(&scores, [width, height])?;
+        let keep = options.probabilities || options.crf.is_some();
+        let probabilities = match keep {
+            true => {
+                let enlarged = resize(scores.clone(), [height as usize, width as usize], ResizeMode::default());
+                let enlarged = if options.flips { enlarged } else { class_probabilities(enlarged) };
+                Some(to_vec(enlarged)?)
+            }
+            false => None,
+        };
+        let classes = self.card.classes.clone();
+        Ok(match (&options.crf, probabilities) {
+            (Some(crf), Some(probabilities)) => {
+                let rows = ResultRows::refined(classes, &probabilities, crf, image, options.probabilities)?;
+                rows.into_segmentation()?.with_logits(kept)
+            }
+            (_, probabilities) => {
+                Segmentation::new(classes, most_likely(scores, width, height)?, probabilities).with_logits(kept)
+            }
         })
     }
 
@@ -356,74 +399,84 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         height: u32,
         options: &SegmentOptions,
         part: impl Fn(u32, u32, u32, u32) -> Image,
-    ) -> Result<Segmentation, SegmentError> {
-        options.check()?;
-        if width == 0 || height == 0 {
-            return Err(SegmentError::Option { option: "image", reason: "has no pixels".into() });
-        }
-        if let Some(crf) = &options.crf {
-            crf.check(self.card.classes.count(), width, height)?;
-            let channels = self.card.model.in_channels();
-            if ![1, 3, 4].contains(&channels) {
-                let reason =
-                    format!("needs images of 1 or 3 channels, or a fourth that it leaves out; these have {channels}");
-                return Err(SegmentError::Option { option: "crf", reason });
-            }
-        }
+    ) -> Result<Segmentation, PredictError> {
+        self.check(width, height, options)?;
         let tile = options.tile_for(width, height);
         let (width, height) = (width as usize, height as usize);
         let (tile_width, tile_height) = (tile.min(width), tile.min(height));
+        if options.logits && [tile_width, tile_height] != [width, height] {
+            let reason = format!("are of images that are done whole; this one is cut into tiles of {tile}");
+            return Err(PredictError::option("logits", reason));
+        }
         let (columns, rows) = (starts(width, tile, options.overlap), starts(height, tile, options.overlap));
         let (bell_x, bell_y) = (bell(tile_width), bell(tile_height));
 
         let keep = options.probabilities || options.crf.is_some();
         let mut result = ResultRows::new(self.card.classes.clone(), width, height, keep);
         let mut band = Band::new(self.card.classes.count(), width, tile_height);
+        let mut kept = None;
         for (index, &top) in rows.iter().enumerate() {
             for &left in &columns {
                 let part = part(left as u32, top as u32, tile_width as u32, tile_height as u32);
-                band.add(&self.probabilities(part, options.flips)?, left, &bell_x, &bell_y);
+                let x = self.input(part)?;
+                let logits = self.forward(x.clone());
+                if options.logits {
+                    kept = Some(to_host(logits.clone())?);
+                }
+                let probabilities = self.probabilities(x, logits, options.flips);
+                band.add(&to_vec(probabilities)?, left, &bell_x, &bell_y);
             }
             let done = rows.get(index + 1).map_or(tile_height, |next| next - top);
             band.finish(done, &mut result);
         }
         if let Some(crf) = &options.crf {
-            result = result.refined(crf, &part(0, 0, width as u32, height as u32), options.probabilities)?;
+            let image = part(0, 0, width as u32, height as u32);
+            let probabilities = result.into_probabilities();
+            let classes = self.card.classes.clone();
+            result = ResultRows::refined(classes, &probabilities, crf, &image, options.probabilities)?;
         }
-        result.into_segmentation()
+        Ok(result.into_segmentation()?.with_logits(kept))
     }
 
-    fn tensor(&self, image: Image) -> Tensor<4> {
-        let shape = [1, image.height() as usize, image.width() as usize, image.channels()];
-        Tensor::<4>::from_data(TensorData::new(image.into_vec(), shape), &self.device).permute([0, 3, 1, 2])
-    }
-
-    /// Probabilities of each class, `[class][row][column]`.
-    fn probabilities(&self, mut image: Image, flips: bool) -> Result<Vec<f32>, SegmentError> {
+    /// Normalizes an image, as a tensor `[1, channels, height, width]`.
+    fn input(&self, mut image: Image) -> Result<Tensor<4>, PredictError> {
         self.card.normalize.apply(&mut image)?;
-        self.normalized_probabilities(image, flips)
+        self.normalized(image)
     }
 
-    /// As [`probabilities`](Self::probabilities), of an image that is normalized.
-    pub(crate) fn normalized_probabilities(&self, image: Image, flips: bool) -> Result<Vec<f32>, SegmentError> {
+    /// An image that is normalized, as a tensor.
+    fn normalized(&self, image: Image) -> Result<Tensor<4>, PredictError> {
         // In floats such values reach the probabilities, where they are found; 8 bits have none for them.
         if self.precision() == Precision::Int8 && image.as_slice().iter().any(|value| !value.is_finite()) {
-            let reason = "has values that are not finite; say what pixels without data have (nodata)".into();
-            return Err(SegmentError::Option { option: "image", reason });
+            let reason = "has values that are not finite; say what pixels without data have (nodata)";
+            return Err(PredictError::option("image", reason));
         }
-        let x = self.tensor(image);
-        let mirrored: &[&[usize]] = if flips { &[&[], &[2], &[3], &[2, 3]] } else { &[&[]] };
-        let sum = mirrored
-            .iter()
-            .map(|axes| {
-                let logits = self.computation.session().run(|| self.model.forward(flip(x.clone(), axes)));
-                flip(class_probabilities(logits), axes)
-            })
-            .reduce(|sum, next| sum + next)
-            .expect("the image itself is always there");
-        let mean = if flips { sum.div_scalar(mirrored.len() as f64) } else { sum };
-        let data = mean.try_into_data().map_err(|error| SegmentError::Device(error.to_string()))?;
-        data.try_to_vec().map_err(|error| SegmentError::Device(error.to_string()))
+        let shape = [1, image.height() as usize, image.width() as usize, image.channels()];
+        Ok(Tensor::<4>::from_data(TensorData::new(image.into_vec(), shape), &self.device).permute([0, 3, 1, 2]))
+    }
+
+    /// Probabilities `[class][row][column]` of an image that is normalized.
+    pub(crate) fn normalized_probabilities(&self, image: Image, flips: bool) -> Result<Vec<f32>, PredictError> {
+        let x = self.normalized(image)?;
+        let logits = self.forward(x.clone());
+        to_vec(self.probabilities(x, logits, flips))
+    }
+
+    /// Probabilities of an image by its logits, with `flips` those of the four mirror images.
+    fn probabilities(&self, x: Tensor<4>, logits: Tensor<4>, flips: bool) -> Tensor<4> {
+        if flips { self.mean_probabilities(x, logits) } else { class_probabilities(logits) }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.computation.session().run(|| self.model.forward(x))
+    }
+
+    /// Mean of the probabilities of the four mirror images; `logits` are those of the image itself.
+    fn mean_probabilities(&self, x: Tensor<4>, logits: Tensor<4>) -> Tensor<4> {
+        let mirrored: [&[usize]; 3] = [&[2], &[3], &[2, 3]];
+        let mirrored = mirrored.map(|axes| flip(class_probabilities(self.forward(flip(x.clone(), axes))), axes));
+        let sum = mirrored.into_iter().fold(class_probabilities(logits), |sum, next| sum + next);
+        sum.div_scalar(4.0)
     }
 }
 
@@ -440,6 +493,55 @@ fn class_probabilities(logits: Tensor<4>) -> Tensor<4> {
         }
         _ => softmax(logits, 1),
     }
+}
+
+/// An [`Image`] has at least one pixel, a picture may have none.
+fn refuse_empty(width: u32, height: u32) -> Result<(), PredictError> {
+    match width == 0 || height == 0 {
+        true => Err(PredictError::option("image", "has no pixels")),
+        false => Ok(()),
+    }
+}
+
+fn to_host<const D: usize>(tensor: Tensor<D>) -> Result<TensorData, PredictError> {
+    tensor.try_into_data().map_err(|error| PredictError::Device(error.to_string()))
+}
+
+fn to_vec(tensor: Tensor<4>) -> Result<Vec<f32>, PredictError> {
+    to_host(tensor)?.try_to_vec().map_err(|error| PredictError::Device(error.to_string()))
+}
+
+/// Finds the first NaN of scores `[1, channels, h, w]` and says where it is in an image of this width and height.
+fn refuse_nan(scores: &Tensor<4>, [width, height]: [u32; 2]) -> Result<(), PredictError> {
+    let [_, _, rows, columns] = scores.dims();
+    let place = |at: usize, seen: usize, side: u32| at * side as usize / seen;
+    match to_vec(scores.clone())?.iter().position(|value| value.is_nan()) {
+        Some(at) => {
+            let (row, column) = (at / columns % rows, at % columns);
+            Err(PredictError::Undefined { x: place(column, columns, width), y: place(row, rows, height) })
+        }
+        None => Ok(()),
+    }
+}
+
+/// The most likely class of each pixel of an image of this size, by scores `[1, channels, h, w]`; of a single logit, whether
+/// it is positive.
+fn most_likely(scores: Tensor<4>, width: u32, height: u32) -> Result<LabelMap, PredictError> {
+    /// Bytes of enlarged scores.
+    const MOST: u64 = 1 << 30;
+    let [_, channels, ..] = scores.dims();
+    // Of a large photograph the classes are enlarged in place of the scores.
+    let whole = u64::from(width) * u64::from(height) * 4 * channels as u64 <= MOST;
+    let scores = if whole { resize(scores, [height as usize, width as usize], ResizeMode::default()) } else { scores };
+    let [_, _, rows, columns] = scores.dims();
+    let labels: Tensor<4, Int> = match channels {
+        1 => scores.greater_elem(0.0).int(),
+        _ => scores.argmax(1),
+    };
+    let labels = labels.try_into_data().map_err(|error| PredictError::Device(error.to_string()))?;
+    let labels = labels.iter::<i64>().map(|label| label as u32).collect();
+    let map = LabelMap::new(columns as u32, rows as u32, labels).expect("each pixel has a label");
+    Ok(resize_labels(&map, width, height)?)
 }
 
 #[cfg(test)]
@@ -557,6 +659,54 @@ mod tests {
             assert!(segmenter.segment_with(&picture(4, 4), &options).is_err());
         }
         assert!(segmenter.segment(&DynamicImage::new_luma8(0, 5)).is_err());
+    }
+
+    /// A preset that leaves the size as it is changes nothing but the rounding; another one gives logits of its size and a map
+    /// of the image's.
+    #[test]
+    fn a_preset_is_the_size_that_the_network_sees() {
+        let plain = segmenter(3);
+        let image = picture(40, 30);
+        let preset = |resize| Preset { resize, crop: None, filter: segkiln_data::Filter::Bilinear };
+        let seen = |resize| plain.clone().with_preset(Some(preset(resize))).unwrap();
+        let options = SegmentOptions { logits: true, ..Default::default() };
+        let [whole, same] = [&plain, &seen(None)].map(|segmenter| segmenter.segment_with(&image, &options).unwrap());
+        assert_eq!(whole.map(), same.map());
+        assert_eq!(whole.logits(), same.logits());
+        for class in 0..3 {
+            let pairs = whole.probabilities(class).unwrap().iter().zip(same.probabilities(class).unwrap());
+            assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-5));
+        }
+        let small = seen(Some(15));
+        let result = small.segment_with(&image, &options).unwrap();
+        assert_eq!((result.map().width(), result.map().height()), (40, 30));
+        assert_eq!(result.logits().unwrap().shape()[..], [1, 3, 15, 20]);
+        assert_eq!(result.logits().unwrap(), &small.logits(&image).unwrap().into_data());
+        assert!(small.segment(&image).unwrap().logits().is_none());
+        let lean = SegmentOptions { probabilities: false, ..Default::default() };
+        let lean = small.segment_with(&image, &lean).unwrap();
+        assert!(lean.map() == result.map() && lean.probabilities(0).is_none());
+        let crf = SegmentOptions { crf: Some(DenseCrf::default()), flips: true, ..Default::default() };
+        assert_eq!(small.segment_with(&image, &crf).unwrap().map().as_slice().len(), 40 * 30);
+
+        for (segmenter, options, words) in [
+            (&small, SegmentOptions { tile: Some(20), ..Default::default() }, "tile: "),
+            (&plain, SegmentOptions { tile: Some(20), logits: true, ..Default::default() }, "logits: "),
+        ] {
+            let error = segmenter.segment_with(&image, &options).unwrap_err().to_string();
+            assert!(error.starts_with(words), "{error}");
+        }
+        assert!(plain.clone().with_preset(Some(Preset { crop: Some(8), ..preset(None) })).is_err());
+        let empty = DynamicImage::new_luma8(0, 5);
+        assert!(small.segment(&empty).is_err() && small.logits(&empty).is_err());
+    }
+
+    #[test]
+    fn names_are_given() {
+        let names = Classes::new(["ground", "tree", "road"]).unwrap();
+        assert_eq!(segmenter(3).with_classes(names.clone()).unwrap().classes(), &names);
+        let error = segmenter(4).with_classes(names).unwrap_err().to_string();
+        assert!(error.contains("4 output channels for 3 classes"), "{error}");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use segkiln::{
     data::{Image, Sample},
     metrics::losses::SegmentationLoss,
     models::{
-        SegmentationNetwork, SegmentationNetworkConfig,
+        ConfigError, SegmentationNetwork, SegmentationNetworkConfig,
         segmentation::HeadLogits,
         weights::{TorchName, TorchNames},
     },
@@ -77,8 +77,9 @@ impl SegmentationNetwork for TinyNet {
 impl SegmentationNetworkConfig for TinyNetConfig {
     type Network = TinyNet;
 
-    fn check(&self) -> Result<(), String> {
-        if (1..=512).contains(&self.width) { Ok(()) } else { Err("width must be from 1 to 512".into()) }
+    fn check(&self) -> Result<(), ConfigError> {
+        let fits = (1..=512).contains(&self.width);
+        if fits { Ok(()) } else { Err(ConfigError::new("width", "must be from 1 to 512")) }
     }
 
     fn init(&self, device: &Device) -> TinyNet {

@@ -4,7 +4,7 @@ use burn::data::dataset::{Dataset, DatasetError};
 use segkiln_core::Classes;
 
 use super::pairs::{Pairs, by_stem};
-use crate::{ColorMode, DecodeOptions, MaskFormat, Result, Sample};
+use crate::{ColorMode, DecodeOptions, MaskFormat, Result, Sample, splits::read_list};
 
 /// How a [`FolderDataset`] finds and reads its files.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,6 +74,16 @@ impl FolderDataset {
         let pairs = by_stem(&root.join(images), &root.join(labels), &label_suffix, stems.as_deref())?;
         let classes = classes.clone();
         Ok(Self(Pairs { pairs, color, format: mask, relabel: |label| label, classes, decode }))
+    }
+
+    /// [`open`](Self::open) of the samples that the list `SPLIT.txt` in the root names, see
+    /// [`read_list`](crate::splits::read_list), in place of the options' stems.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and if the list cannot be read.
+    pub fn open_split(root: impl AsRef<Path>, split: &str, classes: &Classes, options: FolderOptions) -> Result<Self> {
+        let stems = read_list(root.as_ref().join(format!("{split}.txt")))?;
+        Self::open(root, classes, FolderOptions { stems: Some(stems), ..options })
     }
 
     /// The stems, in order.

@@ -7,8 +7,9 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use super::{Backbone, BackboneConfig, convnext};
+use super::{Backbone, BackboneConfig};
 use crate::{
+    ConfigError,
     layers::{Activation, adaptive_avg_pool2d, global_avg_pool2d, linear},
     weights::{TorchName, TorchNames},
 };
@@ -25,7 +26,10 @@ pub struct ClassifierConfig {
 
 impl ClassifierConfig {
     /// torchvision's or timm's classifier by the name of its backbone, one of [`BackboneConfig::NAMES`].
-    pub fn by_name(name: &str) -> Option<Self> {
+    ///
+    /// # Errors
+    /// As [`BackboneConfig::by_name`].
+    pub fn by_name(name: &str) -> Result<Self, ConfigError> {
         BackboneConfig::by_name(name).map(Self::new)
     }
 
@@ -33,46 +37,17 @@ impl ClassifierConfig {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         match self.classes {
             1..=100_000 => self.backbone.check(),
-            classes => Err(format!("classes must be from 1 to 100000, is {classes}")),
+            classes => Err(ConfigError::new("classes", format!("must be from 1 to 100000, is {classes}"))),
         }
     }
 
     /// The network with random weights.
     pub fn init(&self, device: &Device) -> Classifier {
-        let channels = self.backbone.channels();
-        let (last, channels) = (channels.len() - 1, channels[channels.len() - 1]);
-        let linear = |from, to| LinearConfig::new(from, to).init(device);
-        let dropout = |share| DropoutConfig::new(share).init();
-        let classes = self.classes;
-        let head = match &self.backbone {
-            BackboneConfig::ResNet(_) => ClassifierHead::ResNet(ResNetHead { fc: linear(channels, classes) }),
-            BackboneConfig::MobileNetV2(_) => ClassifierHead::MobileNetV2(MobileNetV2Head {
-                dropout: dropout(0.2),
-                linear: linear(channels, classes),
-            }),
-            BackboneConfig::MobileNetV3(config) => ClassifierHead::MobileNetV3(MobileNetV3Head {
-                hidden: linear(channels, config.classifier_channels()),
-                dropout: dropout(0.2),
-                linear: linear(config.classifier_channels(), classes),
-            }),
-            BackboneConfig::EfficientNet(config) => ClassifierHead::MobileNetV2(MobileNetV2Head {
-                dropout: dropout(config.dropout),
-                linear: linear(channels, classes),
-            }),
-            BackboneConfig::Vgg(_) => ClassifierHead::Vgg(VggHead {
-                first: linear(VGG_SIDE * VGG_SIDE * channels, VGG_HIDDEN),
-                second: linear(VGG_HIDDEN, VGG_HIDDEN),
-                dropout: dropout(0.5),
-                linear: linear(VGG_HIDDEN, classes),
-            }),
-            BackboneConfig::ConvNeXt(_) => ClassifierHead::ConvNeXt(ConvNeXtHead {
-                norm: convnext::norm(channels, device),
-                linear: convnext::linear(channels, classes, device),
-            }),
-        };
+        let last = self.backbone.channels().len() - 1;
+        let head = self.backbone.classifier_head(self.classes, device);
         Classifier { backbone: self.backbone.init(device), head, last }
     }
 }
@@ -114,6 +89,10 @@ impl Classifier {
     }
 }
 
+fn layer(from: usize, to: usize, device: &Device) -> Linear {
+    LinearConfig::new(from, to).init(device)
+}
+
 fn means(map: Tensor<4>) -> Tensor<2> {
     global_avg_pool2d(map).flatten(1, 3)
 }
@@ -141,6 +120,12 @@ pub struct ResNetHead {
     pub fc: Linear,
 }
 
+impl ResNetHead {
+    pub(super) fn new(channels: usize, classes: usize, device: &Device) -> Self {
+        Self { fc: layer(channels, classes, device) }
+    }
+}
+
 /// One fully connected layer.
 #[derive(Module, Debug)]
 pub struct MobileNetV2Head {
@@ -148,6 +133,12 @@ pub struct MobileNetV2Head {
     pub dropout: Dropout,
     /// To the classes.
     pub linear: Linear,
+}
+
+impl MobileNetV2Head {
+    pub(super) fn new(channels: usize, classes: usize, dropout: f64, device: &Device) -> Self {
+        Self { dropout: DropoutConfig::new(dropout).init(), linear: layer(channels, classes, device) }
+    }
 }
 
 /// Two fully connected layers.
@@ -159,6 +150,16 @@ pub struct MobileNetV3Head {
     pub dropout: Dropout,
     /// To the classes.
     pub linear: Linear,
+}
+
+impl MobileNetV3Head {
+    pub(super) fn new(channels: usize, hidden: usize, classes: usize, device: &Device) -> Self {
+        Self {
+            hidden: layer(channels, hidden, device),
+            dropout: DropoutConfig::new(0.2).init(),
+            linear: layer(hidden, classes, device),
+        }
+    }
 }
 
 /// Three fully connected layers.
@@ -174,6 +175,17 @@ pub struct VggHead {
     pub linear: Linear,
 }
 
+impl VggHead {
+    pub(super) fn new(channels: usize, classes: usize, device: &Device) -> Self {
+        Self {
+            first: layer(VGG_SIDE * VGG_SIDE * channels, VGG_HIDDEN, device),
+            second: layer(VGG_HIDDEN, VGG_HIDDEN, device),
+            dropout: DropoutConfig::new(0.5).init(),
+            linear: layer(VGG_HIDDEN, classes, device),
+        }
+    }
+}
+
 /// Layer norm and one fully connected layer.
 #[derive(Module, Debug)]
 pub struct ConvNeXtHead {
@@ -183,7 +195,7 @@ pub struct ConvNeXtHead {
     pub linear: Linear,
 }
 
-pub(crate) const TORCH_NAMES: TorchNames = &[
+pub(super) const TORCH_NAMES: TorchNames = &[
     ("Classifier", "backbone", TorchName::Flat),
     ("Classifier", "head", TorchName::Flat),
     ("MobileNetV2Head", "linear", TorchName::Is("classifier.1")),

@@ -10,9 +10,12 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
+use super::{BackboneFamily, BackboneNetwork, ClassifierHead, ConvNeXtHead, Stage, Stages, Variants};
 use crate::{
+    ConfigError,
     bounds::product,
-    layers::{self, Activation, conv2d, image_dropout, layer_norm2d, pad_to_least, zero_bias},
+    layers::{self, Activation, NormConfig, conv2d, image_dropout, layer_norm2d, pad_to_least, zero_bias},
+    trace,
     weights::{TorchName, TorchNames},
 };
 
@@ -54,42 +57,77 @@ impl ConvNeXtConfig {
         Self::new()
     }
 
+    /// The network with random weights (normal, of a deviation of 0.02), without a classifier.
+    pub fn init(&self, device: &Device) -> ConvNeXt {
+        BackboneFamily::init(self, device)
+    }
+
     /// ConvNeXt-S.
     pub fn small() -> Self {
         Self::new().with_layers([3, 3, 27, 3]).with_dropped(0.4)
     }
+}
 
-    pub(super) fn channels(&self) -> Vec<usize> {
-        self.widths.into_iter().flat_map(|width| [width; 2]).collect()
+impl BackboneFamily for ConvNeXtConfig {
+    type Network = ConvNeXt;
+
+    const VARIANTS: Variants<Self> = &[("convnext_tiny", Self::tiny), ("convnext_small", Self::small)];
+
+    fn stages(&self) -> Stages {
+        let rows = self.widths.into_iter().zip([4, 8, 16, 32]);
+        Stages::new(rows.flat_map(|(width, stride)| [Stage::new(width, stride, self.output_stride); 2]))
     }
 
-    pub(super) fn strides(&self) -> Vec<usize> {
-        [4, 8, 16, 32].into_iter().flat_map(|natural: usize| [natural.min(self.output_stride); 2]).collect()
+    fn in_channels(&self) -> usize {
+        self.in_channels
     }
 
-    /// Upper bound of the number of parameters.
-    pub(super) fn most_parameters(&self) -> u128 {
+    fn with_in_channels(self, in_channels: usize) -> Self {
+        Self { in_channels, ..self }
+    }
+
+    fn norm(&self) -> Option<&NormConfig> {
+        None
+    }
+
+    fn with_norm(self, _norm: NormConfig) -> Self {
+        self
+    }
+
+    fn with_output_stride(self, output_stride: usize) -> Self {
+        Self { output_stride, ..self }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.layers.iter().any(|blocks| !(1..=64).contains(blocks)) {
+            return Err(ConfigError::new(
+                "backbone layers",
+                format!("must be from 1 to 64 blocks each, are {:?}", self.layers),
+            ));
+        }
+        if self.widths.iter().any(|width| !(1..=4096).contains(width)) {
+            return Err(ConfigError::new(
+                "backbone widths",
+                format!("must be from 1 to 4096 channels each, are {:?}", self.widths),
+            ));
+        }
+        if !(0.0..1.0).contains(&self.dropped) {
+            return Err(ConfigError::new(
+                "backbone dropped",
+                format!("must be at least 0 and below 1, is {}", self.dropped),
+            ));
+        }
+        super::check_output_stride(self.output_stride)
+    }
+
+    fn most_parameters(&self) -> u128 {
         let blocks =
             self.layers.iter().zip(&self.widths).map(|(blocks, width)| product(&[*blocks, *width, 8 * width + 64]));
         let between = self.widths.windows(2).map(|widths| product(&[4, widths[0], widths[1]]));
         blocks.chain(between).sum()
     }
 
-    pub(super) fn check(&self) -> Result<(), String> {
-        if self.layers.iter().any(|blocks| !(1..=64).contains(blocks)) {
-            return Err(format!("backbone layers must be from 1 to 64 blocks each, are {:?}", self.layers));
-        }
-        if self.widths.iter().any(|width| !(1..=4096).contains(width)) {
-            return Err(format!("backbone widths must be from 1 to 4096 channels each, are {:?}", self.widths));
-        }
-        if !(0.0..1.0).contains(&self.dropped) {
-            return Err(format!("backbone dropped must be at least 0 and below 1, is {}", self.dropped));
-        }
-        super::check_output_stride(self.output_stride)
-    }
-
-    /// The network with random weights (normal, of a deviation of 0.02), without a classifier.
-    pub fn init(&self, device: &Device) -> ConvNeXt {
+    fn init(&self, device: &Device) -> ConvNeXt {
         let blocks: usize = self.layers.iter().sum();
         let mut done = 0;
         let mut features = Vec::new();
@@ -112,6 +150,14 @@ impl ConvNeXtConfig {
         }
         ConvNeXt { features }
     }
+
+    fn classifier_head(&self, classes: usize, device: &Device) -> ClassifierHead {
+        let [.., channels] = self.widths;
+        ClassifierHead::ConvNeXt(ConvNeXtHead {
+            norm: norm(channels, device),
+            linear: linear(channels, classes, device),
+        })
+    }
 }
 
 fn initializer() -> Initializer {
@@ -124,11 +170,11 @@ fn conv(channels: [usize; 2], kernel: usize, stride: usize, device: &Device) -> 
     zero_bias(conv.init(device), device)
 }
 
-pub(super) fn norm(channels: usize, device: &Device) -> LayerNorm {
+fn norm(channels: usize, device: &Device) -> LayerNorm {
     LayerNormConfig::new(channels).with_epsilon(EPSILON).init(device)
 }
 
-pub(super) fn linear(from: usize, to: usize, device: &Device) -> Linear {
+fn linear(from: usize, to: usize, device: &Device) -> Linear {
     let mut linear = LinearConfig::new(from, to).with_initializer(initializer()).init(device);
     linear.bias = linear.bias.map(|bias| Initializer::Zeros.init(bias.lazy_shape(), device));
     linear
@@ -142,9 +188,28 @@ pub struct ConvNeXt {
     pub features: Vec<ConvNeXtStage>,
 }
 
-impl ConvNeXt {
-    pub(super) fn freeze_stages(self, trainable: usize) -> Self {
+impl BackboneNetwork for ConvNeXt {
+    const TORCH_NAMES: TorchNames = &[
+        ("ConvNeXtStem", "conv", TorchName::Is("0")),
+        ("ConvNeXtStem", "norm", TorchName::Is("1")),
+        ("ConvNeXtDownsample", "norm", TorchName::Is("0")),
+        ("ConvNeXtDownsample", "conv", TorchName::Is("1")),
+        ("ConvNeXtBlock", "depthwise", TorchName::Is("block.0")),
+        ("ConvNeXtBlock", "norm", TorchName::Is("block.2")),
+        ("ConvNeXtBlock", "expand", TorchName::Is("block.3")),
+        ("ConvNeXtBlock", "project", TorchName::Is("block.5")),
+    ];
+
+    fn forward(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
+        super::collect(self.features.iter(), x, stages, |layer, x| layer.forward(x))
+    }
+
+    fn freeze_stages(self, trainable: usize) -> Self {
         Self { features: super::freeze_layers(self.features, &[0, 1, 2, 4, 6], trainable) }
+    }
+
+    fn torch_names_after(&self, stage: usize) -> Vec<String> {
+        (stage + 1..self.features.len()).map(|stage| format!("features.{stage}.")).collect()
     }
 }
 
@@ -259,17 +324,6 @@ impl ConvNeXtBlock {
         let y = layers::linear(&self.project, Activation::Gelu.forward(layers::linear(&self.expand, y)));
         let y = y * self.layer_scale.val().reshape([1, channels]);
         let y = y.reshape([n, height, width, channels]).permute([0, 3, 1, 2]);
-        x + image_dropout(&self.dropped, y)
+        trace::module(self, x + image_dropout(&self.dropped, y))
     }
 }
-
-pub(crate) const TORCH_NAMES: TorchNames = &[
-    ("ConvNeXtStem", "conv", TorchName::Is("0")),
-    ("ConvNeXtStem", "norm", TorchName::Is("1")),
-    ("ConvNeXtDownsample", "norm", TorchName::Is("0")),
-    ("ConvNeXtDownsample", "conv", TorchName::Is("1")),
-    ("ConvNeXtBlock", "depthwise", TorchName::Is("block.0")),
-    ("ConvNeXtBlock", "norm", TorchName::Is("block.2")),
-    ("ConvNeXtBlock", "expand", TorchName::Is("block.3")),
-    ("ConvNeXtBlock", "project", TorchName::Is("block.5")),
-];

@@ -7,10 +7,14 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use super::{Dilation, rounded};
+use super::{
+    BackboneFamily, BackboneNetwork, ClassifierHead, Dilation, MobileNetV2Head, Stage, Stages, Variants, rounded,
+};
 use crate::{
+    ConfigError,
     bounds::product,
     layers::{Activation, ConvBlock, ConvBlockConfig, NormConfig, SqueezeExcitation, image_dropout},
+    trace,
 };
 
 /// Expansion, kernel, stride, channels and blocks of B0's stages.
@@ -77,7 +81,7 @@ pub enum EfficientNetMaps {
 }
 
 /// A stage of the paper's table, for a network's width and depth.
-struct Line {
+struct StageSpec {
     expansion: usize,
     kernel: usize,
     stride: usize,
@@ -85,20 +89,34 @@ struct Line {
     dilations: [usize; 2],
     channels: usize,
     blocks: usize,
+    /// Stride of the stage's map, were nothing dilated.
+    natural_stride: usize,
 }
 
 impl EfficientNetConfig {
-    /// B0 to B4.
-    pub fn b(number: usize) -> Option<Self> {
-        let (width, depth, dropout) = match number {
-            0 => (1.0, 1.0, 0.2),
-            1 => (1.0, 1.1, 0.2),
-            2 => (1.1, 1.2, 0.3),
-            3 => (1.2, 1.4, 0.3),
-            4 => (1.4, 1.8, 0.4),
-            _ => return None,
-        };
-        Some(Self::new().with_width(width).with_depth(depth).with_dropout(dropout))
+    /// B0.
+    pub fn b0() -> Self {
+        Self::new()
+    }
+
+    /// B1.
+    pub fn b1() -> Self {
+        Self::new().with_depth(1.1)
+    }
+
+    /// B2.
+    pub fn b2() -> Self {
+        Self::new().with_width(1.1).with_depth(1.2).with_dropout(0.3)
+    }
+
+    /// B3.
+    pub fn b3() -> Self {
+        Self::new().with_width(1.2).with_depth(1.4).with_dropout(0.3)
+    }
+
+    /// B4.
+    pub fn b4() -> Self {
+        Self::new().with_width(1.4).with_depth(1.8).with_dropout(0.4)
     }
 
     /// EfficientNet-Lite0, of TensorFlow's repository; as timm has it.
@@ -111,20 +129,26 @@ impl EfficientNetConfig {
         self.with_same_padding(true).with_norm(NormConfig::Batch { epsilon: 1e-3, momentum: 0.01 })
     }
 
-    fn lines(&self) -> Vec<Line> {
+    /// The network with random weights (Kaiming normal), without a classifier.
+    pub fn init(&self, device: &Device) -> EfficientNet {
+        BackboneFamily::init(self, device)
+    }
+
+    fn specs(&self) -> Vec<StageSpec> {
         // By what the stem leaves.
-        let mut dilation = Dilation { natural: 2, output_stride: self.output_stride, first: self.dilate_first };
+        let mut dilations = Dilation { natural: 2, output_stride: self.output_stride, first: self.dilate_first };
         let line = |(index, [expansion, kernel, stride, channels, blocks]): (usize, [usize; 5])| {
-            let (stride, first) = dilation.next(stride);
-            let (_, others) = dilation.next(1);
+            let (stride, first) = dilations.next(stride);
+            let (_, others) = dilations.next(1);
             let fixed = self.lite && (index == 0 || index == SETTINGS.len() - 1);
-            Line {
+            StageSpec {
                 expansion,
                 kernel,
                 stride,
                 dilations: [first, others],
                 channels: rounded(channels as f64 * self.width),
                 blocks: if fixed { blocks } else { (blocks as f64 * self.depth).ceil() as usize },
+                natural_stride: dilations.natural,
             }
         };
         SETTINGS.into_iter().enumerate().map(line).collect()
@@ -139,15 +163,94 @@ impl EfficientNetConfig {
         let [.., [_, _, _, channels, _]] = SETTINGS;
         4 * if self.lite { channels } else { rounded(channels as f64 * self.width) }
     }
+}
 
-    pub(super) fn channels(&self) -> Vec<usize> {
-        let channels = self.lines().into_iter().map(|line| line.channels);
-        [self.stem()].into_iter().chain(channels).chain([self.last()]).collect()
+impl BackboneFamily for EfficientNetConfig {
+    type Network = EfficientNet;
+
+    const VARIANTS: Variants<Self> = &[
+        ("efficientnet_b0", Self::b0),
+        ("efficientnet_b1", Self::b1),
+        ("efficientnet_b2", Self::b2),
+        ("efficientnet_b3", Self::b3),
+        ("efficientnet_b4", Self::b4),
+        ("efficientnet_lite0", Self::lite0),
+        ("tf_efficientnet_b0", || Self::b0().tensorflow()),
+        ("tf_efficientnet_b1", || Self::b1().tensorflow()),
+        ("tf_efficientnet_b2", || Self::b2().tensorflow()),
+        ("tf_efficientnet_b3", || Self::b3().tensorflow()),
+        ("tf_efficientnet_b4", || Self::b4().tensorflow()),
+        ("tf_efficientnet_lite0", || Self::lite0().tensorflow()),
+    ];
+
+    fn stages(&self) -> Stages {
+        let stage = |channels, natural_stride| Stage::new(channels, natural_stride, self.output_stride);
+        let specs = self.specs().into_iter().map(|spec| stage(spec.channels, spec.natural_stride));
+        let rows = [stage(self.stem(), 2)].into_iter().chain(specs).chain([stage(self.last(), 32)]);
+        // Decoders do without the last convolution.
+        let stride2 = usize::from(self.maps == EfficientNetMaps::Timm);
+        Stages::new(rows).with_decoder_stages([stride2, 2, 3, 5, 7]).with_detection_stages([3, 5, 8])
     }
 
-    /// Channels within the blocks of each stage.
-    pub(super) fn hidden(&self) -> Vec<usize> {
-        let lines = self.lines();
+    fn in_channels(&self) -> usize {
+        self.in_channels
+    }
+
+    fn with_in_channels(self, in_channels: usize) -> Self {
+        Self { in_channels, ..self }
+    }
+
+    fn norm(&self) -> Option<&NormConfig> {
+        Some(&self.norm)
+    }
+
+    fn with_norm(self, norm: NormConfig) -> Self {
+        Self { norm, ..self }
+    }
+
+    fn with_output_stride(self, output_stride: usize) -> Self {
+        Self { output_stride, ..self }
+    }
+
+    fn with_timm_layout(self) -> Self {
+        self.with_dilate_first(false).with_maps(EfficientNetMaps::Timm)
+    }
+
+    fn with_encoder_layout(self, name: &str) -> Self {
+        if name == "efficientnet-b0" { self.with_maps(EfficientNetMaps::Early) } else { self }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        for (name, factor) in [("width", self.width), ("depth", self.depth)] {
+            if !(0.1..=8.0).contains(&factor) {
+                return Err(ConfigError::new(
+                    format!("backbone {name}"),
+                    format!("must be from 0.1 to 8, is {factor}"),
+                ));
+            }
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(ConfigError::new(
+                "backbone dropout",
+                format!("must be at least 0 and below 1, is {}", self.dropout),
+            ));
+        }
+        super::check_output_stride(self.output_stride)
+    }
+
+    fn most_parameters(&self) -> u128 {
+        let lines = self.specs();
+        let from = [self.stem()].into_iter().chain(lines.iter().map(|line| line.channels));
+        let of = |(line, from): (&StageSpec, usize)| {
+            let channels = from.max(line.channels);
+            // Two convolutions, the depthwise one, and the two of squeeze and excitation.
+            product(&[line.blocks, channels * line.expansion, 3 * channels + line.kernel * line.kernel])
+        };
+        lines.iter().zip(from).map(of).sum()
+    }
+
+    fn hidden_channels(&self) -> Vec<usize> {
+        let lines = self.specs();
         let from = [self.stem()].into_iter().chain(lines.iter().map(|line| line.channels));
         lines
             .iter()
@@ -156,41 +259,7 @@ impl EfficientNetConfig {
             .collect()
     }
 
-    /// The stage of stride 2 of which decoders take a map.
-    pub(super) fn half(&self) -> usize {
-        usize::from(self.maps == EfficientNetMaps::Timm)
-    }
-
-    pub(super) fn strides(&self) -> Vec<usize> {
-        super::total_strides([2].into_iter().chain(self.lines().iter().map(|line| line.stride)).chain([1]))
-    }
-
-    /// Upper bound of the number of parameters.
-    pub(super) fn most_parameters(&self) -> u128 {
-        let lines = self.lines();
-        let from = [self.stem()].into_iter().chain(lines.iter().map(|line| line.channels));
-        let of = |(line, from): (&Line, usize)| {
-            let channels = from.max(line.channels);
-            // Two convolutions, the depthwise one, and the two of squeeze and excitation.
-            product(&[line.blocks, channels * line.expansion, 3 * channels + line.kernel * line.kernel])
-        };
-        lines.iter().zip(from).map(of).sum()
-    }
-
-    pub(super) fn check(&self) -> Result<(), String> {
-        for (name, factor) in [("width", self.width), ("depth", self.depth)] {
-            if !(0.1..=8.0).contains(&factor) {
-                return Err(format!("backbone {name} must be from 0.1 to 8, is {factor}"));
-            }
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return Err(format!("backbone dropout must be at least 0 and below 1, is {}", self.dropout));
-        }
-        super::check_output_stride(self.output_stride)
-    }
-
-    /// The network with random weights (Kaiming normal), without a classifier.
-    pub fn init(&self, device: &Device) -> EfficientNet {
+    fn init(&self, device: &Device) -> EfficientNet {
         let block = |[from, to]: [usize; 2], kernel: usize, stride, dilation, groups, activation| {
             ConvBlockConfig::new(from, to)
                 .with_kernel(kernel)
@@ -205,10 +274,10 @@ impl EfficientNetConfig {
                 .init(device)
         };
         let activation = if self.lite { Activation::Relu6 } else { Activation::Silu };
-        let lines = self.lines();
+        let lines = self.specs();
         let blocks: usize = lines.iter().map(|line| line.blocks).sum();
         let (mut from, mut done) = (self.stem(), 0);
-        let mut inverted = |line: &Line, first: bool| {
+        let mut inverted = |line: &StageSpec, first: bool| {
             let to = line.channels;
             let (stride, dilation) = if first { (line.stride, line.dilations[0]) } else { (1, line.dilations[1]) };
             let from = std::mem::replace(&mut from, to);
@@ -247,6 +316,10 @@ impl EfficientNetConfig {
             same_padding: self.same_padding,
         }
     }
+
+    fn classifier_head(&self, classes: usize, device: &Device) -> ClassifierHead {
+        ClassifierHead::MobileNetV2(MobileNetV2Head::new(self.last(), classes, self.dropout, device))
+    }
 }
 
 /// The network; see [`EfficientNetConfig`]. Its stages: 0 the stem, 1 to 7 the paper's, 8 the last convolution.
@@ -260,13 +333,8 @@ pub struct EfficientNet {
     same_padding: bool,
 }
 
-impl EfficientNet {
-    /// Whether convolutions pad as TensorFlow's.
-    pub fn same_padding(&self) -> bool {
-        self.same_padding
-    }
-
-    pub(super) fn forward(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
+impl BackboneNetwork for EfficientNet {
+    fn forward(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
         let mut early = None;
         let mut maps = super::collect(self.features.iter().enumerate(), x, stages, |(stage, layer), x| match layer {
             EfficientNetStage::Blocks(blocks) if self.early && stage == EARLY => {
@@ -282,8 +350,19 @@ impl EfficientNet {
         maps
     }
 
-    pub(super) fn freeze_stages(self, trainable: usize) -> Self {
+    fn freeze_stages(self, trainable: usize) -> Self {
         Self { features: super::freeze_layers(self.features, &[0, 2, 3, 4, 6], trainable), ..self }
+    }
+
+    fn torch_names_after(&self, stage: usize) -> Vec<String> {
+        (stage + 1..self.features.len()).map(|stage| format!("features.{stage}.")).collect()
+    }
+
+    fn misfit(&self, contents: &[(String, Vec<usize>)]) -> Option<&'static str> {
+        let is_theirs = |name: &str| name == "_conv_stem.weight" || name.ends_with("._conv_stem.weight");
+        (!self.same_padding && contents.iter().any(|(name, _)| is_theirs(name))).then_some(
+            "its names are EfficientNet-PyTorch's, which pads as TensorFlow; take a backbone `tf_efficientnet_`",
+        )
     }
 }
 
@@ -326,7 +405,7 @@ impl MbConv {
             EfficientNetLayer::Block(block) => block.forward(y),
             EfficientNetLayer::Squeeze(squeeze) => squeeze.forward(y),
         });
-        if self.residual { x + image_dropout(&self.dropped, y) } else { y }
+        trace::module(self, if self.residual { x + image_dropout(&self.dropped, y) } else { y })
     }
 }
 

@@ -10,12 +10,20 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use super::{Dilation, rounded};
-use crate::layers::{Activation, ConvBlock, ConvBlockConfig, Norm, NormConfig, conv_norm};
+use super::{
+    BackboneFamily, BackboneNetwork, ClassifierHead, Dilation, MobileNetV2Head, Stage, Stages, Variants, rounded,
+};
+use crate::{
+    ConfigError,
+    layers::{Activation, ConvBlock, ConvBlockConfig, Norm, NormConfig, conv_norm},
+    trace,
+};
 
 /// Expansion, channels, blocks, stride of the first block.
 const SETTINGS: [[usize; 4]; 7] =
     [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1], [6, 160, 3, 2], [6, 320, 1, 1]];
+/// Channels of the stem.
+const STEM: usize = 32;
 /// Channels of the last layer.
 const LAST: usize = 1280;
 
@@ -34,46 +42,79 @@ pub struct MobileNetV2Config {
 }
 
 /// A block of the paper's table.
-struct Line {
+struct BlockSpec {
     expansion: usize,
     channels: usize,
     stride: usize,
     dilation: usize,
+    /// Stride of the block's map, were nothing dilated.
+    natural_stride: usize,
 }
 
 impl MobileNetV2Config {
-    fn blocks(&self) -> Vec<Line> {
+    /// The network with random weights (Kaiming normal), without a classifier.
+    pub fn init(&self, device: &Device) -> MobileNetV2 {
+        BackboneFamily::init(self, device)
+    }
+
+    fn blocks(&self) -> Vec<BlockSpec> {
         // By what the stem leaves.
-        let mut dilation = Dilation { natural: 2, output_stride: self.output_stride, first: true };
+        let mut dilations = Dilation { natural: 2, output_stride: self.output_stride, first: true };
         let mut lines = Vec::new();
         for [expansion, channels, blocks, stride] in SETTINGS {
             for block in 0..blocks {
-                let (stride, dilation) = dilation.next(if block == 0 { stride } else { 1 });
-                lines.push(Line { expansion, channels: rounded(channels as f64), stride, dilation });
+                let (stride, dilation) = dilations.next(if block == 0 { stride } else { 1 });
+                let (channels, natural_stride) = (rounded(channels as f64), dilations.natural);
+                lines.push(BlockSpec { expansion, channels, stride, dilation, natural_stride });
             }
         }
         lines
     }
+}
 
-    pub(super) fn check(&self) -> Result<(), String> {
+impl BackboneFamily for MobileNetV2Config {
+    type Network = MobileNetV2;
+
+    const VARIANTS: Variants<Self> = &[("mobilenet_v2", Self::new)];
+
+    fn stages(&self) -> Stages {
+        let stage = |channels, natural_stride| Stage::new(channels, natural_stride, self.output_stride);
+        let blocks = self.blocks().into_iter().map(|block| stage(block.channels, block.natural_stride));
+        let rows = [stage(STEM, 2)].into_iter().chain(blocks).chain([stage(LAST, 32)]);
+        // The block that has the last stride, and the last convolution.
+        Stages::new(rows).with_detection_stages([14, 18])
+    }
+
+    fn in_channels(&self) -> usize {
+        self.in_channels
+    }
+
+    fn with_in_channels(self, in_channels: usize) -> Self {
+        Self { in_channels, ..self }
+    }
+
+    fn norm(&self) -> Option<&NormConfig> {
+        Some(&self.norm)
+    }
+
+    fn with_norm(self, norm: NormConfig) -> Self {
+        Self { norm, ..self }
+    }
+
+    fn with_output_stride(self, output_stride: usize) -> Self {
+        Self { output_stride, ..self }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
         super::check_output_stride(self.output_stride)
     }
 
-    pub(super) fn channels(&self) -> Vec<usize> {
-        [32].into_iter().chain(self.blocks().iter().map(|line| line.channels)).chain([LAST]).collect()
+    fn hidden_channels(&self) -> Vec<usize> {
+        let from = [STEM].into_iter().chain(self.blocks().into_iter().map(|block| block.channels));
+        from.zip(self.blocks()).map(|(from, block)| from * block.expansion).collect()
     }
 
-    /// Channels within each block.
-    pub(super) fn hidden(&self) -> Vec<usize> {
-        self.channels().into_iter().zip(self.blocks()).map(|(from, line)| from * line.expansion).collect()
-    }
-
-    pub(super) fn strides(&self) -> Vec<usize> {
-        super::total_strides([2].into_iter().chain(self.blocks().iter().map(|line| line.stride)).chain([1]))
-    }
-
-    /// The network with random weights (Kaiming normal), without a classifier.
-    pub fn init(&self, device: &Device) -> MobileNetV2 {
+    fn init(&self, device: &Device) -> MobileNetV2 {
         let block = |from, to, kernel: usize, stride, dilation, groups| {
             ConvBlockConfig::new(from, to)
                 .with_kernel(kernel)
@@ -86,8 +127,8 @@ impl MobileNetV2Config {
                 .with_activation(Activation::Relu6)
                 .init(device)
         };
-        let mut channels = 32;
-        let inverted = |Line { expansion, channels: to, stride, dilation }: Line| {
+        let mut channels = STEM;
+        let inverted = |BlockSpec { expansion, channels: to, stride, dilation, .. }: BlockSpec| {
             let from = std::mem::replace(&mut channels, to);
             let hidden = from * expansion;
             let expand = (expansion != 1).then(|| MobileNetV2Layer::Block(block(from, hidden, 1, 1, 1, 1)));
@@ -100,10 +141,14 @@ impl MobileNetV2Config {
                 residual: stride == 1 && from == to,
             })
         };
-        let stem = MobileNetV2Stage::Block(block(self.in_channels, 32, 3, 2, 1, 1));
+        let stem = MobileNetV2Stage::Block(block(self.in_channels, STEM, 3, 2, 1, 1));
         let middle: Vec<_> = self.blocks().into_iter().map(inverted).collect();
         let last = MobileNetV2Stage::Block(block(channels, LAST, 1, 1, 1, 1));
         MobileNetV2 { features: [stem].into_iter().chain(middle).chain([last]).collect() }
+    }
+
+    fn classifier_head(&self, classes: usize, device: &Device) -> ClassifierHead {
+        ClassifierHead::MobileNetV2(MobileNetV2Head::new(LAST, classes, 0.2, device))
     }
 }
 
@@ -118,8 +163,12 @@ pub struct MobileNetV2 {
     pub features: Vec<MobileNetV2Stage>,
 }
 
-impl MobileNetV2 {
-    pub(super) fn freeze_stages(self, trainable: usize) -> Self {
+impl BackboneNetwork for MobileNetV2 {
+    fn forward(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
+        super::collect(self.features.iter(), x, stages, |layer, x| layer.forward(x))
+    }
+
+    fn freeze_stages(self, trainable: usize) -> Self {
         Self { features: super::freeze_layers(self.features, &[0, 2, 4, 7, 14, 18], trainable) }
     }
 }
@@ -135,7 +184,7 @@ pub enum MobileNetV2Stage {
 }
 
 impl MobileNetV2Stage {
-    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         match self {
             Self::Block(block) => block.forward(x),
             Self::Inverted(block) => block.forward(x),
@@ -178,6 +227,6 @@ impl InvertedResidual {
                 (MobileNetV2Layer::Norm(_), _) => y,
             };
         }
-        if self.residual { x + y } else { y }
+        trace::module(self, if self.residual { x + y } else { y })
     }
 }

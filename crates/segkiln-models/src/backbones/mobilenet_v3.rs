@@ -7,8 +7,17 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use super::{Dilation, rounded};
-use crate::layers::{Activation, ConvBlock, ConvBlockConfig, NormConfig, SqueezeExcitation};
+use super::{
+    BackboneFamily, BackboneNetwork, ClassifierHead, Dilation, MobileNetV3Head, Stage, Stages, Variants, rounded,
+};
+use crate::{
+    ConfigError,
+    layers::{Activation, ConvBlock, ConvBlockConfig, NormConfig, SqueezeExcitation},
+    trace,
+};
+
+/// Channels of the stem.
+const STEM: usize = 16;
 
 /// Which of the paper's two networks.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
@@ -42,8 +51,8 @@ pub struct MobileNetV3Config {
     pub norm: NormConfig,
 }
 
-/// A line of the paper's tables.
-struct Line {
+/// A block of the paper's tables.
+struct BlockSpec {
     kernel: usize,
     hidden: usize,
     channels: usize,
@@ -51,6 +60,8 @@ struct Line {
     activation: Activation,
     stride: usize,
     dilation: usize,
+    /// Stride of the block's map, were nothing dilated.
+    natural_stride: usize,
 }
 
 impl MobileNetV3Config {
@@ -59,7 +70,25 @@ impl MobileNetV3Config {
         self.with_same_padding(true)
     }
 
-    fn lines(&self) -> Vec<Line> {
+    /// The network with random weights (Kaiming normal), without a classifier.
+    pub fn init(&self, device: &Device) -> MobileNetV3 {
+        BackboneFamily::init(self, device)
+    }
+
+    /// timm's, with PyTorch's epsilon and momentum.
+    fn timm(size: MobileNetV3Size) -> Self {
+        Self::new(size).with_norm(NormConfig::default())
+    }
+
+    /// The first stages of torchvision's groups: the stem, the blocks with a stride, the last convolution.
+    fn groups(&self) -> [usize; 6] {
+        match self.size {
+            MobileNetV3Size::Large => [0, 2, 4, 7, 13, 16],
+            MobileNetV3Size::Small => [0, 1, 2, 4, 9, 12],
+        }
+    }
+
+    fn blocks(&self) -> Vec<BlockSpec> {
         use Activation::{HardSwish, Relu};
         let lines: &[(usize, usize, usize, bool, Activation, usize)] = match self.size {
             MobileNetV3Size::Large => &[
@@ -94,75 +123,80 @@ impl MobileNetV3Config {
             ],
         };
         // By what the stem leaves.
-        let mut dilation = Dilation { natural: 2, output_stride: self.output_stride, first: self.dilate_first };
+        let mut dilations = Dilation { natural: 2, output_stride: self.output_stride, first: self.dilate_first };
         let line = |&(kernel, hidden, channels, squeeze, activation, stride): &_| {
-            let (stride, dilation) = dilation.next(stride);
-            Line { kernel, hidden, channels, squeeze, activation, stride, dilation }
+            let (stride, dilation) = dilations.next(stride);
+            let natural_stride = dilations.natural;
+            BlockSpec { kernel, hidden, channels, squeeze, activation, stride, dilation, natural_stride }
         };
         lines.iter().map(line).collect()
     }
+}
 
-    pub(super) fn channels(&self) -> Vec<usize> {
-        let mut channels: Vec<usize> = [16].into_iter().chain(self.lines().iter().map(|line| line.channels)).collect();
-        channels.push(6 * channels[channels.len() - 1]);
-        channels
+impl BackboneFamily for MobileNetV3Config {
+    type Network = MobileNetV3;
+
+    const VARIANTS: Variants<Self> = &[
+        ("mobilenet_v3_large", || Self::new(MobileNetV3Size::Large)),
+        ("mobilenet_v3_small", || Self::new(MobileNetV3Size::Small)),
+        ("mobilenetv3_large_100", || Self::timm(MobileNetV3Size::Large)),
+        ("mobilenetv3_small_100", || Self::timm(MobileNetV3Size::Small)),
+        ("tf_mobilenetv3_large_100", || Self::new(MobileNetV3Size::Large).tensorflow()),
+        ("tf_mobilenetv3_small_100", || Self::new(MobileNetV3Size::Small).tensorflow()),
+    ];
+
+    fn stages(&self) -> Stages {
+        let stage = |channels, natural_stride| Stage::new(channels, natural_stride, self.output_stride);
+        let blocks = self.blocks();
+        let last = 6 * blocks.last().map_or(0, |block| block.channels);
+        let blocks = blocks.into_iter().map(|block| stage(block.channels, block.natural_stride));
+        let rows = [stage(STEM, 2)].into_iter().chain(blocks).chain([stage(last, 32)]);
+        // As torchvision: the block that has the last stride, and the last convolution; the first block of stride 8.
+        let [.., stride8, _, stride32, end] = self.groups();
+        Stages::new(rows).with_detection_stages([stride32, end]).with_aux_stage(stride8)
     }
 
-    /// Channels within each block.
-    pub(super) fn hidden(&self) -> Vec<usize> {
-        self.lines().iter().map(|line| line.hidden).collect()
+    fn in_channels(&self) -> usize {
+        self.in_channels
     }
 
-    pub(super) fn strides(&self) -> Vec<usize> {
-        super::total_strides([2].into_iter().chain(self.lines().iter().map(|line| line.stride)).chain([1]))
+    fn with_in_channels(self, in_channels: usize) -> Self {
+        Self { in_channels, ..self }
     }
 
-    pub(super) fn check(&self) -> Result<(), String> {
+    fn norm(&self) -> Option<&NormConfig> {
+        Some(&self.norm)
+    }
+
+    fn with_norm(self, norm: NormConfig) -> Self {
+        Self { norm, ..self }
+    }
+
+    fn with_output_stride(self, output_stride: usize) -> Self {
+        Self { output_stride, ..self }
+    }
+
+    fn with_torchvision_dilation(self) -> Self {
+        self.with_output_stride(16)
+    }
+
+    fn with_timm_layout(self) -> Self {
+        self.with_dilate_first(false)
+    }
+
+    fn min_proposal_score(&self) -> f32 {
+        0.05
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
         super::check_output_stride(self.output_stride)
     }
 
-    /// The block that has the last stride, and the last convolution.
-    pub(super) fn detection_stages(&self) -> Vec<usize> {
-        match self.size {
-            MobileNetV3Size::Large => vec![13, 16],
-            MobileNetV3Size::Small => vec![9, 12],
-        }
+    fn hidden_channels(&self) -> Vec<usize> {
+        self.blocks().iter().map(|line| line.hidden).collect()
     }
 
-    /// The last stage of stride 2.
-    pub(super) fn half(&self) -> usize {
-        match self.size {
-            MobileNetV3Size::Large => 1,
-            MobileNetV3Size::Small => 0,
-        }
-    }
-
-    /// The last stages of the other strides.
-    pub(super) fn pyramid(&self) -> [usize; 4] {
-        match self.size {
-            MobileNetV3Size::Large => [3, 6, 12, 16],
-            MobileNetV3Size::Small => [1, 3, 8, 12],
-        }
-    }
-
-    /// The first block of stride 8.
-    pub(super) fn second_stage(&self) -> usize {
-        match self.size {
-            MobileNetV3Size::Large => 4,
-            MobileNetV3Size::Small => 2,
-        }
-    }
-
-    /// Channels before the classes of torchvision's classifier.
-    pub(super) fn classifier_channels(&self) -> usize {
-        match self.size {
-            MobileNetV3Size::Large => 1280,
-            MobileNetV3Size::Small => 1024,
-        }
-    }
-
-    /// The network with random weights (Kaiming normal), without a classifier.
-    pub fn init(&self, device: &Device) -> MobileNetV3 {
+    fn init(&self, device: &Device) -> MobileNetV3 {
         let block = |[from, to]: [usize; 2], kernel: usize, stride, dilation, groups, activation| {
             ConvBlockConfig::new(from, to)
                 .with_kernel(kernel)
@@ -176,9 +210,9 @@ impl MobileNetV3Config {
                 .with_activation(activation)
                 .init(device)
         };
-        let mut from = 16;
-        let inverted = |line: &Line| {
-            let Line { kernel, hidden, channels, activation, stride, dilation, .. } = *line;
+        let mut from = STEM;
+        let inverted = |line: &BlockSpec| {
+            let BlockSpec { kernel, hidden, channels, activation, stride, dilation, .. } = *line;
             let expand =
                 (hidden != from).then(|| MobileNetV3Layer::Block(block([from, hidden], 1, 1, 1, 1, activation)));
             let depthwise =
@@ -194,16 +228,18 @@ impl MobileNetV3Config {
             let layers = expand.into_iter().chain([depthwise]).chain(squeeze).chain([project]);
             MobileNetV3Stage::Inverted(InvertedResidualV3 { block: layers.collect(), residual })
         };
-        let stem = MobileNetV3Stage::Block(block([self.in_channels, 16], 3, 2, 1, 1, Activation::HardSwish));
-        let middle: Vec<_> = self.lines().iter().map(inverted).collect();
+        let stem = MobileNetV3Stage::Block(block([self.in_channels, STEM], 3, 2, 1, 1, Activation::HardSwish));
+        let middle: Vec<_> = self.blocks().iter().map(inverted).collect();
         let last = MobileNetV3Stage::Block(block([from, 6 * from], 1, 1, 1, 1, Activation::HardSwish));
-        MobileNetV3 {
-            features: [stem].into_iter().chain(middle).chain([last]).collect(),
-            groups: match self.size {
-                MobileNetV3Size::Large => vec![0, 2, 4, 7, 13, 16],
-                MobileNetV3Size::Small => vec![0, 1, 2, 4, 9, 12],
-            },
-        }
+        MobileNetV3 { features: [stem].into_iter().chain(middle).chain([last]).collect(), groups: self.groups().into() }
+    }
+
+    fn classifier_head(&self, classes: usize, device: &Device) -> ClassifierHead {
+        let hidden = match self.size {
+            MobileNetV3Size::Large => 1280,
+            MobileNetV3Size::Small => 1024,
+        };
+        ClassifierHead::MobileNetV3(MobileNetV3Head::new(self.stages().last_channels(), hidden, classes, device))
     }
 }
 
@@ -217,10 +253,18 @@ pub struct MobileNetV3 {
     groups: Vec<usize>,
 }
 
-impl MobileNetV3 {
-    pub(super) fn freeze_stages(self, trainable: usize) -> Self {
+impl BackboneNetwork for MobileNetV3 {
+    fn forward(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
+        super::collect(self.features.iter(), x, stages, |layer, x| layer.forward(x))
+    }
+
+    fn freeze_stages(self, trainable: usize) -> Self {
         let features = super::freeze_layers(self.features, &self.groups, trainable);
         Self { features, groups: self.groups }
+    }
+
+    fn torch_names_after(&self, stage: usize) -> Vec<String> {
+        (stage + 1..self.features.len()).map(|stage| format!("features.{stage}.")).collect()
     }
 }
 
@@ -258,7 +302,7 @@ impl InvertedResidualV3 {
             MobileNetV3Layer::Block(block) => block.forward(y),
             MobileNetV3Layer::Squeeze(squeeze) => squeeze.forward(y),
         });
-        if self.residual { x + y } else { y }
+        trace::module(self, if self.residual { x + y } else { y })
     }
 }
 

@@ -13,424 +13,290 @@ use burn::{
 mod classifier;
 mod convnext;
 mod efficientnet;
+mod family;
 mod mobilenet_v2;
 mod mobilenet_v3;
 mod resnet;
 pub(crate) mod smp;
 mod vgg;
 
-pub(crate) use classifier::TORCH_NAMES;
 pub use classifier::{
     Classifier, ClassifierConfig, ClassifierHead, ConvNeXtHead, MobileNetV2Head, MobileNetV3Head, ResNetHead, VggHead,
 };
-pub(crate) use convnext::TORCH_NAMES as CONVNEXT;
 pub use convnext::{ConvNeXt, ConvNeXtBlock, ConvNeXtConfig, ConvNeXtDownsample, ConvNeXtStage, ConvNeXtStem};
 pub use efficientnet::{
     EfficientNet, EfficientNetConfig, EfficientNetLayer, EfficientNetMaps, EfficientNetStage, MbConv,
 };
+pub use family::{BackboneFamily, BackboneNetwork, Stage, Stages, Variants};
 pub use mobilenet_v2::{MobileNetV2, MobileNetV2Config};
 pub use mobilenet_v3::{MobileNetV3, MobileNetV3Config, MobileNetV3Size};
 pub use resnet::{BasicBlock, Bottleneck, ResNet, ResNetBlock, ResNetBlockKind, ResNetConfig};
 pub use vgg::{Vgg, VggConfig};
 
 use crate::{
-    bounds,
+    ConfigError, bounds,
     layers::NormConfig,
     precision::{keep_full, keep_reduced_within},
+    weights::TorchNames,
 };
 
-/// Any backbone, as a file describes it.
-#[derive(Config, Debug)]
-pub enum BackboneConfig {
+/// Generates [`BackboneConfig`] and [`Backbone`] with all that they pass on to the family they hold.
+macro_rules! backbones {
+    ($($(#[$doc:meta])* $variant:ident($config:ident, $network:ident),)+) => {
+        /// Any backbone, as a file describes it.
+        #[derive(Config, Debug)]
+        pub enum BackboneConfig {
+            $($(#[$doc])* $variant($config),)+
+        }
+
+        impl BackboneConfig {
+            const COUNT: usize = 0 $(+ <$config as BackboneFamily>::VARIANTS.len())+;
+
+            /// The names that [`by_name`](Self::by_name) knows: torchvision's, and timm's of those that it has not or that differ.
+            pub const NAMES: [&'static str; Self::COUNT] = {
+                let mut names = [""; Self::COUNT];
+                let mut next = 0;
+                $(
+                    let variants = <$config as BackboneFamily>::VARIANTS;
+                    let end = next + variants.len();
+                    let first = next;
+                    while next < end {
+                        names[next] = variants[next - first].0;
+                        next += 1;
+                    }
+                )+
+                names
+            };
+
+            /// The backbone that torchvision or timm calls so, for images of three channels: one of [`NAMES`](Self::NAMES), also
+            /// as segmentation_models_pytorch calls its encoders, such as `tu-mobilenetv3_large_100`, `timm-efficientnet-b0`
+            /// and `efficientnet-b0`.
+            ///
+            /// # Errors
+            /// Lists the names, if there is no such backbone.
+            pub fn by_name(name: &str) -> Result<Self, ConfigError> {
+                let plain = smp::translated(name).unwrap_or_default();
+                $(
+                    let variants = <$config as BackboneFamily>::VARIANTS;
+                    if let Some((_, config)) = variants.iter().find(|(variant, _)| *variant == plain) {
+                        return Ok(Self::$variant(match smp::is_timm(name) {
+                            true => config().with_timm_layout(),
+                            false => config().with_encoder_layout(name),
+                        }));
+                    }
+                )+
+                let message = format!("there is no backbone {name:?}; the names are {}", Self::NAMES.join(", "));
+                Err(ConfigError::with_message("backbone", message))
+            }
+
+            /// Returns the config with another normalization; a ConvNeXt, whose layers are made for its own, stays as it is.
+            pub fn with_norm(self, norm: NormConfig) -> Self {
+                match self {
+                    $(Self::$variant(config) => Self::$variant(BackboneFamily::with_norm(config, norm)),)+
+                }
+            }
+
+            /// Returns the config for images of this many channels.
+            pub fn with_in_channels(self, in_channels: usize) -> Self {
+                match self {
+                    $(Self::$variant(config) => Self::$variant(BackboneFamily::with_in_channels(config, in_channels)),)+
+                }
+            }
+
+            /// The normalization of all layers, where it can be chosen.
+            pub fn norm(&self) -> Option<&NormConfig> {
+                match self {
+                    $(Self::$variant(config) => BackboneFamily::norm(config),)+
+                }
+            }
+
+            /// Channels of the images.
+            pub fn in_channels(&self) -> usize {
+                match self {
+                    $(Self::$variant(config) => BackboneFamily::in_channels(config),)+
+                }
+            }
+
+            /// Returns the table of stages, and who takes which maps.
+            pub fn stages(&self) -> Stages {
+                match self {
+                    $(Self::$variant(config) => config.stages(),)+
+                }
+            }
+
+            /// Returns the config with an output stride (that of the last map) of 8, 16 or 32: layers that would make it larger
+            /// dilate instead. In a ResNet all layers of such a stage dilate, as in segmentation_models_pytorch; torchvision's
+            /// networks have [`dilate`](ResNetConfig::dilate) without [`dilate_first`](ResNetConfig::dilate_first).
+            ///
+            /// # Errors
+            /// If the stride is another.
+            pub fn with_output_stride(self, stride: usize) -> Result<Self, ConfigError> {
+                if ![8, 16, 32].contains(&stride) {
+                    return Err(ConfigError::new("output_stride", format!("must be 8, 16 or 32, is {stride}")));
+                }
+                Ok(match self {
+                    $(Self::$variant(config) => Self::$variant(BackboneFamily::with_output_stride(config, stride)),)+
+                })
+            }
+
+            /// Dilates the last stages as torchvision's segmentation networks do: to an output stride of 8, of a MobileNetV3 of
+            /// 16.
+            pub fn with_torchvision_dilation(self) -> Self {
+                match self {
+                    $(Self::$variant(config) => Self::$variant(config.with_torchvision_dilation()),)+
+                }
+            }
+
+            /// Returns the config with timm's layout: the first layer of a dilated stage has the dilation of the layers before
+            /// it, and an EfficientNet's map of stride 2 comes from stage 1.
+            pub fn with_timm_layout(self) -> Self {
+                match self {
+                    $(Self::$variant(config) => Self::$variant(config.with_timm_layout()),)+
+                }
+            }
+
+            /// Least score of the proposals of torchvision's R-CNNs on this backbone.
+            pub fn min_proposal_score(&self) -> f32 {
+                match self {
+                    $(Self::$variant(config) => config.min_proposal_score(),)+
+                }
+            }
+
+            /// Whether the backbone can be built. A config that came from a file is checked before anything is allocated.
+            ///
+            /// # Errors
+            /// Names the field out of range.
+            pub fn check(&self) -> Result<(), ConfigError> {
+                /// More channels than images have.
+                const MOST: usize = 4096;
+                if !(1..=MOST).contains(&self.in_channels()) {
+                    let problem = format!("must be from 1 to {MOST}, is {}", self.in_channels());
+                    return Err(ConfigError::new("backbone in_channels", problem));
+                }
+                let (parameters, hidden) = match self {
+                    $(Self::$variant(config) => {
+                        config.check()?;
+                        (config.most_parameters(), config.hidden_channels())
+                    })+
+                };
+                bounds::parameters("backbone layers, widths and groups", parameters)?;
+                let Some(norm) = self.norm() else { return Ok(()) };
+                self.channels().iter().chain(&hidden).try_for_each(|channels| norm.check(*channels))
+            }
+
+            /// The network with random weights.
+            pub fn init(&self, device: &Device) -> Backbone {
+                match self {
+                    $(Self::$variant(config) => Backbone::$variant(BackboneFamily::init(config, device)),)+
+                }
+            }
+
+            /// The classifier of torchvision's or timm's network, with random weights.
+            pub(crate) fn classifier_head(&self, classes: usize, device: &Device) -> ClassifierHead {
+                match self {
+                    $(Self::$variant(config) => config.classifier_head(classes, device),)+
+                }
+            }
+        }
+
+        /// Any backbone behind one type.
+        #[derive(Module, Debug)]
+        #[allow(clippy::large_enum_variant)]
+        pub enum Backbone {
+            $($(#[$doc])* $variant($network),)+
+        }
+
+        impl Backbone {
+            /// The maps of some stages, in rising order; nothing is computed after the last of them.
+            ///
+            /// # Shapes
+            /// `[n, in_channels, h, w]` → of each stage `[n, channels, ⌈h / stride⌉, ⌈w / stride⌉]`, of VGG and ConvNeXt rounded
+            /// down but to at least 1; see [`BackboneConfig::channels`] and [`BackboneConfig::strides`]
+            pub fn forward(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
+                match self {
+                    $(Self::$variant(network) => match <$network as BackboneNetwork>::KEEPS_REDUCED_MAPS {
+                        true => keep_reduced_within(|| BackboneNetwork::forward(network, x, stages)),
+                        false => keep_full(|| BackboneNetwork::forward(network, x, stages)),
+                    },)+
+                }
+            }
+
+            /// Prefixes of the PyTorch names of the tensors that come after a stage; timm leaves these tensors out of an encoder
+            /// whose later maps are not used.
+            pub(crate) fn torch_names_after(&self, stage: usize) -> Vec<String> {
+                match self {
+                    $(Self::$variant(network) => network.torch_names_after(stage),)+
+                }
+            }
+
+            /// Reason why a file of PyTorch's with these tensors is of another backbone although their names and shapes fit.
+            pub(crate) fn misfit(&self, contents: &[(String, Vec<usize>)]) -> Option<&'static str> {
+                match self {
+                    $(Self::$variant(network) => network.misfit(contents),)+
+                }
+            }
+
+            /// Keeps all but the last `trainable` of torchvision's groups of layers from learning, parameters and running
+            /// statistics: of a ResNet or a ConvNeXt the stem and the four stages (5 groups), of a MobileNet or an
+            /// EfficientNet those between strides, of VGG those between poolings.
+            pub fn freeze_stages(self, trainable: usize) -> Self {
+                match self {
+                    $(Self::$variant(network) => Self::$variant(BackboneNetwork::freeze_stages(network, trainable)),)+
+                }
+            }
+        }
+
+        /// Names of fields in PyTorch's files.
+        pub(crate) const TORCH_NAMES: &[TorchNames] =
+            &[classifier::TORCH_NAMES, $(<$network as BackboneNetwork>::TORCH_NAMES,)+];
+    };
+}
+
+backbones! {
     /// ResNet and ResNeXt.
-    ResNet(ResNetConfig),
+    ResNet(ResNetConfig, ResNet),
     /// MobileNetV2.
-    MobileNetV2(MobileNetV2Config),
+    MobileNetV2(MobileNetV2Config, MobileNetV2),
     /// MobileNetV3.
-    MobileNetV3(MobileNetV3Config),
+    MobileNetV3(MobileNetV3Config, MobileNetV3),
     /// EfficientNet.
-    EfficientNet(EfficientNetConfig),
-    /// VGG with batch normalisation.
-    Vgg(VggConfig),
+    EfficientNet(EfficientNetConfig, EfficientNet),
+    /// VGG with batch normalization.
+    Vgg(VggConfig, Vgg),
     /// ConvNeXt.
-    ConvNeXt(ConvNeXtConfig),
+    ConvNeXt(ConvNeXtConfig, ConvNeXt),
 }
 
 impl BackboneConfig {
-    /// The names that [`by_name`](Self::by_name) knows: torchvision's, and timm's of those that it has not or that differ.
-    pub const NAMES: [&str; 33] = [
-        "resnet18",
-        "resnet34",
-        "resnet50",
-        "resnet101",
-        "resnet152",
-        "resnext50_32x4d",
-        "resnext101_32x8d",
-        "resnext101_64x4d",
-        "mobilenet_v2",
-        "mobilenet_v3_large",
-        "mobilenet_v3_small",
-        "mobilenetv3_large_100",
-        "mobilenetv3_small_100",
-        "tf_mobilenetv3_large_100",
-        "tf_mobilenetv3_small_100",
-        "efficientnet_b0",
-        "efficientnet_b1",
-        "efficientnet_b2",
-        "efficientnet_b3",
-        "efficientnet_b4",
-        "efficientnet_lite0",
-        "tf_efficientnet_b0",
-        "tf_efficientnet_b1",
-        "tf_efficientnet_b2",
-        "tf_efficientnet_b3",
-        "tf_efficientnet_b4",
-        "tf_efficientnet_lite0",
-        "vgg11_bn",
-        "vgg13_bn",
-        "vgg16_bn",
-        "vgg19_bn",
-        "convnext_tiny",
-        "convnext_small",
-    ];
-
-    /// The backbone that torchvision or timm calls so, for images of three channels: one of [`NAMES`](Self::NAMES), also as
-    /// segmentation_models_pytorch calls its encoders, such as `tu-mobilenetv3_large_100`, `timm-efficientnet-b0` and
-    /// `efficientnet-b0`.
-    pub fn by_name(name: &str) -> Option<Self> {
-        use MobileNetV3Size::{Large, Small};
-        let config = match &*smp::translated(name)? {
-            "resnet18" => Self::ResNet(ResNetConfig::resnet18()),
-            "resnet34" => Self::ResNet(ResNetConfig::resnet34()),
-            "resnet50" => Self::ResNet(ResNetConfig::resnet50()),
-            "resnet101" => Self::ResNet(ResNetConfig::resnet101()),
-            "resnet152" => Self::ResNet(ResNetConfig::resnet152()),
-            "resnext50_32x4d" => Self::ResNet(ResNetConfig::resnext50_32x4d()),
-            "resnext101_32x8d" => Self::ResNet(ResNetConfig::resnext101_32x8d()),
-            "resnext101_64x4d" => Self::ResNet(ResNetConfig::resnext101_64x4d()),
-            "mobilenet_v2" => Self::MobileNetV2(MobileNetV2Config::new()),
-            "mobilenet_v3_large" => Self::MobileNetV3(MobileNetV3Config::new(Large)),
-            "mobilenet_v3_small" => Self::MobileNetV3(MobileNetV3Config::new(Small)),
-            "mobilenetv3_large_100" => {
-                Self::MobileNetV3(MobileNetV3Config::new(Large).with_norm(NormConfig::default()))
-            }
-            "mobilenetv3_small_100" => {
-                Self::MobileNetV3(MobileNetV3Config::new(Small).with_norm(NormConfig::default()))
-            }
-            "tf_mobilenetv3_large_100" => Self::MobileNetV3(MobileNetV3Config::new(Large).tensorflow()),
-            "tf_mobilenetv3_small_100" => Self::MobileNetV3(MobileNetV3Config::new(Small).tensorflow()),
-            "efficientnet_b0" => Self::EfficientNet(EfficientNetConfig::b(0)?),
-            "efficientnet_b1" => Self::EfficientNet(EfficientNetConfig::b(1)?),
-            "efficientnet_b2" => Self::EfficientNet(EfficientNetConfig::b(2)?),
-            "efficientnet_b3" => Self::EfficientNet(EfficientNetConfig::b(3)?),
-            "efficientnet_b4" => Self::EfficientNet(EfficientNetConfig::b(4)?),
-            "efficientnet_lite0" => Self::EfficientNet(EfficientNetConfig::lite0()),
-            "tf_efficientnet_b0" => Self::EfficientNet(EfficientNetConfig::b(0)?.tensorflow()),
-            "tf_efficientnet_b1" => Self::EfficientNet(EfficientNetConfig::b(1)?.tensorflow()),
-            "tf_efficientnet_b2" => Self::EfficientNet(EfficientNetConfig::b(2)?.tensorflow()),
-            "tf_efficientnet_b3" => Self::EfficientNet(EfficientNetConfig::b(3)?.tensorflow()),
-            "tf_efficientnet_b4" => Self::EfficientNet(EfficientNetConfig::b(4)?.tensorflow()),
-            "tf_efficientnet_lite0" => Self::EfficientNet(EfficientNetConfig::lite0().tensorflow()),
-            "vgg11_bn" => Self::Vgg(VggConfig::new().with_layers([1, 1, 2, 2, 2])),
-            "vgg13_bn" => Self::Vgg(VggConfig::new().with_layers([2, 2, 2, 2, 2])),
-            "vgg16_bn" => Self::Vgg(VggConfig::new()),
-            "vgg19_bn" => Self::Vgg(VggConfig::new().with_layers([2, 2, 4, 4, 4])),
-            "convnext_tiny" => Self::ConvNeXt(ConvNeXtConfig::tiny()),
-            "convnext_small" => Self::ConvNeXt(ConvNeXtConfig::small()),
-            _ => return None,
-        };
-        Some(match config {
-            config if smp::is_timm(name) => config.as_of_timm(),
-            Self::EfficientNet(config) if name == "efficientnet-b0" => {
-                Self::EfficientNet(config.with_maps(EfficientNetMaps::Early))
-            }
-            config => config,
-        })
-    }
-
-    /// Returns the config with another normalization; a ConvNeXt, whose layers are made for its own, stays as it is.
-    pub fn with_norm(self, norm: NormConfig) -> Self {
-        match self {
-            Self::ResNet(config) => Self::ResNet(config.with_norm(norm)),
-            Self::MobileNetV2(config) => Self::MobileNetV2(config.with_norm(norm)),
-            Self::MobileNetV3(config) => Self::MobileNetV3(config.with_norm(norm)),
-            Self::EfficientNet(config) => Self::EfficientNet(config.with_norm(norm)),
-            Self::Vgg(config) => Self::Vgg(config.with_norm(norm)),
-            Self::ConvNeXt(config) => Self::ConvNeXt(config),
-        }
-    }
-
-    /// Returns the config for images of this many channels.
-    pub fn with_in_channels(self, in_channels: usize) -> Self {
-        match self {
-            Self::ResNet(config) => Self::ResNet(config.with_in_channels(in_channels)),
-            Self::MobileNetV2(config) => Self::MobileNetV2(config.with_in_channels(in_channels)),
-            Self::MobileNetV3(config) => Self::MobileNetV3(config.with_in_channels(in_channels)),
-            Self::EfficientNet(config) => Self::EfficientNet(config.with_in_channels(in_channels)),
-            Self::Vgg(config) => Self::Vgg(config.with_in_channels(in_channels)),
-            Self::ConvNeXt(config) => Self::ConvNeXt(config.with_in_channels(in_channels)),
-        }
-    }
-
-    /// The normalisation of all layers, where it can be chosen.
-    pub fn norm(&self) -> Option<&NormConfig> {
-        match self {
-            Self::ResNet(config) => Some(&config.norm),
-            Self::MobileNetV2(config) => Some(&config.norm),
-            Self::MobileNetV3(config) => Some(&config.norm),
-            Self::EfficientNet(config) => Some(&config.norm),
-            Self::Vgg(config) => Some(&config.norm),
-            Self::ConvNeXt(_) => None,
-        }
-    }
-
-    /// Channels of the images.
-    pub fn in_channels(&self) -> usize {
-        match self {
-            Self::ResNet(config) => config.in_channels,
-            Self::MobileNetV2(config) => config.in_channels,
-            Self::MobileNetV3(config) => config.in_channels,
-            Self::EfficientNet(config) => config.in_channels,
-            Self::Vgg(config) => config.in_channels,
-            Self::ConvNeXt(config) => config.in_channels,
-        }
-    }
-
     /// Channels of each stage's map.
     pub fn channels(&self) -> Vec<usize> {
-        match self {
-            Self::ResNet(config) => config.channels(),
-            Self::MobileNetV2(config) => config.channels(),
-            Self::MobileNetV3(config) => config.channels(),
-            Self::EfficientNet(config) => config.channels(),
-            Self::Vgg(config) => config.channels(),
-            Self::ConvNeXt(config) => config.channels(),
-        }
+        self.stages().channels()
     }
 
     /// Pixels of the image from one value of each stage's map to the next.
     pub fn strides(&self) -> Vec<usize> {
-        match self {
-            Self::ResNet(config) => config.strides(),
-            Self::MobileNetV2(config) => config.strides(),
-            Self::MobileNetV3(config) => config.strides(),
-            Self::EfficientNet(config) => config.strides(),
-            Self::Vgg(config) => config.strides(),
-            Self::ConvNeXt(config) => config.strides(),
-        }
+        self.stages().strides()
     }
 
     /// The stages of which torchvision's detectors take maps.
     pub fn detection_stages(&self) -> Vec<usize> {
-        match self {
-            Self::ResNet(_) => vec![1, 2, 3, 4],
-            Self::MobileNetV2(_) => vec![14, 18],
-            Self::MobileNetV3(config) => config.detection_stages(),
-            Self::EfficientNet(_) => vec![3, 5, 8],
-            Self::Vgg(_) => vec![3, 4, 5],
-            Self::ConvNeXt(_) => vec![1, 3, 5, 7],
-        }
+        self.stages().detection_stages()
     }
 
     /// The stage of stride 2 of which decoders take a map; a ConvNeXt has none.
-    pub fn half(&self) -> Option<usize> {
-        match self {
-            Self::ResNet(_) => Some(0),
-            Self::MobileNetV2(_) => Some(1),
-            Self::MobileNetV3(config) => Some(config.half()),
-            Self::EfficientNet(config) => Some(config.half()),
-            Self::Vgg(_) => Some(1),
-            Self::ConvNeXt(_) => None,
-        }
+    pub fn stride2_stage(&self) -> Option<usize> {
+        self.stages().stride2_stage()
     }
 
     /// The stages of strides 4, 8, 16 and 32 of which decoders take maps, as in segmentation_models_pytorch; where the
     /// backbone dilates, the last ones have less.
-    pub fn pyramid(&self) -> [usize; 4] {
-        match self {
-            Self::ResNet(_) => [1, 2, 3, 4],
-            Self::MobileNetV2(_) => [3, 6, 13, 18],
-            Self::MobileNetV3(config) => config.pyramid(),
-            Self::EfficientNet(_) => [2, 3, 5, 7],
-            Self::Vgg(_) => [2, 3, 4, 5],
-            Self::ConvNeXt(_) => [1, 3, 5, 7],
-        }
+    pub fn pyramid_stages(&self) -> [usize; 4] {
+        self.stages().pyramid_stages()
     }
 
     /// The stage of which torchvision's segmentation networks take a second map: for an auxiliary head, or for details.
-    pub fn second_stage(&self) -> usize {
-        match self {
-            Self::MobileNetV3(config) => config.second_stage(),
-            other => other.pyramid()[2],
-        }
-    }
-
-    /// Returns the config with an output stride (that of the last map) of 8, 16 or 32: layers that would make it larger dilate
-    /// instead. In a ResNet all layers of such a stage dilate, as in segmentation_models_pytorch; torchvision's networks have
-    /// [`dilate`](ResNetConfig::dilate) without [`dilate_first`](ResNetConfig::dilate_first).
-    ///
-    /// # Errors
-    /// A message, if the stride is another or this backbone cannot have it.
-    pub fn with_output_stride(self, stride: usize) -> Result<Self, String> {
-        match (self, stride) {
-            (Self::ResNet(config), 8 | 16 | 32) => Ok(Self::ResNet(config.with_output_stride(stride))),
-            (Self::MobileNetV2(config), 8 | 16 | 32) => Ok(Self::MobileNetV2(config.with_output_stride(stride))),
-            (Self::EfficientNet(config), 8 | 16 | 32) => Ok(Self::EfficientNet(config.with_output_stride(stride))),
-            (Self::ConvNeXt(config), 8 | 16 | 32) => Ok(Self::ConvNeXt(config.with_output_stride(stride))),
-            (Self::MobileNetV3(config), 8 | 16 | 32) => Ok(Self::MobileNetV3(config.with_output_stride(stride))),
-            (Self::Vgg(config), 8 | 16 | 32) => Ok(Self::Vgg(config.with_output_stride(stride))),
-            (_, stride) => Err(format!("output_stride must be 8, 16 or 32, is {stride}")),
-        }
-    }
-
-    /// Dilates the last stages as torchvision's segmentation networks do: to an output stride of 8, of a MobileNetV3 of 16.
-    ///
-    /// # Errors
-    /// As [`with_output_stride`](Self::with_output_stride).
-    pub fn with_torchvision_dilation(self) -> Result<Self, String> {
-        match self {
-            Self::ResNet(config) => Ok(Self::ResNet(config.with_dilate([false, true, true]))),
-            Self::MobileNetV3(config) => Ok(Self::MobileNetV3(config.with_output_stride(16))),
-            other => other.with_output_stride(8),
-        }
-    }
-
-    /// Returns the config with timm's layout: the first layer of a dilated stage has the dilation of the layers before it, and
-    /// an EfficientNet's map of stride 2 comes from stage 1.
-    pub fn as_of_timm(self) -> Self {
-        match self {
-            Self::ResNet(config) => Self::ResNet(config.with_dilate_first(false)),
-            Self::MobileNetV3(config) => Self::MobileNetV3(config.with_dilate_first(false)),
-            Self::EfficientNet(config) => {
-                Self::EfficientNet(config.with_dilate_first(false).with_maps(EfficientNetMaps::Timm))
-            }
-            other => other,
-        }
-    }
-
-    /// Whether the backbone can be built. A config that came from a file is checked before anything is allocated.
-    ///
-    /// # Errors
-    /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
-        /// More channels than images have.
-        const MOST: usize = 4096;
-        if !(1..=MOST).contains(&self.in_channels()) {
-            return Err(format!("backbone in_channels must be from 1 to {MOST}, is {}", self.in_channels()));
-        }
-        match self {
-            Self::ResNet(config) => config.check()?,
-            Self::MobileNetV2(config) => config.check()?,
-            Self::EfficientNet(config) => config.check()?,
-            Self::Vgg(config) => config.check()?,
-            Self::ConvNeXt(config) => config.check()?,
-            Self::MobileNetV3(config) => config.check()?,
-        }
-        let parameters = match self {
-            Self::ResNet(config) => config.most_parameters(),
-            Self::EfficientNet(config) => config.most_parameters(),
-            Self::Vgg(config) => config.most_parameters(),
-            Self::ConvNeXt(config) => config.most_parameters(),
-            // Of few sizes.
-            Self::MobileNetV2(_) | Self::MobileNetV3(_) => 0,
-        };
-        bounds::parameters("backbone layers, widths and groups", parameters)?;
-        let Some(norm) = self.norm() else { return Ok(()) };
-        let hidden = match self {
-            Self::ResNet(config) => config.hidden(),
-            Self::MobileNetV2(config) => config.hidden(),
-            Self::MobileNetV3(config) => config.hidden(),
-            Self::EfficientNet(config) => config.hidden(),
-            Self::Vgg(_) | Self::ConvNeXt(_) => Vec::new(),
-        };
-        self.channels().iter().chain(&hidden).try_for_each(|channels| norm.check(*channels))
-    }
-
-    /// The network with random weights.
-    pub fn init(&self, device: &Device) -> Backbone {
-        match self {
-            Self::ResNet(config) => Backbone::ResNet(config.init(device)),
-            Self::MobileNetV2(config) => Backbone::MobileNetV2(config.init(device)),
-            Self::MobileNetV3(config) => Backbone::MobileNetV3(config.init(device)),
-            Self::EfficientNet(config) => Backbone::EfficientNet(config.init(device)),
-            Self::Vgg(config) => Backbone::Vgg(config.init(device)),
-            Self::ConvNeXt(config) => Backbone::ConvNeXt(config.init(device)),
-        }
-    }
-}
-
-/// Any backbone behind one type.
-#[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
-pub enum Backbone {
-    /// ResNet and ResNeXt.
-    ResNet(ResNet),
-    /// MobileNetV2.
-    MobileNetV2(MobileNetV2),
-    /// MobileNetV3.
-    MobileNetV3(MobileNetV3),
-    /// EfficientNet.
-    EfficientNet(EfficientNet),
-    /// VGG with batch normalisation.
-    Vgg(Vgg),
-    /// ConvNeXt.
-    ConvNeXt(ConvNeXt),
-}
-
-impl Backbone {
-    /// The maps of some stages, in rising order; nothing is computed after the last of them.
-    ///
-    /// # Shapes
-    /// `[n, in_channels, h, w]` → of each stage `[n, channels, ⌈h / stride⌉, ⌈w / stride⌉]`, of VGG and ConvNeXt rounded
-    /// down but to at least 1; see [`BackboneConfig::channels`] and [`BackboneConfig::strides`]
-    pub fn forward(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
-        match self {
-            // All that happens to a map of these is in a layer.
-            Self::ResNet(network) => keep_reduced_within(|| network.forward(x, stages)),
-            Self::Vgg(network) => keep_reduced_within(|| network.forward(x, stages)),
-            other => keep_full(|| other.forward_full(x, stages)),
-        }
-    }
-
-    /// [`forward`](Self::forward) of those whose blocks compute with maps by themselves.
-    fn forward_full(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
-        match self {
-            Self::ResNet(network) => network.forward(x, stages),
-            Self::MobileNetV2(network) => collect(network.features.iter(), x, stages, |layer, x| layer.forward(x)),
-            Self::MobileNetV3(network) => collect(network.features.iter(), x, stages, |layer, x| layer.forward(x)),
-            Self::EfficientNet(network) => network.forward(x, stages),
-            Self::Vgg(network) => network.forward(x, stages),
-            Self::ConvNeXt(network) => collect(network.features.iter(), x, stages, |layer, x| layer.forward(x)),
-        }
-    }
-
-    /// Prefixes of the PyTorch names of the tensors that come after a stage; timm leaves these tensors out of an encoder whose
-    /// later maps are not used.
-    pub(crate) fn torch_names_after(&self, stage: usize) -> Vec<String> {
-        match self {
-            Self::ResNet(_) => (stage + 1..5).map(|stage| format!("layer{stage}.")).collect(),
-            // timm's VGG is another.
-            Self::MobileNetV2(_) | Self::Vgg(_) => Vec::new(),
-            Self::MobileNetV3(_) | Self::EfficientNet(_) | Self::ConvNeXt(_) => {
-                /// More than any has.
-                const STAGES: usize = 32;
-                (stage + 1..STAGES).map(|stage| format!("features.{stage}.")).collect()
-            }
-        }
-    }
-
-    /// Keeps all but the last `trainable` of torchvision's groups of layers from learning, parameters and running
-    /// statistics: of a ResNet or a ConvNeXt the stem and the four stages (5 groups), of a MobileNet or an EfficientNet
-    /// those between strides, of VGG those between poolings.
-    pub fn freeze_stages(self, trainable: usize) -> Self {
-        match self {
-            Self::ResNet(network) => Self::ResNet(network.freeze_stages(trainable)),
-            Self::MobileNetV2(network) => Self::MobileNetV2(network.freeze_stages(trainable)),
-            Self::MobileNetV3(network) => Self::MobileNetV3(network.freeze_stages(trainable)),
-            Self::EfficientNet(network) => Self::EfficientNet(network.freeze_stages(trainable)),
-            Self::Vgg(network) => Self::Vgg(network.freeze_stages(trainable)),
-            Self::ConvNeXt(network) => Self::ConvNeXt(network.freeze_stages(trainable)),
-        }
+    pub fn aux_stage(&self) -> usize {
+        self.stages().aux_stage()
     }
 }
 
@@ -452,16 +318,6 @@ fn collect<L>(
     maps
 }
 
-/// The stride of each stage's map, of the strides of the stages.
-fn total_strides(strides: impl IntoIterator<Item = usize>) -> Vec<usize> {
-    let mut total = 1;
-    let multiplied = strides.into_iter().map(|stride| {
-        total *= stride;
-        total
-    });
-    multiplied.collect()
-}
-
 /// Strides and dilations of successive blocks under a limit on the total stride.
 struct Dilation {
     /// Total stride without dilations.
@@ -481,10 +337,10 @@ impl Dilation {
     }
 }
 
-fn check_output_stride(stride: usize) -> Result<(), String> {
+fn check_output_stride(stride: usize) -> Result<(), ConfigError> {
     match stride {
         8 | 16 | 32 => Ok(()),
-        _ => Err(format!("backbone output_stride must be 8, 16 or 32, is {stride}")),
+        _ => Err(ConfigError::new("backbone output_stride", format!("must be 8, 16 or 32, is {stride}"))),
     }
 }
 
@@ -527,15 +383,37 @@ mod tests {
                 assert_eq!(map.dims(), [1, channels, rows(stride), 64 / stride], "{name}");
             }
             let strides = config.strides();
-            assert!(config.half().is_none_or(|stage| strides[stage] == 2), "{name}");
-            assert_eq!(config.pyramid().map(|stage| strides[stage]), [4, 8, 16, 32], "{name}");
+            assert!(config.stride2_stage().is_none_or(|stage| strides[stage] == 2), "{name}");
+            assert_eq!(config.pyramid_stages().map(|stage| strides[stage]), [4, 8, 16, 32], "{name}");
             for stride in [8, 16, 32] {
                 let dilated = config.clone().with_output_stride(8).unwrap().with_output_stride(stride).unwrap();
                 assert_eq!(dilated.strides().last(), Some(&stride), "{name}");
+                assert_eq!(dilated.pyramid_stages(), config.pyramid_stages(), "{name}");
                 let last = dilated.channels().len() - 1;
                 let map = dilated.init(&device).forward(Tensor::zeros([1, 3, 33, 64], &device), &[last]);
                 assert_eq!(map[0].dims(), [1, dilated.channels()[last], rows(stride), 64 / stride], "{name}");
             }
+        }
+    }
+
+    /// The stages that the detectors and decoders of torchvision and segmentation_models_pytorch take.
+    #[test]
+    fn stages_are_those_of_the_references() {
+        let of = |name: &str| {
+            let stages = BackboneConfig::by_name(name).unwrap().stages();
+            (stages.stride2_stage(), stages.pyramid_stages(), stages.detection_stages(), stages.aux_stage())
+        };
+        assert_eq!(of("resnet50"), (Some(0), [1, 2, 3, 4], vec![1, 2, 3, 4], 3));
+        assert_eq!(of("mobilenet_v2"), (Some(1), [3, 6, 13, 18], vec![14, 18], 13));
+        assert_eq!(of("mobilenet_v3_large"), (Some(1), [3, 6, 12, 16], vec![13, 16], 4));
+        assert_eq!(of("mobilenet_v3_small"), (Some(0), [1, 3, 8, 12], vec![9, 12], 2));
+        assert_eq!(of("efficientnet_b0"), (Some(0), [2, 3, 5, 7], vec![3, 5, 8], 5));
+        assert_eq!(of("tu-efficientnet_b0"), (Some(1), [2, 3, 5, 7], vec![3, 5, 8], 5));
+        assert_eq!(of("vgg16_bn"), (Some(1), [2, 3, 4, 5], vec![3, 4, 5], 4));
+        assert_eq!(of("convnext_tiny"), (None, [1, 3, 5, 7], vec![1, 3, 5, 7], 5));
+        for unknown in ["resnet51", "", "tu-vgg16_bn"] {
+            let error = BackboneConfig::by_name(unknown).unwrap_err().to_string();
+            assert!(error.contains(&format!("{unknown:?}")) && error.contains("resnet50"), "{error}");
         }
     }
 

@@ -11,10 +11,16 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
+use super::{BackboneFamily, BackboneNetwork, ClassifierHead, ResNetHead, Stage, Stages, Variants};
 use crate::{
+    ConfigError,
     bounds::product,
     layers::{Activation, ConvBlock, ConvBlockConfig, Norm, NormConfig, add_relu, conv_norm, max_pool2d_overlapping},
+    trace,
 };
+
+/// Channels of the stem.
+const STEM: usize = 64;
 
 /// Kind of a ResNet's residual blocks.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
@@ -94,97 +100,20 @@ impl ResNetConfig {
         Self::resnet101().with_groups(64).with_width(4)
     }
 
+    /// The network with random weights (Kaiming normal), without a classifier.
+    pub fn init(&self, device: &Device) -> ResNet {
+        BackboneFamily::init(self, device)
+    }
+
+    /// Channels of the maps behind the stem.
+    fn stage_channels(&self) -> [usize; 4] {
+        [64, 128, 256, 512].map(|planes| planes * self.expansion())
+    }
+
     fn expansion(&self) -> usize {
         match self.block {
             ResNetBlockKind::Basic => 1,
             ResNetBlockKind::Bottleneck => 4,
-        }
-    }
-
-    pub(super) fn channels(&self) -> Vec<usize> {
-        [64].into_iter().chain([64, 128, 256, 512].map(|planes| planes * self.expansion())).collect()
-    }
-
-    /// Channels within the blocks of each stage.
-    pub(super) fn hidden(&self) -> Vec<usize> {
-        match self.block {
-            ResNetBlockKind::Basic => Vec::new(),
-            ResNetBlockKind::Bottleneck => {
-                [64, 128, 256, 512].map(|planes| planes * self.width / 64 * self.groups).into()
-            }
-        }
-    }
-
-    /// Upper bound of the number of parameters.
-    pub(super) fn most_parameters(&self) -> u128 {
-        let hidden = match self.block {
-            ResNetBlockKind::Basic => vec![64, 128, 256, 512],
-            ResNetBlockKind::Bottleneck => self.hidden(),
-        };
-        let of = |((blocks, hidden), channels): ((&usize, &usize), &usize)| {
-            product(&[*blocks, 18 / self.groups.min(18), *hidden, *hidden]) + product(&[*blocks, 3, *hidden, *channels])
-        };
-        self.layers.iter().zip(&hidden).zip(&self.channels()[1..]).map(of).sum()
-    }
-
-    pub(super) fn strides(&self) -> Vec<usize> {
-        let mut strides = vec![2, 4];
-        for dilate in self.dilate {
-            strides.push(strides[strides.len() - 1] * if dilate { 1 } else { 2 });
-        }
-        strides
-    }
-
-    /// Dilated so that the last map has this stride.
-    pub(super) fn with_output_stride(self, stride: usize) -> Self {
-        self.with_dilate([8, 16, 32].map(|natural| natural > stride)).with_dilate_first(stride < 32)
-    }
-
-    pub(super) fn check(&self) -> Result<(), String> {
-        let Self { block, layers, groups, width, .. } = self;
-        if layers.iter().any(|blocks| !(1..=64).contains(blocks)) {
-            return Err(format!("backbone layers must be from 1 to 64 blocks each, are {layers:?}"));
-        }
-        if *groups == 0 || *width == 0 || groups.checked_mul(*width).is_none_or(|width| width > 1024) {
-            return Err(format!("backbone groups times width must be from 1 to 1024, are {groups} and {width}"));
-        }
-        if *block == ResNetBlockKind::Basic && (*groups, *width) != (1, 64) {
-            return Err("backbone groups and width need the block Bottleneck".into());
-        }
-        Ok(())
-    }
-
-    /// The network with random weights (Kaiming normal), without a classifier.
-    pub fn init(&self, device: &Device) -> ResNet {
-        let mut channels = 64;
-        let mut dilation = 1;
-        let mut stage = |index: usize| {
-            let planes = 64 << index;
-            let mut stride = if index == 0 { 1 } else { 2 };
-            let mut first = dilation;
-            if index > 0 && self.dilate[index - 1] {
-                dilation *= stride;
-                stride = 1;
-                if self.dilate_first {
-                    first = dilation;
-                }
-            }
-            (0..self.layers[index])
-                .map(|block| {
-                    let (stride, first) = if block == 0 { (stride, first) } else { (1, dilation) };
-                    let from = std::mem::replace(&mut channels, planes * self.expansion());
-                    self.block(from, planes, stride, [first, dilation], device)
-                })
-                .collect()
-        };
-        let [layer1, layer2, layer3, layer4] = [0, 1, 2, 3].map(&mut stage);
-        ResNet {
-            conv1: conv([self.in_channels, 64], 7, 2, 1, 1, device),
-            bn1: self.norm.init(64, device),
-            layer1,
-            layer2,
-            layer3,
-            layer4,
         }
     }
 
@@ -226,6 +155,138 @@ impl ResNetConfig {
     }
 }
 
+impl BackboneFamily for ResNetConfig {
+    type Network = ResNet;
+
+    const VARIANTS: Variants<Self> = &[
+        ("resnet18", Self::resnet18),
+        ("resnet34", Self::resnet34),
+        ("resnet50", Self::resnet50),
+        ("resnet101", Self::resnet101),
+        ("resnet152", Self::resnet152),
+        ("resnext50_32x4d", Self::resnext50_32x4d),
+        ("resnext101_32x8d", Self::resnext101_32x8d),
+        ("resnext101_64x4d", Self::resnext101_64x4d),
+    ];
+
+    fn stages(&self) -> Stages {
+        let channels = [STEM].into_iter().chain(self.stage_channels());
+        let mut stride = 4;
+        let dilated = self.dilate.map(|dilate| {
+            stride *= if dilate { 1 } else { 2 };
+            stride
+        });
+        let strides = [2, 4].into_iter().chain(dilated);
+        let rows = channels.zip([2, 4, 8, 16, 32]).zip(strides);
+        Stages::new(rows.map(|((channels, natural_stride), stride)| Stage { channels, natural_stride, stride }))
+    }
+
+    fn in_channels(&self) -> usize {
+        self.in_channels
+    }
+
+    fn with_in_channels(self, in_channels: usize) -> Self {
+        Self { in_channels, ..self }
+    }
+
+    fn norm(&self) -> Option<&NormConfig> {
+        Some(&self.norm)
+    }
+
+    fn with_norm(self, norm: NormConfig) -> Self {
+        Self { norm, ..self }
+    }
+
+    fn with_output_stride(self, stride: usize) -> Self {
+        self.with_dilate([8, 16, 32].map(|natural| natural > stride)).with_dilate_first(stride < 32)
+    }
+
+    fn with_torchvision_dilation(self) -> Self {
+        self.with_dilate([false, true, true])
+    }
+
+    fn with_timm_layout(self) -> Self {
+        self.with_dilate_first(false)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let Self { block, layers, groups, width, .. } = self;
+        if layers.iter().any(|blocks| !(1..=64).contains(blocks)) {
+            return Err(ConfigError::new(
+                "backbone layers",
+                format!("must be from 1 to 64 blocks each, are {layers:?}"),
+            ));
+        }
+        if *groups == 0 || *width == 0 || groups.checked_mul(*width).is_none_or(|width| width > 1024) {
+            return Err(ConfigError::new(
+                "backbone groups times width",
+                format!("must be from 1 to 1024, are {groups} and {width}"),
+            ));
+        }
+        if *block == ResNetBlockKind::Basic && (*groups, *width) != (1, 64) {
+            return Err(ConfigError::new("backbone groups and width", "need the block Bottleneck"));
+        }
+        Ok(())
+    }
+
+    fn most_parameters(&self) -> u128 {
+        let hidden = match self.block {
+            ResNetBlockKind::Basic => vec![64, 128, 256, 512],
+            ResNetBlockKind::Bottleneck => self.hidden_channels(),
+        };
+        let of = |((blocks, hidden), channels): ((&usize, &usize), usize)| {
+            product(&[*blocks, 18 / self.groups.min(18), *hidden, *hidden]) + product(&[*blocks, 3, *hidden, channels])
+        };
+        self.layers.iter().zip(&hidden).zip(self.stage_channels()).map(of).sum()
+    }
+
+    fn hidden_channels(&self) -> Vec<usize> {
+        match self.block {
+            ResNetBlockKind::Basic => Vec::new(),
+            ResNetBlockKind::Bottleneck => {
+                [64, 128, 256, 512].map(|planes| planes * self.width / 64 * self.groups).into()
+            }
+        }
+    }
+
+    fn init(&self, device: &Device) -> ResNet {
+        let mut channels = STEM;
+        let mut dilation = 1;
+        let mut stage = |index: usize| {
+            let planes = 64 << index;
+            let mut stride = if index == 0 { 1 } else { 2 };
+            let mut first = dilation;
+            if index > 0 && self.dilate[index - 1] {
+                dilation *= stride;
+                stride = 1;
+                if self.dilate_first {
+                    first = dilation;
+                }
+            }
+            (0..self.layers[index])
+                .map(|block| {
+                    let (stride, first) = if block == 0 { (stride, first) } else { (1, dilation) };
+                    let from = std::mem::replace(&mut channels, planes * self.expansion());
+                    self.block(from, planes, stride, [first, dilation], device)
+                })
+                .collect()
+        };
+        let [layer1, layer2, layer3, layer4] = [0, 1, 2, 3].map(&mut stage);
+        ResNet {
+            conv1: conv([self.in_channels, STEM], 7, 2, 1, 1, device),
+            bn1: self.norm.init(STEM, device),
+            layer1,
+            layer2,
+            layer3,
+            layer4,
+        }
+    }
+
+    fn classifier_head(&self, classes: usize, device: &Device) -> ClassifierHead {
+        ClassifierHead::ResNet(ResNetHead::new(self.stages().last_channels(), classes, device))
+    }
+}
+
 fn initializer() -> Initializer {
     Initializer::KaimingNormal { gain: 2f64.sqrt(), fan_out_only: true }
 }
@@ -259,8 +320,10 @@ pub struct ResNet {
     pub layer4: Vec<ResNetBlock>,
 }
 
-impl ResNet {
-    pub(super) fn forward(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
+impl BackboneNetwork for ResNet {
+    const KEEPS_REDUCED_MAPS: bool = true;
+
+    fn forward(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
         super::collect(0..5, x, stages, |stage, x| {
             let layer = match stage {
                 0 => return conv_norm(&self.conv1, self.bn1.as_ref(), Activation::Relu, x),
@@ -274,7 +337,7 @@ impl ResNet {
     }
 
     /// As torchvision: the norm of the stem learns only where all does.
-    pub(super) fn freeze_stages(mut self, trainable: usize) -> Self {
+    fn freeze_stages(mut self, trainable: usize) -> Self {
         let frozen = |layer: Vec<ResNetBlock>, from: usize| if trainable < from { layer.freeze() } else { layer };
         self.layer4 = frozen(self.layer4, 1);
         self.layer3 = frozen(self.layer3, 2);
@@ -285,6 +348,10 @@ impl ResNet {
             self.bn1 = self.bn1.freeze();
         }
         self
+    }
+
+    fn torch_names_after(&self, stage: usize) -> Vec<String> {
+        (stage + 1..5).map(|stage| format!("layer{stage}.")).collect()
     }
 }
 
@@ -312,7 +379,7 @@ impl ResNetBlock {
             Some(downsample) => downsample.forward(x),
             None => x,
         };
-        add_relu(y, x)
+        trace::module(self, add_relu(y, x))
     }
 
     #[cfg(test)]

@@ -12,7 +12,9 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
+use super::{BackboneFamily, BackboneNetwork, ClassifierHead, Stage, Stages, Variants, VggHead};
 use crate::{
+    ConfigError,
     bounds::product,
     layers::{Activation, Norm, NormConfig, conv_norm, max_pool2d, max_pool2d_same, pad_to_least},
 };
@@ -39,28 +41,65 @@ pub struct VggConfig {
 }
 
 impl VggConfig {
-    pub(super) fn channels(&self) -> Vec<usize> {
-        CHANNELS.iter().chain(CHANNELS.last()).copied().collect()
+    /// The network with random weights (Kaiming normal), without a classifier.
+    pub fn init(&self, device: &Device) -> Vgg {
+        BackboneFamily::init(self, device)
+    }
+}
+
+impl BackboneFamily for VggConfig {
+    type Network = Vgg;
+
+    const VARIANTS: Variants<Self> = &[
+        ("vgg11_bn", || Self::new().with_layers([1, 1, 2, 2, 2])),
+        ("vgg13_bn", || Self::new().with_layers([2, 2, 2, 2, 2])),
+        ("vgg16_bn", Self::new),
+        ("vgg19_bn", || Self::new().with_layers([2, 2, 4, 4, 4])),
+    ];
+
+    fn stages(&self) -> Stages {
+        let channels = CHANNELS.into_iter().chain(CHANNELS.last().copied());
+        let rows = channels.zip([1, 2, 4, 8, 16, 32]);
+        Stages::new(rows.map(|(channels, stride)| Stage::new(channels, stride, self.output_stride)))
+            .with_detection_stages([3, 4, 5])
+            .ending_with_pooling()
     }
 
-    /// Upper bound of the number of parameters.
-    pub(super) fn most_parameters(&self) -> u128 {
-        self.layers.iter().zip(CHANNELS).map(|(layers, channels)| product(&[*layers, 10, channels, channels])).sum()
+    fn in_channels(&self) -> usize {
+        self.in_channels
     }
 
-    pub(super) fn check(&self) -> Result<(), String> {
+    fn with_in_channels(self, in_channels: usize) -> Self {
+        Self { in_channels, ..self }
+    }
+
+    fn norm(&self) -> Option<&NormConfig> {
+        Some(&self.norm)
+    }
+
+    fn with_norm(self, norm: NormConfig) -> Self {
+        Self { norm, ..self }
+    }
+
+    fn with_output_stride(self, output_stride: usize) -> Self {
+        Self { output_stride, ..self }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
         if self.layers.iter().any(|layers| !(1..=64).contains(layers)) {
-            return Err(format!("backbone layers must be from 1 to 64 convolutions each, are {:?}", self.layers));
+            return Err(ConfigError::new(
+                "backbone layers",
+                format!("must be from 1 to 64 convolutions each, are {:?}", self.layers),
+            ));
         }
         super::check_output_stride(self.output_stride)
     }
 
-    pub(super) fn strides(&self) -> Vec<usize> {
-        [1, 2, 4, 8, 16, 32].map(|stride: usize| stride.min(self.output_stride)).into()
+    fn most_parameters(&self) -> u128 {
+        self.layers.iter().zip(CHANNELS).map(|(layers, channels)| product(&[*layers, 10, channels, channels])).sum()
     }
 
-    /// The network with random weights (Kaiming normal), without a classifier.
-    pub fn init(&self, device: &Device) -> Vgg {
+    fn init(&self, device: &Device) -> Vgg {
         let mut from = self.in_channels;
         let mut features = Vec::new();
         for (stage, (convolutions, channels)) in self.layers.into_iter().zip(CHANNELS).enumerate() {
@@ -87,6 +126,10 @@ impl VggConfig {
         }
         Vgg { features }
     }
+
+    fn classifier_head(&self, classes: usize, device: &Device) -> ClassifierHead {
+        ClassifierHead::Vgg(VggHead::new(self.stages().last_channels(), classes, device))
+    }
 }
 
 /// The network; see [`VggConfig`]. A stage but the first begins with a pooling, which is all of the last.
@@ -110,8 +153,10 @@ pub enum VggLayer {
     Pool(MaxPool2d),
 }
 
-impl Vgg {
-    pub(super) fn forward(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
+impl BackboneNetwork for Vgg {
+    const KEEPS_REDUCED_MAPS: bool = true;
+
+    fn forward(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
         let layers: Vec<&VggLayer> = self.features.iter().collect();
         let stage_layers = layers.chunk_by(|_, next| !matches!(next, VggLayer::Pool(_)));
         super::collect(stage_layers, x, stages, |layers, x| {
@@ -134,7 +179,7 @@ impl Vgg {
         })
     }
 
-    pub(super) fn freeze_stages(self, trainable: usize) -> Self {
+    fn freeze_stages(self, trainable: usize) -> Self {
         let pools = self.features.iter().enumerate().filter(|(_, layer)| matches!(layer, VggLayer::Pool(_)));
         let starts: Vec<usize> =
             [0].into_iter().chain(pools.map(|(index, _)| index + 1)).take(CHANNELS.len()).collect();

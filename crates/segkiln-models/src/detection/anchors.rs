@@ -2,6 +2,8 @@ use burn::{config::Config, tensor::Tensor};
 
 use super::Corners;
 
+use crate::ConfigError;
+
 /// Anchors of each level of a feature pyramid; torchvision's `AnchorGenerator`.
 #[derive(Config, Debug)]
 pub struct AnchorConfig {
@@ -43,19 +45,25 @@ impl AnchorConfig {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self, levels: usize) -> Result<(), String> {
+    pub fn check(&self, levels: usize) -> Result<(), ConfigError> {
         let positive = |values: &[f32]| {
             (1..=64).contains(&values.len()) && values.iter().all(|value| value.is_finite() && *value > 0.0)
         };
         if self.sizes.len() != levels || levels == 0 {
-            return Err(format!("anchor sizes are for {} levels, the network has {levels}", self.sizes.len()));
+            return Err(ConfigError::new(
+                "anchor sizes",
+                format!("are for {} levels, the network has {levels}", self.sizes.len()),
+            ));
         }
         let first = self.sizes[0].len();
         if !self.sizes.iter().all(|sizes| positive(sizes) && sizes.len() == first) {
-            return Err("anchor sizes must be from 1 to 64 positive numbers, as many for each level".into());
+            return Err(ConfigError::new(
+                "anchor sizes",
+                "must be from 1 to 64 positive numbers, as many for each level",
+            ));
         }
         if !positive(&self.ratios) {
-            return Err("anchor ratios must be from 1 to 64 positive numbers".into());
+            return Err(ConfigError::new("anchor ratios", "must be from 1 to 64 positive numbers"));
         }
         Ok(())
     }

@@ -10,13 +10,13 @@ use segkiln_core::{Detection, Instances};
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use super::{
-    DetectionError, DetectionLosses, DetectionNetwork, DetectionNetworkConfig, DetectionOptions, ImageTransform,
-    Sampling,
+    DetectionError, DetectionLosses, DetectionNetwork, DetectionNetworkConfig, DetectionOptions, DetectionTensors,
+    ImageTransform, Sampling,
     fcos::{Fcos, FcosConfig},
     rcnn::{Rcnn, RcnnConfig},
     retinanet::{RetinaNet, RetinaNetConfig},
 };
-use crate::{backbones::Backbone, weights::WeightsError};
+use crate::{ConfigError, backbones::Backbone, weights::WeightsError};
 
 /// Generates [`DetectorConfig`] and [`DetectionModel`] with all that they pass on to the detector they hold.
 macro_rules! detectors {
@@ -64,7 +64,7 @@ macro_rules! detectors {
                 None$(.or_else(|| $config::by_name(name, classes).map(Self::$variant)))+
             }
 
-            fn check(&self) -> Result<(), String> {
+            fn check(&self) -> Result<(), ConfigError> {
                 match self {
                     $(Self::$variant(config) => config.check(),)+
                 }
@@ -197,7 +197,7 @@ macro_rules! detectors {
             }
 
             fn with_config(self, config: DetectorConfig) -> Result<Self, DetectionError> {
-                let other = || DetectionError::Config("the config is another detector's".into());
+                let other = || ConfigError::with_message("model", "the config is another detector's").into();
                 match self {
                     $(Self::$variant(network) => match config {
                         DetectorConfig::$variant(config) => Ok(Self::$variant(network.with_config(config)?)),
@@ -221,6 +221,12 @@ macro_rules! detectors {
             fn detect(&self, images: &[Tensor<3>]) -> Result<Vec<Vec<Detection>>, DetectionError> {
                 match self {
                     $(Self::$variant(network) => network.detect(images),)+
+                }
+            }
+
+            fn detect_tensors(&self, image: &Tensor<3>) -> Result<Vec<DetectionTensors>, DetectionError> {
+                match self {
+                    $(Self::$variant(network) => network.detect_tensors(image),)+
                 }
             }
 

@@ -6,6 +6,7 @@ use burn::{
 };
 
 use crate::{
+    ConfigError,
     backbones::{Backbone, BackboneConfig},
     layers::{FeaturePyramid, LastLevel, NormConfig},
     weights::{WeightsError, torch_contents},
@@ -55,10 +56,10 @@ impl BackboneWithFpn {
 ///
 /// # Errors
 /// A sentence that names the field.
-pub fn check_stages(backbone: &BackboneConfig, stages: &[usize]) -> Result<(), String> {
+pub fn check_stages(backbone: &BackboneConfig, stages: &[usize]) -> Result<(), ConfigError> {
     let available = backbone.channels().len();
     if stages.is_empty() || !stages.is_sorted_by(|a, b| a < b) || stages.iter().any(|stage| *stage >= available) {
-        return Err(format!("stages must rise and be below {available}, are {stages:?}"));
+        return Err(ConfigError::new("stages", format!("must rise and be below {available}, are {stages:?}")));
     }
     Ok(())
 }

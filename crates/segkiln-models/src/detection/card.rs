@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{DetectionNetworkConfig, DetectorConfig};
 
+use crate::ConfigError;
+
 /// Description of a trained detector that prediction needs beside its weights; part of `config.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(bound = "C: DetectionNetworkConfig")]
@@ -24,11 +26,9 @@ fn rgb() -> ColorMode {
     ColorMode::Rgb
 }
 
-/// Names for a network of which nothing more is known: COCO's if there are 91 classes, else numbers.
-pub fn default_classes(classes: usize) -> Classes {
-    if classes == 91 {
-        return Classes::coco();
-    }
+/// Names of the classes of a network of which nothing more is known than their number, with the background: "background",
+/// "class 1" and so on.
+pub fn unnamed_classes(classes: usize) -> Classes {
     let names = (1..classes.max(2)).map(|class| format!("class {class}"));
     Classes::new(["background".to_string()].into_iter().chain(names)).expect("names differ by their numbers")
 }
@@ -58,16 +58,19 @@ impl<C: DetectionNetworkConfig> DetectorCard<C> {
     ///
     /// # Errors
     /// A sentence that names the fields that do not.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.model.check()?;
         let (known, classes) = (self.model.classes(), self.classes.count());
         let channels = self.model.transform().mean.len();
+        let refuse = |field: &'static str, message| Err(ConfigError::with_message(field, message));
         if known != classes {
-            Err(format!("the model has {known} classes, {classes} have names"))
+            refuse("classes", format!("the model has {known} classes, {classes} have names"))
         } else if channels != self.color.channels() {
-            Err(format!("the model takes {channels} channels, color {:?} has {}", self.color, self.color.channels()))
+            let (color, has) = (self.color, self.color.channels());
+            refuse("color", format!("the model takes {channels} channels, color {color:?} has {has}"))
         } else if !self.categories.is_empty() && self.categories.len() + 1 != classes {
-            Err(format!("{} categories for {classes} classes, of which one is background", self.categories.len()))
+            let categories = self.categories.len();
+            refuse("categories", format!("{categories} categories for {classes} classes, of which one is background"))
         } else {
             Ok(())
         }

@@ -129,6 +129,32 @@ impl DensePostprocess {
     }
 }
 
+/// Finds the level and the anchor that each detection of the first image was made of, by its values.
+pub(super) fn anchors_of(
+    detections: &[Detection],
+    batch: &ImageBatch,
+    grids: &[AnchorGrid],
+    [logits, codes]: [&[Vec<f32>]; 2],
+    classes: usize,
+    score: impl Fn(usize, usize, f32) -> f32,
+    decode: impl Fn([f32; 4], Corners) -> Corners,
+) -> Vec<Option<(usize, usize)>> {
+    let place = |detection: &Detection| {
+        let class = detection.label() as usize;
+        let is_it = |(level, anchor): &(usize, usize)| {
+            score(*level, *anchor, logits[*level][anchor * classes + class]) == detection.score && {
+                let code = codes[*level].as_chunks::<4>().0[*anchor];
+                let bbox = clip_to_image(decode(code, grids[*level].get(*anchor)), batch.sizes[0]);
+                batch.restore(0, bbox).map(f64::from) == detection.bbox.xyxy()
+            }
+        };
+        let mut all =
+            grids.iter().enumerate().flat_map(|(level, grid)| (0..grid.len()).map(move |anchor| (level, anchor)));
+        all.find(is_it)
+    };
+    detections.iter().map(place).collect()
+}
+
 /// Logit below which the sigmoid cannot exceed `threshold`, with a margin for rounding.
 pub fn min_logit(threshold: f32) -> f32 {
     let threshold = f64::from(threshold).clamp(0.0, 1.0);

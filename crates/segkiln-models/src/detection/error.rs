@@ -3,13 +3,18 @@ use segkiln_core::{CoreError, Instances};
 
 use super::transform::size;
 
+use crate::ConfigError;
+
 /// Why a detector cannot be built, look at images, or learn from them.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DetectionError {
     /// The config cannot be built.
     #[error("config: {0}")]
-    Config(String),
+    Config(#[from] ConfigError),
+    /// The detector gives no gradients of what it finds.
+    #[error("this detector does not implement detect_tensors, by which gradients of a score are computed")]
+    NoTensors,
     /// There is no image.
     #[error("no images were given")]
     NoImages,

@@ -7,7 +7,7 @@ use super::{
     rcnn::{MaskConfig, RcnnConfig},
     retinanet::{BoxLoss, RetinaNetConfig},
 };
-use crate::{backbones::BackboneConfig, layers::NormConfig, weights::WeightsError};
+use crate::{ConfigError, backbones::BackboneConfig, layers::NormConfig, weights::WeightsError};
 
 /// Family of detectors, which [`DetectorConfig::on_backbone`] puts on any backbone.
 ///
@@ -52,12 +52,14 @@ impl fmt::Display for DetectorKind {
 }
 
 impl FromStr for DetectorKind {
-    type Err = String;
+    type Err = ConfigError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
         let known = || Self::NAMES.map(|(name, _)| name).join(", ");
         let found = Self::NAMES.iter().find(|(name, _)| *name == text);
-        found.map(|(_, kind)| *kind).ok_or_else(|| format!("there is no {text:?}; known are {}", known()))
+        found
+            .map(|(_, kind)| *kind)
+            .ok_or_else(|| ConfigError::with_message("arch", format!("there is no {text:?}; known are {}", known())))
     }
 }
 
@@ -155,7 +157,7 @@ mod tests {
             config.check().unwrap();
             assert_eq!((config.classes(), config.has_masks()), (3, kind.has_masks()));
         }
-        let error = "yolo".parse::<DetectorKind>().unwrap_err();
+        let error = "yolo".parse::<DetectorKind>().unwrap_err().to_string();
         assert!(error.contains("mask, faster, retinanet, fcos"), "{error}");
     }
 

@@ -49,6 +49,7 @@ pub mod rcnn;
 pub mod retinanet;
 mod sampler;
 mod targets;
+mod tensors;
 mod transform;
 
 pub use anchors::{AnchorConfig, AnchorGrid};
@@ -56,7 +57,7 @@ pub use any::{DetectionModel, DetectorConfig};
 pub use backbone::{BackboneWithFpn, check_stages, frozen_epsilon};
 pub use box_coder::{BoxCoder, BoxLinearCoder};
 pub use boxes::{Corners, area, clip_to_image, iou, is_at_least};
-pub use card::{DetectorCard, default_classes};
+pub use card::{DetectorCard, unnamed_classes};
 pub use dense::{Candidate, DensePostprocess, flatten_predictions, min_logit, sigmoid, stack_levels, top_candidates};
 pub use error::{DetectionError, check_images, check_targets};
 pub use kind::{DetectorKind, with_detector_norms};
@@ -68,6 +69,7 @@ use network::with_same_layers;
 pub use network::{DetectionNetwork, DetectionNetworkConfig, DetectionOptions};
 pub use sampler::{Sampler, Sampling};
 pub use targets::{ImageDetections, ImageTargets};
+pub use tensors::DetectionTensors;
 pub use transform::{ImageBatch, ImageTransform};
 
 use crate::weights::{TorchName, TorchNames};

@@ -7,8 +7,9 @@ use burn::{
 use segkiln_core::{Detection, Instances};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{DetectionError, DetectionLosses, ImageTransform, Sampling};
+use super::{DetectionError, DetectionLosses, DetectionTensors, ImageTransform, Sampling};
 use crate::{
+    ConfigError,
     backbones::Backbone,
     weights::{self, Exceptions, WeightsError, load_torch_but, torch_contents},
 };
@@ -51,6 +52,15 @@ pub trait DetectionNetwork: Module + ModuleDisplay + Sync + 'static {
     /// # Errors
     /// [`DetectionError::NoImages`], or [`DetectionError::Image`] if an image does not fit the network.
     fn detect(&self, images: &[Tensor<3>]) -> Result<Vec<Vec<Detection>>, DetectionError>;
+
+    /// Finds the objects of an image as [`detect`](Self::detect) does, with scores and boxes as tensors, so that gradients of them can
+    /// be computed for the image or a layer. Explanations need it.
+    ///
+    /// # Errors
+    /// As [`detect`](Self::detect), and [`DetectionError::NoTensors`], which is the default.
+    fn detect_tensors(&self, _image: &Tensor<3>) -> Result<Vec<DetectionTensors>, DetectionError> {
+        Err(DetectionError::NoTensors)
+    }
 
     /// Computes the losses of a training step; on a device without gradients and a network in evaluation, those of
     /// validation.
@@ -100,7 +110,11 @@ pub trait DetectionNetwork: Module + ModuleDisplay + Sync + 'static {
         if path.extension().is_some_and(|extension| extension == "bpk") {
             return weights::load(self, path);
         }
-        let is_whole = torch_contents(path)?.iter().any(|(name, _)| name.contains("backbone."));
+        let contents = torch_contents(path)?;
+        if let Some(reason) = self.backbone_mut().and_then(|backbone| backbone.misfit(&contents)) {
+            return Err(WeightsError::Read { path: path.into(), reason: reason.into() });
+        }
+        let is_whole = contents.iter().any(|(name, _)| name.contains("backbone."));
         match self.backbone_mut() {
             Some(backbone) if !is_whole => {
                 let spare = &["fc.", "_fc.", "classifier.", "head.", "conv_head."];
@@ -133,7 +147,7 @@ pub trait DetectionNetworkConfig: Clone + Debug + Serialize + DeserializeOwned +
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    fn check(&self) -> Result<(), String>;
+    fn check(&self) -> Result<(), ConfigError>;
 
     /// Builds the network with random weights.
     ///
@@ -202,23 +216,23 @@ pub(super) fn with_same_layers<C: DetectionNetworkConfig>(
     new: C,
     layers: impl Fn(&C) -> String,
 ) -> Result<C, DetectionError> {
-    new.check().map_err(DetectionError::Config)?;
+    new.check()?;
     if layers(&new) != layers(old) {
-        let reason =
+        let message =
             "the network has its layers already; only sizes of images, thresholds and numbers of boxes can change";
-        return Err(DetectionError::Config(reason.into()));
+        return Err(ConfigError::with_message("model", message).into());
     }
     Ok(new)
 }
 
 /// Checks that a number is in a range.
-pub(super) fn within(name: &str, value: usize, least: usize, most: usize) -> Result<(), String> {
+pub(super) fn within(name: &'static str, value: usize, least: usize, most: usize) -> Result<(), ConfigError> {
     let fits = (least..=most).contains(&value);
-    if fits { Ok(()) } else { Err(format!("{name} must be from {least} to {most}, is {value}")) }
+    if fits { Ok(()) } else { Err(ConfigError::new(name, format!("must be from {least} to {most}, is {value}"))) }
 }
 
 /// Checks that a number is from 0 to 1.
-pub(super) fn share(name: &str, value: f64) -> Result<(), String> {
+pub(super) fn share(name: &'static str, value: f64) -> Result<(), ConfigError> {
     let fits = (0.0..=1.0).contains(&value);
-    if fits { Ok(()) } else { Err(format!("{name} must be from 0 to 1, is {value}")) }
+    if fits { Ok(()) } else { Err(ConfigError::new(name, format!("must be from 0 to 1, is {value}"))) }
 }

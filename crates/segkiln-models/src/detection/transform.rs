@@ -3,6 +3,8 @@ use segkiln_ops::{ResizeMode, resize};
 
 use super::Corners;
 
+use crate::ConfigError;
+
 /// Multiple that the sides of a batch are padded to: the stride of the backbones' last map.
 const SIZE_DIVISIBLE: usize = 32;
 
@@ -24,17 +26,20 @@ impl ImageTransform {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self, channels: usize) -> Result<(), String> {
+    pub fn check(&self, channels: usize) -> Result<(), ConfigError> {
         for (name, value) in [("min_size", self.min_size), ("max_size", self.max_size)] {
             if !(1..=16_384).contains(&value) {
-                return Err(format!("{name} must be from 1 to 16384, is {value}"));
+                return Err(ConfigError::new(name, format!("must be from 1 to 16384, is {value}")));
             }
         }
         if self.mean.len() != channels || self.std.len() != channels {
-            return Err(format!("mean and std need {channels} values each, one for each channel of the image"));
+            return Err(ConfigError::new(
+                "mean and std",
+                format!("need {channels} values each, one for each channel of the image"),
+            ));
         }
         if !self.mean.iter().all(|mean| mean.is_finite()) || !self.std.iter().all(|std| *std > 0.0 && std.is_finite()) {
-            return Err("mean and std must be finite and std above 0".into());
+            return Err(ConfigError::new("mean and std", "must be finite and std above 0"));
         }
         Ok(())
     }

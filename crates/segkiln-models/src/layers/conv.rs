@@ -16,7 +16,7 @@ use super::{
     Activation, Norm, NormConfig,
     norm::{batch_train, trains},
 };
-use crate::{precision, summary::count};
+use crate::{precision, summary::count, trace};
 
 /// Configuration of a [`ConvBlock`].
 #[derive(Config, Debug)]
@@ -114,9 +114,22 @@ impl ConvBlock {
 /// Convolution, normalisation, activation: computed at once where they can be, and not in passes of their own.
 pub fn conv_norm(conv: &Conv2d, norm: Option<&Norm>, activation: Activation, x: impl Into<Joined>) -> Tensor<4> {
     let x = x.into();
+    let layers = [Some(conv.weight.id), norm.and_then(Norm::id)];
+    let y = match trace::splits(&layers, || output_shape(conv, &x)) {
+        false => fused(conv, norm, activation, x),
+        true => {
+            let y = trace::fused(layers[0], convolve(conv, x));
+            let y = trace::fused(layers[1], norm.map_or(y.clone(), |norm| norm.forward(y)));
+            activation.forward(y)
+        }
+    };
+    trace::around(&conv.weight, y)
+}
+
+fn fused(conv: &Conv2d, norm: Option<&Norm>, activation: Activation, x: Joined) -> Tensor<4> {
     let range = activation.range();
-    // What a convolution without gradients does while its output is in the cache.
-    if !x.is_autodiff() {
+    // What a convolution does while its output is in the cache, if only its input may have a gradient.
+    if !x.is_autodiff() || is_constant(conv, norm, &x.device()) {
         let device = x.device();
         let affine = match (norm, &conv.bias) {
             (Some(norm), None) => norm.affine(&device),
@@ -137,9 +150,9 @@ pub fn conv_norm(conv: &Conv2d, norm: Option<&Norm>, activation: Activation, x: 
             return if range.is_some() { y } else { activation.forward(y) };
         }
     }
-    let y = conv2d(conv, x);
+    let y = convolve(conv, x);
     match norm {
-        Some(Norm::Batch(norm)) if trains(norm, &y) => {
+        Some(Norm::Batch(norm)) if trains(norm, &y.device()) => {
             let relu = activation == Activation::Relu;
             let y = batch_train(norm, y, relu);
             if relu { y } else { activation.forward(y) }
@@ -147,6 +160,12 @@ pub fn conv_norm(conv: &Conv2d, norm: Option<&Norm>, activation: Activation, x: 
         Some(norm) => activation.forward(norm.forward(y)),
         None => activation.forward(y),
     }
+}
+
+/// Whether neither learns, also where other layers do.
+fn is_constant(conv: &Conv2d, norm: Option<&Norm>, device: &Device) -> bool {
+    let bias = conv.bias.as_ref().is_some_and(|bias| bias.val().is_autodiff());
+    !bias && !conv.weight.val().is_autodiff() && !matches!(norm, Some(Norm::Batch(norm)) if trains(norm, device))
 }
 
 /// The convolution whose bias, if it has one, begins at zero; the old one need not have values yet.
@@ -157,7 +176,10 @@ pub fn zero_bias(mut conv: Conv2d, device: &Device) -> Conv2d {
 
 /// Every convolution of every network: Burn's layer, computed by [`segkiln_ops::conv2d()`].
 pub fn conv2d(conv: &Conv2d, x: impl Into<Joined>) -> Tensor<4> {
-    let x = x.into();
+    trace::tap(&conv.weight, convolve(conv, x.into()))
+}
+
+fn convolve(conv: &Conv2d, x: Joined) -> Tensor<4> {
     let options = options(conv, &x);
     let affine = || {
         let bias = conv.bias.as_ref().map(Param::val);
@@ -178,6 +200,17 @@ pub fn conv2d(conv: &Conv2d, x: impl Into<Joined>) -> Tensor<4> {
     };
     count_conv(conv, &y);
     y
+}
+
+fn output_shape(conv: &Conv2d, x: &Joined) -> [usize; 4] {
+    let options = options(conv, x);
+    let [n, _, height, width] = x.dims();
+    let side = |axis: usize, size: usize| {
+        let (before, after) = options.padding[axis];
+        let reach = options.dilation[axis] * (conv.kernel_size[axis] - 1) + 1;
+        (size + before + after).saturating_sub(reach) / options.stride[axis] + 1
+    };
+    [n, conv.weight.lazy_shape()[0], side(0, height), side(1, width)]
 }
 
 fn count_conv(conv: &Conv2d, y: &Tensor<4>) {

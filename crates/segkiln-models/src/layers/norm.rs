@@ -1,12 +1,15 @@
 use burn::{
     config::Config,
-    module::{Module, RunningState},
+    module::{Module, ParamId, RunningState},
     nn::{BatchNorm, BatchNormConfig, GroupNorm, GroupNormConfig, InstanceNorm, InstanceNormConfig, LayerNorm},
     tensor::{Device, Tensor},
 };
 use segkiln_ops::batch_norm_train;
 
 use super::Activation;
+use crate::trace::tap;
+
+use crate::ConfigError;
 
 /// Which normalisation follows a convolution.
 #[derive(Config, Debug, PartialEq)]
@@ -46,20 +49,20 @@ impl NormConfig {
     ///
     /// # Errors
     /// A sentence that names the number out of range.
-    pub fn check(&self, channels: usize) -> Result<(), String> {
+    pub fn check(&self, channels: usize) -> Result<(), ConfigError> {
         match *self {
             Self::Batch { epsilon, .. } if !(epsilon.is_finite() && epsilon > 0.0) => {
-                Err(format!("norm epsilon must be finite and above 0, is {epsilon}"))
+                Err(ConfigError::new("norm epsilon", format!("must be finite and above 0, is {epsilon}")))
             }
             Self::Frozen { epsilon } if !(epsilon.is_finite() && epsilon >= 0.0) => {
-                Err(format!("norm epsilon must be finite and not below 0, is {epsilon}"))
+                Err(ConfigError::new("norm epsilon", format!("must be finite and not below 0, is {epsilon}")))
             }
             Self::Batch { momentum, .. } if !(0.0..=1.0).contains(&momentum) => {
-                Err(format!("norm momentum must be from 0 to 1, is {momentum}"))
+                Err(ConfigError::new("norm momentum", format!("must be from 0 to 1, is {momentum}")))
             }
-            Self::Group { groups } if groups == 0 || !channels.is_multiple_of(groups) => {
-                Err(format!("{groups} norm groups do not divide {channels} channels"))
-            }
+            Self::Group { groups } if groups == 0 || !channels.is_multiple_of(groups) => Err(
+                ConfigError::with_message("norm", format!("{groups} norm groups do not divide {channels} channels")),
+            ),
             _ => Ok(()),
         }
     }
@@ -99,11 +102,21 @@ impl Norm {
     /// `[n, c, h, w]` → the same
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         match self {
-            Self::Batch(norm) if trains(norm, &x) => batch_train(norm, x, false),
+            Self::Batch(norm) if trains(norm, &x.device()) => batch_train(norm, x, false),
             Self::Batch(norm) => norm.forward(x),
             Self::Frozen(norm) => norm.forward(x),
             Self::Group(norm) => norm.forward(x),
             Self::Instance(norm) => norm.forward(x),
+        }
+    }
+
+    /// A parameter of the norm, by which it is known; a frozen one has none.
+    pub(super) fn id(&self) -> Option<ParamId> {
+        match self {
+            Self::Batch(norm) => Some(norm.gamma.id),
+            Self::Frozen(_) => None,
+            Self::Group(norm) => norm.gamma.as_ref().map(|gamma| gamma.id),
+            Self::Instance(norm) => norm.gamma.as_ref().map(|gamma| gamma.id),
         }
     }
 
@@ -125,7 +138,7 @@ impl Norm {
 /// # Shapes
 /// `[n, c, h, w]` → the same
 pub fn layer_norm2d(norm: &LayerNorm, x: Tensor<4>) -> Tensor<4> {
-    norm.forward(x.permute([0, 2, 3, 1])).permute([0, 3, 1, 2])
+    tap(&norm.gamma, norm.forward(x.permute([0, 2, 3, 1])).permute([0, 3, 1, 2]))
 }
 
 /// Batch normalisation whose statistics, scale and shift do not change in training. Its values are no parameters.
@@ -169,8 +182,8 @@ impl FrozenBatchNorm {
 }
 
 /// Whether batch norm takes the batch's statistics and not the running ones.
-pub(super) fn trains(norm: &BatchNorm, x: &Tensor<4>) -> bool {
-    x.device().is_autodiff() && norm.training.is_enabled()
+pub(super) fn trains(norm: &BatchNorm, device: &Device) -> bool {
+    device.is_autodiff() && norm.training.is_enabled()
 }
 
 /// Returns the scale and the shift of each channel of a batch norm in evaluation.

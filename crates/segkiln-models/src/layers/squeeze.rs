@@ -5,6 +5,7 @@ use burn::{
 };
 
 use super::{Activation, conv2d, default_initializer, global_avg_pool2d};
+use crate::trace;
 
 /// Scales each channel by a gate computed from global channel averages: Hu et al., CVPR 2018,
 /// <https://arxiv.org/abs/1709.01507>.
@@ -32,6 +33,6 @@ impl SqueezeExcitation {
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let mean = global_avg_pool2d(x.clone());
         let [inner, scale] = self.activations;
-        x * scale.forward(conv2d(&self.fc2, inner.forward(conv2d(&self.fc1, mean))))
+        trace::module(self, x * scale.forward(conv2d(&self.fc2, inner.forward(conv2d(&self.fc1, mean)))))
     }
 }

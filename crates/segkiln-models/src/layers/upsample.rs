@@ -7,7 +7,7 @@ use burn::{
 use segkiln_ops::{ResizeMode, resize};
 
 use super::conv2d;
-use crate::{precision, summary::count};
+use crate::{precision, summary::count, trace};
 
 /// How a decoder doubles height and width.
 #[derive(Config, Debug, Copy, PartialEq)]
@@ -57,6 +57,10 @@ impl Upsample {
 
 /// Every transposed convolution of every network: Burn's layer, computed by [`segkiln_ops::conv_transpose2d()`].
 pub fn conv_transpose2d(conv: &ConvTranspose2d, x: Tensor<4>) -> Tensor<4> {
+    trace::tap(&conv.weight, convolve_transposed(conv, x))
+}
+
+fn convolve_transposed(conv: &ConvTranspose2d, x: Tensor<4>) -> Tensor<4> {
     let options = ConvTransposeOptions::new(conv.stride, conv.padding, conv.padding_out, conv.dilation, conv.groups);
     let [n, _, height, width] = x.dims();
     if let Some(y) = precision::convolve_transposed(conv, &x) {

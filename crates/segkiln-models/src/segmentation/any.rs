@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::{HeadLogits, SegmentationNetwork, SegmentationNetworkConfig, check_classes};
 use crate::{
+    ConfigError,
     backbones::{Backbone, BackboneConfig},
     deeplab::{
         DeepLabV1, DeepLabV1Config, DeepLabV2, DeepLabV2Config, DeepLabV3, DeepLabV3Config, DeepLabV3Plus,
@@ -44,7 +45,7 @@ macro_rules! segmentation_networks {
         ///
         /// let config = ModelConfig::by_name("deeplabv3_resnet50", 21)?;
         /// assert_eq!((config.in_channels(), config.classes()), (3, 21));
-        /// # Ok::<(), String>(())
+        /// # Ok::<(), segkiln_models::ConfigError>(())
         /// ```
         #[derive(Debug, Clone, Serialize)]
         pub enum ModelConfig {
@@ -82,7 +83,7 @@ macro_rules! segmentation_networks {
         impl SegmentationNetworkConfig for ModelConfig {
             type Network = SegmentationModel;
 
-            fn named(name: &str, classes: usize) -> Result<Option<Self>, String> {
+            fn named(name: &str, classes: usize) -> Result<Option<Self>, ConfigError> {
                 $(
                     if let Some(config) = $config::named(name, classes)? {
                         return Ok(Some(Self::$variant(config)));
@@ -91,7 +92,7 @@ macro_rules! segmentation_networks {
                 Ok(None)
             }
 
-            fn check(&self) -> Result<(), String> {
+            fn check(&self) -> Result<(), ConfigError> {
                 check_classes(self.classes())?;
                 match self {
                     $(Self::$variant(config) => SegmentationNetworkConfig::check(config),)+
@@ -275,16 +276,19 @@ impl ModelConfig {
     /// # Errors
     /// A sentence that says what is known, if the name is not, or that the decoder needs a dilation which the backbone
     /// cannot have.
-    pub fn by_name(name: &str, classes: usize) -> Result<Self, String> {
+    pub fn by_name(name: &str, classes: usize) -> Result<Self, ConfigError> {
         Self::named(name, classes)?.ok_or_else(|| {
             let mut decoders = Self::decoders();
             decoders.sort_unstable();
             let whole = Self::names();
             let whole = if whole.is_empty() { String::new() } else { format!(", or one of {}", whole.join(", ")) };
-            format!(
-                "there is no network {name:?}; a name is a decoder ({}), an underscore and a backbone ({}){whole}",
-                decoders.join(", "),
-                BackboneConfig::NAMES.join(", ")
+            ConfigError::with_message(
+                "name",
+                format!(
+                    "there is no network {name:?}; a name is a decoder ({}), an underscore and a backbone ({}){whole}",
+                    decoders.join(", "),
+                    BackboneConfig::NAMES.join(", ")
+                ),
             )
         })
     }
@@ -326,7 +330,7 @@ mod tests {
     #[test]
     fn configs_out_of_range_are_named() {
         let unet = || UNetConfig::new(1, 2);
-        let refused = |config: UNetConfig| ModelConfig::UNet(config).check().unwrap_err();
+        let refused = |config: UNetConfig| ModelConfig::UNet(config).check().unwrap_err().to_string();
         assert!(ModelConfig::UNet(unet()).check().is_ok());
         assert!(refused(UNetConfig::new(0, 2)).contains("in_channels"));
         assert!(refused(unet().with_base(usize::MAX)).contains("base"));

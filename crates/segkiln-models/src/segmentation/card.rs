@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{ModelConfig, SegmentationNetworkConfig, check_classes};
 
+use crate::ConfigError;
+
 /// Description of a trained segmentation network that prediction needs beside its weights; part of `config.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(bound = "C: SegmentationNetworkConfig")]
@@ -25,17 +27,19 @@ impl<C: SegmentationNetworkConfig> ModelCard<C> {
     ///
     /// # Errors
     /// A sentence that names the fields that do not.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.model.check()?;
         let (logits, classes) = (self.model.classes(), self.classes.count());
         check_classes(logits)?;
         let channels = self.model.in_channels();
+        let refuse = |field: &'static str, message| Err(ConfigError::with_message(field, message));
         if logits != classes && !(logits == 1 && classes == 2) {
-            Err(format!("the model has {logits} output channels for {classes} classes"))
+            refuse("classes", format!("the model has {logits} output channels for {classes} classes"))
         } else if let Some(color) = self.color.filter(|color| color.channels() != channels) {
-            Err(format!("the model takes {channels} channels, color {color:?} has {}", color.channels()))
+            refuse("color", format!("the model takes {channels} channels, color {color:?} has {}", color.channels()))
         } else if channels != self.normalize.mean().len() {
-            Err(format!("the model takes {channels} channels, normalize has {}", self.normalize.mean().len()))
+            let values = self.normalize.mean().len();
+            refuse("normalize", format!("the model takes {channels} channels, normalize has {values}"))
         } else {
             Ok(())
         }

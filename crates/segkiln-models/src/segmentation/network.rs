@@ -7,7 +7,7 @@ use burn::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    Summary,
+    ConfigError, Summary,
     backbones::{Backbone, BackboneConfig, smp},
     weights::{self, Exceptions, TorchNames, WeightsError, load_torch_but, torch_contents},
 };
@@ -98,13 +98,7 @@ pub trait SegmentationNetwork: Module + ModuleDisplay + Sync + 'static {
             return weights::load(self, path);
         }
         let contents = torch_contents(path)?;
-        let is_other_padding = |backbone: &&mut Backbone| match backbone {
-            Backbone::EfficientNet(backbone) => !backbone.same_padding(),
-            _ => false,
-        };
-        if self.backbones_mut().iter().any(is_other_padding) && weights::is_efficientnet_pytorch(&contents) {
-            let reason =
-                "its names are EfficientNet-PyTorch's, which pads as TensorFlow; take a backbone `tf_efficientnet_`";
+        if let Some(reason) = self.backbones_mut().iter().find_map(|backbone| backbone.misfit(&contents)) {
             return Err(WeightsError::Read { path: path.into(), reason: reason.into() });
         }
         let is_whole = |name: &str| ["encoder.", "backbone."].iter().any(|part| name.contains(part));
@@ -163,7 +157,7 @@ pub trait SegmentationNetworkConfig: Clone + Debug + Serialize + DeserializeOwne
     ///
     /// # Errors
     /// A sentence, if the name is this network's, but its backbone cannot be used.
-    fn named(_name: &str, _classes: usize) -> Result<Option<Self>, String> {
+    fn named(_name: &str, _classes: usize) -> Result<Option<Self>, ConfigError> {
         Ok(None)
     }
 
@@ -171,7 +165,7 @@ pub trait SegmentationNetworkConfig: Clone + Debug + Serialize + DeserializeOwne
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    fn check(&self) -> Result<(), String>;
+    fn check(&self) -> Result<(), ConfigError>;
 
     /// Builds the network with random weights.
     ///
@@ -207,7 +201,7 @@ pub trait SegmentationNetworkConfig: Clone + Debug + Serialize + DeserializeOwne
     ///
     /// let summary = ModelConfig::by_name("fpn_resnet18", 2)?.summary([64, 64], &Device::default());
     /// println!("{}", summary.blocks(2));
-    /// # Ok::<(), String>(())
+    /// # Ok::<(), segkiln_models::ConfigError>(())
     /// ```
     fn summary(&self, [height, width]: [usize; 2], device: &Device) -> Summary {
         let device = device.clone().inner();
@@ -220,19 +214,19 @@ pub trait SegmentationNetworkConfig: Clone + Debug + Serialize + DeserializeOwne
 ///
 /// # Errors
 /// A sentence, if it is 0 or more than 8192.
-pub fn check_classes(classes: usize) -> Result<(), String> {
+pub fn check_classes(classes: usize) -> Result<(), ConfigError> {
     /// More than any data set has.
     const MOST_CLASSES: usize = 8192;
     match classes {
         1..=MOST_CLASSES => Ok(()),
-        _ => Err(format!("classes must be from 1 to {MOST_CLASSES}, is {classes}")),
+        _ => Err(ConfigError::new("classes", format!("must be from 1 to {MOST_CLASSES}, is {classes}"))),
     }
 }
 
 /// Returns the backbone of a network's name, which is a decoder's, an underscore and a backbone's; none if the name is not
 /// so, or the backbone is unknown. See [`BackboneConfig::by_name`].
 pub fn decoder_backbone(name: &str, decoder: &str) -> Option<BackboneConfig> {
-    BackboneConfig::by_name(backbone_name(name, decoder)?)
+    BackboneConfig::by_name(backbone_name(name, decoder)?).ok()
 }
 
 /// Whether the backbone of a network's name is timm's as it is.
@@ -275,13 +269,13 @@ macro_rules! on_backbone {
 
             const DECODERS: &'static [&'static str] = &[$decoder];
 
-            fn named(name: &str, classes: usize) -> Result<Option<Self>, String> {
+            fn named(name: &str, classes: usize) -> Result<Option<Self>, crate::ConfigError> {
                 let Some(backbone) = crate::segmentation::decoder_backbone(name, $decoder) else { return Ok(None) };
-                let adapt: fn(crate::backbones::BackboneConfig, &str) -> Result<_, String> = $adapt;
+                let adapt: fn(crate::backbones::BackboneConfig, &str) -> Result<_, crate::ConfigError> = $adapt;
                 Ok(Some(Self::new(adapt(backbone, name)?, classes)))
             }
 
-            fn check(&self) -> Result<(), String> {
+            fn check(&self) -> Result<(), crate::ConfigError> {
                 self.check()
             }
 

@@ -31,7 +31,7 @@ pub use torch::{
     Exceptions, load_torch, load_torch_but, save_safetensors, save_torch, torch_contents, torch_network, torch_shapes,
 };
 pub use torch::{TorchName, TorchNames};
-pub(crate) use torch::{is_efficientnet_pytorch, save_torch_named, torch_shapes_named};
+pub(crate) use torch::{save_torch_named, torch_shapes_named};
 
 use crate::Summary;
 

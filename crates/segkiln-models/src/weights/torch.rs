@@ -136,15 +136,11 @@ pub fn torch_network(name: &str, path: &Path) -> Result<String, WeightsError> {
     let contents = torch_contents(path)?;
     let of = |backbone| smp::of_tensors(backbone, contents.iter().map(|(tensor, _)| tensor.as_str()));
     // A classifier has no decoder.
-    Ok(match (BackboneConfig::by_name(name), of(name), of(backbone)) {
+    Ok(match (BackboneConfig::by_name(name).ok(), of(name), of(backbone)) {
         (Some(_), found, _) => found.unwrap_or_else(|| name.into()),
         (None, _, Some(backbone)) => format!("{decoder}_{backbone}"),
         _ => name.into(),
     })
-}
-
-pub(crate) fn is_efficientnet_pytorch(contents: &[(String, Vec<usize>)]) -> bool {
-    contents.iter().any(|(name, _)| name == "_conv_stem.weight" || name.ends_with("._conv_stem.weight"))
 }
 
 /// Writes the weights of `module` as `.safetensors` under PyTorch's names, so that torchvision or
@@ -254,13 +250,9 @@ pub type TorchNames = &'static [(&'static str, &'static str, TorchName)];
 
 /// Names of the fields of this crate's modules.
 fn tables() -> impl Iterator<Item = TorchNames> {
-    let parts = [
-        crate::backbones::TORCH_NAMES,
-        crate::backbones::CONVNEXT,
-        crate::layers::TORCH_NAMES,
-        crate::detection::TORCH_NAMES,
-    ];
-    parts.into_iter().chain(crate::segmentation::TORCH_NAMES.iter().copied())
+    let parts = [crate::layers::TORCH_NAMES, crate::detection::TORCH_NAMES];
+    let lists = [crate::backbones::TORCH_NAMES, crate::segmentation::TORCH_NAMES];
+    parts.into_iter().chain(lists.into_iter().flatten().copied())
 }
 
 /// PyTorch's names of the modules that a visitor is in.

@@ -7,15 +7,17 @@ use burn::{
             grads::Gradients,
             ops::{Backward, Ops, OpsKind},
         },
+        get_device_settings,
         ops::FloatTensorOps,
         tensor::FloatTensor,
     },
-    tensor::{Slice, ops::ConvOptions},
+    tensor::{Shape, Slice, ops::ConvOptions},
 };
 
-use super::Conv2dOps;
+use super::{Conv2dOps, affine};
+use crate::add_relu::AddReluOps;
 
-impl<B: Backend + Conv2dOps, C: CheckpointStrategy> Conv2dOps for Autodiff<B, C> {
+impl<B: Backend + Conv2dOps + AddReluOps, C: CheckpointStrategy> Conv2dOps for Autodiff<B, C> {
     fn convolve(x: FloatTensor<Self>, weight: FloatTensor<Self>, options: ConvOptions<2>) -> FloatTensor<Self> {
         let guards = [x.node(), weight.node()];
         match Convolve.prepare::<C>(guards).compute_bound().stateful() {
@@ -48,6 +50,61 @@ impl<B: Backend + Conv2dOps, C: CheckpointStrategy> Conv2dOps for Autodiff<B, C>
                 prep.finish((nodes, options.clone()), output(x, more, weight, options))
             }
             OpsKind::UnTracked(prep) => prep.finish(output(x, more, weight, options)),
+        }
+    }
+
+    fn convolve_affine(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        range: Option<[f32; 2]>,
+        options: ConvOptions<2>,
+    ) -> FloatTensor<Self> {
+        // The fused operator is differentiated for its input only, as explanations and attacks ask for.
+        if [&weight, &scale, &shift].iter().any(|constant| constant.is_tracked()) {
+            return affine::<Self>(Self::convolve(x, weight, options), scale, shift, range);
+        }
+        let [weight, scale, shift] = [weight, scale, shift].map(|constant| constant.into_primitive());
+        match ConvolveAffine.prepare::<C>([x.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let node = prep.checkpoint(&x);
+                let factors = scaled::<B>(weight.clone(), scale.clone());
+                let output = B::convolve_affine(x.into_primitive(), weight, scale, shift, range, options.clone());
+                prep.finish((node, factors, output.clone(), range, options), output)
+            }
+            OpsKind::UnTracked(prep) => {
+                prep.finish(B::convolve_affine(x.into_primitive(), weight, scale, shift, range, options))
+            }
+        }
+    }
+
+    fn convolve_joined_affine(
+        x: FloatTensor<Self>,
+        more: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        range: Option<[f32; 2]>,
+        options: ConvOptions<2>,
+    ) -> FloatTensor<Self> {
+        let is_learned = [&weight, &scale, &shift].iter().any(|constant| constant.is_tracked());
+        if !B::JOINS || options.groups != 1 || is_learned {
+            return Self::convolve_affine(Self::float_cat(vec![x, more], 1), weight, scale, shift, range, options);
+        }
+        let [weight, scale, shift] = [weight, scale, shift].map(|constant| constant.into_primitive());
+        match ConvolveJoinedAffine.prepare::<C>([x.node(), more.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let nodes = [&x, &more].map(|tensor| prep.checkpoint(tensor));
+                let factors = scaled::<B>(weight.clone(), scale.clone());
+                let [x, more] = [x, more].map(|tensor| tensor.into_primitive());
+                let output = B::convolve_joined_affine(x, more, weight, scale, shift, range, options.clone());
+                prep.finish((nodes, factors, output.clone(), range, options), output)
+            }
+            OpsKind::UnTracked(prep) => {
+                let [x, more] = [x, more].map(|tensor| tensor.into_primitive());
+                prep.finish(B::convolve_joined_affine(x, more, weight, scale, shift, range, options))
+            }
         }
     }
 
@@ -203,6 +260,70 @@ impl<B: Backend + Conv2dOps> Backward<B, 3> for ConvolveBf16 {
         }
         if let Some(node) = node_weight {
             grads.register::<B>(node.id, B::float_cat(weights, 1));
+        }
+    }
+}
+
+/// The weight times the scale of each output channel: with it the scale costs the gradient nothing.
+fn scaled<B: Backend>(weight: FloatTensor<B>, scale: FloatTensor<B>) -> FloatTensor<B> {
+    let channels = scale.shape()[0];
+    B::float_mul(weight, B::float_reshape(scale, Shape::new([channels, 1, 1, 1])))
+}
+
+/// The gradient before a clamp: none at its bounds, as PyTorch's of ReLU and ReLU6.
+fn before_clamp<B: Backend + AddReluOps>(
+    output: FloatTensor<B>,
+    range: Option<[f32; 2]>,
+    grad: FloatTensor<B>,
+) -> FloatTensor<B> {
+    match range {
+        None => grad,
+        Some([0.0, f32::INFINITY]) => B::add_relu_backward(output, grad),
+        Some([low, high]) => {
+            let dtype = get_device_settings::<B>(&output.device()).bool_dtype;
+            let below = B::float_lower_equal_elem(output.clone(), low.into(), dtype);
+            let above = B::float_greater_equal_elem(output, high.into(), dtype);
+            B::float_mask_fill(grad, B::bool_or(below, above), 0f32.into())
+        }
+    }
+}
+
+/// State: the input, the scaled weight, the output and the options.
+#[derive(Debug)]
+struct ConvolveAffine;
+
+impl<B: Backend + Conv2dOps + AddReluOps> Backward<B, 1> for ConvolveAffine {
+    type State = (NodeId, FloatTensor<B>, FloatTensor<B>, Option<[f32; 2]>, ConvOptions<2>);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let [node] = ops.parents;
+        let grad = grads.consume::<B>(&ops.node);
+        let (x, weight, output, range, options) = ops.state;
+        let x = checkpointer.retrieve_node_output::<FloatTensor<B>>(x);
+        if let Some(node) = node {
+            let grad = before_clamp::<B>(output, range, grad);
+            grads.register::<B>(node.id, B::convolve_x_backward(x, weight, grad, options));
+        }
+    }
+}
+
+/// State: both inputs, the scaled weight, the output and the options.
+#[derive(Debug)]
+struct ConvolveJoinedAffine;
+
+impl<B: Backend + Conv2dOps + AddReluOps> Backward<B, 2> for ConvolveJoinedAffine {
+    type State = ([NodeId; 2], FloatTensor<B>, FloatTensor<B>, Option<[f32; 2]>, ConvOptions<2>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (nodes, weight, output, range, options) = ops.state;
+        let grad = before_clamp::<B>(output, range, grad);
+        let inputs = nodes.map(|node| checkpointer.retrieve_node_output::<FloatTensor<B>>(node));
+        let shares = shares::<B>(&weight, [&inputs[0], &inputs[1]]);
+        for ((x, weight), node) in inputs.into_iter().zip(shares).zip(ops.parents) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, B::convolve_x_backward(x, weight, grad.clone(), options.clone()));
+            }
         }
     }
 }

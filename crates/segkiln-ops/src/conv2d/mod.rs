@@ -146,7 +146,7 @@ pub fn conv2d(x: impl Into<Joined>, weight: Tensor<4>, bias: Option<Tensor<1>>, 
         assert_eq!(bias.dims(), [channels_out], "bias of {channels_out} channels");
     }
     if let Some(bias) = &bias
-        && !x.is_autodiff()
+        && (!x.is_autodiff() || !weight.is_autodiff() && !bias.is_autodiff())
     {
         return conv2d_affine(x, weight, bias.ones_like(), bias.clone(), None, options);
     }
@@ -214,7 +214,8 @@ pub fn conv2d_bf16(
 }
 
 /// Convolves `x` with `weight`, multiplies by `scale`, adds `shift` and clamps to `range`, in one pass where the backend can: a
-/// convolution with its batch normalization and ReLU at inference.
+/// convolution with its batch normalization and ReLU at inference. With gradients it is one pass too, as long as they are those
+/// of `x` alone.
 ///
 /// # Shapes
 /// As [`conv2d`]; `scale` and `shift`: `[channels_out]`.

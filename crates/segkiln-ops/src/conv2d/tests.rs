@@ -361,6 +361,58 @@ fn affine_equals_operators_one_by_one() {
     }
 }
 
+/// The fused operator's gradient for its inputs against that of the operators one by one, whose weights are constants or are learned.
+#[test]
+fn affine_is_differentiated() {
+    for device in test_devices() {
+        for (shape, more, out, groups) in
+            [([2, 6, 9, 31], 4, 18, 1), ([1, 20, 33, 47], 9, 12, 1), ([1, 4, 12, 9], 4, 8, 2)]
+        {
+            let [n, channels, height, width] = shape;
+            let options = options([1, 1], [1, 1], [1, 1], groups);
+            let parts = [
+                values(shape, 0, &device),
+                values([n, more, height, width], 1, &device),
+                values([out, (channels + more) / groups, 3, 3], 2, &device),
+            ];
+            let [scale, shift] = [3, 4].map(|seed| values([1, out, 1, 1], seed, &device));
+            for range in [None, Some([0.0, f32::INFINITY]), Some([-0.5, 0.75])] {
+                for tracked in [[true, true, false], [false, true, false], [true, false, false], [true; 3]] {
+                    let run = |fused: bool| {
+                        let [x, more, weight] = [0, 1, 2].map(|index| match tracked[index] {
+                            true => parts[index].clone().autodiff().require_grad(),
+                            false => parts[index].clone(),
+                        });
+                        let inputs = [x.clone(), more.clone()];
+                        let y = if fused {
+                            let [scale, shift] = [&scale, &shift].map(|values| values.clone().reshape([out]));
+                            conv2d_affine(inputs, weight.clone(), scale, shift, range, options.clone())
+                        } else {
+                            let inputs = inputs.map(Tensor::autodiff);
+                            let y =
+                                conv2d(inputs, weight.clone(), None, options.clone()) * scale.clone() + shift.clone();
+                            match range {
+                                Some([0.0, f32::INFINITY]) => burn::tensor::activation::relu(y),
+                                Some([low, high]) => y.clamp(low, high),
+                                None => y,
+                            }
+                        };
+                        let gradients = (y.clone() * values(y.dims(), 5, &device)).backward();
+                        let mut results = vec![y.inner()];
+                        results.extend([x, more, weight].into_iter().filter_map(|part| part.grad(&gradients)));
+                        results.into_iter().map(Tensor::into_data).collect::<Vec<_>>()
+                    };
+                    let (fused, single) = (run(true), run(false));
+                    assert_eq!(fused.len(), 1 + tracked.iter().filter(|tracked| **tracked).count());
+                    for (fused, single) in fused.iter().zip(&single) {
+                        assert_close(&format!("{shape:?}, {range:?}, {tracked:?}"), fused, single);
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Two tensors' channels, evaluated and with the gradients of all: each order of Winograd's tasks, borders and several
 /// images, and what other methods compute from one tensor.
 #[test]

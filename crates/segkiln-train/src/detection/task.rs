@@ -86,7 +86,7 @@ impl<C: DetectionNetworkConfig> Task for DetectionTask<C> {
     }
 
     fn check(&self) -> Result<()> {
-        self.card.check().map_err(|reason| TrainError::Recipe { field: "model", reason })
+        self.card.check().map_err(|error| TrainError::Recipe { field: "model", reason: error.to_string() })
     }
 
     fn has_backbone(&self) -> bool {

@@ -8,6 +8,7 @@ use super::{
     Fcos,
 };
 use crate::{
+    ConfigError,
     backbones::BackboneConfig,
     bounds::{self, product},
     layers::{LastLevel, NormConfig},
@@ -80,13 +81,13 @@ impl FcosConfig {
 
     /// torchvision's network of this name, for `classes` classes with the background.
     pub fn by_name(name: &str, classes: usize) -> Option<Self> {
-        let config = Self::with_backbone(BackboneConfig::by_name("resnet50")?, classes);
+        let config = Self::with_backbone(BackboneConfig::by_name("resnet50").ok()?, classes);
         (name == Self::NAMES[0]).then_some(config)
     }
 
     /// FCOS on any backbone, with its maps of strides 8, 16 and 32.
     pub fn with_backbone(backbone: BackboneConfig, classes: usize) -> Self {
-        let stages = backbone.pyramid()[1..].to_vec();
+        let stages = backbone.pyramid_stages()[1..].to_vec();
         Self::new(backbone, classes, stages)
     }
 
@@ -113,7 +114,7 @@ impl FcosConfig {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.backbone.check()?;
         check_stages(&self.backbone, &self.stages)?;
         within("classes", self.classes, 2, 100_000)?;
@@ -123,14 +124,14 @@ impl FcosConfig {
         self.transform().check(self.backbone.in_channels())?;
         self.anchors()
             .check(self.stages.len() + self.last_level.levels())
-            .map_err(|error| format!("strides: {error}"))?;
+            .map_err(|error| ConfigError::with_message("strides", format!("strides: {error}")))?;
         // A smaller anchor would be rounded to one without area.
         if self.strides.iter().any(|stride| *stride < 2.0) {
-            return Err(format!("strides must be at least 2, are {:?}", self.strides));
+            return Err(ConfigError::new("strides", format!("must be at least 2, are {:?}", self.strides)));
         }
         if !(self.center_sampling_radius.is_finite() && self.center_sampling_radius > 0.0) {
             let radius = self.center_sampling_radius;
-            return Err(format!("center_sampling_radius must be finite and above 0, is {radius}"));
+            return Err(ConfigError::new("center_sampling_radius", format!("must be finite and above 0, is {radius}")));
         }
         within("topk_candidates", self.topk_candidates, 1, 1 << 20)?;
         within("max_detections", self.max_detections, 1, 1 << 20)?;
@@ -140,7 +141,7 @@ impl FcosConfig {
     }
 
     /// Bounds what fields ask for together.
-    fn check_products(&self) -> Result<(), String> {
+    fn check_products(&self) -> Result<(), ConfigError> {
         let Self { classes, channels, convolutions, .. } = self;
         let stage_channels: usize = self.stages.iter().map(|stage| self.backbone.channels()[*stage]).sum();
         let anchors = 1;
@@ -168,7 +169,7 @@ impl DetectionNetworkConfig for FcosConfig {
         Self::by_name(name, classes)
     }
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), ConfigError> {
         self.check()
     }
 
@@ -199,7 +200,7 @@ mod tests {
     #[test]
     fn fields_out_of_range_are_named() {
         let config = || FcosConfig::by_name("fcos_resnet50_fpn", 3).unwrap();
-        let refused = |config: FcosConfig| config.check().unwrap_err();
+        let refused = |config: FcosConfig| config.check().unwrap_err().to_string();
         config().check().unwrap();
         assert!(refused(config().with_max_size(0)).contains("max_size"));
         assert!(refused(config().with_channels(40)).contains("32 norm groups"));
@@ -219,7 +220,7 @@ mod tests {
             (config().with_convolutions(64).with_channels(4096), "convolutions"),
             (config().with_min_size(16_384).with_max_size(16_384).with_channels(1024), "min_size"),
         ] {
-            let error = config.check().unwrap_err();
+            let error = config.check().unwrap_err().to_string();
             assert!(error.contains(part), "{error} for {part}");
         }
         config().with_min_size(4096).with_max_size(8192).check().unwrap();

@@ -1,17 +1,21 @@
 use burn::{
     module::Module,
-    tensor::{Device, Tensor},
+    tensor::{Device, Tensor, activation},
 };
 use segkiln_core::{Detection, Instances};
 
 use super::{
     super::{
         AnchorGrid, BackboneWithFpn, BoxLinearCoder, Corners, DensePostprocess, DetectionError, DetectionLosses,
-        DetectionNetwork, DetectionNetworkConfig, ImageBatch, ImageTargets, Sampling, binary_cross_entropy,
-        check_images, check_targets, generalized_box_iou_loss,
+        DetectionNetwork, DetectionNetworkConfig, DetectionTensors, ImageBatch, ImageTargets, Sampling,
+        binary_cross_entropy, check_images, check_targets,
+        dense::anchors_of,
+        generalized_box_iou_loss,
         host::{indices, rows, values},
         losses::sum,
-        min_logit, sigmoid, sigmoid_focal_loss, stack_levels, with_same_layers,
+        min_logit, sigmoid, sigmoid_focal_loss, stack_levels,
+        tensors::restored,
+        with_same_layers,
     },
     FcosConfig, FcosHead, assign_locations,
     head::HeadOutputs,
@@ -35,7 +39,7 @@ impl FcosConfig {
     /// # Errors
     /// [`DetectionError::Config`] where [`check`](Self::check) gives an error.
     pub fn init(&self, device: &Device) -> Result<Fcos, DetectionError> {
-        self.check().map_err(DetectionError::Config)?;
+        self.check()?;
         let Self { backbone, stages, channels, last_level, .. } = self;
         Ok(Fcos {
             backbone: BackboneWithFpn::new(backbone, stages, *channels, &NormConfig::None, *last_level, device),
@@ -74,6 +78,37 @@ impl DetectionNetwork for Fcos {
 
     fn detect(&self, images: &[Tensor<3>]) -> Result<Vec<Vec<Detection>>, DetectionError> {
         self.detections(&self.predict(images)?)
+    }
+
+    fn detect_tensors(&self, image: &Tensor<3>) -> Result<Vec<DetectionTensors>, DetectionError> {
+        let predictions = self.predict(std::slice::from_ref(image))?;
+        let found = self.detections(&predictions)?.remove(0);
+        let Predictions { images, grids, outputs } = &predictions;
+        let [logits, codes, centerness] = [&outputs.logits, &outputs.codes, &outputs.centerness]
+            .map(|levels| levels.iter().map(|level| values(level.clone())).collect::<Vec<_>>());
+        let places = anchors_of(
+            &found,
+            images,
+            grids,
+            [&logits, &codes],
+            self.config.classes,
+            |level, location, logit| (sigmoid(logit) * sigmoid(centerness[level][location])).sqrt(),
+            |code, anchor| BoxLinearCoder.decode(code, anchor),
+        );
+        let device = images.tensor.device();
+        let pairs = found.into_iter().zip(places).filter_map(|(detection, place)| Some((detection, place?)));
+        let tensors = pairs.map(|(detection, (level, anchor))| {
+            let class = detection.label() as usize;
+            let row = |levels: &[Tensor<3>]| levels[level].clone().narrow(1, anchor, 1);
+            let value = |levels: &[Tensor<3>], index: usize| row(levels).narrow(2, index, 1).reshape([1]);
+            let codes = row(&outputs.codes).reshape([1, 4]);
+            let bbox = BoxLinearCoder.decode_tensor(codes, rows(&[grids[level].get(anchor)], &device));
+            let score = (activation::sigmoid(value(&outputs.logits, class))
+                * activation::sigmoid(value(&outputs.centerness, 0)))
+            .sqrt();
+            DetectionTensors { detection, score, bbox: restored(images, bbox) }
+        });
+        Ok(tensors.collect())
     }
 
     /// The terms are `classification`, `bbox_regression` and `bbox_ctrness`; all locations take part, so that nothing is

@@ -13,6 +13,7 @@ use super::{
     Rcnn,
 };
 use crate::{
+    ConfigError,
     backbones::BackboneConfig,
     bounds::{self, product},
     layers::NormConfig,
@@ -230,7 +231,7 @@ impl RcnnConfig {
             5 => AnchorConfig::new(),
             _ => AnchorConfig::new().with_sizes(vec![vec![32.0, 64.0, 128.0, 256.0, 512.0]; maps]),
         };
-        let score = if matches!(backbone, BackboneConfig::MobileNetV3(_)) { 0.05 } else { 0.0 };
+        let score = backbone.min_proposal_score();
         Self::new(backbone, classes, stages).with_anchors(anchors).with_rpn(RpnConfig::new().with_score(score))
     }
 
@@ -253,7 +254,7 @@ impl RcnnConfig {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.backbone.check()?;
         check_stages(&self.backbone, &self.stages)?;
         within("classes", self.classes, 2, 100_000)?;
@@ -272,7 +273,10 @@ impl RcnnConfig {
             within(name, value, 1, 1 << 20)?;
         }
         if !(self.rpn.min_size.is_finite() && self.rpn.min_size > 0.0) {
-            return Err(format!("rpn min_size must be finite and above 0, is {}", self.rpn.min_size));
+            return Err(ConfigError::new(
+                "rpn min_size",
+                format!("must be finite and above 0, is {}", self.rpn.min_size),
+            ));
         }
         within("roi size", self.roi.size, 1, 64)?;
         within("roi sampling", self.roi.sampling, 1, 64)?;
@@ -294,10 +298,10 @@ impl RcnnConfig {
             share(name, value)?;
         }
         if self.rpn.background > self.rpn.foreground || self.roi.background > self.roi.foreground {
-            return Err("background must not be above foreground".into());
+            return Err(ConfigError::new("background", "must not be above foreground"));
         }
         if !self.roi.weights.iter().all(|weight| weight.is_finite() && *weight > 0.0) {
-            return Err(format!("roi weights must be positive, are {:?}", self.roi.weights));
+            return Err(ConfigError::new("roi weights", format!("must be positive, are {:?}", self.roi.weights)));
         }
         if let BoxHeadKind::ConvFc { norm } = &self.roi.head {
             norm.check(self.channels)?;
@@ -313,7 +317,7 @@ impl RcnnConfig {
     }
 
     /// Bounds what fields ask for together.
-    fn check_products(&self) -> Result<(), String> {
+    fn check_products(&self) -> Result<(), ConfigError> {
         let Self { classes, channels, rpn, roi, .. } = self;
         let stage_channels: usize = self.stages.iter().map(|stage| self.backbone.channels()[*stage]).sum();
         bounds::parameters(
@@ -365,7 +369,7 @@ impl DetectionNetworkConfig for RcnnConfig {
         Self::by_name(name, classes)
     }
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), ConfigError> {
         self.check()
     }
 
@@ -416,7 +420,7 @@ mod tests {
     #[test]
     fn what_is_out_of_range_is_named() {
         let config = || RcnnConfig::by_name("maskrcnn_resnet50_fpn", 3).unwrap();
-        let refused = |config: RcnnConfig| config.check().unwrap_err();
+        let refused = |config: RcnnConfig| config.check().unwrap_err().to_string();
         assert!(refused(config().with_min_size(0)).contains("min_size"));
         assert!(refused(config().with_max_size(0)).contains("max_size"));
         assert!(refused(config().with_mean(vec![0.5])).contains("mean"));
@@ -424,8 +428,9 @@ mod tests {
         assert!(refused(config().with_rpn(RpnConfig::new().with_positive(2.0))).contains("rpn positive"));
         assert!(refused(config().with_roi(RoiConfig::new().with_size(1 << 20))).contains("roi size"));
         assert!(refused(config().with_rpn(RpnConfig::new().with_min_size(-1.0))).contains("rpn min_size"));
-        let resnet =
-            |config: ResNetConfig| RcnnConfig::with_backbone(BackboneConfig::ResNet(config), 3).check().unwrap_err();
+        let resnet = |config: ResNetConfig| {
+            RcnnConfig::with_backbone(BackboneConfig::ResNet(config), 3).check().unwrap_err().to_string()
+        };
         assert!(resnet(ResNetConfig::resnet50().with_width(1 << 20)).contains("width"));
         assert!(resnet(ResNetConfig::resnet50().with_groups(usize::MAX).with_width(2)).contains("groups"));
         let odd = ResNetConfig::resnet50().with_width(3).with_norm(NormConfig::Group { groups: 2 });
@@ -451,7 +456,7 @@ mod tests {
             (mask(MaskConfig::new().with_channels(8192)), "mask channels"),
             (config().with_min_size(16_384).with_max_size(16_384), "min_size"),
         ] {
-            let error = config.check().unwrap_err();
+            let error = config.check().unwrap_err().to_string();
             assert!(error.contains(part), "{error} for {part}");
         }
         // Those of people are far from it.
@@ -459,7 +464,7 @@ mod tests {
         lvis.clone().with_roi(lvis.roi.clone().with_detections(300)).check().unwrap();
         config().with_min_size(4096).with_max_size(8192).check().unwrap();
         let blocks = ResNetConfig { layers: [64; 4], ..ResNetConfig::resnet50() }.with_groups(16).with_width(64);
-        let error = RcnnConfig::with_backbone(BackboneConfig::ResNet(blocks), 3).check().unwrap_err();
+        let error = RcnnConfig::with_backbone(BackboneConfig::ResNet(blocks), 3).check().unwrap_err().to_string();
         assert!(error.contains("backbone layers"), "{error}");
     }
 }

@@ -8,7 +8,8 @@ use segkiln_core::{BBox, CoreError, Detection, Instances, Rle};
 use super::{
     super::{
         BackboneWithFpn, Corners, DetectionError, DetectionLosses, DetectionNetwork, DetectionNetworkConfig,
-        ImageBatch, ImageDetections, ImageTargets, Sampling, check_images, check_targets, with_same_layers,
+        DetectionTensors, ImageBatch, ImageDetections, ImageTargets, Sampling, check_images, check_targets,
+        with_same_layers,
     },
     RcnnConfig, RoiHeads, Rpn, RpnHead,
     paste::paste_mask,
@@ -54,7 +55,7 @@ impl RcnnConfig {
     /// # Errors
     /// [`DetectionError::Config`] where [`check`](Self::check) gives an error.
     pub fn init(&self, device: &Device) -> Result<Rcnn, DetectionError> {
-        self.check().map_err(DetectionError::Config)?;
+        self.check()?;
         let Self { backbone, stages, channels, pyramid_norm, .. } = self;
         Ok(Rcnn {
             backbone: BackboneWithFpn::new(backbone, stages, *channels, pyramid_norm, LastLevel::MaxPool, device),
@@ -88,6 +89,15 @@ impl DetectionNetwork for Rcnn {
     fn detect(&self, images: &[Tensor<3>]) -> Result<Vec<Vec<Detection>>, DetectionError> {
         check_images(images, self.config.mean.len())?;
         self.detect_in(&Features::new(self, images))
+    }
+
+    fn detect_tensors(&self, image: &Tensor<3>) -> Result<Vec<DetectionTensors>, DetectionError> {
+        let images = std::slice::from_ref(image);
+        check_images(images, self.config.mean.len())?;
+        let features = Features::new(self, images);
+        let Features { images, maps } = &features;
+        let (proposals, _) = self.rpn.forward(images, maps, &self.config, false);
+        self.roi_heads.detect_tensors(images, features.pooled(), proposals, &self.config)
     }
 
     fn losses(

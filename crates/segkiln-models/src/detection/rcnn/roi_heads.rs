@@ -6,17 +6,19 @@ use burn::{
     },
     tensor::{
         Device, Int, Tensor,
-        activation::{relu, sigmoid},
+        activation::{self, relu, sigmoid},
     },
 };
 use rayon::prelude::*;
+use segkiln_core::{BBox, Detection};
 
 use super::{
     super::{
-        BoxCoder, Corners, ImageBatch, ImageDetections, ImageTargets, Match, Matcher, Sampling, binary_cross_entropy,
-        clip_to_image, cross_entropy,
+        BoxCoder, Corners, DetectionError, DetectionTensors, ImageBatch, ImageDetections, ImageTargets, Match, Matcher,
+        Sampling, binary_cross_entropy, clip_to_image, cross_entropy,
         host::{indices, rows, values},
         is_at_least, smooth_l1,
+        tensors::restored,
     },
     BoxHeadKind, MaskConfig, RcnnConfig, RoiConfig,
     mask_target::MaskTarget,
@@ -172,6 +174,43 @@ impl RoiHeads {
             }
         }
         found
+    }
+
+    /// Detections of one image, whose scores and boxes have gradients. Proposals are constants, as in training.
+    pub(super) fn detect_tensors(
+        &self,
+        images: &ImageBatch,
+        maps: &[Tensor<4>],
+        proposals: Vec<Vec<Corners>>,
+        config: &RcnnConfig,
+    ) -> Result<Vec<DetectionTensors>, DetectionError> {
+        let RoiConfig { size, sampling, weights, nms, detections: most, .. } = config.roi;
+        let Some(pooled) = pool(maps, &proposals, tallest(images), size, sampling) else { return Ok(Vec::new()) };
+        let (logits, codes) = self.box_predictor.forward(self.box_head.forward(pooled.features));
+        let mut row = vec![0; pooled.order.len()];
+        pooled.order.iter().enumerate().for_each(|(at, index)| row[*index] = at);
+        let [logit_values, code_values] = [&logits, &codes].map(|tensor| values(tensor.clone()));
+        let candidates = candidates(&proposals[0], &row, &logit_values, &code_values, images.sizes[0], config);
+        let found = together(&candidates).suppressed(nms, most);
+        let device = codes.device();
+        let mut tensors = Vec::with_capacity(found.boxes.len());
+        for ((bbox, label), score) in found.boxes.into_iter().zip(found.labels).zip(found.scores) {
+            let same =
+                |candidate: &&Candidate| (candidate.bbox, candidate.class, candidate.score) == (bbox, label, score);
+            let Candidate { proposal, .. } =
+                *candidates.iter().find(same).expect("a detection is one of the candidates");
+            let class = label as usize;
+            let own = logits.clone().narrow(0, row[proposal], 1);
+            let codes = codes.clone().narrow(0, row[proposal], 1).narrow(1, 4 * class, 4);
+            let from = rows(&proposals[0][proposal..=proposal], &device);
+            let [x1, y1, x2, y2] = images.restore(0, bbox).map(f64::from);
+            tensors.push(DetectionTensors {
+                detection: Detection::new(BBox::new(x1, y1, x2, y2)?, label, score)?,
+                score: activation::softmax(own, 1).narrow(1, class, 1).reshape([1]),
+                bbox: restored(images, BoxCoder { weights }.decode_tensor(codes, from)),
+            });
+        }
+        Ok(tensors)
     }
 
     /// The losses of classes, of boxes, and of masks if the network makes them.
@@ -334,29 +373,56 @@ fn detections(
     size: [usize; 2],
     config: &RcnnConfig,
 ) -> ImageDetections {
+    let candidates = candidates(proposals, rows, logits, codes, size, config);
+    together(&candidates).suppressed(config.roi.nms, config.roi.detections)
+}
+
+/// A proposal with a class.
+#[derive(Clone, Copy)]
+struct Candidate {
+    bbox: Corners,
+    score: f32,
+    class: u32,
+    /// Index of the proposal.
+    proposal: usize,
+}
+
+fn together(candidates: &[Candidate]) -> ImageDetections {
+    ImageDetections {
+        boxes: candidates.iter().map(|candidate| candidate.bbox).collect(),
+        labels: candidates.iter().map(|candidate| candidate.class).collect(),
+        scores: candidates.iter().map(|candidate| candidate.score).collect(),
+    }
+}
+
+/// Those whose score exceeds the threshold, in the order of the proposals and classes.
+fn candidates(
+    proposals: &[Corners],
+    rows: &[usize],
+    logits: &[f32],
+    codes: &[f32],
+    size: [usize; 2],
+    config: &RcnnConfig,
+) -> Vec<Candidate> {
     /// Shorter boxes are dropped; in pixels of the network's input.
     const MIN_SIDE: f32 = 1e-2;
     let (classes, roi) = (config.classes, &config.roi);
     let coder = BoxCoder { weights: roi.weights };
-    let candidates: Vec<(Corners, f32, u32)> = proposals
+    proposals
         .par_iter()
         .zip(rows)
-        .flat_map_iter(|(proposal, row)| {
+        .enumerate()
+        .flat_map_iter(|(index, (proposal, row))| {
             let codes = codes[row * classes * 4..][..classes * 4].as_chunks::<4>().0;
             let scores = softmax(&logits[row * classes..][..classes]);
             let with_class = scores.into_iter().zip(codes).zip(0..).skip(1);
-            with_class
-                .filter(|((score, _), _)| *score > roi.score)
-                .map(|((score, code), class)| (clip_to_image(coder.decode(*code, *proposal), size), score, class))
+            with_class.filter(|((score, _), _)| *score > roi.score).map(move |((score, code), class)| {
+                let bbox = clip_to_image(coder.decode(*code, *proposal), size);
+                Candidate { bbox, score, class, proposal: index }
+            })
         })
-        .filter(|(bbox, _, _)| is_at_least(*bbox, MIN_SIDE))
-        .collect();
-    let detections = ImageDetections {
-        boxes: candidates.iter().map(|candidate| candidate.0).collect(),
-        labels: candidates.iter().map(|candidate| candidate.2).collect(),
-        scores: candidates.iter().map(|candidate| candidate.1).collect(),
-    };
-    detections.suppressed(roi.nms, roi.detections)
+        .filter(|candidate| is_at_least(candidate.bbox, MIN_SIDE))
+        .collect()
 }
 
 fn softmax(logits: &[f32]) -> Vec<f32> {

@@ -11,6 +11,7 @@ use super::{
     RetinaNet,
 };
 use crate::{
+    ConfigError,
     backbones::BackboneConfig,
     bounds::{self, product},
     layers::{LastLevel, NormConfig},
@@ -102,7 +103,7 @@ impl RetinaNetConfig {
 
     /// torchvision's network of this name, for `classes` classes with the background.
     pub fn by_name(name: &str, classes: usize) -> Option<Self> {
-        let config = Self::with_backbone(BackboneConfig::by_name("resnet50")?, classes);
+        let config = Self::with_backbone(BackboneConfig::by_name("resnet50").ok()?, classes);
         match name {
             "retinanet_resnet50_fpn" => Some(config),
             "retinanet_resnet50_fpn_v2" => Some(
@@ -117,7 +118,7 @@ impl RetinaNetConfig {
 
     /// RetinaNet on any backbone, with its maps of strides 8, 16 and 32.
     pub fn with_backbone(backbone: BackboneConfig, classes: usize) -> Self {
-        let stages = backbone.pyramid()[1..].to_vec();
+        let stages = backbone.pyramid_stages()[1..].to_vec();
         Self::new(backbone, classes, stages)
     }
 
@@ -138,7 +139,7 @@ impl RetinaNetConfig {
     ///
     /// # Errors
     /// A sentence that names the field out of range.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.backbone.check()?;
         check_stages(&self.backbone, &self.stages)?;
         within("classes", self.classes, 2, 100_000)?;
@@ -154,13 +155,13 @@ impl RetinaNetConfig {
         share("score_threshold", self.score_threshold.into())?;
         share("nms_iou", self.nms_iou)?;
         if self.background_iou > self.foreground_iou {
-            return Err("background_iou must not be above foreground_iou".into());
+            return Err(ConfigError::new("background_iou", "must not be above foreground_iou"));
         }
         self.check_products()
     }
 
     /// Bounds what fields ask for together.
-    fn check_products(&self) -> Result<(), String> {
+    fn check_products(&self) -> Result<(), ConfigError> {
         let Self { classes, channels, convolutions, .. } = self;
         let stage_channels: usize = self.stages.iter().map(|stage| self.backbone.channels()[*stage]).sum();
         let anchors = self.anchors.per_location();
@@ -188,7 +189,7 @@ impl DetectionNetworkConfig for RetinaNetConfig {
         Self::by_name(name, classes)
     }
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), ConfigError> {
         self.check()
     }
 
@@ -233,7 +234,7 @@ mod tests {
     #[test]
     fn fields_out_of_range_are_named() {
         let config = || RetinaNetConfig::by_name("retinanet_resnet50_fpn_v2", 3).unwrap();
-        let refused = |config: RetinaNetConfig| config.check().unwrap_err();
+        let refused = |config: RetinaNetConfig| config.check().unwrap_err().to_string();
         config().check().unwrap();
         assert!(refused(config().with_min_size(0)).contains("min_size"));
         assert!(refused(config().with_channels(48)).contains("32 norm groups"));
@@ -253,7 +254,7 @@ mod tests {
             (config().with_convolutions(64).with_channels(4096), "convolutions"),
             (config().with_min_size(16_384).with_max_size(16_384).with_channels(1024), "min_size"),
         ] {
-            let error = config.check().unwrap_err();
+            let error = config.check().unwrap_err().to_string();
             assert!(error.contains(part), "{error} for {part}");
         }
         config().with_min_size(4096).with_max_size(8192).check().unwrap();

@@ -9,8 +9,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use segkiln_core::Classes;
 use segkiln_data::Preset;
 
 use super::WeightsError;
@@ -80,6 +81,15 @@ impl TrainingData {
             Self::Coco => 91,
         }
     }
+
+    /// Returns the names of the classes; none of ImageNet's, which this library does not have.
+    pub fn class_names(self) -> Option<Classes> {
+        match self {
+            Self::ImageNet => None,
+            Self::CocoVoc => Some(Classes::voc()),
+            Self::Coco => Some(Classes::coco()),
+        }
+    }
 }
 
 impl Published {
@@ -99,6 +109,13 @@ impl Published {
             let names: Vec<&str> = of.iter().map(|published| published.name).collect();
             format!("{network} has no weights {name}; it has {} and DEFAULT", names.join(", "))
         })
+    }
+
+    /// The weights of a network that are published as a file of this name, which has the first digits of its SHA-256; none if
+    /// the file has another name.
+    pub fn of_file(network: &str, path: &Path) -> Option<Self> {
+        let file = path.file_name()?;
+        ALL.iter().find(|published| published.network == network && file == published.file).copied()
     }
 
     /// All that are known.
@@ -170,13 +187,13 @@ impl Published {
     }
 
     #[cfg(feature = "pretrained")]
-    fn fetch(&self, path: &std::path::Path, progress: impl FnMut(u64, Option<u64>)) -> Result<(), String> {
+    fn fetch(&self, path: &Path, progress: impl FnMut(u64, Option<u64>)) -> Result<(), String> {
         download::download(&self.url(), self.sha256(), path, progress)?;
         cache::remember(path)
     }
 
     #[cfg(not(feature = "pretrained"))]
-    fn fetch(&self, _path: &std::path::Path, _progress: impl FnMut(u64, Option<u64>)) -> Result<(), String> {
+    fn fetch(&self, _path: &Path, _progress: impl FnMut(u64, Option<u64>)) -> Result<(), String> {
         Err("the program is built without the feature `pretrained`, which downloads".into())
     }
 }
@@ -195,7 +212,7 @@ mod tests {
         for published in Published::all() {
             let name = published.network;
             match published.data {
-                TrainingData::ImageNet => assert!(ClassifierConfig::by_name(name).is_some(), "{name}"),
+                TrainingData::ImageNet => assert!(ClassifierConfig::by_name(name).is_ok(), "{name}"),
                 TrainingData::CocoVoc => assert!(ModelConfig::by_name(name, 21).is_ok(), "{name}"),
                 TrainingData::Coco => assert!(DetectorConfig::by_name(name, 91).is_some(), "{name}"),
             }
@@ -205,6 +222,10 @@ mod tests {
                 "{name}"
             );
             assert!(digits.chars().all(|digit| digit.is_ascii_hexdigit()), "{name}");
+            if let Some(classes) = published.data.class_names() {
+                assert_eq!(classes.count(), published.data.classes(), "{name}");
+            }
+            assert_eq!(Published::of_file(name, &Path::new("cache").join(published.file)), Some(*published));
             let defaults = Published::all().iter().filter(|other| other.network == name && other.is_default);
             assert_eq!(defaults.count(), 1, "{name}");
         }

@@ -8,15 +8,23 @@ use super::{Published, TrainingData, Weights};
 struct Facts(&'static str, TrainingData, Option<Preset>);
 
 const fn image_net(file: &'static str, resize: u32, crop: u32) -> Facts {
-    Facts(file, TrainingData::ImageNet, Some(Preset { resize, crop: Some(crop), filter: Filter::Bilinear }))
+    Facts(
+        file,
+        TrainingData::ImageNet,
+        Some(Preset { resize: Some(resize), crop: Some(crop), filter: Filter::Bilinear }),
+    )
 }
 
 const fn cubic(file: &'static str, resize: u32, crop: u32) -> Facts {
-    Facts(file, TrainingData::ImageNet, Some(Preset { resize, crop: Some(crop), filter: Filter::Bicubic }))
+    Facts(
+        file,
+        TrainingData::ImageNet,
+        Some(Preset { resize: Some(resize), crop: Some(crop), filter: Filter::Bicubic }),
+    )
 }
 
 const fn voc(file: &'static str) -> Facts {
-    Facts(file, TrainingData::CocoVoc, Some(Preset { resize: 520, crop: None, filter: Filter::Bilinear }))
+    Facts(file, TrainingData::CocoVoc, Some(Preset { resize: Some(520), crop: None, filter: Filter::Bilinear }))
 }
 
 const fn coco(file: &'static str) -> Facts {

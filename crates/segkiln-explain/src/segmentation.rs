@@ -1,0 +1,201 @@
+use burn::tensor::{
+    Device, Int, Tensor, TensorData,
+    activation::{log_sigmoid, log_softmax, sigmoid, softmax},
+};
+use segkiln_core::{Classes, LabelMap};
+use segkiln_data::{Image, Normalize};
+use segkiln_models::{LayerMaps, ModelCard, SegmentationNetwork};
+
+use crate::{
+    ExplainError, Reduction, Region, Result, Subject, Target,
+    subject::{finite, values},
+};
+
+/// A segmentation network, its normalization and classes.
+///
+/// The network computes as in prediction, with its fused operators, and its weights are constants: gradients are computed for images
+/// and layers only.
+#[derive(Debug, Clone)]
+pub struct SegmentationSubject<M: SegmentationNetwork> {
+    network: M,
+    classes: Classes,
+    normalize: Normalize,
+    device: Device,
+}
+
+impl<M: SegmentationNetwork> SegmentationSubject<M> {
+    /// Takes a network as it is, on the device of its weights.
+    ///
+    /// # Errors
+    /// [`ExplainError::Option`] if the parts of the card do not fit each other.
+    pub fn new(network: &M, card: &ModelCard<M::Config>, device: &Device) -> Result<Self> {
+        card.check().map_err(|error| ExplainError::Option { option: "card", reason: error.to_string() })?;
+        let (classes, normalize) = (card.classes.clone(), card.normalize.clone());
+        Ok(Self { network: network.valid(), classes, normalize, device: device.clone().without_autodiff() })
+    }
+
+    /// The network, whose weights are constants.
+    pub fn network(&self) -> &M {
+        &self.network
+    }
+
+    /// The normalized image as the network takes it, `[1, channels, height, width]`.
+    ///
+    /// # Errors
+    /// [`ExplainError::Data`] if the channels are not those that the network takes.
+    pub fn input(&self, image: &Image) -> Result<Tensor<4>> {
+        let mut image = image.clone();
+        self.normalize.apply(&mut image)?;
+        Ok(crate::picture::tensor(image, &self.device))
+    }
+
+    /// Logits of normalized images, `[n, classes or 1, height, width]`.
+    pub fn logits(&self, x: Tensor<4>) -> Tensor<4> {
+        self.network.forward(x)
+    }
+
+    /// Probabilities of each class, `[n, classes, height, width]`; a single logit gives two.
+    pub fn probabilities(&self, x: Tensor<4>) -> Tensor<4> {
+        probabilities(self.logits(x))
+    }
+
+    /// The most likely class of each pixel of a normalized image.
+    ///
+    /// # Errors
+    /// [`ExplainError::Undefined`] if the network gives NaN.
+    pub fn predict(&self, x: &Tensor<4>) -> Result<LabelMap> {
+        let logits = self.logits(x.clone());
+        let [_, channels, height, width] = logits.dims();
+        let logits = values(logits)?;
+        let pixels = height * width;
+        let label = |pixel: usize| -> Result<u32> {
+            let mut best = (0, f32::NEG_INFINITY);
+            for class in 0..channels {
+                let logit = logits[class * pixels + pixel];
+                if logit.is_nan() {
+                    return Err(ExplainError::Undefined(logit));
+                }
+                if logit > best.1 {
+                    best = (class as u32, logit);
+                }
+            }
+            Ok(if channels == 1 { u32::from(best.1 > 0.0) } else { best.0 })
+        };
+        let labels = (0..pixels).map(label).collect::<Result<Vec<_>>>()?;
+        Ok(LabelMap::new(width as u32, height as u32, labels).expect("a label a pixel"))
+    }
+
+    /// Cross-entropy of each pixel of normalized images with the labels, 0 where a label is ignored.
+    ///
+    /// # Shapes
+    /// `logits`: `[n, classes or 1, height, width]`, `labels`: `[n, 1, height, width]` → `[n, 1, height, width]`
+    pub(crate) fn cross_entropy(logits: Tensor<4>, labels: Tensor<4, Int>) -> Tensor<4> {
+        match logits.dims()[1] {
+            // -log σ(z) of the foreground, -log σ(-z) of the background
+            1 => log_sigmoid(logits * (labels.float() * 2.0 - 1.0)).neg(),
+            _ => log_softmax(logits, 1).gather(1, labels).neg(),
+        }
+    }
+
+    fn check_class(&self, class: usize) -> Result<()> {
+        if class < self.classes.count() {
+            return Ok(());
+        }
+        Err(ExplainError::Class { class, names: self.classes.names().to_vec() })
+    }
+}
+
+/// `[n, classes, h, w]` of logits; a single one gives two.
+pub(crate) fn probabilities(logits: Tensor<4>) -> Tensor<4> {
+    match logits.dims()[1] {
+        1 => {
+            let foreground = sigmoid(logits);
+            Tensor::cat(vec![foreground.clone().neg().add_scalar(1.0), foreground], 1)
+        }
+        _ => softmax(logits, 1),
+    }
+}
+
+impl<M: SegmentationNetwork> Subject for SegmentationSubject<M> {
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn normalize(&self) -> &Normalize {
+        &self.normalize
+    }
+
+    fn classes(&self) -> &Classes {
+        &self.classes
+    }
+
+    fn resolve(&self, target: &Target, x: &Tensor<4>) -> Result<Target> {
+        let Target::Class { class, region, reduction } = target else { return Err(NO_OBJECTS) };
+        self.check_class(*class)?;
+        let [_, _, height, width] = x.dims().map(|side| side as u32);
+        let region = match region {
+            Region::Image => Region::Image,
+            Region::Pixel { x, y } if *x < width && *y < height => region.clone(),
+            Region::Pixel { x, y } => return Err(ExplainError::Pixel { x: *x, y: *y, width, height }),
+            Region::Mask(mask) => {
+                let found = [mask.width(), mask.height()];
+                if found != [width, height] {
+                    return Err(ExplainError::Size { what: "the mask", found, expected: [width, height] });
+                }
+                if mask.as_slice().iter().all(|label| *label == 0) {
+                    return Err(ExplainError::EmptyMask);
+                }
+                region.clone()
+            }
+            Region::Predicted => {
+                let mask = self.predict(x)?.map(|label| u32::from(label as usize == *class));
+                if mask.as_slice().iter().all(|label| *label == 0) {
+                    return Err(ExplainError::NothingPredicted(*class));
+                }
+                Region::Mask(mask)
+            }
+        };
+        Ok(Target::Class { class: *class, region, reduction: *reduction })
+    }
+
+    fn score(&self, x: Tensor<4>, target: &Target) -> Result<Tensor<1>> {
+        let Target::Class { class, region, reduction } = target else { return Err(NO_OBJECTS) };
+        self.check_class(*class)?;
+        let logits = self.logits(x);
+        let [n, channels, height, width] = logits.dims();
+        let logit = match channels {
+            1 if *class == 0 => logits.neg(),
+            1 => logits,
+            _ => logits.slice([0..n, *class..class + 1, 0..height, 0..width]),
+        };
+        let (sum, pixels) = match region {
+            Region::Image => (logit.reshape([n, height * width]).sum_dim(1), height * width),
+            Region::Pixel { x, y } => {
+                let (x, y) = (*x as usize, *y as usize);
+                (logit.slice([0..n, 0..1, y..y + 1, x..x + 1]).reshape([n, 1]), 1)
+            }
+            Region::Mask(mask) => {
+                let inside: Vec<f32> = mask.as_slice().iter().map(|label| f32::from(*label != 0)).collect();
+                let pixels = inside.iter().filter(|inside| **inside > 0.0).count();
+                let inside = TensorData::new(inside, [1, 1, height, width]);
+                let inside = Tensor::<4>::from_data(inside, &self.device);
+                ((logit * inside).reshape([n, height * width]).sum_dim(1), pixels)
+            }
+            Region::Predicted => return Err(ExplainError::Kind("the predicted region is resolved first")),
+        };
+        let score = match reduction {
+            Reduction::Sum => sum,
+            Reduction::Mean => sum.div_scalar(pixels.max(1) as f64),
+        };
+        Ok(score.reshape([n]))
+    }
+
+    fn layers(&self, x: &Tensor<4>) -> Result<LayerMaps> {
+        let (maps, logits) = LayerMaps::of(&self.network, || self.network.forward(x.clone()));
+        finite(values(logits.sum())?[0])?;
+        Ok(maps)
+    }
+}
+
+const NO_OBJECTS: ExplainError =
+    ExplainError::Kind("a segmentation network has classes and no objects; ask about a class");

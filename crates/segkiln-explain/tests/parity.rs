@@ -1,0 +1,370 @@
+//! Explanations and attacks against pytorch-grad-cam, captum and torchattacks; `tests/parity/explain.py` writes the fixture and says which
+//! formulas weights and images have.
+
+use std::path::Path;
+
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor, TensorData},
+};
+use safetensors::{SafeTensors, tensor::TensorView};
+use segkiln_core::{BBox, Classes, LabelMap};
+use segkiln_data::{ColorMode, Image, Normalize};
+use segkiln_explain::{
+    Attack, AttackKind, DetectionSubject, Goal, IntegratedGradients, Method, Norm, Occlusion, Part, Question, Region,
+    SegmentationSubject, Select, Target, method,
+};
+use segkiln_models::{
+    DetectorCard, ModelCard, ModelConfig, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig,
+    detection::{
+        DetectionNetwork, DetectionNetworkConfig, DetectionOptions, DetectorConfig, rcnn::RcnnConfig, unnamed_classes,
+    },
+    unet::UNetConfig,
+    weights::{load_torch, torch_shapes},
+};
+
+const STEP: usize = 5;
+const CLASSES: usize = 4;
+
+struct Case {
+    name: &'static str,
+    model: SegmentationModel,
+    card: ModelCard,
+    size: [usize; 2],
+    fixture: Vec<u8>,
+}
+
+impl Case {
+    fn new(name: &'static str) -> Self {
+        let (config, size, salt) = match name {
+            "unet" => (ModelConfig::UNet(UNetConfig::new(3, CLASSES).with_base(8).with_depth(3)), [48, 40], "g"),
+            _ => (ModelConfig::by_name(name, CLASSES).unwrap().with_aux(true), [65, 49], ""),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights.safetensors");
+        let model = config.init(&Device::default());
+        write_formula(&torch_shapes(&model), &path, salt);
+        let model = load_torch(model, &path).unwrap();
+        let classes = Classes::new((0..CLASSES).map(|class| format!("class {class}"))).unwrap();
+        let card = ModelCard { model: config, classes, color: Some(ColorMode::Rgb), normalize: Normalize::identity(3) };
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/explain.safetensors");
+        Self { name, model, card, size, fixture: std::fs::read(fixture).unwrap() }
+    }
+
+    fn subject(&self, normalize: Normalize) -> SegmentationSubject<SegmentationModel> {
+        let card = ModelCard { normalize, ..self.card.clone() };
+        SegmentationSubject::new(&self.model, &card, &Device::default()).unwrap()
+    }
+
+    fn expected(&self, name: &str) -> Vec<f32> {
+        floats(&SafeTensors::deserialize(&self.fixture).unwrap(), &format!("{}.{name}", self.name))
+    }
+
+    fn names(&self, prefix: &str) -> Vec<String> {
+        let file = SafeTensors::deserialize(&self.fixture).unwrap();
+        let prefix = format!("{}.{prefix}.", self.name);
+        file.names().into_iter().filter_map(|name| name.strip_prefix(&prefix).map(Into::into)).collect()
+    }
+
+    fn labels(&self, name: &str) -> LabelMap {
+        let labels = self.expected(name).iter().map(|label| *label as u32).collect();
+        LabelMap::new(self.size[1] as u32, self.size[0] as u32, labels).unwrap()
+    }
+
+    fn image(&self) -> Image {
+        formula_image(self.size)
+    }
+
+    /// How far a map is from the reference's, and how far it may be, as shares of the range. DeepLabV3's gradients before the third
+    /// stage pass hundreds of ReLUs of which one opens or not by the last bits.
+    fn distance(&self, question: &Question<'_>, method: &dyn Method, name: &str) -> (String, f32, f32) {
+        let found = question.explain(method).unwrap().map;
+        let is_deep =
+            self.name != "unet" && !name.contains("layer3") && !name.contains("layer4") && !name.contains("aspp");
+        let has_gradient =
+            !["scorecam", "ablationcam", "eigencam", "occlusion"].iter().any(|other| name.starts_with(other));
+        let limit = if is_deep && has_gradient { 5e-3 } else { 1e-4 };
+        (format!("{} {name}", self.name), distance(name, found.as_slice(), &self.expected(name)), limit)
+    }
+
+    fn explanations(&self) {
+        let subject = self.subject(Normalize::identity(3));
+        let image = self.image();
+        let class = self.expected("class")[0] as usize;
+        let question =
+            |region: Region| Question::new(&subject, &image, &Target::class(class, region)).unwrap().with_batch(4);
+        let masked = || question(Region::Mask(self.labels("mask")));
+        let score = self.expected("score")[0];
+        for region in [Region::Predicted, Region::Mask(self.labels("mask"))] {
+            let found = question(region).score().unwrap();
+            assert!((found - score).abs() <= 1e-4 * score.abs(), "{found}, not {score}");
+        }
+        let mut distances = Vec::new();
+        for name in
+            ["gradcam", "gradcam_plus_plus", "hirescam", "xgradcam", "layercam", "eigencam", "scorecam", "ablationcam"]
+        {
+            for layers in self.names(name) {
+                let chosen: Vec<&str> = layers.split('+').collect();
+                let question = masked().with_layers(&chosen).unwrap();
+                distances.push(self.distance(&question, &*method(name).unwrap(), &format!("{name}.{layers}")));
+            }
+        }
+        assert!(distances.len() > 20, "{}", distances.len());
+        for name in ["saliency", "input_x_gradient"] {
+            distances.push(self.distance(&masked(), &*method(name).unwrap(), name));
+        }
+        if self.name == "unet" {
+            let method = IntegratedGradients { steps: 12 };
+            distances.push(self.distance(&masked(), &method, "integrated_gradients"));
+        }
+        let method = Occlusion { window: Some(9), stride: Some(4) };
+        distances.push(self.distance(&masked(), &method, "occlusion"));
+        let far: Vec<_> = distances.iter().filter(|(_, distance, limit)| distance > limit).collect();
+        assert!(far.is_empty(), "{far:#?}");
+    }
+
+    fn attacks(&self) {
+        let subject = self.subject(Normalize::imagenet());
+        let (image, labels) = (self.image(), self.labels("labels"));
+        let pgd = Attack { rounded: false, ..Attack::new(AttackKind::Pgd, 8.0) }.with_steps(3);
+        let kind = |kind| Attack { kind, ..pgd };
+        for (name, attack) in [
+            ("fgsm", Attack { rounded: false, ..Attack::new(AttackKind::Fgsm, 8.0) }),
+            ("pgd", pgd),
+            ("momentum", Attack { momentum: 1.0, ..pgd }),
+            ("l2", Attack { norm: Norm::L2, ..pgd.with_epsilon(800.0) }),
+            ("segpgd", kind(AttackKind::SegPgd)),
+            ("cospgd", kind(AttackKind::CosPgd)),
+        ] {
+            let attacked = attack.run(&subject, &image, &Goal::Away(labels.clone())).unwrap();
+            let expected = self.expected(name);
+            let [height, width] = self.size;
+            let planes = (0..3).flat_map(|channel| attacked.image.as_slice().iter().skip(channel).step_by(3));
+            let found: Vec<f32> = planes.copied().step_by(STEP).collect();
+            assert_eq!((found.len(), attacked.image.as_slice().len()), (expected.len(), 3 * height * width));
+            let far = found.iter().zip(&expected).filter(|(a, b)| (**a - **b).abs() > 1.0 / 255.0).count();
+            let share = far as f64 / found.len() as f64;
+            // Where a gradient is nearly 0, its sign is what rounding makes it, and later steps follow: of DeepLabV3 those of a third of
+            // the values, in PyTorch too.
+            if self.name == "unet" || name == "fgsm" {
+                assert!(share <= 0.005, "{} {name}: {share} of the values are farther than 1/255", self.name);
+            }
+            assert!(attacked.score_after < attacked.score_before, "{name}");
+
+            let logits = subject.logits(subject.input(&attacked.image).unwrap());
+            let loss = cross_entropy(logits, &labels);
+            let (clean, expected) = (self.expected("clean.loss")[0], self.expected(&format!("{name}.loss"))[0]);
+            assert!(
+                loss - clean >= 0.99 * (expected - clean),
+                "{} {name}: a loss of {loss}, not {expected}",
+                self.name
+            );
+        }
+    }
+}
+
+fn floats(file: &SafeTensors, name: &str) -> Vec<f32> {
+    let view = file.tensor(name).unwrap();
+    view.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+}
+
+/// Largest difference from the expected values, which are every so manieth, as a share of their range.
+#[track_caller]
+fn distance(name: &str, found: &[f32], expected: &[f32]) -> f32 {
+    let found: Vec<f32> = found.iter().copied().step_by(STEP).collect();
+    assert_eq!(found.len(), expected.len(), "{name}");
+    let ends = |pick: fn(f32, f32) -> f32| expected.iter().copied().reduce(pick).unwrap();
+    let range = ends(f32::max) - ends(f32::min);
+    found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / range
+}
+
+/// `tests/parity/rcnn.py`'s first image.
+fn formula_image([height, width]: [usize; 2]) -> Image {
+    let value = |x: usize, y: usize, c: usize| {
+        let block = (x / 24 + 2 * (y / 20) + c) % 3 * 60;
+        ((x * 7 + y * 13 + c * 31 + (x * y) % 17 * 5) % 256 / 2 + block) as f32 / 255.0
+    };
+    let pixels = (0..height).flat_map(|y| (0..width).flat_map(move |x| (0..3).map(move |c| value(x, y, c))));
+    Image::new(width as u32, height as u32, 3, pixels.collect()).unwrap()
+}
+
+fn cross_entropy(logits: Tensor<4>, labels: &LabelMap) -> f32 {
+    let values: Vec<f32> = logits.into_data().try_to_vec().unwrap();
+    let pixels = labels.as_slice().len();
+    let loss = |(pixel, label): (usize, &u32)| {
+        let logit = |class: usize| f64::from(values[class * pixels + pixel]);
+        (0..CLASSES).map(|class| logit(class).exp()).sum::<f64>().ln() - logit(*label as usize)
+    };
+    (labels.as_slice().iter().enumerate().map(loss).sum::<f64>() / pixels as f64) as f32
+}
+
+/// Numbers in [-1, 1): splitmix64 from FNV-1a of the text.
+fn noise(text: &str) -> impl Iterator<Item = f64> + use<> {
+    let hash =
+        text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    (0u64..).map(move |index| {
+        let z = hash.wrapping_add(index).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ z >> 31) >> 40) as f64 / 8_388_608.0 - 1.0
+    })
+}
+
+/// Writes a file as torchvision would, with the formula's weights.
+fn write_formula(shapes: &[(String, Vec<usize>)], path: &Path, salt: &str) {
+    let values = |name: &str, shape: &[usize]| -> Vec<u8> {
+        const FACTORS: [(&str, f64); 8] = [
+            (".conv3.", 0.4),
+            (".downsample.", 0.7),
+            (".fpn.", 0.4),
+            (".cls_logits.", 1.0),
+            ("rpn.head.bbox_pred.", 0.3),
+            (".cls_score.", 3.0),
+            ("box_predictor.bbox_pred.", 1.0),
+            (".mask_fcn_logits.", 3.0),
+        ];
+        let factor = FACTORS.iter().find(|(text, _)| name.contains(text)).map_or(1.0, |(_, factor)| *factor);
+        let (offset, scale) = match shape.len() {
+            2.. => (0.0, factor * (6.0 / shape[1..].iter().product::<usize>() as f64).sqrt()),
+            _ if name.ends_with("running_var") => (1.0, 0.2),
+            _ if name.ends_with("weight") => (1.0, 0.1),
+            _ => (0.0, 0.1),
+        };
+        let numbers = noise(&format!("{salt}{name}")).take(shape.iter().product());
+        numbers.flat_map(|noise| ((offset + scale * noise) as f32).to_le_bytes()).collect()
+    };
+    let tensors: Vec<_> = shapes.iter().map(|(name, shape)| (name, shape, values(name, shape))).collect();
+    let view = |shape: &Vec<usize>, bytes| TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap();
+    let views = tensors.iter().map(|(name, shape, bytes)| (*name, view(shape, bytes)));
+    safetensors::serialize_to_file(views, None, path).unwrap();
+}
+
+#[test]
+fn unet_is_explained_as_by_the_references() {
+    Case::new("unet").explanations();
+}
+
+#[test]
+fn deeplab_is_explained_as_by_the_references() {
+    Case::new("deeplabv3_resnet50").explanations();
+}
+
+#[test]
+fn unet_is_attacked_as_by_the_references() {
+    Case::new("unet").attacks();
+}
+
+#[test]
+fn deeplab_is_attacked_as_by_the_references() {
+    Case::new("deeplabv3_resnet50").attacks();
+}
+
+/// Faster and Mask R-CNN: the score of an object and the IoU of its box with another, at the levels that it comes from.
+fn objects(name: &str, salt: &str) {
+    let device = Device::default();
+    let config = RcnnConfig::by_name(name, 5).unwrap().with_min_size(128).with_max_size(192);
+    let rpn = config.rpn.clone().with_before_nms(30).with_after_nms(80);
+    let roi = config.roi.clone().with_detections(20);
+    let config = config.with_rpn(rpn).with_roi(roi);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.safetensors");
+    let model = config.init(&device).unwrap();
+    write_formula(&torch_shapes(&model), &path, salt);
+    let model = load_torch(model, &path).unwrap();
+    let card = DetectorCard::new(config, unnamed_classes(5));
+    let subject = DetectionSubject::new(&model, &card, &device).unwrap();
+
+    let bytes =
+        std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/explain.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let expected = |key: &str| floats(&file, &format!("{name}.{key}"));
+    let corners: Vec<f64> = expected("box").into_iter().map(f64::from).collect();
+    let bbox = BBox::new(corners[0], corners[1], corners[2], corners[3]).unwrap();
+    let target =
+        Target::Object { select: Select::Best { bbox, class: expected("label")[0] as u32 }, part: Part::ScoreAndBox };
+    let image = formula_image([96, 128]);
+    let question = || Question::new(&subject, &image, &target).unwrap();
+    let (found, score) = (question().score().unwrap(), expected("score")[0]);
+    assert!((found - score).abs() < 1e-3, "{name}: {found}, not {score}");
+    let mut maps = 0;
+    for key in file.names() {
+        let Some((method_name, layer)) = key.strip_prefix(&format!("{name}.")).and_then(|key| key.split_once('.'))
+        else {
+            continue;
+        };
+        let question = question().with_layers(&[layer]).unwrap();
+        let found = question.explain(&*method(method_name).unwrap()).unwrap().map;
+        let far = distance(key, found.as_slice(), &floats(&file, key));
+        assert!(far <= 1e-4, "{key}: {far} of the range");
+        maps += 1;
+    }
+    assert!(maps >= 2, "{maps}");
+    // The pyramid as a whole, and the same object by its index.
+    let whole = Question::new(&subject, &image, &Target::object(0)).unwrap();
+    assert!(whole.layers().unwrap().len() >= 4);
+    assert!(whole.explain(&*method("gradcam").unwrap()).unwrap().map.range()[1] > 0.9);
+    let error = Question::new(&subject, &image, &Target::object(500)).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("no object 500"), "{error}");
+}
+
+#[test]
+fn faster_rcnn_is_explained_as_by_the_references() {
+    objects("fasterrcnn_resnet50_fpn", "x");
+}
+
+#[test]
+fn mask_rcnn_is_explained_as_by_the_references() {
+    objects("maskrcnn_resnet50_fpn", "e");
+}
+
+/// What detect_tensors gives is what detect gives.
+#[test]
+fn detections_are_the_same_with_gradients() {
+    for (name, salt) in [("fasterrcnn_resnet50_fpn", "x"), ("retinanet_resnet50_fpn", "e"), ("fcos_resnet50_fpn", "c")]
+    {
+        let device = Device::default();
+        let options = DetectionOptions {
+            min_size: Some(96),
+            max_size: Some(160),
+            score_threshold: Some(0.0),
+            max_detections: Some(12),
+        };
+        let config = DetectorConfig::by_name(name, 4).unwrap().with_options(options);
+        let model = config.init(&device).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights.safetensors");
+        write_formula(&torch_shapes(&model), &path, salt);
+        let model = load_torch(model, &path).unwrap();
+        let image = formula_image([70, 90]);
+        let x =
+            Tensor::<4>::from_data(TensorData::new(image.into_vec(), [1, 70, 90, 3]), &device).permute([0, 3, 1, 2]);
+        let x = x.reshape([3, 70, 90]);
+        let found = model.detect(std::slice::from_ref(&x)).unwrap().remove(0);
+        let leaf = x.autodiff().require_grad();
+        let tensors = model.valid().detect_tensors(&leaf).unwrap();
+        assert!(!found.is_empty(), "{name}");
+        assert_eq!(tensors.len(), found.len(), "{name}");
+        for (tensors, found) in tensors.iter().zip(&found) {
+            assert_eq!(tensors.detection.label(), found.label(), "{name}");
+            let score = tensors.score.clone().into_data().iter::<f32>().next().unwrap();
+            assert!((score - found.score).abs() < 1e-6, "{name}");
+            for (a, b) in tensors.bbox.clone().into_data().iter::<f32>().zip(found.bbox.xyxy()) {
+                assert!((f64::from(a) - b).abs() < 1e-3, "{name}: {a}, not {b}");
+            }
+        }
+        let score = tensors[0].score.clone() + tensors[0].bbox.clone().sum();
+        let gradient = leaf.grad(&score.backward()).unwrap();
+        let amount = gradient.abs().max().into_data().iter::<f32>().next().unwrap();
+        assert!(amount > 0.0 && amount.is_finite(), "{name}: {amount}");
+    }
+}
+
+/// The trait is what finds the layers; the inherent function of the network may be another one.
+#[test]
+fn the_forward_pass_is_the_networks_own() {
+    let case = Case::new("unet");
+    let subject = case.subject(Normalize::identity(3));
+    let x = subject.input(&case.image()).unwrap();
+    let found = subject.logits(x.clone()).into_data();
+    found.assert_eq(&SegmentationNetwork::forward(&case.model, x).into_data(), true);
+}

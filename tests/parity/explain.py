@@ -1,0 +1,244 @@
+"""Explanations and adversarial examples of pytorch-grad-cam, captum and torchattacks: fixtures.
+
+    $PYTHON tests/parity/explain.py    # needs torch, torchvision, grad-cam 1.5.7, captum 0.9, torchattacks 3.5.1 and safetensors
+
+writes crates/segkiln-explain/tests/fixtures/explain.safetensors. Weights and images by the formulas of rcnn.py; the image goes into the
+network as it is for explanations, and by ImageNet's mean and deviation for attacks. Of each network of CASES:
+    NAME.mask                   the pixels that it gives the class that it gives most, 1 or 0, `[height, width]`; NAME.class is the class
+    NAME.METHOD.LAYER           a class activation map for the sum of the class's logits over the mask
+    NAME.METHOD                 captum's attributions, over the channels the largest amount (saliency) or the sum
+    NAME.ATTACK                 the changed image after STEPS steps of a quarter of EPSILON (FGSM: one step of all of it) away from the
+                                prediction, `[3, height, width]`, and NAME.ATTACK.loss the cross-entropy there
+    NAME.METHOD.LEVEL           of a detector, for the score of its best object, and the IoU of its box with a box beside it; NAME.box is that box,
+                                NAME.label the object's class
+
+all but the masks every STEP-th value. EigenCAM's sign is arbitrary; here it is the one by which the strongest place is positive. SegPGD
+and CosPGD are written here from their papers, for torchattacks has none for pixels.
+
+A ReLU that opens or not by the last bits changes gradients, and later steps of an attack with them. Where weights move by 1e-6 of
+themselves, the reference's own results move by this much: U-Net (salt g) 0.2 % of the attacked values by more than 1/255, integrated
+gradients by 2e-6 of their range; DeepLabV3 37 % of the values after five steps of PGD, integrated gradients by 2e-3. So DeepLabV3's attacks of
+several steps are compared by the loss that they reach, and its integrated gradients are not stored.
+"""
+import os
+import re
+
+import numpy as np
+import torch
+import torchattacks
+from captum.attr import InputXGradient, IntegratedGradients, Occlusion, Saliency
+from pytorch_grad_cam import AblationCAM, EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, XGradCAM
+from pytorch_grad_cam.utils.model_targets import FasterRCNNBoxScoreTarget, SemanticSegmentationTarget
+from safetensors.torch import save_file
+from torch import nn
+from torchvision.models import segmentation
+
+from rcnn import MODELS, build, formula, image
+from unet import UNet
+
+OUT = os.path.join(os.path.dirname(__file__), "../../crates/segkiln-explain/tests/fixtures")
+STEP = 5
+CLASSES = 4
+EPSILON, STEPS = 8 / 255, 3
+GRADIENTS = {
+    "gradcam": GradCAM, "gradcam_plus_plus": GradCAMPlusPlus, "hirescam": HiResCAM, "xgradcam": XGradCAM, "layercam": LayerCAM,
+}
+RECTIFIED = ["encoder.bottleneck", "decoder.1", "backbone.layer4", "backbone.layer3.2"]
+
+
+class Signed(EigenCAM):
+    def get_cam_image(self, *arguments):
+        cam = super().get_cam_image(*arguments)
+        flat = cam.reshape(len(cam), -1)
+        strongest = np.take_along_axis(flat, np.abs(flat).argmax(1)[:, None], 1)
+        return cam * np.where(strongest < 0, -1, 1)[:, :, None]
+
+
+class Out(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x)["out"]
+
+
+class Normalized(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None])
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None])
+
+    def forward(self, x):
+        return self.model((x - self.mean) / self.std)
+
+
+def ours(name):
+    """The project's name of a tensor of unet.py's U-Net."""
+    name = re.sub(r"^up\.(\d+)\.conv\.", r"up.\1.", name)
+    return name.replace(".conv.", ".0.").replace(".norm.", ".1.")
+
+
+def unet():
+    model = UNet(3, CLASSES, 8, 3, kind="batch")
+    model.load_state_dict({k: formula(ours(k), v.shape, "g") for k, v in model.state_dict().items()})
+    model.eval()
+    layers = {
+        "encoder.bottleneck": model.encoder.bottleneck,
+        "decoder.1": model.decoder[1],
+        "decoder.0.first.conv": model.decoder[0].first.conv,
+        "decoder.0.first.norm": model.decoder[0].first.norm,
+        "up.0": model.up[0],
+    }
+    return model, layers, ["encoder.bottleneck", "decoder.0.first.conv"], (48, 40)
+
+
+def deeplab():
+    model = segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=True)
+    model.load_state_dict({k: formula(k, v.shape) for k, v in model.state_dict().items()})
+    layers = {
+        "backbone.layer4": model.backbone.layer4,
+        "backbone.layer3.2": model.backbone.layer3[2],
+        "backbone.layer1.0.bn1": model.backbone.layer1[0].bn1,
+        "classifier.aspp": model.classifier[0],
+    }
+    return Out(model).eval(), layers, ["backbone.layer1.0.bn1"], (65, 49)
+
+
+CASES = {"unet": unet, "deeplabv3_resnet50": deeplab}
+
+
+def weighted(name, x, labels, model, step):
+    """The loss that SegPGD or CosPGD climbs."""
+    logits = model(x)
+    loss = nn.functional.cross_entropy(logits, labels, reduction="none")
+    with torch.no_grad():
+        if name == "segpgd":
+            share = step / (2 * STEPS)
+            weight = torch.where(logits.argmax(1) == labels, 1 - share, share)
+        else:
+            one_hot = nn.functional.one_hot(labels, CLASSES).permute(0, 3, 1, 2).float()
+            weight = nn.functional.cosine_similarity(torch.sigmoid(logits), one_hot, dim=1)
+    return (weight * loss).mean()
+
+
+def climb(name, x, labels, model):
+    adversarial = x.clone()
+    for step in range(STEPS):
+        adversarial.requires_grad_(True)
+        gradient, = torch.autograd.grad(weighted(name, adversarial, labels, model, step), adversarial)
+        adversarial = adversarial.detach() + EPSILON / 4 * gradient.sign()
+        adversarial = (x + (adversarial - x).clamp(-EPSILON, EPSILON)).clamp(0, 1)
+    return adversarial
+
+
+def attacked(model, x):
+    # In 64 bits: where a pixel is about to change its class, SegPGD's weight of it is what rounding makes it.
+    model, x = Normalized(model).double().eval(), x.double()
+    labels = model(x).argmax(1)
+    alpha = EPSILON / 4
+    attacks = {
+        "fgsm": torchattacks.FGSM(model, eps=EPSILON),
+        "pgd": torchattacks.PGD(model, eps=EPSILON, alpha=alpha, steps=STEPS, random_start=False),
+        "momentum": torchattacks.MIFGSM(model, eps=EPSILON, alpha=alpha, steps=STEPS, decay=1.0),
+        "l2": torchattacks.PGDL2(model, eps=100 * EPSILON, alpha=100 * alpha, steps=STEPS, random_start=False),
+    }
+    found = {"labels": labels[0].float(), "clean.loss": nn.functional.cross_entropy(model(x), labels)[None]}
+    for name in [*attacks, "segpgd", "cospgd"]:
+        changed = attacks[name](x, labels) if name in attacks else climb(name, x, labels, model)
+        found[name] = changed[0].flatten()[::STEP]
+        found[f"{name}.loss"] = nn.functional.cross_entropy(model(changed), labels)[None]
+    return {key: value.float() for key, value in found.items()}
+
+
+def explained(model, layers, perturbed, x):
+    predicted = model(x).argmax(1)[0]
+    category = int(torch.bincount(predicted.flatten(), minlength=CLASSES).argmax())
+    mask = (predicted == category).float()
+    targets = [SemanticSegmentationTarget(category, mask.numpy())]
+    found = {"class": torch.tensor([float(category)]), "mask": mask}
+
+    def keep(name, value):
+        found[name] = torch.as_tensor(np.asarray(value), dtype=torch.float32).flatten()[::STEP]
+
+    for layer, module in layers.items():
+        for name, method in [*GRADIENTS.items(), ("eigencam", Signed)]:
+            # Their quotients have poles where a map has both signs.
+            if name not in ["gradcam_plus_plus", "xgradcam"] or layer in RECTIFIED:
+                keep(f"{name}.{layer}", method(model, [module])(x, targets)[0])
+    for layer in perturbed:
+        module = layers[layer]
+        keep(f"scorecam.{layer}", ScoreCAM(model, [module])(x, targets)[0])
+        keep(f"ablationcam.{layer}", AblationCAM(model, [module])(x, targets)[0])
+    both = list(layers)[:2]
+    keep("gradcam." + "+".join(both), GradCAM(model, [layers[layer] for layer in both])(x, targets)[0])
+
+    def score(images):
+        return (model(images)[:, category] * mask).sum((1, 2))
+
+    keep("saliency", Saliency(score).attribute(x)[0].amax(0).detach())
+    keep("input_x_gradient", InputXGradient(score).attribute(x)[0].sum(0).detach())
+    if "encoder.bottleneck" in layers:
+        keep("integrated_gradients", IntegratedGradients(score).attribute(x, n_steps=12)[0].sum(0).detach())
+    windows = dict(sliding_window_shapes=(3, 9, 9), strides=(3, 4, 4))
+    keep("occlusion", Occlusion(score).attribute(x, baselines=0, **windows)[0, 0].detach())
+    found["score"] = score(x).detach()
+    return found
+
+
+class Images(nn.Module):
+    """A detector of a batch of one, as pytorch-grad-cam gives it."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(list(x))
+
+
+def detected(name):
+    """Class activation maps at the pyramid's levels that the best object comes from."""
+    model = build(name, *MODELS[name])
+    x = image(0, 96, 128)[None]
+    with torch.no_grad():
+        best = model(list(x))[0]
+    width, height = best["boxes"][0][2:] - best["boxes"][0][:2]
+    box = best["boxes"][0] + torch.stack([0.08 * width, -0.05 * height, 0.1 * width, 0.04 * height])
+    target = FasterRCNNBoxScoreTarget([best["labels"][0]], [box])
+    found = {"box": box, "label": best["labels"][:1].float(), "score": target(best).detach()}
+    for level in range(4):
+        module = model.backbone.fpn.layer_blocks[level]
+        for method in ["gradcam", "hirescam"]:
+            try:
+                map = GRADIENTS[method](Images(model), [module])(x, [target])[0]
+            except (AttributeError, IndexError):  # no gradient comes to this level
+                continue
+            if map.max() > 0:
+                found[f"{method}.backbone.fpn.layer_blocks.{level}"] = torch.from_numpy(map).flatten()[::STEP]
+    return found
+
+
+def main():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    os.makedirs(OUT, exist_ok=True)
+    tensors = {}
+    for name, make in CASES.items():
+        model, layers, perturbed, size = make()
+        x = image(0, *size)[None]
+        found = {**explained(model, layers, perturbed, x), **attacked(model, x)}
+        tensors.update({f"{name}.{key}": value.detach().contiguous().clone() for key, value in found.items()})
+        print(name, {key: round(value.item(), 4) for key, value in found.items() if key.endswith("loss")}, "class", int(found["class"]), found["mask"].mean().item())
+    for name in ["fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn"]:
+        found = detected(name)
+        tensors.update({f"{name}.{key}": value.detach().contiguous().clone() for key, value in found.items()})
+        print(name, list(found), found["score"])
+    path = os.path.join(OUT, "explain.safetensors")
+    save_file(tensors, path)
+    print(os.path.getsize(path), "bytes")
+
+
+if __name__ == "__main__":
+    main()
