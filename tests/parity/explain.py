@@ -97,6 +97,9 @@ def unet():
 def deeplab():
     model = segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=True)
     model.load_state_dict({k: formula(k, v.shape) for k, v in model.state_dict().items()})
+    for module in model.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False  # or what a hook keeps of a norm is behind the ReLU
     layers = {
         "backbone.layer4": model.backbone.layer4,
         "backbone.layer3.2": model.backbone.layer3[2],
