@@ -39,7 +39,7 @@ pub fn measured(
     let mut section = Section::new(
         "How sure the network is",
         format!(
-            "Left the entropy of the mean of {} {source}: all that is unsure. Right the part by which they differ from each other \
+            "First the entropy of the mean of {} {source}: all that is unsure. Then the part by which they differ from each other \
              (mutual information): what the network does not know; the rest is in the image itself.",
             found.answers
         ),
