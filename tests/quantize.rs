@@ -161,7 +161,7 @@ fn layers_are_kept_until_the_bound_holds() {
     assert!(error.to_string().contains("no images"), "{error}");
 }
 
-/// The same function quantizes a detector, here by the number of its detections.
+/// A detector is quantized by the same function, here by the number of its detections.
 #[test]
 fn a_detector_in_8_bits() {
     let device = Device::flex();

@@ -60,7 +60,7 @@ impl Large {
         }
     }
 
-    /// What a map is made of: the network's file and the picture's, by size and date.
+    /// Inputs of a map: the network's file and the picture's, by size and date.
     pub fn identity(model: &Path, picture: &Path) -> Option<String> {
         let file = if model.is_dir() { model.join("best.bpk") } else { model.into() };
         let of = |path: &Path| {

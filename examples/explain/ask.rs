@@ -1,4 +1,4 @@
-//! What the flags ask about.
+//! Class, region and image that the flags ask about.
 
 use segkiln::{
     core::LabelMap,
@@ -90,7 +90,7 @@ pub fn described(target: &Target) -> String {
     }
 }
 
-/// What the network says of the pixels that were asked about, for an attack to change.
+/// Labels that the network gives the pixels that were asked about, for an attack to change.
 pub fn labels(predicted: &LabelMap, target: &Target) -> LabelMap {
     let mut labels = predicted.clone();
     let width = labels.width() as usize;

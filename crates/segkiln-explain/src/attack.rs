@@ -71,7 +71,7 @@ pub enum Norm {
     L2,
 }
 
-/// What an attack is after. Pixels with the label [`IGNORED`](Self::IGNORED), or the label that the network's classes ignore, do not
+/// Goal of an attack. Pixels with the label [`IGNORED`](Self::IGNORED), or the label that the network's classes ignore, do not
 /// count.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Goal {
@@ -103,7 +103,7 @@ pub struct Attacked {
     pub l2: f64,
     /// Mean probability of the goal's labels in the image as it was.
     pub score_before: f64,
-    /// The same in the changed image: lower if pixels were to lose their labels, higher if they were to get them.
+    /// Score of the changed image: lower if pixels were to lose their labels, higher if they were to get them.
     pub score_after: f64,
     /// Share of the pixels that count that have another class than before.
     pub changed: f64,
@@ -139,7 +139,7 @@ impl Attack {
         }
     }
 
-    /// The same attack with another budget, whose steps grow with it.
+    /// Sets the budget of the attack, whose steps grow with it.
     pub fn with_epsilon(self, epsilon: f64) -> Self {
         let share = if self.epsilon > 0.0 { self.step_size / self.epsilon } else { 0.25 };
         Self { epsilon, step_size: share * epsilon, ..self }

@@ -224,7 +224,7 @@ impl<'a> Question<'a> {
     }
 }
 
-/// What edits of several layers saw.
+/// Activations that edits of several layers saw.
 type Seen<T> = Rc<RefCell<Vec<Option<T>>>>;
 
 /// A leaf whose gradient is that of `map`, and what the network computes on with. A map that nothing else wants the gradient of

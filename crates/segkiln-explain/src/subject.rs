@@ -25,7 +25,7 @@ pub trait Subject {
     /// `x`: a normalized image, `[1, channels, height, width]`
     ///
     /// # Errors
-    /// What does not exist, or is empty, in this image.
+    /// Part of the image that does not exist or is empty.
     fn resolve(&self, target: &Target, x: &Tensor<4>) -> Result<Target>;
 
     /// Computes the target of each image of a batch.

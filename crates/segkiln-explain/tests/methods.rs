@@ -136,7 +136,7 @@ fn integrated_gradients_are_complete() {
     assert!(figure("completeness_gap").abs() < 0.02 * figure("score_difference").abs(), "{:?}", found.figures);
 }
 
-/// Of a network that looks at each pixel alone, the pixels' own attributions are the best order there is.
+/// A network that looks at each pixel alone: the pixels' own attributions are the best order there is.
 #[test]
 fn curves_tell_a_good_map_from_a_bad_one() {
     let (_, subject) = own(0.5);

@@ -317,7 +317,7 @@ fn mask_rcnn_is_explained_as_by_the_references() {
     objects("maskrcnn_resnet50_fpn", "e");
 }
 
-/// What detect_tensors gives is what detect gives.
+/// `detect_tensors` and `detect` give the same detections.
 #[test]
 fn detections_are_the_same_with_gradients() {
     for (name, salt) in [("fasterrcnn_resnet50_fpn", "x"), ("retinanet_resnet50_fpn", "e"), ("fcos_resnet50_fpn", "c")]

@@ -269,7 +269,7 @@ fn has_kernels(precision: Precision, device: &Device) -> Result<(), PrecisionErr
     }
 }
 
-/// What convolutions and their gradients multiply while a network is trained: f32, or bf16 with sums of f32. In bf16 autodiff
+/// Numbers that convolutions and their gradients multiply while a network is trained: f32, or bf16 with sums of f32. In bf16 autodiff
 /// keeps the inputs of these convolutions in half the memory. The loss needs no scaling, as bf16 has the range of f32.
 ///
 /// Layers that [`segkiln_ops::conv2d_bf16`] has no kernels for compute in f32, and all of them on processors without dot

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use segkiln_models::{DetectorCard, ModelCard, config_file, detection::DetectionNetworkConfig};
 
-/// What `unet_train` and `rcnn_train` wrote before the file had a number of its format.
+/// Files of `unet_train` and `rcnn_train` from before the file had a number of its format.
 fn format_0(task: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "tests", "fixtures", &format!("config_0_{task}.json")].iter().collect()
 }

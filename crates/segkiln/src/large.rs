@@ -35,7 +35,7 @@ pub struct LargeOptions {
     pub flips: bool,
     /// Share of a tile's pixels that must have data; tiles with less are class 0, and no network sees them.
     pub skip_below: f32,
-    /// What tiles have in common where their margins do not hold all that an output depends on: a share of their side, in
+    /// Overlap of tiles whose margins do not hold all that an output depends on: a share of their side, in
     /// `[0, 0.95]`. They are then weighed with a bell around their middle.
     pub overlap: f32,
 }
@@ -49,7 +49,7 @@ impl Default for LargeOptions {
 /// How the tiles of a picture are joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seams {
-    /// Of each tile the inner part is kept, around which so many pixels were seen: the map is that of the whole picture.
+    /// The inner part of each tile is kept, with a margin of so many pixels around it: the map is that of the whole picture.
     Margin(usize),
     /// Tiles are weighed with a bell around their middle, because outputs depend on more than a margin.
     Blended,
@@ -62,7 +62,7 @@ pub struct Progress {
     pub done: usize,
     /// All tiles.
     pub tiles: usize,
-    /// What the others are expected to take.
+    /// Expected time for the others.
     pub left: Duration,
 }
 

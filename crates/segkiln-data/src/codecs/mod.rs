@@ -6,7 +6,7 @@
 mod binary;
 mod jpeg;
 mod labels;
-mod nodata;
+pub(crate) mod nodata;
 mod options;
 mod png;
 mod tiff;
@@ -26,7 +26,6 @@ use ::image::{
 use segkiln_core::LabelMap;
 
 pub use labels::MaskFormat;
-pub(crate) use nodata::of_tag as nodata_of_tag;
 pub use options::{DecodeOptions, Limits, Orientation};
 pub(crate) use tiff::rgb as rgb_of_ycbcr;
 pub use write::{refuse_replacing, write_image, write_labels, write_whole};

@@ -45,17 +45,18 @@ pub(crate) fn of_tag(text: &str) -> Option<f64> {
     text.trim_matches(|c: char| c.is_whitespace() || c == '\0').parse().ok()
 }
 
+/// Whether a value marks missing data. Tags round such numbers as -3.4028235e38 in their own way.
+pub(crate) fn is_mark(value: f64, mark: f64) -> bool {
+    let near = if mark.is_finite() && mark.abs() > 1e30 { mark.abs() * 1e-4 } else { 0.0 };
+    let infinite = value.is_infinite() && mark.abs() > f64::from(f32::MAX) && value.signum() == mark.signum();
+    (value.is_nan() && mark.is_nan()) || infinite || (value - mark).abs() <= near
+}
+
 /// Puts the mean of a channel's other pixels where all channels of a pixel are `missing`.
 pub(super) fn fill<T: Sample>(values: &mut [T], channels: usize, missing: Option<f64>, path: &Path) -> Result<()> {
     let Some(missing) = missing else { return Ok(()) };
-    // Tags round such numbers as -3.4028235e38 in their own way.
-    let near = if missing.is_finite() && missing.abs() > 1e30 { missing.abs() * 1e-4 } else { 0.0 };
-    let is_missing = |value: T| {
-        let value = value.value();
-        let infinite = value.is_infinite() && missing.abs() > f64::from(f32::MAX) && value.signum() == missing.signum();
-        (value.is_nan() && missing.is_nan()) || infinite || (value - missing).abs() <= near
-    };
-    let gone: Vec<bool> = values.chunks_exact(channels).map(|pixel| pixel.iter().all(|v| is_missing(*v))).collect();
+    let is_missing = |value: &T| is_mark(value.value(), missing);
+    let gone: Vec<bool> = values.chunks_exact(channels).map(|pixel| pixel.iter().all(is_missing)).collect();
     let pixels = gone.iter().filter(|gone| !**gone).count();
     if pixels == gone.len() {
         return Ok(());

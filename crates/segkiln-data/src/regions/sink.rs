@@ -1,7 +1,7 @@
 //! Tiled, compressed (Big)TIFFs that are written as rows become complete.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
@@ -42,7 +42,7 @@ impl SampleType {
     }
 }
 
-/// What a [`TiffSink`] writes.
+/// Size, numbers and place of the picture that a [`TiffSink`] writes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TiffSinkOptions {
     /// Width in pixels.
@@ -55,7 +55,7 @@ pub struct TiffSinkOptions {
     pub samples: SampleType,
     /// Where the picture lies.
     pub geo: GeoTags,
-    /// What the picture is made of, in words: a sink that was interrupted is gone on with only if this is the same. None: it
+    /// Inputs that the picture is made of, in words: a sink that was interrupted is gone on with only if this is the same. None: it
     /// begins anew.
     pub identity: Option<String>,
 }
@@ -137,6 +137,10 @@ impl TiffSink {
             rows: Vec::new(),
             written: 0,
         };
+        // Left free by a process that was killed.
+        if let Err(TryLockError::WouldBlock) = sink.journal.try_lock() {
+            return Err(sink.refused("another process is writing it"));
+        }
         if !sink.go_on(&part)? {
             sink.begin().map_err(|error| DataError::io("write", &part, error))?;
         }

@@ -328,6 +328,10 @@ fn rows_that_do_not_fit_are_refused() {
     let error = sink.finish().unwrap_err().to_string();
     assert!(error.contains("1 of 2 rows"), "{error}");
     assert!(!path.exists());
+    let first = TiffSink::create(&path, options(10, 2)).unwrap();
+    let error = TiffSink::create(&path, options(10, 2)).unwrap_err().to_string();
+    assert!(error.contains("another process is writing it"), "{error}");
+    drop(first);
     TiffSink::create(&path, options(0, 2)).unwrap_err();
     TiffSink::create(folder.path().join("no/folder/map.tif"), options(1, 2)).unwrap_err();
     // A file of somebody else's that has the part's name.

@@ -24,7 +24,7 @@ pub trait Method {
     /// Name of the method, as programs call it.
     fn name(&self) -> &'static str;
 
-    /// What its picture means, in a sentence or two for someone who does not know it.
+    /// Meaning of its picture, in a sentence or two for someone who does not know it.
     fn meaning(&self) -> &'static str;
 
     /// Explains the target's value.

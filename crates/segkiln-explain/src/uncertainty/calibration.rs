@@ -18,7 +18,7 @@ use crate::{ExplainError, Result};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Calibration {
     top: Vec<Bin>,
-    /// Of each class's own probability.
+    /// Error of each class's own probability.
     classes: Vec<Vec<Bin>>,
 }
 

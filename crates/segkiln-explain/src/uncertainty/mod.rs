@@ -23,7 +23,7 @@ use crate::{
     subject::{finite, values},
 };
 
-/// What several answers about one image say together.
+/// Uncertainty of several answers about one image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Uncertainty {
     /// Mean probability of each class, `[class][row][column]`.

@@ -1,4 +1,4 @@
-//! What a family of backbones tells of itself, and what decoders, detectors and classifiers derive from it.
+//! Description of a family of backbones, and what decoders, detectors and classifiers derive from it.
 
 use std::fmt::Debug;
 

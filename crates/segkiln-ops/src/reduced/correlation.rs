@@ -98,7 +98,7 @@ pub(super) trait Positions: Sync {
 #[derive(Clone, Copy)]
 pub(super) struct Sums {
     values: *const f32,
-    /// Of the first channels that there are.
+    /// First input and output channel of the sums.
     first: [usize; 2],
     /// Output channels that there are.
     width: usize,

@@ -395,7 +395,7 @@ fn together(candidates: &[Candidate]) -> ImageDetections {
     }
 }
 
-/// Those whose score exceeds the threshold, in the order of the proposals and classes.
+/// Detections whose score exceeds the threshold, in the order of the proposals and classes.
 fn candidates(
     proposals: &[Corners],
     rows: &[usize],

@@ -161,7 +161,7 @@ impl<'a> Taps<'a> {
         Self { values, steps: [9, 9 * channels_in], turned: false }
     }
 
-    /// Those of the gradient of the input, whose input channels are the output channels of the weight.
+    /// Kernels of the gradient of the input, whose input channels are the output channels of the weight.
     pub fn turned(self) -> Self {
         let [input, output] = self.steps;
         Self { values: self.values, steps: [output, input], turned: !self.turned }
