@@ -128,7 +128,8 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     /// rows that it has already are not computed again. Returns how the tiles were joined.
     ///
     /// Where a tile's margin holds all that its inner part [depends on](segkiln_models::reach()), the map is that of the
-    /// whole picture: to the bit, but for networks whose kernels are chosen by the size of an image. Else tiles are blended.
+    /// whole picture; only where two classes are within the rounding of sums it may differ, as kernels are chosen by an
+    /// image's size. Else tiles are blended.
     /// Pixels without data are seen as the mean of the training images, and become class 0.
     ///
     /// Memory: the network with a tile, two tiles that are read ahead, what the source keeps, and a band of the map as high as a tile,
