@@ -11,6 +11,7 @@
 //! [`DetectionNetwork`](segkiln_models::detection::DetectionNetwork), also of your own.
 
 mod attack;
+mod curve;
 mod detection;
 mod error;
 mod faithfulness;
@@ -25,7 +26,8 @@ mod subject;
 mod target;
 pub mod uncertainty;
 
-pub use attack::{Attack, AttackKind, Attacked, Goal, Norm};
+pub use attack::{Attack, AttackKind, Attacked, AttackedObjects, Goal, Norm, ObjectAttack};
+pub use curve::{Curve, CurvePoint};
 pub use detection::DetectionSubject;
 pub use error::{ExplainError, Result};
 pub use faithfulness::{Faithfulness, faithfulness, points_at};
@@ -35,7 +37,7 @@ pub use methods::{
     LayerCam, Method, Noise, Occlusion, Rise, Saliency, ScoreCam, SmoothGrad, XGradCam, method, methods,
 };
 pub use question::Question;
-pub use robustness::{Curve, CurvePoint, robustness};
+pub use robustness::{robustness, robustness_of_objects};
 pub use segmentation::SegmentationSubject;
 pub use subject::Subject;
 pub use target::{Part, Reduction, Region, Select, Target};

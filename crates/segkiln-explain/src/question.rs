@@ -110,7 +110,7 @@ impl<'a> Question<'a> {
     /// If the network refuses the image.
     pub fn maps(&self) -> Result<&LayerMaps> {
         if self.maps.get().is_none() {
-            let maps = self.subject.layers(&self.x)?;
+            let maps = self.subject.layers(&self.x, &self.target)?;
             let _ = self.maps.set(maps);
         }
         Ok(self.maps.get().expect("set above"))

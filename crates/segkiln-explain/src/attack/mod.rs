@@ -1,18 +1,24 @@
-use burn::tensor::{Int, Tensor, TensorData};
+//! Small changes of images that fool a network.
+
+mod objects;
+mod pixels;
+
+use burn::tensor::{Device, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use segkiln_core::LabelMap;
 use segkiln_data::Image;
-use segkiln_models::SegmentationNetwork;
 
 use crate::{
-    ExplainError, Result, SegmentationSubject, Subject,
+    ExplainError, Result,
     methods::normal,
     picture::{image, tensor},
     question::gradient,
-    segmentation::probabilities,
     subject::{finite, values},
 };
+
+pub use objects::{AttackedObjects, ObjectAttack};
+pub(crate) use pixels::PixelLoss;
 
 /// Which small change of an image is looked for.
 ///
@@ -71,24 +77,32 @@ pub enum Norm {
     L2,
 }
 
-/// Goal of an attack. Pixels with the label [`IGNORED`](Self::IGNORED), or the label that the network's classes ignore, do not
-/// count.
+/// Goal of an attack, in annotations: of pixels a [`LabelMap`], of objects [`Instances`](segkiln_core::Instances).
+///
+/// Pixels with the label [`IGNORED`](Self::IGNORED), or the label that the network's classes ignore, do not count.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Goal {
-    /// Pixels lose their labels: the annotated ones, or those that the network gives.
-    Away(LabelMap),
-    /// Pixels get these labels.
-    Toward(LabelMap),
+pub enum Goal<T = LabelMap> {
+    /// These annotations are lost: those of a data set, or those that the network gives.
+    Away(T),
+    /// The network gives these annotations.
+    Toward(T),
 }
 
 impl Goal {
     /// Label of pixels that do not count.
     pub const IGNORED: u32 = u32::MAX;
+}
 
-    fn labels(&self) -> &LabelMap {
+impl<T> Goal<T> {
+    /// The annotations.
+    pub fn annotations(&self) -> &T {
         match self {
-            Self::Away(labels) | Self::Toward(labels) => labels,
+            Self::Away(annotations) | Self::Toward(annotations) => annotations,
         }
+    }
+
+    pub(crate) fn is_targeted(&self) -> bool {
+        matches!(self, Self::Toward(_))
     }
 }
 
@@ -185,34 +199,33 @@ impl Attack {
         Ok(())
     }
 
-    /// Changes an image, whose values are from 0 to 1, to fool the network.
-    ///
-    /// # Errors
-    /// If an option is out of range, or the image or the goal do not fit.
-    pub fn run<M: SegmentationNetwork>(
-        &self,
-        subject: &SegmentationSubject<M>,
-        picture: &Image,
-        goal: &Goal,
-    ) -> Result<Attacked> {
+    /// Changes a picture, whose values are from 0 to 1, so that a loss of it rises, and rounds the result where that is asked for.
+    fn change(&self, picture: &Image, device: &Device, loss: impl Loss) -> Result<Image> {
         self.check(picture)?;
-        let labels = Labels::new(subject, picture, goal)?;
-        let original = tensor(picture.clone(), subject.device());
-        let affine = Affine::new(subject);
-        let loss = |x: Tensor<4>, step: usize| labels.loss(self, subject.logits(affine.forward(x)), step);
+        let mut changed = image(self.climb(&tensor(picture.clone(), device), loss)?)?;
+        if self.rounded {
+            self.round(&mut changed, picture);
+        }
+        Ok(changed)
+    }
 
+    /// Changes images, `[n, channels, height, width]`, so that a loss of them rises. Each has the budget to itself; of several attempts the
+    /// one with the largest common loss counts.
+    pub(crate) fn climb(&self, original: &Tensor<4>, loss: impl Loss) -> Result<Tensor<4>> {
         let mut best: Option<(f32, Tensor<4>)> = None;
         for attempt in 0..self.restarts {
             let mut x = original.clone();
             if self.random_start || attempt > 0 {
-                x = self.project(x + self.random_change(attempt, &original), &original);
+                x = self.project(x + self.random_change(attempt, original), original);
             }
             let mut direction = original.zeros_like();
             for step in 0..self.steps {
                 let leaf = x.clone().autodiff().require_grad();
-                let mut gradient = gradient(&leaf, &loss(leaf.clone(), step), "the image")?;
+                let mut gradient = gradient(&leaf, &loss(leaf.clone(), Place { attempt, step })?, "the image")?;
                 if self.momentum > 0.0 {
-                    let mean = gradient.clone().abs().mean().clamp_min(f32::MIN_POSITIVE).reshape([1, 1, 1, 1]);
+                    let [_, channels, height, width] = gradient.dims();
+                    let values = (channels * height * width) as f64;
+                    let mean = each(gradient.clone().abs()).div_scalar(values).clamp_min(f32::MIN_POSITIVE);
                     gradient = gradient / mean + direction.mul_scalar(self.momentum);
                     direction = gradient.clone();
                 }
@@ -220,51 +233,33 @@ impl Attack {
                 let change = match self.norm {
                     Norm::Linf => gradient.sign().mul_scalar(size),
                     Norm::L2 => {
-                        let norm = norm(&gradient)? + 1e-10;
-                        gradient.mul_scalar(size / norm)
+                        let norm = each(gradient.clone().square()).sqrt().add_scalar(1e-10);
+                        (gradient / norm).mul_scalar(size)
                     }
                 };
-                x = self.project(x + change, &original);
+                x = self.project(x + change, original);
             }
             let reached = match self.restarts {
                 1 => 0.0,
-                _ => finite(values(loss(x.clone(), self.steps - 1))?[0])?,
+                _ => finite(values(loss(x.clone(), Place { attempt, step: self.steps - 1 })?)?[0])?,
             };
             if best.as_ref().is_none_or(|(most, _)| reached > *most) {
                 best = Some((reached, x));
             }
         }
         let (_, x) = best.expect("there is at least one attempt");
-        let mut changed = image(x)?;
-        if self.rounded {
-            self.round(&mut changed, picture);
-        }
-        let [before, after] = [picture, &changed].map(|picture| labels.probabilities(subject, picture));
-        let ((score_before, before), (score_after, after)) = (before?, after?);
-        let counted = labels.counts.iter().filter(|counts| **counts > 0.0).count();
-        let others = before.iter().zip(&after).zip(&labels.counts);
-        let others = others.filter(|((before, after), counts)| **counts > 0.0 && before != after).count();
-        let changes = || changed.as_slice().iter().zip(picture.as_slice()).map(|(a, b)| f64::from(a - b).abs() * 255.0);
-        Ok(Attacked {
-            linf: changes().fold(0.0, f64::max),
-            l2: changes().map(|change| change * change).sum::<f64>().sqrt(),
-            score_before,
-            score_after,
-            changed: others as f64 / counted.max(1) as f64,
-            image: changed,
-        })
+        Ok(x)
     }
 
-    /// Brings a changed image back into the budget, and into the range from black to white.
+    /// Brings changed images back into the budget, and into the range from black to white.
     fn project(&self, x: Tensor<4>, original: &Tensor<4>) -> Tensor<4> {
         let epsilon = self.epsilon / 255.0;
         let change = x - original.clone();
         let change = match self.norm {
             Norm::Linf => change.clamp(-epsilon, epsilon),
             Norm::L2 => {
-                let norm = change.clone().square().sum().sqrt().clamp_min(f32::MIN_POSITIVE);
-                let factor = norm.recip().mul_scalar(epsilon).clamp_max(1.0);
-                change * factor.reshape([1, 1, 1, 1])
+                let norm = each(change.clone().square()).sqrt().clamp_min(f32::MIN_POSITIVE);
+                change * norm.recip().mul_scalar(epsilon).clamp_max(1.0)
             }
         };
         (original.clone() + change).clamp(0.0, 1.0)
@@ -273,18 +268,25 @@ impl Attack {
     /// Uniform in the budget's cube; in the ball in a random direction, as far as torchattacks goes.
     fn random_change(&self, attempt: usize, original: &Tensor<4>) -> Tensor<4> {
         let epsilon = self.epsilon / 255.0;
-        let count = original.shape().num_elements();
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        rng.set_stream(attempt as u64);
-        let change: Vec<f32> = match self.norm {
-            Norm::Linf => (0..count).map(|_| (epsilon * (2.0 * rng.random::<f64>() - 1.0)) as f32).collect(),
-            Norm::L2 => {
-                let direction = normal(self.seed ^ 0x5eed, attempt as u64, count, 1.0);
-                let length = direction.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
-                let scale = rng.random::<f64>() * epsilon / length.max(f64::MIN_POSITIVE);
-                direction.into_iter().map(|value| (f64::from(value) * scale) as f32).collect()
+        let [images, channels, height, width] = original.dims();
+        let count = channels * height * width;
+        let mut change: Vec<f32> = Vec::with_capacity(images * count);
+        for image in 0..images {
+            let stream = (image as u64) << 32 | attempt as u64;
+            let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+            rng.set_stream(stream);
+            match self.norm {
+                Norm::Linf => {
+                    change.extend((0..count).map(|_| (epsilon * (2.0 * rng.random::<f64>() - 1.0)) as f32));
+                }
+                Norm::L2 => {
+                    let direction = normal(self.seed ^ 0x5eed, stream, count, 1.0);
+                    let length = direction.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+                    let scale = rng.random::<f64>() * epsilon / length.max(f64::MIN_POSITIVE);
+                    change.extend(direction.into_iter().map(|value| (f64::from(value) * scale) as f32));
+                }
             }
-        };
+        }
         Tensor::from_data(TensorData::new(change, original.dims()), &original.device())
     }
 
@@ -307,135 +309,29 @@ impl Attack {
     }
 }
 
-fn norm(x: &Tensor<4>) -> Result<f64> {
-    Ok(f64::from(values(x.clone().square().sum().sqrt())?[0]))
+/// A loss that is climbed: of images `[n, channels, height, width]` with values from 0 to 1, `[1]`.
+pub(crate) trait Loss: Fn(Tensor<4>, Place) -> Result<Tensor<1>> {}
+
+impl<F: Fn(Tensor<4>, Place) -> Result<Tensor<1>>> Loss for F {}
+
+/// Place in an attack.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    /// Attempt, from 0.
+    pub attempt: usize,
+    /// Step of it, from 0.
+    pub step: usize,
 }
 
-/// Normalization as a part of the network, which the gradient passes.
-struct Affine {
-    mean: Tensor<4>,
-    std: Tensor<4>,
+/// The sum of each image's values, `[n, 1, 1, 1]`.
+fn each(x: Tensor<4>) -> Tensor<4> {
+    x.sum_dim(3).sum_dim(2).sum_dim(1)
 }
 
-impl Affine {
-    fn new<M: SegmentationNetwork>(subject: &SegmentationSubject<M>) -> Self {
-        let normalize = subject.normalize();
-        let by_channel =
-            |values: &[f32]| Tensor::<1>::from_floats(values, subject.device()).reshape([1, values.len(), 1, 1]);
-        Self { mean: by_channel(normalize.mean()), std: by_channel(normalize.std()) }
-    }
-
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        (x - self.mean.clone()) / self.std.clone()
-    }
-}
-
-/// Labels on the device, and which pixels count.
-struct Labels {
-    labels: Tensor<4, Int>,
-    mask: Tensor<4>,
-    host: Vec<u32>,
-    counts: Vec<f32>,
-    pixels: usize,
-    is_targeted: bool,
-}
-
-impl Labels {
-    fn new<M: SegmentationNetwork>(subject: &SegmentationSubject<M>, image: &Image, goal: &Goal) -> Result<Self> {
-        let map = goal.labels();
-        let (found, expected) = ([map.width(), map.height()], [image.width(), image.height()]);
-        if found != expected {
-            return Err(ExplainError::Size { what: "the map of labels", found, expected });
-        }
-        let classes = subject.classes();
-        let ignored = |label: u32| label == Goal::IGNORED || classes.ignore_index() == Some(label);
-        let unknown = |label: &&u32| !ignored(**label) && **label as usize >= classes.count();
-        if let Some(label) = map.as_slice().iter().find(unknown) {
-            return Err(ExplainError::Class { class: *label as usize, names: classes.names().to_vec() });
-        }
-        let host: Vec<u32> = map.as_slice().iter().map(|label| if ignored(*label) { 0 } else { *label }).collect();
-        let counts: Vec<f32> = map.as_slice().iter().map(|label| f32::from(!ignored(*label))).collect();
-        let pixels = counts.iter().filter(|counts| **counts > 0.0).count();
-        if pixels == 0 {
-            return Err(ExplainError::EmptyMask);
-        }
-        let shape = [1, 1, image.height() as usize, image.width() as usize];
-        let numbers: Vec<i32> = host.iter().map(|label| *label as i32).collect();
-        let device = subject.device();
-        Ok(Self {
-            labels: Tensor::from_data(TensorData::new(numbers, shape), device),
-            mask: Tensor::from_data(TensorData::new(counts.clone(), shape), device),
-            host,
-            counts,
-            pixels,
-            is_targeted: matches!(goal, Goal::Toward(_)),
-        })
-    }
-
-    /// The loss that an attack climbs, `[1]`: the mean over the pixels that count.
-    fn loss(&self, attack: &Attack, logits: Tensor<4>, step: usize) -> Tensor<1> {
-        let constant = logits.clone().detach().without_autodiff();
-        let loss = SegmentationSubject::<segkiln_models::SegmentationModel>::cross_entropy(logits, self.labels.clone());
-        let weights = match attack.kind {
-            AttackKind::Fgsm | AttackKind::Pgd => None,
-            AttackKind::SegPgd => {
-                let share = step as f64 / (2.0 * attack.steps as f64);
-                let right = self.is_met(constant);
-                // Toward a target it is the wrong pixels that are to be mended.
-                let right = if self.is_targeted { right.neg().add_scalar(1.0) } else { right };
-                Some(right.mul_scalar(1.0 - 2.0 * share).add_scalar(share))
-            }
-            AttackKind::CosPgd => {
-                let likeness = self.cosine(constant);
-                Some(if self.is_targeted { likeness.neg().add_scalar(1.0) } else { likeness })
-            }
-        };
-        let loss = match weights {
-            Some(weights) => loss * weights,
-            None => loss,
-        };
-        let mean = (loss * self.mask.clone()).sum().div_scalar(self.pixels as f64);
-        if self.is_targeted { mean.neg() } else { mean }
-    }
-
-    /// 1 where the most likely class is the label, else 0, `[1, 1, h, w]`.
-    fn is_met(&self, logits: Tensor<4>) -> Tensor<4> {
-        let found = match logits.dims()[1] {
-            1 => logits.greater_elem(0.0).int(),
-            _ => logits.argmax(1),
-        };
-        found.equal(self.labels.clone()).float()
-    }
-
-    /// Cosine of the sigmoids of the logits and the label's one-hot vector: the label's sigmoid by the length of all.
-    fn cosine(&self, logits: Tensor<4>) -> Tensor<4> {
-        let logits = match logits.dims()[1] {
-            1 => Tensor::cat(vec![logits.clone().neg(), logits], 1),
-            _ => logits,
-        };
-        let likely = burn::tensor::activation::sigmoid(logits);
-        let length = likely.clone().square().sum_dim(1).sqrt().clamp_min(1e-8);
-        likely.gather(1, self.labels.clone()) / length
-    }
-
-    /// Mean probability of the labels, and the class of each pixel.
-    fn probabilities<M: SegmentationNetwork>(
-        &self,
-        subject: &SegmentationSubject<M>,
-        image: &Image,
-    ) -> Result<(f64, Vec<u32>)> {
-        let found = values(probabilities(subject.logits(subject.input(image)?)))?;
-        let (pixels, classes) = (self.host.len(), subject.classes().count());
-        let mut sum = 0.0;
-        for (pixel, label) in self.host.iter().enumerate() {
-            sum += f64::from(finite(found[*label as usize * pixels + pixel])? * self.counts[pixel]);
-        }
-        let best = |pixel: usize| {
-            let probability = |class: &usize| found[class * pixels + pixel];
-            (0..classes).reduce(|a, b| if probability(&b) > probability(&a) { b } else { a }).unwrap_or(0) as u32
-        };
-        Ok((sum / self.pixels as f64, (0..pixels).map(best).collect()))
-    }
+/// The largest change of a value, and the length of all changes, in 255ths.
+fn sizes(changed: &Image, original: &Image) -> [f64; 2] {
+    let changes = || changed.as_slice().iter().zip(original.as_slice()).map(|(a, b)| f64::from(a - b).abs() * 255.0);
+    [changes().fold(0.0, f64::max), changes().map(|change| change * change).sum::<f64>().sqrt()]
 }
 
 #[cfg(test)]
