@@ -44,6 +44,16 @@ impl<M: DetectionNetwork> DetectionSubject<M> {
         (0..n).map(|index| images.clone().narrow(0, index, 1).reshape([channels, height, width])).collect()
     }
 
+    /// The normalized image, `[1, channels, height, width]`.
+    ///
+    /// # Errors
+    /// [`ExplainError::Data`] if the channels are not those that the network takes.
+    pub fn input(&self, image: &Image) -> Result<Tensor<4>> {
+        let mut image = image.clone();
+        self.normalize.apply(&mut image)?;
+        Ok(tensor(image, &self.device))
+    }
+
     /// The objects that the network finds in an image with values from 0 to 1, best first.
     ///
     /// # Errors

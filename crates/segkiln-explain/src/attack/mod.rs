@@ -1,7 +1,9 @@
 //! Small changes of images that fool a network.
 
 mod objects;
+mod patch;
 mod pixels;
+mod smallest;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
@@ -18,7 +20,11 @@ use crate::{
 };
 
 pub use objects::{AttackedObjects, ObjectAttack};
+pub use patch::{Patch, with_patch};
+pub(crate) use pixels::Affine;
+#[cfg(feature = "train")]
 pub(crate) use pixels::PixelLoss;
+pub use smallest::SmallestChange;
 
 /// Which small change of an image is looked for.
 ///
@@ -170,9 +176,19 @@ impl Attack {
     }
 
     fn check(&self, image: &Image) -> Result<()> {
+        self.check_options(image.as_slice().len())?;
+        if image.as_slice().iter().any(|value| !(0.0..=1.0).contains(value)) {
+            let reason = "has values outside of 0 to 1, the range from black to white that budgets are shares of";
+            return Err(ExplainError::Option { option: "image", reason: reason.into() });
+        }
+        Ok(())
+    }
+
+    /// Checks the options for images of so many values.
+    pub(crate) fn check_options(&self, values: usize) -> Result<()> {
         let most = match self.norm {
             Norm::Linf => 255.0,
-            Norm::L2 => 255.0 * (image.as_slice().len() as f64).sqrt(),
+            Norm::L2 => 255.0 * (values as f64).sqrt(),
         };
         if !(self.epsilon > 0.0 && self.epsilon <= most) {
             return Err(ExplainError::Budget { epsilon: self.epsilon, most });
@@ -189,12 +205,6 @@ impl Attack {
         }
         if self.restarts == 0 {
             return refuse("restarts", "must be at least 1");
-        }
-        if image.as_slice().iter().any(|value| !(0.0..=1.0).contains(value)) {
-            return refuse(
-                "image",
-                "has values outside of 0 to 1, the range from black to white that budgets are shares of",
-            );
         }
         Ok(())
     }

@@ -27,14 +27,7 @@ impl Attack {
         let labels = Labels::new(subject.classes(), picture, goal)?;
         let (loss, affine) = (labels.loss(subject.device()), Affine::new(subject.normalize(), subject.device()));
         let loss = |x: Tensor<4>, place: Place| Ok(loss.forward(self, subject.logits(affine.forward(x)), place.step));
-        let changed = self.change(picture, subject.device(), loss)?;
-
-        let [before, after] = [picture, &changed].map(|picture| labels.probabilities(subject, picture));
-        let ((score_before, before), (score_after, after)) = (before?, after?);
-        let others = before.iter().zip(&after).zip(&labels.counts);
-        let others = others.filter(|((before, after), counts)| **counts > 0.0 && before != after).count();
-        let [linf, l2] = sizes(&changed, picture);
-        Ok(Attacked { linf, l2, score_before, score_after, changed: others as f64 / labels.pixels as f64, image: changed })
+        labels.attacked(subject, picture, self.change(picture, subject.device(), loss)?)
     }
 }
 
@@ -55,14 +48,21 @@ impl Affine {
         (x - self.mean.clone()) / self.std.clone()
     }
 
+    /// Changes of normalized images of ones from 0 to 1.
+    #[cfg(feature = "train")]
+    pub fn scaled(&self, change: Tensor<4>) -> Tensor<4> {
+        change / self.std.clone()
+    }
+
     /// Images from 0 to 1 of normalized ones.
+    #[cfg(feature = "train")]
     pub fn inverse(&self, x: Tensor<4>) -> Tensor<4> {
         x * self.std.clone() + self.mean.clone()
     }
 }
 
 /// Labels of a picture, and which pixels count.
-struct Labels {
+pub(super) struct Labels {
     size: [usize; 2],
     host: Vec<u32>,
     counts: Vec<f32>,
@@ -71,7 +71,7 @@ struct Labels {
 }
 
 impl Labels {
-    fn new(classes: &Classes, image: &Image, goal: &Goal) -> Result<Self> {
+    pub fn new(classes: &Classes, image: &Image, goal: &Goal) -> Result<Self> {
         let map: &LabelMap = goal.annotations();
         let (found, expected) = ([map.width(), map.height()], [image.width(), image.height()]);
         if found != expected {
@@ -92,7 +92,7 @@ impl Labels {
         Ok(Self { size, host, counts, pixels, is_targeted: goal.is_targeted() })
     }
 
-    fn loss(&self, device: &Device) -> PixelLoss {
+    pub fn loss(&self, device: &Device) -> PixelLoss {
         let shape = [1, 1, self.size[0], self.size[1]];
         let numbers: Vec<i32> = self.host.iter().map(|label| *label as i32).collect();
         PixelLoss {
@@ -101,6 +101,28 @@ impl Labels {
             pixels: self.pixels as f64,
             is_targeted: self.is_targeted,
         }
+    }
+
+    /// The size of a change, and the scores before and after it.
+    pub fn attacked<M: SegmentationNetwork>(
+        &self,
+        subject: &SegmentationSubject<M>,
+        picture: &Image,
+        changed: Image,
+    ) -> Result<Attacked> {
+        let [before, after] = [picture, &changed].map(|picture| self.probabilities(subject, picture));
+        let ((score_before, before), (score_after, after)) = (before?, after?);
+        let others = before.iter().zip(&after).zip(&self.counts);
+        let others = others.filter(|((before, after), counts)| **counts > 0.0 && before != after).count();
+        let [linf, l2] = sizes(&changed, picture);
+        Ok(Attacked {
+            linf,
+            l2,
+            score_before,
+            score_after,
+            changed: others as f64 / self.pixels as f64,
+            image: changed,
+        })
     }
 
     /// Mean probability of the labels, and the class of each pixel.
@@ -169,6 +191,20 @@ impl PixelLoss {
             _ => logits.argmax(1),
         };
         found.equal(self.labels.clone()).float()
+    }
+
+    /// By how much the label's logit is above all others, `[n, 1, h, w]`.
+    pub fn margin(&self, logits: Tensor<4>) -> Tensor<4> {
+        /// Below every logit.
+        const NONE: f64 = -1e30;
+        let logits = match logits.dims()[1] {
+            1 => Tensor::cat(vec![logits.clone().neg(), logits], 1),
+            _ => logits,
+        };
+        let classes = logits.dims()[1];
+        let numbers = Tensor::<1, Int>::arange(0..classes as i64, &self.labels.device()).reshape([1, classes, 1, 1]);
+        let own = self.labels.clone().repeat_dim(1, classes).equal(numbers.expand(logits.dims()));
+        logits.clone().gather(1, self.labels.clone()) - logits.mask_fill(own, NONE).max_dim(1)
     }
 
     /// Cosine of the sigmoids of the logits and the label's one-hot vector: the label's sigmoid by the length of all.
