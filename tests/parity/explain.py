@@ -1,6 +1,6 @@
 """Explanations and adversarial examples of pytorch-grad-cam, captum and torchattacks: fixtures.
 
-    $PYTHON tests/parity/explain.py    # needs torch, torchvision, grad-cam 1.5.7, captum 0.9, torchattacks 3.5.1 and safetensors
+    $PYTHON tests/parity/explain.py    # needs torch, torchvision, torchmetrics, grad-cam 1.5.7, captum 0.9, torchattacks 3.5.1, safetensors
 
 writes crates/segkiln-explain/tests/fixtures/explain.safetensors. Weights and images by the formulas of rcnn.py; the image goes into the
 network as it is for explanations, and by ImageNet's mean and deviation for attacks. Of each network of CASES:
@@ -16,6 +16,10 @@ network as it is for explanations, and by ImageNet's mean and deviation for atta
     NAME.mask.METHOD.LEVEL      of Mask R-CNN, for the mean of the positive logits of the best object's mask in its box, NAME.mask.box;
                                 NAME.mask.score is that mean
 
+    unet.smoothgrad, unet.rise  means over SAMPLES random images, which other random numbers give nearly; captum's, and from the paper
+    calibration.*               probabilities `[class, height, width]` and labels, and torchmetrics' expected calibration error of 15 bins
+    risk.*                      probabilities of IMAGES images and their labels, and the thresholds of conformal risk control for ALPHAS
+
 all but the masks every STEP-th value. EigenCAM's sign is arbitrary; here it is the one by which the strongest place is positive. SegPGD
 and CosPGD are written here from their papers, for torchattacks has none for pixels.
 
@@ -30,11 +34,12 @@ import re
 import numpy as np
 import torch
 import torchattacks
-from captum.attr import InputXGradient, IntegratedGradients, Occlusion, Saliency
+from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Occlusion, Saliency
 from pytorch_grad_cam import AblationCAM, EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, XGradCAM
 from pytorch_grad_cam.utils.model_targets import FasterRCNNBoxScoreTarget, SemanticSegmentationTarget
 from safetensors.torch import save_file
 from torch import nn
+from torchmetrics.classification import MulticlassCalibrationError
 from torchvision.models import segmentation
 
 import dense
@@ -45,6 +50,8 @@ OUT = os.path.join(os.path.dirname(__file__), "../../crates/segkiln-explain/test
 STEP = 5
 CLASSES = 4
 EPSILON, STEPS = 8 / 255, 3
+SAMPLES = 600
+IMAGES, ALPHAS = 40, [0.05, 0.1, 0.3]
 GRADIENTS = {
     "gradcam": GradCAM, "gradcam_plus_plus": GradCAMPlusPlus, "hirescam": HiResCAM, "xgradcam": XGradCAM, "layercam": LayerCAM,
 }
@@ -276,6 +283,55 @@ def detected(name):
     return found
 
 
+def sampled(model, x):
+    """Means over random images, for the sum of class 0's logits."""
+    size = x.shape[2:]
+    generator = torch.Generator().manual_seed(1)
+
+    def score(images):
+        return model(images)[:, 0].sum((1, 2))
+
+    torch.manual_seed(1)
+    deviation = 0.15 * (x.max() - x.min()).item()
+    tunnel = NoiseTunnel(Saliency(score))
+    smooth = tunnel.attribute(x, nt_type="smoothgrad", nt_samples=SAMPLES, nt_samples_batch_size=50, stdevs=deviation, abs=False)
+    total, seen = torch.zeros(size), []
+    masks = []
+    for _ in range(SAMPLES):  # RISE: 8 cells a side and one more, enlarged, and shifted by up to a cell
+        cells = (torch.rand(1, 1, 9, 9, generator=generator) < 0.5).float()
+        cell = [-(-side // 8) for side in size]
+        large = nn.functional.interpolate(cells, [9 * side for side in cell], mode="bilinear")[0, 0]
+        top, left = [int(torch.randint(0, side, (1,), generator=generator)) for side in cell]
+        masks.append(large[top : top + size[0], left : left + size[1]])
+    with torch.no_grad():
+        for start in range(0, SAMPLES, 50):
+            seen.append(score(x * torch.stack(masks[start : start + 50])[:, None]))
+    seen = torch.cat(seen)
+    for mask, value in zip(masks, seen - seen.mean()):
+        total += value * mask / (SAMPLES * 0.5)
+    return {"smoothgrad": smooth[0].abs().amax(0).detach().flatten()[::STEP], "rise": total.flatten()[::STEP]}
+
+
+def calibrated():
+    generator = torch.Generator().manual_seed(2)
+    logits = 2 * torch.randn(1, CLASSES, 20, 24, generator=generator)
+    probabilities = logits.softmax(1)
+    noisy = 0.6 * logits - torch.log(-torch.log(torch.rand(logits.shape, generator=generator)))  # less sure than it says
+    labels = noisy.argmax(1)
+    error = MulticlassCalibrationError(CLASSES, n_bins=15, norm="l1")(probabilities, labels)
+    found = {"calibration.probabilities": probabilities[0], "calibration.labels": labels[0].float(), "calibration.error": error[None]}
+
+    # Angelopoulos et al., equation 4, for thresholds that are as strict as they can be: sup {t: (n R(t) + 1) / (n + 1) <= alpha}.
+    scores = torch.rand(IMAGES, 1, 1, generator=generator) * 0.6 + 0.4 * torch.rand(IMAGES, 6, 7, generator=generator)
+    labels = (torch.rand(IMAGES, 6, 7, generator=generator) < 0.7).float()
+    thresholds = torch.arange(1001) / 1000
+    missed = (scores.double() < thresholds.double()[:, None, None, None]).double() * labels
+    risk = (missed.sum((2, 3)) / labels.sum((1, 2))).mean(1)
+    chosen = [thresholds[((IMAGES * risk + 1) / (IMAGES + 1) <= alpha).nonzero().max()] for alpha in ALPHAS]
+    found.update({"risk.scores": scores, "risk.labels": labels, "risk.thresholds": torch.stack(chosen)})
+    return found
+
+
 def main():
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -285,12 +341,15 @@ def main():
         model, layers, perturbed, size = make()
         x = image(0, *size)[None]
         found = {**explained(model, layers, perturbed, x), **attacked(model, x)}
+        if name == "unet":
+            found.update(sampled(model.float(), x))
         tensors.update({f"{name}.{key}": value.detach().contiguous().clone() for key, value in found.items()})
         print(name, {key: round(value.item(), 4) for key, value in found.items() if key.endswith("loss")}, "class", int(found["class"]), found["mask"].mean().item())
     for name in ["fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "fcos_resnet50_fpn"]:
         found = detected(name)
         tensors.update({f"{name}.{key}": value.detach().contiguous().clone() for key, value in found.items()})
         print(name, list(found), found["score"])
+    tensors.update({key: value.detach().contiguous().clone() for key, value in calibrated().items()})
     path = os.path.join(OUT, "explain.safetensors")
     save_file(tensors, path)
     print(os.path.getsize(path), "bytes")

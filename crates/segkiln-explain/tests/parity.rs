@@ -12,7 +12,9 @@ use segkiln_core::{BBox, Classes, LabelMap};
 use segkiln_data::{ColorMode, Image, Normalize};
 use segkiln_explain::{
     Attack, AttackKind, AttackedObjects, DetectionSubject, Goal, IntegratedGradients, Method, Norm, ObjectAttack,
-    Occlusion, Part, Question, Region, SegmentationSubject, Select, Subject, Target, method, robustness_of_objects,
+    Occlusion, Part, Question, Region, Rise, SegmentationSubject, Select, SmoothGrad, Subject, Target, method,
+    robustness_of_objects,
+    uncertainty::{Calibration, RiskControl, missed_risk},
 };
 use segkiln_models::{
     DetectorCard, ModelCard, ModelConfig, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig,
@@ -276,6 +278,67 @@ fn unet_is_attacked_as_by_the_references() {
 #[test]
 fn deeplab_is_attacked_as_by_the_references() {
     Case::new("deeplabv3_resnet50").attacks();
+}
+
+/// SmoothGrad and RISE draw their own random numbers, so that means over many images are alike, and not equal.
+#[test]
+fn means_over_random_images_are_alike() {
+    const SAMPLES: usize = 600;
+    let case = Case::new("unet");
+    let subject = case.subject(Normalize::identity(3));
+    let image = case.image();
+    let question =
+        Question::new(&subject, &image, &Target::class(0, Region::Image)).unwrap().with_batch(16).with_seed(5);
+    let smooth = SmoothGrad { samples: SAMPLES, ..Default::default() };
+    let rise = Rise { masks: SAMPLES, ..Default::default() };
+    for (method, least) in [(&smooth as &dyn Method, 0.98), (&rise, 0.8)] {
+        let found = question.explain(method).unwrap().map;
+        let found: Vec<f32> = found.as_slice().iter().copied().step_by(STEP).collect();
+        let expected = case.expected(method.name());
+        let mean = |x: &[f32]| x.iter().map(|x| f64::from(*x)).sum::<f64>() / x.len() as f64;
+        let product = |a: &[f32], b: &[f32]| {
+            let (mean_a, mean_b) = (mean(a), mean(b));
+            a.iter().zip(b).map(|(a, b)| (f64::from(*a) - mean_a) * (f64::from(*b) - mean_b)).sum::<f64>()
+        };
+        let correlation = product(&found, &expected) / (product(&found, &found) * product(&expected, &expected)).sqrt();
+        let scale = (product(&found, &found) / product(&expected, &expected)).sqrt();
+        println!("{}: correlation {correlation}, scale {scale}", method.name());
+        assert!(correlation > least, "{}: {correlation}", method.name());
+        assert!((0.8..1.25).contains(&scale), "{}: {scale}", method.name());
+    }
+}
+
+/// torchmetrics' calibration error, and the thresholds of conformal risk control by the paper's formula.
+#[test]
+fn calibration_is_measured_as_by_the_references() {
+    let bytes =
+        std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/explain.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let labels = |name: &str, size: [u32; 2], skip: usize| {
+        let all = floats(&file, name);
+        let count = (size[0] * size[1]) as usize;
+        let labels = all[skip * count..][..count].iter().map(|label| *label as u32).collect();
+        LabelMap::new(size[0], size[1], labels).unwrap()
+    };
+    let mut calibration = Calibration::new(15);
+    let probabilities = floats(&file, "calibration.probabilities");
+    calibration.update(&probabilities, &labels("calibration.labels", [24, 20], 0), None).unwrap();
+    let (found, expected) = (calibration.expected_error(), f64::from(floats(&file, "calibration.error")[0]));
+    assert!(expected > 0.02 && (found - expected).abs() < 1e-6, "{found}, not {expected}");
+
+    let scores = floats(&file, "risk.scores");
+    let images: Vec<(Vec<f32>, LabelMap)> = (0..scores.len() / 42)
+        .map(|image| {
+            let foreground = &scores[42 * image..][..42];
+            let both = foreground.iter().map(|score| 1.0 - score).chain(foreground.iter().copied()).collect();
+            (both, labels("risk.labels", [7, 6], image))
+        })
+        .collect();
+    for (alpha, expected) in [0.05, 0.1, 0.3].into_iter().zip(floats(&file, "risk.thresholds")) {
+        let risk = |image: usize, threshold: f64| missed_risk(&images[image].0, &images[image].1, 1, threshold);
+        let found = RiskControl::fit(images.len(), alpha, risk).unwrap().threshold;
+        assert!((found - f64::from(expected)).abs() < 1e-6, "{alpha}: {found}, not {expected}");
+    }
 }
 
 /// A detector with the formula's weights, as the fixtures' script makes it.
