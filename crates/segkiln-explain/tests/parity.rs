@@ -157,6 +157,10 @@ impl Case {
                 _ => {
                     let certainty = self.expected(&format!("{name}.certainty"));
                     let all = found.iter().zip(&expected).zip(&certainty);
+                    println!(
+                        "FAR {:?}",
+                        all.clone().filter(|(pair, _)| is_far(pair)).map(|((a, b), c)| (((a - b) * 255.0), *c)).collect::<Vec<_>>()
+                    );
                     all.filter(|(pair, certainty)| is_far(pair) && **certainty < SIGN).count()
                 }
             };
@@ -437,7 +441,12 @@ fn detectors_are_attacked() {
         [("fasterrcnn_mobilenet_v3_large_320_fpn", "x"), ("retinanet_resnet50_fpn", "e"), ("fcos_resnet50_fpn", "c")]
     {
         let device = Device::default();
-        let options = DetectionOptions { min_size: Some(96), max_size: Some(160), ..Default::default() };
+        let options = DetectionOptions {
+            min_size: Some(96),
+            max_size: Some(160),
+            score_threshold: Some(0.0),
+            max_detections: Some(12),
+        };
         let config = DetectorConfig::by_name(name, 4).unwrap().with_options(options);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("weights.safetensors");
