@@ -16,6 +16,7 @@
 pub mod add_relu;
 pub mod batch_norm;
 pub mod conv2d;
+pub mod conv3d;
 pub mod conv_transpose2d;
 #[cfg(feature = "flex")]
 mod cpu;
@@ -31,6 +32,7 @@ pub use add_relu::add_relu;
 pub use batch_norm::{BatchNormOutput, batch_norm_train};
 pub use conv_transpose2d::conv_transpose2d;
 pub use conv2d::{Joined, conv2d, conv2d_affine, conv2d_bf16};
+pub use conv3d::{conv3d, conv3d_affine};
 #[cfg(feature = "flex")]
 pub use cpu::{release_memory, set_helper_threads};
 pub use gated::{gelu, hard_swish, silu};
