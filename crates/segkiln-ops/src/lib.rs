@@ -27,6 +27,7 @@ mod nms;
 pub mod reduced;
 pub mod resize;
 pub mod roi_align;
+mod volumes;
 
 pub use add_relu::add_relu;
 pub use batch_norm::{BatchNormOutput, batch_norm_train};
@@ -40,6 +41,7 @@ pub use max_pool2d::max_pool2d;
 pub use nms::{batched_nms, nms};
 pub use resize::{ResizeMode, resize};
 pub use roi_align::{RoiAlignOptions, roi_align};
+pub use volumes::{conv_transpose3d, max_pool3d, slices, volumes};
 
 /// Returns the devices that operators' tests run on: `SEGKILN_TEST_DEVICES`, comma-separated names, or the default CPU device.
 #[cfg(test)]

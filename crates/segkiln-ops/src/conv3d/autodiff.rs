@@ -23,7 +23,9 @@ impl<B: Backend + Conv3dOps, C: CheckpointStrategy> Conv3dOps for Autodiff<B, C>
                 let output = B::convolve3d(x.into_primitive(), weight.into_primitive(), options);
                 prep.finish(state, output)
             }
-            OpsKind::UnTracked(prep) => prep.finish(B::convolve3d(x.into_primitive(), weight.into_primitive(), options)),
+            OpsKind::UnTracked(prep) => {
+                prep.finish(B::convolve3d(x.into_primitive(), weight.into_primitive(), options))
+            }
         }
     }
 }

@@ -48,7 +48,8 @@ pub fn conv3d(x: Tensor<5>, weight: Tensor<5>, bias: Option<Tensor<1>>, options:
             return conv3d_affine(x, weight, bias.ones_like(), bias.clone(), None, options);
         }
     }
-    let y = Tensor::from_dispatch(<Dispatch as Conv3dOps>::convolve3d(x.into_dispatch(), weight.into_dispatch(), options));
+    let y =
+        Tensor::from_dispatch(<Dispatch as Conv3dOps>::convolve3d(x.into_dispatch(), weight.into_dispatch(), options));
     match bias {
         Some(bias) => y + bias.reshape([1, channels_out, 1, 1, 1]),
         None => y,

@@ -99,8 +99,7 @@ fn applies_scale_shift_and_range() {
         let (x, weight) = (values(x_shape, 0, &device), values(weight_shape, 1, &device));
         let (scale, shift) = (values([channels], 2, &device), values([channels], 3, &device));
         let range = [-0.5, 2.0];
-        let ours =
-            conv3d_affine(x.clone(), weight.clone(), scale.clone(), shift.clone(), Some(range), options.clone());
+        let ours = conv3d_affine(x.clone(), weight.clone(), scale.clone(), shift.clone(), Some(range), options.clone());
         let by_channel = |values: Tensor<1>| values.reshape([1, channels, 1, 1, 1]);
         let burn = burn_conv3d(x, weight, None, options) * by_channel(scale) + by_channel(shift);
         let burn = burn.clamp(range[0], range[1]);
