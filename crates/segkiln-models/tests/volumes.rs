@@ -3,6 +3,7 @@
 mod formula;
 
 use burn::{
+    module::Module,
     optim::GradientsParams,
     tensor::{Device, Tensor, TensorData},
 };
@@ -74,7 +75,7 @@ fn check(name: &str, config: UNet3dConfig, shape: [usize; 5]) {
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trained.safetensors");
-    save_torch(&model, &path).unwrap();
+    save_torch(&model.valid(), &path).unwrap();
     let bytes = std::fs::read(&path).unwrap();
     let trained = SafeTensors::deserialize(&bytes).unwrap();
     let mut count = 0;

@@ -58,7 +58,7 @@ fn equals_burn() {
                 0 => x.clone(),
                 // Slice by slice, and back.
                 1 => (x.clone().permute([0, 2, 1, 3, 4]) * 1.0).permute([0, 2, 1, 3, 4]),
-                _ => Tensor::cat(vec![x.clone(), x.clone().slice([0..1])], 0).narrow(0, 0, x_shape[0]),
+                _ => Tensor::cat(vec![x.clone(), x.clone().narrow(0, 0, 1)], 0).narrow(0, 0, x_shape[0]),
             };
             let (weights, biases) = (weight.clone(), Some(bias.clone()));
             let y = match ours {
