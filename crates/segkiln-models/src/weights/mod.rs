@@ -15,6 +15,7 @@ use std::{
 
 mod aliases;
 mod peel;
+mod pretrained;
 mod published;
 mod quantized;
 mod source;
@@ -25,6 +26,7 @@ use burn::{
     store::{ModuleRecord, burn_pack},
     tensor::{Bytes, DType, Tensor, TensorData},
 };
+pub(crate) use pretrained::{borrowed, load_pretrained};
 pub use published::*;
 pub use quantized::{save_quantized, save_quantized_layers};
 pub use torch::{

@@ -252,7 +252,7 @@ pub type TorchNames = &'static [(&'static str, &'static str, TorchName)];
 fn tables() -> impl Iterator<Item = TorchNames> {
     let parts = [crate::layers::TORCH_NAMES, crate::detection::TORCH_NAMES];
     let lists = [crate::backbones::TORCH_NAMES, crate::segmentation::TORCH_NAMES];
-    parts.into_iter().chain(lists.into_iter().flatten().copied())
+    parts.into_iter().chain(lists.into_iter().flatten().copied()).chain(crate::backbones::custom_torch_names())
 }
 
 /// PyTorch's names of the modules that a visitor is in.

@@ -75,7 +75,7 @@ impl SegmentOptions {
 /// [`SegmentationNetwork`] of your own.
 ///
 /// ```no_run
-/// use segkiln::prelude::*;
+/// use segkiln::{image, prelude::*};
 ///
 /// let segmenter = Segmenter::load("runs/unet", &Device::default())?;
 /// let image = image::open("street.jpg")?;

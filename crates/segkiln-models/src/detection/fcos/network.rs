@@ -68,8 +68,8 @@ impl DetectionNetwork for Fcos {
         Ok(self)
     }
 
-    fn backbone_mut(&mut self) -> Option<&mut Backbone> {
-        Some(&mut self.backbone.body)
+    fn backbones_mut(&mut self) -> Vec<&mut Backbone> {
+        vec![&mut self.backbone.body]
     }
 
     fn class_tensors(&self) -> Vec<String> {
