@@ -20,7 +20,7 @@ use burn::{
 };
 pub use data::{DiscLabels, DiscObjects, Discs, RandomNegative};
 use segkiln::{
-    metrics::losses::SegmentationLoss,
+    losses::SegmentationLoss,
     models::{
         ConfigError, SegmentationNetwork, SegmentationNetworkConfig,
         segmentation::HeadLogits,

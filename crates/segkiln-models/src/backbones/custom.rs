@@ -18,7 +18,7 @@ use crate::{
     ConfigError,
     layers::NormConfig,
     precision::{keep_full, keep_reduced_within},
-    weights::TorchNames,
+    weights::{OtherNames, TorchNames},
 };
 
 /// The families that [`register_backbone`] made known.
@@ -33,6 +33,7 @@ struct Entry {
     by_name: fn(&str) -> Option<Box<dyn ErasedFamily>>,
     read: fn(Value) -> serde_json::Result<Box<dyn ErasedFamily>>,
     torch_names: TorchNames,
+    other_names: OtherNames,
 }
 
 fn entries() -> Vec<Entry> {
@@ -75,6 +76,7 @@ pub fn register_backbone<C: BackboneFamily>(family: &'static str) -> Result<(), 
         },
         read: |value| Ok(Box::new(serde_json::from_value::<C>(value)?)),
         torch_names: <C::Network as BackboneNetwork>::TORCH_NAMES,
+        other_names: <C::Network as BackboneNetwork>::other_names,
     });
     Ok(())
 }
@@ -311,6 +313,10 @@ impl Clone for CustomBackbone {
 }
 
 impl BackboneNetwork for CustomBackbone {
+    fn other_names(names: &[&str]) -> Vec<(String, String)> {
+        entries().into_iter().flat_map(|entry| (entry.other_names)(names)).collect()
+    }
+
     fn forward(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
         self.0.forward(x, stages)
     }

@@ -104,6 +104,12 @@ pub trait BackboneNetwork: Module + ModuleDisplay + Sync + 'static {
     /// Names of fields in PyTorch's files, where they differ.
     const TORCH_NAMES: TorchNames = &[];
 
+    /// Finds other names that files have for tensors of this network, of which `names` are all of PyTorch's (without the
+    /// field of a larger network that the backbone is in): pairs of the other name and PyTorch's. Of other networks' names none.
+    fn other_names(_names: &[&str]) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
     /// Computes the maps of some stages, in rising order, and nothing after the last of them.
     ///
     /// # Shapes

@@ -16,6 +16,7 @@ mod convnext;
 mod custom;
 mod efficientnet;
 mod family;
+mod inverted_residuals;
 mod mobilenet_v2;
 mod mobilenet_v3;
 mod resnet;
@@ -41,7 +42,7 @@ use crate::{
     ConfigError, bounds,
     layers::NormConfig,
     precision::{keep_full, keep_reduced_within},
-    weights::TorchNames,
+    weights::{OtherNames, TorchNames},
 };
 
 /// Generates [`BackboneConfig`] and [`Backbone`] with all that they pass on to the family they hold.
@@ -257,6 +258,9 @@ macro_rules! backbones {
         /// Names of fields in PyTorch's files.
         pub(crate) const TORCH_NAMES: &[TorchNames] =
             &[classifier::TORCH_NAMES, $(<$network as BackboneNetwork>::TORCH_NAMES,)+];
+
+        /// Other names of the backbones' tensors.
+        pub(crate) const OTHER_NAMES: &[OtherNames] = &[$(<$network as BackboneNetwork>::other_names,)+];
     };
 }
 

@@ -21,6 +21,7 @@ mod quantized;
 mod source;
 mod torch;
 
+pub(crate) use aliases::{OtherNames, each_name};
 use burn::{
     module::{Module, ModuleVisitor, Param, ParamId},
     store::{ModuleRecord, burn_pack},
