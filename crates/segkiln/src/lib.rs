@@ -45,6 +45,7 @@ mod run;
 mod segmentation;
 mod segmenter;
 mod tiles;
+mod volume;
 pub mod warnings;
 
 #[cfg(feature = "metrics")]
@@ -75,6 +76,7 @@ pub use segkiln_ops as ops;
 pub use segkiln_train as train;
 pub use segmentation::Segmentation;
 pub use segmenter::{SegmentOptions, Segmenter};
+pub use volume::{WindowOptions, segment_windows};
 
 /// Metrics of segmentation and detection.
 #[cfg(feature = "metrics")]

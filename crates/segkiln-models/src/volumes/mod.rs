@@ -1,0 +1,8 @@
+//! Networks for volumes: computed tomography, magnetic resonance, microscopy in depth.
+//!
+//! Tensors are `[batch, channels, depth, height, width]`, as PyTorch's. On the CPU operators write them slice by slice, in views
+//! of that shape, so that each layer reads what the one before wrote without a copy; see [`segkiln_ops::conv3d`](mod@segkiln_ops::conv3d).
+
+mod unet3d;
+
+pub use unet3d::{DoubleConv3d, UNet3d, UNet3dConfig, Widths};
