@@ -26,6 +26,7 @@ fn register() {
 
 #[test]
 fn decoders_and_detectors_stand_on_it() {
+    let _lock = crate::lock();
     register();
     let device = Device::default();
     for decoder in ModelConfig::decoders() {
@@ -133,43 +134,4 @@ fn what_cannot_be_registered_or_found_is_said() {
     let json = r#"{"Custom": {"family": "Nobody", "config": {}}}"#;
     let error = serde_json::from_str::<BackboneConfig>(json).unwrap_err().to_string();
     assert!(error.contains("\"Nobody\"") && error.contains("register_backbone"), "{error}");
-}
-
-#[test]
-fn temporary_bisect() {
-    let _lock = crate::lock();
-    register();
-    for name in ["unet_patchnet"] {
-        for (trainable, rates) in [(Some(4), true), (Some(2), true), (Some(5), true)] {
-            let root = tempfile::tempdir().unwrap();
-            let [whole, halves] = ["whole", "halves"].map(|name| root.path().join(name));
-            let model = ModelConfig::by_name(name, 1).unwrap().with_in_channels(1);
-            let card = ModelCard {
-                model: model.clone(),
-                classes: Classes::binary(),
-                color: Some(ColorMode::Gray),
-                normalize: Normalize::identity(1),
-            };
-            let training = |folder, epochs| {
-                let data = [8, 4].map(|count| Loader::builder(Arc::new(Discs { count })));
-                let mut run = crate::run(folder, epochs, SegmentationTask::new(card.clone()), data, "dice");
-                run.options.trainable = trainable;
-                run.options.layer_rates = rates.then_some(LayerRates { last: 0.5, decay: 0.5 });
-                train(run).unwrap()
-            };
-            training(&whole, 2);
-            training(&halves, 1);
-            training(&halves, 2);
-            let again = root.path().join("again");
-            training(&again, 2);
-            for folder in [&whole, &again, &halves] {
-                println!("{}", std::fs::read_to_string(folder.join("metrics.csv")).unwrap());
-            }
-            println!("again {}", std::fs::read(whole.join("last.bpk")).unwrap() == std::fs::read(again.join("last.bpk")).unwrap());
-            let bytes = |folder: &std::path::Path, file: &str| std::fs::read(folder.join(file)).unwrap();
-            for file in ["best.bpk", "last.bpk"] {
-                println!("{name} {trainable:?} {rates} {file} {}", bytes(&whole, file) == bytes(&halves, file));
-            }
-        }
-    }
 }
