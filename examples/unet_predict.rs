@@ -4,7 +4,7 @@
 //! cargo run --example unet_predict -- --model runs/unet --input data/nuclei_sample/image.png --output out
 //! ```
 //!
-//! For each image it writes `STEM.png`, the class of each pixel as a grey value, and `STEM_overlay.png`. A TIFF of more than 2²⁶
+//! For each image it writes `STEM.png`, the class of each pixel as a gray value, and `STEM_overlay.png`. A TIFF of more than 2²⁶
 //! pixels is read by region and gives `STEM.tif`, tiled and with overviews; a run that was killed goes on where it ended. An
 //! image of a folder that cannot be read does not stop the others; the exit code is then 2.
 
@@ -58,7 +58,7 @@ struct Args {
     /// Side of the tiles that large images are cut into [default: images of up to a million pixels whole, else 512]
     #[arg(long)]
     tile: Option<u32>,
-    /// Share of a tile that neighbours have in common
+    /// Share of a tile that neighbors have in common
     #[arg(long, default_value_t = 0.25)]
     overlap: f32,
     /// Average over the four mirror images

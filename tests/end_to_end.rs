@@ -79,11 +79,11 @@ fn sixteen_bits(image: &GrayImage) -> DynamicImage {
     ImageBuffer::<Luma<u16>, _>::from_raw(image.width(), image.height(), pixels).unwrap().into()
 }
 
-/// A map that `unet_predict` wrote: 8-bit grey, of the two classes, as large as the image.
+/// A map that `unet_predict` wrote: 8-bit gray, of the two classes, as large as the image.
 fn class_map(path: &Path, [width, height]: [u32; 2]) -> Vec<u8> {
     let DynamicImage::ImageLuma8(map) = image::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     else {
-        panic!("{} is not 8-bit grey", path.display());
+        panic!("{} is not 8-bit gray", path.display());
     };
     assert_eq!([map.width(), map.height()], [width, height], "{}", path.display());
     assert!(map.as_raw().iter().all(|class| *class <= 1), "{} has other classes", path.display());

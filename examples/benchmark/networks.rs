@@ -7,7 +7,7 @@ use burn::{
 };
 use segkiln::{
     core::{BBox, Instance, Instances, Precision, Rle},
-    metrics::losses::{CrossEntropyLossConfig, SegmentationLoss},
+    losses::{CrossEntropyLossConfig, SegmentationLoss},
     models::{
         Calibration, InferenceSession, ModelConfig, RangeMethod, SegmentationModel, SegmentationNetwork,
         SegmentationNetworkConfig, TrainingPrecision,

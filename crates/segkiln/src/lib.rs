@@ -23,7 +23,7 @@
 //! - tensor operators: [`ops`]
 //! - networks: [`models`]
 //! - images, masks, data sets, transforms, loaders, drawing: [`data`]
-//! - losses and metrics (feature `metrics`, which `train` includes): `metrics`
+//! - losses and metrics (feature `metrics`, which `train` includes): `losses`, `metrics`
 //! - training (feature `train`): `train`
 //! - explanations, adversarial examples, uncertainty (feature `explain`): `explain`
 
@@ -69,7 +69,7 @@ pub use segkiln_data as data;
 #[cfg(feature = "explain")]
 pub use segkiln_explain as explain;
 #[cfg(feature = "metrics")]
-pub use segkiln_metrics as metrics;
+pub use segkiln_metrics::losses;
 pub use segkiln_models as models;
 pub use segkiln_ops as ops;
 #[cfg(feature = "train")]
@@ -77,6 +77,12 @@ pub use segkiln_train as train;
 pub use segmentation::Segmentation;
 pub use segmenter::{SegmentOptions, Segmenter};
 pub use volume::{WindowOptions, segment_windows};
+
+/// Metrics of segmentation and detection.
+#[cfg(feature = "metrics")]
+pub mod metrics {
+    pub use segkiln_metrics::{MetricsError, metrics::*};
+}
 
 /// Imports that most programs need.
 pub mod prelude {

@@ -1,4 +1,4 @@
-//! The blocks that networks are built from. Every convolution, normalisation, pooling and up-sampling of every network is
+//! The blocks that networks are built from. Every convolution, normalization, pooling and up-sampling of every network is
 //! called here and nowhere else, so that a faster one is put under all of them at once.
 
 mod activation;
