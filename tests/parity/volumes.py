@@ -3,7 +3,7 @@
     pip install nibabel numpy pydicom pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg pylibjpeg-rle scipy simpleitk
     python tests/parity/volumes.py
 
-writes crates/segkiln-data/tests/fixtures/volumes. With a folder as argument it writes there what nibabel and pydicom read of the
+writes crates/segkiln-data/tests/fixtures/volumes and crates/segkiln-metrics/tests/fixtures/volumes.json. With a folder as argument it writes there what nibabel and pydicom read of the
 test files that the two packages carry, for
 
     SEGKILN_VOLUMES=FOLDER cargo test -p segkiln-data --features dicom volumes::tests::packages
@@ -195,7 +195,7 @@ expected["series"] = volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), af
 def single(name, pixels, compress=None, **more):
     ds = slice_of(pixels, START, ORIENTATION, ["1.5", "0.75"], **more)
     if compress:
-        ds.compress(compress)
+        ds.compress(compress, generate_instance_uid=False)
     save(ds, FIXTURES / f"{name}.dcm")
     back = pydicom.dcmread(FIXTURES / f"{name}.dcm")
     values = back.pixel_array.astype(float)
@@ -305,6 +305,32 @@ intensities = {
 }
 sections = {"volumes": expected, "resampled": resampled, "turned": turned, "intensities": intensities}
 (FIXTURES / "expected.json").write_text(json.dumps(sections, separators=(",", ":")))
+
+# ---- contours in millimeters, as MONAI and medpy have them: erosion by a cross, distances of voxels on the contours
+
+
+def contours(predicted, target, spacing, tolerance):
+    cross = ndimage.generate_binary_structure(3, 1)
+    edges = [mask & ~ndimage.binary_erosion(mask, cross) for mask in (predicted, target)]
+    total = predicted.sum() + target.sum()
+    figures = {"dice": 2 * float((predicted & target).sum()) / float(total) if total else None}
+    if all(edge.any() for edge in edges):
+        p, t = [ndimage.distance_transform_edt(~edge, sampling=spacing) for edge in edges]
+        there, back = t[edges[0]], p[edges[1]]
+        both = np.concatenate([there, back])
+        figures |= {"hausdorff": both.max(), "hausdorff_95": max(np.percentile(there, 95), np.percentile(back, 95)),
+                    "average_symmetric": both.mean(), "surface_dice": float((both <= tolerance).mean())}
+    return {"size": predicted.shape, "spacing": spacing, "tolerance": tolerance, "predicted": predicted.astype(int).ravel().tolist(),
+            "target": target.astype(int).ravel().tolist(), "expected": figures}
+
+
+surfaces = []
+for shape, sigma, spacing, tolerance in [((8, 9, 10), 1.5, [1.0, 1.0, 1.0], 1.0), ((5, 14, 11), 1, [5.0, 0.7, 0.9], 2.0),
+                                         ((1, 9, 8), 1, [2.0, 1.0, 1.0], 1.0)]:
+    target = ndimage.gaussian_filter(rng.normal(size=shape), sigma) > 0
+    surfaces.append(contours(np.roll(target, 2, 1) ^ (rng.random(shape) < 0.02), target, spacing, tolerance))
+METRICS = Path(__file__).parents[2] / "crates/segkiln-metrics/tests/fixtures/volumes.json"
+METRICS.write_text(json.dumps(surfaces, separators=(",", ":")))
 
 # ---- the packages' own files
 

@@ -45,6 +45,8 @@ mod run;
 mod segmentation;
 mod segmenter;
 mod tiles;
+#[cfg(feature = "nifti")]
+mod volume;
 pub mod warnings;
 
 #[cfg(feature = "metrics")]
@@ -75,6 +77,8 @@ pub use segkiln_ops as ops;
 pub use segkiln_train as train;
 pub use segmentation::Segmentation;
 pub use segmenter::{SegmentOptions, Segmenter};
+#[cfg(feature = "nifti")]
+pub use volume::VolumeOptions;
 
 /// Imports that most programs need.
 pub mod prelude {
