@@ -7,6 +7,8 @@
 //! For each image it writes `STEM.png`, the class of each pixel as a gray value, and `STEM_overlay.png`. A TIFF of more than 2²⁶
 //! pixels is read by region and gives `STEM.tif`, tiled and with overviews; a run that was killed goes on where it ended. An
 //! image of a folder that cannot be read does not stop the others; the exit code is then 2.
+//!
+//! A volume (`.nii`, `.nii.gz`, or a DICOM file or series) gives `STEM.nii.gz`, the labels on its own grid.
 
 use std::{
     collections::BTreeMap,
@@ -36,11 +38,14 @@ mod images;
 mod large;
 #[path = "common/precision.rs"]
 mod precision;
+#[path = "common/volumes.rs"]
+mod volumes;
 
 use common::{Failure, Machine, say};
 use decoding::Decoding;
 use large::Large;
 use precision::Numbers;
+use volumes::Volumes;
 
 /// Segments images with a trained network.
 #[derive(Parser)]
@@ -49,7 +54,7 @@ struct Args {
     /// Folder of a training run, or a .bpk file in one
     #[arg(long)]
     model: PathBuf,
-    /// An image, or a folder of images
+    /// An image, a volume, or a folder of images or of a DICOM series
     #[arg(long)]
     input: PathBuf,
     /// Folder for the results
@@ -69,6 +74,8 @@ struct Args {
     crf: bool,
     #[command(flatten)]
     large: Large,
+    #[command(flatten)]
+    volumes: Volumes,
     #[command(flatten)]
     numbers: Numbers,
     #[command(flatten)]
@@ -93,6 +100,9 @@ fn run(args: &Args) -> Result<(), Failure> {
         probabilities: false,
         logits: false,
     };
+    if Volumes::are(&args.input) {
+        return args.volumes.segment(&segmenter, &args.input, &args.output, &options, args.decode.options());
+    }
     let images = inputs(&args.input)?;
     let segmenter = args.numbers.choose(segmenter, Segmenter::with_precision, |segmenter| {
         let readable = images.values().filter_map(|file| read_dynamic(file, args.decode.options()).ok());

@@ -319,6 +319,16 @@ pub enum DataError {
         /// Problem of the field, and suggested fix.
         reason: String,
     },
+    /// A volume with a header, a tag or a slice that cannot be used.
+    #[error("{path}, {field}: {reason}")]
+    Volume {
+        /// The file, or the folder of a series.
+        path: PathBuf,
+        /// Field of the header, or the tag, such as `dim[3]`.
+        field: String,
+        /// Problem of the field, and suggested fix.
+        reason: String,
+    },
     /// An option out of its range.
     #[error("{option}: {reason}")]
     Option {
@@ -382,6 +392,11 @@ pub type Result<T> = std::result::Result<T, DataError>;
 impl DataError {
     pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
         Self::Io { action, path: path.into(), source }
+    }
+
+    #[cfg(feature = "nifti")]
+    pub(crate) fn volume(path: &Path, field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Volume { path: path.into(), field: field.into(), reason: reason.into() }
     }
 
     pub(crate) fn option(option: &'static str, reason: impl Into<String>) -> Self {

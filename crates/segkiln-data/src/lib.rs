@@ -54,6 +54,8 @@ mod raster;
 pub mod regions;
 mod resize;
 mod text;
+#[cfg(feature = "nifti")]
+pub mod volumes;
 mod warn;
 
 #[cfg(feature = "datasets")]

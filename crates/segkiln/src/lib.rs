@@ -45,8 +45,10 @@ mod run;
 mod segmentation;
 mod segmenter;
 mod tiles;
+#[cfg(feature = "nifti")]
 mod volume;
 pub mod warnings;
+mod windows;
 
 #[cfg(feature = "metrics")]
 pub use coco::{CocoError, coco_evaluate};
@@ -76,8 +78,9 @@ pub use segkiln_ops as ops;
 pub use segkiln_train as train;
 pub use segmentation::Segmentation;
 pub use segmenter::{SegmentOptions, Segmenter};
-pub use volume::{WindowOptions, segment_windows};
-
+#[cfg(feature = "nifti")]
+pub use volume::VolumeOptions;
+pub use windows::{WindowOptions, segment_windows};
 /// Metrics of segmentation and detection.
 #[cfg(feature = "metrics")]
 pub mod metrics {
