@@ -9,7 +9,7 @@ mod labels;
 pub(crate) mod nodata;
 mod options;
 mod png;
-mod tiff;
+pub(crate) mod tiff;
 mod write;
 
 use std::{
