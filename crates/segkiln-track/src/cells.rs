@@ -23,6 +23,56 @@ impl Default for CellTrackerOptions {
     }
 }
 
+/// Numbers the objects of a class map from 1: parts of one class other than 0 whose pixels touch at their sides. Parts of less than
+/// `min_area` pixels become background.
+///
+/// ```
+/// use segkiln_core::LabelMap;
+/// use segkiln_track::connected_components;
+///
+/// let map = LabelMap::new(4, 2, vec![1, 1, 0, 1, 2, 0, 1, 0])?;
+/// assert_eq!(connected_components(&map, 1).as_slice(), [1, 1, 0, 2, 3, 0, 4, 0]);
+/// assert_eq!(connected_components(&map, 2).as_slice(), [1, 1, 0, 0, 0, 0, 0, 0]);
+/// # Ok::<(), segkiln_core::CoreError>(())
+/// ```
+pub fn connected_components(map: &LabelMap, min_area: usize) -> LabelMap {
+    let (width, classes) = (map.width() as usize, map.as_slice());
+    let mut numbered = LabelMap::filled(map.width(), map.height(), 0);
+    let labels = numbered.as_mut_slice();
+    let mut is_seen = vec![false; classes.len()];
+    let (mut count, mut part) = (0, Vec::new());
+    for first in 0..classes.len() {
+        if classes[first] == 0 || is_seen[first] {
+            continue;
+        }
+        is_seen[first] = true;
+        part.clear();
+        part.push(first);
+        let mut next = 0;
+        while let Some(&pixel) = part.get(next) {
+            next += 1;
+            let column = pixel % width;
+            let beside = [
+                (column > 0).then(|| pixel - 1),
+                (column + 1 < width).then(|| pixel + 1),
+                pixel.checked_sub(width),
+                (pixel + width < classes.len()).then(|| pixel + width),
+            ];
+            for other in beside.into_iter().flatten() {
+                if classes[other] == classes[first] && !is_seen[other] {
+                    is_seen[other] = true;
+                    part.push(other);
+                }
+            }
+        }
+        if part.len() >= min_area {
+            count += 1;
+            part.iter().for_each(|pixel| labels[*pixel] = count);
+        }
+    }
+    numbered
+}
+
 /// Follows the objects of instance label maps through a film by their overlap. A cell of which two or more smaller ones have their
 /// largest overlap divides: its track ends, and each daughter begins one with it as the parent.
 ///

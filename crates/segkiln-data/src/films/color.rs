@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::{DataError, Result};
+
 /// Which luma coefficients a film's colors have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -10,6 +12,18 @@ pub enum Matrix {
     Bt601,
     /// ITU-R BT.709: high definition.
     Bt709,
+}
+
+impl std::str::FromStr for Matrix {
+    type Err = DataError;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "bt601" => Ok(Self::Bt601),
+            "bt709" => Ok(Self::Bt709),
+            _ => Err(DataError::option("matrix", format!("must be bt601 or bt709, got {name:?}"))),
+        }
+    }
 }
 
 impl Matrix {

@@ -32,7 +32,7 @@ use image::{DynamicImage, ImageFormat};
 
 pub use color::Matrix;
 pub use pipeline::{Stages, process};
-pub use smooth::{Flicker, ProbabilitySmoother};
+pub use smooth::{Flicker, ProbabilitySmoother, most_likely};
 
 use crate::{DataError, DecodeOptions, Result};
 

@@ -53,6 +53,38 @@ impl ProbabilitySmoother {
     }
 }
 
+/// The class of the largest probability of each pixel, the first of several.
+///
+/// # Shapes
+/// - probabilities `[class][row][column]`, at least one class
+///
+/// # Errors
+/// [`DataError::Option`] if they are not `width * height` values a class.
+///
+/// ```
+/// use segkiln_data::films::most_likely;
+///
+/// assert_eq!(most_likely(&[0.2, 0.9, 0.8, 0.1], 2, 1)?.as_slice(), [1, 0]);
+/// # Ok::<(), segkiln_data::DataError>(())
+/// ```
+pub fn most_likely(probabilities: &[f32], width: u32, height: u32) -> Result<LabelMap> {
+    let plane = width as usize * height as usize;
+    if plane == 0 || probabilities.is_empty() || !probabilities.len().is_multiple_of(plane) {
+        let reason = format!("{} are no planes of {width}x{height}", probabilities.len());
+        return Err(DataError::option("probabilities", reason));
+    }
+    let mut map = LabelMap::filled(width, height, 0);
+    let mut best = probabilities[..plane].to_vec();
+    for (class, values) in probabilities.chunks_exact(plane).enumerate().skip(1) {
+        for ((label, best), value) in map.as_mut_slice().iter_mut().zip(&mut best).zip(values) {
+            if value > best {
+                (*label, *best) = (class as u32, *value);
+            }
+        }
+    }
+    Ok(map)
+}
+
 /// Share of the still pixels that change their class from one frame to the next: the flicker that a viewer sees.
 ///
 /// A pixel is still if no 8-bit channel changes by more than a tolerance.
