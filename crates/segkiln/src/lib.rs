@@ -23,6 +23,7 @@
 //! - tensor operators: [`ops`]
 //! - networks: [`models`]
 //! - images, masks, data sets, transforms, loaders, drawing: [`data`]
+//! - films: `data::films`; tracking: [`track`]
 //! - losses and metrics (feature `metrics`, which `train` includes): `losses`, `metrics`
 //! - training (feature `train`): `train`
 //! - explanations, adversarial examples, uncertainty (feature `explain`): `explain`
@@ -57,7 +58,7 @@ pub use device::{UnknownDevice, device_by_name, select_device};
 pub use error::PredictError;
 #[cfg(feature = "metrics")]
 pub use evaluation::SplitDetections;
-/// The crate whose pictures predictors take, with the formats BMP, JPEG, PNG, TIFF and WebP.
+/// The crate whose pictures predictors take, with the formats BMP, GIF, JPEG, PNG, TIFF and WebP.
 pub use image;
 pub use large::{LargeOptions, Progress, Seams};
 pub use quantize::{
@@ -74,6 +75,7 @@ pub use segkiln_explain as explain;
 pub use segkiln_metrics::losses;
 pub use segkiln_models as models;
 pub use segkiln_ops as ops;
+pub use segkiln_track as track;
 #[cfg(feature = "train")]
 pub use segkiln_train as train;
 pub use segmentation::Segmentation;

@@ -3,7 +3,7 @@
 mod font;
 
 use image::{DynamicImage, Rgb, RgbImage};
-use segkiln_core::{Classes, Detection, LabelMap, Palette, Rgb as Color};
+use segkiln_core::{Classes, Detection, LabelMap, Palette, Rgb as Color, Rle};
 
 use crate::{DataError, Result};
 
@@ -62,6 +62,27 @@ pub fn overlay(image: &DynamicImage, map: &LabelMap, classes: &Classes, opacity:
 /// # Errors
 /// If a mask is not of the image's size.
 pub fn detections(image: &DynamicImage, detections: &[Detection], classes: &Classes) -> Result<RgbImage> {
+    let captioned = detections.iter().enumerate().map(|(index, detection)| {
+        (index as u64, detection, format!("{} {:.0}%", name(classes, detection), 100.0 * detection.score))
+    });
+    objects(image, &captioned.collect::<Vec<_>>())
+}
+
+/// The image with objects of tracks drawn over it as by [`detections`], each in its track's color and with its number.
+///
+/// # Errors
+/// As [`detections`].
+pub fn tracks(image: &DynamicImage, tracks: &[(u64, Detection)], classes: &Classes) -> Result<RgbImage> {
+    let captioned = tracks.iter().map(|(id, detection)| (*id, detection, format!("{} {id}", name(classes, detection))));
+    objects(image, &captioned.collect::<Vec<_>>())
+}
+
+fn name<'a>(classes: &'a Classes, detection: &Detection) -> &'a str {
+    classes.names().get(detection.label() as usize).map_or("?", String::as_str)
+}
+
+/// Objects with the number of their color and their caption, the first on top.
+fn objects(image: &DynamicImage, objects: &[(u64, &Detection, String)]) -> Result<RgbImage> {
     /// Opacity of a mask's color.
     const OPACITY: f32 = 0.45;
     /// Thickness of a box's sides in pixels.
@@ -69,20 +90,10 @@ pub fn detections(image: &DynamicImage, detections: &[Detection], classes: &Clas
     let mut drawn = image.to_rgb8();
     let (width, height) = drawn.dimensions();
     let palette = Palette::voc(64);
-    for (index, detection) in detections.iter().enumerate().rev() {
-        let color = palette.color(1 + index % 63);
+    for (index, (number, detection, text)) in objects.iter().enumerate().rev() {
+        let color = palette.color(1 + (number % 63) as usize);
         if let Some(mask) = &detection.mask {
-            let mask_size = (mask.width(), mask.height());
-            if mask_size != (width, height) {
-                let mask = format!("of detection {index}").into();
-                return Err(DataError::SizeMismatch {
-                    image: "image".into(),
-                    cure: "they must be equal".into(),
-                    image_size: (width, height),
-                    mask,
-                    mask_size,
-                });
-            }
+            check_mask(mask, index, [width, height])?;
             for pixel in mask.runs().flat_map(|[first, end]| first..end) {
                 let value = drawn.get_pixel_mut(pixel / height, pixel % height);
                 value.0 = blend(value.0, color, OPACITY);
@@ -98,8 +109,7 @@ pub fn detections(image: &DynamicImage, detections: &[Detection], classes: &Clas
                 drawn.put_pixel(x, y, Rgb(color));
             }
         }
-        let name = classes.names().get(detection.label() as usize).map_or("?", String::as_str);
-        caption(&mut drawn, left, top, &format!("{name} {:.0}%", 100.0 * detection.score), color);
+        caption(&mut drawn, left, top, text, color);
     }
     Ok(drawn)
 }
@@ -126,6 +136,40 @@ fn caption(image: &mut RgbImage, left: u32, top: u32, text: &str, ground: Color)
             image.put_pixel(x, y, if dot { ink } else { Rgb(ground) });
         }
     }
+}
+
+/// Map of objects by their labels, the first on top: the pixels of the mask, or of the box where there is none; 0 elsewhere.
+///
+/// # Errors
+/// If a mask is not of the size.
+pub fn object_map(width: u32, height: u32, objects: &[(u32, &Detection)]) -> Result<LabelMap> {
+    let mut map = LabelMap::filled(width, height, 0);
+    let labels = map.as_mut_slice();
+    for (index, (label, Detection { bbox, mask, .. })) in objects.iter().enumerate().rev() {
+        let mut set = |x: u32, y: u32| labels[y as usize * width as usize + x as usize] = *label;
+        if let Some(mask) = mask {
+            check_mask(mask, index, [width, height])?;
+            mask.runs().flat_map(|[first, end]| first..end).for_each(|at| set(at / height, at % height));
+        } else if let Some(bbox) = bbox.clip(width, height) {
+            let [left, top, right, bottom] = bbox.xyxy().map(|value| value.round() as u32);
+            (top..bottom).for_each(|y| (left..right).for_each(|x| set(x, y)));
+        }
+    }
+    Ok(map)
+}
+
+fn check_mask(mask: &Rle, index: usize, [width, height]: [u32; 2]) -> Result<()> {
+    let mask_size = (mask.width(), mask.height());
+    if mask_size == (width, height) {
+        return Ok(());
+    }
+    Err(DataError::SizeMismatch {
+        image: "image".into(),
+        cure: "they must be equal".into(),
+        image_size: (width, height),
+        mask: format!("of detection {index}").into(),
+        mask_size,
+    })
 }
 
 /// Each label in its color; labels past the palette start again at color 1.
@@ -190,6 +234,8 @@ fn fill(image: &mut RgbImage, left: u32, top: u32, side: u32, color: Rgb<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use segkiln_core::BBox;
+
     use super::*;
 
     fn gray(width: u32, height: u32) -> DynamicImage {
@@ -223,6 +269,18 @@ mod tests {
         let error = overlay(&gray(2, 2), &map, &Classes::binary(), 0.5).unwrap_err().to_string();
         assert!(error.contains("2x2") && error.contains("2x3"), "{error}");
         assert!(overlay(&gray(2, 3), &map, &Classes::binary(), f32::NAN).is_err());
+    }
+
+    #[test]
+    fn objects_become_a_map() {
+        let object = |[x1, y1, x2, y2]: [f64; 4]| Detection::new(BBox::new(x1, y1, x2, y2).unwrap(), 1, 1.0).unwrap();
+        let mask = Rle::from_fn(3, 2, |x, y| x == 1 && y == 1).unwrap();
+        let (small, large) = (object([0.0, 0.0, 2.0, 2.0]).with_mask(mask), object([-5.0, 0.6, 2.4, 9.0]));
+        let map = object_map(3, 2, &[(7, &small), (9, &large)]).unwrap();
+        assert_eq!(map.as_slice(), [0, 0, 0, 9, 7, 0]);
+        assert!(object_map(2, 2, &[(7, &small)]).unwrap_err().to_string().contains("detection 0"));
+        let drawn = tracks(&gray(3, 2), &[(5, small)], &Classes::binary()).unwrap();
+        assert_ne!(drawn.get_pixel(1, 1).0, [100; 3]);
     }
 
     #[test]
