@@ -8,7 +8,7 @@
 //! thread comes first: two runs are the same to the bit, on one thread as on sixteen.
 //!
 //! Without the feature `datasets` (on by default) the crate has only codecs, [`coco`]'s files, [`Image`], [`Normalize`],
-//! [`DenseCrf`] and [`draw`], and does not depend on Burn.
+//! [`DenseCrf`], [`draw`], [`regions`] and [`instances`], and does not depend on Burn.
 //!
 //! ```
 //! # use std::sync::Arc;
@@ -47,6 +47,7 @@ mod crf;
 pub mod draw;
 mod error;
 mod image;
+pub mod instances;
 mod normalize;
 mod preset;
 mod problem;

@@ -38,6 +38,7 @@ mod error;
 #[cfg(feature = "metrics")]
 mod evaluation;
 mod large;
+mod large_detection;
 mod quantize;
 #[cfg(feature = "train")]
 mod record;
@@ -57,6 +58,7 @@ pub use evaluation::SplitDetections;
 /// The crate whose pictures predictors take, with the formats BMP, JPEG, PNG, TIFF and WebP.
 pub use image;
 pub use large::{LargeOptions, Progress, Seams};
+pub use large_detection::LargeDetection;
 pub use quantize::{
     Computation, PrecisionTrial, Quantizable, QuantizeError, QuantizeOptions, Quantized, fastest_precision, quantize,
 };

@@ -118,6 +118,22 @@ fn scenes_keep_their_place() {
     };
     assert_eq!(tied.transform(), Some([0.5, 0.0, 99.0, 0.0, -0.25, 201.0]));
     assert_eq!(tied.scaled([2.0, 4.0]).transform(), Some([1.0, 0.0, 99.0, 0.0, -1.0, 201.0]));
+    // Places that are the middles of pixels.
+    let points = GeoTags {
+        tags: vec![
+            (33_550, TagValue::Doubles(vec![10.0, 10.0, 0.0])),
+            (33_922, TagValue::Doubles(vec![0.0, 0.0, 0.0, 105.0, 195.0, 0.0])),
+            (34_735, TagValue::Shorts(vec![1, 1, 0, 2, 1025, 0, 1, 2, 3072, 0, 1, 32_632])),
+        ],
+    };
+    assert_eq!(points.transform(), Some([10.0, 0.0, 100.0, 0.0, -10.0, 200.0]));
+    assert_eq!(points.scaled([2.0, 4.0]).transform(), Some([20.0, 0.0, 100.0, 0.0, -40.0, 200.0]));
+    assert_eq!((points.epsg(), open("geo").geo().epsg(), tied.epsg()), (Some(32_632), Some(32_632), None));
+    let mut matrix = points.clone();
+    let affine = [10.0, 2.0, 0.0, 106.0, 1.0, -10.0, 0.0, 195.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0];
+    matrix.tags.push((34_264, TagValue::Doubles(affine.into())));
+    assert_eq!(matrix.transform(), Some([10.0, 2.0, 100.0, 1.0, -10.0, 200.0]));
+    assert_eq!(matrix.scaled([2.0, 4.0]).transform(), Some([20.0, 8.0, 100.0, 2.0, -40.0, 200.0]));
     // Of a slide, by its resolution.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("slide.tif");
