@@ -39,8 +39,8 @@ pub struct ObjectFiles {
 }
 
 impl ObjectFiles {
-    pub fn paths(&self) -> impl Iterator<Item = PathBuf> {
-        self.numbers.iter().chain(&self.geojson).cloned()
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.numbers.iter().chain(&self.geojson).cloned().collect()
     }
 }
 
@@ -65,7 +65,7 @@ impl Objects {
         limits: Limits,
         files: &ObjectFiles,
     ) -> Result<(), DataError> {
-        if files.paths().next().is_none() {
+        if files.paths().is_empty() {
             return Ok(());
         }
         let [width, height] = map.size();

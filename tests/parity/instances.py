@@ -7,6 +7,7 @@ writes crates/segkiln-data/tests/fixtures/instances.json. The maps are made by f
 
 - noise: 53 x 37, class (5 y + 3 x + x y // 3 + y y // 7) mod 3;
 - discs: 83 x 61, class 1 within 4 + k mod 5 of (37 k mod 83, 23 k mod 61) for k from 0 to 29;
+- specks: discs, changed where (5 y + 3 x + x y // 3 + y y // 7) mod 11 is 0;
 - the picture: band b is (7 y + 3 x + 50 b + x y // 11) mod 251, over 255.
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import rasterio.features
 from scipy import ndimage
-from skimage import feature, measure, segmentation
+from skimage import feature, measure, morphology, segmentation
 
 FIXTURE = Path(__file__).parents[2] / "crates/segkiln-data/tests/fixtures/instances.json"
 
@@ -32,6 +33,26 @@ def discs():
     for k in range(30):
         map[(x - 37 * k % 83) ** 2 + (y - 23 * k % 61) ** 2 <= (4 + k % 5) ** 2] = 1
     return map
+
+
+def specks():
+    y, x = np.mgrid[:61, :83]
+    return (discs() > 0) != ((5 * y + 3 * x + x * y // 3 + y * y // 7) % 11 == 0)
+
+
+def cleaned():
+    map = specks()
+    found = {}
+    for radius in (1, 3):
+        found[f"opening_{radius}"] = morphology.opening(map, morphology.disk(radius))
+        found[f"closing_{radius}"] = morphology.closing(map, morphology.disk(radius))
+    labels = measure.label(map, connectivity=2)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    found["fill_holes"] = ndimage.binary_fill_holes(map)
+    found["min_area"] = morphology.remove_small_objects(map, max_size=11, connectivity=2)
+    found["largest"] = labels == sizes.argmax()
+    return found
 
 
 def picture(map):
@@ -90,6 +111,7 @@ def main():
         "labels": {name: runs(map) for name, map in labels.items()},
         "distances": runs(np.rint(ndimage.distance_transform_edt(discs()) ** 2).astype(int)),
         "splits": {name: runs(map) for name, map in splits.items()},
+        "cleaned": {name: runs(map.astype(int)) for name, map in cleaned().items()},
         "objects": {name: objects(labels[name]) for name in ("noise_1", "noise_2", "discs_2")},
         "outlines": {name: outlines(labels[name]) for name in ("noise_1", "discs_1")},
     }

@@ -85,7 +85,8 @@ impl GeoTags {
         Some([*sx, 0.0, x - (i + offset) * sx, 0.0, -sy, y + (j + offset) * sy])
     }
 
-    /// Micrometers a pixel, across and down, where the resolution has a unit.
+    /// Micrometers a pixel, across and down: from the description of a slide ([OME-XML](https://docs.openmicroscopy.org), Aperio), or
+    /// where the resolution has a unit.
     pub fn microns_per_pixel(&self) -> Option<[f64; 2]> {
         let unit = match self.get(RESOLUTION_UNIT) {
             Some(TagValue::Shorts(unit)) if unit.first() == Some(&3) => 10_000.0,
@@ -101,6 +102,21 @@ impl GeoTags {
             _ => None,
         };
         Some([axis(RESOLUTION[0])?, axis(RESOLUTION[1])?])
+    }
+
+    /// Puts the size of a slide's pixels into the tags of the resolution: what the description says is more exact, and often the only
+    /// place.
+    pub(super) fn describe(&mut self, description: &str) {
+        let Some(microns) = described(description) else { return };
+        let pixels = microns.map(|microns| 10_000.0 / microns);
+        if !pixels.iter().all(|pixels| (0.01..4e6).contains(pixels)) {
+            return;
+        }
+        self.tags.retain(|(tag, _)| !RESOLUTION.contains(tag) && *tag != RESOLUTION_UNIT);
+        for (tag, pixels) in RESOLUTION.into_iter().zip(pixels) {
+            self.tags.push((tag, TagValue::Rationals(vec![[(1000.0 * pixels).round() as u32, 1000]])));
+        }
+        self.tags.push((RESOLUTION_UNIT, TagValue::Shorts(vec![3])));
     }
 
     /// The tags of a picture whose pixels are `scale` times as wide and high.
@@ -138,4 +154,31 @@ impl GeoTags {
         }
         Self { tags }
     }
+}
+
+/// Micrometers a pixel, across and down, that a description says.
+fn described(description: &str) -> Option<[f64; 2]> {
+    if let Some(rest) = description.split("MPP = ").nth(1).filter(|_| description.starts_with("Aperio")) {
+        let number = rest.split(|c: char| !(c.is_ascii_digit() || c == '.')).next()?;
+        return number.parse().ok().map(|microns| [microns; 2]);
+    }
+    if !description.contains("PhysicalSizeX") {
+        return None;
+    }
+    // Without a DTD there is nothing that grows.
+    let document = roxmltree::Document::parse(description.trim_end_matches('\0')).ok()?;
+    let pixels = document.descendants().find(|node| node.tag_name().name() == "Pixels")?;
+    let size = |axis: &str| {
+        let value: f64 = pixels.attribute(format!("PhysicalSize{axis}").as_str())?.parse().ok()?;
+        let unit = match pixels.attribute(format!("PhysicalSize{axis}Unit").as_str()).unwrap_or("µm") {
+            // The letter and the sign.
+            "µm" | "μm" => 1.0,
+            "nm" => 1e-3,
+            "mm" => 1e3,
+            "cm" => 1e4,
+            _ => return None,
+        };
+        Some(value * unit)
+    };
+    Some([size("X")?, size("Y")?])
 }

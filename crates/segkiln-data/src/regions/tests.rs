@@ -147,6 +147,36 @@ fn scenes_keep_their_place() {
 }
 
 #[test]
+fn slides_say_how_large_their_pixels_are() {
+    let described = |text: &str| {
+        let mut geo = GeoTags { tags: vec![(296, TagValue::Shorts(vec![1]))] };
+        geo.describe(text);
+        geo.microns_per_pixel()
+    };
+    let ome = r#"<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">
+        <Pixels ID="Pixels:0" SizeX="4" SizeY="3" PhysicalSizeX="0.25" PhysicalSizeY="500" PhysicalSizeYUnit="nm"/></Image></OME>"#;
+    assert_eq!(described(ome), Some([0.25, 0.5]));
+    assert_eq!(
+        described("Aperio Image Library v1\r\n46000x32914 |AppMag = 40|MPP = 0.2500|Left = 25"),
+        Some([0.25; 2])
+    );
+    for text in [
+        "",
+        "MPP = 0.25",
+        "Aperio MPP = ",
+        "<OME PhysicalSizeX",
+        "<OME><Pixels PhysicalSizeX='0' PhysicalSizeY='1'/></OME>",
+    ] {
+        assert_eq!(described(text), None, "{text}");
+    }
+    let bomb = r#"<!DOCTYPE a [<!ENTITY b "bbbb">]><a><Pixels PhysicalSizeX="&b;"/></a>"#;
+    assert_eq!(described(bomb), None);
+    // Out of a file, by tifffile.
+    let source = open("ome");
+    assert_eq!(source.geo().microns_per_pixel(), Some([0.5, 0.25]));
+}
+
+#[test]
 fn one_strip_of_all_rows_is_read_in_pieces() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("strip.tif");

@@ -605,7 +605,11 @@ fn geo_tags(reader: &mut Reader) -> GeoTags {
         };
         tags.extend(value.map(|value| (number, value)));
     }
-    GeoTags { tags }
+    let mut geo = GeoTags { tags };
+    if let Ok(description) = reader.get_tag_ascii_string(Tag::ImageDescription) {
+        geo.describe(&description);
+    }
+    geo
 }
 
 /// A decoder that stands at a directory, or at the first.
