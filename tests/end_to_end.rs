@@ -227,6 +227,23 @@ fn tiffs_are_predicted_by_region_with_the_same_result() {
     assert!(found == expected, "tiles give another map");
     assert_eq!(source.levels().len(), 3);
 
+    // The objects are the same, and so are their measures.
+    let objects = |flags: &[&str]| {
+        let (out, geojson) = (trained.at("objects"), trained.at("objects/scene.geojson"));
+        let geojson = geojson.to_str().unwrap();
+        let flags = [&["--instances", "watershed", "--geojson", geojson], flags].concat();
+        run_well(&mut predict("objects", &flags));
+        let numbers = TiffSource::open(out.join("scene_instances.tif"), DecodeOptions::default()).unwrap();
+        let numbers = numbers.read_labels(0, Region { left: 0, top: 0, width, height }).unwrap();
+        (numbers, fs::read_to_string(geojson).unwrap())
+    };
+    let (numbers, features) = objects(&[]);
+    assert!(numbers.iter().zip(&expected).all(|(number, class)| (*number > 0) == (*class > 0)));
+    assert_eq!(features.matches("\"Feature\"").count(), *numbers.iter().max().unwrap() as usize);
+    assert!(objects(&["--tiff", "--tile", "512"]) == (numbers, features), "tiles give other objects");
+
+    let error = run_badly(&mut predict("levels", &["--mpp", "0.5"]));
+    assert!(error.contains("scene.tif does not say how large its pixels are"), "{error}");
     let error = run_badly(&mut predict("", &["--tiff"]));
     assert!(error.contains("scene.tif is an input and would be replaced"), "{error}");
     let error = run_badly(&mut predict("levels", &["--level", "2"]));

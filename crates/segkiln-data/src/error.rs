@@ -138,6 +138,18 @@ pub enum DataError {
         /// Why not, and suggested fix.
         reason: String,
     },
+    /// Results that need more memory than the limits allow.
+    #[error(
+        "{path}: {what} need more than the limit of {limit} bytes; raise `Limits`, or clean the map of small objects first"
+    )]
+    Held {
+        /// The map.
+        path: PathBuf,
+        /// What is held.
+        what: String,
+        /// The limit.
+        limit: u64,
+    },
     /// A picture of other bands than are asked for.
     #[error("{path} has {bands} bands, and {expected} are expected; choose some of them, or a network for so many")]
     Bands {

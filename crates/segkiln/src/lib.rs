@@ -39,6 +39,7 @@ mod error;
 #[cfg(feature = "metrics")]
 mod evaluation;
 mod large;
+mod large_detection;
 mod quantize;
 #[cfg(feature = "train")]
 mod record;
@@ -61,6 +62,7 @@ pub use evaluation::SplitDetections;
 /// The crate whose pictures predictors take, with the formats BMP, GIF, JPEG, PNG, TIFF and WebP.
 pub use image;
 pub use large::{LargeOptions, Progress, Seams};
+pub use large_detection::LargeDetection;
 pub use quantize::{
     Computation, PrecisionTrial, Quantizable, QuantizeError, QuantizeOptions, Quantized, fastest_precision, quantize,
 };
