@@ -159,7 +159,10 @@ impl Case {
                     let all = found.iter().zip(&expected).zip(&certainty);
                     println!(
                         "FAR {:?}",
-                        all.clone().filter(|(pair, _)| is_far(pair)).map(|((a, b), c)| (((a - b) * 255.0), *c)).collect::<Vec<_>>()
+                        all.clone()
+                            .filter(|(pair, _)| is_far(pair))
+                            .map(|((a, b), c)| (((a - b) * 255.0), *c))
+                            .collect::<Vec<_>>()
                     );
                     all.filter(|(pair, certainty)| is_far(pair) && **certainty < SIGN).count()
                 }

@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use segkiln_core::LabelMap;
 
-use crate::{Result, TrackError, assignment::{above, assign}, ctc::CtcTrack};
+use crate::{
+    Result, TrackError,
+    assignment::{above, assign},
+    ctc::CtcTrack,
+};
 
 /// How objects of label maps are joined.
 #[derive(Debug, Clone, PartialEq)]
@@ -131,7 +135,8 @@ impl CellTracker {
         if let Some(last) = &self.last {
             if (last.width(), last.height()) != (map.width(), map.height()) {
                 let (width, height) = (last.width(), last.height());
-                let reason = format!("{}x{} pixels, the frames before have {width}x{height}", map.width(), map.height());
+                let reason =
+                    format!("{}x{} pixels, the frames before have {width}x{height}", map.width(), map.height());
                 return Err(TrackError::Frame { frame, reason });
             }
             for (before, label) in last.as_slice().iter().zip(map.as_slice()).filter(|(before, _)| **before > 0) {
@@ -165,9 +170,7 @@ impl CellTracker {
             }
         }
         for label in labels {
-            if !track_of.contains_key(&label) {
-                track_of.insert(label, self.begin(frame, None));
-            }
+            track_of.entry(label).or_insert_with(|| self.begin(frame, None));
         }
         let tracked = map.clone().map(|label| track_of.get(&label).copied().unwrap_or(0));
         self.last = Some(tracked.clone());

@@ -131,7 +131,8 @@ impl<R: Read> FrameSource for Reader<R> {
                 let reason = match error {
                     Error::EOF => "the film ends within the frame".into(),
                     Error::IoError(error) => format!("cannot be read: {error}"),
-                    _ => "no frame begins where one should; the header lies about the size, or the film is damaged".into(),
+                    _ => "no frame begins where one should; the header lies about the size, or the film is damaged"
+                        .into(),
                 };
                 return Err(frame_error(&self.name, self.frames, reason));
             }
@@ -144,7 +145,9 @@ impl<R: Read> FrameSource for Reader<R> {
             (8, None) => GrayImage::from_raw(width, height, planes.gray(byte)).map(DynamicImage::from),
             (8, Some(grids)) => RgbImage::from_raw(width, height, planes.rgb(grids, byte)).map(DynamicImage::from),
             (_, None) => ImageBuffer::from_raw(width, height, planes.gray(word)).map(DynamicImage::ImageLuma16),
-            (_, Some(grids)) => ImageBuffer::from_raw(width, height, planes.rgb(grids, word)).map(DynamicImage::ImageRgb16),
+            (_, Some(grids)) => {
+                ImageBuffer::from_raw(width, height, planes.rgb(grids, word)).map(DynamicImage::ImageRgb16)
+            }
         };
         Ok(Some(image.expect("the conversion gives width * height pixels")))
     }

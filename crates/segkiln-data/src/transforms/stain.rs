@@ -1,4 +1,4 @@
-use super::{Bounds, Target, Transform, colour_channels};
+use super::{Bounds, Target, Transform, color_channels};
 use crate::{Image, Result, Sample, TransformRng};
 
 /// Optical density below which a pixel has no stain.
@@ -46,7 +46,7 @@ impl<T: Target> Transform<T> for StainJitter {
     fn apply(&self, mut sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         let changes = [(); 2].map(|()| [self.factor.draw(rng), self.amount.draw(rng)].map(f64::from));
         let channels = sample.image.channels();
-        let is_color = colour_channels(&sample.image) == 3;
+        let is_color = color_channels(&sample.image) == 3;
         if let Some(stains) = is_color.then(|| stains(&sample.image)).flatten() {
             for pixel in sample.image.as_mut_slice().chunks_exact_mut(channels) {
                 let before = density([pixel[0], pixel[1], pixel[2]]);
@@ -206,8 +206,8 @@ mod tests {
         }
         let clear = pixels(3, &[1.0; 300]);
         assert_eq!(more.apply(clear.clone(), &mut TransformRng::new(0, 0, 0)).unwrap().image, clear.image);
-        let grey = pixels(1, &[0.3; 100]);
-        assert_eq!(more.apply(grey.clone(), &mut TransformRng::new(0, 0, 0)).unwrap().image, grey.image);
+        let gray = pixels(1, &[0.3; 100]);
+        assert_eq!(more.apply(gray.clone(), &mut TransformRng::new(0, 0, 0)).unwrap().image, gray.image);
         let one = pixels(3, &[0.3; 300]);
         assert_eq!(more.apply(one.clone(), &mut TransformRng::new(0, 0, 0)).unwrap().image, one.image);
         assert!(StainJitter::new([1.2, 0.8], [0.0, 0.0]).is_err());
