@@ -448,7 +448,7 @@ fn slice(file: &DicomFile, layout: &Layout, index: usize, frame: usize) -> std::
     }
     // A frame's own group, that of all frames, or the data set of a file of before them.
     let group = |sequence: Tag| {
-        let of = |groups: &DataSet| groups.items(sequence).first().is_some();
+        let of = |groups: &DataSet| !groups.items(sequence).is_empty();
         let groups = own.get(frame).filter(|groups| of(groups)).or(shared.first().filter(|groups| of(groups)));
         groups.map_or(&file.data, |groups| &groups.items(sequence)[0])
     };
