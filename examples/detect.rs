@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The results are COCO's: for each object the image, the category, the box, the score and, from Mask R-CNN, the mask. An image
-//! of a folder that cannot be read does not stop the others; the exit code is then 2.
+//! of a folder that cannot be read does not stop the others; the exit code is then 2. A TIFF of more than 2²⁶ pixels is read by
+//! region, in tiles that overlap.
 
 use std::{
     collections::BTreeMap,
@@ -18,11 +19,14 @@ use std::{
 use clap::Parser;
 use image::DynamicImage;
 use segkiln::{
-    Detector, PartialFailure, PredictError,
+    Detector, LargeDetection, PartialFailure, PredictError,
     core::Detection,
     data::{
         coco::{ImageId, write_results},
-        read_dynamic, refuse_replacing, write_image,
+        instances::{GeoJsonOptions, GeoJsonWriter, Placement},
+        read_dynamic, refuse_replacing,
+        regions::{GeoTags, RegionSource, TiffSource},
+        write_image,
     },
     models::detection::DetectionOptions,
 };
@@ -35,6 +39,8 @@ mod common;
 mod decoding;
 #[path = "common/images.rs"]
 mod images;
+#[path = "common/large.rs"]
+mod large;
 #[path = "common/precision.rs"]
 mod precision;
 #[path = "common/weights.rs"]
@@ -43,6 +49,7 @@ mod weights;
 use class_names::ClassNames;
 use common::{Failure, Machine, create_parent, say};
 use decoding::Decoding;
+use large::Large;
 use precision::Numbers;
 
 /// Finds objects in images.
@@ -79,6 +86,14 @@ struct Args {
     /// Picture with the objects drawn in; of a folder, the folder for the pictures
     #[arg(long)]
     overlay: Option<PathBuf>,
+    /// File for the outlines and measures of the objects, as GeoJSON; of a folder of images, the folder for such files
+    #[arg(long, value_name = "FILE")]
+    geojson: Option<PathBuf>,
+    /// Side of the tiles of TIFFs that are read by region [default: 768]
+    #[arg(long)]
+    tile: Option<u32>,
+    #[command(flatten)]
+    large: Large,
     #[command(flatten)]
     class_names: ClassNames,
     #[command(flatten)]
@@ -133,16 +148,21 @@ fn run(args: &Args) -> Result<(), Failure> {
             return Err(format!("the overlays of {one} and {two} would be one file; rename one").into());
         }
     }
-    refuse_replacing(paths.iter().chain([&args.weights]), outputs.keys().chain(&args.output))?;
-    let decode = args.decode.options();
+    let geojson = |path: &Path| {
+        let file = args.geojson.as_ref()?;
+        Some(if many { file.join(format!("{}.geojson", images::stem(path))) } else { file.clone() })
+    };
+    let features: Vec<PathBuf> = paths.iter().filter_map(|path| geojson(path)).collect();
+    refuse_replacing(paths.iter().chain([&args.weights]), outputs.keys().chain(&args.output).chain(&features))?;
     let mut results = Vec::new();
     let mut failed = 0;
     for path in &paths {
-        let detected = read_dynamic(path, decode).map_err(PredictError::from).and_then(|image| {
-            let found = detector.detect(&image)?;
-            Ok((found, image))
-        });
-        let (found, image) = match detected {
+        let detected = match args.large.source(path, args.decode.options()).map_err(PredictError::from) {
+            Ok(Some(source)) => detect_large(args, &detector, &source),
+            Ok(None) => detect_whole(args, &detector, path),
+            Err(error) => Err(error),
+        };
+        let Found { objects, found, image, placement } = match detected {
             Ok(detected) => detected,
             // What is wrong with one of a folder is not with the others.
             Err(PredictError::Data(error)) if many => {
@@ -154,9 +174,22 @@ fn run(args: &Args) -> Result<(), Failure> {
             Err(error) => return Err(format!("{}: {error}", path.display()).into()),
         };
         say(format_args!("{}: {}", path.display(), summary(&detector, &found)))?;
-        if let Some(target) = picture(path) {
+        match (picture(path), image) {
+            (Some(target), Some(image)) => {
+                create_parent(&target)?;
+                write_image(target, &detector.overlay(&image, &found)?.into())?;
+            }
+            (Some(_), None) => eprintln!("{}: read by region, so it has no overlay", path.display()),
+            (None, _) => {}
+        }
+        if let Some(target) = geojson(path) {
             create_parent(&target)?;
-            write_image(target, &detector.overlay(&image, &found)?.into())?;
+            let names = detector.classes().names().to_vec();
+            let mut file = GeoJsonWriter::create(target, GeoJsonOptions { placement, names, simplify: 0.0 })?;
+            for object in (1..).zip(&objects).filter_map(|(number, object)| object.object(number)) {
+                file.write(&object)?;
+            }
+            file.finish()?;
         }
         let stem = images::stem(path);
         let id = stem.parse().map_or_else(|_| ImageId::Text(stem.clone()), ImageId::Number);
@@ -179,6 +212,39 @@ fn run(args: &Args) -> Result<(), Failure> {
         0 => Ok(()),
         failed => Err(PartialFailure { failed, files: paths.len() }.into()),
     }
+}
+
+/// What was found in a picture.
+struct Found {
+    objects: Vec<LargeDetection>,
+    /// The same, with masks of the picture's size.
+    found: Vec<Detection>,
+    /// The picture, if it was read whole.
+    image: Option<DynamicImage>,
+    placement: Placement,
+}
+
+fn detect_whole(args: &Args, detector: &Detector, path: &Path) -> Result<Found, PredictError> {
+    let image = read_dynamic(path, args.decode.options())?;
+    let found = detector.detect(&image)?;
+    let objects = found.iter().cloned().map(LargeDetection::from).collect();
+    // Where a scene lies that is small.
+    let geo = TiffSource::open(path, args.decode.options()).map(|source| source.geo()).unwrap_or_default();
+    Ok(Found { objects, found, image: Some(image), placement: Placement::of(&geo, [1.0; 2]) })
+}
+
+fn detect_large(args: &Args, detector: &Detector, source: &TiffSource) -> Result<Found, PredictError> {
+    let options = args.large.options(source, args.tile, 0.25, false)?;
+    let objects = detector.detect_large(source, &options, args.large.progress())?;
+    let [full, level] = [source.levels()[0], source.levels()[options.level]];
+    let masks = objects.iter().map(|object| object.in_picture(level.width, level.height));
+    let found = masks.collect::<Result<_, _>>().unwrap_or_else(|error| {
+        eprintln!("{}: results without masks, as {error}", source.path().display());
+        objects.iter().map(|object| object.detection.clone()).collect()
+    });
+    let scale = [f64::from(full.width) / f64::from(level.width), f64::from(full.height) / f64::from(level.height)];
+    let geo: GeoTags = source.geo().scaled(scale);
+    Ok(Found { objects, found, image: None, placement: Placement::of(&geo, scale) })
 }
 
 /// How many objects of each class.

@@ -120,6 +120,36 @@ pub enum DataError {
         /// Why not.
         reason: String,
     },
+    /// A film that cannot be read or written.
+    #[error("{film} {reason}")]
+    Film {
+        /// The film, `-` for standard input or output.
+        film: PathBuf,
+        /// Why not, and suggested fix.
+        reason: String,
+    },
+    /// A frame of a film that cannot be read or written; those before it are good.
+    #[error("{film}, frame {frame} (counted from 0): {reason}")]
+    Frame {
+        /// The film, `-` for standard input or output.
+        film: PathBuf,
+        /// The frame, from 0.
+        frame: u64,
+        /// Why not, and suggested fix.
+        reason: String,
+    },
+    /// Results that need more memory than the limits allow.
+    #[error(
+        "{path}: {what} need more than the limit of {limit} bytes; raise `Limits`, or clean the map of small objects first"
+    )]
+    Held {
+        /// The map.
+        path: PathBuf,
+        /// What is held.
+        what: String,
+        /// The limit.
+        limit: u64,
+    },
     /// A picture of other bands than are asked for.
     #[error("{path} has {bands} bands, and {expected} are expected; choose some of them, or a network for so many")]
     Bands {
