@@ -10,7 +10,7 @@
 //! does not stop the others; the exit code is then 2.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Instant,
@@ -118,7 +118,12 @@ fn run(args: &Args) -> Result<(), Failure> {
         };
         own.into_iter().chain(objects(stem).paths())
     });
-    refuse_replacing(images.values(), written)?;
+    let written: Vec<PathBuf> = written.collect();
+    let mut known = HashSet::new();
+    if let Some(twice) = written.iter().find(|path| !known.insert(*path)) {
+        return Err(format!("{} would be written twice; rename an image", twice.display()).into());
+    }
+    refuse_replacing(images.values(), &written)?;
     std::fs::create_dir_all(&args.output)
         .map_err(|error| format!("cannot create {}: {error}", args.output.display()))?;
     for path in images.keys().flat_map(|stem| objects(stem).paths()) {
