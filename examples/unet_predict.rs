@@ -4,10 +4,12 @@
 //! cargo run --example unet_predict -- --model runs/unet --input data/nuclei_sample/image.png --output out
 //! ```
 //!
-//! For each image it writes `STEM.png`, the class of each pixel as a grey value, and `STEM_overlay.png`. A TIFF of more than 2²⁶
+//! For each image it writes `STEM.png`, the class of each pixel as a gray value, and `STEM_overlay.png`. A TIFF of more than 2²⁶
 //! pixels is read by region and gives `STEM.tif`, tiled and with overviews; a run that was killed goes on where it ended.
 //! `--instances` numbers the objects, and `--geojson` writes their outlines and measures. An image of a folder that cannot be read
 //! does not stop the others; the exit code is then 2.
+//!
+//! A volume (`.nii`, `.nii.gz`, or a DICOM file or series) gives `STEM.nii.gz`, the labels on its own grid.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -41,12 +43,15 @@ mod large;
 mod objects;
 #[path = "common/precision.rs"]
 mod precision;
+#[path = "common/volumes.rs"]
+mod volumes;
 
 use common::{Failure, Machine, create_parent, say};
 use decoding::Decoding;
 use large::Large;
 use objects::{ObjectFiles, Objects};
 use precision::Numbers;
+use volumes::Volumes;
 
 /// Segments images with a trained network.
 #[derive(Parser)]
@@ -55,7 +60,7 @@ struct Args {
     /// Folder of a training run, or a .bpk file in one
     #[arg(long)]
     model: PathBuf,
-    /// An image, or a folder of images
+    /// An image, a volume, or a folder of images or of a DICOM series
     #[arg(long)]
     input: PathBuf,
     /// Folder for the results
@@ -64,7 +69,7 @@ struct Args {
     /// Side of the tiles that large images are cut into [default: images of up to a million pixels whole, else 512]
     #[arg(long)]
     tile: Option<u32>,
-    /// Share of a tile that neighbours have in common
+    /// Share of a tile that neighbors have in common
     #[arg(long, default_value_t = 0.25)]
     overlap: f32,
     /// Average over the four mirror images
@@ -77,6 +82,8 @@ struct Args {
     large: Large,
     #[command(flatten)]
     objects: Objects,
+    #[command(flatten)]
+    volumes: Volumes,
     #[command(flatten)]
     numbers: Numbers,
     #[command(flatten)]
@@ -101,6 +108,9 @@ fn run(args: &Args) -> Result<(), Failure> {
         probabilities: false,
         logits: false,
     };
+    if Volumes::are(&args.input) {
+        return args.volumes.segment(&segmenter, &args.input, &args.output, &options, args.decode.options());
+    }
     let images = inputs(&args.input)?;
     let segmenter = args.numbers.choose(segmenter, Segmenter::with_precision, |segmenter| {
         let readable = images.values().filter_map(|file| read_dynamic(file, args.decode.options()).ok());

@@ -68,7 +68,7 @@ struct Args {
     encoder: Option<String>,
     /// Weights to begin with: a .bpk of the same network, to go on from an earlier run; or the --encoder's, torchvision's .pth
     /// or .safetensors, or DEFAULT for those that it has published;
-    /// images are then RGB and normalised as its
+    /// images are then RGB and normalized as its
     #[arg(long)]
     weights: Option<PathBuf>,
     /// Folder for the run's files

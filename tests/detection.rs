@@ -129,6 +129,12 @@ fn a_detector_is_trained_used_and_evaluated() {
     }
     assert!(place.at("seen/train_0.png").exists());
 
+    let mut video = example("video");
+    video.arg("--model").arg(place.at("run")).arg("--input").arg(place.at("images"));
+    video.arg("--output").arg(place.at("film.gif")).arg("--mot").arg(place.at("mot.txt"));
+    assert_eq!(run_well(video.args(["--track", "--score-threshold", "0"]))["frames"], json!(8));
+    assert!(place.at("film.gif").exists() && place.at("mot.txt").exists());
+
     // As a library.
     let detector = Detector::load(place.at("run"), &Device::default()).unwrap();
     assert_eq!(detector.classes().names(), ["background", "box", "disc"]);

@@ -1,4 +1,4 @@
-//! From files to a trained network and back to files, as a user goes: `unet_train`, `unet_predict`, `embed`.
+//! From files to a trained network and back to files, as a user goes: `unet_train`, `unet_predict`, `embed`, `video`.
 
 mod common;
 
@@ -15,9 +15,11 @@ use segkiln::{
     core::LabelMap,
     data::{
         DecodeOptions,
+        films::{Film, FilmOptions, FilmWriter},
         regions::{Region, RegionSource, TiffSource},
         write_image,
     },
+    track::mot,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -79,11 +81,11 @@ fn sixteen_bits(image: &GrayImage) -> DynamicImage {
     ImageBuffer::<Luma<u16>, _>::from_raw(image.width(), image.height(), pixels).unwrap().into()
 }
 
-/// A map that `unet_predict` wrote: 8-bit grey, of the two classes, as large as the image.
+/// A map that `unet_predict` wrote: 8-bit gray, of the two classes, as large as the image.
 fn class_map(path: &Path, [width, height]: [u32; 2]) -> Vec<u8> {
     let DynamicImage::ImageLuma8(map) = image::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     else {
-        panic!("{} is not 8-bit grey", path.display());
+        panic!("{} is not 8-bit gray", path.display());
     };
     assert_eq!([map.width(), map.height()], [width, height], "{}", path.display());
     assert!(map.as_raw().iter().all(|class| *class <= 1), "{} has other classes", path.display());
@@ -289,4 +291,73 @@ fn embed_counts_the_foreground_of_each_image() {
         let line = format!("{}: {share:.1} % foreground", path.display());
         assert!(ended.stdout.lines().any(|other| other == line), "no {line:?} in\n{}", ended.stdout);
     }
+}
+
+#[test]
+fn films_are_segmented_smoothed_and_tracked() {
+    const FRAMES: u32 = 6;
+    let trained = Trained::new(&[("train", 4), ("val", 2)]);
+    let options = FilmOptions::default();
+    let count = |path: &str| Film::open(trained.at(path), &options).unwrap().map(|frame| frame.unwrap()).count();
+    let video = |input: &str, output: &str| {
+        let mut command = example("video");
+        let path = |film: &str| if film == "-" { film.into() } else { trained.at(film) };
+        command.arg("--model").arg(trained.at("run"));
+        command.arg("--input").arg(path(input)).arg("--output").arg(path(output));
+        command
+    };
+    // A camera that moves to the right.
+    let scene = DynamicImage::from(discs(7, 80, 56).0);
+    let frame = |t: u32| scene.crop_imm(2 * t, 0, 64, 56);
+    let write = |path: &str, frame: &dyn Fn(u32) -> DynamicImage| {
+        let mut film = FilmWriter::create(trained.at(path), None, &options).unwrap();
+        (0..FRAMES).for_each(|t| film.write(&frame(t)).unwrap());
+        film.finish().unwrap();
+    };
+    write("frames", &frame);
+    write("film.y4m", &frame);
+
+    let result = run_well(video("frames", "tracks.gif").arg("--track").arg("--mot").arg(trained.at("mot.txt")));
+    assert_eq!((&result["frames"], count("tracks.gif")), (&FRAMES.into(), FRAMES as usize));
+    let boxes = mot::read(trained.at("mot.txt")).unwrap();
+    let lasting = |id: u64| boxes.iter().filter(|line| line.id == Some(id)).count() == FRAMES as usize;
+    let tracks = result["tracks"].as_u64().unwrap();
+    assert!((1..=tracks).any(lasting), "no track through the film: {boxes:?}");
+
+    run_well(&mut video("frames", "maps").arg("--map"));
+    let segmenter = trained.segmenter();
+    for t in [0, 5] {
+        let map = class_map(&trained.at(&format!("maps/{t:06}.png")), [64, 56]);
+        assert_eq!(map, bytes(segmenter.segment(&frame(t)).unwrap().map()));
+    }
+
+    // The same picture again and again, with a little noise: what flickers is smoothed.
+    let noisy = |t: u32| {
+        let mut random = Random(t.into());
+        let mut image = frame(0).into_luma8();
+        image.pixels_mut().for_each(|pixel| pixel[0] = pixel[0].saturating_add(random.range(0, 5) as u8));
+        DynamicImage::from(image)
+    };
+    write("noisy", &noisy);
+    let result = run_well(video("noisy", "smooth.tif").args(["--smooth", "0.8"]));
+    let [before, after] = ["before", "after"].map(|when| result["flicker"][when].as_f64().unwrap());
+    assert!(before > 0.0 && after < before, "{result}");
+    let result = run_well(video("noisy", "every.y4m").args(["--every", "4"]));
+    assert_eq!((&result["frames"], count("every.y4m")), (&FRAMES.into(), FRAMES as usize));
+
+    // Y4M through pipes, of which the second is cut off.
+    let film = fs::read(trained.at("film.y4m")).unwrap();
+    fs::write(trained.at("cut.y4m"), &film[..film.len() - 1]).unwrap();
+    for (input, code, frames) in [("film.y4m", 0, 6), ("cut.y4m", 1, 5)] {
+        let mut command = video("-", "-");
+        command.stdin(fs::File::open(trained.at(input)).unwrap());
+        let ended = run(command.stdout(fs::File::create(trained.at("out.y4m")).unwrap()));
+        assert_eq!((ended.code, count("out.y4m")), (Some(code), frames), "{}", ended.stderr);
+        let last = ended.stderr.lines().last().unwrap();
+        match code {
+            0 => assert_eq!(serde_json::from_str::<Value>(last).unwrap()["frames"], 6),
+            _ => assert_eq!(last, "error: -, frame 5 (counted from 0): the film ends within the frame"),
+        }
+    }
+    assert!(run_badly(&mut video("frames", "frames")).contains("would be replaced"));
 }

@@ -132,6 +132,24 @@ pub enum DataError {
         /// The limit.
         limit: u64,
     },
+    /// A film that cannot be read or written.
+    #[error("{film} {reason}")]
+    Film {
+        /// The film, `-` for standard input or output.
+        film: PathBuf,
+        /// Why not, and suggested fix.
+        reason: String,
+    },
+    /// A frame of a film that cannot be read or written; those before it are good.
+    #[error("{film}, frame {frame} (counted from 0): {reason}")]
+    Frame {
+        /// The film, `-` for standard input or output.
+        film: PathBuf,
+        /// The frame, from 0.
+        frame: u64,
+        /// Why not, and suggested fix.
+        reason: String,
+    },
     /// A picture of other bands than are asked for.
     #[error("{path} has {bands} bands, and {expected} are expected; choose some of them, or a network for so many")]
     Bands {
@@ -331,6 +349,16 @@ pub enum DataError {
         /// Problem of the field, and suggested fix.
         reason: String,
     },
+    /// A volume with a header, a tag or a slice that cannot be used.
+    #[error("{path}, {field}: {reason}")]
+    Volume {
+        /// The file, or the folder of a series.
+        path: PathBuf,
+        /// Field of the header, or the tag, such as `dim[3]`.
+        field: String,
+        /// Problem of the field, and suggested fix.
+        reason: String,
+    },
     /// An option out of its range.
     #[error("{option}: {reason}")]
     Option {
@@ -394,6 +422,11 @@ pub type Result<T> = std::result::Result<T, DataError>;
 impl DataError {
     pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
         Self::Io { action, path: path.into(), source }
+    }
+
+    #[cfg(feature = "nifti")]
+    pub(crate) fn volume(path: &Path, field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Volume { path: path.into(), field: field.into(), reason: reason.into() }
     }
 
     pub(crate) fn option(option: &'static str, reason: impl Into<String>) -> Self {

@@ -7,7 +7,7 @@
 //! silent skip. And random choices are a function of a seed, the epoch and a sample's position in it, never of which
 //! thread comes first: two runs are the same to the bit, on one thread as on sixteen.
 //!
-//! Without the feature `datasets` (on by default) the crate has only codecs, [`coco`]'s files, [`Image`], [`Normalize`],
+//! Without the feature `datasets` (on by default) the crate has only codecs, [`films`], [`coco`]'s files, [`Image`], [`Normalize`],
 //! [`DenseCrf`], [`Cleaning`], [`draw`], [`regions`] and [`instances`], and does not depend on Burn.
 //!
 //! ```
@@ -46,6 +46,7 @@ mod codecs;
 mod crf;
 pub mod draw;
 mod error;
+pub mod films;
 mod image;
 pub mod instances;
 mod normalize;
@@ -56,6 +57,8 @@ mod raster;
 pub mod regions;
 mod resize;
 mod text;
+#[cfg(feature = "nifti")]
+pub mod volumes;
 mod warn;
 
 #[cfg(feature = "datasets")]
@@ -74,8 +77,8 @@ pub mod splits;
 pub mod transforms;
 
 pub use codecs::{
-    DecodeOptions, EXTENSIONS, FileFacts, Limits, MaskFormat, Orientation, read_dynamic, read_image, read_labels,
-    read_with_facts, refuse_replacing, write_image, write_labels, write_whole,
+    DecodeOptions, EXTENSIONS, FileFacts, Limits, MaskFormat, Orientation, labels_to_image, read_dynamic, read_image,
+    read_labels, read_with_facts, refuse_replacing, write_image, write_labels, write_whole,
 };
 pub use crf::DenseCrf;
 pub use error::{DataError, Result};

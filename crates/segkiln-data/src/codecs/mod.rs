@@ -9,7 +9,7 @@ mod labels;
 pub(crate) mod nodata;
 mod options;
 mod png;
-mod tiff;
+pub(crate) mod tiff;
 mod write;
 
 use std::{
@@ -29,7 +29,7 @@ pub use labels::MaskFormat;
 pub use options::{DecodeOptions, Limits, Orientation};
 pub(crate) use tiff::rgb as rgb_of_ycbcr;
 pub(crate) use write::WholeFile;
-pub use write::{refuse_replacing, write_image, write_labels, write_whole};
+pub use write::{labels_to_image, refuse_replacing, write_image, write_labels, write_whole};
 
 use crate::{
     ColorMode, DataError, Image, Result,

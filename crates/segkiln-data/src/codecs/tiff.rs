@@ -1,8 +1,12 @@
-//! TIFF: 1 to 32 bits, integers and floats, palettes, JPEG's colours, strips and tiles, interleaved and planar.
+//! TIFF: 1 to 32 bits, integers and floats, palettes, JPEG's colors, strips and tiles, interleaved and planar.
 
-use std::{borrow::Cow, io::Cursor};
+use std::{
+    borrow::Cow,
+    io::{Cursor, Read, Seek},
+    path::Path,
+};
 
-use ::image::metadata::Orientation as Turn;
+use ::image::{DynamicImage, metadata::Orientation as Turn};
 use ::tiff::{
     ColorType, TiffError, TiffUnsupportedError,
     decoder::{Decoder, DecodingResult},
@@ -10,9 +14,9 @@ use ::tiff::{
 };
 use segkiln_core::Rgb;
 
-use super::{DecodeOptions, ImageFile, Orientation, nodata, unpack};
+use super::{DecodeOptions, ImageFile, Limits, Orientation, nodata, unpack};
 use crate::{
-    Result,
+    DataError, Result,
     raster::{Raster, Samples},
     warn::{self, warn},
 };
@@ -33,20 +37,8 @@ pub(super) fn decode(
     purpose: Use,
     bytes: usize,
 ) -> Result<(Raster<'static>, Turn)> {
-    let limits = &options.limits;
-    let damaged = |error: TiffError| match error {
-        TiffError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => file.damaged("the file is truncated"),
-        TiffError::LimitsExceeded => {
-            file.damaged(format!("it needs more than the limit of {} bytes", limits.max_bytes))
-        }
-        other => file.damaged(other),
-    };
-    let mut bounds = ::tiff::decoder::Limits::default();
-    bounds.decoding_buffer_size = limits.max_usize();
-    bounds.intermediate_buffer_size = limits.max_usize();
-    // The decoder takes memory for all values of a tag, some 24 bytes each, before it reads them; the file has no more than its
-    // bytes. The first page's directory is read before limits can be set, under the decoder's own of 1 MiB of values.
-    bounds.ifd_value_size = bounds.ifd_value_size.min(file.bytes.len());
+    let damaged = |error| damaged(file.path, &options.limits, error);
+    let bounds = limits(&options.limits, file.bytes.len() as u64);
     let open = |bytes| -> Result<Reader<'_>> {
         let mut decoder = Decoder::new(Cursor::new(bytes)).map_err(damaged)?.with_limits(bounds.clone());
         if let Some(page) = options.page.filter(|page| *page > 0) {
@@ -56,7 +48,7 @@ pub(super) fn decode(
         Ok(decoder)
     };
     let mut decoder = open(&file.bytes)?;
-    // The decoder refuses palettes; their indices can be read as grey.
+    // The decoder refuses palettes; their indices can be read as gray.
     let (mut palette, mut patched) = (None, Vec::new());
     if let Err(TiffError::UnsupportedError(TiffUnsupportedError::InterpretationWithBits(
         PhotometricInterpretation::RGBPalette,
@@ -67,29 +59,90 @@ pub(super) fn decode(
             return Err(file.damaged(format!("palettes of {bits:?} bits are not supported; save it as RGB")));
         };
         let map = decoder.get_tag_u16_vec(Tag::ColorMap).map_err(damaged)?;
-        palette = Some(colours(&map, bits[0]).ok_or_else(|| file.damaged("its palette is too short"))?);
-        patched = as_grey(&file.bytes, decoder.byte_order(), ifd.0)
+        palette = Some(colors(&map, bits[0]).ok_or_else(|| file.damaged("its palette is too short"))?);
+        patched = as_gray(&file.bytes, decoder.byte_order(), ifd.0)
             .ok_or_else(|| file.damaged("its directory cannot be read"))?;
     }
     if palette.is_some() {
         decoder = open(&patched)?;
     }
+    let raster = samples(&mut decoder, file.path, options, purpose, bytes, palette)?;
+    let turn = turn_of(&mut decoder);
+    if options.page.is_none() {
+        let more = further_pages(&mut decoder);
+        if more > 0 {
+            let text = "the first page is read, the others are not; choose one with `DecodeOptions::page`";
+            warn(warn::PAGES, file.path, format_args!("it has {} pages: {text}", more + 1));
+        }
+    }
+    Ok(match options.orientation {
+        Orientation::Apply => (raster.turned(turn), turn),
+        Orientation::Keep => (raster, turn),
+    })
+}
+
+/// A page of a stack, for whose decoder [`limits`] were set.
+pub(crate) fn decode_frame(
+    decoder: &mut Decoder<impl Read + Seek>,
+    path: &Path,
+    options: &DecodeOptions,
+) -> Result<DynamicImage> {
+    let raster = samples(decoder, path, options, Use::Image, 1, None)?;
+    Ok(match options.orientation {
+        Orientation::Apply => raster.turned(turn_of(decoder)),
+        Orientation::Keep => raster,
+    }
+    .into_dynamic())
+}
+
+/// Bounds of a decoder of a file of `bytes`.
+pub(crate) fn limits(limits: &Limits, bytes: u64) -> ::tiff::decoder::Limits {
+    let mut bounds = ::tiff::decoder::Limits::default();
+    bounds.decoding_buffer_size = limits.max_usize();
+    bounds.intermediate_buffer_size = limits.max_usize();
+    // The decoder takes memory for all values of a tag, some 24 bytes each, before it reads them; the file has no more than its
+    // bytes. The first page's directory is read before limits can be set, under the decoder's own of 1 MiB of values.
+    bounds.ifd_value_size = bounds.ifd_value_size.min(usize::try_from(bytes).unwrap_or(usize::MAX));
+    bounds
+}
+
+fn damaged(path: &Path, limits: &Limits, error: TiffError) -> DataError {
+    let reason = match error {
+        TiffError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => "the file is truncated".into(),
+        TiffError::LimitsExceeded => format!("it needs more than the limit of {} bytes", limits.max_bytes),
+        other => other.to_string(),
+    };
+    DataError::Decode { path: path.into(), format: "TIFF", reason }
+}
+
+/// Samples of the page that the decoder is at; `palette` has the colors of one that was made gray.
+fn samples(
+    decoder: &mut Decoder<impl Read + Seek>,
+    path: &Path,
+    options: &DecodeOptions,
+    purpose: Use,
+    bytes: usize,
+    palette: Option<Vec<Rgb>>,
+) -> Result<Raster<'static>> {
+    let limits = &options.limits;
+    let damaged = |error| damaged(path, limits, error);
+    let refused = |reason: String| DataError::Decode { path: path.into(), format: "TIFF", reason };
     let (width, height) = decoder.dimensions().map_err(damaged)?;
     let color = decoder.colortype().map_err(damaged)?;
     let bits = color.bit_depth();
     let decoded = (usize::from(bits) * usize::from(color.num_samples())).div_ceil(8);
-    limits.check(file.path, width, height, decoded.max(bytes))?;
+    limits.check(path, width, height, decoded.max(bytes))?;
     if !matches!(bits, 1 | 2 | 4 | 8 | 16 | 32 | 64) {
-        return Err(file.damaged(format!("{bits} bits a sample are not supported; save it in 8 or 16")));
+        return Err(refused(format!("{bits} bits a sample are not supported; save it in 8 or 16")));
     }
     let channels = match color {
         ColorType::Gray(_) => 1,
         ColorType::GrayA(_) => 2,
-        ColorType::Multiband { num_samples: 2, .. } if has_alpha(&mut decoder) => 2,
+        ColorType::Multiband { num_samples: 2, .. } if has_alpha(decoder) => 2,
         ColorType::RGB(_) | ColorType::YCbCr(8) => 3,
         ColorType::RGBA(_) => 4,
         other => {
-            return Err(file.damaged(format!("colours of type {other:?} are not supported; save it as grey or RGB")));
+            return Err(refused(format!("colors of type {other:?} are not supported; save it as gray or RGB")));
         }
     };
 
@@ -107,8 +160,8 @@ pub(super) fn decode(
         DecodingResult::F16(v) => Samples::F32(interleave(v.iter().map(|v| v.to_f32()).collect(), planes)),
         DecodingResult::F32(v) => Samples::F32(interleave(v, planes)),
         DecodingResult::F64(v) => Samples::F32(interleave(v.iter().map(|v| *v as f32).collect(), planes)),
-        wide if purpose == Use::Labels => Samples::U32(interleave(integers(file, wide)?, planes)),
-        _ => return Err(file.damaged("signed and 64-bit integers are not supported; save it in 8, 16 or 32 bits")),
+        wide if purpose == Use::Labels => Samples::U32(interleave(integers(path, wide)?, planes)),
+        _ => return Err(refused("signed and 64-bit integers are not supported; save it in 8, 16 or 32 bits".into())),
     };
     if let (ColorType::YCbCr(_), Samples::U8(values)) = (color, &mut samples) {
         values.to_mut().as_chunks_mut::<3>().0.iter_mut().for_each(|pixel| *pixel = rgb(*pixel));
@@ -117,38 +170,31 @@ pub(super) fn decode(
     match &mut samples {
         Samples::F32(values) => {
             let missing = options.nodata.or_else(tagged);
-            nodata::fill(values.to_mut(), channels, missing, file.path)?;
-            nodata::check(values, channels, width, purpose == Use::Image, file.path)?;
+            nodata::fill(values.to_mut(), channels, missing, path)?;
+            nodata::check(values, channels, width, purpose == Use::Image, path)?;
         }
-        Samples::U8(values) => nodata::fill(values.to_mut(), channels, options.nodata, file.path)?,
-        Samples::U16(values) => nodata::fill(values.to_mut(), channels, options.nodata, file.path)?,
-        Samples::U32(values) => nodata::fill(values.to_mut(), channels, options.nodata, file.path)?,
+        Samples::U8(values) => nodata::fill(values.to_mut(), channels, options.nodata, path)?,
+        Samples::U16(values) => nodata::fill(values.to_mut(), channels, options.nodata, path)?,
+        Samples::U32(values) => nodata::fill(values.to_mut(), channels, options.nodata, path)?,
     }
     if let (Use::Image, None, Samples::U8(values), 1..8) = (purpose, &palette, &mut samples, bits) {
         let scale = 255 / ((1 << bits) - 1);
         values.to_mut().iter_mut().for_each(|value| *value *= scale);
     }
-    let turn = turn_of(&mut decoder);
-    if options.page.is_none() {
-        let more = further_pages(&mut decoder);
-        if more > 0 {
-            let text = "the first page is read, the others are not; choose one with `DecodeOptions::page`";
-            warn(warn::PAGES, file.path, format_args!("it has {} pages: {text}", more + 1));
-        }
-    }
-    let raster = Raster { width, height, channels, samples, bits, palette };
-    Ok(match options.orientation {
-        Orientation::Apply => (raster.turned(turn), turn),
-        Orientation::Keep => (raster, turn),
-    })
+    Ok(Raster { width, height, channels, samples, bits, palette })
 }
 
-fn turn_of(decoder: &mut Reader<'_>) -> Turn {
+/// Whether a page is a reduced copy of another.
+pub(crate) fn is_reduced(decoder: &mut Decoder<impl Read + Seek>) -> bool {
+    decoder.find_tag_unsigned::<u32>(Tag::NewSubfileType).ok().flatten().unwrap_or(0) & 1 == 1
+}
+
+fn turn_of(decoder: &mut Decoder<impl Read + Seek>) -> Turn {
     let tag = decoder.find_tag_unsigned::<u8>(Tag::Orientation).ok().flatten();
     tag.and_then(Turn::from_exif).unwrap_or(Turn::NoTransforms)
 }
 
-fn has_alpha(decoder: &mut Reader<'_>) -> bool {
+fn has_alpha(decoder: &mut Decoder<impl Read + Seek>) -> bool {
     let extra = decoder.find_tag_unsigned_vec::<u16>(Tag::ExtraSamples).ok().flatten();
     matches!(extra.as_deref(), Some([1 | 2]))
 }
@@ -159,8 +205,7 @@ fn further_pages(decoder: &mut Reader<'_>) -> usize {
     const MOST: usize = 10_000;
     let mut pages = 0;
     while pages < MOST && decoder.more_images() && decoder.next_image().is_ok() {
-        let kind = decoder.find_tag_unsigned::<u32>(Tag::NewSubfileType).ok().flatten().unwrap_or(0);
-        pages += usize::from(kind & 1 == 0);
+        pages += usize::from(!is_reduced(decoder));
     }
     pages
 }
@@ -171,8 +216,8 @@ pub(crate) fn rgb([y, cb, cr]: [u8; 3]) -> Rgb {
     [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb].map(|value| value.round() as u8)
 }
 
-/// The colours of a map that has all red values, then the green and the blue ones, in 16 bits.
-fn colours(map: &[u16], bits: u8) -> Option<Vec<Rgb>> {
+/// The colors of a map that has all red values, then the green and the blue ones, in 16 bits.
+fn colors(map: &[u16], bits: u8) -> Option<Vec<Rgb>> {
     let count = 1 << bits;
     // Some programs write 8 bits, which libtiff tells by the same rule.
     let shift = if map.iter().all(|value| *value < 256) { 0 } else { 8 };
@@ -180,8 +225,8 @@ fn colours(map: &[u16], bits: u8) -> Option<Vec<Rgb>> {
     (0..count).map(|i| Some([value(i)?, value(count + i)?, value(2 * count + i)?])).collect()
 }
 
-/// The file with its directory at `ifd` saying that its samples are grey.
-fn as_grey(bytes: &[u8], order: ByteOrder, ifd: u64) -> Option<Vec<u8>> {
+/// The file with its directory at `ifd` saying that its samples are gray.
+fn as_gray(bytes: &[u8], order: ByteOrder, ifd: u64) -> Option<Vec<u8>> {
     const PHOTOMETRIC: u16 = 262;
     let mut bytes = bytes.to_vec();
     let short = |at: usize| {
@@ -198,8 +243,8 @@ fn as_grey(bytes: &[u8], order: ByteOrder, ifd: u64) -> Option<Vec<u8>> {
     let (first, size, value) = if is_big { (8, 20, 12) } else { (2, 12, 8) };
     let entry = (0..usize::from(count)).map(|entry| ifd + first + size * entry);
     let at = entry.into_iter().find(|at| short(*at) == Some(PHOTOMETRIC))? + value;
-    let grey = if order == ByteOrder::LittleEndian { 1u16.to_le_bytes() } else { 1u16.to_be_bytes() };
-    bytes.get_mut(at..at + 2)?.copy_from_slice(&grey);
+    let gray = if order == ByteOrder::LittleEndian { 1u16.to_le_bytes() } else { 1u16.to_be_bytes() };
+    bytes.get_mut(at..at + 2)?.copy_from_slice(&gray);
     Some(bytes)
 }
 
@@ -213,19 +258,22 @@ fn interleave<T: Copy>(values: Vec<T>, planes: usize) -> Cow<'static, [T]> {
 }
 
 /// Signed and 64-bit labels, which must be such that 32 bits hold.
-fn integers(file: &ImageFile<'_>, values: DecodingResult) -> Result<Vec<u32>> {
-    fn narrow<T: Copy + TryInto<u32> + std::fmt::Display>(file: &ImageFile<'_>, values: Vec<T>) -> Result<Vec<u32>> {
+fn integers(path: &Path, values: DecodingResult) -> Result<Vec<u32>> {
+    fn refused(path: &Path, reason: String) -> DataError {
+        DataError::Decode { path: path.into(), format: "TIFF", reason }
+    }
+    fn narrow<T: Copy + TryInto<u32> + std::fmt::Display>(path: &Path, values: Vec<T>) -> Result<Vec<u32>> {
         let convert = |value: &T| {
-            (*value).try_into().map_err(|_| file.damaged(format!("{value} is no label: labels are 0 to {}", u32::MAX)))
+            (*value).try_into().map_err(|_| refused(path, format!("{value} is no label: labels are 0 to {}", u32::MAX)))
         };
         values.iter().map(convert).collect()
     }
     match values {
-        DecodingResult::I8(v) => narrow(file, v),
-        DecodingResult::I16(v) => narrow(file, v),
-        DecodingResult::I32(v) => narrow(file, v),
-        DecodingResult::I64(v) => narrow(file, v),
-        DecodingResult::U64(v) => narrow(file, v),
-        _ => Err(file.damaged("its samples are no integers")),
+        DecodingResult::I8(v) => narrow(path, v),
+        DecodingResult::I16(v) => narrow(path, v),
+        DecodingResult::I32(v) => narrow(path, v),
+        DecodingResult::I64(v) => narrow(path, v),
+        DecodingResult::U64(v) => narrow(path, v),
+        _ => Err(refused(path, "its samples are no integers".into())),
     }
 }

@@ -19,7 +19,15 @@ use crate::{DataError, Result};
 /// If a label is over 65,535, the map has no pixels, or the file cannot be written.
 pub fn write_labels(path: impl AsRef<Path>, map: &LabelMap) -> Result<()> {
     let path = path.as_ref();
-    let refused = |reason: String| DataError::Encode { path: path.into(), reason };
+    encode(path, &labels_to_image(map, path)?, ImageFormat::Png)
+}
+
+/// The labels as grey values: 8 bits where the largest label fits, else 16 bits. `path` is for error messages.
+///
+/// # Errors
+/// [`DataError::Encode`] if a label is over 65,535, or the map has no pixels.
+pub fn labels_to_image(map: &LabelMap, path: impl AsRef<Path>) -> Result<DynamicImage> {
+    let refused = |reason: String| DataError::Encode { path: path.as_ref().into(), reason };
     let (width, height) = (map.width(), map.height());
     let largest = map.max().ok_or_else(|| refused("the label map has no pixels".into()))?;
     let image = if largest <= u32::from(u8::MAX) {
@@ -29,9 +37,9 @@ pub fn write_labels(path: impl AsRef<Path>, map: &LabelMap) -> Result<()> {
         let labels = map.as_slice().iter().map(|label| *label as u16).collect();
         ImageBuffer::<Luma<u16>, _>::from_raw(width, height, labels).map(DynamicImage::from)
     } else {
-        return Err(refused(format!("label {largest} does not fit the 16 bits of a PNG; number the labels anew")));
+        return Err(refused(format!("label {largest} does not fit 16 bits; number the labels anew")));
     };
-    encode(path, &image.expect("a label map holds width * height labels"), ImageFormat::Png)
+    Ok(image.expect("a label map holds width * height labels"))
 }
 
 /// Writes an image in the format of the file's extension.

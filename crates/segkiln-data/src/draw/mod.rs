@@ -1,9 +1,9 @@
-//! Pictures of label maps and of found objects: overlays, legends, plain colours.
+//! Pictures of label maps and of found objects: overlays, legends, plain colors.
 
 mod font;
 
 use image::{DynamicImage, Rgb, RgbImage};
-use segkiln_core::{Classes, Detection, LabelMap, Palette, Rgb as Colour};
+use segkiln_core::{Classes, Detection, LabelMap, Palette, Rgb as Color, Rle};
 
 use crate::{DataError, Result};
 
@@ -14,9 +14,9 @@ const SCALE: u32 = 2;
 const WHITE: Rgb<u8> = Rgb([255; 3]);
 const INK: Rgb<u8> = Rgb([32; 3]);
 
-/// The image with each class drawn over it in its colour: `opacity` of the colour in [0, 1] inside, all of it along the
+/// The image with each class drawn over it in its color: `opacity` of the color in [0, 1] inside, all of it along the
 /// border of each region. Class 0 and the ignored label leave the image as it is. Labels past the classes (instance ids)
-/// are drawn in the palette's colours over again.
+/// are drawn in the palette's colors over again.
 ///
 /// # Errors
 /// If image and map differ in size, or `opacity` lies outside `[0, 1]`.
@@ -48,8 +48,8 @@ pub fn overlay(image: &DynamicImage, map: &LabelMap, classes: &Classes, opacity:
         let Some(label) = at(x, y).filter(|label| *label != 0 && Some(*label) != classes.ignore_index()) else {
             continue;
         };
-        let neighbours = [at(x.wrapping_sub(1), y), at(x + 1, y), at(x, y.wrapping_sub(1)), at(x, y + 1)];
-        let border = neighbours.into_iter().flatten().any(|other| other != label);
+        let neighbors = [at(x.wrapping_sub(1), y), at(x + 1, y), at(x, y.wrapping_sub(1)), at(x, y + 1)];
+        let border = neighbors.into_iter().flatten().any(|other| other != label);
         let opacity = if border { 1.0 } else { opacity };
         pixel.0 = blend(pixel.0, classes.palette().color(label as usize), opacity);
     }
@@ -57,11 +57,32 @@ pub fn overlay(image: &DynamicImage, map: &LabelMap, classes: &Classes, opacity:
 }
 
 /// The image with found objects drawn over it, the best on top: the box, its class's name and the score in percent, and the
-/// mask if there is one. Each object has a colour of its own.
+/// mask if there is one. Each object has a color of its own.
 ///
 /// # Errors
 /// If a mask is not of the image's size.
 pub fn detections(image: &DynamicImage, detections: &[Detection], classes: &Classes) -> Result<RgbImage> {
+    let captioned = detections.iter().enumerate().map(|(index, detection)| {
+        (index as u64, detection, format!("{} {:.0}%", name(classes, detection), 100.0 * detection.score))
+    });
+    objects(image, &captioned.collect::<Vec<_>>())
+}
+
+/// The image with objects of tracks drawn over it as by [`detections`], each in its track's color and with its number.
+///
+/// # Errors
+/// As [`detections`].
+pub fn tracks(image: &DynamicImage, tracks: &[(u64, Detection)], classes: &Classes) -> Result<RgbImage> {
+    let captioned = tracks.iter().map(|(id, detection)| (*id, detection, format!("{} {id}", name(classes, detection))));
+    objects(image, &captioned.collect::<Vec<_>>())
+}
+
+fn name<'a>(classes: &'a Classes, detection: &Detection) -> &'a str {
+    classes.names().get(detection.label() as usize).map_or("?", String::as_str)
+}
+
+/// Objects with the number of their color and their caption, the first on top.
+fn objects(image: &DynamicImage, objects: &[(u64, &Detection, String)]) -> Result<RgbImage> {
     /// Opacity of a mask's color.
     const OPACITY: f32 = 0.45;
     /// Thickness of a box's sides in pixels.
@@ -69,23 +90,13 @@ pub fn detections(image: &DynamicImage, detections: &[Detection], classes: &Clas
     let mut drawn = image.to_rgb8();
     let (width, height) = drawn.dimensions();
     let palette = Palette::voc(64);
-    for (index, detection) in detections.iter().enumerate().rev() {
-        let colour = palette.color(1 + index % 63);
+    for (index, (number, detection, text)) in objects.iter().enumerate().rev() {
+        let color = palette.color(1 + (number % 63) as usize);
         if let Some(mask) = &detection.mask {
-            let mask_size = (mask.width(), mask.height());
-            if mask_size != (width, height) {
-                let mask = format!("of detection {index}").into();
-                return Err(DataError::SizeMismatch {
-                    image: "image".into(),
-                    cure: "they must be equal".into(),
-                    image_size: (width, height),
-                    mask,
-                    mask_size,
-                });
-            }
+            check_mask(mask, index, [width, height])?;
             for pixel in mask.runs().flat_map(|[first, end]| first..end) {
                 let value = drawn.get_pixel_mut(pixel / height, pixel % height);
-                value.0 = blend(value.0, colour, OPACITY);
+                value.0 = blend(value.0, color, OPACITY);
             }
         }
         let [x1, y1, x2, y2] = detection.bbox.xyxy();
@@ -95,22 +106,21 @@ pub fn detections(image: &DynamicImage, detections: &[Detection], classes: &Clas
         for (x, y) in (top..bottom).flat_map(|y| (left..right).map(move |x| (x, y))) {
             let within = x >= left + SIDE && x + SIDE < right && y >= top + SIDE && y + SIDE < bottom;
             if !within {
-                drawn.put_pixel(x, y, Rgb(colour));
+                drawn.put_pixel(x, y, Rgb(color));
             }
         }
-        let name = classes.names().get(detection.label() as usize).map_or("?", String::as_str);
-        caption(&mut drawn, left, top, &format!("{name} {:.0}%", 100.0 * detection.score), colour);
+        caption(&mut drawn, left, top, text, color);
     }
     Ok(drawn)
 }
 
-fn blend(value: [u8; 3], colour: Colour, opacity: f32) -> [u8; 3] {
-    let mix = |channel: usize| f32::from(value[channel]) * (1.0 - opacity) + f32::from(colour[channel]) * opacity;
+fn blend(value: [u8; 3], color: Color, opacity: f32) -> [u8; 3] {
+    let mix = |channel: usize| f32::from(value[channel]) * (1.0 - opacity) + f32::from(color[channel]) * opacity;
     [mix(0), mix(1), mix(2)].map(|value| value.round() as u8)
 }
 
-/// Text on a ground of the colour, above a point or below it if there is no room; what is beyond the image is left out.
-fn caption(image: &mut RgbImage, left: u32, top: u32, text: &str, ground: Colour) {
+/// Text on a ground of the color, above a point or below it if there is no room; what is beyond the image is left out.
+fn caption(image: &mut RgbImage, left: u32, top: u32, text: &str, ground: Color) {
     let (width, height) = image.dimensions();
     let top = top.saturating_sub(font::HEIGHT + 2);
     let light = ground.iter().map(|value| u32::from(*value)).sum::<u32>() > 3 * 128;
@@ -128,7 +138,41 @@ fn caption(image: &mut RgbImage, left: u32, top: u32, text: &str, ground: Colour
     }
 }
 
-/// Each label in its colour; labels past the palette start again at colour 1.
+/// Map of objects by their labels, the first on top: the pixels of the mask, or of the box where there is none; 0 elsewhere.
+///
+/// # Errors
+/// If a mask is not of the size.
+pub fn object_map(width: u32, height: u32, objects: &[(u32, &Detection)]) -> Result<LabelMap> {
+    let mut map = LabelMap::filled(width, height, 0);
+    let labels = map.as_mut_slice();
+    for (index, (label, Detection { bbox, mask, .. })) in objects.iter().enumerate().rev() {
+        let mut set = |x: u32, y: u32| labels[y as usize * width as usize + x as usize] = *label;
+        if let Some(mask) = mask {
+            check_mask(mask, index, [width, height])?;
+            mask.runs().flat_map(|[first, end]| first..end).for_each(|at| set(at / height, at % height));
+        } else if let Some(bbox) = bbox.clip(width, height) {
+            let [left, top, right, bottom] = bbox.xyxy().map(|value| value.round() as u32);
+            (top..bottom).for_each(|y| (left..right).for_each(|x| set(x, y)));
+        }
+    }
+    Ok(map)
+}
+
+fn check_mask(mask: &Rle, index: usize, [width, height]: [u32; 2]) -> Result<()> {
+    let mask_size = (mask.width(), mask.height());
+    if mask_size == (width, height) {
+        return Ok(());
+    }
+    Err(DataError::SizeMismatch {
+        image: "image".into(),
+        cure: "they must be equal".into(),
+        image_size: (width, height),
+        mask: format!("of detection {index}").into(),
+        mask_size,
+    })
+}
+
+/// Each label in its color; labels past the palette start again at color 1.
 pub fn colorize(map: &LabelMap, palette: &Palette) -> RgbImage {
     let mut drawn = RgbImage::new(map.width(), map.height());
     for (pixel, label) in drawn.pixels_mut().zip(map.as_slice()) {
@@ -137,7 +181,7 @@ pub fn colorize(map: &LabelMap, palette: &Palette) -> RgbImage {
     drawn
 }
 
-/// A list of the classes: a swatch of the colour and the name of each, dark on white. Characters outside printable ASCII
+/// A list of the classes: a swatch of the color and the name of each, dark on white. Characters outside printable ASCII
 /// are shown as `?`.
 pub fn legend(classes: &Classes) -> RgbImage {
     let line = font::HEIGHT * SCALE + GAP;
@@ -180,19 +224,21 @@ fn write(image: &mut RgbImage, left: u32, top: u32, character: char) {
 }
 
 /// A square of `side` dots.
-fn fill(image: &mut RgbImage, left: u32, top: u32, side: u32, colour: Rgb<u8>) {
+fn fill(image: &mut RgbImage, left: u32, top: u32, side: u32, color: Rgb<u8>) {
     for y in top..top + side {
         for x in left..left + side {
-            image.put_pixel(x, y, colour);
+            image.put_pixel(x, y, color);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use segkiln_core::BBox;
+
     use super::*;
 
-    fn grey(width: u32, height: u32) -> DynamicImage {
+    fn gray(width: u32, height: u32) -> DynamicImage {
         RgbImage::from_pixel(width, height, Rgb([100; 3])).into()
     }
 
@@ -204,7 +250,7 @@ mod tests {
                 map.as_mut_slice()[y * 5 + x] = 1;
             }
         }
-        let drawn = overlay(&grey(5, 5), &map, &Classes::binary(), 0.25).unwrap();
+        let drawn = overlay(&gray(5, 5), &map, &Classes::binary(), 0.25).unwrap();
         assert_eq!(drawn.get_pixel(0, 0).0, [100; 3]);
         assert_eq!(drawn.get_pixel(1, 1).0, [128, 0, 0]);
         // (4, 4) touches the image's edge, which is no border
@@ -214,19 +260,31 @@ mod tests {
     #[test]
     fn overlay_leaves_the_ignored_label() {
         let map = LabelMap::filled(2, 2, 255);
-        assert_eq!(overlay(&grey(2, 2), &map, &Classes::voc(), 1.0).unwrap(), grey(2, 2).to_rgb8());
+        assert_eq!(overlay(&gray(2, 2), &map, &Classes::voc(), 1.0).unwrap(), gray(2, 2).to_rgb8());
     }
 
     #[test]
     fn overlay_refuses_other_sizes_and_opacities() {
         let map = LabelMap::filled(2, 3, 0);
-        let error = overlay(&grey(2, 2), &map, &Classes::binary(), 0.5).unwrap_err().to_string();
+        let error = overlay(&gray(2, 2), &map, &Classes::binary(), 0.5).unwrap_err().to_string();
         assert!(error.contains("2x2") && error.contains("2x3"), "{error}");
-        assert!(overlay(&grey(2, 3), &map, &Classes::binary(), f32::NAN).is_err());
+        assert!(overlay(&gray(2, 3), &map, &Classes::binary(), f32::NAN).is_err());
     }
 
     #[test]
-    fn legend_shows_colours_and_letters() {
+    fn objects_become_a_map() {
+        let object = |[x1, y1, x2, y2]: [f64; 4]| Detection::new(BBox::new(x1, y1, x2, y2).unwrap(), 1, 1.0).unwrap();
+        let mask = Rle::from_fn(3, 2, |x, y| x == 1 && y == 1).unwrap();
+        let (small, large) = (object([0.0, 0.0, 2.0, 2.0]).with_mask(mask), object([-5.0, 0.6, 2.4, 9.0]));
+        let map = object_map(3, 2, &[(7, &small), (9, &large)]).unwrap();
+        assert_eq!(map.as_slice(), [0, 0, 0, 9, 7, 0]);
+        assert!(object_map(2, 2, &[(7, &small)]).unwrap_err().to_string().contains("detection 0"));
+        let drawn = tracks(&gray(3, 2), &[(5, small)], &Classes::binary()).unwrap();
+        assert_ne!(drawn.get_pixel(1, 1).0, [100; 3]);
+    }
+
+    #[test]
+    fn legend_shows_colors_and_letters() {
         let drawn = legend(&Classes::new(["background", "H\u{e9}"]).unwrap());
         assert_eq!(drawn.dimensions(), (8 + 14 + 8 + 10 * 12 + 8, 8 + 2 * 22));
         assert_eq!(drawn.get_pixel(10, 8 + 22 + 2).0, [128, 0, 0]);

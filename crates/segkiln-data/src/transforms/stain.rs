@@ -1,4 +1,4 @@
-use super::{Bounds, Target, Transform, colour_channels};
+use super::{Bounds, Target, Transform, color_channels};
 use crate::{Image, Result, Sample, TransformRng};
 
 /// Optical density below which a pixel has no stain.
@@ -46,7 +46,7 @@ impl<T: Target> Transform<T> for StainJitter {
     fn apply(&self, mut sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         let changes = [(); 2].map(|()| [self.factor.draw(rng), self.amount.draw(rng)].map(f64::from));
         let channels = sample.image.channels();
-        let is_color = colour_channels(&sample.image) == 3;
+        let is_color = color_channels(&sample.image) == 3;
         if let Some(stains) = is_color.then(|| stains(&sample.image)).flatten() {
             for pixel in sample.image.as_mut_slice().chunks_exact_mut(channels) {
                 let before = density([pixel[0], pixel[1], pixel[2]]);

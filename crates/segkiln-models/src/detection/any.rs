@@ -88,6 +88,12 @@ macro_rules! detectors {
                 }
             }
 
+            fn has_backbone(&self) -> bool {
+                match self {
+                    $(Self::$variant(config) => config.has_backbone(),)+
+                }
+            }
+
             fn has_masks(&self) -> bool {
                 match self {
                     $(Self::$variant(config) => config.has_masks(),)+
@@ -206,9 +212,9 @@ macro_rules! detectors {
                 }
             }
 
-            fn backbone_mut(&mut self) -> Option<&mut Backbone> {
+            fn backbones_mut(&mut self) -> Vec<&mut Backbone> {
                 match self {
-                    $(Self::$variant(network) => network.backbone_mut(),)+
+                    $(Self::$variant(network) => network.backbones_mut(),)+
                 }
             }
 

@@ -1,4 +1,4 @@
-//! Weights and images by the formulas of `tests/parity/rcnn.py`, and parts of results as its neighbours store them.
+//! Weights and images by the formulas of `tests/parity/rcnn.py`, and parts of results as its neighbors store them.
 
 #![allow(dead_code, reason = "each test takes a part")]
 

@@ -78,8 +78,8 @@ impl DetectionNetwork for Rcnn {
         Ok(self)
     }
 
-    fn backbone_mut(&mut self) -> Option<&mut Backbone> {
-        Some(&mut self.backbone.body)
+    fn backbones_mut(&mut self) -> Vec<&mut Backbone> {
+        vec![&mut self.backbone.body]
     }
 
     fn class_tensors(&self) -> Vec<String> {

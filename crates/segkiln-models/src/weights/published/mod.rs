@@ -137,7 +137,7 @@ impl Published {
     }
 
     /// Returns the terms under which the weights are published, as far as they are known.
-    pub fn licence(&self) -> &'static str {
+    pub fn license(&self) -> &'static str {
         match self.data {
             TrainingData::ImageNet => {
                 "torchvision is BSD-3-Clause and states no other terms; ImageNet's are for research"

@@ -1,0 +1,239 @@
+//! Instance label maps to cells that move and divide.
+
+use std::collections::BTreeMap;
+
+use segkiln_core::LabelMap;
+
+use crate::{
+    Result, TrackError,
+    assignment::{above, assign},
+    ctc::CtcTrack,
+};
+
+/// How objects of label maps are joined.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CellTrackerOptions {
+    /// Least intersection over union of a cell with itself a frame later. Default: 0.1.
+    pub min_overlap: f64,
+    /// Least share of a daughter's area within the mother. Default: 0.3.
+    pub min_daughter_share: f64,
+    /// Largest area of a daughter, in areas of the mother. Default: 0.8.
+    pub max_daughter_area: f64,
+}
+
+impl Default for CellTrackerOptions {
+    fn default() -> Self {
+        Self { min_overlap: 0.1, min_daughter_share: 0.3, max_daughter_area: 0.8 }
+    }
+}
+
+/// Numbers the objects of a class map from 1: parts of one class other than 0 whose pixels touch at their sides. Parts of less than
+/// `min_area` pixels become background.
+///
+/// ```
+/// use segkiln_core::LabelMap;
+/// use segkiln_track::connected_components;
+///
+/// let map = LabelMap::new(4, 2, vec![1, 1, 0, 1, 2, 0, 1, 0])?;
+/// assert_eq!(connected_components(&map, 1).as_slice(), [1, 1, 0, 2, 3, 0, 4, 0]);
+/// assert_eq!(connected_components(&map, 2).as_slice(), [1, 1, 0, 0, 0, 0, 0, 0]);
+/// # Ok::<(), segkiln_core::CoreError>(())
+/// ```
+pub fn connected_components(map: &LabelMap, min_area: usize) -> LabelMap {
+    let (width, classes) = (map.width() as usize, map.as_slice());
+    let mut numbered = LabelMap::filled(map.width(), map.height(), 0);
+    let labels = numbered.as_mut_slice();
+    let mut is_seen = vec![false; classes.len()];
+    let (mut count, mut part) = (0, Vec::new());
+    for first in 0..classes.len() {
+        if classes[first] == 0 || is_seen[first] {
+            continue;
+        }
+        is_seen[first] = true;
+        part.clear();
+        part.push(first);
+        let mut next = 0;
+        while let Some(&pixel) = part.get(next) {
+            next += 1;
+            let column = pixel % width;
+            let beside = [
+                (column > 0).then(|| pixel - 1),
+                (column + 1 < width).then(|| pixel + 1),
+                pixel.checked_sub(width),
+                (pixel + width < classes.len()).then(|| pixel + width),
+            ];
+            for other in beside.into_iter().flatten() {
+                if classes[other] == classes[first] && !is_seen[other] {
+                    is_seen[other] = true;
+                    part.push(other);
+                }
+            }
+        }
+        if part.len() >= min_area {
+            count += 1;
+            part.iter().for_each(|pixel| labels[*pixel] = count);
+        }
+    }
+    numbered
+}
+
+/// Follows the objects of instance label maps through a film by their overlap. A cell of which two or more smaller ones have their
+/// largest overlap divides: its track ends, and each daughter begins one with it as the parent.
+///
+/// Cells must overlap with themselves a frame later, as they do where the film is taken often enough.
+///
+/// ```
+/// use segkiln_core::LabelMap;
+/// use segkiln_track::CellTracker;
+///
+/// let mut tracker = CellTracker::new(Default::default())?;
+/// let map = |labels: [u32; 7]| LabelMap::new(7, 1, labels.to_vec());
+/// assert_eq!(tracker.update(&map([9, 9, 9, 9, 9, 9, 0])?)?.as_slice(), [1, 1, 1, 1, 1, 1, 0]);
+/// assert_eq!(tracker.update(&map([0, 4, 4, 0, 5, 5, 5])?)?.as_slice(), [0, 2, 2, 0, 3, 3, 3]);
+/// assert_eq!(tracker.tracks()[2].parent, Some(1));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct CellTracker {
+    options: CellTrackerOptions,
+    last: Option<LabelMap>,
+    tracks: Vec<CtcTrack>,
+    frames: usize,
+}
+
+impl CellTracker {
+    /// A tracker before the first frame.
+    ///
+    /// # Errors
+    /// [`TrackError::Option`] if an option is out of its range.
+    pub fn new(options: CellTrackerOptions) -> Result<Self> {
+        let CellTrackerOptions { min_overlap, min_daughter_share, max_daughter_area } = options;
+        let shares = [
+            ("min_overlap", min_overlap),
+            ("min_daughter_share", min_daughter_share),
+            ("max_daughter_area", max_daughter_area),
+        ];
+        for (option, value) in shares {
+            if !(0.0..=1.0).contains(&value) {
+                return Err(TrackError::Option { option, reason: format!("must be from 0 to 1, got {value}") });
+            }
+        }
+        Ok(Self { options, last: None, tracks: Vec::new(), frames: 0 })
+    }
+
+    /// Takes the next frame's objects, by labels of any kind; 0 is the background. Returns them by their tracks' labels.
+    ///
+    /// # Errors
+    /// [`TrackError::Frame`] if the map is of another size than the first.
+    pub fn update(&mut self, map: &LabelMap) -> Result<LabelMap> {
+        let frame = self.frames;
+        let (mut areas, mut areas_before) = (BTreeMap::<u32, u32>::new(), BTreeMap::<u32, u32>::new());
+        let mut common = BTreeMap::<(u32, u32), u32>::new();
+        for label in map.as_slice().iter().filter(|label| **label > 0) {
+            *areas.entry(*label).or_default() += 1;
+        }
+        if let Some(last) = &self.last {
+            if (last.width(), last.height()) != (map.width(), map.height()) {
+                let (width, height) = (last.width(), last.height());
+                let reason =
+                    format!("{}x{} pixels, the frames before have {width}x{height}", map.width(), map.height());
+                return Err(TrackError::Frame { frame, reason });
+            }
+            for (before, label) in last.as_slice().iter().zip(map.as_slice()).filter(|(before, _)| **before > 0) {
+                *areas_before.entry(*before).or_default() += 1;
+                if *label > 0 {
+                    *common.entry((*before, *label)).or_default() += 1;
+                }
+            }
+        }
+        self.frames += 1;
+        let labels: Vec<u32> = areas.keys().copied().collect();
+        let mut track_of: BTreeMap<u32, u32> = BTreeMap::new();
+
+        let daughters = self.daughters(&common, &areas, &areas_before);
+        for (mother, daughters) in &daughters {
+            for label in daughters {
+                track_of.insert(*label, self.begin(frame, Some(*mother)));
+            }
+        }
+        let cells: Vec<u32> = areas_before.keys().copied().filter(|cell| !daughters.contains_key(cell)).collect();
+        let free: Vec<u32> = labels.iter().copied().filter(|label| !track_of.contains_key(label)).collect();
+        let gain = |row: usize, column: usize| {
+            let both = common.get(&(cells[row], free[column])).copied().unwrap_or(0);
+            let union = areas_before[&cells[row]] + areas[&free[column]] - both;
+            if both == 0 { 0.0 } else { above(f64::from(both) / f64::from(union), self.options.min_overlap) }
+        };
+        for (row, column) in assign(cells.len(), free.len(), gain).into_iter().enumerate() {
+            if let Some(column) = column {
+                track_of.insert(free[column], cells[row]);
+                self.tracks[cells[row] as usize - 1].end = frame;
+            }
+        }
+        for label in labels {
+            if !track_of.contains_key(&label) {
+                track_of.insert(label, self.begin(frame, None));
+            }
+        }
+        let tracked = map.clone().map(|label| track_of.get(&label).copied().unwrap_or(0));
+        self.last = Some(tracked.clone());
+        Ok(tracked)
+    }
+
+    fn begin(&mut self, frame: usize, parent: Option<u32>) -> u32 {
+        let label = self.tracks.len() as u32 + 1;
+        self.tracks.push(CtcTrack { label, begin: frame, end: frame, parent });
+        label
+    }
+
+    /// The cells that divide, with their daughters.
+    fn daughters(
+        &self,
+        common: &BTreeMap<(u32, u32), u32>,
+        areas: &BTreeMap<u32, u32>,
+        areas_before: &BTreeMap<u32, u32>,
+    ) -> BTreeMap<u32, Vec<u32>> {
+        let mut nearest: BTreeMap<u32, (u32, u32)> = BTreeMap::new();
+        for ((before, label), both) in common {
+            let best = nearest.entry(*label).or_insert((*before, *both));
+            if *both > best.1 {
+                *best = (*before, *both);
+            }
+        }
+        let mut daughters: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for (label, (before, both)) in nearest {
+            let (area, mother) = (f64::from(areas[&label]), f64::from(areas_before[&before]));
+            let is_within = f64::from(both) >= self.options.min_daughter_share * area;
+            if is_within && area <= self.options.max_daughter_area * mother {
+                daughters.entry(before).or_default().push(label);
+            }
+        }
+        daughters.retain(|_, daughters| daughters.len() > 1);
+        daughters
+    }
+
+    /// The tracks so far, in the order of their labels: 1, 2, and so on.
+    pub fn tracks(&self) -> &[CtcTrack] {
+        &self.tracks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbors_that_shrink_are_no_daughters() {
+        let mut tracker = CellTracker::new(CellTrackerOptions::default()).unwrap();
+        let map = |labels: [u32; 8]| LabelMap::new(8, 1, labels.to_vec()).unwrap();
+        tracker.update(&map([1, 1, 1, 1, 2, 2, 2, 2])).unwrap();
+        // The first moves, the second is almost gone, a third comes.
+        let tracked = tracker.update(&map([0, 7, 7, 7, 7, 0, 3, 3])).unwrap();
+        assert_eq!(tracked.as_slice(), [0, 1, 1, 1, 1, 0, 2, 2]);
+        let tracked = tracker.update(&map([9, 0, 5, 5, 5, 5, 0, 0])).unwrap();
+        assert_eq!(tracked.as_slice(), [3, 0, 1, 1, 1, 1, 0, 0]);
+        let ends: Vec<_> = tracker.tracks().iter().map(|track| (track.begin, track.end, track.parent)).collect();
+        assert_eq!(ends, [(0, 2, None), (0, 1, None), (2, 2, None)]);
+        assert!(tracker.update(&LabelMap::filled(7, 1, 0)).is_err());
+        assert!(CellTracker::new(CellTrackerOptions { min_overlap: -1.0, ..Default::default() }).is_err());
+    }
+}
