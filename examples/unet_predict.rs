@@ -12,7 +12,7 @@
 //! A volume (`.nii`, `.nii.gz`, or a DICOM file or series) gives `STEM.nii.gz`, the labels on its own grid.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Instant,
@@ -128,7 +128,12 @@ fn run(args: &Args) -> Result<(), Failure> {
         };
         own.into_iter().chain(objects(stem).paths())
     });
-    refuse_replacing(images.values(), written)?;
+    let written: Vec<PathBuf> = written.collect();
+    let mut known = HashSet::new();
+    if let Some(twice) = written.iter().find(|path| !known.insert(*path)) {
+        return Err(format!("{} would be written twice; rename an image", twice.display()).into());
+    }
+    refuse_replacing(images.values(), &written)?;
     std::fs::create_dir_all(&args.output)
         .map_err(|error| format!("cannot create {}: {error}", args.output.display()))?;
     for path in images.keys().flat_map(|stem| objects(stem).paths()) {
