@@ -20,7 +20,6 @@ use clap::Parser;
 use image::DynamicImage;
 use segkiln::{
     Detector, PartialFailure, PredictError,
-    core::Detection,
     data::{
         coco::{ImageId, write_results},
         read_dynamic, refuse_replacing, write_image,
@@ -170,7 +169,7 @@ fn run(args: &Args) -> Result<(), Failure> {
             Err(PredictError::Data(error)) => return Err(error.into()),
             Err(error) => return Err(format!("{}: {error}", path.display()).into()),
         };
-        say(format_args!("{}: {}", path.display(), summary(&detector, &found.detections)))?;
+        say(format_args!("{}: {}", path.display(), found.summary(&detector)))?;
         match (picture(path), &found.image) {
             (Some(target), Some(image)) => {
                 create_parent(&target)?;
@@ -204,18 +203,4 @@ fn run(args: &Args) -> Result<(), Failure> {
         0 => Ok(()),
         failed => Err(PartialFailure { failed, files: paths.len() }.into()),
     }
-}
-
-/// How many objects of each class.
-fn summary(detector: &Detector, found: &[Detection]) -> String {
-    let mut counts: Vec<(&str, usize)> = Vec::new();
-    for detection in found {
-        let name = detector.name(detection);
-        match counts.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, count)) => *count += 1,
-            None => counts.push((name, 1)),
-        }
-    }
-    let parts: Vec<String> = counts.into_iter().map(|(name, count)| format!("{count} {name}")).collect();
-    if parts.is_empty() { "nothing found".into() } else { parts.join(", ") }
 }

@@ -78,4 +78,18 @@ impl Found {
         }
         file.finish()
     }
+
+    /// Returns how many objects of each class there are, in words.
+    pub fn summary(&self, detector: &Detector) -> String {
+        let mut counts: Vec<(&str, usize)> = Vec::new();
+        for detection in &self.detections {
+            let name = detector.name(detection);
+            match counts.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((name, 1)),
+            }
+        }
+        let parts: Vec<String> = counts.into_iter().map(|(name, count)| format!("{count} {name}")).collect();
+        if parts.is_empty() { "nothing found".into() } else { parts.join(", ") }
+    }
 }
