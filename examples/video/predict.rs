@@ -158,7 +158,7 @@ fn overlay(found: &Found, frame: &DynamicImage, classes: &Classes) -> Result<Dyn
     }))
 }
 
-/// Classes, or numbers of tracks, as grey values.
+/// Classes, or numbers of tracks, as gray values.
 fn map(found: &Found, width: u32, height: u32) -> Result<DynamicImage, Failure> {
     let objects: Vec<(u32, &Detection)> = match found {
         Found::Classes(map) | Found::Cells(map) => return Ok(labels_to_image(map, "the class map")?),
