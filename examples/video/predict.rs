@@ -8,7 +8,7 @@ use std::{
 use image::DynamicImage;
 use segkiln::{
     SegmentOptions,
-    core::{Classes, Detection, LabelMap, Rle},
+    core::{Classes, Detection, LabelMap, Palette, Rle},
     data::{
         draw,
         films::{Flicker, ProbabilitySmoother, most_likely},
@@ -149,7 +149,8 @@ fn write_boxes(writer: &mut impl Write, frame: usize, found: &Found) -> Result<(
 fn overlay(found: &Found, frame: &DynamicImage, classes: &Classes) -> Result<DynamicImage, Failure> {
     const OPACITY: f32 = 0.4;
     Ok(DynamicImage::from(match found {
-        Found::Classes(map) | Found::Cells(map) => draw::overlay(frame, map, classes, OPACITY)?,
+        Found::Classes(map) => draw::overlay(frame, map, classes, OPACITY)?,
+        Found::Cells(map) => draw::overlay(frame, map, &Classes::binary().with_palette(Palette::voc(64))?, OPACITY)?,
         Found::Objects(found) => draw::detections(frame, found, classes)?,
         Found::Tracks(tracks) => draw::tracks(frame, tracks, classes)?,
     }))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use segkiln_core::LabelMap;
 
-use crate::{Result, TrackError, assignment::{above, assign}, ctc::CtcTrack};
+use crate::{Result, TrackError, assignment::{above, assign}, counts::counts, ctc::CtcTrack};
 
 /// How objects of label maps are joined.
 #[derive(Debug, Clone, PartialEq)]
@@ -123,23 +123,17 @@ impl CellTracker {
     /// [`TrackError::Frame`] if the map is of another size than the first.
     pub fn update(&mut self, map: &LabelMap) -> Result<LabelMap> {
         let frame = self.frames;
-        let (mut areas, mut areas_before) = (BTreeMap::<u32, u32>::new(), BTreeMap::<u32, u32>::new());
-        let mut common = BTreeMap::<(u32, u32), u32>::new();
-        for label in map.as_slice().iter().filter(|label| **label > 0) {
-            *areas.entry(*label).or_default() += 1;
-        }
+        let areas = counts(map.as_slice().iter().copied().filter(|label| *label > 0));
+        let (mut areas_before, mut common) = (BTreeMap::new(), BTreeMap::new());
         if let Some(last) = &self.last {
             if (last.width(), last.height()) != (map.width(), map.height()) {
                 let (width, height) = (last.width(), last.height());
                 let reason = format!("{}x{} pixels, the frames before have {width}x{height}", map.width(), map.height());
                 return Err(TrackError::Frame { frame, reason });
             }
-            for (before, label) in last.as_slice().iter().zip(map.as_slice()).filter(|(before, _)| **before > 0) {
-                *areas_before.entry(*before).or_default() += 1;
-                if *label > 0 {
-                    *common.entry((*before, *label)).or_default() += 1;
-                }
-            }
+            areas_before = counts(last.as_slice().iter().copied().filter(|label| *label > 0));
+            let pairs = last.as_slice().iter().copied().zip(map.as_slice().iter().copied());
+            common = counts(pairs.filter(|(before, label)| *before > 0 && *label > 0));
         }
         self.frames += 1;
         let labels: Vec<u32> = areas.keys().copied().collect();

@@ -9,6 +9,7 @@
 
 mod assignment;
 mod cells;
+mod counts;
 pub mod ctc;
 mod error;
 mod kalman;
