@@ -1,4 +1,4 @@
-//! Time of each transform on one sample of 512 x 512 pixels, grey and RGB, and of decoding the nuclei sample.
+//! Time of each transform on one sample of 512 x 512 pixels, gray and RGB, and of decoding the nuclei sample.
 
 use std::hint::black_box;
 
@@ -15,7 +15,7 @@ use segkiln_data::{
 
 const SIDE: u32 = 512;
 
-/// Smooth colours, and blocks of labels.
+/// Smooth colors, and blocks of labels.
 fn sample(channels: usize) -> Sample {
     let pixels = SIDE * SIDE;
     let value = |i: u32| ((i as f32 * 0.001).sin() + 1.0) / 2.0;

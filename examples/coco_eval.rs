@@ -10,7 +10,7 @@ use clap::{Parser, ValueEnum};
 use segkiln::{
     coco_evaluate,
     data::coco::{CocoFile, CocoResultFile},
-    metrics::metrics::coco::{CocoParams, IouType},
+    metrics::coco::{CocoParams, IouType},
 };
 use serde_json::json;
 

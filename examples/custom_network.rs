@@ -15,7 +15,7 @@ use segkiln::{
         datasets::{FolderDataset, FolderOptions},
         transforms::{Compose, RandomCrop},
     },
-    metrics::losses::SegmentationLoss,
+    losses::SegmentationLoss,
     models::layers::{ConvBlock, ConvBlockConfig, conv2d},
     models::weights::{TorchName, TorchNames},
     models::{ConfigError, ModelCard, segmentation::HeadLogits},

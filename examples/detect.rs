@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The results are COCO's: for each object the image, the category, the box, the score and, from Mask R-CNN, the mask. An image
-//! of a folder that cannot be read does not stop the others; the exit code is then 2.
+//! of a folder that cannot be read does not stop the others; the exit code is then 2. A TIFF of more than 2²⁶ pixels is read by
+//! region, in tiles that overlap.
 
 use std::{
     collections::BTreeMap,
@@ -33,8 +34,12 @@ mod class_names;
 mod common;
 #[path = "common/decoding.rs"]
 mod decoding;
+#[path = "common/found.rs"]
+mod found;
 #[path = "common/images.rs"]
 mod images;
+#[path = "common/large.rs"]
+mod large;
 #[path = "common/precision.rs"]
 mod precision;
 #[path = "common/weights.rs"]
@@ -43,6 +48,8 @@ mod weights;
 use class_names::ClassNames;
 use common::{Failure, Machine, create_parent, say};
 use decoding::Decoding;
+use found::Found;
+use large::Large;
 use precision::Numbers;
 
 /// Finds objects in images.
@@ -79,6 +86,14 @@ struct Args {
     /// Picture with the objects drawn in; of a folder, the folder for the pictures
     #[arg(long)]
     overlay: Option<PathBuf>,
+    /// File for the outlines and measures of the objects, as GeoJSON; of a folder of images, the folder for such files
+    #[arg(long, value_name = "FILE")]
+    geojson: Option<PathBuf>,
+    /// Side of the tiles of TIFFs that are read by region [default: 768]
+    #[arg(long)]
+    tile: Option<u32>,
+    #[command(flatten)]
+    large: Large,
     #[command(flatten)]
     class_names: ClassNames,
     #[command(flatten)]
@@ -126,24 +141,26 @@ fn run(args: &Args) -> Result<(), Failure> {
         let folder = args.overlay.as_ref()?;
         Some(if many { folder.join(format!("{}.png", images::stem(path))) } else { folder.clone() })
     };
+    let geojson = |path: &Path| {
+        let file = args.geojson.as_ref()?;
+        Some(if many { file.join(format!("{}.geojson", images::stem(path))) } else { file.clone() })
+    };
     let mut outputs = BTreeMap::new();
     for path in &paths {
-        if let Some(other) = picture(path).and_then(|target| outputs.insert(target, path)) {
-            let (one, two) = (other.display(), path.display());
-            return Err(format!("the overlays of {one} and {two} would be one file; rename one").into());
+        for target in [picture(path), geojson(path)].into_iter().flatten() {
+            if let Some(other) = outputs.insert(target, path) {
+                let (one, two) = (other.display(), path.display());
+                return Err(format!("results of {one} and {two} would be one file; rename one").into());
+            }
         }
     }
     refuse_replacing(paths.iter().chain([&args.weights]), outputs.keys().chain(&args.output))?;
-    let decode = args.decode.options();
     let mut results = Vec::new();
     let mut failed = 0;
     for path in &paths {
-        let detected = read_dynamic(path, decode).map_err(PredictError::from).and_then(|image| {
-            let found = detector.detect(&image)?;
-            Ok((found, image))
-        });
-        let (found, image) = match detected {
-            Ok(detected) => detected,
+        let found = Found::of(path, &detector, &args.large, args.tile, args.decode.options());
+        let found = match found {
+            Ok(found) => found,
             // What is wrong with one of a folder is not with the others.
             Err(PredictError::Data(error)) if many => {
                 eprintln!("error: {error}");
@@ -153,14 +170,22 @@ fn run(args: &Args) -> Result<(), Failure> {
             Err(PredictError::Data(error)) => return Err(error.into()),
             Err(error) => return Err(format!("{}: {error}", path.display()).into()),
         };
-        say(format_args!("{}: {}", path.display(), summary(&detector, &found)))?;
-        if let Some(target) = picture(path) {
+        say(format_args!("{}: {}", path.display(), summary(&detector, &found.detections)))?;
+        match (picture(path), &found.image) {
+            (Some(target), Some(image)) => {
+                create_parent(&target)?;
+                write_image(target, &detector.overlay(image, &found.detections)?.into())?;
+            }
+            (Some(_), None) => eprintln!("{}: read by region, so it has no overlay", path.display()),
+            (None, _) => {}
+        }
+        if let Some(target) = geojson(path) {
             create_parent(&target)?;
-            write_image(target, &detector.overlay(&image, &found)?.into())?;
+            found.write_geojson(&target, detector.classes().names())?;
         }
         let stem = images::stem(path);
         let id = stem.parse().map_or_else(|_| ImageId::Text(stem.clone()), ImageId::Number);
-        results.extend(detector.coco_results(&id, &found));
+        results.extend(detector.coco_results(&id, &found.detections));
     }
     results.sort_by(|a, b| b.score.total_cmp(&a.score));
     if let Some(output) = &args.output {

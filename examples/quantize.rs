@@ -24,7 +24,7 @@ use segkiln::{
         datasets::{FolderDataset, FolderOptions},
         read_dynamic, refuse_replacing, write_whole,
     },
-    metrics::metrics::ConfusionMatrix,
+    metrics::ConfusionMatrix,
     models::{
         RangeMethod,
         config_file::{self, ConfigFile},

@@ -51,7 +51,7 @@ struct Args {
     /// File for the logits of the resized image: the tensor `out`, [1, classes, height, width]
     #[arg(long)]
     logits: Option<PathBuf>,
-    /// Picture of the class of each pixel of the image, as a grey value
+    /// Picture of the class of each pixel of the image, as a gray value
     #[arg(long)]
     output: Option<PathBuf>,
     #[command(flatten)]

@@ -4,24 +4,29 @@
 //! cargo run --example unet_predict -- --model runs/unet --input data/nuclei_sample/image.png --output out
 //! ```
 //!
-//! For each image it writes `STEM.png`, the class of each pixel as a grey value, and `STEM_overlay.png`. A TIFF of more than 2²⁶
-//! pixels is read by region and gives `STEM.tif`, tiled and with overviews; a run that was killed goes on where it ended. An
-//! image of a folder that cannot be read does not stop the others; the exit code is then 2.
+//! For each image it writes `STEM.png`, the class of each pixel as a gray value, and `STEM_overlay.png`. A TIFF of more than 2²⁶
+//! pixels is read by region and gives `STEM.tif`, tiled and with overviews; a run that was killed goes on where it ended.
+//! `--instances` numbers the objects, and `--geojson` writes their outlines and measures. An image of a folder that cannot be read
+//! does not stop the others; the exit code is then 2.
+//!
+//! A volume (`.nii`, `.nii.gz`, or a DICOM file or series) gives `STEM.nii.gz`, the labels on its own grid.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
     process::ExitCode,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use clap::Parser;
 use image::DynamicImage;
 use segkiln::{
-    PartialFailure, PredictError, Progress, Seams, SegmentOptions, Segmentation, Segmenter,
+    PartialFailure, PredictError, Seams, SegmentOptions, Segmentation, Segmenter,
     data::{
-        DecodeOptions, DenseCrf, read_dynamic, refuse_replacing,
-        regions::{RegionSource, TiffSource},
+        ColorMode, DecodeOptions, DenseCrf, Image, Limits,
+        instances::Intensities,
+        read_dynamic, refuse_replacing,
+        regions::{MemorySource, RegionSource, TiffSource},
         write_image, write_labels,
     },
 };
@@ -34,13 +39,19 @@ mod decoding;
 mod images;
 #[path = "common/large.rs"]
 mod large;
+#[path = "common/objects.rs"]
+mod objects;
 #[path = "common/precision.rs"]
 mod precision;
+#[path = "common/volumes.rs"]
+mod volumes;
 
-use common::{Failure, Machine, say};
+use common::{Failure, Machine, create_parent, say};
 use decoding::Decoding;
 use large::Large;
+use objects::{ObjectFiles, Objects};
 use precision::Numbers;
+use volumes::Volumes;
 
 /// Segments images with a trained network.
 #[derive(Parser)]
@@ -49,7 +60,7 @@ struct Args {
     /// Folder of a training run, or a .bpk file in one
     #[arg(long)]
     model: PathBuf,
-    /// An image, or a folder of images
+    /// An image, a volume, or a folder of images or of a DICOM series
     #[arg(long)]
     input: PathBuf,
     /// Folder for the results
@@ -58,7 +69,7 @@ struct Args {
     /// Side of the tiles that large images are cut into [default: images of up to a million pixels whole, else 512]
     #[arg(long)]
     tile: Option<u32>,
-    /// Share of a tile that neighbours have in common
+    /// Share of a tile that neighbors have in common
     #[arg(long, default_value_t = 0.25)]
     overlap: f32,
     /// Average over the four mirror images
@@ -69,6 +80,10 @@ struct Args {
     crf: bool,
     #[command(flatten)]
     large: Large,
+    #[command(flatten)]
+    volumes: Volumes,
+    #[command(flatten)]
+    objects: Objects,
     #[command(flatten)]
     numbers: Numbers,
     #[command(flatten)]
@@ -93,6 +108,9 @@ fn run(args: &Args) -> Result<(), Failure> {
         probabilities: false,
         logits: false,
     };
+    if Volumes::are(&args.input) {
+        return args.volumes.segment(&segmenter, &args.input, &args.output, &options, args.decode.options());
+    }
     let images = inputs(&args.input)?;
     let segmenter = args.numbers.choose(segmenter, Segmenter::with_precision, |segmenter| {
         let readable = images.values().filter_map(|file| read_dynamic(file, args.decode.options()).ok());
@@ -100,29 +118,39 @@ fn run(args: &Args) -> Result<(), Failure> {
         segmenter.with_fastest_precision(&first, &options, precision::MAX_LOSS)
     })?;
     let outputs = |stem: &str| [".png", "_overlay.png", ".tif"].map(|end| args.output.join(format!("{stem}{end}")));
+    let many = args.input.is_dir();
+    let objects = |stem: &str| args.objects.files(stem, &args.output, many);
     let written = images.iter().flat_map(|(stem, path)| {
         let [map, overlay, tiff] = outputs(stem);
-        match args.large.source(path, args.decode.options()) {
+        let own = match args.large.source(path, args.decode.options()) {
             Ok(Some(_)) => vec![tiff],
             _ => vec![map, overlay],
-        }
+        };
+        own.into_iter().chain(objects(stem).paths())
     });
-    refuse_replacing(images.values(), written)?;
+    let written: Vec<PathBuf> = written.collect();
+    let mut known = HashSet::new();
+    if let Some(twice) = written.iter().find(|path| !known.insert(*path)) {
+        return Err(format!("{} would be written twice; rename an image", twice.display()).into());
+    }
+    refuse_replacing(images.values(), &written)?;
     std::fs::create_dir_all(&args.output)
         .map_err(|error| format!("cannot create {}: {error}", args.output.display()))?;
-    let decode = args.decode.options();
+    for path in images.keys().flat_map(|stem| objects(stem).paths()) {
+        create_parent(&path)?;
+    }
     let mut failed = 0;
     for (stem, path) in &images {
         let [map, overlay, tiff] = outputs(stem);
-        let segmented = match args.large.source(path, decode).map_err(PredictError::from) {
-            Ok(Some(source)) => segment_large(args, &segmenter, &source, &tiff).map(|()| None),
-            Ok(None) => segment_whole(&segmenter, path, &options, decode).map(Some),
+        let segmented = match args.large.source(path, args.decode.options()).map_err(PredictError::from) {
+            Ok(Some(source)) => segment_large(args, &segmenter, &source, &tiff, &objects(stem)).map(|()| None),
+            Ok(None) => segment_whole(args, &segmenter, path, &options, &objects(stem)).map(Some),
             Err(error) => Err(error),
         };
         let whole = match segmented {
             Ok(whole) => whole,
             // What is wrong with one of a folder is not with the others.
-            Err(PredictError::Data(error)) if args.input.is_dir() => {
+            Err(PredictError::Data(error)) if many => {
                 eprintln!("error: {error}");
                 failed += 1;
                 continue;
@@ -151,17 +179,32 @@ fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn segment_whole(
+    args: &Args,
     segmenter: &Segmenter,
     path: &Path,
     options: &SegmentOptions,
-    decode: DecodeOptions,
+    objects: &ObjectFiles,
 ) -> Result<(Segmentation, DynamicImage), PredictError> {
+    let decode = args.decode.options();
     let image = read_dynamic(path, decode)?;
-    Ok((segmenter.segment_with(&image, options)?, image))
+    let result = segmenter.segment_with(&image, options)?;
+    let color = if image.color().has_color() { ColorMode::Rgb } else { ColorMode::Gray };
+    let source = MemorySource::new(Image::from_dynamic(&image, color), path);
+    // Where a scene lies that is small.
+    let geo = TiffSource::open(path, decode).map(|source| source.geo()).unwrap_or_default();
+    let (names, picture) = (segmenter.classes().names(), Intensities { source: &source, level: 0 });
+    args.objects.write(result.map(), picture, (geo, [1.0; 2]), names, decode.limits, objects)?;
+    Ok((result, image))
 }
 
-fn segment_large(args: &Args, segmenter: &Segmenter, source: &TiffSource, output: &Path) -> Result<(), PredictError> {
-    let options = args.large.options(args.tile, args.overlap, args.tta);
+fn segment_large(
+    args: &Args,
+    segmenter: &Segmenter,
+    source: &TiffSource,
+    output: &Path,
+    objects: &ObjectFiles,
+) -> Result<(), PredictError> {
+    let options = args.large.options(source, args.tile, args.overlap, args.tta)?;
     match segmenter.seams(source, &options)? {
         Seams::Margin(margin) => eprintln!("tiles of {} pixels with margins of {margin}: no seams", options.tile),
         Seams::Blended => eprintln!("tiles of {} pixels, blended: outputs depend on more than a margin", options.tile),
@@ -170,14 +213,13 @@ fn segment_large(args: &Args, segmenter: &Segmenter, source: &TiffSource, output
     if sink.rows_written() > 0 {
         eprintln!("going on after row {}", sink.rows_written());
     }
-    let mut said = Instant::now();
-    segmenter.segment_large(source, &options, sink, |Progress { done, tiles, left }| {
-        if said.elapsed() > Duration::from_secs(10) {
-            said = Instant::now();
-            eprintln!("tile {done} of {tiles}, {} s left", left.as_secs());
-        }
-    })?;
-    Ok(())
+    segmenter.segment_large(source, &options, sink, args.large.progress())?;
+    let limits: Limits = args.decode.options().limits;
+    let map = TiffSource::open(output, DecodeOptions { limits, ..DecodeOptions::default() })?;
+    let picture = Intensities { source, level: options.level };
+    let [full, level] = [source.levels()[0], source.levels()[options.level]];
+    let scale = [f64::from(full.width) / f64::from(level.width), f64::from(full.height) / f64::from(level.height)];
+    Ok(args.objects.write(&map, picture, (map.geo(), scale), segmenter.classes().names(), limits, objects)?)
 }
 
 /// The images by the name of their results, which must differ.

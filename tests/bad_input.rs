@@ -74,7 +74,7 @@ impl Place {
     }
 }
 
-/// A PNG that is nothing but the header of `side` × `side` grey pixels.
+/// A PNG that is nothing but the header of `side` × `side` gray pixels.
 fn png_header(side: u32) -> Vec<u8> {
     let mut chunk = b"IHDR".to_vec();
     chunk.extend(side.to_be_bytes().repeat(2));

@@ -9,7 +9,7 @@ use segkiln::{
     coco_evaluate,
     core::BBox,
     data::coco::{CocoFile, CocoResultFile},
-    metrics::metrics::{
+    metrics::{
         coco::{CocoEvaluator, CocoParams, IouType},
         voc::{VocApForm, VocDetection, VocEvaluator, VocTruth},
     },

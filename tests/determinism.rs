@@ -13,7 +13,7 @@ use burn::{
 use segkiln::{
     core::{Classes, Instances, LabelMap},
     data::{Batch, ColorMode, DetectionBatch, Normalize},
-    metrics::losses::{CrossEntropyLossConfig, HardPixels, LossConfig, SegmentationLoss},
+    losses::{CrossEntropyLossConfig, HardPixels, LossConfig, SegmentationLoss},
     models::{
         DetectorCard, ModelCard, ModelConfig, SegmentationNetworkConfig,
         backbones::BackboneConfig,

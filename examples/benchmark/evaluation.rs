@@ -7,7 +7,7 @@ use segkiln::{
     coco_evaluate,
     core::Rle,
     data::coco::{CocoFile, CocoResult, CocoResultFile, Segmentation, write_results},
-    metrics::metrics::coco::{CocoParams, IouType},
+    metrics::coco::{CocoParams, IouType},
 };
 use serde_json::json;
 

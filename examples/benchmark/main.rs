@@ -23,7 +23,7 @@ mod operators;
 
 use common::{Failure, Machine, say};
 use evaluation::evaluation;
-use networks::{detector, detector_train, segmenter, unet_infer, unet_train};
+use networks::{detector, detector_train, segmenter, unet_infer, unet_train, unet3d_infer, unet3d_train};
 use operators::{Convolution, regions, suppression};
 
 /// Times benchmark cases.
@@ -49,15 +49,17 @@ struct Args {
 type Case = Box<dyn FnMut()>;
 
 fn case(name: &str, precision: Precision, device: &Device) -> Result<Case, Failure> {
-    let network = name.contains("_infer_") || name.contains("_train_");
+    let network = (name.contains("_infer_") || name.contains("_train_")) && !name.starts_with("unet3d");
     if precision != Precision::F32 && !network {
-        return Err(format!("{name} is no case of a network, so it is f32; it has no {precision}").into());
+        return Err(format!("{name} is computed in f32 only; it has no {precision}").into());
     }
     Ok(match name {
         "unet32_infer_256" => unet_infer(32, 256, precision, device)?,
         "unet64_infer_512" => unet_infer(64, 512, precision, device)?,
         "gradcam_unet32_256" => explain::grad_cam(32, 256, device)?,
         "pgd10_unet32_256" => explain::pgd(32, 256, device)?,
+        "unet3d16_infer_96" => unet3d_infer(16, 96, device),
+        "unet3d16_train_64" => unet3d_train(16, 64, device),
         "unet32_train_256" => unet_train(32, 256, 2, precision, device)?,
         "deeplabv3_resnet50_infer_520" => segmenter("deeplabv3_resnet50", 520, precision, device)?,
         "lraspp_mobilenet_v3_large_infer_520" => segmenter("lraspp_mobilenet_v3_large", 520, precision, device)?,
@@ -75,7 +77,7 @@ fn case(name: &str, precision: Precision, device: &Device) -> Result<Case, Failu
     })
 }
 
-const KNOWN: &str = "unet32_infer_256, unet64_infer_512, deeplabv3_resnet50_infer_520 (each also with _bf16 and _int8), unet32_train_256, gradcam_unet32_256, pgd10_unet32_256, \
+const KNOWN: &str = "unet32_infer_256, unet64_infer_512, deeplabv3_resnet50_infer_520 (each also with _bf16 and _int8), unet32_train_256, unet3d16_infer_96, unet3d16_train_64, gradcam_unet32_256, pgd10_unet32_256, \
                      lraspp_mobilenet_v3_large_infer_520, fasterrcnn_resnet50_fpn_infer_800, maskrcnn_resnet50_fpn_infer_800, maskrcnn_resnet50_fpn_train_512, roi_align_forward, \
                      roi_align_backward, nms_10000, coco_eval_1000, conv_iCI_oCO_kK_sS_dD_gG_nN and the same with \
                      _backward";

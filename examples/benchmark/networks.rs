@@ -7,7 +7,7 @@ use burn::{
 };
 use segkiln::{
     core::{BBox, Instance, Instances, Precision, Rle},
-    metrics::losses::{CrossEntropyLossConfig, SegmentationLoss},
+    losses::{CrossEntropyLossConfig, SegmentationLoss},
     models::{
         Calibration, InferenceSession, ModelConfig, RangeMethod, SegmentationModel, SegmentationNetwork,
         SegmentationNetworkConfig, TrainingPrecision,
@@ -15,8 +15,11 @@ use segkiln::{
             DetectionNetwork, Sampling,
             rcnn::{Rcnn, RcnnConfig},
         },
+        layers::NormConfig,
         unet::{UNet, UNetConfig},
+        volumes::{UNet3d, UNet3dConfig},
     },
+    ops::slices,
 };
 
 use crate::{Case, common::Failure, uniform};
@@ -64,20 +67,48 @@ pub fn unet_train(
 ) -> Result<Case, Failure> {
     let precision = TrainingPrecision::new(precision, device)?;
     let device = device.clone().autodiff();
-    let mut unet = Some(UNetConfig::new(3, 2).with_base(base).init(&device).materialize());
-    let mut optimizer = AdamConfig::new().with_epsilon(1e-8).init();
-    let loss = CrossEntropyLossConfig::new().init();
+    let unet = UNetConfig::new(3, 2).with_base(base).init(&device).materialize();
     let x = Tensor::<4>::random([batch, 3, side, side], Distribution::Normal(0.0, 1.0), &device);
     let y = Tensor::<3>::random([batch, side, side], Distribution::Uniform(0.0, 2.0), &device);
-    let y: Tensor<3, Int> = y.int();
-    Ok(Box::new(move || {
-        let model: UNet = unet.take().expect("put back below");
-        let value = loss.forward(precision.run(|| model.forward(x.clone())), y.clone());
-        let gradients = GradientsParams::from_grads(value.backward(), &model);
-        unet = Some(optimizer.step(1e-3, model, gradients));
+    Ok(train(unet, y.int(), device, move |unet: &UNet| precision.run(|| unet.forward(x.clone()))))
+}
+
+/// Steps of cross-entropy with Adam.
+fn train<M: Module + 'static>(
+    model: M,
+    y: Tensor<3, Int>,
+    device: Device,
+    forward: impl Fn(&M) -> Tensor<4> + 'static,
+) -> Case {
+    let mut model = Some(model);
+    let mut optimizer = AdamConfig::new().with_epsilon(1e-8).init();
+    let loss = CrossEntropyLossConfig::new().init();
+    Box::new(move || {
+        let current = model.take().expect("put back below");
+        let value = loss.forward(forward(&current), y.clone());
+        let gradients = GradientsParams::from_grads(value.backward(), &current);
+        model = Some(optimizer.step(1e-3, current, gradients));
         value.into_scalar::<f32>();
         device.sync().expect("the device finishes its work");
-    }))
+    })
+}
+
+/// A 3D U-Net and a cube of noise.
+fn unet3d(base: usize, side: usize, device: &Device) -> (UNet3d, Tensor<5>) {
+    let unet = UNet3dConfig::new(1, 3).with_base(base).with_norm(NormConfig::Instance).init(device).materialize();
+    (unet, Tensor::random([1, 1, side, side, side], Distribution::Normal(0.0, 1.0), device))
+}
+
+pub fn unet3d_infer(base: usize, side: usize, device: &Device) -> Case {
+    let (unet, x) = unet3d(base, side, device);
+    Box::new(move || drop(unet.forward(x.clone()).into_data()))
+}
+
+pub fn unet3d_train(base: usize, side: usize, device: &Device) -> Case {
+    let device = device.clone().autodiff();
+    let (unet, x) = unet3d(base, side, &device);
+    let y = Tensor::<3>::random([side; 3], Distribution::Uniform(0.0, 3.0), &device);
+    train(unet, y.int(), device, move |unet: &UNet3d| slices(unet.forward(x.clone())))
 }
 
 pub fn segmenter(name: &str, side: usize, precision: Precision, device: &Device) -> Result<Case, Failure> {

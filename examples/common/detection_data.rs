@@ -19,7 +19,7 @@ use segkiln::{
         },
         read_labels, splits,
     },
-    metrics::metrics::coco::{CocoParams, IouType},
+    metrics::coco::{CocoParams, IouType},
 };
 
 use crate::common::{Failure, say};

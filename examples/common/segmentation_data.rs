@@ -68,7 +68,7 @@ impl Sources {
         let is_published = weights.is_some() && earlier.is_none();
         let color = match &earlier {
             Some(card) => card.color.unwrap_or(ColorMode::Rgb),
-            None if seen.grey && !is_published => ColorMode::Gray,
+            None if seen.gray && !is_published => ColorMode::Gray,
             None => ColorMode::Rgb,
         };
         let mut record = DataRecord::of(&[&train, &valid], decode)?;

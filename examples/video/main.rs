@@ -104,7 +104,11 @@ fn run(args: &Args) -> Result<(), Failure> {
     let mut line = json!({ "frames": stages.frames, "seconds": start.elapsed().as_secs_f64(), "tracks": tracks });
     line["frames_per_second"] = stages.frames_per_second().into();
     if let Some([before, after]) = predictor.flicker() {
-        eprintln!("still pixels that change their class: {:.3} % before smoothing, {:.3} % after", 100.0 * before, 100.0 * after);
+        eprintln!(
+            "still pixels that change their class: {:.3} % before smoothing, {:.3} % after",
+            100.0 * before,
+            100.0 * after
+        );
         line["flicker"] = json!({ "before": before, "after": after });
     }
     match to_stream {
@@ -117,7 +121,11 @@ fn run(args: &Args) -> Result<(), Failure> {
 fn speed(stages: &Stages) -> String {
     let (limit, busy) = stages.limit();
     let speed = stages.frames_per_second();
-    format!("{} frames, {speed:.1} a second; {limit} limits it, busy for {:.0} % of the time", stages.frames, 100.0 * busy)
+    format!(
+        "{} frames, {speed:.1} a second; {limit} limits it, busy for {:.0} % of the time",
+        stages.frames,
+        100.0 * busy
+    )
 }
 
 /// The file, or the folder that a film's frames are in.

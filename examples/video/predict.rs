@@ -48,7 +48,8 @@ impl<'a> Predictor<'a> {
             return Err("--smooth is for segmentation networks, and this is a detector".into());
         }
         let smoother = args.smooth.map(ProbabilitySmoother::new).transpose()?;
-        let create = |path| File::create(path).map(BufWriter::new).map_err(|error| format!("cannot write {path:?}: {error}"));
+        let create =
+            |path| File::create(path).map(BufWriter::new).map_err(|error| format!("cannot write {path:?}: {error}"));
         Ok(Self {
             network,
             args,
@@ -89,7 +90,9 @@ impl<'a> Predictor<'a> {
                     return Ok(Found::Objects(found));
                 }
                 let ids = self.tracker.update(&found)?;
-                return Ok(Found::Tracks(ids.into_iter().zip(found).filter_map(|(id, found)| Some((id?, found))).collect()));
+                return Ok(Found::Tracks(
+                    ids.into_iter().zip(found).filter_map(|(id, found)| Some((id?, found))).collect(),
+                ));
             }
         };
         let options = SegmentOptions { probabilities: self.smoother.is_some(), ..SegmentOptions::default() };

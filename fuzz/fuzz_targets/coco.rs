@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use segkiln::{
     coco_evaluate,
     data::coco::{CocoFile, CocoResultFile},
-    metrics::metrics::coco::{CocoParams, IouType},
+    metrics::coco::{CocoParams, IouType},
 };
 use segkiln_fuzz::{Counting, file, measured, quiet};
 

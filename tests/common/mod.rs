@@ -69,7 +69,7 @@ pub fn write_pair(root: &Path, stem: &str, extension: &str, image: &DynamicImage
     write_labels(root.join(format!("labels/{stem}.png")), mask).unwrap();
 }
 
-/// A data set of `train` + `val` + `test` grey images of 48×40 pixels.
+/// A data set of `train` + `val` + `test` gray images of 48×40 pixels.
 pub fn data_set(root: &Path, [train, val, test]: [u64; 3]) {
     for (split, seeds) in [("train", 0..train), ("val", 1000..1000 + val), ("test", 2000..2000 + test)] {
         if seeds.is_empty() {

@@ -57,6 +57,9 @@ def fixtures():
         file.write(np.zeros((30, 20, 3), np.uint8), **options)  # a label, no copy
         for half in halves:
             file.write(half, **options)
+    # A slide by OME-XML: pixels of 0.5 by 0.25 micrometers.
+    pixels = {"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.25}
+    tifffile.imwrite(FIXTURES / "ome.tif", picture(3, 20, 24).astype(np.uint8), ome=True, photometric="rgb", metadata=pixels, software=False, compression="zlib")
     # A scene in UTM zone 32 with pixels of 10 m, by GDAL; and one whose empty blocks GDAL leaves out.
     import rasterio
 

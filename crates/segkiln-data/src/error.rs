@@ -138,6 +138,18 @@ pub enum DataError {
         /// Why not, and suggested fix.
         reason: String,
     },
+    /// Results that need more memory than the limits allow.
+    #[error(
+        "{path}: {what} need more than the limit of {limit} bytes; raise `Limits`, or clean the map of small objects first"
+    )]
+    Held {
+        /// The map.
+        path: PathBuf,
+        /// What is held.
+        what: String,
+        /// The limit.
+        limit: u64,
+    },
     /// A picture of other bands than are asked for.
     #[error("{path} has {bands} bands, and {expected} are expected; choose some of them, or a network for so many")]
     Bands {
@@ -337,6 +349,16 @@ pub enum DataError {
         /// Problem of the field, and suggested fix.
         reason: String,
     },
+    /// A volume with a header, a tag or a slice that cannot be used.
+    #[error("{path}, {field}: {reason}")]
+    Volume {
+        /// The file, or the folder of a series.
+        path: PathBuf,
+        /// Field of the header, or the tag, such as `dim[3]`.
+        field: String,
+        /// Problem of the field, and suggested fix.
+        reason: String,
+    },
     /// An option out of its range.
     #[error("{option}: {reason}")]
     Option {
@@ -400,6 +422,11 @@ pub type Result<T> = std::result::Result<T, DataError>;
 impl DataError {
     pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
         Self::Io { action, path: path.into(), source }
+    }
+
+    #[cfg(feature = "nifti")]
+    pub(crate) fn volume(path: &Path, field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Volume { path: path.into(), field: field.into(), reason: reason.into() }
     }
 
     pub(crate) fn option(option: &'static str, reason: impl Into<String>) -> Self {

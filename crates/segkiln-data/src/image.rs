@@ -7,9 +7,9 @@ use crate::{DataError, Result, raster::Raster};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ColorMode {
-    /// One channel; colours become luma, `0.299 R + 0.587 G + 0.114 B` (ITU-R BT.601, as PIL and OpenCV).
+    /// One channel; colors become luma, `0.299 R + 0.587 G + 0.114 B` (ITU-R BT.601, as PIL and OpenCV).
     Gray,
-    /// Three channels; grey is repeated, alpha is dropped.
+    /// Three channels; gray is repeated, alpha is dropped.
     #[default]
     Rgb,
     /// Four channels; alpha is 1 where the file has none.
@@ -78,7 +78,7 @@ impl Image {
 
     /// The image in 8 bits a channel: values are clamped to `[0, 1]`, scaled by 255 and rounded.
     ///
-    /// One channel gives grey, three give RGB, four give RGBA; of another number, the first is shown as grey.
+    /// One channel gives gray, three give RGB, four give RGBA; of another number, the first is shown as gray.
     pub fn to_dynamic(&self) -> DynamicImage {
         let byte = |value: &f32| (value.clamp(0.0, 1.0) * 255.0).round() as u8;
         let (width, height) = (self.width, self.height);
@@ -165,17 +165,17 @@ mod tests {
         let luma = Image::from_dynamic(&rgb, ColorMode::Gray).as_slice()[0];
         assert!((luma - (0.299 + 0.2 * 0.114)).abs() < 1e-6);
 
-        let grey_alpha = DynamicImage::from(image::GrayAlphaImage::from_raw(1, 1, vec![51, 102]).unwrap());
-        assert_eq!(Image::from_dynamic(&grey_alpha, ColorMode::Gray).as_slice(), [0.2]);
-        assert_eq!(Image::from_dynamic(&grey_alpha, ColorMode::Rgb).as_slice(), [0.2; 3]);
-        assert_eq!(Image::from_dynamic(&grey_alpha, ColorMode::Rgba).as_slice(), [0.2, 0.2, 0.2, 0.4]);
+        let gray_alpha = DynamicImage::from(image::GrayAlphaImage::from_raw(1, 1, vec![51, 102]).unwrap());
+        assert_eq!(Image::from_dynamic(&gray_alpha, ColorMode::Gray).as_slice(), [0.2]);
+        assert_eq!(Image::from_dynamic(&gray_alpha, ColorMode::Rgb).as_slice(), [0.2; 3]);
+        assert_eq!(Image::from_dynamic(&gray_alpha, ColorMode::Rgba).as_slice(), [0.2, 0.2, 0.2, 0.4]);
     }
 
     #[test]
     fn to_dynamic_clamps_and_returns_the_bytes() {
         let bytes: Vec<u8> = (0..=255).collect();
-        let grey = DynamicImage::from(image::GrayImage::from_raw(16, 16, bytes.clone()).unwrap());
-        assert_eq!(Image::from_dynamic(&grey, ColorMode::Gray).to_dynamic().into_bytes(), bytes);
+        let gray = DynamicImage::from(image::GrayImage::from_raw(16, 16, bytes.clone()).unwrap());
+        assert_eq!(Image::from_dynamic(&gray, ColorMode::Gray).to_dynamic().into_bytes(), bytes);
         let wild = Image::new(1, 1, 3, vec![-1.0, 7.0, 0.5]).unwrap();
         assert_eq!(wild.to_dynamic().into_bytes(), [0, 255, 128]);
     }

@@ -8,7 +8,7 @@
 //! thread comes first: two runs are the same to the bit, on one thread as on sixteen.
 //!
 //! Without the feature `datasets` (on by default) the crate has only codecs, [`films`], [`coco`]'s files, [`Image`], [`Normalize`],
-//! [`DenseCrf`] and [`draw`], and does not depend on Burn.
+//! [`DenseCrf`], [`Cleaning`], [`draw`], [`regions`] and [`instances`], and does not depend on Burn.
 //!
 //! ```
 //! # use std::sync::Arc;
@@ -48,13 +48,17 @@ pub mod draw;
 mod error;
 pub mod films;
 mod image;
+pub mod instances;
 mod normalize;
+mod postprocess;
 mod preset;
 mod problem;
 mod raster;
 pub mod regions;
 mod resize;
 mod text;
+#[cfg(feature = "nifti")]
+pub mod volumes;
 mod warn;
 
 #[cfg(feature = "datasets")]
@@ -73,13 +77,14 @@ pub mod splits;
 pub mod transforms;
 
 pub use codecs::{
-    DecodeOptions, EXTENSIONS, FileFacts, Limits, MaskFormat, Orientation, labels_to_image, read_dynamic, read_image, read_labels,
-    read_with_facts, refuse_replacing, write_image, write_labels, write_whole,
+    DecodeOptions, EXTENSIONS, FileFacts, Limits, MaskFormat, Orientation, labels_to_image, read_dynamic, read_image,
+    read_labels, read_with_facts, refuse_replacing, write_image, write_labels, write_whole,
 };
 pub use crf::DenseCrf;
 pub use error::{DataError, Result};
 pub use image::{ColorMode, Image};
 pub use normalize::Normalize;
+pub use postprocess::{Cleaning, CleaningStep};
 pub use preset::Preset;
 #[cfg(feature = "datasets")]
 pub use problem::check;

@@ -74,7 +74,7 @@ impl Normalize {
 
     /// The mean and (population) standard deviation of each channel over all pixels of a data set.
     ///
-    /// Summed in `f64`, in the order of the data set: the same data give the same bits. A constant channel is centred and
+    /// Summed in `f64`, in the order of the data set: the same data give the same bits. A constant channel is centered and
     /// not scaled (its deviation is taken for 1), with a warning.
     ///
     /// # Errors
@@ -104,7 +104,7 @@ impl Normalize {
                 let mean = moments.mean;
                 log::warn!(
                     target: crate::warn::CONSTANT_CHANNEL,
-                    "channel {channel} is {mean} in all images: it is centred and not scaled"
+                    "channel {channel} is {mean} in all images: it is centered and not scaled"
                 );
             }
             std.push(if is_constant { 1.0 } else { deviation as f32 });
@@ -194,8 +194,8 @@ mod tests {
 
     #[test]
     fn other_channels_are_an_error() {
-        let mut grey = Image::new(1, 1, 1, vec![0.0]).unwrap();
-        let error = Normalize::imagenet().apply(&mut grey).unwrap_err().to_string();
+        let mut gray = Image::new(1, 1, 1, vec![0.0]).unwrap();
+        let error = Normalize::imagenet().apply(&mut gray).unwrap_err().to_string();
         assert_eq!(error, "normalize needs 3 channels, the image has 1");
     }
 

@@ -13,7 +13,7 @@ pub struct Preset {
 }
 
 impl Preset {
-    /// The image that the network sees, still to be normalized. It has grey levels of 8 bits, in `[0, 1]`, as PIL
+    /// The image that the network sees, still to be normalized. It has gray levels of 8 bits, in `[0, 1]`, as PIL
     /// makes them of such.
     ///
     /// # Errors

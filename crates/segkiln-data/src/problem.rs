@@ -26,6 +26,7 @@ impl From<&DataError> for Problem {
             E::Coco { path, entry, field, reason } => {
                 (shown(path), Some(entry.clone()), Some(field.clone()), format!("{field} {reason}"))
             }
+            E::Volume { path, field, reason } => (shown(path), None, Some(field.clone()), reason.clone()),
             E::Object { path, object, reason } => (shown(path), Some(object.to_string()), None, reason.clone()),
             E::List { path, line, reason } => (shown(path), Some(format!("line {line}")), None, reason.clone()),
             E::Json { path, line, column, reason } => {

@@ -15,7 +15,7 @@ pub(crate) enum Samples<'a> {
     F32(Cow<'a, [f32]>),
 }
 
-/// Interleaved samples, 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA) a pixel; `width` and `height` are at least 1.
+/// Interleaved samples, 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA) a pixel; `width` and `height` are at least 1.
 pub(crate) struct Raster<'a> {
     pub width: u32,
     pub height: u32,
@@ -23,7 +23,7 @@ pub(crate) struct Raster<'a> {
     pub samples: Samples<'a>,
     /// Bits of a sample in the file; 1 to 7 are kept in a whole byte, unscaled.
     pub bits: u8,
-    /// The colours of an indexed file, whose one channel holds indices.
+    /// The colors of an indexed file, whose one channel holds indices.
     pub palette: Option<Vec<Rgb>>,
 }
 
@@ -54,11 +54,11 @@ impl<'a> From<&'a DynamicImage> for Raster<'a> {
 }
 
 impl Raster<'_> {
-    /// The colours of a palette in place of its indices.
+    /// The colors of a palette in place of its indices.
     pub fn with_colours(self) -> Self {
-        let (Some(colours), Samples::U8(indices)) = (&self.palette, &self.samples) else { return self };
-        let colour = |index: &u8| colours.get(usize::from(*index)).copied().unwrap_or_default();
-        let samples = Samples::U8(indices.iter().flat_map(colour).collect::<Vec<u8>>().into());
+        let (Some(colors), Samples::U8(indices)) = (&self.palette, &self.samples) else { return self };
+        let color = |index: &u8| colors.get(usize::from(*index)).copied().unwrap_or_default();
+        let samples = Samples::U8(indices.iter().flat_map(color).collect::<Vec<u8>>().into());
         Raster { channels: 3, samples, bits: 8, palette: None, ..self }
     }
 
@@ -94,7 +94,7 @@ impl Raster<'_> {
         Image::from_parts(self.width, self.height, mode.channels(), data)
     }
 
-    /// The image in the nearest type that `DynamicImage` has: 32-bit integers keep their upper 16 bits, grey floats
+    /// The image in the nearest type that `DynamicImage` has: 32-bit integers keep their upper 16 bits, gray floats
     /// become RGB.
     pub fn into_dynamic(self) -> DynamicImage {
         let Self { width, height, channels, samples, .. } = self;

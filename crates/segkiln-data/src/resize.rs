@@ -1,4 +1,4 @@
-//! Resizing with half-pixel centres: pixel `i` of `n` covers `[i, i + 1]`, and the edges of both images coincide.
+//! Resizing with half-pixel centers: pixel `i` of `n` covers `[i, i + 1]`, and the edges of both images coincide.
 
 use segkiln_core::LabelMap;
 
@@ -21,7 +21,7 @@ pub fn resize_image(image: &Image, width: u32, height: u32) -> Result<Image> {
     resize_image_by(image, width, height, Filter::Bilinear)
 }
 
-/// How the pixels between the old ones are made of their neighbours.
+/// How the pixels between the old ones are made of their neighbors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Filter {
     /// PIL's `BILINEAR`: of two in each direction.
@@ -108,7 +108,7 @@ fn resize_any_row(from: &[f32], to: &mut [f32], taps: &[Taps<f32>], channels: us
     }
 }
 
-/// Resizes a label map: each pixel takes the label in which its centre lies.
+/// Resizes a label map: each pixel takes the label in which its center lies.
 ///
 /// # Errors
 /// If a side is 0, or the map has no pixels.
@@ -132,7 +132,7 @@ fn check(width: u32, height: u32) -> Result<()> {
     Err(DataError::Option { option: "size", reason: format!("both sides must be at least 1, got {width}x{height}") })
 }
 
-/// Resizes an image of grey levels of 8 bits in `[0, 1]` as PIL does: weights of 22 bits, and whole levels after each direction.
+/// Resizes an image of gray levels of 8 bits in `[0, 1]` as PIL does: weights of 22 bits, and whole levels after each direction.
 ///
 /// # Errors
 /// If a side is 0.
@@ -182,7 +182,7 @@ fn level<'a>(weights: &[i64], levels: impl Iterator<Item = &'a u8>) -> u8 {
     ((sum + (1 << (BITS - 1))) >> BITS).clamp(0, 255) as u8
 }
 
-/// The neighbouring source pixels that make up one output pixel; the weights sum to 1.
+/// The neighboring source pixels that make up one output pixel; the weights sum to 1.
 struct Taps<T> {
     first: usize,
     weights: Vec<T>,
@@ -193,10 +193,10 @@ fn taps(from: u32, to: u32, filter: Filter) -> Vec<Taps<f64>> {
     let (support, inverse) = (filter.support() * scale.max(1.0), 1.0 / scale.max(1.0));
     (0..to)
         .map(|i| {
-            let centre = scale * (f64::from(i) + 0.5);
-            let first = (centre - support + 0.5).max(0.0) as usize;
-            let last = ((centre + support + 0.5) as usize).min(from as usize);
-            let weight = |at: usize| filter.weight((at as f64 - centre + 0.5) * inverse);
+            let center = scale * (f64::from(i) + 0.5);
+            let first = (center - support + 0.5).max(0.0) as usize;
+            let last = ((center + support + 0.5) as usize).min(from as usize);
+            let weight = |at: usize| filter.weight((at as f64 - center + 0.5) * inverse);
             let total: f64 = (first..last).map(weight).sum();
             Taps { first, weights: (first..last).map(|at| weight(at) / total).collect() }
         })
@@ -302,10 +302,10 @@ mod tests {
     }
 
     #[test]
-    fn labels_take_the_one_under_their_centre() {
+    fn labels_take_the_one_under_their_center() {
         let map = LabelMap::new(2, 1, vec![3, 9]).unwrap();
         assert_eq!(resize_labels(&map, 4, 2).unwrap().as_slice(), [3, 3, 9, 9, 3, 3, 9, 9]);
-        // the middle of three centres lies on the border, and belongs to the right
+        // the middle of three centers lies on the border, and belongs to the right
         assert_eq!(resize_labels(&map, 3, 1).unwrap().as_slice(), [3, 9, 9]);
         let wide = LabelMap::new(5, 1, vec![0, 1, 2, 3, 4]).unwrap();
         assert_eq!(resize_labels(&wide, 2, 1).unwrap().as_slice(), [1, 3]);

@@ -7,6 +7,9 @@ use std::{fmt::Display, path::Path};
 pub(crate) const SOFT_MASK: &str = "segkiln::soft_mask";
 /// TIFFs with more pages than the one that is read.
 pub(crate) const PAGES: &str = "segkiln::pages";
+/// Files among those of a DICOM series that are something else.
+#[cfg(feature = "dicom")]
+pub(crate) const NO_DICOM: &str = "segkiln::no_dicom";
 
 /// Images that an orientation tag turns.
 #[cfg(feature = "datasets")]

@@ -1,13 +1,25 @@
 //! Exact Euclidean distance transform: Felzenszwalb and Huttenlocher 2012, *Distance Transforms of Sampled Functions*.
 
-/// Returns the distance of each pixel of a row-major mask to the nearest pixel that is set; infinite if none is.
+/// Returns the distance of each voxel of a mask to the nearest voxel that is set; infinite if none is.
 ///
-/// `spacing` is the size of a pixel, height before width. Time and memory are linear in the number of pixels.
-pub(crate) fn distance_transform(mask: &[bool], width: usize, spacing: [f64; 2]) -> Vec<f64> {
-    let mut squared = column_distances(mask, width, spacing[0]);
+/// `size` and `spacing`, the size of a voxel, are depth, height and width; a picture has a depth of 1. Time and memory are linear
+/// in the number of voxels.
+pub(crate) fn distance_transform(mask: &[bool], [depth, height, width]: [usize; 3], spacing: [f64; 3]) -> Vec<f64> {
+    let plane = height * width;
+    let mut squared = Vec::with_capacity(mask.len());
+    mask.chunks_exact(plane.max(1)).for_each(|mask| squared.extend(column_distances(mask, width, spacing[1])));
     let mut envelope = Envelope::default();
     for row in squared.chunks_exact_mut(width.max(1)) {
-        envelope.transform(row, spacing[1]);
+        envelope.transform(row, spacing[2]);
+    }
+    if depth > 1 {
+        let mut line = Vec::with_capacity(depth);
+        for at in 0..plane {
+            line.clear();
+            line.extend(squared.iter().skip(at).step_by(plane));
+            envelope.transform(&mut line, spacing[0]);
+            squared.iter_mut().skip(at).step_by(plane).zip(&line).for_each(|(to, from)| *to = *from);
+        }
     }
     squared.iter_mut().for_each(|distance| *distance = distance.sqrt());
     squared
@@ -81,15 +93,15 @@ impl Envelope {
 mod tests {
     use super::*;
 
-    fn brute_force(mask: &[bool], width: usize, spacing: [f64; 2]) -> Vec<f64> {
-        let place = |i: usize| ((i / width) as f64 * spacing[0], (i % width) as f64 * spacing[1]);
-        (0..mask.len())
-            .map(|i| {
-                let sites = (0..mask.len()).filter(|&j| mask[j]);
-                let squared = sites.map(|j| (place(i).0 - place(j).0).powi(2) + (place(i).1 - place(j).1).powi(2));
-                squared.fold(f64::INFINITY, f64::min).sqrt()
-            })
-            .collect()
+    fn brute_force(mask: &[bool], [_, height, width]: [usize; 3], spacing: [f64; 3]) -> Vec<f64> {
+        let place = |i: usize| {
+            let [z, y, x] = [i / (height * width), i / width % height, i % width];
+            [z as f64 * spacing[0], y as f64 * spacing[1], x as f64 * spacing[2]]
+        };
+        let squared = |i: usize, j: usize| place(i).iter().zip(place(j)).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
+        let nearest =
+            |i: usize| (0..mask.len()).filter(|&j| mask[j]).map(|j| squared(i, j)).fold(f64::INFINITY, f64::min);
+        (0..mask.len()).map(|i| nearest(i).sqrt()).collect()
     }
 
     #[test]
@@ -99,11 +111,21 @@ mod tests {
             state = state.wrapping_mul(1664525).wrapping_add(1013904223);
             state >> 16
         };
-        for (width, height, one_in) in [(1, 1, 1), (7, 1, 3), (1, 9, 4), (13, 11, 2), (13, 11, 20), (30, 17, 200)] {
-            for spacing in [[1.0, 1.0], [2.5, 0.75]] {
-                let mask: Vec<bool> = (0..width * height).map(|_| random() % one_in == 0).collect();
-                let expected = brute_force(&mask, width, spacing);
-                for (actual, expected) in distance_transform(&mask, width, spacing).iter().zip(expected) {
+        for (size, one_in) in [
+            ([1, 1, 1], 1),
+            ([1, 1, 7], 3),
+            ([1, 9, 1], 4),
+            ([1, 11, 13], 2),
+            ([1, 11, 13], 20),
+            ([1, 17, 30], 200),
+            ([9, 1, 1], 4),
+            ([5, 7, 6], 3),
+            ([8, 6, 7], 100),
+        ] {
+            for spacing in [[1.0; 3], [1.5, 2.5, 0.75]] {
+                let mask: Vec<bool> = (0..size.iter().product()).map(|_| random() % one_in == 0).collect();
+                let expected = brute_force(&mask, size, spacing);
+                for (actual, expected) in distance_transform(&mask, size, spacing).iter().zip(expected) {
                     assert!(*actual == expected || (actual - expected).abs() < 1e-12, "{actual} for {expected}");
                 }
             }
@@ -112,7 +134,7 @@ mod tests {
 
     #[test]
     fn no_site_is_infinitely_far() {
-        assert_eq!(distance_transform(&[false; 6], 3, [1.0, 1.0]), [f64::INFINITY; 6]);
-        assert!(distance_transform(&[], 0, [1.0, 1.0]).is_empty());
+        assert_eq!(distance_transform(&[false; 6], [1, 2, 3], [1.0; 3]), [f64::INFINITY; 6]);
+        assert!(distance_transform(&[], [1, 0, 0], [1.0; 3]).is_empty());
     }
 }

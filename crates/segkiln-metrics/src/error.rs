@@ -36,6 +36,14 @@ pub enum MetricsError {
         /// Width and height of the target.
         target: (u32, u32),
     },
+    /// Labels that are not one a voxel.
+    #[error("{labels} labels for a volume of {size:?} voxels")]
+    Voxels {
+        /// Depth, height and width.
+        size: [usize; 3],
+        /// Labels given.
+        labels: usize,
+    },
     /// A label that is neither a class nor ignored.
     #[error("{of} label {label} at position {position} is not one of {classes} classes")]
     Label {

@@ -114,3 +114,27 @@ fn instances_are_the_dense_table_s() {
         assert_figure(metrics.aggregated_jaccard(), &expected["aggregated_jaccard"], "aggregated Jaccard");
     }
 }
+
+/// By SciPy, see `tests/parity/volumes.py`.
+#[test]
+fn surfaces_of_volumes_are_in_millimeters() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/volumes.json");
+    let cases: Vec<Value> = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    for (index, case) in cases.iter().enumerate() {
+        let size: [usize; 3] = serde_json::from_value(case["size"].clone()).unwrap();
+        let spacing: [f64; 3] = serde_json::from_value(case["spacing"].clone()).unwrap();
+        let tolerance = case["tolerance"].as_f64().unwrap();
+        let (predicted, target) = (labels(&case["predicted"]), labels(&case["target"]));
+        let expected = &case["expected"];
+        let distances = SurfaceDistances::of_volumes(&predicted, &target, size, 1, spacing).unwrap();
+        assert_figure(distances.hausdorff(), &expected["hausdorff"], "hausdorff");
+        assert_figure(distances.average_symmetric(), &expected["average_symmetric"], "average symmetric");
+        let mut table = CaseTable::new(vec![1], tolerance).unwrap();
+        table.add(index.to_string(), &predicted, &target, size, spacing).unwrap();
+        let row = &table.rows()[0];
+        assert_figure(row.dice, &expected["dice"], "dice");
+        assert_figure(row.hausdorff_95, &expected["hausdorff_95"], "hausdorff 95");
+        assert_figure(row.surface_dice, &expected["surface_dice"], "surface dice");
+    }
+    assert_eq!(cases.len(), 3);
+}

@@ -5,6 +5,7 @@
 //! - [`unet`]: U-Net, UNet++ and Attention U-Net; [`fcn`], [`deeplab`], [`lraspp`], [`pspnet`], [`fpn`], [`upernet`],
 //!   [`segformer`]: the other segmentation networks;
 //! - [`detection`]: Faster R-CNN, Mask R-CNN, RetinaNet and FCOS, and the parts that detectors are made of;
+//! - [`volumes`]: 3D U-Net, for volumes;
 //! - [`segmentation`]: the traits of segmentation networks, for your own; [`SegmentationModel`] and [`ModelConfig`], any
 //!   network of this crate behind one type, from a name or a file;
 //! - [`ModelCard`], [`DetectorCard`]: descriptions of trained networks, for prediction; [`config_file`]: the file that holds them;
@@ -37,6 +38,7 @@ mod reach;
 pub mod segmentation;
 mod summary;
 mod trace;
+pub mod volumes;
 pub mod weights;
 
 pub use detection::DetectorCard;

@@ -256,7 +256,7 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// A multiple of 4, so that two neighbours become one on either side of 0.
+    /// A multiple of 4, so that two neighbors become one on either side of 0.
     const BINS: usize = 8192;
     /// Ranges that are tried for each bound.
     const STEPS: usize = 64;

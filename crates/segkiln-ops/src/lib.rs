@@ -16,6 +16,7 @@
 pub mod add_relu;
 pub mod batch_norm;
 pub mod conv2d;
+pub mod conv3d;
 pub mod conv_transpose2d;
 #[cfg(feature = "flex")]
 mod cpu;
@@ -26,11 +27,13 @@ mod nms;
 pub mod reduced;
 pub mod resize;
 pub mod roi_align;
+mod volumes;
 
 pub use add_relu::add_relu;
 pub use batch_norm::{BatchNormOutput, batch_norm_train};
 pub use conv_transpose2d::conv_transpose2d;
 pub use conv2d::{Joined, conv2d, conv2d_affine, conv2d_bf16};
+pub use conv3d::{conv3d, conv3d_affine};
 #[cfg(feature = "flex")]
 pub use cpu::{release_memory, set_helper_threads};
 pub use gated::{gelu, hard_swish, silu};
@@ -38,6 +41,7 @@ pub use max_pool2d::max_pool2d;
 pub use nms::{batched_nms, nms};
 pub use resize::{ResizeMode, resize};
 pub use roi_align::{RoiAlignOptions, roi_align};
+pub use volumes::{conv_transpose3d, max_pool3d, slices, volumes};
 
 /// Returns the devices that operators' tests run on: `SEGKILN_TEST_DEVICES`, comma-separated names, or the default CPU device.
 #[cfg(test)]

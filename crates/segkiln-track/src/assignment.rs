@@ -17,7 +17,8 @@ pub(crate) fn above(value: f64, least: f64) -> f64 {
 pub(crate) fn assign(rows: usize, columns: usize, gain: impl Fn(usize, usize) -> f64) -> Vec<Option<usize>> {
     let gains: Vec<Vec<(usize, i128)>> = (0..rows)
         .map(|row| {
-            let whole = (0..columns).map(|column| (column, (gain(row, column).clamp(0.0, 1e6) * PARTS).round() as i128));
+            let whole =
+                (0..columns).map(|column| (column, (gain(row, column).clamp(0.0, 1e6) * PARTS).round() as i128));
             whole.filter(|(_, gain)| *gain > 0).collect()
         })
         .collect();
@@ -49,12 +50,7 @@ pub(crate) fn assign(rows: usize, columns: usize, gain: impl Fn(usize, usize) ->
     assigned
 }
 
-fn assign_part(
-    gains: &[Vec<(usize, i128)>],
-    rows: &[usize],
-    columns: &[usize],
-    assigned: &mut [Option<usize>],
-) {
+fn assign_part(gains: &[Vec<(usize, i128)>], rows: &[usize], columns: &[usize], assigned: &mut [Option<usize>]) {
     match (rows, columns) {
         (_, []) => return,
         ([row], _) => {
@@ -69,8 +65,7 @@ fn assign_part(
         gains[row].binary_search_by_key(&column, |(column, _)| *column).map_or(0, |at| gains[row][at].1)
     };
     // The algorithm wants no more rows than columns.
-    let (few, many, is_tall) =
-        if rows.len() <= columns.len() { (rows, columns, false) } else { (columns, rows, true) };
+    let (few, many, is_tall) = if rows.len() <= columns.len() { (rows, columns, false) } else { (columns, rows, true) };
     let weights = Matrix::from_fn(few.len(), many.len(), |(a, b)| match is_tall {
         false => gain(few[a], many[b]),
         true => gain(many[b], few[a]),
@@ -111,8 +106,7 @@ mod tests {
         };
         for (rows, columns) in [(1, 4), (4, 1), (3, 5), (5, 3), (5, 5), (0, 3), (3, 0)] {
             for _ in 0..50 {
-                let gains: Vec<Vec<f64>> =
-                    (0..rows).map(|_| (0..columns).map(|_| random() - 0.6).collect()).collect();
+                let gains: Vec<Vec<f64>> = (0..rows).map(|_| (0..columns).map(|_| random() - 0.6).collect()).collect();
                 let assigned = assign(rows, columns, |row, column| gains[row][column]);
                 let mut taken: Vec<usize> = assigned.iter().flatten().copied().collect();
                 taken.sort_unstable();

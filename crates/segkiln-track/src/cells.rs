@@ -4,7 +4,12 @@ use std::collections::BTreeMap;
 
 use segkiln_core::LabelMap;
 
-use crate::{Result, TrackError, assignment::{above, assign}, counts::counts, ctc::CtcTrack};
+use crate::{
+    Result, TrackError,
+    assignment::{above, assign},
+    counts::counts,
+    ctc::CtcTrack,
+};
 
 /// How objects of label maps are joined.
 #[derive(Debug, Clone, PartialEq)]
@@ -128,7 +133,8 @@ impl CellTracker {
         if let Some(last) = &self.last {
             if (last.width(), last.height()) != (map.width(), map.height()) {
                 let (width, height) = (last.width(), last.height());
-                let reason = format!("{}x{} pixels, the frames before have {width}x{height}", map.width(), map.height());
+                let reason =
+                    format!("{}x{} pixels, the frames before have {width}x{height}", map.width(), map.height());
                 return Err(TrackError::Frame { frame, reason });
             }
             areas_before = counts(last.as_slice().iter().copied().filter(|label| *label > 0));
@@ -159,9 +165,7 @@ impl CellTracker {
             }
         }
         for label in labels {
-            if !track_of.contains_key(&label) {
-                track_of.insert(label, self.begin(frame, None));
-            }
+            track_of.entry(label).or_insert_with(|| self.begin(frame, None));
         }
         let tracked = map.clone().map(|label| track_of.get(&label).copied().unwrap_or(0));
         self.last = Some(tracked.clone());

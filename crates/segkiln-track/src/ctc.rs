@@ -229,7 +229,8 @@ fn links(
     for track in tracks {
         let Some(parent) = track.parent else { continue };
         let known = by_label.get(&parent).filter(|parent| parent.end < track.begin);
-        let known = known.ok_or_else(|| refuse(track.label, format!("its parent {parent} does not end before it begins")))?;
+        let known =
+            known.ok_or_else(|| refuse(track.label, format!("its parent {parent} does not end before it begins")))?;
         let (from, to) = ((known.end, parent), (track.begin, track.label));
         if has(&from) && has(&to) {
             links.insert((from, to), true);

@@ -66,7 +66,9 @@ fn parse(line: &str) -> std::result::Result<Option<MotBox>, String> {
     let whole = |index: usize, most: f64| {
         let value = number(index)?;
         let is_whole = value.fract() == 0.0 && value.abs() <= most;
-        is_whole.then_some(value).ok_or_else(|| format!("{value} in column {} is no whole number up to {most}", index + 1))
+        is_whole
+            .then_some(value)
+            .ok_or_else(|| format!("{value} in column {} is no whole number up to {most}", index + 1))
     };
     let frame = whole(0, MOST_FRAMES as f64)?;
     if frame < 1.0 {

@@ -2,7 +2,11 @@
 
 use segkiln_core::{BBox, Detection, Rle};
 
-use crate::{Result, TrackError, assignment::{above, assign}, kalman::Kalman};
+use crate::{
+    Result, TrackError,
+    assignment::{above, assign},
+    kalman::Kalman,
+};
 
 /// What a track and a detection are compared by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -210,9 +214,7 @@ impl Tracker {
         let left = |indices: &[usize], joined: &[Option<usize>]| -> Vec<usize> {
             indices.iter().copied().filter(|index| joined[*index].is_none()).collect()
         };
-        let seen_before = |index: &usize| {
-            self.tracks[*index].last + 1 == frame && !joined.contains(&Some(*index))
-        };
+        let seen_before = |index: &usize| self.tracks[*index].last + 1 == frame && !joined.contains(&Some(*index));
         let seen = confirmed.into_iter().filter(seen_before).collect();
         self.join(seen, &low, detections, options.min_overlap_low, false, &mut joined)?;
         let rest = left(&high, &joined);

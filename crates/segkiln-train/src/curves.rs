@@ -62,11 +62,11 @@ where
         .build_cartesian_2d(1.0..last, low - margin..high + margin)?;
     chart.configure_mesh().x_desc("epoch").light_line_style(WHITE).x_label_formatter(&|x| format!("{x:.0}")).draw()?;
     for (index, (name, points)) in series.into_iter().enumerate() {
-        let colour = Palette99::pick(index).to_rgba();
+        let color = Palette99::pick(index).to_rgba();
         chart
-            .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
+            .draw_series(LineSeries::new(points, color.stroke_width(2)))?
             .label(name)
-            .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], colour.stroke_width(2)));
+            .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], color.stroke_width(2)));
     }
     chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.2)).draw()?;
     Ok(())

@@ -27,7 +27,7 @@ pub enum CocoError {
 /// are then in the evaluator; their numbers there are their places among the ascending ids.
 ///
 /// ```
-/// use segkiln::{coco_evaluate, metrics::metrics::coco::{CocoParams, IouType}};
+/// use segkiln::{coco_evaluate, metrics::coco::{CocoParams, IouType}};
 /// use segkiln::data::coco::{CocoFile, CocoResultFile};
 ///
 /// # let folder = tempfile::tempdir()?;

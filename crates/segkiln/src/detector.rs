@@ -25,7 +25,7 @@ use crate::{Computation, PredictError, run};
 /// [`DetectionNetwork`] of your own.
 ///
 /// ```no_run
-/// use segkiln::prelude::*;
+/// use segkiln::{image, prelude::*};
 ///
 /// let detector = Detector::by_name("maskrcnn_resnet50_fpn", "maskrcnn.pth", 91, &Device::default())?;
 /// let image = image::open("street.jpg")?;

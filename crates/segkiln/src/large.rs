@@ -46,6 +46,27 @@ impl Default for LargeOptions {
     }
 }
 
+impl LargeOptions {
+    /// The level that is read, if the options are in range.
+    pub(crate) fn check<S: RegionSource>(&self, source: &S) -> Result<Level, PredictError> {
+        let levels = source.levels();
+        let Some(level) = levels.get(self.level) else {
+            let reason = format!("{} has levels 0 to {}", source.path().display(), levels.len() - 1);
+            return Err(PredictError::option("level", reason));
+        };
+        if self.tile < 16 {
+            return Err(PredictError::option("tile", "must be at least 16 pixels"));
+        }
+        if !(0.0..=0.95).contains(&self.overlap) {
+            return Err(PredictError::option("overlap", "must be from 0 to 0.95"));
+        }
+        if !(0.0..=1.0).contains(&self.skip_below) {
+            return Err(PredictError::option("skip_below", "must be from 0 to 1"));
+        }
+        Ok(*level)
+    }
+}
+
 /// How the tiles of a picture are joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seams {
@@ -246,7 +267,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         options: &LargeOptions,
         identity: Option<String>,
     ) -> Result<TiffSink, PredictError> {
-        let level = self.level(source, options)?;
+        let level = options.check(source)?;
         let full = source.levels()[0];
         let scale = [full.width as f64 / level.width as f64, full.height as f64 / level.height as f64];
         let samples = if self.card().classes.count() <= 256 { SampleType::U8 } else { SampleType::U16 };
@@ -255,32 +276,11 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         Ok(TiffSink::create(path, TiffSinkOptions { width, height, bands: 1, samples, geo, identity })?)
     }
 
-    fn level<S: RegionSource>(&self, source: &S, options: &LargeOptions) -> Result<Level, PredictError> {
-        let refuse = |option, reason: String| PredictError::Option { option, reason };
-        let levels = source.levels();
-        levels.get(options.level).copied().ok_or_else(|| {
-            let reason = format!("{} has levels 0 to {}", source.path().display(), levels.len() - 1);
-            refuse("level", reason)
-        })
-    }
-
     fn plan<S: RegionSource>(&self, source: &S, options: &LargeOptions) -> Result<Plan, PredictError> {
-        let refuse = |option, reason: String| Err(PredictError::Option { option, reason });
-        let level = self.level(source, options)?;
+        let level = options.check(source)?;
         if self.preset().is_some() {
-            return refuse(
-                "preset",
-                "is not for tiles, as the network sees images whole; take it away by `with_preset`".into(),
-            );
-        }
-        if options.tile < 16 {
-            return refuse("tile", "must be at least 16 pixels".into());
-        }
-        if !(0.0..=0.95).contains(&options.overlap) {
-            return refuse("overlap", "must be from 0 to 0.95".into());
-        }
-        if !(0.0..=1.0).contains(&options.skip_below) {
-            return refuse("skip_below", "must be from 0 to 1".into());
+            let reason = "is not for tiles, as the network sees images whole; take it away by `with_preset`";
+            return Err(PredictError::option("preset", reason));
         }
         let (bands, wanted) = (source.bands(), self.card().model.in_channels());
         if self.card().color.is_none() && bands != wanted {

@@ -24,7 +24,7 @@
 //! - networks: [`models`]
 //! - images, masks, data sets, transforms, loaders, drawing: [`data`]
 //! - films: `data::films`; tracking: [`track`]
-//! - losses and metrics (feature `metrics`, which `train` includes): `metrics`
+//! - losses and metrics (feature `metrics`, which `train` includes): `losses`, `metrics`
 //! - training (feature `train`): `train`
 //! - explanations, adversarial examples, uncertainty (feature `explain`): `explain`
 
@@ -39,6 +39,7 @@ mod error;
 #[cfg(feature = "metrics")]
 mod evaluation;
 mod large;
+mod large_detection;
 mod quantize;
 #[cfg(feature = "train")]
 mod record;
@@ -46,7 +47,10 @@ mod run;
 mod segmentation;
 mod segmenter;
 mod tiles;
+#[cfg(feature = "nifti")]
+mod volume;
 pub mod warnings;
+mod windows;
 
 #[cfg(feature = "metrics")]
 pub use coco::{CocoError, coco_evaluate};
@@ -58,6 +62,7 @@ pub use evaluation::SplitDetections;
 /// The crate whose pictures predictors take, with the formats BMP, GIF, JPEG, PNG, TIFF and WebP.
 pub use image;
 pub use large::{LargeOptions, Progress, Seams};
+pub use large_detection::LargeDetection;
 pub use quantize::{
     Computation, PrecisionTrial, Quantizable, QuantizeError, QuantizeOptions, Quantized, fastest_precision, quantize,
 };
@@ -69,7 +74,7 @@ pub use segkiln_data as data;
 #[cfg(feature = "explain")]
 pub use segkiln_explain as explain;
 #[cfg(feature = "metrics")]
-pub use segkiln_metrics as metrics;
+pub use segkiln_metrics::losses;
 pub use segkiln_models as models;
 pub use segkiln_ops as ops;
 pub use segkiln_track as track;
@@ -77,6 +82,14 @@ pub use segkiln_track as track;
 pub use segkiln_train as train;
 pub use segmentation::Segmentation;
 pub use segmenter::{SegmentOptions, Segmenter};
+#[cfg(feature = "nifti")]
+pub use volume::VolumeOptions;
+pub use windows::{WindowOptions, segment_windows};
+/// Metrics of segmentation and detection.
+#[cfg(feature = "metrics")]
+pub mod metrics {
+    pub use segkiln_metrics::{MetricsError, metrics::*};
+}
 
 /// Imports that most programs need.
 pub mod prelude {

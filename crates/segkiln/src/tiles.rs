@@ -2,7 +2,7 @@
 
 use crate::segmentation::ResultRows;
 
-/// Starts of the windows of `tile` pixels that cover `side` pixels, evenly spaced, neighbours sharing at least `overlap` of
+/// Starts of the windows of `tile` pixels that cover `side` pixels, evenly spaced, neighbors sharing at least `overlap` of
 /// a window. One window at 0 where the side is no longer than a tile.
 pub fn starts(side: usize, tile: usize, overlap: f32) -> Vec<usize> {
     if side <= tile {
@@ -17,8 +17,8 @@ pub fn starts(side: usize, tile: usize, overlap: f32) -> Vec<usize> {
 /// A bell over `length` pixels with its standard deviation an eighth of the length, 1 in the middle; never below 1e-3, so
 /// that corners count where nothing else covers them.
 pub fn bell(length: usize) -> Vec<f32> {
-    let (centre, sigma) = ((length as f32 - 1.0) / 2.0, length as f32 / 8.0);
-    (0..length).map(|i| (-0.5 * ((i as f32 - centre) / sigma).powi(2)).exp().max(1e-3)).collect()
+    let (center, sigma) = ((length as f32 - 1.0) / 2.0, length as f32 / 8.0);
+    (0..length).map(|i| (-0.5 * ((i as f32 - center) / sigma).powi(2)).exp().max(1e-3)).collect()
 }
 
 /// Weighted sums of the tiles that overlap the rows at hand.

@@ -1,8 +1,13 @@
-//! A segmentation network, a loss and a data set that segkiln does not know.
+//! What a program can bring of its own, all of it unknown to segkiln: here a segmentation network and a loss; in modules a
+//! backbone, a detector, a task, data sets and a transform.
+
+pub mod backbone;
+mod data;
+pub mod detector;
+pub mod task;
 
 use burn::{
     config::Config,
-    data::dataset::{Dataset, DatasetError},
     module::Module,
     nn::{
         BatchNorm, BatchNormConfig, Dropout, DropoutConfig, PaddingConfig2d,
@@ -13,10 +18,9 @@ use burn::{
         activation::{relu, sigmoid},
     },
 };
+pub use data::{DiscLabels, DiscObjects, Discs, RandomNegative};
 use segkiln::{
-    core::LabelMap,
-    data::{Image, Sample},
-    metrics::losses::SegmentationLoss,
+    losses::SegmentationLoss,
     models::{
         ConfigError, SegmentationNetwork, SegmentationNetworkConfig,
         segmentation::HeadLogits,
@@ -116,33 +120,5 @@ pub struct SquaredError;
 impl SegmentationLoss for SquaredError {
     fn forward(&self, logits: Tensor<4>, targets: Tensor<3, Int>) -> Tensor<1> {
         (sigmoid(logits) - targets.float().unsqueeze_dim(1)).square().mean()
-    }
-}
-
-/// Bright discs on a dark ground, drawn when they are asked for.
-pub struct Discs {
-    /// Number of images.
-    pub count: usize,
-}
-
-impl Discs {
-    /// Side of the images in pixels.
-    pub const SIDE: u32 = 32;
-}
-
-impl Dataset<Sample> for Discs {
-    fn get(&self, index: usize) -> Result<Sample, DatasetError> {
-        let (x0, y0, radius) = (index as i32 * 7 % 20 + 6, index as i32 * 11 % 20 + 6, 4 + index as i32 % 4);
-        let pixels = (0..Self::SIDE as i32).flat_map(|y| (0..Self::SIDE as i32).map(move |x| (x, y)));
-        let labels: Vec<u32> =
-            pixels.map(|(x, y)| u32::from((x - x0).pow(2) + (y - y0).pow(2) <= radius * radius)).collect();
-        let values = labels.iter().enumerate().map(|(at, label)| 0.2 + 0.5 * *label as f32 + 0.1 * (at % 3) as f32);
-        let image = Image::new(Self::SIDE, Self::SIDE, 1, values.collect())?;
-        let target = LabelMap::new(Self::SIDE, Self::SIDE, labels).expect("a label a pixel");
-        Ok(Sample { name: format!("disc {index}"), image, target })
-    }
-
-    fn len(&self) -> usize {
-        self.count
     }
 }

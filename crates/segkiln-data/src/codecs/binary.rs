@@ -10,44 +10,44 @@ use crate::{
     raster::{Raster, Samples, luma},
 };
 
-/// The brightness of each pixel above the darkest colour, where a palette is grey and its first colour is not the darkest:
+/// The brightness of each pixel above the darkest color, where a palette is gray and its first color is not the darkest:
 /// whose white comes first says nothing of what is the foreground.
 ///
 /// # Errors
-/// If black is not the first colour and the others are not all grey.
+/// If black is not the first color and the others are not all gray.
 pub(super) fn by_brightness(raster: &Raster<'_>, path: &Path) -> Result<Option<Vec<u32>>> {
-    let (Some(colours), Samples::U8(indices)) = (&raster.palette, &raster.samples) else { return Ok(None) };
+    let (Some(colors), Samples::U8(indices)) = (&raster.palette, &raster.samples) else { return Ok(None) };
     let mut used = [false; 256];
     indices.iter().for_each(|index| used[usize::from(*index)] = true);
     // Unused entries beyond the second are padding.
     let counts = |(index, _): &(usize, &[u8; 3])| used[*index] || *index < 2;
     let known: Vec<(usize, [u8; 3])> =
-        colours.iter().enumerate().filter(counts).map(|(index, colour)| (index, *colour)).collect();
-    let different = (1..known.len()).all(|at| !known[..at].iter().any(|(_, colour)| *colour == known[at].1));
+        colors.iter().enumerate().filter(counts).map(|(index, color)| (index, *color)).collect();
+    let different = (1..known.len()).all(|at| !known[..at].iter().any(|(_, color)| *color == known[at].1));
     let (Some((_, first)), true) = (known.first(), different) else { return Ok(None) };
-    let coloured = known.iter().find(|(_, [r, g, b])| r != g || g != b);
-    if let Some((index, colour)) = coloured {
-        let black = known.iter().any(|(_, colour)| *colour == [0; 3]);
+    let colored = known.iter().find(|(_, [r, g, b])| r != g || g != b);
+    if let Some((index, color)) = colored {
+        let black = known.iter().any(|(_, color)| *color == [0; 3]);
         if *first == [0; 3] || !black {
             return Ok(None);
         }
         return Err(DataError::MaskValue {
             path: path.into(),
             reason: format!(
-                "its palette has black and colour {index} {colour:?}, but {first:?} as colour 0: which is the background is \
+                "its palette has black and color {index} {color:?}, but {first:?} as color 0: which is the background is \
                  not clear; read it as `MaskFormat::Colors` or `MaskFormat::Index`"
             ),
         });
     }
-    let darkest = known.iter().map(|(_, colour)| colour[0]).min().unwrap_or(0);
+    let darkest = known.iter().map(|(_, color)| color[0]).min().unwrap_or(0);
     if first[0] == darkest {
         return Ok(None);
     }
-    let level = |index: &u8| colours.get(usize::from(*index)).map_or(0, |colour| (colour[0] - darkest).into());
+    let level = |index: &u8| colors.get(usize::from(*index)).map_or(0, |color| (color[0] - darkest).into());
     Ok(Some(indices.iter().map(level).collect()))
 }
 
-/// The brightness of each pixel in the file's range, of floats up to 1 in 65,535ths; a mask may have colours from a lossy
+/// The brightness of each pixel in the file's range, of floats up to 1 in 65,535ths; a mask may have colors from a lossy
 /// compression.
 pub(super) fn levels(raster: &Raster<'_>, path: &Path) -> Result<Vec<u32>> {
     let pixels = Pixels { raster, path };

@@ -1,4 +1,4 @@
-//! Whether a JPEG is all there. Decoders fill what is missing with grey or repetition, and say nothing.
+//! Whether a JPEG is all there. Decoders fill what is missing with gray or repetition, and say nothing.
 
 use ::image::{DynamicImage, GenericImageView};
 

@@ -15,12 +15,12 @@ use crate::{
 
 /// How the values of a mask file become labels.
 ///
-/// The *value* of a pixel is its palette index in an indexed PNG (1 to 8 bits), its grey value as it is stored in a grey
+/// The *value* of a pixel is its palette index in an indexed PNG (1 to 8 bits), its gray value as it is stored in a gray
 /// file (1 to 32 bits, never scaled), and the common value of its channels in an RGB file whose channels
 /// agree. An alpha channel is ignored if it is the same everywhere.
 ///
-/// Files that cannot be masks are refused: JPEG, lossy WebP, and grey photographs, which are known by their noise. A
-/// photograph has many values, neighbours rarely agree, and many pixels agree with none of their four neighbours; label
+/// Files that cannot be masks are refused: JPEG, lossy WebP, and gray photographs, which are known by their noise. A
+/// photograph has many values, neighbors rarely agree, and many pixels agree with none of their four neighbors; label
 /// maps consist of regions. Of this project's test data, all photographs and no label map are told apart.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -28,7 +28,7 @@ pub enum MaskFormat {
     /// The value is the class.
     #[default]
     Index,
-    /// Each colour stands for a class: its index in this palette. An indexed PNG is taken by its colours.
+    /// Each color stands for a class: its index in this palette. An indexed PNG is taken by its colors.
     Colors(Palette),
     /// Value 0 is the background (class 0), any other the foreground (class 1). Black and white palettes go by brightness. A
     /// mask whose edges are soft, which shows in values that crowd at both ends of the range, is read as
@@ -63,7 +63,7 @@ pub(super) fn check_lossless(file: &ImageFile<'_>, format: &MaskFormat) -> Resul
 /// The labels of a decoded mask.
 pub(super) fn from_raster(raster: &Raster<'_>, format: &MaskFormat, path: &Path) -> Result<LabelMap> {
     let labels = match format {
-        MaskFormat::Colors(palette) => by_colour(raster, palette, path)?,
+        MaskFormat::Colors(palette) => by_color(raster, palette, path)?,
         MaskFormat::Binary | MaskFormat::Threshold => match binary::by_brightness(raster, path)? {
             Some(levels) => levels,
             None if *format == MaskFormat::Threshold => binary::levels(raster, path)?,
@@ -118,17 +118,17 @@ impl Pixels<'_> {
         value: impl Fn(T) -> Option<u32>,
     ) -> Result<Vec<u32>> {
         let channels = self.raster.channels;
-        let colours = if channels >= 3 { 3 } else { 1 };
+        let colors = if channels >= 3 { 3 } else { 1 };
         self.check_alpha(samples)?;
         let label = |(at, pixel): (usize, &[T])| {
-            if pixel[1..colours].iter().any(|other| *other != pixel[0]) {
+            if pixel[1..colors].iter().any(|other| *other != pixel[0]) {
                 let (x, y) = self.place(at);
                 return Err(DataError::NotAMask {
                     path: self.path.into(),
                     reason: format!(
-                        "pixel (x {x}, y {y}) has the colour {:?} where a label is expected; if colours stand for \
+                        "pixel (x {x}, y {y}) has the color {:?} where a label is expected; if colors stand for \
                          classes, read it as `MaskFormat::Colors`",
-                        &pixel[..colours]
+                        &pixel[..colors]
                     ),
                 });
             }
@@ -166,36 +166,36 @@ impl Pixels<'_> {
     }
 }
 
-fn by_colour(raster: &Raster<'_>, palette: &Palette, path: &Path) -> Result<Vec<u32>> {
+fn by_color(raster: &Raster<'_>, palette: &Palette, path: &Path) -> Result<Vec<u32>> {
     let pixels = Pixels { raster, path };
     let Samples::U8(samples) = &raster.samples else {
-        let reason = "colours are looked up in 8 bits a channel, the file has more; save it in 8 bits".into();
+        let reason = "colors are looked up in 8 bits a channel, the file has more; save it in 8 bits".into();
         return Err(DataError::MaskValue { path: path.into(), reason });
     };
     pixels.check_alpha(samples)?;
     let mut index_of: HashMap<Rgb, u32> = HashMap::new();
-    for (index, colour) in palette.colors().iter().enumerate() {
-        index_of.entry(*colour).or_insert(index as u32);
+    for (index, color) in palette.colors().iter().enumerate() {
+        index_of.entry(*color).or_insert(index as u32);
     }
-    let look_up = |at: usize, colour: Rgb| {
-        index_of.get(&colour).copied().ok_or_else(|| {
+    let look_up = |at: usize, color: Rgb| {
+        index_of.get(&color).copied().ok_or_else(|| {
             let (x, y) = pixels.place(at);
-            DataError::UnknownColour { path: path.into(), x, y, colour, colours: palette.colors().len() }
+            DataError::UnknownColour { path: path.into(), x, y, colour: color, colours: palette.colors().len() }
         })
     };
     let mut last: Option<(Rgb, u32)> = None;
     let label = |(at, pixel): (usize, &[u8])| {
-        let colour = match (&raster.palette, pixel.len()) {
-            (Some(colours), _) => colours.get(usize::from(pixel[0])).copied().unwrap_or_default(),
+        let color = match (&raster.palette, pixel.len()) {
+            (Some(colors), _) => colors.get(usize::from(pixel[0])).copied().unwrap_or_default(),
             (None, 1 | 2) => [pixel[0]; 3],
             (None, _) => [pixel[0], pixel[1], pixel[2]],
         };
-        // Neighbours mostly agree, which spares the look-up.
+        // Neighbors mostly agree, which spares the look-up.
         match last {
-            Some((known, label)) if known == colour => Ok(label),
+            Some((known, label)) if known == color => Ok(label),
             _ => {
-                let label = look_up(at, colour)?;
-                last = Some((colour, label));
+                let label = look_up(at, color)?;
+                last = Some((color, label));
                 Ok(label)
             }
         }
@@ -205,9 +205,9 @@ fn by_colour(raster: &Raster<'_>, palette: &Palette, path: &Path) -> Result<Vec<
 
 /// Refuses a photograph.
 ///
-/// Measured on DSB2018 (267 instance maps and images, the sample) and BCCD (292 photos): the share of horizontal neighbours that
+/// Measured on DSB2018 (267 instance maps and images, the sample) and BCCD (292 photos): the share of horizontal neighbors that
 /// differ is at most 0.042 in the maps and at least 0.22 in the photographs; that of pixels which differ from all four
-/// neighbours at most 0.0001, and at least 0.08.
+/// neighbors at most 0.0001, and at least 0.08.
 fn check_regions(map: &LabelMap, path: &Path) -> Result<()> {
     const FEW_VALUES: usize = 32;
     const DIFFERING: f64 = 0.12;
@@ -240,8 +240,8 @@ fn check_regions(map: &LabelMap, path: &Path) -> Result<()> {
     Err(DataError::NotAMask {
         path: path.into(),
         reason: format!(
-            "it has {values} values, {:.0} % of neighbouring pixels differ and {:.0} % of pixels agree with no \
-             neighbour, as in a photograph",
+            "it has {values} values, {:.0} % of neighboring pixels differ and {:.0} % of pixels agree with no \
+             neighbor, as in a photograph",
             100.0 * differing,
             100.0 * alone
         ),

@@ -1,4 +1,4 @@
-//! PNG masks. `image` expands palettes to colours and scales 1-, 2- and 4-bit values, so masks are read here.
+//! PNG masks. `image` expands palettes to colors and scales 1-, 2- and 4-bit values, so masks are read here.
 
 use std::{borrow::Cow, io::Cursor};
 

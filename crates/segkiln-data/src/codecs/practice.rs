@@ -155,7 +155,7 @@ fn black_and_white_palettes_go_by_brightness() {
     // Almost white and almost black.
     let path = folder.file("g.png", indexed(BitDepth::Eight, &[250, 250, 250, 9, 9, 9], &[0, 1, 0]));
     assert_eq!(labels(&path, &MaskFormat::Binary).unwrap().as_slice(), [1, 0, 1]);
-    // Whose first colour is black, or whose colours are all alike, is taken by its indices.
+    // Whose first color is black, or whose colors are all alike, is taken by its indices.
     for palette in [[0, 0, 0, 255, 255, 255], [0; 6], [9; 6], [0, 0, 0, 128, 0, 0]] {
         let path = folder.file("b.png", indexed(BitDepth::Eight, &palette, &[0, 1, 0]));
         assert_eq!(labels(&path, &MaskFormat::Binary).unwrap().as_slice(), [0, 1, 0], "{palette:?}");
@@ -258,12 +258,12 @@ fn many_small_objects_are_no_soft_edges() {
 }
 
 #[test]
-fn palette_tiffs_have_colours() {
+fn palette_tiffs_have_colors() {
     let folder = Folder::new();
-    let colours = [[10u16, 255, 0], [20, 0, 0], [30, 0, 255]];
+    let colors = [[10u16, 255, 0], [20, 0, 0], [30, 0, 255]];
     for scale in [1, 257] {
         let mut map = [0u16; 3 * 16];
-        for (channel, values) in colours.iter().enumerate() {
+        for (channel, values) in colors.iter().enumerate() {
             values.iter().enumerate().for_each(|(index, value)| map[channel * 16 + index] = value * scale);
         }
         let map = map.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -351,9 +351,9 @@ fn missing_data_are_filled_or_refused() {
     assert_eq!(image(&float(&deep, None), ColorMode::Gray).unwrap().as_slice(), deep);
     let error = message(image(&float(&[1.0, 1e20], None), ColorMode::Gray), &folder.path("f.tif"));
     assert!(error.contains("nodata") && error.contains("100000000000000000000"), "{error}");
-    let grey = folder.image("g.tif", GrayImage::from_raw(3, 1, vec![0, 100, 200]).unwrap());
+    let gray = folder.image("g.tif", GrayImage::from_raw(3, 1, vec![0, 100, 200]).unwrap());
     let options = DecodeOptions { nodata: Some(0.0), ..DecodeOptions::default() };
-    let read = read_image(&grey, ColorMode::Gray, options).unwrap().to_dynamic().into_bytes();
+    let read = read_image(&gray, ColorMode::Gray, options).unwrap().to_dynamic().into_bytes();
     assert_eq!(read, [150, 100, 200]);
 }
 

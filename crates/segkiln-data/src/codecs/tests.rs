@@ -43,7 +43,7 @@ impl Folder {
     }
 }
 
-/// A PNG with any colour type, depth and palette.
+/// A PNG with any color type, depth and palette.
 pub(super) fn png_bytes(
     size: (u32, u32),
     color: ::png::ColorType,
@@ -141,10 +141,10 @@ fn float_tiffs_keep_their_values() {
 }
 
 #[test]
-fn palettes_are_colours_to_images_and_indices_to_masks() {
+fn palettes_are_colors_to_images_and_indices_to_masks() {
     let folder = Folder::new();
-    let colours = [10, 20, 30, 255, 0, 0, 0, 0, 255];
-    let indexed = |depth, data: &[u8]| png_bytes((3, 1), ::png::ColorType::Indexed, depth, Some(&colours), data);
+    let colors = [10, 20, 30, 255, 0, 0, 0, 0, 255];
+    let indexed = |depth, data: &[u8]| png_bytes((3, 1), ::png::ColorType::Indexed, depth, Some(&colors), data);
     for (name, bytes) in [
         ("8.png", indexed(::png::BitDepth::Eight, &[0, 1, 2])),
         ("4.png", indexed(::png::BitDepth::Four, &[0x01, 0x20])),
@@ -152,21 +152,21 @@ fn palettes_are_colours_to_images_and_indices_to_masks() {
     ] {
         let path = folder.file(name, bytes);
         assert_eq!(labels(&path, &MaskFormat::Index).unwrap().as_slice(), [0, 1, 2], "{name}");
-        assert_eq!(read_dynamic(&path, &Limits::default()).unwrap().into_rgb8().into_raw(), colours, "{name}");
+        assert_eq!(read_dynamic(&path, &Limits::default()).unwrap().into_rgb8().into_raw(), colors, "{name}");
         let palette = Palette::new(vec![[0, 0, 255], [255, 0, 0], [10, 20, 30]]);
         assert_eq!(labels(&path, &MaskFormat::Colors(palette)).unwrap().as_slice(), [2, 1, 0], "{name}");
     }
 }
 
 #[test]
-fn grey_values_of_any_depth_are_labels() {
+fn gray_values_of_any_depth_are_labels() {
     let folder = Folder::new();
-    let grey = |depth, data: &[u8]| png_bytes((3, 1), ::png::ColorType::Grayscale, depth, None, data);
+    let gray = |depth, data: &[u8]| png_bytes((3, 1), ::png::ColorType::Grayscale, depth, None, data);
     for (name, bytes, expected) in [
-        ("1.png", grey(::png::BitDepth::One, &[0b1010_0000]), [1, 0, 1]),
-        ("2.png", grey(::png::BitDepth::Two, &[0b11_00_10_00]), [3, 0, 2]),
-        ("8.png", grey(::png::BitDepth::Eight, &[7, 0, 255]), [7, 0, 255]),
-        ("16.png", grey(::png::BitDepth::Sixteen, &[1, 2, 0, 0, 255, 255]), [258, 0, 65_535]),
+        ("1.png", gray(::png::BitDepth::One, &[0b1010_0000]), [1, 0, 1]),
+        ("2.png", gray(::png::BitDepth::Two, &[0b11_00_10_00]), [3, 0, 2]),
+        ("8.png", gray(::png::BitDepth::Eight, &[7, 0, 255]), [7, 0, 255]),
+        ("16.png", gray(::png::BitDepth::Sixteen, &[1, 2, 0, 0, 255, 255]), [258, 0, 65_535]),
     ] {
         assert_eq!(labels(&folder.file(name, bytes), &MaskFormat::Index).unwrap().as_slice(), expected, "{name}");
     }
@@ -202,7 +202,7 @@ fn binary_is_anything_but_zero() {
 }
 
 #[test]
-fn colours_are_looked_up_exactly() {
+fn colors_are_looked_up_exactly() {
     let folder = Folder::new();
     let palette = Palette::new(vec![[0, 0, 0], [128, 0, 0], [0, 128, 0]]);
     let drawn = RgbImage::from_raw(3, 1, vec![0, 128, 0, 0, 0, 0, 128, 0, 0]).unwrap();
@@ -216,12 +216,12 @@ fn colours_are_looked_up_exactly() {
 }
 
 #[test]
-fn a_colour_image_is_no_index_mask_but_an_rgb_grey_is() {
+fn a_color_image_is_no_index_mask_but_an_rgb_gray_is() {
     let folder = Folder::new();
-    let grey = folder.image("grey.png", RgbImage::from_raw(2, 1, vec![4, 4, 4, 9, 9, 9]).unwrap());
-    assert_eq!(labels(&grey, &MaskFormat::Index).unwrap().as_slice(), [4, 9]);
-    let colour = folder.image("colour.png", RgbImage::from_raw(2, 1, vec![4, 4, 4, 9, 8, 9]).unwrap());
-    let message = message(labels(&colour, &MaskFormat::Index), &colour);
+    let gray = folder.image("gray.png", RgbImage::from_raw(2, 1, vec![4, 4, 4, 9, 9, 9]).unwrap());
+    assert_eq!(labels(&gray, &MaskFormat::Index).unwrap().as_slice(), [4, 9]);
+    let color = folder.image("color.png", RgbImage::from_raw(2, 1, vec![4, 4, 4, 9, 8, 9]).unwrap());
+    let message = message(labels(&color, &MaskFormat::Index), &color);
     for part in ["(x 1, y 0)", "[9, 8, 9]", "MaskFormat::Colors", "are images and masks swapped?"] {
         assert!(message.contains(part), "{message}");
     }

@@ -1,4 +1,4 @@
-//! TIFF: 1 to 32 bits, integers and floats, palettes, JPEG's colours, strips and tiles, interleaved and planar.
+//! TIFF: 1 to 32 bits, integers and floats, palettes, JPEG's colors, strips and tiles, interleaved and planar.
 
 use std::{
     borrow::Cow,
@@ -48,7 +48,7 @@ pub(super) fn decode(
         Ok(decoder)
     };
     let mut decoder = open(&file.bytes)?;
-    // The decoder refuses palettes; their indices can be read as grey.
+    // The decoder refuses palettes; their indices can be read as gray.
     let (mut palette, mut patched) = (None, Vec::new());
     if let Err(TiffError::UnsupportedError(TiffUnsupportedError::InterpretationWithBits(
         PhotometricInterpretation::RGBPalette,
@@ -59,8 +59,8 @@ pub(super) fn decode(
             return Err(file.damaged(format!("palettes of {bits:?} bits are not supported; save it as RGB")));
         };
         let map = decoder.get_tag_u16_vec(Tag::ColorMap).map_err(damaged)?;
-        palette = Some(colours(&map, bits[0]).ok_or_else(|| file.damaged("its palette is too short"))?);
-        patched = as_grey(&file.bytes, decoder.byte_order(), ifd.0)
+        palette = Some(colors(&map, bits[0]).ok_or_else(|| file.damaged("its palette is too short"))?);
+        patched = as_gray(&file.bytes, decoder.byte_order(), ifd.0)
             .ok_or_else(|| file.damaged("its directory cannot be read"))?;
     }
     if palette.is_some() {
@@ -115,7 +115,7 @@ fn damaged(path: &Path, limits: &Limits, error: TiffError) -> DataError {
     DataError::Decode { path: path.into(), format: "TIFF", reason }
 }
 
-/// Samples of the page that the decoder is at; `palette` has the colors of one that was made grey.
+/// Samples of the page that the decoder is at; `palette` has the colors of one that was made gray.
 fn samples(
     decoder: &mut Decoder<impl Read + Seek>,
     path: &Path,
@@ -142,7 +142,7 @@ fn samples(
         ColorType::RGB(_) | ColorType::YCbCr(8) => 3,
         ColorType::RGBA(_) => 4,
         other => {
-            return Err(refused(format!("colours of type {other:?} are not supported; save it as grey or RGB")));
+            return Err(refused(format!("colors of type {other:?} are not supported; save it as gray or RGB")));
         }
     };
 
@@ -216,8 +216,8 @@ pub(crate) fn rgb([y, cb, cr]: [u8; 3]) -> Rgb {
     [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb].map(|value| value.round() as u8)
 }
 
-/// The colours of a map that has all red values, then the green and the blue ones, in 16 bits.
-fn colours(map: &[u16], bits: u8) -> Option<Vec<Rgb>> {
+/// The colors of a map that has all red values, then the green and the blue ones, in 16 bits.
+fn colors(map: &[u16], bits: u8) -> Option<Vec<Rgb>> {
     let count = 1 << bits;
     // Some programs write 8 bits, which libtiff tells by the same rule.
     let shift = if map.iter().all(|value| *value < 256) { 0 } else { 8 };
@@ -225,8 +225,8 @@ fn colours(map: &[u16], bits: u8) -> Option<Vec<Rgb>> {
     (0..count).map(|i| Some([value(i)?, value(count + i)?, value(2 * count + i)?])).collect()
 }
 
-/// The file with its directory at `ifd` saying that its samples are grey.
-fn as_grey(bytes: &[u8], order: ByteOrder, ifd: u64) -> Option<Vec<u8>> {
+/// The file with its directory at `ifd` saying that its samples are gray.
+fn as_gray(bytes: &[u8], order: ByteOrder, ifd: u64) -> Option<Vec<u8>> {
     const PHOTOMETRIC: u16 = 262;
     let mut bytes = bytes.to_vec();
     let short = |at: usize| {
@@ -243,8 +243,8 @@ fn as_grey(bytes: &[u8], order: ByteOrder, ifd: u64) -> Option<Vec<u8>> {
     let (first, size, value) = if is_big { (8, 20, 12) } else { (2, 12, 8) };
     let entry = (0..usize::from(count)).map(|entry| ifd + first + size * entry);
     let at = entry.into_iter().find(|at| short(*at) == Some(PHOTOMETRIC))? + value;
-    let grey = if order == ByteOrder::LittleEndian { 1u16.to_le_bytes() } else { 1u16.to_be_bytes() };
-    bytes.get_mut(at..at + 2)?.copy_from_slice(&grey);
+    let gray = if order == ByteOrder::LittleEndian { 1u16.to_le_bytes() } else { 1u16.to_be_bytes() };
+    bytes.get_mut(at..at + 2)?.copy_from_slice(&gray);
     Some(bytes)
 }
 

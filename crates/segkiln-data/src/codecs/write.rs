@@ -1,7 +1,7 @@
 use std::{
     collections::HashSet,
     fs,
-    io::{Cursor, Write},
+    io::{self, BufWriter, Cursor, Write},
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
 };
@@ -96,23 +96,77 @@ fn encode(path: &Path, image: &DynamicImage, format: ImageFormat) -> Result<()> 
 ///
 /// # Errors
 /// The system's; what was at `path` before is untouched.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    static COUNTER: AtomicUsize = AtomicUsize::new(0);
-    let name = path.file_name().ok_or(std::io::ErrorKind::InvalidInput)?;
-    let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let partial = path.with_file_name(format!(".{}.{}.{unique}.part", name.display(), std::process::id()));
-    let written = fs::File::create_new(&partial)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&partial, path));
-    // So that the name outlasts a loss of power; the file is there in any case.
-    #[cfg(unix)]
-    if let (Ok(()), Some(folder)) = (&written, path.parent()) {
-        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        let _ = fs::File::open(folder).and_then(|folder| folder.sync_all());
+pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = WholeFile::begin(path)?;
+    file.write_all(bytes)?;
+    file.end()
+}
+
+/// A file that is written under another name, and has its own when it is complete; one that is dropped before is removed.
+#[derive(Debug)]
+pub(crate) struct WholeFile {
+    path: PathBuf,
+    partial: PathBuf,
+    /// None when it is complete.
+    file: Option<BufWriter<fs::File>>,
+}
+
+impl WholeFile {
+    pub fn create(path: &Path) -> Result<Self> {
+        Self::begin(path).map_err(|error| DataError::io("write", path, error))
     }
-    if written.is_err() {
-        // The first error is the one to report.
-        let _ = fs::remove_file(&partial);
+
+    fn begin(path: &Path) -> io::Result<Self> {
+        static COUNTER: AtomicUsize = AtomicUsize::new(0);
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let partial = path.with_file_name(format!(".{}.{}.{unique}.part", name.display(), std::process::id()));
+        let file = fs::File::create_new(&partial)?;
+        Ok(Self { path: path.into(), partial, file: Some(BufWriter::new(file)) })
     }
-    written
+
+    /// The name that it will have.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn finish(self) -> Result<()> {
+        let path = self.path.clone();
+        self.end().map_err(|error| DataError::io("write", &path, error))
+    }
+
+    fn end(mut self) -> io::Result<()> {
+        if let Some(file) = &mut self.file {
+            file.flush()?;
+            file.get_ref().sync_all()?;
+        }
+        fs::rename(&self.partial, &self.path)?;
+        self.file = None;
+        // So that the name outlasts a loss of power; the file is there in any case.
+        #[cfg(unix)]
+        if let Some(folder) = self.path.parent() {
+            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+            let _ = fs::File::open(folder).and_then(|folder| folder.sync_all());
+        }
+        Ok(())
+    }
+}
+
+impl Write for WholeFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.as_mut().ok_or(io::ErrorKind::WriteZero)?.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.as_mut().map_or(Ok(()), BufWriter::flush)
+    }
+}
+
+impl Drop for WholeFile {
+    fn drop(&mut self) {
+        if self.file.take().is_some() {
+            // The first error is the one to report.
+            let _ = fs::remove_file(&self.partial);
+        }
+    }
 }

@@ -26,12 +26,12 @@ pub(super) struct Lattice {
     /// Points that each vertex is a corner of, ascending: sums are taken in this order, whatever the number of threads.
     points: Vec<(u32, f32)>,
     /// Neighbors on both sides, `[axis][vertex]`; `vertices` where there is none.
-    neighbours: Vec<[u32; 2]>,
+    neighbors: Vec<[u32; 2]>,
 }
 
 /// Where a point is.
 struct Simplex {
-    /// The corner of colour 0.
+    /// The corner of color 0.
     origin: [i32; MOST + 1],
     /// The order of the point's coordinates relative to it, which tells the simplices around it apart.
     rank: [usize; MOST + 1],
@@ -59,10 +59,10 @@ impl Lattice {
                 .map(|point| simplex(&feature(point), &scale))
                 .collect_into_vec(&mut found);
             for (simplex, weights) in &found {
-                corners.extend(weights[..axes].iter().enumerate().map(|(colour, weight)| {
+                corners.extend(weights[..axes].iter().enumerate().map(|(color, weight)| {
                     let key = std::array::from_fn(|axis| {
-                        let wrapped = simplex.rank[axis] > D - colour;
-                        simplex.origin[axis] + colour as i32 - if wrapped { axes as i32 } else { 0 }
+                        let wrapped = simplex.rank[axis] > D - color;
+                        simplex.origin[axis] + color as i32 - if wrapped { axes as i32 } else { 0 }
                     });
                     (table.insert(key), *weight)
                 }));
@@ -72,15 +72,15 @@ impl Lattice {
             }
         }
         let vertices = table.keys.len();
-        // In this order neighbours are near each other in memory.
+        // In this order neighbors are near each other in memory.
         let mut order: Vec<u32> = (0..vertices as u32).collect();
         order.par_sort_unstable_by_key(|vertex| table.keys[*vertex as usize]);
         let mut places = vec![0; vertices];
         order.iter().enumerate().for_each(|(place, vertex)| places[*vertex as usize] = place as u32);
         corners.par_iter_mut().with_min_len(1024).for_each(|(vertex, _)| *vertex = places[*vertex as usize]);
         let keys: Vec<[i32; D]> = order.iter().map(|vertex| table.keys[*vertex as usize]).collect();
-        let mut neighbours = vec![[vertices as u32; 2]; axes * vertices];
-        neighbours.par_chunks_mut(vertices).enumerate().for_each(|(axis, neighbours)| {
+        let mut neighbors = vec![[vertices as u32; 2]; axes * vertices];
+        neighbors.par_chunks_mut(vertices).enumerate().for_each(|(axis, neighbors)| {
             // What is sought ascends with the vertices.
             let mut next = 0;
             for (vertex, key) in keys.iter().enumerate() {
@@ -89,13 +89,13 @@ impl Lattice {
                     next += 1;
                 }
                 if keys.get(next) == Some(&sought) {
-                    neighbours[vertex][0] = next as u32;
-                    neighbours[next][1] = vertex as u32;
+                    neighbors[vertex][0] = next as u32;
+                    neighbors[next][1] = vertex as u32;
                 }
             }
         });
         let (starts, points) = by_vertex(&corners, axes, vertices);
-        Some(Self { axes, vertices, corners, starts, points, neighbours })
+        Some(Self { axes, vertices, corners, starts, points, neighbors })
     }
 
     /// Divides the kernel of each two points by the square roots of both points' sums over all.
@@ -114,7 +114,7 @@ impl Lattice {
 
     /// Spreads the values of the points over the vertices and blurs these; the result is in the first buffer.
     pub(super) fn blur(&self, values: &[Lanes], buffers: &mut [Vec<Lanes>; 2]) {
-        // One more, of zeros, stands for neighbours that are none.
+        // One more, of zeros, stands for neighbors that are none.
         buffers.iter_mut().for_each(|buffer| {
             buffer.resize(self.vertices + 1, [0.0; LANES]);
             buffer[self.vertices] = [0.0; LANES];
@@ -126,10 +126,10 @@ impl Lattice {
                 *sum = weighted_sum(points, values);
             },
         );
-        for neighbours in self.neighbours.chunks_exact(self.vertices) {
+        for neighbors in self.neighbors.chunks_exact(self.vertices) {
             let old = from.as_slice();
-            to.par_iter_mut().zip(old).zip(neighbours).with_min_len(1024).for_each(|((new, value), neighbours)| {
-                let [one, other] = neighbours.map(|vertex| old[vertex as usize]);
+            to.par_iter_mut().zip(old).zip(neighbors).with_min_len(1024).for_each(|((new, value), neighbors)| {
+                let [one, other] = neighbors.map(|vertex| old[vertex as usize]);
                 *new = std::array::from_fn(|lane| value[lane] + 0.5 * (one[lane] + other[lane]));
             });
             std::mem::swap(from, to);
@@ -172,7 +172,7 @@ fn simplex<const D: usize>(feature: &[f32; D], scale: &[f32; D]) -> (Simplex, [f
     }
     elevated[0] = sum;
 
-    // The nearest point of colour 0, which may lie beside the plane.
+    // The nearest point of color 0, which may lie beside the plane.
     let mut origin = [0.0f32; MOST + 1];
     let mut off = 0.0;
     for axis in 0..axes {

@@ -1,6 +1,6 @@
 //! The fully connected conditional random field that DeepLab ends with: Krähenbühl and Koltun, "Efficient Inference in
 //! Fully Connected CRFs with Gaussian Edge Potentials", NIPS 2011, <https://arxiv.org/abs/1210.5644>; as pydensecrf has
-//! it, with its symmetric normalisation of the kernels.
+//! it, with its symmetric normalization of the kernels.
 
 mod lattice;
 #[cfg(test)]
@@ -11,11 +11,11 @@ use rayon::prelude::*;
 use self::lattice::{LANES, Lanes, Lattice};
 use crate::{DataError, Image, Result};
 
-/// Refines the probabilities of an image's classes: pixels that are near each other, and the more if their colours are
+/// Refines the probabilities of an image's classes: pixels that are near each other, and the more if their colors are
 /// alike, shall be of one class, and so its borders move to the image's edges.
 ///
 /// Each two pixels of different classes cost the sum of two Gaussian kernels, one of their positions, one of positions and
-/// colours; of this model the mean field is computed. The defaults are those of DeepLabV2 for Pascal VOC (ResNet-101).
+/// colors; of this model the mean field is computed. The defaults are those of DeepLabV2 for Pascal VOC (ResNet-101).
 /// Another data set, or network, has others: DeepLab's authors searched `bilateral_weight`, `bilateral_sigma` and
 /// `color_sigma` on a hundred images; pydensecrf's example has 10, 80 and 13.
 ///
@@ -120,7 +120,7 @@ impl DenseCrf {
     /// The image has one channel, or three, or four of which the last is not looked at, with values in the units that
     /// [`color_sigma`](Self::color_sigma) is given in: those of 8-bit files lie in `[0, 1]`.
     ///
-    /// Memory: 12 bytes a pixel and class, 200 a pixel and 150 for each vertex of the lattice of colours, of which a
+    /// Memory: 12 bytes a pixel and class, 200 a pixel and 150 for each vertex of the lattice of colors, of which a
     /// photograph has about three a pixel.
     ///
     /// # Errors
@@ -210,20 +210,20 @@ impl DenseCrf {
                 let reason = format!("the image has the value {value}, which is {} times this", feature(*value));
                 return Err(DataError::option("DenseCrf color_sigma", reason));
             }
-            let colour = |pixel: usize, channel: usize| feature(image.as_slice()[pixel * image.channels() + channel]);
+            let color = |pixel: usize, channel: usize| feature(image.as_slice()[pixel * image.channels() + channel]);
             let place = |pixel| place(pixel, self.bilateral_sigma);
             let lattice = match image.channels() {
                 1 => {
                     let point = |pixel| {
                         let [x, y] = place(pixel);
-                        [x, y, colour(pixel, 0)]
+                        [x, y, color(pixel, 0)]
                     };
                     Lattice::new(pixels, point, Self::MOST_VERTICES)
                 }
                 3 | 4 => {
                     let point = |pixel| {
                         let [x, y] = place(pixel);
-                        [x, y, colour(pixel, 0), colour(pixel, 1), colour(pixel, 2)]
+                        [x, y, color(pixel, 0), color(pixel, 1), color(pixel, 2)]
                     };
                     Lattice::new(pixels, point, Self::MOST_VERTICES)
                 }

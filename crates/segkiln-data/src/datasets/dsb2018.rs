@@ -12,7 +12,7 @@ use crate::{ColorMode, DecodeOptions, MaskFormat, Result, Sample, splits::read_l
 pub struct Dsb2018(pub(super) Pairs);
 
 impl Dsb2018 {
-    /// A split (`train`, `val`, `test`) of the set at `root`, grey. [`MaskFormat::Binary`] gives nuclei and background,
+    /// A split (`train`, `val`, `test`) of the set at `root`, gray. [`MaskFormat::Binary`] gives nuclei and background,
     /// [`MaskFormat::Instances`] the ids.
     ///
     /// # Errors

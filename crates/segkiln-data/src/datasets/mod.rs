@@ -9,6 +9,7 @@
 
 mod boxes;
 mod cached;
+mod chips;
 mod cityscapes;
 mod coco_detection;
 mod detection;
@@ -24,6 +25,7 @@ mod voc_detection;
 
 pub use boxes::InvalidBoxes;
 pub use cached::Cached;
+pub use chips::{ChipDataset, Chips, SpatialSplit};
 pub use cityscapes::Cityscapes;
 pub use coco_detection::{CocoDetection, CocoOptions};
 pub use detection::{DetectionDataset, DetectionEntry};

@@ -23,13 +23,13 @@ use crate::{
 /// let options = FolderOptions { mask: MaskFormat::Binary, ..Default::default() };
 /// let dataset = FolderDataset::open(root.path(), &Classes::binary(), options)?;
 /// let survey = Survey::of(&[&dataset])?;
-/// assert_eq!((survey.grey, survey.one_size, survey.longest_side), (true, true, 6));
+/// assert_eq!((survey.gray, survey.one_size, survey.longest_side), (true, true, 6));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Survey {
     /// Whether all channels of all pixels agree.
-    pub grey: bool,
+    pub gray: bool,
     /// Whether all images have one width and height.
     pub one_size: bool,
     /// Longest side of an image in pixels.
@@ -38,7 +38,7 @@ pub struct Survey {
 
 /// An image of a survey.
 struct Seen {
-    grey: bool,
+    gray: bool,
     size: (u32, u32),
     turned: bool,
     /// Bits of an integer sample, and the largest value as a share of their range.
@@ -75,7 +75,7 @@ impl Survey {
         warn_of_ranges(&all);
         let first = all.first().map(|(_, seen)| seen.size);
         Ok(Self {
-            grey: all.iter().all(|(_, seen)| seen.grey),
+            gray: all.iter().all(|(_, seen)| seen.gray),
             one_size: all.iter().all(|(_, seen)| Some(seen.size) == first),
             longest_side: all.iter().map(|(_, seen)| seen.size.0.max(seen.size.1)).max().unwrap_or(0),
         })
@@ -87,7 +87,7 @@ fn seen<D: ImageFiles + ?Sized>(dataset: &D, index: usize) -> Result<Seen> {
     let agree = |pixel: &[f32]| pixel.iter().all(|value| *value == pixel[0]);
     let most = image.as_slice().iter().copied().fold(0.0, f32::max);
     Ok(Seen {
-        grey: image.as_slice().chunks_exact(image.channels()).all(|pixel| agree(&pixel[..pixel.len().min(3)])),
+        gray: image.as_slice().chunks_exact(image.channels()).all(|pixel| agree(&pixel[..pixel.len().min(3)])),
         size: (image.width(), image.height()),
         turned: facts.orientation_tag != 1,
         reach: facts.bits.map(|bits| (bits, most)),

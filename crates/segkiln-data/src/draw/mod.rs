@@ -1,9 +1,9 @@
-//! Pictures of label maps and of found objects: overlays, legends, plain colours.
+//! Pictures of label maps and of found objects: overlays, legends, plain colors.
 
 mod font;
 
 use image::{DynamicImage, Rgb, RgbImage};
-use segkiln_core::{Classes, Detection, LabelMap, Palette, Rgb as Colour, Rle};
+use segkiln_core::{Classes, Detection, LabelMap, Palette, Rgb as Color, Rle};
 
 use crate::{DataError, Result};
 
@@ -14,9 +14,9 @@ const SCALE: u32 = 2;
 const WHITE: Rgb<u8> = Rgb([255; 3]);
 const INK: Rgb<u8> = Rgb([32; 3]);
 
-/// The image with each class drawn over it in its colour: `opacity` of the colour in [0, 1] inside, all of it along the
+/// The image with each class drawn over it in its color: `opacity` of the color in [0, 1] inside, all of it along the
 /// border of each region. Class 0 and the ignored label leave the image as it is. Labels past the classes (instance ids)
-/// are drawn in the palette's colours over again.
+/// are drawn in the palette's colors over again.
 ///
 /// # Errors
 /// If image and map differ in size, or `opacity` lies outside `[0, 1]`.
@@ -48,8 +48,8 @@ pub fn overlay(image: &DynamicImage, map: &LabelMap, classes: &Classes, opacity:
         let Some(label) = at(x, y).filter(|label| *label != 0 && Some(*label) != classes.ignore_index()) else {
             continue;
         };
-        let neighbours = [at(x.wrapping_sub(1), y), at(x + 1, y), at(x, y.wrapping_sub(1)), at(x, y + 1)];
-        let border = neighbours.into_iter().flatten().any(|other| other != label);
+        let neighbors = [at(x.wrapping_sub(1), y), at(x + 1, y), at(x, y.wrapping_sub(1)), at(x, y + 1)];
+        let border = neighbors.into_iter().flatten().any(|other| other != label);
         let opacity = if border { 1.0 } else { opacity };
         pixel.0 = blend(pixel.0, classes.palette().color(label as usize), opacity);
     }
@@ -57,7 +57,7 @@ pub fn overlay(image: &DynamicImage, map: &LabelMap, classes: &Classes, opacity:
 }
 
 /// The image with found objects drawn over it, the best on top: the box, its class's name and the score in percent, and the
-/// mask if there is one. Each object has a colour of its own.
+/// mask if there is one. Each object has a color of its own.
 ///
 /// # Errors
 /// If a mask is not of the image's size.
@@ -91,12 +91,12 @@ fn objects(image: &DynamicImage, objects: &[(u64, &Detection, String)]) -> Resul
     let (width, height) = drawn.dimensions();
     let palette = Palette::voc(64);
     for (index, (number, detection, text)) in objects.iter().enumerate().rev() {
-        let colour = palette.color(1 + (number % 63) as usize);
+        let color = palette.color(1 + (number % 63) as usize);
         if let Some(mask) = &detection.mask {
             check_mask(mask, index, [width, height])?;
             for pixel in mask.runs().flat_map(|[first, end]| first..end) {
                 let value = drawn.get_pixel_mut(pixel / height, pixel % height);
-                value.0 = blend(value.0, colour, OPACITY);
+                value.0 = blend(value.0, color, OPACITY);
             }
         }
         let [x1, y1, x2, y2] = detection.bbox.xyxy();
@@ -106,21 +106,21 @@ fn objects(image: &DynamicImage, objects: &[(u64, &Detection, String)]) -> Resul
         for (x, y) in (top..bottom).flat_map(|y| (left..right).map(move |x| (x, y))) {
             let within = x >= left + SIDE && x + SIDE < right && y >= top + SIDE && y + SIDE < bottom;
             if !within {
-                drawn.put_pixel(x, y, Rgb(colour));
+                drawn.put_pixel(x, y, Rgb(color));
             }
         }
-        caption(&mut drawn, left, top, text, colour);
+        caption(&mut drawn, left, top, text, color);
     }
     Ok(drawn)
 }
 
-fn blend(value: [u8; 3], colour: Colour, opacity: f32) -> [u8; 3] {
-    let mix = |channel: usize| f32::from(value[channel]) * (1.0 - opacity) + f32::from(colour[channel]) * opacity;
+fn blend(value: [u8; 3], color: Color, opacity: f32) -> [u8; 3] {
+    let mix = |channel: usize| f32::from(value[channel]) * (1.0 - opacity) + f32::from(color[channel]) * opacity;
     [mix(0), mix(1), mix(2)].map(|value| value.round() as u8)
 }
 
-/// Text on a ground of the colour, above a point or below it if there is no room; what is beyond the image is left out.
-fn caption(image: &mut RgbImage, left: u32, top: u32, text: &str, ground: Colour) {
+/// Text on a ground of the color, above a point or below it if there is no room; what is beyond the image is left out.
+fn caption(image: &mut RgbImage, left: u32, top: u32, text: &str, ground: Color) {
     let (width, height) = image.dimensions();
     let top = top.saturating_sub(font::HEIGHT + 2);
     let light = ground.iter().map(|value| u32::from(*value)).sum::<u32>() > 3 * 128;
@@ -172,7 +172,7 @@ fn check_mask(mask: &Rle, index: usize, [width, height]: [u32; 2]) -> Result<()>
     })
 }
 
-/// Each label in its colour; labels past the palette start again at colour 1.
+/// Each label in its color; labels past the palette start again at color 1.
 pub fn colorize(map: &LabelMap, palette: &Palette) -> RgbImage {
     let mut drawn = RgbImage::new(map.width(), map.height());
     for (pixel, label) in drawn.pixels_mut().zip(map.as_slice()) {
@@ -181,7 +181,7 @@ pub fn colorize(map: &LabelMap, palette: &Palette) -> RgbImage {
     drawn
 }
 
-/// A list of the classes: a swatch of the colour and the name of each, dark on white. Characters outside printable ASCII
+/// A list of the classes: a swatch of the color and the name of each, dark on white. Characters outside printable ASCII
 /// are shown as `?`.
 pub fn legend(classes: &Classes) -> RgbImage {
     let line = font::HEIGHT * SCALE + GAP;
@@ -224,10 +224,10 @@ fn write(image: &mut RgbImage, left: u32, top: u32, character: char) {
 }
 
 /// A square of `side` dots.
-fn fill(image: &mut RgbImage, left: u32, top: u32, side: u32, colour: Rgb<u8>) {
+fn fill(image: &mut RgbImage, left: u32, top: u32, side: u32, color: Rgb<u8>) {
     for y in top..top + side {
         for x in left..left + side {
-            image.put_pixel(x, y, colour);
+            image.put_pixel(x, y, color);
         }
     }
 }
@@ -238,7 +238,7 @@ mod tests {
 
     use super::*;
 
-    fn grey(width: u32, height: u32) -> DynamicImage {
+    fn gray(width: u32, height: u32) -> DynamicImage {
         RgbImage::from_pixel(width, height, Rgb([100; 3])).into()
     }
 
@@ -250,7 +250,7 @@ mod tests {
                 map.as_mut_slice()[y * 5 + x] = 1;
             }
         }
-        let drawn = overlay(&grey(5, 5), &map, &Classes::binary(), 0.25).unwrap();
+        let drawn = overlay(&gray(5, 5), &map, &Classes::binary(), 0.25).unwrap();
         assert_eq!(drawn.get_pixel(0, 0).0, [100; 3]);
         assert_eq!(drawn.get_pixel(1, 1).0, [128, 0, 0]);
         // (4, 4) touches the image's edge, which is no border
@@ -260,15 +260,15 @@ mod tests {
     #[test]
     fn overlay_leaves_the_ignored_label() {
         let map = LabelMap::filled(2, 2, 255);
-        assert_eq!(overlay(&grey(2, 2), &map, &Classes::voc(), 1.0).unwrap(), grey(2, 2).to_rgb8());
+        assert_eq!(overlay(&gray(2, 2), &map, &Classes::voc(), 1.0).unwrap(), gray(2, 2).to_rgb8());
     }
 
     #[test]
     fn overlay_refuses_other_sizes_and_opacities() {
         let map = LabelMap::filled(2, 3, 0);
-        let error = overlay(&grey(2, 2), &map, &Classes::binary(), 0.5).unwrap_err().to_string();
+        let error = overlay(&gray(2, 2), &map, &Classes::binary(), 0.5).unwrap_err().to_string();
         assert!(error.contains("2x2") && error.contains("2x3"), "{error}");
-        assert!(overlay(&grey(2, 3), &map, &Classes::binary(), f32::NAN).is_err());
+        assert!(overlay(&gray(2, 3), &map, &Classes::binary(), f32::NAN).is_err());
     }
 
     #[test]
@@ -279,12 +279,12 @@ mod tests {
         let map = object_map(3, 2, &[(7, &small), (9, &large)]).unwrap();
         assert_eq!(map.as_slice(), [0, 0, 0, 9, 7, 0]);
         assert!(object_map(2, 2, &[(7, &small)]).unwrap_err().to_string().contains("detection 0"));
-        let drawn = tracks(&grey(3, 2), &[(5, small)], &Classes::binary()).unwrap();
+        let drawn = tracks(&gray(3, 2), &[(5, small)], &Classes::binary()).unwrap();
         assert_ne!(drawn.get_pixel(1, 1).0, [100; 3]);
     }
 
     #[test]
-    fn legend_shows_colours_and_letters() {
+    fn legend_shows_colors_and_letters() {
         let drawn = legend(&Classes::new(["background", "H\u{e9}"]).unwrap());
         assert_eq!(drawn.dimensions(), (8 + 14 + 8 + 10 * 12 + 8, 8 + 2 * 22));
         assert_eq!(drawn.get_pixel(10, 8 + 22 + 2).0, [128, 0, 0]);

@@ -62,7 +62,7 @@ impl Coding {
         }
     }
 
-    /// Luma samples as values of grey, 0 to 1.
+    /// Luma samples as values of gray, 0 to 1.
     pub fn gray(self, luma: &[f32]) -> impl Iterator<Item = f32> {
         let [offset, range, ..] = self.ranges();
         luma.iter().map(move |y| ((y - offset) / range).clamp(0.0, 1.0))

@@ -145,7 +145,10 @@ impl Sink {
     pub fn new(path: &Path) -> Result<Self> {
         let pattern = match Pattern::of(path) {
             Some(pattern) if !pattern.after.to_lowercase().ends_with(".png") => {
-                return Err(DataError::Film { film: path.into(), reason: "must end in .png: frames are PNG files".into() });
+                return Err(DataError::Film {
+                    film: path.into(),
+                    reason: "must end in .png: frames are PNG files".into(),
+                });
             }
             Some(pattern) => pattern,
             None => Pattern { folder: path.into(), before: String::new(), digits: 6, after: ".png".into() },
@@ -183,7 +186,8 @@ mod tests {
     fn patterns_are_those_of_c() {
         let pattern = Pattern::of(Path::new("a/frame_%03d.png")).unwrap();
         assert_eq!(pattern.file(7), Path::new("a/frame_007.png"));
-        let numbers = ["frame_007.png", "frame_1000.png", "frame_07.png", "frame_0007.png", "frame_-01.png", "x_007.png"];
+        let numbers =
+            ["frame_007.png", "frame_1000.png", "frame_07.png", "frame_0007.png", "frame_-01.png", "x_007.png"];
         assert_eq!(numbers.map(|name| pattern.number(name)), [Some(7), Some(1000), None, None, None, None]);
         assert_eq!(Pattern::of(Path::new("%d.png")).unwrap().file(12), Path::new("./12.png"));
         for none in ["100%.png", "%5d.png", "%0999d.png", "%s.png"] {

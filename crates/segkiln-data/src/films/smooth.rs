@@ -148,7 +148,8 @@ mod tests {
 
     #[test]
     fn still_pixels_alone_count() {
-        let picture = |values: [u8; 4]| DynamicImage::from(RgbImage::from_fn(4, 1, |x, _| image::Rgb([values[x as usize]; 3])));
+        let picture =
+            |values: [u8; 4]| DynamicImage::from(RgbImage::from_fn(4, 1, |x, _| image::Rgb([values[x as usize]; 3])));
         let map = |labels: [u32; 4]| LabelMap::new(4, 1, labels.to_vec()).unwrap();
         let mut flicker = Flicker::default();
         flicker.add(&picture([0, 0, 0, 0]), &map([0, 0, 1, 1])).unwrap();

@@ -47,12 +47,22 @@ fn error_of(path: impl AsRef<Path>, words: &[&str]) -> usize {
 #[test]
 fn colors_are_those_of_ffmpeg() {
     let names = [
-        "mono", "mono_limited", "444_limited_601", "444_full_709", "422_limited_601", "420jpeg_limited_601", "420_full_601",
-        "420mpeg2_limited_709", "420paldv_limited_601", "420p10_limited_601", "444p10_full_709",
+        "mono",
+        "mono_limited",
+        "444_limited_601",
+        "444_full_709",
+        "422_limited_601",
+        "420jpeg_limited_601",
+        "420_full_601",
+        "420mpeg2_limited_709",
+        "420paldv_limited_601",
+        "420p10_limited_601",
+        "444p10_full_709",
     ];
     for name in names {
         let matrix = Some(if name.ends_with("709") { Matrix::Bt709 } else { Matrix::Bt601 });
-        let film = Film::open(fixture(&format!("{name}.y4m")), &FilmOptions { matrix, ..FilmOptions::default() }).unwrap();
+        let film =
+            Film::open(fixture(&format!("{name}.y4m")), &FilmOptions { matrix, ..FilmOptions::default() }).unwrap();
         assert_eq!(film.rate(), Some(FrameRate { numerator: 30_000, denominator: 1001 }));
         let values: Vec<u8> = film.flat_map(|frame| frame.unwrap().as_bytes().to_vec()).collect();
         let truth = fs::read(fixture(&format!("{name}.rgb"))).unwrap();
@@ -76,7 +86,11 @@ fn forms_of_others_are_read() {
     for name in ["square.gif", "square.png", "square.webp", "square.tif"] {
         let film = Film::open(fixture(name), &FilmOptions::default()).unwrap();
         let rate = (name != "square.tif").then_some(FrameRate { numerator: 1000, denominator: 40 });
-        assert_eq!(film.rate().map(|r| r.numerator / r.denominator), rate.map(|r| r.numerator / r.denominator), "{name}");
+        assert_eq!(
+            film.rate().map(|r| r.numerator / r.denominator),
+            rate.map(|r| r.numerator / r.denominator),
+            "{name}"
+        );
         let frames: Vec<RgbImage> = film.map(|frame| frame.unwrap().to_rgb8()).collect();
         assert_eq!(frames.len(), 4, "{name}");
         // The decoder of WebP blends opaque pixels with a loss of one.
@@ -181,7 +195,8 @@ fn folders_have_one_size_and_no_gaps() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     for number in [9, 10, 11] {
-        codecs::write_image(at(&format!("f{number}.png")), &GrayImage::from_pixel(3, 2, Luma([number])).into()).unwrap();
+        codecs::write_image(at(&format!("f{number}.png")), &GrayImage::from_pixel(3, 2, Luma([number])).into())
+            .unwrap();
     }
     let numbers = |path: PathBuf| read(path).unwrap().iter().map(|frame| frame.as_bytes()[0]).collect::<Vec<_>>();
     assert_eq!(numbers(folder.path().into()), [9, 10, 11]);

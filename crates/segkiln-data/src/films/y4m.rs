@@ -79,7 +79,7 @@ impl<R: Read> Reader<R> {
         let space = decoder.get_colorspace();
         let bits = decoder.get_bit_depth() as u32;
         let is_mono = matches!(space, Colorspace::Cmono | Colorspace::Cmono12);
-        // As in ffmpeg: grey is of the full range, all else of the limited one, unless the header says otherwise.
+        // As in ffmpeg: gray is of the full range, all else of the limited one, unless the header says otherwise.
         let is_full = range(decoder.get_raw_params()).unwrap_or(is_mono);
         let matrix = options.matrix.unwrap_or_else(|| Matrix::of_size(width, height));
         let grids = grids(space);
@@ -131,7 +131,8 @@ impl<R: Read> FrameSource for Reader<R> {
                 let reason = match error {
                     Error::EOF => "the film ends within the frame".into(),
                     Error::IoError(error) => format!("cannot be read: {error}"),
-                    _ => "no frame begins where one should; the header lies about the size, or the film is damaged".into(),
+                    _ => "no frame begins where one should; the header lies about the size, or the film is damaged"
+                        .into(),
                 };
                 return Err(frame_error(&self.name, self.frames, reason));
             }
@@ -144,7 +145,9 @@ impl<R: Read> FrameSource for Reader<R> {
             (8, None) => GrayImage::from_raw(width, height, planes.gray(byte)).map(DynamicImage::from),
             (8, Some(grids)) => RgbImage::from_raw(width, height, planes.rgb(grids, byte)).map(DynamicImage::from),
             (_, None) => ImageBuffer::from_raw(width, height, planes.gray(word)).map(DynamicImage::ImageLuma16),
-            (_, Some(grids)) => ImageBuffer::from_raw(width, height, planes.rgb(grids, word)).map(DynamicImage::ImageRgb16),
+            (_, Some(grids)) => {
+                ImageBuffer::from_raw(width, height, planes.rgb(grids, word)).map(DynamicImage::ImageRgb16)
+            }
         };
         Ok(Some(image.expect("the conversion gives width * height pixels")))
     }
@@ -214,7 +217,7 @@ impl Planes<'_> {
     }
 }
 
-/// A film that is written: 4:4:4 of the limited range, so that no color is lost between pixels; grey frames as mono.
+/// A film that is written: 4:4:4 of the limited range, so that no color is lost between pixels; gray frames as mono.
 pub(super) struct Writer<W: Write> {
     state: State<W>,
     name: PathBuf,

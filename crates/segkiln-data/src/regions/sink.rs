@@ -19,6 +19,8 @@ pub enum SampleType {
     U8,
     /// Labels of 0 to 65,535.
     U16,
+    /// Labels of 0 to 2³² - 1.
+    U32,
     /// Probabilities.
     F32,
 }
@@ -28,7 +30,7 @@ impl SampleType {
         match self {
             Self::U8 => 1,
             Self::U16 => 2,
-            Self::F32 => 4,
+            Self::U32 | Self::F32 => 4,
         }
     }
 
@@ -37,6 +39,7 @@ impl SampleType {
         match self {
             Self::U8 => [8, 1],
             Self::U16 => [16, 1],
+            Self::U32 => [32, 1],
             Self::F32 => [32, 3],
         }
     }
@@ -235,6 +238,7 @@ impl TiffSink {
         let most = match self.options.samples {
             SampleType::U8 => u32::from(u8::MAX),
             SampleType::U16 => u32::from(u16::MAX),
+            SampleType::U32 => u32::MAX,
             SampleType::F32 => return Err(self.refused("it has probabilities, not labels")),
         };
         if let Some(label) = labels.iter().find(|label| **label > most) {
@@ -242,6 +246,7 @@ impl TiffSink {
         }
         let bytes = match self.options.samples {
             SampleType::U8 => labels.iter().map(|label| *label as u8).collect(),
+            SampleType::U32 => labels.iter().flat_map(|label| label.to_le_bytes()).collect(),
             _ => labels.iter().flat_map(|label| (*label as u16).to_le_bytes()).collect::<Vec<u8>>(),
         };
         self.push(&bytes)
@@ -533,12 +538,12 @@ fn reduce(source: &[u8], [columns, rows]: [usize; 2], target: &mut [u8], samples
                         let mean = four.iter().map(number).sum::<f32>() / count as f32;
                         target.copy_from_slice(&mean.to_le_bytes());
                     }
-                    SampleType::U8 | SampleType::U16 => {
+                    SampleType::U8 | SampleType::U16 | SampleType::U32 => {
                         let label = |at: &usize| &source[*at..*at + size];
                         let times = |at: &usize| four.iter().filter(|other| label(other) == label(at)).count();
                         // Of labels as frequent as others, the first.
                         let best = four.iter().rev().max_by_key(|at| times(at));
-                        target.copy_from_slice(best.map_or(&[0; 2][..size], label));
+                        target.copy_from_slice(best.map_or(&[0; 4][..size], label));
                     }
                 }
             }

@@ -118,6 +118,22 @@ fn scenes_keep_their_place() {
     };
     assert_eq!(tied.transform(), Some([0.5, 0.0, 99.0, 0.0, -0.25, 201.0]));
     assert_eq!(tied.scaled([2.0, 4.0]).transform(), Some([1.0, 0.0, 99.0, 0.0, -1.0, 201.0]));
+    // Places that are the middles of pixels.
+    let points = GeoTags {
+        tags: vec![
+            (33_550, TagValue::Doubles(vec![10.0, 10.0, 0.0])),
+            (33_922, TagValue::Doubles(vec![0.0, 0.0, 0.0, 105.0, 195.0, 0.0])),
+            (34_735, TagValue::Shorts(vec![1, 1, 0, 2, 1025, 0, 1, 2, 3072, 0, 1, 32_632])),
+        ],
+    };
+    assert_eq!(points.transform(), Some([10.0, 0.0, 100.0, 0.0, -10.0, 200.0]));
+    assert_eq!(points.scaled([2.0, 4.0]).transform(), Some([20.0, 0.0, 100.0, 0.0, -40.0, 200.0]));
+    assert_eq!((points.epsg(), open("geo").geo().epsg(), tied.epsg()), (Some(32_632), Some(32_632), None));
+    let mut matrix = points.clone();
+    let affine = [10.0, 2.0, 0.0, 106.0, 1.0, -10.0, 0.0, 195.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0];
+    matrix.tags.push((34_264, TagValue::Doubles(affine.into())));
+    assert_eq!(matrix.transform(), Some([10.0, 2.0, 100.0, 1.0, -10.0, 200.0]));
+    assert_eq!(matrix.scaled([2.0, 4.0]).transform(), Some([20.0, 8.0, 100.0, 2.0, -40.0, 200.0]));
     // Of a slide, by its resolution.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("slide.tif");
@@ -128,6 +144,36 @@ fn scenes_keep_their_place() {
     let geo = TiffSource::open(&path, DecodeOptions::default()).unwrap().geo();
     assert_eq!(geo.microns_per_pixel(), Some([0.25, 0.25]));
     assert_eq!(geo.scaled([4.0, 4.0]).microns_per_pixel(), Some([1.0, 1.0]));
+}
+
+#[test]
+fn slides_say_how_large_their_pixels_are() {
+    let described = |text: &str| {
+        let mut geo = GeoTags { tags: vec![(296, TagValue::Shorts(vec![1]))] };
+        geo.describe(text);
+        geo.microns_per_pixel()
+    };
+    let ome = r#"<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">
+        <Pixels ID="Pixels:0" SizeX="4" SizeY="3" PhysicalSizeX="0.25" PhysicalSizeY="500" PhysicalSizeYUnit="nm"/></Image></OME>"#;
+    assert_eq!(described(ome), Some([0.25, 0.5]));
+    assert_eq!(
+        described("Aperio Image Library v1\r\n46000x32914 |AppMag = 40|MPP = 0.2500|Left = 25"),
+        Some([0.25; 2])
+    );
+    for text in [
+        "",
+        "MPP = 0.25",
+        "Aperio MPP = ",
+        "<OME PhysicalSizeX",
+        "<OME><Pixels PhysicalSizeX='0' PhysicalSizeY='1'/></OME>",
+    ] {
+        assert_eq!(described(text), None, "{text}");
+    }
+    let bomb = r#"<!DOCTYPE a [<!ENTITY b "bbbb">]><a><Pixels PhysicalSizeX="&b;"/></a>"#;
+    assert_eq!(described(bomb), None);
+    // Out of a file, by tifffile.
+    let source = open("ome");
+    assert_eq!(source.geo().microns_per_pixel(), Some([0.5, 0.25]));
 }
 
 #[test]

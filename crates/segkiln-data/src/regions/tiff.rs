@@ -129,6 +129,20 @@ impl Samples {
         }
     }
 
+    /// Copies integers as they are; whether these are such.
+    fn copy_labels(&self, first: usize, target: &mut [u32]) -> bool {
+        let last = first + target.len();
+        match self {
+            Self::U8(values) => target.iter_mut().zip(&values[first..last]).for_each(|(to, from)| *to = (*from).into()),
+            Self::U16(values) => {
+                target.iter_mut().zip(&values[first..last]).for_each(|(to, from)| *to = (*from).into());
+            }
+            Self::U32(values) => target.copy_from_slice(&values[first..last]),
+            Self::F32(_) => return false,
+        }
+        true
+    }
+
     /// Copies values to every `step`th place of a row: unsigned integers scaled to `[0, 1]`, others as they are.
     fn copy(&self, first: usize, count: usize, target: &mut [f32], step: usize, bits: u8) {
         let target = target.iter_mut().step_by(step);
@@ -273,6 +287,72 @@ impl TiffSource {
         kept().insert((level, index), chunk.clone());
         Ok(chunk)
     }
+
+    /// Reads the labels of a region of a file of one band of unsigned integers: the numbers as the file has them, up to 32 bits.
+    ///
+    /// # Errors
+    /// [`DataError::Region`] if the region is not within the level, cannot be read, or is not of such numbers.
+    pub fn read_labels(&self, level: usize, region: Region) -> Result<Vec<u32>> {
+        check(self, level, region)?;
+        let mut labels = vec![0; region.width as usize * region.height as usize];
+        let mut are_labels = self.bands() == 1;
+        self.visit(level, region, |chunk, Piece { first, pixel, count, .. }| {
+            let target = &mut labels[pixel..pixel + count];
+            are_labels &= chunk.samples.copy_labels(first, target);
+        })?;
+        if !are_labels {
+            let reason = "labels are one band of unsigned integers of up to 32 bits".into();
+            return Err(DataError::Region { path: self.path.clone(), level, region, reason });
+        }
+        Ok(labels)
+    }
+
+    /// Calls `f` with each row of each chunk that a region has pixels of.
+    fn visit(&self, level: usize, region: Region, mut f: impl FnMut(&Chunk, Piece)) -> Result<()> {
+        let page = &self.pages[level];
+        let [chunk_width, chunk_height] = page.chunk;
+        let across = page.size[0].div_ceil(chunk_width);
+        let per_plane = across * page.size[1].div_ceil(chunk_height);
+        let planes = if page.planar { page.bands } else { 1 };
+        for plane in 0..planes {
+            for row in region.top / chunk_height..=(region.top + region.height - 1) / chunk_height {
+                for column in region.left / chunk_width..=(region.left + region.width - 1) / chunk_width {
+                    let index = plane as u32 * per_plane + row * across + column;
+                    let [left, top] = [column * chunk_width, row * chunk_height];
+                    let size = [chunk_width.min(page.size[0] - left), chunk_height.min(page.size[1] - top)];
+                    let place = Region { left, top, width: size[0], height: size[1] };
+                    let chunk = self.chunk(level, index, place)?;
+                    // The decoder gives the last tiles of further planes with their padding.
+                    let [stored, rows] = chunk.size;
+                    let len = stored as usize * rows as usize * chunk.channels;
+                    if stored < size[0] || rows < size[1] || chunk.samples.len() < len {
+                        let reason = format!("the tile or strip has other than {}x{} pixels", size[0], size[1]);
+                        return Err(DataError::Region { path: self.path.clone(), level, region: place, reason });
+                    }
+                    let columns = left.max(region.left)..(left + size[0]).min(region.left + region.width);
+                    for y in top.max(region.top)..(top + size[1]).min(region.top + region.height) {
+                        let first =
+                            ((y - top) as usize * stored as usize + (columns.start - left) as usize) * chunk.channels;
+                        let pixel =
+                            (y - region.top) as usize * region.width as usize + (columns.start - region.left) as usize;
+                        f(&chunk, Piece { plane, first, pixel, count: columns.len() });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A row of pixels that a region and a chunk have in common.
+struct Piece {
+    plane: usize,
+    /// First of its samples in the chunk.
+    first: usize,
+    /// First of its pixels in the region.
+    pixel: usize,
+    /// Pixels.
+    count: usize,
 }
 
 impl RegionSource for TiffSource {
@@ -300,50 +380,21 @@ impl RegionSource for TiffSource {
         let mut values = vec![0.0f32; width * height * bands];
         let marked = self.missing.is_some() || !page.absent.is_empty();
         let mut missing = if marked { vec![true; width * height] } else { Vec::new() };
-        let [chunk_width, chunk_height] = page.chunk;
-        let across = page.size[0].div_ceil(chunk_width);
-        let per_plane = across * page.size[1].div_ceil(chunk_height);
-        let planes = if page.planar { bands } else { 1 };
-        for plane in 0..planes {
-            for row in region.top / chunk_height..=(region.top + region.height - 1) / chunk_height {
-                for column in region.left / chunk_width..=(region.left + region.width - 1) / chunk_width {
-                    let index = plane as u32 * per_plane + row * across + column;
-                    let [left, top] = [column * chunk_width, row * chunk_height];
-                    let size = [chunk_width.min(page.size[0] - left), chunk_height.min(page.size[1] - top)];
-                    let place = Region { left, top, width: size[0], height: size[1] };
-                    let chunk = self.chunk(level, index, place)?;
-                    // The decoder gives the last tiles of further planes with their padding.
-                    let [stored, rows] = chunk.size;
-                    let len = stored as usize * rows as usize * chunk.channels;
-                    if stored < size[0] || rows < size[1] || chunk.samples.len() < len {
-                        let reason = format!("the tile or strip has other than {}x{} pixels", size[0], size[1]);
-                        return Err(DataError::Region { path: self.path.clone(), level, region: place, reason });
-                    }
-                    let columns = left.max(region.left)..(left + size[0]).min(region.left + region.width);
-                    for y in top.max(region.top)..(top + size[1]).min(region.top + region.height) {
-                        let count = columns.len();
-                        let source =
-                            ((y - top) as usize * stored as usize + (columns.start - left) as usize) * chunk.channels;
-                        let pixel = (y - region.top) as usize * width + (columns.start - region.left) as usize;
-                        let target = &mut values[pixel * bands + plane..];
-                        let (values, step) = match page.planar {
-                            true => (count, bands),
-                            false => (count * bands, 1),
-                        };
-                        chunk.samples.copy(source, values, target, step, page.bits);
-                        if marked && !chunk.absent {
-                            let is_mark = |at: usize| {
-                                self.missing.is_some_and(|mark| nodata::is_mark(chunk.samples.raw(at), mark))
-                            };
-                            for (at, missing) in missing[pixel..pixel + count].iter_mut().enumerate() {
-                                let first = source + at * chunk.channels;
-                                *missing = *missing && (first..first + chunk.channels).all(is_mark);
-                            }
-                        }
-                    }
+        self.visit(level, region, |chunk, Piece { plane, first, pixel, count }| {
+            let target = &mut values[pixel * bands + plane..];
+            let (values, step) = match page.planar {
+                true => (count, bands),
+                false => (count * bands, 1),
+            };
+            chunk.samples.copy(first, values, target, step, page.bits);
+            if marked && !chunk.absent {
+                let is_mark = |at: usize| self.missing.is_some_and(|mark| nodata::is_mark(chunk.samples.raw(at), mark));
+                for (at, missing) in missing[pixel..pixel + count].iter_mut().enumerate() {
+                    let first = first + at * chunk.channels;
+                    *missing = *missing && (first..first + chunk.channels).all(is_mark);
                 }
             }
-        }
+        })?;
         let unknown = |pixel: usize| missing.get(pixel).copied().unwrap_or(false);
         if let Some(at) = values.iter().enumerate().position(|(at, value)| !value.is_finite() && !unknown(at / bands)) {
             let pixel = at / bands;
@@ -554,7 +605,11 @@ fn geo_tags(reader: &mut Reader) -> GeoTags {
         };
         tags.extend(value.map(|value| (number, value)));
     }
-    GeoTags { tags }
+    let mut geo = GeoTags { tags };
+    if let Ok(description) = reader.get_tag_ascii_string(Tag::ImageDescription) {
+        geo.describe(&description);
+    }
+    geo
 }
 
 /// A decoder that stands at a directory, or at the first.

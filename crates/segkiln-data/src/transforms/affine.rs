@@ -1,10 +1,10 @@
 use super::{Border, Bounds, Motion, Target, Transform, warp::Warp};
 use crate::{Result, Sample, TransformRng};
 
-/// Rotates, scales, shears and moves a sample about its centre, by amounts drawn evenly from ranges. The size stays.
+/// Rotates, scales, shears and moves a sample about its center, by amounts drawn evenly from ranges. The size stays.
 ///
-/// A point `p` seen from the centre moves to `scale * R(angle) * S(shear) * p + translation`, where `R` turns
-/// counter-clockwise and `S` moves points sideways by `tan(shear)` of their height above the centre.
+/// A point `p` seen from the center moves to `scale * R(angle) * S(shear) * p + translation`, where `R` turns
+/// counter-clockwise and `S` moves points sideways by `tan(shear)` of their height above the center.
 ///
 /// ```
 /// use segkiln_data::transforms::Affine;
@@ -91,12 +91,12 @@ impl<T: Target> Transform<T> for Affine {
         let (a, b) = (cos / scale, -sin / scale);
         let (c, d) = (sin / scale, cos / scale);
         let (a, b) = (a + slant * c, b + slant * d);
-        let centre = [width / 2.0, height / 2.0];
+        let center = [width / 2.0, height / 2.0];
         let warp = Warp::new(sample.image.width(), sample.image.height(), self.border, |row, points| {
-            let y = row as f32 + 0.5 - centre[1] - shift[1];
+            let y = row as f32 + 0.5 - center[1] - shift[1];
             for (column, point) in points.iter_mut().enumerate() {
-                let x = column as f32 + 0.5 - centre[0] - shift[0];
-                *point = [a * x + b * y + centre[0], c * x + d * y + centre[1]];
+                let x = column as f32 + 0.5 - center[0] - shift[0];
+                *point = [a * x + b * y + center[0], c * x + d * y + center[1]];
             }
         });
         sample.moved(&Motion::Warp(warp))
@@ -140,7 +140,7 @@ mod tests {
     fn scale_and_shear_go_the_way_they_say() {
         let larger = apply(Affine::new().scale([2.0, 2.0]).unwrap(), ramp(4, 4, 1));
         assert_eq!(larger.target.as_slice(), [5, 5, 6, 6, 5, 5, 6, 6, 9, 9, 10, 10, 9, 9, 10, 10]);
-        // tan 45° = 1: the upper row, half a pixel above the centre, goes half a pixel to the right
+        // tan 45° = 1: the upper row, half a pixel above the center, goes half a pixel to the right
         let border = Border::Constant { value: 0.0, label: 99 };
         let slanted = apply(Affine::new().shear([45.0, 45.0]).unwrap().border(border), ramp(4, 2, 1));
         assert_eq!(slanted.image.as_slice(), [0.0, 0.5, 1.5, 2.5, 4.5, 5.5, 6.5, 3.5]);

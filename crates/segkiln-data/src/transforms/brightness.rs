@@ -1,7 +1,7 @@
-use super::{Bounds, Target, Transform, map_colours};
+use super::{Bounds, Target, Transform, map_colors};
 use crate::{Result, Sample, TransformRng};
 
-/// Multiplies the colours by a random factor, by the formula of torchvision's `adjust_brightness`.
+/// Multiplies the colors by a random factor, by the formula of torchvision's `adjust_brightness`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Brightness(Bounds);
 
@@ -18,7 +18,7 @@ impl Brightness {
 impl<T: Target> Transform<T> for Brightness {
     fn apply(&self, mut sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         let factor = self.0.draw(rng);
-        map_colours(&mut sample.image, |value| value * factor);
+        map_colors(&mut sample.image, |value| value * factor);
         Ok(sample)
     }
 }

@@ -1,12 +1,12 @@
-use super::{Bounds, Target, Transform, colour_channels, map_colours};
+use super::{Bounds, Target, Transform, color_channels, map_colors};
 use crate::{Image, Result, Sample, TransformRng, raster::luma};
 
-/// Moves the colours away from the image's mean grey by a random factor, by the formula of torchvision's `adjust_contrast`.
+/// Moves the colors away from the image's mean gray by a random factor, by the formula of torchvision's `adjust_contrast`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Contrast(Bounds);
 
 impl Contrast {
-    /// Factors drawn evenly from a range; 1 changes nothing, 0 is a grey area.
+    /// Factors drawn evenly from a range; 1 changes nothing, 0 is a gray area.
     ///
     /// # Errors
     /// If the bounds are not in order or not between 0 and 100.
@@ -18,15 +18,15 @@ impl Contrast {
 impl<T: Target> Transform<T> for Contrast {
     fn apply(&self, mut sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         let factor = self.0.draw(rng);
-        let grey = mean_grey(&sample.image);
-        map_colours(&mut sample.image, |value| grey + (value - grey) * factor);
+        let gray = mean_gray(&sample.image);
+        map_colors(&mut sample.image, |value| gray + (value - gray) * factor);
         Ok(sample)
     }
 }
 
 /// The mean luma of RGB and RGBA, the mean value of other images.
-fn mean_grey(image: &Image) -> f32 {
-    let sum: f64 = match colour_channels(image) {
+fn mean_gray(image: &Image) -> f32 {
+    let sum: f64 = match color_channels(image) {
         3 => {
             let pixels = image.as_slice().chunks_exact(image.channels());
             pixels.map(|pixel| f64::from(luma([pixel[0], pixel[1], pixel[2]]))).sum()

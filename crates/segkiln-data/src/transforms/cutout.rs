@@ -77,8 +77,8 @@ mod tests {
             assert_eq!(covered.image.as_slice().iter().filter(|v| **v == 1000.0).count(), 5 * 3 * 3);
             assert_eq!(covered.target, ramp(10, 6, 3).target);
         }
-        let labelled = cutout.label(Some(1000)).apply(ramp(10, 6, 3), &mut TransformRng::new(0, 0, 0)).unwrap();
-        assert!(agrees(&labelled));
+        let labeled = cutout.label(Some(1000)).apply(ramp(10, 6, 3), &mut TransformRng::new(0, 0, 0)).unwrap();
+        assert!(agrees(&labeled));
         assert!(Cutout::new(0, [0.1, 0.2]).is_err() && Cutout::new(1, [0.1, 1.2]).is_err());
     }
 }

@@ -78,7 +78,7 @@ struct Cubic {
 }
 
 impl Cubic {
-    /// For the centre of pixel `i` of `length`, on a grid of `n` points from edge to edge.
+    /// For the center of pixel `i` of `length`, on a grid of `n` points from edge to edge.
     fn at(i: u32, length: u32, n: usize) -> Self {
         let place = (i as f32 + 0.5) / length as f32 * (n - 1) as f32;
         let t = place - place.floor();
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn cubic_goes_through_its_points_and_keeps_straight_lines() {
-        // 9 pixels, 4 grid points: the centre of pixel 4 lies half way between points 1 and 2.
+        // 9 pixels, 4 grid points: the center of pixel 4 lies half way between points 1 and 2.
         assert_eq!(Cubic::at(4, 9, 4).weights, [-0.0625, 0.5625, 0.5625, -0.0625]);
         let line = |i: usize| [i as f32, 2.0 * i as f32];
         for pixel in 3..6 {

@@ -1,7 +1,7 @@
-use super::{Bounds, Target, Transform, map_colours};
+use super::{Bounds, Target, Transform, map_colors};
 use crate::{Result, Sample, TransformRng};
 
-/// Raises the colours to a random power.
+/// Raises the colors to a random power.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Gamma(Bounds);
 
@@ -19,7 +19,7 @@ impl<T: Target> Transform<T> for Gamma {
     fn apply(&self, mut sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         let power = self.0.draw(rng);
         // Of a negative number a power is not defined.
-        map_colours(&mut sample.image, |value| value.max(0.0).powf(power));
+        map_colors(&mut sample.image, |value| value.max(0.0).powf(power));
         Ok(sample)
     }
 }

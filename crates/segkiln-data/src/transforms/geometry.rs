@@ -188,9 +188,9 @@ mod tests {
 
     #[test]
     fn borders_fill() {
-        let labelled = crop(&ramp(2, 1, 1), -1, 0, 4, 1, Border::MirrorImage { label: 255 });
-        assert_eq!(labelled.target.as_slice(), [255, 0, 1, 255]);
-        assert_eq!(labelled.image.as_slice(), [0.0, 0.0, 1.0, 1.0]);
+        let labeled = crop(&ramp(2, 1, 1), -1, 0, 4, 1, Border::MirrorImage { label: 255 });
+        assert_eq!(labeled.target.as_slice(), [255, 0, 1, 255]);
+        assert_eq!(labeled.image.as_slice(), [0.0, 0.0, 1.0, 1.0]);
 
         let constant = crop(&ramp(2, 1, 1), 1, -1, 2, 2, Border::Constant { value: 0.5, label: 9 });
         assert_eq!(constant.target.as_slice(), [9, 9, 1, 9]);

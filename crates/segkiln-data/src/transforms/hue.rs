@@ -1,7 +1,7 @@
-use super::{Bounds, Target, Transform, colour_channels};
+use super::{Bounds, Target, Transform, color_channels};
 use crate::{Result, Sample, TransformRng};
 
-/// Turns the colours around the grey axis of the HSV cone by a random part of a full turn, as torchvision's
+/// Turns the colors around the gray axis of the HSV cone by a random part of a full turn, as torchvision's
 /// `adjust_hue`. Images that are not RGB or RGBA stay as they are.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Hue(Bounds);
@@ -20,7 +20,7 @@ impl<T: Target> Transform<T> for Hue {
     fn apply(&self, mut sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         let turn = self.0.draw(rng);
         let channels = sample.image.channels();
-        if colour_channels(&sample.image) == 3 {
+        if color_channels(&sample.image) == 3 {
             for pixel in sample.image.as_mut_slice().chunks_exact_mut(channels) {
                 let turned = turned([pixel[0], pixel[1], pixel[2]].map(|value| value.clamp(0.0, 1.0)), turn);
                 pixel[..3].copy_from_slice(&turned);

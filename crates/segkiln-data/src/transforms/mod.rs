@@ -1,14 +1,14 @@
 //! Transforms that move an image and its target together, and transforms of the image's values. Each works on any
 //! [`Target`]: on samples with a label map, and on samples with objects.
 //!
-//! **Sampling.** Pixel (x, y) covers the square from (x, y) to (x + 1, y + 1); its centre is at (x + 0.5, y + 0.5).
-//! Where a transform moves centres off centres, the image is sampled bilinearly and the mask takes the label in whose
+//! **Sampling.** Pixel (x, y) covers the square from (x, y) to (x + 1, y + 1); its center is at (x + 0.5, y + 0.5).
+//! Where a transform moves centers off centers, the image is sampled bilinearly and the mask takes the label in whose
 //! square the point falls. Flips, turns and crops move pixels whole and change no value.
 //!
 //! **Beyond the edge** a [`Border`] says what is seen; by default image and mask are mirrored, so that mirrored objects
 //! keep their labels. Objects in [`Instances`](segkiln_core::Instances) end at the edge.
 //!
-//! **Values.** Transforms of colour expect values in `[0, 1]` and clamp to it, so they come before
+//! **Values.** Transforms of color expect values in `[0, 1]` and clamp to it, so they come before
 //! [`Normalize`]. They leave the fourth channel (alpha) of four as it is.
 //!
 //! **Random numbers** come from the [`TransformRng`] that is handed in, and from nowhere else.
@@ -32,6 +32,7 @@ mod noise;
 mod pad;
 mod resize;
 mod saturation;
+mod stain;
 mod target;
 mod turn;
 mod warp;
@@ -60,6 +61,7 @@ pub use noise::GaussianNoise;
 pub use pad::PadToMultiple;
 pub use resize::Resize;
 pub use saturation::Saturation;
+pub use stain::StainJitter;
 pub use target::Target;
 pub use turn::RandomTurn90;
 pub use warp::Warp;
@@ -143,24 +145,24 @@ fn check_size(option: &'static str, width: u32, height: u32) -> Result<()> {
     Err(DataError::option(option, reason))
 }
 
-/// How many of an image's channels are colours; the rest is alpha.
-fn colour_channels(image: &Image) -> usize {
+/// How many of an image's channels are colors; the rest is alpha.
+fn color_channels(image: &Image) -> usize {
     match image.channels() {
         4 => 3,
         n => n,
     }
 }
 
-/// Changes each colour value, and clamps it to `[0, 1]`.
-fn map_colours(image: &mut Image, change: impl Fn(f32) -> f32) {
-    let colours = colour_channels(image);
+/// Changes each color value, and clamps it to `[0, 1]`.
+fn map_colors(image: &mut Image, change: impl Fn(f32) -> f32) {
+    let colors = color_channels(image);
     let channels = image.channels();
     let clamped = |value: &mut f32| *value = change(*value).clamp(0.0, 1.0);
-    if colours == channels {
+    if colors == channels {
         image.as_mut_slice().iter_mut().for_each(clamped);
     } else {
         for pixel in image.as_mut_slice().chunks_exact_mut(channels) {
-            pixel[..colours].iter_mut().for_each(clamped);
+            pixel[..colors].iter_mut().for_each(clamped);
         }
     }
 }

@@ -110,7 +110,7 @@ impl Motion {
 
     /// A box of an image of this width and height moved; none if no part of it is left.
     ///
-    /// Exact but for rounding in `f64`, and clipped by a window; of a warped box the hull of the pixels whose centres show
+    /// Exact but for rounding in `f64`, and clipped by a window; of a warped box the hull of the pixels whose centers show
     /// a point of it.
     pub fn bbox(&self, bbox: &BBox, [width, height]: [u32; 2]) -> Option<BBox> {
         let [right, bottom] = [f64::from(width), f64::from(height)];

@@ -1,7 +1,7 @@
-use super::{Bounds, Target, Transform, colour_channels};
+use super::{Bounds, Target, Transform, color_channels};
 use crate::{Result, Sample, TransformRng};
 
-/// Adds independent normal noise to each colour value; the sums are not clamped, so that their mean stays.
+/// Adds independent normal noise to each color value; the sums are not clamped, so that their mean stays.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GaussianNoise(Bounds);
 
@@ -18,14 +18,14 @@ impl GaussianNoise {
 impl<T: Target> Transform<T> for GaussianNoise {
     fn apply(&self, mut sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         let std = self.0.draw(rng);
-        let (channels, colours) = (sample.image.channels(), colour_channels(&sample.image));
-        if channels == colours {
+        let (channels, colors) = (sample.image.channels(), color_channels(&sample.image));
+        if channels == colors {
             for pair in sample.image.as_mut_slice().chunks_mut(2) {
                 pair.iter_mut().zip(rng.normals()).for_each(|(value, noise)| *value += std * noise);
             }
         } else {
             for pixel in sample.image.as_mut_slice().chunks_exact_mut(channels) {
-                pixel[..colours].iter_mut().for_each(|value| *value += std * rng.normal());
+                pixel[..colors].iter_mut().for_each(|value| *value += std * rng.normal());
             }
         }
         Ok(sample)

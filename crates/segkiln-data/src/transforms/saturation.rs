@@ -1,13 +1,13 @@
-use super::{Bounds, Target, Transform, colour_channels};
+use super::{Bounds, Target, Transform, color_channels};
 use crate::{Result, Sample, TransformRng, raster::luma};
 
-/// Moves each colour away from its grey by a random factor, by the formula of torchvision's `adjust_saturation`. Images that are not RGB
+/// Moves each color away from its gray by a random factor, by the formula of torchvision's `adjust_saturation`. Images that are not RGB
 /// or RGBA stay as they are.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Saturation(Bounds);
 
 impl Saturation {
-    /// Factors drawn evenly from a range; 1 changes nothing, 0 is grey.
+    /// Factors drawn evenly from a range; 1 changes nothing, 0 is gray.
     ///
     /// # Errors
     /// If the bounds are not in order or not between 0 and 100.
@@ -20,10 +20,10 @@ impl<T: Target> Transform<T> for Saturation {
     fn apply(&self, mut sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         let factor = self.0.draw(rng);
         let channels = sample.image.channels();
-        if colour_channels(&sample.image) == 3 {
+        if color_channels(&sample.image) == 3 {
             for pixel in sample.image.as_mut_slice().chunks_exact_mut(channels) {
-                let grey = luma([pixel[0], pixel[1], pixel[2]]);
-                pixel[..3].iter_mut().for_each(|value| *value = (grey + (*value - grey) * factor).clamp(0.0, 1.0));
+                let gray = luma([pixel[0], pixel[1], pixel[2]]);
+                pixel[..3].iter_mut().for_each(|value| *value = (gray + (*value - gray) * factor).clamp(0.0, 1.0));
             }
         }
         Ok(sample)
@@ -36,12 +36,12 @@ mod tests {
     use crate::transforms::testing::pixels;
 
     #[test]
-    fn none_is_grey_and_grey_has_none() {
+    fn none_is_gray_and_gray_has_none() {
         let mut rng = TransformRng::new(0, 0, 0);
         let none = Saturation::new([0.0, 0.0]).unwrap();
         let sample = none.apply(pixels(4, &[0.0, 1.0, 0.0, 0.5]), &mut rng).unwrap();
         assert_eq!(sample.image.as_slice(), [0.587, 0.587, 0.587, 0.5]);
-        let grey = pixels(1, &[0.25]);
-        assert_eq!(none.apply(grey.clone(), &mut rng).unwrap(), grey);
+        let gray = pixels(1, &[0.25]);
+        assert_eq!(none.apply(gray.clone(), &mut rng).unwrap(), gray);
     }
 }

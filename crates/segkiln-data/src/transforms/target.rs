@@ -365,12 +365,12 @@ mod tests {
     #[test]
     fn a_turned_box_becomes_its_hull() {
         let turn = |degrees: f32| Affine::new().rotate([degrees; 2]).unwrap();
-        // About the centre (30.5, 23.5), counter-clockwise: (x, y) goes to (7 + y, 54 - x).
+        // About the center (30.5, 23.5), counter-clockwise: (x, y) goes to (7 + y, 54 - x).
         assert_eq!(moved([25.0, 10.0, 40.0, 20.0], turn(90.0)), Some([17.0, 14.0, 27.0, 29.0]));
         let half = 0.5f64.sqrt() * 10.0;
         let hull = moved([25.5, 18.5, 35.5, 28.5], turn(45.0)).unwrap();
         let expected = [30.5 - half, 23.5 - half, 30.5 + half, 23.5 + half];
-        // The pixels' centres are half a pixel within.
+        // The pixels' centers are half a pixel within.
         assert!(hull.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1.0), "{hull:?} {expected:?}");
         // What leaves the image is cut off.
         let [x1, y1, ..] = moved([0.0, 0.0, 30.0, 20.0], turn(90.0)).unwrap();

@@ -43,7 +43,7 @@ fn share(sample: &Sample, tolerance: f32) -> f64 {
     agree as f64 / sample.target.as_slice().len() as f64
 }
 
-/// One row of pixels with these values, all labelled 1.
+/// One row of pixels with these values, all labeled 1.
 pub(crate) fn pixels(channels: usize, values: &[f32]) -> Sample {
     let width = (values.len() / channels) as u32;
     Sample {

@@ -1,4 +1,4 @@
-//! Moving pixel centres off centres: what affine maps and elastic deformation have in common.
+//! Moving pixel centers off centers: what affine maps and elastic deformation have in common.
 
 use std::sync::OnceLock;
 
@@ -7,7 +7,7 @@ use segkiln_core::{BBox, LabelMap};
 use super::geometry::{Border, mirror};
 use crate::Image;
 
-/// A map of points: which point of the old image is seen at the centre of each pixel. Images are sampled bilinearly, of a
+/// A map of points: which point of the old image is seen at the center of each pixel. Images are sampled bilinearly, of a
 /// label map the label is taken in whose square the point lies.
 #[derive(Debug, Clone)]
 pub struct Warp {

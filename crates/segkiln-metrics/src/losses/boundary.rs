@@ -84,8 +84,9 @@ fn signed_distances(targets: &[i64], label: i64, width: usize, distances: &mut [
     if !inside.contains(&true) || !outside.contains(&true) {
         return;
     }
-    let to_inside = distance_transform(&inside, width, [1.0, 1.0]);
-    let to_outside = distance_transform(&outside, width, [1.0, 1.0]);
+    let size = [1, targets.len() / width, width];
+    let to_inside = distance_transform(&inside, size, [1.0; 3]);
+    let to_outside = distance_transform(&outside, size, [1.0; 3]);
     for (i, distance) in distances.iter_mut().enumerate() {
         *distance = if inside[i] { 1.0 - to_outside[i] } else { to_inside[i] } as f32;
     }

@@ -128,7 +128,7 @@ pub struct SegmentationMetric {
 }
 
 impl SegmentationMetric {
-    /// A score of `classes` classes (background included); target pixels labelled `ignore_index` are left out.
+    /// A score of `classes` classes (background included); target pixels labeled `ignore_index` are left out.
     ///
     /// # Errors
     /// Fewer than two classes.

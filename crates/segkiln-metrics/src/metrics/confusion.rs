@@ -86,7 +86,7 @@ pub struct ConfusionMatrix {
 }
 
 impl ConfusionMatrix {
-    /// An empty matrix for `classes` classes (background included); target pixels labelled `ignore_index` are left out.
+    /// An empty matrix for `classes` classes (background included); target pixels labeled `ignore_index` are left out.
     ///
     /// # Errors
     /// Fewer than two classes.

@@ -17,6 +17,7 @@
 mod boundary_iou;
 #[cfg(feature = "train")]
 mod burn_train;
+mod cases;
 pub mod coco;
 mod confusion;
 #[cfg(feature = "train")]
@@ -29,6 +30,7 @@ pub mod voc;
 pub use boundary_iou::BoundaryIou;
 #[cfg(feature = "train")]
 pub use burn_train::{Score, SegmentationInput, SegmentationMetric};
+pub use cases::{CaseFigure, CaseFigures, CaseTable, Quartiles};
 pub use confusion::{Average, ConfusionMatrix, Figure};
 #[cfg(feature = "train")]
 pub use detection_train::{DetectionInput, DetectionMetric};

@@ -5,10 +5,10 @@ use super::image_mean::ImageMean;
 use crate::distance::distance_transform;
 use crate::{MetricsError, Result};
 
-/// Distances between the contours of one label in a predicted and a target map.
+/// Distances between the contours of one label in a predicted and a target map, or volume.
 ///
 /// The contour is the mask minus its erosion by a cross: the label's pixels with a pixel of another label, or the outside of the
-/// image, above, below, left or right. Each contour pixel has its exact Euclidean distance to
+/// image, above, below, left or right; in a volume also before or behind. Each contour pixel has its exact Euclidean distance to
 /// the nearest pixel of the other contour. All this, and what follows from it, is as in MONAI.
 ///
 /// If neither map has the label, the figures are `None`. If only one has it, distances are infinite and the surface Dice is 0.
@@ -39,21 +39,45 @@ impl SurfaceDistances {
     /// Maps of different size, or a spacing that is not above zero.
     pub fn new(predicted: &LabelMap, target: &LabelMap, label: u32, spacing: [f64; 2]) -> Result<Self> {
         same_size(predicted, target)?;
-        if let Some(value) = spacing.into_iter().find(|size| !(size.is_finite() && *size > 0.0)) {
-            return Err(MetricsError::OutOfRange { name: "spacing", expected: "finite and above zero", value });
+        check_spacing(spacing)?;
+        let size = [1, target.height() as usize, target.width() as usize];
+        Ok(Self::between([predicted.as_slice(), target.as_slice()], size, label, [1.0, spacing[0], spacing[1]], false))
+    }
+
+    /// Computes the distances between contours in volumes of `size` (depth, height, width), in the unit of `spacing`, the size of
+    /// a voxel in the same order.
+    ///
+    /// # Errors
+    /// Volumes of another number of labels, or a spacing that is not above zero.
+    pub fn of_volumes(
+        predicted: &[u32],
+        target: &[u32],
+        size: [usize; 3],
+        label: u32,
+        spacing: [f64; 3],
+    ) -> Result<Self> {
+        for labels in [predicted.len(), target.len()] {
+            if size.iter().try_fold(1usize, |product, side| product.checked_mul(*side)) != Some(labels) {
+                return Err(MetricsError::Voxels { size, labels });
+            }
         }
-        let Some(window) = Window::of_label(label, [predicted, target]) else {
-            return Ok(Self { to_target: Vec::new(), to_predicted: Vec::new() });
+        check_spacing(spacing)?;
+        Ok(Self::between([predicted, target], size, label, spacing, true))
+    }
+
+    fn between(maps: [&[u32]; 2], size: [usize; 3], label: u32, spacing: [f64; 3], is_volume: bool) -> Self {
+        let Some(window) = Window::of_label(label, maps, size) else {
+            return Self { to_target: Vec::new(), to_predicted: Vec::new() };
         };
-        let (predicted, target) = (window.contour(predicted, label), window.contour(target, label));
+        let [predicted, target] = maps.map(|map| window.contour(map, size, label, is_volume));
         let distances = |from: &[bool], to: &[bool]| {
-            let distances = distance_transform(to, window.width(), spacing);
+            let distances = distance_transform(to, window.size(), spacing);
             let mut distances: Vec<f64> =
                 distances.into_iter().zip(from).filter(|(_, on)| **on).map(|(d, _)| d).collect();
             distances.sort_unstable_by(f64::total_cmp);
             distances
         };
-        Ok(Self { to_target: distances(&predicted, &target), to_predicted: distances(&target, &predicted) })
+        Self { to_target: distances(&predicted, &target), to_predicted: distances(&target, &predicted) }
     }
 
     /// Hausdorff distance: the greatest of all distances.
@@ -97,52 +121,71 @@ impl SurfaceDistances {
     }
 }
 
-/// Percentile of ascending values.
-fn percentile(values: &[f64], percent: f64) -> f64 {
+fn check_spacing<const N: usize>(spacing: [f64; N]) -> Result<()> {
+    match spacing.into_iter().find(|size| !(size.is_finite() && *size > 0.0)) {
+        Some(value) => Err(MetricsError::OutOfRange { name: "spacing", expected: "finite and above zero", value }),
+        None => Ok(()),
+    }
+}
+
+/// Percentile of ascending values, linear between neighbors as in NumPy.
+pub(super) fn percentile(values: &[f64], percent: f64) -> f64 {
     let place = percent.clamp(0.0, 100.0) / 100.0 * (values.len() - 1) as f64;
     let (below, above) = (values[place.floor() as usize], values[place.ceil() as usize]);
-    below + (above - below) * place.fract()
+    // Equal values may be infinite, whose difference is not a number.
+    if below == above { below } else { below + (above - below) * place.fract() }
 }
 
-/// Bounding rectangle of a label: first and last `x` and `y`.
-struct Window {
-    x: (u32, u32),
-    y: (u32, u32),
-}
+/// Bounding box of a label: first and last index along depth, height and width.
+struct Window([(usize, usize); 3]);
 
 impl Window {
-    fn of_label(label: u32, maps: [&LabelMap; 2]) -> Option<Self> {
-        let mut window: Option<Self> = None;
+    fn of_label(label: u32, maps: [&[u32]; 2], [_, height, width]: [usize; 3]) -> Option<Self> {
+        let mut window: Option<[(usize, usize); 3]> = None;
         for map in maps {
-            for (y, row) in (0..).zip(map.as_slice().chunks_exact((map.width() as usize).max(1))) {
+            for (index, row) in map.chunks_exact(width.max(1)).enumerate() {
                 let (Some(first), Some(last)) =
                     (row.iter().position(|l| *l == label), row.iter().rposition(|l| *l == label))
                 else {
                     continue;
                 };
-                let (first, last) = (first as u32, last as u32);
-                let window = window.get_or_insert(Self { x: (first, last), y: (y, y) });
-                window.x = (window.x.0.min(first), window.x.1.max(last));
-                window.y = (window.y.0.min(y), window.y.1.max(y));
+                let (z, y) = (index / height, index % height);
+                let found = [(z, z), (y, y), (first, last)];
+                let window = window.get_or_insert(found);
+                for (side, (first, last)) in window.iter_mut().zip(found) {
+                    *side = (side.0.min(first), side.1.max(last));
+                }
             }
         }
-        window
+        window.map(Self)
     }
 
-    fn width(&self) -> usize {
-        (self.x.1 - self.x.0) as usize + 1
+    /// Depth, height and width.
+    fn size(&self) -> [usize; 3] {
+        self.0.map(|(first, last)| last - first + 1)
     }
 
     /// The contour of the label inside the window.
-    fn contour(&self, map: &LabelMap, label: u32) -> Vec<bool> {
-        let inside = |x: u32, y: u32| map.get(x, y) == Some(label);
-        // Left of column 0 wraps to a column that no map has.
-        let enclosed = |x: u32, y: u32| {
-            inside(x.wrapping_sub(1), y) && inside(x + 1, y) && inside(x, y.wrapping_sub(1)) && inside(x, y + 1)
+    fn contour(&self, map: &[u32], [depth, height, width]: [usize; 3], label: u32, is_volume: bool) -> Vec<bool> {
+        // Before index 0 wraps to an index that no map has.
+        let inside = |z: usize, y: usize, x: usize| {
+            z < depth && y < height && x < width && map[(z * height + y) * width + x] == label
         };
-        (self.y.0..=self.y.1)
-            .flat_map(|y| (self.x.0..=self.x.1).map(move |x| inside(x, y) && !enclosed(x, y)))
-            .collect()
+        let enclosed = |z: usize, y: usize, x: usize| {
+            let in_plane = inside(z, y, x.wrapping_sub(1))
+                && inside(z, y, x + 1)
+                && inside(z, y.wrapping_sub(1), x)
+                && inside(z, y + 1, x);
+            in_plane && (!is_volume || inside(z.wrapping_sub(1), y, x) && inside(z + 1, y, x))
+        };
+        let [depths, rows, columns] = self.0.map(|(first, last)| first..=last);
+        let mut contour = Vec::with_capacity(self.size().iter().product());
+        for z in depths {
+            for y in rows.clone() {
+                contour.extend(columns.clone().map(|x| inside(z, y, x) && !enclosed(z, y, x)));
+            }
+        }
+        contour
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     bounds::product,
     layers::{self, Activation, NormConfig, conv2d, image_dropout, layer_norm2d, pad_to_least, zero_bias},
     trace,
-    weights::{TorchName, TorchNames},
+    weights::{TorchName, TorchNames, each_name},
 };
 
 /// Side of the stem's patches.
@@ -202,6 +202,44 @@ impl BackboneNetwork for ConvNeXt {
 
     fn forward(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
         super::collect(self.features.iter(), x, stages, |layer, x| layer.forward(x))
+    }
+
+    /// timm's, by torchvision's numbers of the stages: 0 the stem, then by turns blocks and what halves the map. Where timm
+    /// gives maps out, an underscore stands before the number.
+    fn other_names(names: &[&str]) -> Vec<(String, String)> {
+        if !names.iter().any(|name| name.ends_with(".layer_scale")) {
+            return Vec::new();
+        }
+        let layer = |number: &str| match number {
+            "0" => Some("conv_dw"),
+            "2" => Some("norm"),
+            "3" => Some("mlp.fc1"),
+            "5" => Some("mlp.fc2"),
+            _ => None,
+        };
+        each_name(names, |parts| {
+            let (group, rest) = match *parts {
+                ["features", "0", part, kind] => ("stem", format!("{part}.{kind}")),
+                ["features", stage, ref rest @ ..] => {
+                    let Ok(stage) = stage.parse::<usize>() else { return Vec::new() };
+                    let name = match *rest {
+                        [part, kind] if stage % 2 == 0 => Some(format!("downsample.{part}.{kind}")),
+                        [block, "layer_scale"] => Some(format!("blocks.{block}.gamma")),
+                        [block, "block", number, kind] => {
+                            layer(number).map(|layer| format!("blocks.{block}.{layer}.{kind}"))
+                        }
+                        _ => None,
+                    };
+                    let Some(name) = name else { return Vec::new() };
+                    // Blocks of stage 1 and what comes before those of stage 3 are timm's stages 0 and 1.
+                    ("stages", format!("{}.{name}", stage / 2))
+                }
+                ["classifier", "0", kind] => return vec![format!("head.norm.{kind}")],
+                ["classifier", "2", kind] => return vec![format!("head.fc.{kind}")],
+                _ => return Vec::new(),
+            };
+            ['.', '_'].map(|between| format!("{group}{between}{rest}")).into()
+        })
     }
 
     fn freeze_stages(self, trainable: usize) -> Self {

@@ -8,13 +8,16 @@ use burn::{
 };
 
 use super::{
-    BackboneFamily, BackboneNetwork, ClassifierHead, Dilation, MobileNetV2Head, Stage, Stages, Variants, rounded,
+    BackboneFamily, BackboneNetwork, ClassifierHead, Dilation, MobileNetV2Head, Stage, Stages, Variants,
+    inverted_residuals::{Blocks, stem},
+    rounded,
 };
 use crate::{
     ConfigError,
     bounds::product,
     layers::{Activation, ConvBlock, ConvBlockConfig, NormConfig, SqueezeExcitation, image_dropout},
     trace,
+    weights::each_name,
 };
 
 /// Expansion, kernel, stride, channels and blocks of B0's stages.
@@ -64,7 +67,7 @@ pub struct EfficientNetConfig {
     /// Which maps decoders take.
     #[config(default = "EfficientNetMaps::Stages")]
     pub maps: EfficientNetMaps,
-    /// The normalisation after each convolution.
+    /// The normalization after each convolution.
     #[config(default = "NormConfig::default()")]
     pub norm: NormConfig,
 }
@@ -348,6 +351,27 @@ impl BackboneNetwork for EfficientNet {
             maps[at] = map;
         }
         maps
+    }
+
+    /// timm's, and EfficientNet-PyTorch's.
+    fn other_names(names: &[&str]) -> Vec<(String, String)> {
+        let blocks = Blocks::new(names, true);
+        let Some(last) = blocks.last() else { return Vec::new() };
+        each_name(names, |parts| match *parts {
+            ["features", stage, part, kind] if stage.parse() == Ok(last) => match part {
+                "0" => vec![format!("conv_head.{kind}"), format!("_conv_head.{kind}")],
+                "1" => vec![format!("bn2.{kind}"), format!("_bn1.{kind}")],
+                _ => Vec::new(),
+            },
+            ["classifier", "1", kind] => vec![format!("classifier.{kind}"), format!("_fc.{kind}")],
+            ["features", stage, block, "block", layer, part, kind] => match (stage.parse(), block.parse()) {
+                (Ok(stage), Ok(block)) => {
+                    blocks.others((stage, block), [layer, part, kind], (stage.saturating_sub(1), block))
+                }
+                _ => Vec::new(),
+            },
+            _ => stem(parts),
+        })
     }
 
     fn freeze_stages(self, trainable: usize) -> Self {

@@ -3,19 +3,20 @@
 use std::fmt::Debug;
 
 use burn::{
-    module::Module,
+    module::{Module, ModuleDisplay},
     tensor::{Device, Tensor},
 };
+use serde::{Serialize, de::DeserializeOwned};
 
-use super::ClassifierHead;
+use super::{ClassifierHead, ResNetHead};
 use crate::{ConfigError, layers::NormConfig, weights::TorchNames};
 
 /// Variants of a family: names, and the configs that they stand for.
 pub type Variants<C> = &'static [(&'static str, fn() -> C)];
 
-/// Config of a family of backbones, one file of this module: its variants by name, its table of stages, and what sets it apart
-/// from other families.
-pub trait BackboneFamily: Clone + Debug + Sized + 'static {
+/// Config of a family of backbones: its variants by name, its table of stages, and what sets it apart from other families. For
+/// backbones of your own see [`register_backbone`](super::register_backbone).
+pub trait BackboneFamily: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The network that is made from the config.
     type Network: BackboneNetwork;
 
@@ -32,13 +33,20 @@ pub trait BackboneFamily: Clone + Debug + Sized + 'static {
     fn with_in_channels(self, in_channels: usize) -> Self;
 
     /// The normalization of all layers, where it can be chosen.
-    fn norm(&self) -> Option<&NormConfig>;
+    fn norm(&self) -> Option<&NormConfig> {
+        None
+    }
 
     /// Changes the normalization, where it can be chosen.
-    fn with_norm(self, norm: NormConfig) -> Self;
+    fn with_norm(self, _norm: NormConfig) -> Self {
+        self
+    }
 
-    /// Changes the output stride, that of the last map, to 8, 16 or 32: layers that would make it larger dilate instead.
-    fn with_output_stride(self, stride: usize) -> Self;
+    /// Changes the output stride, that of the last map, to 8, 16 or 32: layers that would make it larger dilate instead. A
+    /// backbone that cannot dilate keeps its strides, and decoders take its maps as they are.
+    fn with_output_stride(self, _stride: usize) -> Self {
+        self
+    }
 
     /// Dilates the last stages as torchvision's segmentation networks do.
     fn with_torchvision_dilation(self) -> Self {
@@ -64,7 +72,9 @@ pub trait BackboneFamily: Clone + Debug + Sized + 'static {
     ///
     /// # Errors
     /// Names the field out of range.
-    fn check(&self) -> Result<(), ConfigError>;
+    fn check(&self) -> Result<(), ConfigError> {
+        Ok(())
+    }
 
     /// Upper bound of the number of parameters; 0 where no config asks for many.
     fn most_parameters(&self) -> u128 {
@@ -79,17 +89,26 @@ pub trait BackboneFamily: Clone + Debug + Sized + 'static {
     /// Builds the network with random weights, without a classifier.
     fn init(&self, device: &Device) -> Self::Network;
 
-    /// Builds the classifier of torchvision's or timm's network, with random weights.
-    fn classifier_head(&self, classes: usize, device: &Device) -> ClassifierHead;
+    /// Builds the classifier of torchvision's or timm's network, with random weights; by default one layer on the mean of the
+    /// last map.
+    fn classifier_head(&self, classes: usize, device: &Device) -> ClassifierHead {
+        ClassifierHead::ResNet(ResNetHead::new(self.stages().last_channels(), classes, device))
+    }
 }
 
 /// Network of a family of backbones.
-pub trait BackboneNetwork: Module {
+pub trait BackboneNetwork: Module + ModuleDisplay + Sync + 'static {
     /// Whether maps may stay in a reduced precision between layers: true where nothing is computed with maps outside of layers.
     const KEEPS_REDUCED_MAPS: bool = false;
 
     /// Names of fields in PyTorch's files, where they differ.
     const TORCH_NAMES: TorchNames = &[];
+
+    /// Finds other names that files have for tensors of this network, of which `names` are all of PyTorch's (without the
+    /// field of a larger network that the backbone is in): pairs of the other name and PyTorch's. Of other networks' names none.
+    fn other_names(_names: &[&str]) -> Vec<(String, String)> {
+        Vec::new()
+    }
 
     /// Computes the maps of some stages, in rising order, and nothing after the last of them.
     ///
@@ -97,7 +116,8 @@ pub trait BackboneNetwork: Module {
     /// `[n, in_channels, h, w]` → of each stage `[n, channels, h / stride, w / stride]`
     fn forward(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>>;
 
-    /// Keeps all but the last `trainable` of torchvision's groups of layers from learning.
+    /// Keeps all but the last `trainable` groups of layers from learning; of torchvision's networks its groups. `freeze` of a
+    /// [`Module`] keeps parameters and running statistics.
     fn freeze_stages(self, trainable: usize) -> Self;
 
     /// Prefixes of the PyTorch names of the tensors that come after a stage.
@@ -226,6 +246,19 @@ impl Stages {
     /// Whether the last stage is nothing but a pooling.
     pub fn ends_with_pooling(&self) -> bool {
         self.ends_with_pooling
+    }
+
+    /// Checks that decoders find maps of strides 4 to 32, and that the stages that are named exist.
+    pub(super) fn check(&self, name: &str) -> Result<(), ConfigError> {
+        let refuse = |problem| Err(ConfigError::with_message("backbone", format!("the stages of {name:?} {problem}")));
+        let named = self.decoder.iter().chain(self.detection.iter().flatten()).chain(&self.aux);
+        if named.into_iter().any(|stage| *stage >= self.stages.len()) {
+            return refuse("are fewer than those that it names");
+        }
+        match [4, 8, 16, 32].iter().all(|stride| self.decoder_stage(*stride).is_some()) {
+            true => Ok(()),
+            false => refuse("have not a map of each of the strides 4, 8, 16 and 32"),
+        }
     }
 
     fn decoder_stage(&self, natural_stride: usize) -> Option<usize> {

@@ -36,7 +36,7 @@ pub struct MobileNetV2Config {
     /// Pixels of the image from one value of the last map to the next: 8, 16 or 32. Blocks that would make it more dilate.
     #[config(default = 32)]
     pub output_stride: usize,
-    /// The normalisation after each convolution.
+    /// The normalization after each convolution.
     #[config(default = "NormConfig::default()")]
     pub norm: NormConfig,
 }

@@ -8,16 +8,22 @@ use burn::{
 };
 
 use super::{
-    BackboneFamily, BackboneNetwork, ClassifierHead, Dilation, MobileNetV3Head, Stage, Stages, Variants, rounded,
+    BackboneFamily, BackboneNetwork, ClassifierHead, Dilation, MobileNetV3Head, Stage, Stages, Variants,
+    inverted_residuals::{Blocks, stem},
+    rounded,
 };
 use crate::{
     ConfigError,
     layers::{Activation, ConvBlock, ConvBlockConfig, NormConfig, SqueezeExcitation},
     trace,
+    weights::each_name,
 };
 
 /// Channels of the stem.
 const STEM: usize = 16;
+
+/// Blocks of each of timm's stages, small and large.
+const TIMM_BLOCKS: [&[usize]; 2] = [&[1, 2, 3, 2, 3], &[1, 2, 3, 4, 2, 3]];
 
 /// Which of the paper's two networks.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
@@ -46,7 +52,7 @@ pub struct MobileNetV3Config {
     /// [`same_padding`](ConvBlockConfig::same_padding).
     #[config(default = false)]
     pub same_padding: bool,
-    /// The normalisation after each convolution; torchvision's detectors have PyTorch's epsilon and momentum instead.
+    /// The normalization after each convolution; torchvision's detectors have PyTorch's epsilon and momentum instead.
     #[config(default = "NormConfig::Batch { epsilon: 1e-3, momentum: 0.01 }")]
     pub norm: NormConfig,
 }
@@ -256,6 +262,35 @@ pub struct MobileNetV3 {
 impl BackboneNetwork for MobileNetV3 {
     fn forward(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
         super::collect(self.features.iter(), x, stages, |layer, x| layer.forward(x))
+    }
+
+    /// timm's, whose stages have a list of blocks each.
+    fn other_names(names: &[&str]) -> Vec<(String, String)> {
+        let blocks = Blocks::new(names, false);
+        let count = blocks.count();
+        let stages = TIMM_BLOCKS.into_iter().find(|stages| stages.iter().sum::<usize>() == count);
+        let (Some(stages), Some(last)) = (stages, blocks.last()) else { return Vec::new() };
+        each_name(names, |parts| match *parts {
+            ["features", stage, part, kind] if stage.parse() == Ok(last) => match part {
+                "0" => vec![format!("blocks.{}.0.conv.{kind}", stages.len())],
+                "1" => vec![format!("blocks.{}.0.bn1.{kind}", stages.len())],
+                _ => Vec::new(),
+            },
+            ["classifier", "0", kind] => vec![format!("conv_head.{kind}")],
+            ["classifier", "3", kind] => vec![format!("classifier.{kind}")],
+            ["features", stage, "block", layer, part, kind] => match stage.parse::<usize>() {
+                Ok(stage) => {
+                    let (mut timm, mut rest) = (0, stage.saturating_sub(1));
+                    while timm < stages.len() && rest >= stages[timm] {
+                        rest -= stages[timm];
+                        timm += 1;
+                    }
+                    blocks.others((stage, 0), [layer, part, kind], (timm, rest))
+                }
+                Err(_) => Vec::new(),
+            },
+            _ => stem(parts),
+        })
     }
 
     fn freeze_stages(self, trainable: usize) -> Self {

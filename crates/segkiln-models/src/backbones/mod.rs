@@ -2,7 +2,8 @@
 //! MobileNetV3, EfficientNet, VGG, ConvNeXt.
 //!
 //! Their layers have torchvision's names and order, so its files of weights fit, and timm's of MobileNetV3, EfficientNet and
-//! ConvNeXt; see [`weights`](crate::weights).
+//! ConvNeXt; see [`weights`](crate::weights). For a backbone of your own implement [`BackboneFamily`] and [`BackboneNetwork`],
+//! and [register](register_backbone) it: it then stands beneath every decoder and detector as these do.
 
 use burn::{
     config::Config,
@@ -12,8 +13,10 @@ use burn::{
 
 mod classifier;
 mod convnext;
+mod custom;
 mod efficientnet;
 mod family;
+mod inverted_residuals;
 mod mobilenet_v2;
 mod mobilenet_v3;
 mod resnet;
@@ -24,6 +27,8 @@ pub use classifier::{
     Classifier, ClassifierConfig, ClassifierHead, ConvNeXtHead, MobileNetV2Head, MobileNetV3Head, ResNetHead, VggHead,
 };
 pub use convnext::{ConvNeXt, ConvNeXtBlock, ConvNeXtConfig, ConvNeXtDownsample, ConvNeXtStage, ConvNeXtStem};
+pub(crate) use custom::torch_names as custom_torch_names;
+pub use custom::{CustomBackbone, CustomBackboneConfig, register_backbone};
 pub use efficientnet::{
     EfficientNet, EfficientNetConfig, EfficientNetLayer, EfficientNetMaps, EfficientNetStage, MbConv,
 };
@@ -37,7 +42,7 @@ use crate::{
     ConfigError, bounds,
     layers::NormConfig,
     precision::{keep_full, keep_reduced_within},
-    weights::TorchNames,
+    weights::{OtherNames, TorchNames},
 };
 
 /// Generates [`BackboneConfig`] and [`Backbone`] with all that they pass on to the family they hold.
@@ -52,7 +57,8 @@ macro_rules! backbones {
         impl BackboneConfig {
             const COUNT: usize = 0 $(+ <$config as BackboneFamily>::VARIANTS.len())+;
 
-            /// The names that [`by_name`](Self::by_name) knows: torchvision's, and timm's of those that it has not or that differ.
+            /// The names of this crate's backbones: torchvision's, and timm's of those that it has not or that differ.
+            /// [`by_name`](Self::by_name) also knows those of [registered](register_backbone) ones.
             pub const NAMES: [&'static str; Self::COUNT] = {
                 let mut names = [""; Self::COUNT];
                 let mut next = 0;
@@ -70,7 +76,7 @@ macro_rules! backbones {
 
             /// The backbone that torchvision or timm calls so, for images of three channels: one of [`NAMES`](Self::NAMES), also
             /// as segmentation_models_pytorch calls its encoders, such as `tu-mobilenetv3_large_100`, `timm-efficientnet-b0`
-            /// and `efficientnet-b0`.
+            /// and `efficientnet-b0`; or a [registered](register_backbone) one.
             ///
             /// # Errors
             /// Lists the names, if there is no such backbone.
@@ -85,6 +91,9 @@ macro_rules! backbones {
                         }));
                     }
                 )+
+                if let Some(config) = custom::registered(name) {
+                    return Ok(Self::Custom(config));
+                }
                 let message = format!("there is no backbone {name:?}; the names are {}", Self::NAMES.join(", "));
                 Err(ConfigError::with_message("backbone", message))
             }
@@ -249,6 +258,9 @@ macro_rules! backbones {
         /// Names of fields in PyTorch's files.
         pub(crate) const TORCH_NAMES: &[TorchNames] =
             &[classifier::TORCH_NAMES, $(<$network as BackboneNetwork>::TORCH_NAMES,)+];
+
+        /// Other names of the backbones' tensors.
+        pub(crate) const OTHER_NAMES: &[OtherNames] = &[$(<$network as BackboneNetwork>::other_names,)+];
     };
 }
 
@@ -265,9 +277,19 @@ backbones! {
     Vgg(VggConfig, Vgg),
     /// ConvNeXt.
     ConvNeXt(ConvNeXtConfig, ConvNeXt),
+    /// One of another program.
+    Custom(CustomBackboneConfig, CustomBackbone),
 }
 
 impl BackboneConfig {
+    /// Takes the config of a family that is [registered](register_backbone).
+    ///
+    /// # Errors
+    /// As [`CustomBackboneConfig::new`].
+    pub fn custom(config: impl BackboneFamily) -> Result<Self, ConfigError> {
+        CustomBackboneConfig::new(config).map(Self::Custom)
+    }
+
     /// Channels of each stage's map.
     pub fn channels(&self) -> Vec<usize> {
         self.stages().channels()

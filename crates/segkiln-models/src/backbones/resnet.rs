@@ -54,7 +54,7 @@ pub struct ResNetConfig {
     /// torchvision it dilates as the stage before.
     #[config(default = false)]
     pub dilate_first: bool,
-    /// The normalisation after each convolution.
+    /// The normalization after each convolution.
     #[config(default = "NormConfig::default()")]
     pub norm: NormConfig,
 }

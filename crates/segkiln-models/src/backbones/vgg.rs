@@ -1,4 +1,4 @@
-//! VGG: Simonyan and Zisserman, ICLR 2015, <https://arxiv.org/abs/1409.1556>, with batch normalisation; as torchvision
+//! VGG: Simonyan and Zisserman, ICLR 2015, <https://arxiv.org/abs/1409.1556>, with batch normalization; as torchvision
 //! has it.
 
 use burn::{
@@ -35,7 +35,7 @@ pub struct VggConfig {
     /// stride of 1, and the convolutions between them dilate by 2.
     #[config(default = 32)]
     pub output_stride: usize,
-    /// The normalisation after each convolution.
+    /// The normalization after each convolution.
     #[config(default = "NormConfig::default()")]
     pub norm: NormConfig,
 }

@@ -9,7 +9,7 @@ use crate::{
     ConfigError,
     backbones::{Backbone, BackboneConfig},
     layers::{FeaturePyramid, LastLevel, NormConfig},
-    weights::{WeightsError, torch_contents},
+    weights::{WeightsError, each_name, torch_contents},
 };
 
 /// Backbone with a feature pyramid, which all detectors here begin with.
@@ -50,6 +50,16 @@ impl BackboneWithFpn {
     pub fn forward(&self, images: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>> {
         self.fpn.forward(self.body.forward(images, stages))
     }
+}
+
+/// torchvision's names of before 0.13, when the pyramid's convolutions had no list of layers.
+pub(super) fn other_names(names: &[&str]) -> Vec<(String, String)> {
+    each_name(names, |parts| match *parts {
+        ["backbone", "fpn", blocks @ ("inner_blocks" | "layer_blocks"), index, "0", kind] => {
+            vec![format!("backbone.fpn.{blocks}.{index}.{kind}")]
+        }
+        _ => Vec::new(),
+    })
 }
 
 /// Checks that `stages` rise and that the backbone has them.

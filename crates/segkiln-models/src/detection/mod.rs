@@ -45,6 +45,7 @@ mod kind;
 mod losses;
 mod matcher;
 mod network;
+mod predictions;
 pub mod rcnn;
 pub mod retinanet;
 mod sampler;
@@ -72,7 +73,10 @@ pub use targets::{ImageDetections, ImageTargets};
 pub use tensors::DetectionTensors;
 pub use transform::{ImageBatch, ImageTransform};
 
-use crate::weights::{TorchName, TorchNames};
+use crate::weights::{OtherNames, TorchName, TorchNames};
+
+/// Names that torchvision gave tensors in earlier years.
+pub(crate) const OTHER_NAMES: &[OtherNames] = &[backbone::other_names, rcnn::other_names, retinanet::other_names];
 
 pub(crate) const TORCH_NAMES: TorchNames = &[
     ("BackboneWithFpn", "body", TorchName::Layers("body")),

@@ -4,25 +4,31 @@ use burn::{
     module::{Module, ModuleDisplay},
     tensor::{Device, Tensor},
 };
-use segkiln_core::{Detection, Instances};
+use segkiln_core::{BBox, Detection, Instances};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{DetectionError, DetectionLosses, DetectionTensors, ImageTransform, Sampling};
 use crate::{
     ConfigError,
     backbones::Backbone,
-    weights::{self, Exceptions, WeightsError, load_torch_but, torch_contents},
+    weights::{self, Exceptions, TorchNames, WeightsError, borrowed, load_torch_but},
 };
 
 /// A detector: a network that finds the boxes and classes of objects, and perhaps their masks.
 ///
 /// Implement it, and [`DetectionNetworkConfig`], for a network of your own, and training, prediction, checkpoints and
 /// weights take it as they take the ones of this crate. The parts that those are made of are in [this
-/// module](crate::detection). Names of parameters are those of PyTorch where fields have PyTorch's names; see
-/// [`load_torch`](crate::weights::load_torch).
+/// module](crate::detection).
+///
+/// Parameters have PyTorch's names where fields have; [`TORCH_NAMES`](Self::TORCH_NAMES) lists fields that are called
+/// otherwise there.
 pub trait DetectionNetwork: Module + ModuleDisplay + Sync + 'static {
     /// Description of the network that a file can hold.
     type Config: DetectionNetworkConfig<Network = Self>;
+
+    /// Names of fields of this network's modules in PyTorch's files, where they differ. Fields of this crate's layers,
+    /// backbones and networks are known already.
+    const TORCH_NAMES: TorchNames = &[];
 
     /// The config that the network was made from.
     fn config(&self) -> Self::Config;
@@ -33,9 +39,9 @@ pub trait DetectionNetwork: Module + ModuleDisplay + Sync + 'static {
     /// [`DetectionError::Config`] if the config is out of range, or is that of other layers.
     fn with_config(self, config: Self::Config) -> Result<Self, DetectionError>;
 
-    /// Backbone of the network; none if it has no backbone of this crate.
-    fn backbone_mut(&mut self) -> Option<&mut Backbone> {
-        None
+    /// The backbones in the network, in fields that are called `backbone.body` in PyTorch's files.
+    fn backbones_mut(&mut self) -> Vec<&mut Backbone> {
+        Vec::new()
     }
 
     /// Prefixes of the tensors, by PyTorch's names, whose shape depends on the number of classes. They keep their random
@@ -60,6 +66,18 @@ pub trait DetectionNetwork: Module + ModuleDisplay + Sync + 'static {
     /// As [`detect`](Self::detect), and [`DetectionError::NoTensors`], which is the default.
     fn detect_tensors(&self, _image: &Tensor<3>) -> Result<Vec<DetectionTensors>, DetectionError> {
         Err(DetectionError::NoTensors)
+    }
+
+    /// Computes the mask of an object in a box of the image's own pixels, as logits of its class in a square over the box, so that
+    /// gradients of them can be computed. Explanations of masks need it.
+    ///
+    /// # Shapes
+    /// image `[channels, height, width]` → `[side, side]`
+    ///
+    /// # Errors
+    /// As [`detect`](Self::detect), and [`DetectionError::NoMasks`], which is the default.
+    fn mask_logits(&self, _image: &Tensor<3>, _bbox: &BBox, _class: u32) -> Result<Tensor<2>, DetectionError> {
+        Err(DetectionError::NoMasks)
     }
 
     /// Computes the losses of a training step; on a device without gradients and a network in evaluation, those of
@@ -95,38 +113,44 @@ pub trait DetectionNetwork: Module + ModuleDisplay + Sync + 'static {
 
     /// Keeps all but the last `trainable` groups of the backbone's layers from learning; see [`Backbone::freeze_stages`].
     fn freeze_backbone(mut self, trainable: usize) -> Self {
-        if let Some(backbone) = self.backbone_mut() {
+        for backbone in self.backbones_mut() {
             *backbone = backbone.clone().freeze_stages(trainable);
         }
         self
     }
 
     /// Loads weights to begin a training with: a `.bpk` of the same network; PyTorch's of the network, also for other classes
-    /// (see [`class_tensors`](Self::class_tensors)); or PyTorch's of its backbone, also a classifier's.
+    /// (see [`class_tensors`](Self::class_tensors)) or another number of channels (see [`Exceptions::channels`]); or PyTorch's
+    /// of its backbone, also a classifier's.
     ///
     /// # Errors
     /// [`WeightsError`], naming the tensors if the file is of none of these.
-    fn load_pretrained(mut self, path: &Path) -> Result<Self, WeightsError> {
-        if path.extension().is_some_and(|extension| extension == "bpk") {
-            return weights::load(self, path);
-        }
-        let contents = torch_contents(path)?;
-        if let Some(reason) = self.backbone_mut().and_then(|backbone| backbone.misfit(&contents)) {
-            return Err(WeightsError::Read { path: path.into(), reason: reason.into() });
-        }
-        let is_whole = contents.iter().any(|(name, _)| name.contains("backbone."));
-        match self.backbone_mut() {
-            Some(backbone) if !is_whole => {
-                let spare = &["fc.", "_fc.", "classifier.", "head.", "conv_head."];
-                *backbone = load_torch_but(backbone.clone(), path, Exceptions { spare, ..Exceptions::default() })?;
-                Ok(self)
-            }
-            _ => {
-                let names = self.class_tensors();
-                let kept: Vec<&str> = names.iter().map(String::as_str).collect();
-                load_torch_but(self, path, Exceptions { kept: &kept, ..Exceptions::default() })
-            }
-        }
+    fn load_pretrained(self, path: &Path) -> Result<Self, WeightsError> {
+        weights::load_pretrained(self, path, Self::backbones_mut, |network| {
+            let kept = network.class_tensors();
+            network.load_torch(path, Exceptions { kept: &borrowed(&kept), channels: true, ..Exceptions::default() })
+        })
+    }
+
+    /// Loads the network's weights from a file of PyTorch's.
+    ///
+    /// # Errors
+    /// As [`load_torch_but`].
+    fn load_torch(self, path: &Path, exceptions: Exceptions<'_>) -> Result<Self, WeightsError> {
+        load_torch_but(self, path, Exceptions { names: Self::TORCH_NAMES, ..exceptions })
+    }
+
+    /// Writes the weights as `.safetensors` under PyTorch's names.
+    ///
+    /// # Errors
+    /// [`WeightsError::Write`]; what was there before is untouched.
+    fn save_torch(&self, path: &Path) -> Result<(), WeightsError> {
+        weights::save_torch_named(self, Self::TORCH_NAMES, path)
+    }
+
+    /// Returns PyTorch's names and shapes of the network's tensors, in the network's order.
+    fn torch_shapes(&self) -> Vec<(String, Vec<usize>)> {
+        weights::torch_shapes_named(self, Self::TORCH_NAMES)
     }
 }
 
@@ -160,6 +184,11 @@ pub trait DetectionNetworkConfig: Clone + Debug + Serialize + DeserializeOwned +
 
     /// Normalization and sizes of images; its `mean` has as many values as images have channels.
     fn transform(&self) -> ImageTransform;
+
+    /// Whether [`DetectionNetwork::freeze_backbone`] freezes layers, and layers can have learning rates of their own.
+    fn has_backbone(&self) -> bool {
+        false
+    }
 
     /// Whether the network learns and finds masks.
     fn has_masks(&self) -> bool {

@@ -83,12 +83,12 @@ impl ConvBlockConfig {
     }
 }
 
-/// Convolution, normalisation, activation.
+/// Convolution, normalization, activation.
 #[derive(Module, Debug)]
 pub struct ConvBlock {
     /// The convolution.
     pub conv: Conv2d,
-    /// The normalisation, if there is one.
+    /// The normalization, if there is one.
     pub norm: Option<Norm>,
     /// The activation.
     #[module(skip)]
@@ -111,7 +111,7 @@ impl ConvBlock {
     }
 }
 
-/// Convolution, normalisation, activation: computed at once where they can be, and not in passes of their own.
+/// Convolution, normalization, activation: computed at once where they can be, and not in passes of their own.
 pub fn conv_norm(conv: &Conv2d, norm: Option<&Norm>, activation: Activation, x: impl Into<Joined>) -> Tensor<4> {
     let x = x.into();
     let layers = [Some(conv.weight.id), norm.and_then(Norm::id)];

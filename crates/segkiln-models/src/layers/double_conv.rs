@@ -17,10 +17,10 @@ pub struct DoubleConvConfig {
     /// Zeros around each convolution's input: 1 keeps height and width, 0 takes four pixels from each.
     #[config(default = 1)]
     pub padding: usize,
-    /// Normalisation after each convolution.
+    /// Normalization after each convolution.
     #[config(default = "NormConfig::default()")]
     pub norm: NormConfig,
-    /// Activation after each normalisation.
+    /// Activation after each normalization.
     #[config(default = "Activation::Relu")]
     pub activation: Activation,
 }

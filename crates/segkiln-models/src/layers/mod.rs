@@ -1,8 +1,9 @@
-//! The blocks that networks are built from. Every convolution, normalisation, pooling and up-sampling of every network is
+//! The blocks that networks are built from. Every convolution, normalization, pooling and up-sampling of every network is
 //! called here and nowhere else, so that a faster one is put under all of them at once.
 
 mod activation;
 mod conv;
+mod conv3d;
 mod double_conv;
 mod dropout;
 mod fpn;
@@ -20,6 +21,9 @@ pub(crate) use conv::default_initializer;
 pub use conv::{
     ConvBlock, ConvBlockConfig, add_relu, conv_norm, conv2d, max_pool2d, max_pool2d_overlapping, max_pool2d_same,
     zero_bias,
+};
+pub use conv3d::{
+    ConvBlock3d, ConvBlock3dConfig, cat_channels3d, conv_transpose3d, conv3d, doubling3d, max_pool3d, pad_to_multiple3d,
 };
 pub use double_conv::{DoubleConv, DoubleConvConfig};
 pub use dropout::{channel_dropout, image_dropout};
@@ -39,6 +43,8 @@ use crate::weights::{TorchName, TorchNames};
 pub(crate) const TORCH_NAMES: TorchNames = &[
     ("ConvBlock", "conv", TorchName::Is("0")),
     ("ConvBlock", "norm", TorchName::Is("1")),
+    ("ConvBlock3d", "conv", TorchName::Is("0")),
+    ("ConvBlock3d", "norm", TorchName::Is("1")),
     ("SeparableConv", "depthwise", TorchName::Is("0.0")),
     ("SeparableConv", "pointwise", TorchName::Is("0.1")),
     ("SeparableConv", "norm", TorchName::Is("1")),

@@ -11,7 +11,7 @@ use crate::trace::tap;
 
 use crate::ConfigError;
 
-/// Which normalisation follows a convolution.
+/// Which normalization follows a convolution.
 #[derive(Config, Debug, PartialEq)]
 pub enum NormConfig {
     /// Over the batch, per channel (Ioffe and Szegedy 2015).
@@ -21,7 +21,7 @@ pub enum NormConfig {
         /// Share of the new batch in the running statistics.
         momentum: f64,
     },
-    /// Batch normalisation that keeps the statistics and the scale that it was given: for fine-tuning with small batches.
+    /// Batch normalization that keeps the statistics and the scale that it was given: for fine-tuning with small batches.
     Frozen {
         /// Added to the variance.
         epsilon: f64,
@@ -38,7 +38,7 @@ pub enum NormConfig {
 }
 
 impl Default for NormConfig {
-    /// Batch normalisation with PyTorch's epsilon 1e-5 and momentum 0.1.
+    /// Batch normalization with PyTorch's epsilon 1e-5 and momentum 0.1.
     fn default() -> Self {
         Self::Batch { epsilon: 1e-5, momentum: 0.1 }
     }
@@ -84,16 +84,16 @@ impl NormConfig {
     }
 }
 
-/// A normalisation layer.
+/// A normalization layer.
 #[derive(Module, Debug)]
 pub enum Norm {
-    /// Batch normalisation.
+    /// Batch normalization.
     Batch(BatchNorm),
-    /// Batch normalisation that does not learn.
+    /// Batch normalization that does not learn.
     Frozen(FrozenBatchNorm),
-    /// Group normalisation.
+    /// Group normalization.
     Group(GroupNorm),
-    /// Instance normalisation.
+    /// Instance normalization.
     Instance(InstanceNorm),
 }
 
@@ -133,7 +133,7 @@ impl Norm {
     }
 }
 
-/// Layer normalisation of each pixel's channels (Ba et al. 2016).
+/// Layer normalization of each pixel's channels (Ba et al. 2016).
 ///
 /// # Shapes
 /// `[n, c, h, w]` → the same
@@ -141,7 +141,7 @@ pub fn layer_norm2d(norm: &LayerNorm, x: Tensor<4>) -> Tensor<4> {
     tap(&norm.gamma, norm.forward(x.permute([0, 2, 3, 1])).permute([0, 3, 1, 2]))
 }
 
-/// Batch normalisation whose statistics, scale and shift do not change in training. Its values are no parameters.
+/// Batch normalization whose statistics, scale and shift do not change in training. Its values are no parameters.
 #[derive(Module, Debug)]
 pub struct FrozenBatchNorm {
     /// Scale, `[channels]`.

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn crop_takes_the_centre() {
+    fn crop_takes_the_center() {
         assert_eq!(values(center_crop(row(&[1., 2., 3., 4., 5.]), [1, 3])), [2., 3., 4.]);
         assert_eq!(values(center_crop(row(&[1., 2., 3., 4.]), [1, 1])), [2.]);
     }

@@ -32,4 +32,7 @@ pub(crate) use any::TORCH_NAMES;
 pub use any::{ModelConfig, SegmentationModel};
 pub use card::ModelCard;
 pub use network::{HeadLogits, SegmentationNetwork, SegmentationNetworkConfig, check_classes, decoder_backbone};
+/// Other names of the networks' tensors outside of their backbones.
+pub(crate) const OTHER_NAMES: &[crate::weights::OtherNames] = &[segformer::other_names];
+
 pub(crate) use network::{auxiliary, is_on_timm, on_backbone, owned, unused_stages};

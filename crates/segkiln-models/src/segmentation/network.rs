@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     ConfigError, Summary,
     backbones::{Backbone, BackboneConfig, smp},
-    weights::{self, Exceptions, TorchNames, WeightsError, load_torch_but, torch_contents},
+    weights::{self, Exceptions, TorchNames, WeightsError, borrowed, load_torch_but},
 };
 
 /// Logits of one head of a network in training.
@@ -93,29 +93,12 @@ pub trait SegmentationNetwork: Module + ModuleDisplay + Sync + 'static {
     ///
     /// # Errors
     /// [`WeightsError`], naming the tensors if the file is of none of these.
-    fn load_pretrained(mut self, path: &Path) -> Result<Self, WeightsError> {
-        if weights::is_own(path) {
-            return weights::load(self, path);
-        }
-        let contents = torch_contents(path)?;
-        if let Some(reason) = self.backbones_mut().iter().find_map(|backbone| backbone.misfit(&contents)) {
-            return Err(WeightsError::Read { path: path.into(), reason: reason.into() });
-        }
-        let is_whole = |name: &str| ["encoder.", "backbone."].iter().any(|part| name.contains(part));
-        let is_whole = contents.iter().any(|(name, _)| is_whole(name));
-        let backbones = self.backbones_mut();
-        if backbones.is_empty() || is_whole {
-            let (kept, spare) = (self.class_tensors(), self.training_tensors());
+    fn load_pretrained(self, path: &Path) -> Result<Self, WeightsError> {
+        weights::load_pretrained(self, path, Self::backbones_mut, |network| {
+            let (kept, spare) = (network.class_tensors(), network.training_tensors());
             let (kept, spare) = (borrowed(&kept), borrowed(&spare));
-            return self
-                .load_torch(path, Exceptions { kept: &kept, spare: &spare, channels: true, ..Default::default() });
-        }
-        for backbone in backbones {
-            let spare = &["fc.", "_fc.", "classifier.", "head.", "conv_head."];
-            let exceptions = Exceptions { spare, channels: true, ..Exceptions::default() };
-            *backbone = load_torch_but(backbone.clone(), path, exceptions)?;
-        }
-        Ok(self)
+            network.load_torch(path, Exceptions { kept: &kept, spare: &spare, channels: true, ..Default::default() })
+        })
     }
 
     /// Loads the network's weights from a file of PyTorch's. Its [`unused_tensors`](Self::unused_tensors) may be missing.
@@ -254,10 +237,6 @@ pub(crate) fn unused_stages(encoder: &Backbone, last: Option<usize>) -> Vec<Stri
 /// Owned copies of prefixes.
 pub(crate) fn owned(prefixes: &[&str]) -> Vec<String> {
     prefixes.iter().map(|prefix| (*prefix).into()).collect()
-}
-
-fn borrowed(prefixes: &[String]) -> Vec<&str> {
-    prefixes.iter().map(String::as_str).collect()
 }
 
 /// Implements [`SegmentationNetworkConfig`] for the config of a decoder with fields `backbone` and `classes`, inherent

@@ -15,16 +15,19 @@ use std::{
 
 mod aliases;
 mod peel;
+mod pretrained;
 mod published;
 mod quantized;
 mod source;
 mod torch;
 
+pub(crate) use aliases::{OtherNames, each_name};
 use burn::{
     module::{Module, ModuleVisitor, Param, ParamId},
     store::{ModuleRecord, burn_pack},
     tensor::{Bytes, DType, Tensor, TensorData},
 };
+pub(crate) use pretrained::{borrowed, load_pretrained};
 pub use published::*;
 pub use quantized::{save_quantized, save_quantized_layers};
 pub use torch::{

@@ -82,7 +82,7 @@ fn quantized(name: String, data: TensorData, outputs: usize) -> burn_pack::Tenso
     burn_pack::Tensor::new(name, DType::QFloat(blocks.scheme()), shape, None, Bytes::from_bytes_vec(bytes))
 }
 
-/// A tensor of a file, with floats in place of what is quantised.
+/// A tensor of a file, with floats in place of what is quantized.
 pub(super) fn floats(tensor: burn_pack::Tensor) -> Result<burn_pack::Tensor, String> {
     let DType::QFloat(scheme) = tensor.dtype else { return Ok(tensor) };
     let shape = tensor.shape.to_vec();
@@ -91,7 +91,7 @@ pub(super) fn floats(tensor: burn_pack::Tensor) -> Result<burn_pack::Tensor, Str
         .into_iter()
         .find(|blocks| [2, 4].contains(&shape.len()) && blocks.scheme() == scheme);
     let count: usize = shape.iter().product();
-    let unknown = || format!("{} is quantised in a way that is not known here", tensor.name);
+    let unknown = || format!("{} is quantized in a way that is not known here", tensor.name);
     let blocks = known.filter(|blocks| tensor.byte_len() == count + 4 * blocks.count()).ok_or_else(unknown)?;
     let bytes = tensor.to_bytes().map_err(|error| error.to_string())?;
     let (values, scales) = bytes.split_at_checked(count).ok_or_else(unknown)?;
@@ -159,7 +159,7 @@ mod tests {
     };
 
     #[test]
-    fn quantised_weights_are_small_and_near() {
+    fn quantized_weights_are_small_and_near() {
         let folder = tempfile::tempdir().unwrap();
         let [whole, small, again] = ["whole", "small", "again"].map(|name| folder.path().join(format!("{name}.bpk")));
         let device = Device::default();
@@ -188,10 +188,10 @@ mod tests {
         // As one that learns.
         let learning = load(config.init(&device.clone().autodiff()), &small).unwrap();
         assert!(learning.encoder.levels[1].first.conv.weight.val().is_require_grad());
-        // What was quantised once is so for good.
+        // What was quantized once is so for good.
         save_quantized(&loaded, &again).unwrap();
-        let quantised = load(config.init(&device), &again).unwrap();
-        assert!(values(&quantised).iter().zip(values(&loaded)).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs().max(1e-3)));
+        let quantized = load(config.init(&device), &again).unwrap();
+        assert!(values(&quantized).iter().zip(values(&loaded)).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs().max(1e-3)));
     }
 
     /// The outputs of fully connected layers and transposed convolutions are along their second axis.
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn other_ways_of_quantising_are_errors() {
+    fn other_ways_of_quantizing_are_errors() {
         let scheme = Blocks::new(&[2, 3, 1, 1], 0).scheme();
         let tensor_of = |scheme, length| {
             let bytes = Bytes::from_bytes_vec(vec![1; length]);

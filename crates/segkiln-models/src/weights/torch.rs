@@ -252,7 +252,7 @@ pub type TorchNames = &'static [(&'static str, &'static str, TorchName)];
 fn tables() -> impl Iterator<Item = TorchNames> {
     let parts = [crate::layers::TORCH_NAMES, crate::detection::TORCH_NAMES];
     let lists = [crate::backbones::TORCH_NAMES, crate::segmentation::TORCH_NAMES];
-    parts.into_iter().chain(lists.into_iter().flatten().copied())
+    parts.into_iter().chain(lists.into_iter().flatten().copied()).chain(crate::backbones::custom_torch_names())
 }
 
 /// PyTorch's names of the modules that a visitor is in.
@@ -357,7 +357,7 @@ fn named(file: Source, expected: &[Expected]) -> (BTreeMap<String, Stored>, Stri
     let aliases = aliases(known.iter().copied());
     let today = |name: &str| {
         let name = name.replace("_orig_mod.", "");
-        aliases.get(&name).cloned().unwrap_or_else(|| today(&name))
+        aliases.get(&name).cloned().unwrap_or(name)
     };
     let prefix = peel::prefix(file.0.keys().map(String::as_str), |name| known.contains(today(name).as_str()));
     // segmentation_models_pytorch's UNet++ has empty ones where the encoder has no map.
@@ -366,24 +366,6 @@ fn named(file: Source, expected: &[Expected]) -> (BTreeMap<String, Stored>, Stri
     let is_spare =
         |name: &str| name.ends_with(".num_batches_tracked") || (!known.contains(name) && peel::is_beside(name));
     (names.filter(|(name, _)| !is_spare(name)).collect(), prefix)
-}
-
-/// Returns torchvision's current name of a tensor.
-fn today(name: &str) -> String {
-    let parts: Vec<&str> = name.split('.').collect();
-    match parts.as_slice() {
-        ["rpn", "head", "conv", kind @ ("weight" | "bias")] => format!("rpn.head.conv.0.0.{kind}"),
-        ["backbone", "fpn", blocks @ ("inner_blocks" | "layer_blocks"), index, kind @ ("weight" | "bias")] => {
-            format!("backbone.fpn.{blocks}.{index}.0.{kind}")
-        }
-        ["roi_heads", "mask_head", old, kind @ ("weight" | "bias")] if old.starts_with("mask_fcn") => {
-            match old["mask_fcn".len()..].parse::<usize>() {
-                Ok(number @ 1..) => format!("roi_heads.mask_head.{}.0.{kind}", number - 1),
-                _ => name.into(),
-            }
-        }
-        _ => name.into(),
-    }
 }
 
 /// Puts values into a module.
@@ -522,20 +504,5 @@ mod tests {
         save_safetensors(resnet.into(), &path).unwrap();
         let error = load_torch(network(), &path).unwrap_err().to_string();
         assert!(error.contains("the names look like those of ResNet"), "{error}");
-    }
-
-    #[test]
-    fn old_names_are_understood() {
-        for (old, new) in [
-            ("rpn.head.conv.weight", "rpn.head.conv.0.0.weight"),
-            ("rpn.head.conv.0.0.weight", "rpn.head.conv.0.0.weight"),
-            ("backbone.fpn.inner_blocks.2.bias", "backbone.fpn.inner_blocks.2.0.bias"),
-            ("backbone.fpn.layer_blocks.2.0.bias", "backbone.fpn.layer_blocks.2.0.bias"),
-            ("roi_heads.mask_head.mask_fcn1.weight", "roi_heads.mask_head.0.0.weight"),
-            ("roi_heads.mask_head.mask_fcn0.weight", "roi_heads.mask_head.mask_fcn0.weight"),
-            ("backbone.body.layer1.0.conv1.weight", "backbone.body.layer1.0.conv1.weight"),
-        ] {
-            assert_eq!(today(old), new);
-        }
     }
 }

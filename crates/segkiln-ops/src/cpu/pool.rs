@@ -129,7 +129,7 @@ mod tests {
 
     fn bytes(values: Vec<f32>) -> Bytes {
         let len = values.len() * 4;
-        // SAFETY: all values are initialised.
+        // SAFETY: all values are initialized.
         unsafe { Bytes::from_controller(Box::new(Pooled::new(values).unwrap()), len) }
     }
 

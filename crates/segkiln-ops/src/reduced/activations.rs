@@ -1,7 +1,7 @@
 //! Activations between layers of reduced precision: bf16, channels last.
 //!
-//! A tensor keeps its shape, `[batch, channels, height, width]`; only its strides say that the channels of a pixel lie side by
-//! side. So every operator of Burn's can still read it.
+//! A tensor keeps its shape, `[batch, channels, height, width]`; its strides put the channels of a pixel side by side, so every
+//! operator of Burn can still read it.
 
 #![allow(
     clippy::needless_range_loop,
@@ -56,9 +56,9 @@ impl Dims {
 /// Affine quantization to 8 bits: the byte `value` is the number `scale · (value - zero)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Quantization {
-    /// From one value to the next; positive and finite.
+    /// Step between neighboring values; positive and finite.
     pub scale: f32,
-    /// The value that is 0.
+    /// Zero point: the byte that stands for 0.
     pub zero: u8,
 }
 
@@ -76,12 +76,12 @@ impl Quantization {
     }
 }
 
-/// The type of a tensor of 8 bits. Burn takes it for one of its quantized tensors, so that none of its operators reads it.
+/// Data type of 8-bit tensors: one of Burn's quantized types, so that none of its operators reads the values by mistake.
 fn bytes_type() -> DType {
     DType::QFloat(QuantScheme::default())
 }
 
-/// Bytes after the values of a tensor of 8 bits: its [`Quantization`], so that a map carries what its values stand for.
+/// Bytes after the values of an 8-bit tensor that hold its [`Quantization`].
 const TAIL: usize = 8;
 /// Last bytes of the tail, by which it is recognized.
 const MARK: [u8; 3] = *b"u8q";
@@ -109,12 +109,12 @@ pub(super) fn quantization(tensor: &FlexTensor) -> Option<Quantization> {
     }
 }
 
-/// The values of a tensor of 8 bits.
+/// Values of an 8-bit tensor, without its tail.
 pub(super) fn octets(tensor: &FlexTensor) -> &[u8] {
     &tensor.bytes()[..Dims::of(tensor).len()]
 }
 
-/// How values are stored that layers pass on, channels last.
+/// Storage format of activations, channels last.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Format {
     F32,
@@ -302,7 +302,7 @@ impl Sink {
     }
 }
 
-/// Values that stay where they are, in another format.
+/// Converts values to another format in the same layout.
 struct InPlace<'a> {
     source: Source<'a>,
     range: std::ops::Range<usize>,

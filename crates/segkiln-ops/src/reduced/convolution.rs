@@ -1,4 +1,4 @@
-//! A convolution whose weight is packed for dot products of bf16; what it has in common with that of 8 bits.
+//! Convolutions with bf16 factors: packing of the weight, and the parts that 8-bit convolutions share.
 
 use std::sync::OnceLock;
 
@@ -19,14 +19,14 @@ use crate::{
     cpu::memory::{Memory, Shared},
 };
 
-/// Channels that are read, in one tensor or two that follow each other.
+/// Input channels, of one tensor or of two concatenated ones.
 #[derive(Clone, Copy)]
 pub(super) struct Inputs<'a, E> {
     pub batch: usize,
     pub size: [usize; 2],
     tensors: [&'a [E]; 2],
     channels: [usize; 2],
-    /// The value that stands for 0 in each.
+    /// Zero point of each tensor.
     zeros: [E; 2],
     /// That of the first.
     pub zero: E,
@@ -50,7 +50,7 @@ impl<'a, E: Copy> Inputs<'a, E> {
         }
     }
 
-    /// Where 16 channels lie: a tensor's pixels, how many channels a pixel has, and the first channel.
+    /// Locates 16 channels: the tensor's values, its channels per pixel, and the first of the 16 within a pixel.
     #[inline(always)]
     pub fn source(&self, channel: usize) -> (*const E, usize, usize) {
         let [first, second] = self.channels;
@@ -74,7 +74,7 @@ impl<'a, E: Copy> Inputs<'a, E> {
 }
 
 impl Inputs<'_, u8> {
-    /// The values that stand for 0 of 32 channels from this one on.
+    /// Zero points of the 32 channels from this one on.
     ///
     /// # Safety
     /// The instructions of the unit are there.
@@ -151,8 +151,8 @@ impl Target {
         Self { size, channels, planes: true, format: Format::F32, values: Shared(values) }
     }
 
-    /// Writes 16 channels of 4×4 pixels from `first` on, with `dilation` between them, as far as there are so many, a plane a
-    /// channel.
+    /// Writes 16 channels of 4×4 pixels, `dilation` apart, from `first` on, one plane per channel; pixels and channels past the
+    /// end are left out.
     ///
     /// # Safety
     /// The target has planes, and these pixels of these channels are this task's. The instructions of the unit are there.
@@ -200,7 +200,7 @@ impl Target {
         }
     }
 
-    /// Writes 16 channels of a pixel, as far as there are so many.
+    /// Writes 16 channels of a pixel; channels past the end are left out.
     ///
     /// # Safety
     /// The pixel is within the target, and these channels of it are this task's. The instructions of the unit are there.
@@ -233,11 +233,11 @@ pub struct Affine {
     pub scale: Tensor<1>,
     /// One a channel.
     pub shift: Tensor<1>,
-    /// Smallest and largest output; without, all.
+    /// Smallest and largest output; unbounded if none.
     pub range: Option<[f32; 2]>,
 }
 
-/// A layer but for its weight.
+/// Everything about a layer except its packed weight.
 #[derive(Debug)]
 pub(super) struct Layer {
     pub kind: UnitKind,

@@ -1,7 +1,7 @@
 //! The gradient of a weight as products summed over positions: pixels of the output, or Winograd's tiles of them.
 //!
 //! A plane has for each position the input's channels and those of the output's gradient; its sums are all products of one with
-//! the other. Two neighbouring positions of a channel are the pair that a dot product takes. The sums of some positions are
+//! the other. Two neighboring positions of a channel are the pair that a dot product takes. The sums of some positions are
 //! f32 and stay in the second-level cache while positions pass by.
 
 #![allow(

@@ -196,7 +196,7 @@ impl<D: Dot> Task for Pixels<'_, D> {
     }
 }
 
-/// Some neighbouring pixels and a panel.
+/// Some neighboring pixels and a panel.
 struct Group<'a, D: Dot> {
     convolution: &'a Convolution<'a, D>,
     /// `[tap][tensor][pixel]`

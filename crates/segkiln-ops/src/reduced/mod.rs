@@ -2,14 +2,14 @@
 //!
 //! A [`ReducedConv2d`] packs a layer's weight once, for the dot products of bf16 that the processor has (AVX512-BF16), a
 //! [`QuantizedConv2d`] for those of integers (AVX512-VNNI). Between such layers activations can stay as they are multiplied, with
-//! their channels last in memory, `[batch, height, width, channels]`: a half or a quarter of the traffic, and neighbouring
-//! channels are the pairs or fours that a dot product takes. A map of 8 bits carries what its values stand for behind them.
+//! their channels last in memory, `[batch, height, width, channels]`: a half or a quarter of the traffic, and neighboring
+//! channels are the pairs or fours that a dot product takes. An 8-bit map stores its scale and zero point behind its values.
 //!
-//! - `unit`: the few instructions, with a definition in plain loops beside them;
+//! - `unit`: the vector instructions that the kernels use, and their definition in plain loops;
 //! - `activations`: tensors of bf16 or 8 bits with channels last, and the way there and back;
 //! - `product`: the product in registers;
 //! - `winograd`, `direct`: 3×3 kernels by transformed tiles, all others by the definition;
-//! - `pool`: what is between convolutions: pooling, sums;
+//! - `pool`: pooling and sums between convolutions;
 //! - `correlation`, `taps`: gradients of weights, over Winograd's tiles or by the definition;
 //! - `training`: a convolution and its gradients, which [`conv2d_bf16`](crate::conv2d_bf16) computes.
 

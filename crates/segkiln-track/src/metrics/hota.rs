@@ -27,8 +27,10 @@ impl Hota {
             frame.truth.iter().for_each(|truth| truth_frames[*truth] += 1.0);
             frame.result.iter().for_each(|result| result_frames[*result] += 1.0);
             let columns = frame.result.len();
-            let of_row: Vec<f64> = (0..frame.truth.len()).map(|row| (0..columns).map(|c| frame.iou(row, c)).sum()).collect();
-            let of_column: Vec<f64> = (0..columns).map(|c| (0..frame.truth.len()).map(|row| frame.iou(row, c)).sum()).collect();
+            let of_row: Vec<f64> =
+                (0..frame.truth.len()).map(|row| (0..columns).map(|c| frame.iou(row, c)).sum()).collect();
+            let of_column: Vec<f64> =
+                (0..columns).map(|c| (0..frame.truth.len()).map(|row| frame.iou(row, c)).sum()).collect();
             for (row, truth) in frame.truth.iter().enumerate() {
                 for (column, result) in frame.result.iter().enumerate() {
                     let iou = frame.iou(row, column);
@@ -48,9 +50,8 @@ impl Hota {
         let mut overlap = [0.0; THRESHOLDS];
         let mut matches: [HashMap<(usize, usize), f64>; THRESHOLDS] = Default::default();
         for frame in &overlaps.frames {
-            let gain = |row: usize, column: usize| {
-                frame.iou(row, column) * alignment(frame.truth[row], frame.result[column])
-            };
+            let gain =
+                |row: usize, column: usize| frame.iou(row, column) * alignment(frame.truth[row], frame.result[column]);
             for (row, column) in assign(frame.truth.len(), frame.result.len(), gain).into_iter().enumerate() {
                 let Some(column) = column else { continue };
                 let iou = frame.iou(row, column);

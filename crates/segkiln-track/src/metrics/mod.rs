@@ -70,12 +70,7 @@ impl Overlaps {
     }
 }
 
-fn number(
-    frame: usize,
-    whose: &str,
-    objects: &[(u64, BBox)],
-    known: &mut HashMap<u64, usize>,
-) -> Result<Vec<usize>> {
+fn number(frame: usize, whose: &str, objects: &[(u64, BBox)], known: &mut HashMap<u64, usize>) -> Result<Vec<usize>> {
     let mut numbers: Vec<usize> = Vec::with_capacity(objects.len());
     let mut seen = std::collections::HashSet::new();
     for (id, _) in objects {
@@ -119,11 +114,7 @@ pub struct TrackingScores {
 /// [`TrackError::Frame`] if a number occurs twice in a frame.
 pub fn evaluate(frames: &[FrameTracks]) -> Result<TrackingScores> {
     let overlaps = Overlaps::new(frames)?;
-    Ok(TrackingScores {
-        clear: Clear::new(&overlaps),
-        identity: Identity::new(&overlaps),
-        hota: Hota::new(&overlaps),
-    })
+    Ok(TrackingScores { clear: Clear::new(&overlaps), identity: Identity::new(&overlaps), hota: Hota::new(&overlaps) })
 }
 
 /// Overlap from which boxes may be matched by the metrics of one threshold.

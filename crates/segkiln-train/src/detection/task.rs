@@ -90,7 +90,7 @@ impl<C: DetectionNetworkConfig> Task for DetectionTask<C> {
     }
 
     fn has_backbone(&self) -> bool {
-        true
+        self.card.model.has_backbone()
     }
 
     fn init(&self, device: &Device) -> Result<C::Network> {

@@ -22,20 +22,20 @@ use crate::{
 /// How an image is segmented.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SegmentOptions {
-    /// Side of the square tiles that a large image is cut into, in pixels. Without, images of up to 2²⁰ pixels are done
-    /// whole and larger ones in tiles of 512. With a [preset](Segmenter::with_preset) every image is done whole.
+    /// Side of the square tiles that an image is cut into, in pixels. By default images of up to 2²⁰ pixels are segmented
+    /// whole and larger ones in tiles of 512. With a [preset](Segmenter::with_preset) every image is segmented whole.
     pub tile: Option<u32>,
-    /// Share of a tile that neighbours have in common, in `[0, 0.95]`.
+    /// Share of a tile that neighbors have in common, in `[0, 0.95]`.
     pub overlap: f32,
     /// Whether the four mirror images are segmented too and the probabilities averaged: slower, a little better.
     pub flips: bool,
-    /// Dense CRF that moves the borders to the image's edges afterwards, by the image's values before they are normalised. It takes
+    /// Dense CRF that moves the borders to the image's edges afterwards, by the image's values before they are normalized. It takes
     /// the whole image at once: 20 bytes a pixel and class and some 600 bytes a pixel.
     pub crf: Option<DenseCrf>,
     /// Whether probabilities are kept: 4 bytes a pixel and class. The map alone needs 4 bytes a pixel.
     pub probabilities: bool,
-    /// Whether the logits are kept, at the height and width in which the network sees the image. They are of images that are
-    /// done whole.
+    /// Whether the logits are kept, at the height and width in which the network sees the image; only of images that are
+    /// segmented whole.
     pub logits: bool,
 }
 
@@ -75,7 +75,7 @@ impl SegmentOptions {
 /// [`SegmentationNetwork`] of your own.
 ///
 /// ```no_run
-/// use segkiln::prelude::*;
+/// use segkiln::{image, prelude::*};
 ///
 /// let segmenter = Segmenter::load("runs/unet", &Device::default())?;
 /// let image = image::open("street.jpg")?;
@@ -134,7 +134,7 @@ impl Segmenter {
         };
         let card = ModelCard { model, classes: names, color: Some(ColorMode::Rgb), normalize: Normalize::imagenet() };
         let model = if is_ours {
-            // A second head is none that prediction needs, but a training may have had one.
+            // A training checkpoint may have an auxiliary head, which prediction does not need; retry with one.
             weights::load(card.model.init(device), path).or_else(|error| {
                 weights::load(card.model.clone().with_aux(true).init(device), path).map_err(|_| error)
             })?

@@ -57,9 +57,9 @@ fn any_size_and_class_count_comes_back() {
 /// A network whose output at a pixel depends on that pixel alone gives the same in tiles as whole.
 #[test]
 fn tiles_blend_to_the_whole() {
-    struct CentreOnly;
+    struct CenterOnly;
 
-    impl ModuleMapper for CentreOnly {
+    impl ModuleMapper for CenterOnly {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             if D != 4 || param.val().shape()[2] != 3 {
                 return param;
@@ -74,7 +74,7 @@ fn tiles_blend_to_the_whole() {
     }
 
     let mut segmenter = segmenter(3);
-    segmenter.model = segmenter.model.map(&mut CentreOnly);
+    segmenter.model = segmenter.model.map(&mut CenterOnly);
     // Constant in 2x2 blocks, so that pooling is harmless and tiles at even starts see the same blocks.
     let image = picture(45, 30).resize_exact(90, 60, image::imageops::FilterType::Nearest);
     let whole = segmenter.segment(&image).unwrap();

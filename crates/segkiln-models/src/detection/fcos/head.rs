@@ -8,6 +8,7 @@ use super::{
     super::{
         dense::{class_conv, head_conv, predict},
         flatten_predictions,
+        predictions::HeadOutputs,
     },
     FcosConfig,
 };
@@ -64,16 +65,6 @@ impl FcosLayer {
             Self::Relu(_) => relu(x),
         }
     }
-}
-
-/// Outputs of the heads for each level, in the order of the locations.
-pub(super) struct HeadOutputs {
-    /// `[n, locations, classes]`
-    pub logits: Vec<Tensor<3>>,
-    /// Distances in strides, not below 0: `[n, locations, 4]`
-    pub codes: Vec<Tensor<3>>,
-    /// Logits, `[n, locations, 1]`
-    pub centerness: Vec<Tensor<3>>,
 }
 
 impl FcosHead {

@@ -1,24 +1,21 @@
 use burn::{
     module::Module,
-    tensor::{Device, Tensor, activation},
+    tensor::{Device, Tensor},
 };
 use segkiln_core::{Detection, Instances};
 
 use super::{
     super::{
         AnchorGrid, BackboneWithFpn, BoxLinearCoder, Corners, DensePostprocess, DetectionError, DetectionLosses,
-        DetectionNetwork, DetectionNetworkConfig, DetectionTensors, ImageBatch, ImageTargets, Sampling,
-        binary_cross_entropy, check_images, check_targets,
-        dense::anchors_of,
-        generalized_box_iou_loss,
-        host::{indices, rows, values},
+        DetectionNetwork, DetectionNetworkConfig, DetectionTensors, ImageTargets, Sampling, binary_cross_entropy,
+        check_targets, generalized_box_iou_loss,
+        host::{indices, rows},
         losses::sum,
-        min_logit, sigmoid, sigmoid_focal_loss, stack_levels,
-        tensors::restored,
-        with_same_layers,
+        min_logit,
+        predictions::Predictions,
+        sigmoid_focal_loss, stack_levels, with_same_layers,
     },
     FcosConfig, FcosHead, assign_locations,
-    head::HeadOutputs,
 };
 use crate::{backbones::Backbone, layers::NormConfig};
 
@@ -49,13 +46,6 @@ impl FcosConfig {
     }
 }
 
-/// Images, and what the network makes of them.
-struct Predictions {
-    images: ImageBatch,
-    grids: Vec<AnchorGrid>,
-    outputs: HeadOutputs,
-}
-
 impl DetectionNetwork for Fcos {
     type Config = FcosConfig;
 
@@ -68,8 +58,8 @@ impl DetectionNetwork for Fcos {
         Ok(self)
     }
 
-    fn backbone_mut(&mut self) -> Option<&mut Backbone> {
-        Some(&mut self.backbone.body)
+    fn backbones_mut(&mut self) -> Vec<&mut Backbone> {
+        vec![&mut self.backbone.body]
     }
 
     fn class_tensors(&self) -> Vec<String> {
@@ -77,38 +67,11 @@ impl DetectionNetwork for Fcos {
     }
 
     fn detect(&self, images: &[Tensor<3>]) -> Result<Vec<Vec<Detection>>, DetectionError> {
-        self.detections(&self.predict(images)?)
+        self.predict(images)?.detections(&self.postprocess(), &BoxLinearCoder)
     }
 
     fn detect_tensors(&self, image: &Tensor<3>) -> Result<Vec<DetectionTensors>, DetectionError> {
-        let predictions = self.predict(std::slice::from_ref(image))?;
-        let found = self.detections(&predictions)?.remove(0);
-        let Predictions { images, grids, outputs } = &predictions;
-        let [logits, codes, centerness] = [&outputs.logits, &outputs.codes, &outputs.centerness]
-            .map(|levels| levels.iter().map(|level| values(level.clone())).collect::<Vec<_>>());
-        let places = anchors_of(
-            &found,
-            images,
-            grids,
-            [&logits, &codes],
-            self.config.classes,
-            |level, location, logit| (sigmoid(logit) * sigmoid(centerness[level][location])).sqrt(),
-            |code, anchor| BoxLinearCoder.decode(code, anchor),
-        );
-        let device = images.tensor.device();
-        let pairs = found.into_iter().zip(places).filter_map(|(detection, place)| Some((detection, place?)));
-        let tensors = pairs.map(|(detection, (level, anchor))| {
-            let class = detection.label() as usize;
-            let row = |levels: &[Tensor<3>]| levels[level].clone().narrow(1, anchor, 1);
-            let value = |levels: &[Tensor<3>], index: usize| row(levels).narrow(2, index, 1).reshape([1]);
-            let codes = row(&outputs.codes).reshape([1, 4]);
-            let bbox = BoxLinearCoder.decode_tensor(codes, rows(&[grids[level].get(anchor)], &device));
-            let score = (activation::sigmoid(value(&outputs.logits, class))
-                * activation::sigmoid(value(&outputs.centerness, 0)))
-            .sqrt();
-            DetectionTensors { detection, score, bbox: restored(images, bbox) }
-        });
-        Ok(tensors.collect())
+        self.predict(std::slice::from_ref(image))?.detection_tensors(&self.postprocess(), &BoxLinearCoder)
     }
 
     /// The terms are `classification`, `bbox_regression` and `bbox_ctrness`; all locations take part, so that nothing is
@@ -132,7 +95,7 @@ impl DetectionNetwork for Fcos {
     ) -> Result<(DetectionLosses, Vec<Vec<Detection>>), DetectionError> {
         let predictions = self.predict(images)?;
         check_targets(images, targets, self.config.classes, false)?;
-        let detections = self.detections(&predictions)?;
+        let detections = predictions.detections(&self.postprocess(), &BoxLinearCoder)?;
         Ok((self.losses_of(predictions, targets), detections))
     }
 }
@@ -140,20 +103,18 @@ impl DetectionNetwork for Fcos {
 impl Fcos {
     fn predict(&self, images: &[Tensor<3>]) -> Result<Predictions, DetectionError> {
         let config = &self.config;
-        check_images(images, config.mean.len())?;
-        let images = config.transform().forward(images);
-        let maps = self.backbone.forward(images.tensor.clone(), &config.stages);
-        let grids = config.anchors().grids(&maps, images.padded_size());
-        let outputs = self.head.forward(&maps, config.classes);
-        Ok(Predictions { images, grids, outputs })
+        Predictions::new(
+            images,
+            &config.transform(),
+            &config.anchors(),
+            |images| self.backbone.forward(images, &config.stages),
+            |maps| self.head.forward(maps, config.classes),
+        )
     }
 
-    fn detections(&self, predictions: &Predictions) -> Result<Vec<Vec<Detection>>, DetectionError> {
-        let Predictions { images, grids, outputs } = predictions;
+    fn postprocess(&self) -> DensePostprocess {
         let config = &self.config;
-        let [logits, codes, centerness] = [&outputs.logits, &outputs.codes, &outputs.centerness]
-            .map(|levels| levels.iter().map(|level| values(level.clone())).collect::<Vec<_>>());
-        let postprocess = DensePostprocess {
+        DensePostprocess {
             classes: config.classes,
             score_threshold: config.score_threshold,
             // The centerness is at most 1, so that the class probability must exceed the square.
@@ -161,14 +122,7 @@ impl Fcos {
             topk_candidates: config.topk_candidates,
             nms_iou: config.nms_iou,
             max_detections: config.max_detections,
-        };
-        postprocess.forward(
-            images,
-            grids,
-            [&logits, &codes],
-            |level, location, logit| (sigmoid(logit) * sigmoid(centerness[level][location])).sqrt(),
-            |code, anchor| BoxLinearCoder.decode(code, anchor),
-        )
+        }
     }
 
     fn losses_of(&self, predictions: Predictions, targets: &[Instances]) -> DetectionLosses {

@@ -39,7 +39,7 @@ pub struct RcnnConfig {
     /// Channels of all maps of the pyramid.
     #[config(default = 256)]
     pub channels: usize,
-    /// The normalisation in the pyramid.
+    /// The normalization in the pyramid.
     #[config(default = "NormConfig::None")]
     pub pyramid_norm: NormConfig,
     /// The shorter side that images are resized to, in pixels.
@@ -155,7 +155,7 @@ pub struct RoiConfig {
 pub enum BoxHeadKind {
     /// Two fully connected layers.
     Mlp,
-    /// Four 3×3 convolutions with this normalisation, then one fully connected layer.
+    /// Four 3×3 convolutions with this normalization, then one fully connected layer.
     ConvFc {
         /// After each convolution.
         norm: NormConfig,
@@ -174,7 +174,7 @@ pub struct MaskConfig {
     /// Their channels.
     #[config(default = 256)]
     pub channels: usize,
-    /// The normalisation after each.
+    /// The normalization after each.
     #[config(default = "NormConfig::None")]
     pub norm: NormConfig,
     /// Probability that a pixel of the mask exceeds.
@@ -379,6 +379,10 @@ impl DetectionNetworkConfig for RcnnConfig {
 
     fn classes(&self) -> usize {
         self.classes
+    }
+
+    fn has_backbone(&self) -> bool {
+        true
     }
 
     fn transform(&self) -> ImageTransform {

@@ -23,3 +23,17 @@ pub use network::Rcnn;
 pub use paste::paste_mask;
 pub use roi_heads::{BoxHead, BoxPredictor, ConvFcHead, MaskHead, MaskPredictor, MlpHead, RoiHeads};
 pub use rpn::{Rpn, RpnHead};
+
+use crate::weights::each_name;
+
+/// torchvision's names of before 0.13, and the mask head's of earlier still.
+pub(super) fn other_names(names: &[&str]) -> Vec<(String, String)> {
+    each_name(names, |parts| match *parts {
+        ["rpn", "head", "conv", "0", "0", kind] => vec![format!("rpn.head.conv.{kind}")],
+        ["roi_heads", "mask_head", index, "0", kind] => {
+            let number: Option<usize> = index.parse().ok();
+            number.map(|number| format!("roi_heads.mask_head.mask_fcn{}.{kind}", number + 1)).into_iter().collect()
+        }
+        _ => Vec::new(),
+    })
+}

@@ -78,8 +78,8 @@ impl DetectionNetwork for Rcnn {
         Ok(self)
     }
 
-    fn backbone_mut(&mut self) -> Option<&mut Backbone> {
-        Some(&mut self.backbone.body)
+    fn backbones_mut(&mut self) -> Vec<&mut Backbone> {
+        vec![&mut self.backbone.body]
     }
 
     fn class_tensors(&self) -> Vec<String> {
@@ -98,6 +98,17 @@ impl DetectionNetwork for Rcnn {
         let Features { images, maps } = &features;
         let (proposals, _) = self.rpn.forward(images, maps, &self.config, false);
         self.roi_heads.detect_tensors(images, features.pooled(), proposals, &self.config)
+    }
+
+    fn mask_logits(&self, image: &Tensor<3>, bbox: &BBox, class: u32) -> Result<Tensor<2>, DetectionError> {
+        let images = std::slice::from_ref(image);
+        check_images(images, self.config.mean.len())?;
+        let features = Features::new(self, images);
+        let [x, y] = features.images.scale(0);
+        let [x1, y1, x2, y2] = bbox.xyxy().map(|side| side as f32);
+        let bbox = [x1 * x, y1 * y, x2 * x, y2 * y];
+        let logits = self.roi_heads.mask_logits(&features.images, features.pooled(), bbox, class, &self.config);
+        logits.ok_or(DetectionError::NoMasks)
     }
 
     fn losses(

@@ -201,6 +201,10 @@ impl DetectionNetworkConfig for RetinaNetConfig {
         self.classes
     }
 
+    fn has_backbone(&self) -> bool {
+        true
+    }
+
     fn transform(&self) -> ImageTransform {
         let Self { min_size, max_size, mean, std, .. } = self;
         ImageTransform { min_size: *min_size, max_size: *max_size, mean: mean.clone(), std: std.clone() }

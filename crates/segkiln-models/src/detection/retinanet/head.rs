@@ -5,7 +5,10 @@ use burn::{
 };
 
 use super::{
-    super::dense::{class_conv, head_conv, head_initializer, predict},
+    super::{
+        dense::{class_conv, head_conv, head_initializer, predict},
+        predictions::HeadOutputs,
+    },
     RetinaNetConfig,
 };
 use crate::layers::{ConvBlock, ConvBlockConfig};
@@ -37,14 +40,6 @@ pub struct RetinaNetRegressionHead {
     pub bbox_reg: Conv2d,
 }
 
-/// Outputs of the heads for each level, in the order of the anchors.
-pub(super) struct HeadOutputs {
-    /// `[n, anchors, classes]`
-    pub logits: Vec<Tensor<3>>,
-    /// `[n, anchors, 4]`
-    pub codes: Vec<Tensor<3>>,
-}
-
 impl RetinaNetHead {
     pub(super) fn new(config: &RetinaNetConfig, device: &Device) -> Self {
         let RetinaNetConfig { channels, classes, convolutions, head_norm, .. } = config;
@@ -73,6 +68,7 @@ impl RetinaNetHead {
         HeadOutputs {
             logits: maps.iter().map(|map| predict(&class.cls_logits, tower(&class.conv, map), classes)).collect(),
             codes: maps.iter().map(|map| predict(&boxes.bbox_reg, tower(&boxes.conv, map), 4)).collect(),
+            centerness: Vec::new(),
         }
     }
 }

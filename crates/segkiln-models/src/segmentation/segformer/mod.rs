@@ -24,7 +24,7 @@ use crate::{
     ConfigError, SegmentationNetwork, SegmentationNetworkConfig,
     layers::{Activation, Norm, NormConfig, conv_norm, conv2d, resize_to},
     segmentation::owned,
-    weights::{self, Exceptions, TorchName, TorchNames, WeightsError, torch_contents},
+    weights::{self, Exceptions, TorchName, TorchNames, WeightsError, each_name, torch_contents},
 };
 use encoder::{initializer, tokens_to_map, zero_bias_linear};
 
@@ -235,6 +235,41 @@ impl SegmentationNetwork for SegFormer {
         };
         self.load_torch(path, Exceptions { channels: true, ..exceptions })
     }
+}
+
+/// The names that transformers 5 has in memory; its files have those of before.
+pub(super) fn other_names(names: &[&str]) -> Vec<(String, String)> {
+    each_name(names, |parts| other_name(parts).into_iter().collect())
+}
+
+fn other_name(parts: &[&str]) -> Option<String> {
+    Some(match *parts {
+        ["segformer", "encoder", "patch_embeddings", stage, ref rest @ ..] => {
+            format!("segformer.stages.{stage}.patch_embeddings.{}", rest.join("."))
+        }
+        ["segformer", "encoder", "layer_norm", stage, kind] => format!("segformer.stages.{stage}.layer_norm.{kind}"),
+        ["segformer", "encoder", "block", stage, block, ref rest @ .., kind] => {
+            let layer = match *rest {
+                ["layer_norm_1"] => "layernorm_before",
+                ["layer_norm_2"] => "layernorm_after",
+                ["attention", "self", "query"] => "attention.q_proj",
+                ["attention", "self", "key"] => "attention.k_proj",
+                ["attention", "self", "value"] => "attention.v_proj",
+                ["attention", "self", "sr"] => "attention.sequence_reduction.sequence_reduction",
+                ["attention", "self", "layer_norm"] => "attention.sequence_reduction.layer_norm",
+                ["attention", "output", "dense"] => "attention.o_proj",
+                ["mlp", "dense1"] => "mlp.fc1",
+                ["mlp", "dense2"] => "mlp.fc2",
+                ["mlp", "dwconv", "dwconv"] => "mlp.dwconv.dwconv",
+                _ => return None,
+            };
+            format!("segformer.stages.{stage}.blocks.{block}.{layer}.{kind}")
+        }
+        ["decode_head", "linear_c", index, "proj", kind] => {
+            format!("decode_head.linear_projections.{index}.proj.{kind}")
+        }
+        _ => return None,
+    })
 }
 
 /// All maps brought to one number of channels and to the largest one's size, fused, and classified.

@@ -31,10 +31,10 @@ pub struct AttentionUNetConfig {
     /// Number of times that height and width are halved.
     #[config(default = 4)]
     pub depth: usize,
-    /// Normalisation after each convolution, the gates' included.
+    /// Normalization after each convolution, the gates' included.
     #[config(default = "NormConfig::default()")]
     pub norm: NormConfig,
-    /// Activation after each normalisation.
+    /// Activation after each normalization.
     #[config(default = "Activation::Relu")]
     pub activation: Activation,
     /// How the decoder doubles height and width.

@@ -1,4 +1,4 @@
-//! U-Net with two encoders, for images of two kinds of the same place: colour and depth, two stains, radar and light. The maps
+//! U-Net with two encoders, for images of two kinds of the same place: color and depth, two stains, radar and light. The maps
 //! of both are fused at each level, as in Hazirbas et al., "FuseNet", ACCV 2016,
 //! <https://doi.org/10.1007/978-3-319-54181-5_14>, but by a learned 1×1 convolution in place of a sum, and the decoder is
 //! U-Net's.

@@ -37,10 +37,10 @@ pub struct UNetConfig {
     /// Number of times that height and width are halved.
     #[config(default = 4)]
     pub depth: usize,
-    /// Normalisation after each 3×3 convolution.
+    /// Normalization after each 3×3 convolution.
     #[config(default = "NormConfig::default()")]
     pub norm: NormConfig,
-    /// Activation after each normalisation.
+    /// Activation after each normalization.
     #[config(default = "Activation::Relu")]
     pub activation: Activation,
     /// How the decoder doubles height and width.
@@ -55,7 +55,7 @@ pub struct UNetConfig {
 }
 
 impl UNetConfig {
-    /// The paper's network: valid convolutions without normalisation, 64 channels, 4 levels, one grey channel in, two
+    /// The paper's network: valid convolutions without normalization, 64 channels, 4 levels, one gray channel in, two
     /// classes out; 572×572 pixels give logits of 388×388.
     pub fn paper() -> Self {
         Self::new(1, 2).with_norm(NormConfig::None).with_padding(ConvPadding::Valid).with_dropout(0.5)

@@ -25,10 +25,10 @@ pub struct UNetPlusPlusConfig {
     /// Number of times that height and width are halved.
     #[config(default = 4)]
     pub depth: usize,
-    /// Normalisation after each 3×3 convolution.
+    /// Normalization after each 3×3 convolution.
     #[config(default = "NormConfig::default()")]
     pub norm: NormConfig,
-    /// Activation after each normalisation.
+    /// Activation after each normalization.
     #[config(default = "Activation::Relu")]
     pub activation: Activation,
     /// How nodes are brought to the size above.

@@ -1,6 +1,6 @@
 //! Padded copies of rows of a plane.
 //!
-//! Columns are split by the stride: those that neighbouring outputs read at one tap lie side by side, so that each tap of each
+//! Columns are split by the stride: those that neighboring outputs read at one tap lie side by side, so that each tap of each
 //! stride is read by whole registers, without masks.
 //!
 //! ```text

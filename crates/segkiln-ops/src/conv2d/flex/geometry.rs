@@ -50,7 +50,7 @@ impl Geometry {
     }
 
     /// As [`of`](Self::of).
-    pub(super) fn of_shapes(x: [usize; 4], weight: [usize; 4], options: &ConvOptions<2>) -> Option<Self> {
+    pub(crate) fn of_shapes(x: [usize; 4], weight: [usize; 4], options: &ConvOptions<2>) -> Option<Self> {
         if x.contains(&0) || weight.contains(&0) {
             return None;
         }

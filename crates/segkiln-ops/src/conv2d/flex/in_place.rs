@@ -259,7 +259,7 @@ impl Rows<'_> {
         }
     }
 
-    /// Writes the sums of the phases, those of neighbouring columns side by side.
+    /// Writes the sums of the phases, those of neighboring columns side by side.
     #[inline(always)]
     fn interleave<S: Simd>(&mut self, simd: S) {
         let convolution = self.convolution;

@@ -59,6 +59,8 @@
 //! - **chunk**: as many channels as are handled before the next, so that their values stay in the cache.
 //! - **task**: what one thread does at a time; the tasks of a layer depend on its shape only, so that its sums do too.
 
+use std::{borrow::Cow, mem::MaybeUninit};
+
 use burn::{
     backend::{
         Flex, TensorMetadata,
@@ -74,7 +76,7 @@ use super::{Conv2dOps, affine};
 use crate::{
     cpu::{
         matrix::Finish,
-        memory::{Memory, all_f32, contiguous, tensor, values, written},
+        memory::{Memory, all_f32, contiguous, tensor, values, values_of, written},
         simd::{Lanes, at_least},
     },
     reduced::training,
@@ -247,19 +249,43 @@ pub(crate) fn forward(
 ) -> FlexTensor {
     let (x, weight) = (contiguous(x), weight.to_contiguous());
     let (x, weight) = (of_shape(&x, geometry.input_shape()), of_shape(&weight, geometry.weight_shape()));
-    let plan = Plan::new(geometry, Pass::Forward);
-    // SAFETY: every method writes every value.
+    let x = Images::apart(x, geometry.channels.input);
+    // SAFETY: every value is written.
     unsafe {
-        written(geometry.output_shape(), memory(epilogue), |output| match plan.method {
-            Method::Winograd(_) | Method::WinogradGrids | Method::WinogradAdjoint => {
-                let x = Planes::one(x, geometry.channels.input);
-                winograd::forward(plan.method, geometry, x, Kernels::new(geometry, weight), epilogue, output);
-            }
-            Method::Depthwise => depthwise::forward(geometry, x, weight, epilogue, output),
-            Method::InPlace => in_place::forward(geometry, x, weight, epilogue, output),
-            Method::PaddedCopy => padded_copy::forward(geometry, x, weight, epilogue, output),
-            Method::ImplicitGemm => implicit::forward(geometry, x, weight, epilogue, output),
+        written(geometry.output_shape(), memory(epilogue), |output| {
+            write_forward(geometry, x, weight, epilogue, output);
         })
+    }
+}
+
+/// Writes a convolution to `output`, every value of it.
+///
+/// # Panics
+/// If the numbers of values are not those of the geometry's shapes.
+pub(crate) fn write_forward(
+    geometry: &Geometry,
+    x: Images,
+    weight: &[f32],
+    epilogue: Option<Epilogue>,
+    output: &mut [MaybeUninit<f32>],
+) {
+    assert_eq!(weight.len(), values_of(&geometry.weight_shape()), "values of the weight");
+    assert_eq!(output.len(), values_of(&geometry.output_shape()), "values of the output");
+    let plan = Plan::new(geometry, Pass::Forward);
+    if let Method::Winograd(_) = plan.method {
+        let x = x.planes(geometry.input_shape());
+        return winograd::forward(plan.method, geometry, x, Kernels::new(geometry, weight), epilogue, output);
+    }
+    let x = &x.one_by_one(geometry.input_shape());
+    match plan.method {
+        Method::Winograd(_) | Method::WinogradGrids | Method::WinogradAdjoint => {
+            let x = Planes::one(x, geometry.channels.input);
+            winograd::forward(plan.method, geometry, x, Kernels::new(geometry, weight), epilogue, output);
+        }
+        Method::Depthwise => depthwise::forward(geometry, x, weight, epilogue, output),
+        Method::InPlace => in_place::forward(geometry, x, weight, epilogue, output),
+        Method::PaddedCopy => padded_copy::forward(geometry, x, weight, epilogue, output),
+        Method::ImplicitGemm => implicit::forward(geometry, x, weight, epilogue, output),
     }
 }
 
@@ -276,7 +302,7 @@ fn forward_joined(
     assert_eq!(channels[0] + channels[1], all, "both tensors have the channels together");
     let [first, second] = [(&first, channels[0]), (&second, channels[1])]
         .map(|(x, channels)| of_shape(x, [batch, channels, height, width]));
-    let x = Planes { first, second, channels };
+    let x = Planes { first, second, channels, steps: channels };
     let kernels = Kernels::new(geometry, of_shape(&weight, geometry.weight_shape()));
     let plan = Plan::new(geometry, Pass::Forward);
     // SAFETY: every value is written.
@@ -314,22 +340,45 @@ pub(crate) fn input_gradient(
 ) -> FlexTensor {
     let (weight, grad) = (weight.to_contiguous(), contiguous(grad));
     let (weight, grad) = (of_shape(&weight, geometry.weight_shape()), of_shape(&grad, geometry.output_shape()));
-    let plan = Plan::new(geometry, Pass::InputGradient);
-    // SAFETY: every method writes every value.
+    let grad = Images::apart(grad, geometry.channels.output);
+    // SAFETY: every value is written.
     unsafe {
-        written(geometry.input_shape(), memory(epilogue), |output| match plan.method {
-            Method::Winograd(_) | Method::WinogradGrids | Method::WinogradAdjoint => {
-                let adjoint = geometry.adjoint().expect("Winograd's method has an adjoint convolution");
-                let grad = Planes::one(grad, adjoint.channels.input);
-                let kernels = Kernels::new(geometry, weight).turned();
-                winograd::forward(plan.method, &adjoint, grad, kernels, epilogue, output);
-            }
-            Method::Depthwise => depthwise::input_gradient(geometry, weight, grad, epilogue, output),
-            Method::InPlace => in_place::input_gradient(geometry, weight, grad, epilogue, output),
-            Method::PaddedCopy | Method::ImplicitGemm => {
-                implicit::input_gradient(geometry, weight, grad, epilogue, output);
-            }
+        written(geometry.input_shape(), memory(epilogue), |output| {
+            write_input_gradient(geometry, weight, grad, epilogue, output);
         })
+    }
+}
+
+/// Writes the gradient of the input to `output`, every value of it.
+///
+/// # Panics
+/// If the numbers of values are not those of the geometry's shapes.
+pub(crate) fn write_input_gradient(
+    geometry: &Geometry,
+    weight: &[f32],
+    grad: Images,
+    epilogue: Option<Epilogue>,
+    output: &mut [MaybeUninit<f32>],
+) {
+    assert_eq!(weight.len(), values_of(&geometry.weight_shape()), "values of the weight");
+    assert_eq!(output.len(), values_of(&geometry.input_shape()), "values of the input");
+    let plan = Plan::new(geometry, Pass::InputGradient);
+    if let Method::Winograd(_) | Method::WinogradGrids | Method::WinogradAdjoint = plan.method {
+        let adjoint = geometry.adjoint().expect("Winograd's method has an adjoint convolution");
+        let kernels = Kernels::new(geometry, weight).turned();
+        if let Method::Winograd(_) = plan.method {
+            let grad = grad.planes(adjoint.input_shape());
+            return winograd::forward(plan.method, &adjoint, grad, kernels, epilogue, output);
+        }
+        let grad = &grad.one_by_one(adjoint.input_shape());
+        let grad = Planes::one(grad, adjoint.channels.input);
+        return winograd::forward(plan.method, &adjoint, grad, kernels, epilogue, output);
+    }
+    let grad = &grad.one_by_one(geometry.output_shape());
+    match plan.method {
+        Method::Depthwise => depthwise::input_gradient(geometry, weight, grad, epilogue, output),
+        Method::InPlace => in_place::input_gradient(geometry, weight, grad, epilogue, output),
+        _ => implicit::input_gradient(geometry, weight, grad, epilogue, output),
     }
 }
 
@@ -340,12 +389,25 @@ pub(crate) fn input_gradient(
 pub(crate) fn weight_gradient(geometry: &Geometry, x: FlexTensor, grad: FlexTensor) -> FlexTensor {
     let (x, grad) = (contiguous(x), contiguous(grad));
     let (x, grad) = (of_shape(&x, geometry.input_shape()), of_shape(&grad, geometry.output_shape()));
-    let gradient = match Plan::new(geometry, Pass::WeightGradient).method {
-        Method::WinogradAdjoint => winograd::weight_gradient(geometry, x, grad),
+    let x = Images::apart(x, geometry.channels.input);
+    tensor(weight_gradient_values(geometry, x, grad), geometry.weight_shape())
+}
+
+/// Returns the values of the gradient of the weight.
+///
+/// # Panics
+/// If the numbers of values are not those of the geometry's shapes.
+pub(crate) fn weight_gradient_values(geometry: &Geometry, x: Images, grad: &[f32]) -> Vec<f32> {
+    assert_eq!(grad.len(), values_of(&geometry.output_shape()), "values of the output's gradient");
+    let method = Plan::new(geometry, Pass::WeightGradient).method;
+    if method == Method::WinogradAdjoint {
+        return winograd::weight_gradient(geometry, x.planes(geometry.input_shape()), grad);
+    }
+    let x = &x.one_by_one(geometry.input_shape());
+    match method {
         Method::Depthwise => depthwise::weight_gradient(geometry, x, grad),
         _ => implicit::weight_gradient(geometry, x, grad),
-    };
-    tensor(gradient, geometry.weight_shape())
+    }
 }
 
 /// Returns the methods of the forward pass, of the gradient of the input and of that of the weight, for tests.
@@ -355,30 +417,83 @@ pub(super) fn methods(x: [usize; 4], weight: [usize; 4], options: &ConvOptions<2
     [Pass::Forward, Pass::InputGradient, Pass::WeightGradient].map(|pass| Plan::new(&geometry, pass).method)
 }
 
+/// Images of planes, `[batch][channels]`. They may overlap: with fewer planes from one image to the next than an image has, its last
+/// planes are the next image's first, as the slices of a volume are for a three-dimensional kernel.
+#[derive(Clone, Copy)]
+pub(crate) struct Images<'a> {
+    values: &'a [f32],
+    /// Planes from one image to the next.
+    step: usize,
+}
+
+impl<'a> Images<'a> {
+    /// Images of `channels` planes, one after the other.
+    pub fn apart(values: &'a [f32], channels: usize) -> Self {
+        Self { values, step: channels }
+    }
+
+    /// Images that begin `step` planes after one another.
+    pub fn overlapping(values: &'a [f32], step: usize) -> Self {
+        Self { values, step }
+    }
+
+    /// Returns the values of as many images as the shape says, from the first one's first to the last one's last.
+    ///
+    /// # Panics
+    /// If there are fewer: kernels rely on it.
+    fn all(self, [batch, channels, height, width]: [usize; 4]) -> &'a [f32] {
+        let planes = (batch - 1).checked_mul(self.step).and_then(|planes| planes.checked_add(channels));
+        let len = planes.map_or(usize::MAX, |planes| values_of(&[planes, height, width]));
+        assert!(self.values.len() >= len, "{batch} images of {channels} planes, {} apart", self.step);
+        &self.values[..len]
+    }
+
+    /// Returns where the planes of images of this shape lie.
+    fn planes(self, shape: [usize; 4]) -> Planes<'a> {
+        let [_, channels, ..] = shape;
+        Planes { first: self.all(shape), second: &[], channels: [channels, 0], steps: [self.step, 0] }
+    }
+
+    /// Returns the values of images of this shape one after the other, as all methods but Winograd's read them.
+    fn one_by_one(self, shape: [usize; 4]) -> Cow<'a, [f32]> {
+        let ([batch, channels, height, width], values) = (shape, self.all(shape));
+        if batch == 1 || self.step == channels {
+            return Cow::Borrowed(values);
+        }
+        let (plane, mut copy) = (height * width, Vec::with_capacity(values_of(&shape)));
+        for image in 0..batch {
+            copy.extend_from_slice(&values[image * self.step * plane..][..channels * plane]);
+        }
+        Cow::Owned(copy)
+    }
+}
+
 /// Planes of one tensor, `[batch, channels, height, width]`, or of two whose channels follow each other.
 #[derive(Clone, Copy)]
 struct Planes<'a> {
     first: &'a [f32],
     second: &'a [f32],
     channels: [usize; 2],
+    /// Planes from one image to the next.
+    steps: [usize; 2],
 }
 
 impl<'a> Planes<'a> {
     fn one(values: &'a [f32], channels: usize) -> Self {
-        Self { first: values, second: &[], channels: [channels, 0] }
+        Self { first: values, second: &[], channels: [channels, 0], steps: [channels, 0] }
     }
 
-    /// Returns the tensor that has a channel, its number of channels, and the channel's index there.
+    /// Returns the tensor that has a channel, its number of planes from one image to the next, and the channel's index there.
     #[inline(always)]
     fn of(&self, channel: usize) -> (&'a [f32], usize, usize) {
-        let [first, second] = self.channels;
-        if channel < first { (self.first, first, channel) } else { (self.second, second, channel - first) }
+        let ([first, _], steps) = (self.channels, self.steps);
+        if channel < first { (self.first, steps[0], channel) } else { (self.second, steps[1], channel - first) }
     }
 
     /// Returns whether `count` values from the beginning of each plane of an image on are within the tensor.
     fn follow(&self, image: usize, count: usize, plane: usize) -> bool {
-        [self.first, self.second].into_iter().zip(self.channels).all(|(values, channels)| {
-            let last = ((image + 1) * channels).saturating_sub(1) * plane;
+        [self.first, self.second].into_iter().zip(self.channels).zip(self.steps).all(|((values, channels), step)| {
+            let last = (image * step + channels).saturating_sub(1) * plane;
             channels == 0 || last.checked_add(count).is_some_and(|end| end <= values.len())
         })
     }
@@ -426,7 +541,7 @@ impl<'a> Epilogue<'a> {
     }
 
     /// Applies the epilogue to outputs of one channel.
-    fn apply(&self, channel: usize, outputs: &mut [f32]) {
+    pub(crate) fn apply(&self, channel: usize, outputs: &mut [f32]) {
         let (scale, shift, [low, high]) = (self.scale[channel], self.shift[channel], self.range);
         for output in outputs {
             let scaled = at_least(*output * scale + shift, low);

@@ -1,5 +1,5 @@
 //! Products from a padded copy, for few input channels: an image is copied once with its padding, as a [`Band`] of each plane, so
-//! that values that neighbouring pixels read lie in a row. Then the matrix of a product is made by plain copies. The implicit GEMM
+//! that values that neighboring pixels read lie in a row. Then the matrix of a product is made by plain copies. The implicit GEMM
 //! looks for the image's borders at each tap, which for a network's first convolution takes as long as the product.
 
 #![allow(

@@ -1,5 +1,5 @@
 //! Winograd's F(4×4, 3×3) with channels last: a register holds channels of one pixel, so tiles are transformed without moving
-//! values between lanes, and neighbouring channels are the pairs that dot products take.
+//! values between lanes, and neighboring channels are the pairs that dot products take.
 //!
 //! The points of bf16 are 0, ±3/4, ±3/2 and infinity: transformed values are rounded to bf16, and with the usual 0, ±1, ±2 the
 //! error is twice as large (Barabasz et al., "Error analysis and improving the accuracy of Winograd convolution for deep neural

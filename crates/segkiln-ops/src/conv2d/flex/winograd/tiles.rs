@@ -192,8 +192,8 @@ impl<'a, const HEIGHT: usize, const HALO: usize> Window<'a, HEIGHT, HALO> {
     #[inline(always)]
     pub fn lines(&mut self, channel: usize) -> ([*const f32; HEIGHT], usize) {
         let [height, width] = self.source.size;
-        let (values, channels, channel) = self.source.planes.of(channel);
-        let plane = |image: usize| (image * channels + channel) * height * width;
+        let (values, step, channel) = self.source.planes.of(channel);
+        let plane = |image: usize| (image * step + channel) * height * width;
         let mut lines = [std::ptr::null(); HEIGHT];
         if let Some(start) = self.inside {
             for (line, pointer) in lines.iter_mut().enumerate() {
@@ -225,8 +225,8 @@ impl<'a, const HEIGHT: usize, const HALO: usize> Window<'a, HEIGHT, HALO> {
     #[inline(always)]
     pub fn prefetch<S: Simd>(&self, _: S, channel: usize) {
         let (Run { image, row, column, .. }, [height, width]) = (self.run, self.source.size);
-        let (values, channels, channel) = self.source.planes.of(channel);
-        let plane = (image * channels + channel) * height;
+        let (values, step, channel) = self.source.planes.of(channel);
+        let plane = (image * step + channel) * height;
         for line in 0..HEIGHT {
             let row = (plane + row + line * self.dilation).wrapping_sub(self.source.padding[0]);
             let start = row.wrapping_mul(width).wrapping_add(column).wrapping_sub(self.source.padding[1]);

@@ -169,11 +169,11 @@ impl WithSimd for Correlate<'_> {
 
 /// Returns the gradient of the kernels, `[output channels, input channels, 3, 3]`, from the input and the output's gradient; the
 /// stride is 1.
-pub(in crate::conv2d::flex) fn weight_gradient(geometry: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
+pub(in crate::conv2d::flex) fn weight_gradient(geometry: &Geometry, x: Planes, grad: &[f32]) -> Vec<f32> {
     let arch = simd::arch();
     let RegisterSizes { lanes, rows: step } = RegisterSizes::of(arch);
     let Channels { input: channels_in, output: channels_out } = geometry.channels;
-    let x = Source { planes: Planes::one(x, channels_in), size: geometry.input, padding: geometry.padding };
+    let x = Source { planes: x, size: geometry.input, padding: geometry.padding };
     let grad = Source { planes: Planes::one(grad, channels_out), size: geometry.output, padding: [0, 0] };
     let vectors = geometry.all_tiles().div_ceil(lanes);
     let chunks = [channels_out.div_ceil(CHUNK), channels_in.div_ceil(CHUNK)];

@@ -1,12 +1,9 @@
 //! The network is trained, resumed, loaded, and read from a file of PyTorch's.
 
-use std::{
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{path::Path, sync::Arc};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use custom_network::{Discs, SquaredError, TinyNet, TinyNetConfig};
+use custom_network::{Discs, RandomNegative, SquaredError, TinyNet, TinyNetConfig};
 use segkiln::{
     SegmentOptions, Segmenter,
     core::Classes,
@@ -15,12 +12,8 @@ use segkiln::{
         ModelCard, SegmentationNetwork, SegmentationNetworkConfig,
         weights::{Exceptions, save_safetensors},
     },
-    train::{Loss, Outcome, Run, SegmentationTask, TrainingOptions, history::Monitor, schedule::ScheduleConfig, train},
+    train::{Loss, Outcome, SegmentationTask, train},
 };
-use serde_json::Value;
-
-/// Random numbers are the device's, so that one test at a time may draw them.
-static DEVICE: Mutex<()> = Mutex::new(());
 
 fn card() -> ModelCard<TinyNetConfig> {
     ModelCard {
@@ -36,30 +29,17 @@ fn run(folder: &Path, epochs: usize, weights: Option<&Path>) -> Outcome<TinyNet>
         .with_loss(Loss::custom(SquaredError))
         .with_score("foreground_recall", |matrix| matrix.recall(1))
         .unwrap();
-    train(Run {
-        folder: folder.into(),
-        task,
-        options: TrainingOptions {
-            epochs,
-            accumulation: 2,
-            ema_decay: Some(0.5),
-            schedule: ScheduleConfig::Constant,
-            monitor: Monitor { metric: "foreground_recall".into(), higher_is_better: true },
-            ..TrainingOptions::default()
-        },
-        data: Value::Null,
-        weights: weights.map(Into::into),
-        train: Loader::builder(Arc::new(Discs { count: 12 })),
-        valid: Loader::builder(Arc::new(Discs { count: 4 })),
-        device: Device::default(),
-        resume: true,
-    })
-    .unwrap()
+    let [training, valid] = [12, 4].map(|count| Loader::builder(Arc::new(Discs { count })));
+    let mut run = crate::run(folder, epochs, task, [training.transform(RandomNegative), valid], "foreground_recall");
+    run.options.accumulation = 2;
+    run.options.ema_decay = Some(0.5);
+    run.weights = weights.map(Into::into);
+    train(run).unwrap()
 }
 
 #[test]
 fn it_is_trained_resumed_and_loaded() {
-    let _lock = DEVICE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _lock = crate::lock();
     let root = tempfile::tempdir().unwrap();
     let [whole, halves] = ["whole", "halves"].map(|name| root.path().join(name));
     let outcome = run(&whole, 4, None);
@@ -67,9 +47,7 @@ fn it_is_trained_resumed_and_loaded() {
     run(&halves, 2, None);
     run(&halves, 4, None);
     let bytes = |folder: &Path, file: &str| std::fs::read(folder.join(file)).unwrap();
-    for file in ["best.bpk", "last.bpk", "config.json"] {
-        assert!(bytes(&whole, file) == bytes(&halves, file), "{file} differs");
-    }
+    crate::same_files(&whole, &halves);
     assert!(String::from_utf8(bytes(&whole, "metrics.csv")).unwrap().contains("foreground_recall"));
     assert!(String::from_utf8(bytes(&whole, "config.json")).unwrap().contains("SquaredError"));
 
@@ -84,7 +62,7 @@ fn it_is_trained_resumed_and_loaded() {
 
 #[test]
 fn it_reads_a_file_of_pytorch_s() {
-    let _lock = DEVICE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _lock = crate::lock();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tiny.safetensors");
     let device = Device::default();

@@ -1,0 +1,250 @@
+//! Cleaning of class maps: small components, holes, all but the largest component, opening and closing, class by class.
+
+use segkiln_core::LabelMap;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Limits, Result,
+    instances::{Connectivity, InstanceOptions, Object, ObjectRun, distance_squared, find_objects},
+};
+
+/// A change of one class's pixels. Pixels that it takes away become class 0; those that it adds were class 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CleaningStep {
+    /// Takes away components (connected over corners too) of fewer pixels than this: scikit-image's `remove_small_objects`.
+    MinArea(u64),
+    /// Takes away all components but the largest, of several the first.
+    Largest,
+    /// Adds what is enclosed: SciPy's `binary_fill_holes`. Other classes' pixels within stay.
+    FillHoles,
+    /// Takes away what no disc of this radius in pixels fits into: scikit-image's `binary_opening` with `disk(radius)`.
+    Opening(u32),
+    /// Adds what no disc of this radius outside fits into: `binary_closing` with `disk(radius)`.
+    Closing(u32),
+}
+
+impl CleaningStep {
+    /// Steps that [`Cleaning::choose`] tries of each class, in this order.
+    pub const TRIED: [Self; 9] = [
+        Self::Largest,
+        Self::FillHoles,
+        Self::Closing(1),
+        Self::Closing(3),
+        Self::Opening(1),
+        Self::Opening(3),
+        Self::MinArea(16),
+        Self::MinArea(64),
+        Self::MinArea(256),
+    ];
+}
+
+/// Steps that clean class maps, one after the other.
+///
+/// ```
+/// use segkiln_core::LabelMap;
+/// use segkiln_data::{Cleaning, CleaningStep};
+///
+/// // 1 1 0 1
+/// let map = LabelMap::new(4, 1, vec![1, 1, 0, 1])?;
+/// let cleaning = Cleaning { steps: vec![(1, CleaningStep::Largest)] };
+/// assert_eq!(cleaning.apply(map)?.as_slice(), [1, 1, 0, 0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Cleaning {
+    /// The class, at least 1, and what is done to it.
+    pub steps: Vec<(u32, CleaningStep)>,
+}
+
+impl Cleaning {
+    /// Cleans a map.
+    ///
+    /// # Errors
+    /// [`DataError::Option`](crate::DataError::Option) if a step is for class 0, [`DataError::Held`](crate::DataError::Held) if the map has
+    /// more components than fit 2 GiB.
+    pub fn apply(&self, mut map: LabelMap) -> Result<LabelMap> {
+        for (class, step) in &self.steps {
+            map = clean(map, *class, *step)?;
+        }
+        Ok(map)
+    }
+
+    /// Chooses steps on validation data: of each class from 1 to `classes` - 1 each of [`CleaningStep::TRIED`] is kept with which the
+    /// mean of `score` over pairs of a predicted and the true map becomes greater than without, as nnU-Net chooses (Isensee et al., 2021).
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub fn choose(
+        maps: &[(LabelMap, LabelMap)],
+        classes: u32,
+        score: impl Fn(&LabelMap, &LabelMap) -> f64,
+    ) -> Result<Self> {
+        let mut predicted: Vec<LabelMap> = maps.iter().map(|(predicted, _)| predicted.clone()).collect();
+        let mean = |predicted: &[LabelMap]| {
+            let scores = predicted.iter().zip(maps).map(|(predicted, (_, truth))| score(predicted, truth));
+            scores.sum::<f64>() / maps.len().max(1) as f64
+        };
+        let (mut best, mut steps) = (mean(&predicted), Vec::new());
+        for (class, step) in (1..classes).flat_map(|class| CleaningStep::TRIED.map(|step| (class, step))) {
+            let cleaned: Vec<LabelMap> =
+                predicted.iter().map(|map| clean(map.clone(), class, step)).collect::<Result<_>>()?;
+            let found = mean(&cleaned);
+            if found > best {
+                (best, predicted) = (found, cleaned);
+                steps.push((class, step));
+            }
+        }
+        Ok(Self { steps })
+    }
+}
+
+fn clean(mut map: LabelMap, class: u32, step: CleaningStep) -> Result<LabelMap> {
+    if class == 0 {
+        return Err(crate::DataError::option("steps", "class 0 is the background; give a class from 1 on"));
+    }
+    let (width, height) = (map.width() as usize, map.height());
+    if map.as_slice().is_empty() {
+        return Ok(map);
+    }
+    let mask: Vec<bool> = map.as_slice().iter().map(|label| *label == class).collect();
+    let kept = match step {
+        CleaningStep::Opening(radius) => dilated(&eroded(&mask, width, radius), width, radius),
+        CleaningStep::Closing(radius) => eroded(&dilated(&mask, width, radius), width, radius),
+        CleaningStep::MinArea(area) => {
+            let objects = components(&mask, width as u32, Connectivity::Eight)?;
+            filled(&objects, width, mask.len(), |object| object.area() >= area)
+        }
+        CleaningStep::Largest => {
+            let objects = components(&mask, width as u32, Connectivity::Eight)?;
+            let largest = objects.iter().max_by_key(|object| (object.area(), std::cmp::Reverse(object.number)));
+            let number = largest.map(|object| object.number);
+            filled(&objects, width, mask.len(), |object| Some(object.number) == number)
+        }
+        CleaningStep::FillHoles => {
+            let outside: Vec<bool> = mask.iter().map(|inside| !inside).collect();
+            let parts = components(&outside, width as u32, Connectivity::Four)?;
+            let is_hole = |part: &Object| {
+                let bbox = part.bbox();
+                bbox.left > 0
+                    && bbox.top > 0
+                    && ((bbox.left + bbox.width) as usize) < width
+                    && bbox.top + bbox.height < height
+            };
+            let holes = filled(&parts, width, mask.len(), is_hole);
+            mask.iter().zip(holes).map(|(inside, hole)| *inside || hole).collect()
+        }
+    };
+    for ((label, was), is) in map.as_mut_slice().iter_mut().zip(mask).zip(kept) {
+        match (was, is) {
+            (true, false) => *label = 0,
+            (false, true) if *label == 0 => *label = class,
+            _ => {}
+        }
+    }
+    Ok(map)
+}
+
+/// Pixels around which a disc fits into the mask, which goes on beyond the picture.
+fn eroded(mask: &[bool], width: usize, radius: u32) -> Vec<bool> {
+    distance_squared(mask, width).into_iter().map(|distance| distance > u64::from(radius).pow(2)).collect()
+}
+
+/// Pixels of discs around those of the mask.
+fn dilated(mask: &[bool], width: usize, radius: u32) -> Vec<bool> {
+    let outside: Vec<bool> = mask.iter().map(|inside| !inside).collect();
+    distance_squared(&outside, width).into_iter().map(|distance| distance <= u64::from(radius).pow(2)).collect()
+}
+
+fn components(mask: &[bool], width: u32, connectivity: Connectivity) -> Result<Vec<Object>> {
+    let map = LabelMap::new(width, mask.len() as u32 / width, mask.iter().map(|inside| u32::from(*inside)).collect());
+    let map = map.expect("a mask has whole rows");
+    let options = InstanceOptions { connectivity, watershed: None, limits: Limits::default() };
+    let mut objects = Vec::new();
+    let mut object = |object| {
+        objects.push(object);
+        Ok(())
+    };
+    find_objects(&map, None, &options, |_| Ok(()), Some(&mut object))?;
+    Ok(objects)
+}
+
+/// The pixels of some objects.
+fn filled(objects: &[Object], width: usize, count: usize, keep: impl Fn(&Object) -> bool) -> Vec<bool> {
+    let mut mask = vec![false; count];
+    for ObjectRun { row, start, end } in objects.iter().filter(|object| keep(object)).flat_map(Object::runs) {
+        let first = *row as usize * width;
+        mask[first + *start as usize..first + *end as usize].fill(true);
+    }
+    mask
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise() -> LabelMap {
+        let labels = (0..61 * 83u32).map(|at| (at % 83, at / 83));
+        let labels = labels.map(|(x, y)| {
+            let disc = (0..30u32)
+                .any(|k| (x.abs_diff(37 * k % 83)).pow(2) + (y.abs_diff(23 * k % 61)).pow(2) <= (4 + k % 5).pow(2));
+            u32::from(disc != ((5 * y + 3 * x + x * y / 3 + y * y / 7) % 11 == 0))
+        });
+        LabelMap::new(83, 61, labels.collect()).unwrap()
+    }
+
+    /// `tests/parity/instances.py`.
+    #[test]
+    fn steps_are_those_of_scikit_image_and_scipy() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/instances.json");
+        let fixture: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        for (name, step) in [
+            ("opening_1", CleaningStep::Opening(1)),
+            ("opening_3", CleaningStep::Opening(3)),
+            ("closing_1", CleaningStep::Closing(1)),
+            ("closing_3", CleaningStep::Closing(3)),
+            ("fill_holes", CleaningStep::FillHoles),
+            ("min_area", CleaningStep::MinArea(12)),
+            ("largest", CleaningStep::Largest),
+        ] {
+            let runs: Vec<u32> = serde_json::from_value(fixture["cleaned"][name].clone()).unwrap();
+            let runs = runs.as_chunks::<2>().0.iter();
+            let expected: Vec<u32> = runs.flat_map(|[value, count]| vec![*value; *count as usize]).collect();
+            let found = clean(noise(), 1, step).unwrap();
+            assert!(found.as_slice() == expected, "{name}");
+            assert!(found != noise(), "{name} changes nothing");
+        }
+    }
+
+    #[test]
+    fn other_classes_stay() {
+        // A ring of 1 around a 2 and a 0.
+        let map = LabelMap::new(4, 3, vec![1, 1, 1, 1, 1, 2, 0, 1, 1, 1, 1, 1]).unwrap();
+        let found = clean(map.clone(), 1, CleaningStep::FillHoles).unwrap();
+        assert_eq!(found.as_slice(), [1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1]);
+        assert_eq!(clean(map.clone(), 3, CleaningStep::Largest).unwrap(), map);
+        assert!(clean(map, 0, CleaningStep::Largest).is_err());
+        assert!(clean(LabelMap::filled(0, 3, 0), 1, CleaningStep::Opening(1)).is_ok());
+    }
+
+    #[test]
+    fn steps_that_help_are_chosen() {
+        // Two squares, one of them with a hole, and specks.
+        let truth = |x: u32, y: u32| u32::from((4..12).contains(&y) && ((3..11).contains(&x) || (16..24).contains(&x)));
+        let speck = |x: u32, y: u32| (x, y) == (6, 7) || (x, y) == (29, 2) || (x, y) == (0, 15);
+        let map = |f: &dyn Fn(u32, u32) -> u32| {
+            LabelMap::new(32, 16, (0..512).map(|at| f(at % 32, at / 32)).collect()).unwrap()
+        };
+        let predicted = map(&|x, y| if speck(x, y) { 1 - truth(x, y) } else { truth(x, y) });
+        let truth = map(&truth);
+        let agreement =
+            |a: &LabelMap, b: &LabelMap| a.as_slice().iter().zip(b.as_slice()).filter(|(a, b)| a == b).count() as f64;
+        let chosen = Cleaning::choose(&[(predicted.clone(), truth.clone())], 2, agreement).unwrap();
+        assert_eq!(chosen.apply(predicted).unwrap(), truth);
+        assert!(!chosen.steps.contains(&(1, CleaningStep::Largest)), "{chosen:?}");
+        let text = serde_json::to_string(&chosen).unwrap();
+        assert_eq!(serde_json::from_str::<Cleaning>(&text).unwrap(), chosen);
+        // Nothing helps where all is right.
+        assert_eq!(Cleaning::choose(&[(truth.clone(), truth)], 2, agreement).unwrap(), Cleaning::default());
+    }
+}
