@@ -47,7 +47,7 @@ mod weights;
 use class_names::ClassNames;
 use common::{Failure, Machine, create_parent, say};
 use decoding::Decoding;
-use found::Found;
+use found::{Found, file_of};
 use large::Large;
 use precision::Numbers;
 
@@ -136,14 +136,8 @@ fn run(args: &Args) -> Result<(), Failure> {
         detector.with_fastest_precision(&first, precision::MAX_LOSS)
     })?;
     let many = args.image.is_dir();
-    let picture = |path: &Path| {
-        let folder = args.overlay.as_ref()?;
-        Some(if many { folder.join(format!("{}.png", images::stem(path))) } else { folder.clone() })
-    };
-    let geojson = |path: &Path| {
-        let file = args.geojson.as_ref()?;
-        Some(if many { file.join(format!("{}.geojson", images::stem(path))) } else { file.clone() })
-    };
+    let picture = |path: &Path| file_of(args.overlay.as_ref(), many, path, "png");
+    let geojson = |path: &Path| file_of(args.geojson.as_ref(), many, path, "geojson");
     let mut outputs = BTreeMap::new();
     for path in &paths {
         for target in [picture(path), geojson(path)].into_iter().flatten() {

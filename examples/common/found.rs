@@ -1,6 +1,6 @@
 //! What `detect` found in a picture, read whole or by region, and its outlines in a file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use image::DynamicImage;
 use segkiln::{
@@ -14,7 +14,7 @@ use segkiln::{
     },
 };
 
-use crate::large::Large;
+use crate::{images, large::Large};
 
 /// What was found in a picture.
 pub struct Found {
@@ -92,4 +92,10 @@ impl Found {
         let parts: Vec<String> = counts.into_iter().map(|(name, count)| format!("{count} {name}")).collect();
         if parts.is_empty() { "nothing found".into() } else { parts.join(", ") }
     }
+}
+
+/// Returns the file of a picture's result: `target`, or a file in that folder where there are many pictures.
+pub fn file_of(target: Option<&PathBuf>, many: bool, picture: &Path, extension: &str) -> Option<PathBuf> {
+    let target = target?;
+    Some(if many { target.join(format!("{}.{extension}", images::stem(picture))) } else { target.clone() })
 }
