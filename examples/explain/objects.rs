@@ -3,6 +3,7 @@
 use burn::tensor::Device;
 use segkiln::{
     Detector,
+    core::Instance,
     data::{draw, write_image},
     explain::{
         DetectionSubject, Method, Question, Select, Subject, Target,
@@ -57,7 +58,11 @@ pub fn run(args: &Args, chosen: &[Box<dyn Method>], device: &Device) -> Result<(
     report.push(section);
     let mut line = show::all(args, &question, chosen, &shown, &args.part, &mut report)?;
     if let Some((attack, kind)) = attack {
-        let goal = kind.goal(&subject.objects(&image)?, Some(object), classes)?;
+        let objects = subject.objects(&image)?;
+        let is_same = |found: &Instance| found.bbox.iou(&asked_for.bbox) > 0.99 && found.label() == asked_for.label();
+        let place = objects.as_slice().iter().position(is_same);
+        let place = place.ok_or_else(|| format!("the box of object {object} has no area to attack"))?;
+        let goal = kind.goal(&objects, Some(place), classes)?;
         let attacked = attack.run_on_objects(&subject, &image, &goal)?;
         let path = args.output.join("attacked.png");
         let changed = attacked.image.to_dynamic();

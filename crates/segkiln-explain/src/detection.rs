@@ -62,7 +62,8 @@ impl<M: DetectionNetwork> DetectionSubject<M> {
         Ok(self.network.detect(&single(tensor(image.clone(), &self.device)))?.remove(0))
     }
 
-    /// The objects that the network finds, as annotations that an attack is aimed at.
+    /// The objects that the network finds, as annotations that an attack is aimed at, best first. Boxes of less than a pixel are left out: no
+    /// training loss takes them.
     ///
     /// # Errors
     /// As [`detect`](Self::detect).
@@ -72,7 +73,8 @@ impl<M: DetectionNetwork> DetectionSubject<M> {
             instance.mask = found.mask;
             instance
         };
-        let found = self.detect(image)?.into_iter().map(instance).collect();
+        let is_box = |found: &Detection| found.bbox.width() >= 1.0 && found.bbox.height() >= 1.0;
+        let found = self.detect(image)?.into_iter().filter(is_box).map(instance).collect();
         Ok(Instances::new(image.width(), image.height(), found).expect("masks are of the image's size"))
     }
 
