@@ -206,8 +206,8 @@ mod tests {
         }
         let clear = pixels(3, &[1.0; 300]);
         assert_eq!(more.apply(clear.clone(), &mut TransformRng::new(0, 0, 0)).unwrap().image, clear.image);
-        let grey = pixels(1, &[0.3; 100]);
-        assert_eq!(more.apply(grey.clone(), &mut TransformRng::new(0, 0, 0)).unwrap().image, grey.image);
+        let gray = pixels(1, &[0.3; 100]);
+        assert_eq!(more.apply(gray.clone(), &mut TransformRng::new(0, 0, 0)).unwrap().image, gray.image);
         let one = pixels(3, &[0.3; 300]);
         assert_eq!(more.apply(one.clone(), &mut TransformRng::new(0, 0, 0)).unwrap().image, one.image);
         assert!(StainJitter::new([1.2, 0.8], [0.0, 0.0]).is_err());
