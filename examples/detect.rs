@@ -20,7 +20,6 @@ use clap::Parser;
 use image::DynamicImage;
 use segkiln::{
     Detector, PartialFailure, PredictError,
-    core::Detection,
     data::{
         coco::{ImageId, write_results},
         read_dynamic, refuse_replacing, write_image,
@@ -48,7 +47,7 @@ mod weights;
 use class_names::ClassNames;
 use common::{Failure, Machine, create_parent, say};
 use decoding::Decoding;
-use found::Found;
+use found::{Found, file_of};
 use large::Large;
 use precision::Numbers;
 
@@ -137,14 +136,8 @@ fn run(args: &Args) -> Result<(), Failure> {
         detector.with_fastest_precision(&first, precision::MAX_LOSS)
     })?;
     let many = args.image.is_dir();
-    let picture = |path: &Path| {
-        let folder = args.overlay.as_ref()?;
-        Some(if many { folder.join(format!("{}.png", images::stem(path))) } else { folder.clone() })
-    };
-    let geojson = |path: &Path| {
-        let file = args.geojson.as_ref()?;
-        Some(if many { file.join(format!("{}.geojson", images::stem(path))) } else { file.clone() })
-    };
+    let picture = |path: &Path| file_of(args.overlay.as_ref(), many, path, "png");
+    let geojson = |path: &Path| file_of(args.geojson.as_ref(), many, path, "geojson");
     let mut outputs = BTreeMap::new();
     for path in &paths {
         for target in [picture(path), geojson(path)].into_iter().flatten() {
@@ -170,7 +163,7 @@ fn run(args: &Args) -> Result<(), Failure> {
             Err(PredictError::Data(error)) => return Err(error.into()),
             Err(error) => return Err(format!("{}: {error}", path.display()).into()),
         };
-        say(format_args!("{}: {}", path.display(), summary(&detector, &found.detections)))?;
+        say(format_args!("{}: {}", path.display(), found.summary(&detector)))?;
         match (picture(path), &found.image) {
             (Some(target), Some(image)) => {
                 create_parent(&target)?;
@@ -204,18 +197,4 @@ fn run(args: &Args) -> Result<(), Failure> {
         0 => Ok(()),
         failed => Err(PartialFailure { failed, files: paths.len() }.into()),
     }
-}
-
-/// How many objects of each class.
-fn summary(detector: &Detector, found: &[Detection]) -> String {
-    let mut counts: Vec<(&str, usize)> = Vec::new();
-    for detection in found {
-        let name = detector.name(detection);
-        match counts.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, count)) => *count += 1,
-            None => counts.push((name, 1)),
-        }
-    }
-    let parts: Vec<String> = counts.into_iter().map(|(name, count)| format!("{count} {name}")).collect();
-    if parts.is_empty() { "nothing found".into() } else { parts.join(", ") }
 }

@@ -1,25 +1,36 @@
-//! Measures how far an attack brings a segmentation network down, by its budget.
+//! Measures how far an attack brings a segmentation network or a detector down, by its budget.
 //!
 //! ```text
 //! cargo run --example robustness -- --model runs/unet --data data/nuclei_sample --attack pgd --epsilons 0,1,2,4,8 --output out
 //! ```
 //!
-//! It attacks the images of `test.txt`, or of `val.txt` where there is none, and writes `robustness.csv` and `robustness.svg`.
+//! It attacks the images of `test.txt`, or of `val.txt` where there is none; of a detector those of `--coco JSON`, which `--data` is the
+//! folder of. It writes `robustness.csv` and `robustness.svg`.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use burn::data::dataset::{Dataset, DatasetError};
+use burn::{
+    data::dataset::{Dataset, DatasetError},
+    tensor::Device,
+};
 use clap::Parser;
 use segkiln::{
-    Segmenter,
+    Detector, Segmenter,
     data::{
-        ColorMode, MaskFormat,
-        datasets::{FolderDataset, FolderOptions},
+        ColorMode, Image, MaskFormat, Sample,
+        datasets::{CocoDetection, CocoOptions, FolderDataset, FolderOptions, InvalidBoxes},
         splits, write_whole,
     },
-    explain::{Attack, AttackKind, Norm, SegmentationSubject, robustness},
+    explain::{
+        Attack, AttackKind, Curve, DetectionSubject, Norm, ObjectAttack, SegmentationSubject, robustness,
+        robustness_of_objects,
+    },
+    models::detection::DetectionNetworkConfig,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 mod common;
 #[path = "common/decoding.rs"]
@@ -38,9 +49,13 @@ struct Args {
     /// Folder of images and labels, as unet_train takes it
     #[arg(long)]
     data: PathBuf,
-    /// Attack: fgsm, pgd, segpgd or cospgd
-    #[arg(long, default_value = "segpgd")]
-    attack: String,
+    /// Annotations of --data's images in COCO's format, for a detector
+    #[arg(long)]
+    coco: Option<PathBuf>,
+    /// Attack: fgsm, pgd, segpgd or cospgd [default: segpgd]; of a detector fgsm, tog_untargeted (or pgd), tog_vanish, tog_fabricate or
+    /// tog_mislabel [default: tog_untargeted]
+    #[arg(long)]
+    attack: Option<String>,
     /// Largest changes of a value, in 255ths; 0 is no attack
     #[arg(long, value_delimiter = ',', default_value = "0,1,2,4,8", allow_negative_numbers = true)]
     epsilons: Vec<f64>,
@@ -68,13 +83,45 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Failure> {
     let device = args.machine.device()?;
-    let kind = AttackKind::by_name(&args.attack).ok_or_else(|| {
-        let known = AttackKind::ALL.map(|(name, _)| name).join(", ");
-        format!("there is no attack {:?}; the attacks are {known}", args.attack)
-    })?;
-    let segmenter = Segmenter::load(&args.model, &device)?;
-    let subject = SegmentationSubject::new(segmenter.model(), segmenter.card(), &device)?;
+    let curve = match &args.coco {
+        Some(json) => of_objects(args, json, &device)?,
+        None => of_pixels(args, &device)?,
+    };
+    let write = |name: &str, text: &str| {
+        let path = args.output.join(name);
+        write_whole(&path, text.as_bytes()).map_err(|error| format!("cannot write {}: {error}", path.display()))
+    };
+    std::fs::create_dir_all(&args.output)
+        .map_err(|error| format!("cannot create {}: {error}", args.output.display()))?;
+    write("robustness.csv", &curve.csv())?;
+    write("robustness.svg", &curve.svg()?)?;
+    let mut points = Vec::new();
+    for point in &curve.points {
+        let mut line = json!({ "epsilon": point.epsilon });
+        for (name, value) in &point.figures {
+            line[name] = json!(value);
+        }
+        points.push(line);
+    }
+    say(json!({ "attack": curve.attack, "curve": points }))?;
+    Ok(())
+}
 
+/// The attack that the flags describe, with a budget of 1.
+fn attack(args: &Args, kind: AttackKind) -> Attack {
+    let norm = if args.l2 { Norm::L2 } else { Norm::Linf };
+    Attack { norm, seed: args.machine.seed, ..Attack::new(kind, 1.0) }.with_steps(args.steps)
+}
+
+fn unknown<T, const N: usize>(name: &str, known: [(&str, T); N]) -> String {
+    format!("there is no attack {name:?} of such a network; the attacks are {}", known.map(|(name, _)| name).join(", "))
+}
+
+fn of_pixels(args: &Args, device: &Device) -> Result<Curve, Failure> {
+    let name = args.attack.as_deref().unwrap_or("segpgd");
+    let kind = AttackKind::by_name(name).ok_or_else(|| unknown(name, AttackKind::ALL))?;
+    let segmenter = Segmenter::load(&args.model, device)?;
+    let subject = SegmentationSubject::new(segmenter.model(), segmenter.card(), device)?;
     let lists = ["test.txt", "val.txt"].map(|list| args.data.join(list));
     let list = lists.iter().find(|list| list.is_file()).unwrap_or(&lists[1]);
     let classes = segmenter.classes();
@@ -83,34 +130,46 @@ fn run(args: &Args) -> Result<(), Failure> {
     let (stems, decode) = (Some(splits::read_list(list)?), args.decode.options());
     let options = FolderOptions { stems, color, mask, decode, ..Default::default() };
     let dataset = FolderDataset::open(&args.data, classes, options)?;
-    let count = dataset.iter().count().min(args.images.unwrap_or(usize::MAX));
-    if count == 0 {
-        return Err(format!("{} names no image", list.display()).into());
-    }
-    std::fs::create_dir_all(&args.output)
-        .map_err(|error| format!("cannot create {}: {error}", args.output.display()))?;
+    Ok(robustness(&subject, samples(args, &dataset)?, &attack(args, kind), &args.epsilons)?)
+}
 
-    let norm = if args.l2 { Norm::L2 } else { Norm::Linf };
-    let attack = Attack { norm, seed: args.machine.seed, ..Attack::new(kind, 1.0) }.with_steps(args.steps);
-    let samples = (0..count).map(|index| {
+fn of_objects(args: &Args, json: &Path, device: &Device) -> Result<Curve, Failure> {
+    let name = args.attack.as_deref().unwrap_or("tog_untargeted");
+    let (kind, goal) = match (AttackKind::by_name(name), ObjectAttack::by_name(name)) {
+        (Some(kind @ (AttackKind::Fgsm | AttackKind::Pgd)), _) => (kind, ObjectAttack::Untargeted),
+        (_, Some(goal)) => (AttackKind::Pgd, goal),
+        _ => return Err(unknown(name, ObjectAttack::ALL).into()),
+    };
+    let detector = Detector::load(&args.model, device)?;
+    let card = detector.card();
+    let categories = (!card.categories.is_empty()).then(|| card.categories.clone());
+    let names = categories.as_ref().map(|_| card.classes.names()[1..].to_vec());
+    let options = CocoOptions {
+        categories,
+        names,
+        invalid_boxes: InvalidBoxes::Drop,
+        masks: card.model.has_masks(),
+        color: card.color,
+        decode: args.decode.options(),
+        ..Default::default()
+    };
+    let dataset = CocoDetection::open(&args.data, json, options)?;
+    let subject = DetectionSubject::new(detector.model(), card, device)?;
+    Ok(robustness_of_objects(&subject, samples(args, &dataset)?, &attack(args, kind), goal, &args.epsilons)?)
+}
+
+/// The first images of a data set, and a word about each.
+fn samples<T>(
+    args: &Args,
+    dataset: &dyn Dataset<Sample<T>>,
+) -> Result<impl Iterator<Item = Result<(Image, T), DatasetError>>, Failure> {
+    let count = dataset.len().min(args.images.unwrap_or(usize::MAX));
+    if count == 0 {
+        return Err(format!("{} has no image to attack", args.data.display()).into());
+    }
+    Ok((0..count).map(move |index| {
         eprintln!("image {} of {count}", index + 1);
         let sample = dataset.get(index)?;
-        Ok::<_, DatasetError>((sample.image, sample.target))
-    });
-    let curve = robustness(&subject, samples, &attack, &args.epsilons)?;
-    let write = |name: &str, text: &str| {
-        let path = args.output.join(name);
-        write_whole(&path, text.as_bytes()).map_err(|error| format!("cannot write {}: {error}", path.display()))
-    };
-    write("robustness.csv", &curve.csv())?;
-    write("robustness.svg", &curve.svg()?)?;
-    let points: Vec<Value> = curve
-        .points
-        .iter()
-        .map(|point| {
-            json!({ "epsilon": point.epsilon, "dice": point.dice, "iou": point.iou, "pixel_accuracy": point.pixel_accuracy })
-        })
-        .collect();
-    say(json!({ "attack": curve.attack, "images": count, "curve": points }))?;
-    Ok(())
+        Ok((sample.image, sample.target))
+    }))
 }

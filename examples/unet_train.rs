@@ -24,10 +24,12 @@ use segkiln::{
         backbones::BackboneConfig,
         unet::{EncodedUNetConfig, UNetConfig},
     },
-    train::{Run, SegmentationTask, TrainingOptions, train},
+    train::{Run, TrainingOptions, train},
 };
 use serde_json::json;
 
+#[path = "common/adversarial.rs"]
+mod adversarial;
 #[path = "common/check.rs"]
 mod check;
 mod common;
@@ -38,6 +40,7 @@ mod decoding;
 #[path = "common/weights.rs"]
 mod weights;
 
+use adversarial::Adversarial;
 use common::{Failure, Machine, say};
 use data::{Data, Sources, is_ours};
 use decoding::Decoding;
@@ -80,6 +83,8 @@ struct Args {
     /// List what is wrong with the data, and train nothing
     #[arg(long)]
     check_data: bool,
+    #[command(flatten)]
+    adversarial: Adversarial,
     #[command(flatten)]
     decode: Decoding,
     /// Numbers that convolutions and their gradients multiply: f32, bf16, or auto, whichever this processor multiplies faster
@@ -158,7 +163,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     data["crop"] = crop.into();
     let outcome = train(Run {
         folder: args.out.clone(),
-        task: SegmentationTask::new(card.clone()),
+        task: args.adversarial.task(&card)?,
         options,
         data,
         weights: begin,

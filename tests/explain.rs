@@ -173,6 +173,15 @@ fn objects_are_explained() {
     assert_eq!(line["methods"].as_object().unwrap().len(), 3);
     assert!(line["methods"]["saliency"]["max"].as_f64().unwrap() > 0.0);
     assert!(run_badly(&mut explain("9999")).contains("object 9999"));
+    let mut command = explain("0");
+    let line = run_well(command.args(["--attack", "tog_vanish", "--epsilon", "8", "--steps", "3"]));
+    let attack = &line["attack"];
+    assert!(attack["linf"].as_f64().unwrap() <= 8.01, "{attack}");
+    let [before, after] = ["score_before", "score_after"].map(|name| attack[name].as_f64().unwrap());
+    assert!(after < before, "{attack}");
+    assert!(place.at("objects/attacked.png").is_file());
+    assert!(run_badly(explain("0").args(["--part", "mask"])).contains("no masks"));
+    assert!(run_badly(explain("0").args(["--attack", "segpgd"])).contains("on objects"));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What `detect` found in a picture, read whole or by region, and its outlines in a file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use image::DynamicImage;
 use segkiln::{
@@ -14,7 +14,7 @@ use segkiln::{
     },
 };
 
-use crate::large::Large;
+use crate::{images, large::Large};
 
 /// What was found in a picture.
 pub struct Found {
@@ -78,4 +78,24 @@ impl Found {
         }
         file.finish()
     }
+
+    /// Returns how many objects of each class there are, in words.
+    pub fn summary(&self, detector: &Detector) -> String {
+        let mut counts: Vec<(&str, usize)> = Vec::new();
+        for detection in &self.detections {
+            let name = detector.name(detection);
+            match counts.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((name, 1)),
+            }
+        }
+        let parts: Vec<String> = counts.into_iter().map(|(name, count)| format!("{count} {name}")).collect();
+        if parts.is_empty() { "nothing found".into() } else { parts.join(", ") }
+    }
+}
+
+/// Returns the file of a picture's result: `target`, or a file in that folder where there are many pictures.
+pub fn file_of(target: Option<&PathBuf>, many: bool, picture: &Path, extension: &str) -> Option<PathBuf> {
+    let target = target?;
+    Some(if many { target.join(format!("{}.{extension}", images::stem(picture))) } else { target.clone() })
 }

@@ -3,7 +3,7 @@
 use segkiln::{
     core::LabelMap,
     data::{ColorMode, Filter, Image, MaskFormat, Preset, read_dynamic, read_labels},
-    explain::{Attack, AttackKind, Goal, Method, Norm, Region, Target},
+    explain::{Attack, AttackKind, Goal, Method, Norm, ObjectAttack, Part, Region, Target},
 };
 
 use crate::{Args, common::Failure};
@@ -30,8 +30,36 @@ pub fn attack(name: &str, args: &Args) -> Result<Attack, Failure> {
         let known = AttackKind::ALL.map(|(name, _)| name).join(", ");
         format!("there is no attack {name:?}; the attacks are {known}")
     })?;
+    Ok(with_budget(kind, args))
+}
+
+/// The attack of this name on an object, and what it makes of it.
+pub fn object_attack(name: &str, args: &Args) -> Result<(Attack, ObjectAttack), Failure> {
+    match (AttackKind::by_name(name), ObjectAttack::by_name(name)) {
+        (Some(kind @ (AttackKind::Fgsm | AttackKind::Pgd)), _) => {
+            Ok((with_budget(kind, args), ObjectAttack::Untargeted))
+        }
+        (_, Some(goal)) => Ok((with_budget(AttackKind::Pgd, args), goal)),
+        _ => {
+            let known = ObjectAttack::ALL.map(|(name, _)| name).join(", ");
+            Err(format!("there is no attack {name:?} on objects; the attacks are fgsm, pgd, {known}").into())
+        }
+    }
+}
+
+fn with_budget(kind: AttackKind, args: &Args) -> Attack {
     let norm = if args.l2 { Norm::L2 } else { Norm::Linf };
-    Ok(Attack { norm, seed: args.machine.seed, ..Attack::new(kind, args.epsilon) }.with_steps(args.steps))
+    Attack { norm, seed: args.machine.seed, ..Attack::new(kind, args.epsilon) }.with_steps(args.steps)
+}
+
+/// What of an object is asked about, by the flag's word.
+pub fn part(name: &str) -> Result<Part, Failure> {
+    match name {
+        "score" => Ok(Part::Score),
+        "box" => Ok(Part::ScoreAndBox),
+        "mask" => Ok(Part::Mask),
+        other => Err(format!("--part {other:?} is none of score, box and mask").into()),
+    }
 }
 
 /// The image as the network is to see it, with a shorter side of `size`.

@@ -61,6 +61,9 @@ struct Args {
     /// Object of a detector, best score first, from 0
     #[arg(long, conflicts_with = "class")]
     object: Option<usize>,
+    /// What of the object is asked about: score, box (its score and place) or mask
+    #[arg(long, default_value = "score", conflicts_with = "class")]
+    part: String,
     /// Pixels that are asked about: predicted (those that the network gives the class), image, or X,Y
     #[arg(long, default_value = "predicted")]
     over: String,
@@ -73,7 +76,7 @@ struct Args {
     /// Layers of class activation maps [default: the end of the backbone]
     #[arg(long, value_delimiter = ',')]
     layer: Vec<String>,
-    /// Attack: fgsm, pgd, segpgd or cospgd
+    /// Attack: fgsm, pgd, segpgd or cospgd; on an object fgsm, pgd, tog_vanish, tog_fabricate or tog_mislabel
     #[arg(long)]
     attack: Option<String>,
     /// Largest change of a value, in 255ths
@@ -107,7 +110,6 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Failure> {
     let device = args.machine.device()?;
     let chosen = ask::methods(&args.method, args.attack.is_none() && args.uncertainty.is_none())?;
-    let attack = args.attack.as_deref().map(|name| ask::attack(name, args)).transpose()?;
     let page = |name: &str| args.output.join(name);
     let pictures = chosen.iter().map(|method| page(&format!("{}.png", method.name())));
     let outputs = pictures.chain(["report.html", "explain.json", "attacked.png"].map(page));
@@ -117,6 +119,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     if args.object.is_some() || args.arch.as_ref().is_some_and(is_detector) {
         return objects::run(args, &chosen, &device);
     }
+    let attack = args.attack.as_deref().map(|name| ask::attack(name, args)).transpose()?;
     let segmenter = match (&args.model, &args.arch) {
         (Some(model), _) => Segmenter::load(model, &device)?,
         (_, Some(arch)) => {

@@ -3,9 +3,9 @@
 use burn::tensor::Device;
 use segkiln::{
     Detector,
-    data::draw,
+    data::{draw, write_image},
     explain::{
-        DetectionSubject, Method, Question, Subject, Target,
+        DetectionSubject, Method, Question, Select, Subject, Target,
         report::{Report, Section},
     },
     models::detection::DetectionOptions,
@@ -16,9 +16,10 @@ use crate::{Args, ask, common::Failure, create_output, finish, show, weights};
 
 /// Explains an object that a detector finds.
 pub fn run(args: &Args, chosen: &[Box<dyn Method>], device: &Device) -> Result<(), Failure> {
-    if args.attack.is_some() || args.uncertainty.is_some() {
-        return Err("--attack and --uncertainty are for segmentation networks; ask about an object by --method".into());
+    if args.uncertainty.is_some() {
+        return Err("--uncertainty is for segmentation networks; ask about an object by --method or --attack".into());
     }
+    let attack = args.attack.as_deref().map(|name| ask::object_attack(name, args)).transpose()?;
     let detector = match (&args.model, &args.arch) {
         (Some(model), _) => Detector::load(model, device)?,
         (_, Some(arch)) => {
@@ -33,7 +34,8 @@ pub fn run(args: &Args, chosen: &[Box<dyn Method>], device: &Device) -> Result<(
     let shown = image.to_dynamic().to_rgb8();
     let subject = DetectionSubject::new(detector.model(), detector.card(), device)?;
     let object = args.object.unwrap_or(0);
-    let mut question = Question::new(&subject, &image, &Target::object(object))?.with_seed(args.machine.seed);
+    let target = Target::Object { select: Select::Index(object), part: ask::part(&args.part)? };
+    let mut question = Question::new(&subject, &image, &target)?.with_seed(args.machine.seed);
     if !args.layer.is_empty() {
         question = question.with_layers(&args.layer)?;
     }
@@ -50,10 +52,33 @@ pub fn run(args: &Args, chosen: &[Box<dyn Method>], device: &Device) -> Result<(
     }
     let asked_for = found.get(object).ok_or_else(|| format!("there is no object {object}"))?;
     let name = &classes.names()[asked_for.label() as usize];
-    let asked = format!("Object {object} ({name}, score {:.3}): its score", asked_for.score);
+    let asked = format!("Object {object} ({name}, score {:.3}): its {}", asked_for.score, args.part);
     let mut report = Report::new(args.image.display().to_string(), &asked);
     report.push(section);
-    let line = show::all(args, &question, chosen, &shown, "score", &mut report)?;
+    let mut line = show::all(args, &question, chosen, &shown, &args.part, &mut report)?;
+    if let Some((attack, kind)) = attack {
+        let goal = kind.goal(&subject.objects(&image)?, Some(object), classes)?;
+        let attacked = attack.run_on_objects(&subject, &image, &goal)?;
+        let path = args.output.join("attacked.png");
+        let changed = attacked.image.to_dynamic();
+        write_image(&path, &changed)?;
+        let score_after = subject.score(subject.input(&attacked.image)?, question.target())?.into_scalar::<f32>();
+        let section = Section::new(
+            format!("Attack: {}", kind.name()),
+            format!(
+                "The image with changes of at most {:.0} of 255 steps, and the objects that are found in it.",
+                attacked.linf
+            ),
+        )
+        .with_picture(&draw::detections(&changed, &attacked.after, classes)?)?
+        .with_figure(format!("{} before", args.part), format!("{:.4}", question.score()?))
+        .with_figure(format!("{} after", args.part), format!("{score_after:.4}"))
+        .with_figure("objects", format!("{} before, {} after", attacked.before.len(), attacked.after.len()));
+        report.push(section);
+        line["attack"] = json!({ "name": kind.name(), "epsilon": attack.epsilon, "steps": attack.steps,
+            "linf": attacked.linf, "l2": attacked.l2, "score_before": question.score()?, "score_after": score_after,
+            "objects_before": attacked.before.len(), "objects_after": attacked.after.len(), "picture": path.display().to_string() });
+    }
     let facts = json!({ "image": args.image.display().to_string(), "object": object, "name": name, "asked": asked,
         "bbox": asked_for.bbox.xywh(), "score": question.score()? });
     finish(args, facts, line, &report)

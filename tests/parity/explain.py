@@ -1,6 +1,6 @@
 """Explanations and adversarial examples of pytorch-grad-cam, captum and torchattacks: fixtures.
 
-    $PYTHON tests/parity/explain.py    # needs torch, torchvision, grad-cam 1.5.7, captum 0.9, torchattacks 3.5.1 and safetensors
+    $PYTHON tests/parity/explain.py    # needs torch, torchvision, torchmetrics, grad-cam 1.5.7, captum 0.9, torchattacks 3.5.1, safetensors
 
 writes crates/segkiln-explain/tests/fixtures/explain.safetensors. Weights and images by the formulas of rcnn.py; the image goes into the
 network as it is for explanations, and by ImageNet's mean and deviation for attacks. Of each network of CASES:
@@ -9,8 +9,16 @@ network as it is for explanations, and by ImageNet's mean and deviation for atta
     NAME.METHOD                 captum's attributions, over the channels the largest amount (saliency) or the sum
     NAME.ATTACK                 the changed image after STEPS steps of a quarter of EPSILON (FGSM: one step of all of it) away from the
                                 prediction, `[3, height, width]`, and NAME.ATTACK.loss the cross-entropy there
-    NAME.METHOD.LEVEL           of a detector, for the score of its best object, and the IoU of its box with a box beside it; NAME.box is that box,
+    NAME.ATTACK.certainty       of each value of the changed image, the least amount that decided the sign of a step, as a share of the step's
+                                mean amount: where it is nearly 0, the sign is what rounding makes it
+    NAME.METHOD.LEVEL           of a detector, for the score of its best object with an area, and the IoU of its box with a box beside it; NAME.box is that box,
                                 NAME.label the object's class
+    NAME.mask.METHOD.LEVEL      of Mask R-CNN, for the mean of the positive logits of the best object's mask in its box, NAME.mask.box;
+                                NAME.mask.score is that mean
+
+    unet.smoothgrad, unet.rise  means over SAMPLES random images, which other random numbers give nearly; captum's, and from the paper
+    calibration.*               probabilities `[class, height, width]` and labels, and torchmetrics' expected calibration error of 15 bins
+    risk.*                      probabilities of IMAGES images and their labels, and the thresholds of conformal risk control for ALPHAS
 
 all but the masks every STEP-th value. EigenCAM's sign is arbitrary; here it is the one by which the strongest place is positive. SegPGD
 and CosPGD are written here from their papers, for torchattacks has none for pixels.
@@ -26,13 +34,15 @@ import re
 import numpy as np
 import torch
 import torchattacks
-from captum.attr import InputXGradient, IntegratedGradients, Occlusion, Saliency
+from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Occlusion, Saliency
 from pytorch_grad_cam import AblationCAM, EigenCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, XGradCAM
 from pytorch_grad_cam.utils.model_targets import FasterRCNNBoxScoreTarget, SemanticSegmentationTarget
 from safetensors.torch import save_file
 from torch import nn
+from torchmetrics.classification import MulticlassCalibrationError
 from torchvision.models import segmentation
 
+import dense
 from rcnn import MODELS, build, formula, image
 from unet import UNet
 
@@ -40,6 +50,8 @@ OUT = os.path.join(os.path.dirname(__file__), "../../crates/segkiln-explain/test
 STEP = 5
 CLASSES = 4
 EPSILON, STEPS = 8 / 255, 3
+SAMPLES = 600
+IMAGES, ALPHAS = 40, [0.05, 0.1, 0.3]
 GRADIENTS = {
     "gradcam": GradCAM, "gradcam_plus_plus": GradCAMPlusPlus, "hirescam": HiResCAM, "xgradcam": XGradCAM, "layercam": LayerCAM,
 }
@@ -113,27 +125,34 @@ CASES = {"unet": unet, "deeplabv3_resnet50": deeplab}
 
 
 def weighted(name, x, labels, model, step):
-    """The loss that SegPGD or CosPGD climbs."""
+    """The loss that PGD, SegPGD or CosPGD climbs."""
     logits = model(x)
     loss = nn.functional.cross_entropy(logits, labels, reduction="none")
     with torch.no_grad():
         if name == "segpgd":
             share = step / (2 * STEPS)
             weight = torch.where(logits.argmax(1) == labels, 1 - share, share)
-        else:
+        elif name == "cospgd":
             one_hot = nn.functional.one_hot(labels, CLASSES).permute(0, 3, 1, 2).float()
             weight = nn.functional.cosine_similarity(torch.sigmoid(logits), one_hot, dim=1)
+        else:
+            weight = torch.ones_like(loss)
     return (weight * loss).mean()
 
 
 def climb(name, x, labels, model):
-    adversarial = x.clone()
-    for step in range(STEPS):
+    """The changed image, and how certain the signs of its steps were."""
+    adversarial, certainty, direction = x.clone(), torch.full_like(x, torch.inf), torch.zeros_like(x)
+    steps, size = (1, EPSILON) if name == "fgsm" else (STEPS, EPSILON / 4)
+    for step in range(steps):
         adversarial.requires_grad_(True)
         gradient, = torch.autograd.grad(weighted(name, adversarial, labels, model, step), adversarial)
-        adversarial = adversarial.detach() + EPSILON / 4 * gradient.sign()
+        if name == "momentum":
+            direction = gradient = gradient / gradient.abs().mean() + direction
+        certainty = torch.minimum(certainty, gradient.abs() / gradient.abs().mean())
+        adversarial = adversarial.detach() + size * gradient.sign()
         adversarial = (x + (adversarial - x).clamp(-EPSILON, EPSILON)).clamp(0, 1)
-    return adversarial
+    return adversarial, certainty
 
 
 def attacked(model, x):
@@ -149,7 +168,13 @@ def attacked(model, x):
     }
     found = {"labels": labels[0].float(), "clean.loss": nn.functional.cross_entropy(model(x), labels)[None]}
     for name in [*attacks, "segpgd", "cospgd"]:
-        changed = attacks[name](x, labels) if name in attacks else climb(name, x, labels, model)
+        if name == "l2":
+            changed = attacks[name](x, labels)
+        else:
+            changed, certainty = climb(name, x, labels, model)
+            found[f"{name}.certainty"] = certainty[0].flatten()[::STEP]
+            if name in attacks:  # the same as torchattacks, but for its rounding to f32
+                assert ((attacks[name](x, labels) - changed).abs() > 1e-6).float().mean() < 1e-3
         found[name] = changed[0].flatten()[::STEP]
         found[f"{name}.loss"] = nn.functional.cross_entropy(model(changed), labels)[None]
     return {key: value.float() for key, value in found.items()}
@@ -201,25 +226,109 @@ class Images(nn.Module):
         return self.model(list(x))
 
 
+class Mask(nn.Module):
+    """The mean of the positive logits of an object's mask in a box."""
+
+    def __init__(self, model, box, label):
+        super().__init__()
+        self.model, self.box, self.label = model, box, label
+
+    def forward(self, x):
+        images, _ = self.model.transform(list(x))
+        features = self.model.backbone(images.tensors)
+        ratios = [new / old for new, old in zip(images.image_sizes[0], x.shape[2:])]
+        box = self.box * torch.tensor([ratios[1], ratios[0]] * 2)
+        heads = self.model.roi_heads
+        pooled = heads.mask_roi_pool(features, [box[None]], images.image_sizes)
+        logits = heads.mask_predictor(heads.mask_head(pooled))[0, self.label]
+        return torch.relu(logits).mean()[None]
+
+
 def detected(name):
     """Class activation maps at the pyramid's levels that the best object comes from."""
-    model = build(name, *MODELS[name])
+    model = dense.build(name) if name in dense.DETECT else build(name, *MODELS[name])
     x = image(0, 96, 128)[None]
     with torch.no_grad():
         best = model(list(x))[0]
-    width, height = best["boxes"][0][2:] - best["boxes"][0][:2]
-    box = best["boxes"][0] + torch.stack([0.08 * width, -0.05 * height, 0.1 * width, 0.04 * height])
-    target = FasterRCNNBoxScoreTarget([best["labels"][0]], [box])
-    found = {"box": box, "label": best["labels"][:1].float(), "score": target(best).detach()}
-    for level in range(4):
-        module = model.backbone.fpn.layer_blocks[level]
-        for method in ["gradcam", "hirescam"]:
-            try:
-                map = GRADIENTS[method](Images(model), [module])(x, [target])[0]
-            except (AttributeError, IndexError):  # no gradient comes to this level
-                continue
-            if map.max() > 0:
-                found[f"{method}.backbone.fpn.layer_blocks.{level}"] = torch.from_numpy(map).flatten()[::STEP]
+    def near(index):
+        """A box beside an object's, as far away as it still is this object's; none if there is no such box, as of an empty one."""
+        (width, height), label = best["boxes"][index][2:] - best["boxes"][index][:2], best["labels"][index]
+        for share in [1, 0.5, 0.2]:
+            box = best["boxes"][index] + share * torch.stack([0.08 * width, -0.05 * height, 0.1 * width, 0.04 * height])
+            target = FasterRCNNBoxScoreTarget([label], [box])
+            if label > 0 and target(best) > 0:
+                return box, target
+
+    index = next(index for index in range(len(best["boxes"])) if near(index))
+    box, target = near(index)
+    found = {"box": box, "label": best["labels"][index : index + 1].float(), "score": target(best).detach()}
+    fpn = model.backbone.fpn
+    levels = {f"layer_blocks.{level}": block for level, block in enumerate(fpn.layer_blocks)}
+    if name in dense.DETECT:
+        levels.update({f"extra_blocks.{level}": getattr(fpn.extra_blocks, level) for level in ["p6", "p7"]})
+    asked = [("", Images(model), target)]
+    if "masks" in best:
+        mask = Mask(model, best["boxes"][index], best["labels"][index])
+        found.update({"mask.box": best["boxes"][index], "mask.score": mask(x).detach()})
+        asked.append(("mask.", mask, lambda score: score))
+    for prefix, network, target in asked:
+        for level, module in levels.items():
+            for method in ["gradcam", "hirescam"]:
+                try:
+                    map = GRADIENTS[method](network, [module])(x, [target])[0]
+                except (AttributeError, IndexError):  # no gradient comes to this level
+                    continue
+                if map.max() > 0:
+                    found[f"{prefix}{method}.backbone.fpn.{level}"] = torch.from_numpy(map).flatten()[::STEP]
+    return found
+
+
+def sampled(model, x):
+    """Means over random images, for the sum of class 0's logits."""
+    size = x.shape[2:]
+    generator = torch.Generator().manual_seed(1)
+
+    def score(images):
+        return model(images)[:, 0].sum((1, 2))
+
+    torch.manual_seed(1)
+    deviation = 0.15 * (x.max() - x.min()).item()
+    tunnel = NoiseTunnel(Saliency(score))
+    smooth = tunnel.attribute(x, nt_type="smoothgrad", nt_samples=SAMPLES, nt_samples_batch_size=50, stdevs=deviation, abs=False)
+    total, seen = torch.zeros(size), []
+    masks = []
+    for _ in range(SAMPLES):  # RISE: 8 cells a side and one more, enlarged, and shifted by up to a cell
+        cells = (torch.rand(1, 1, 9, 9, generator=generator) < 0.5).float()
+        cell = [-(-side // 8) for side in size]
+        large = nn.functional.interpolate(cells, [9 * side for side in cell], mode="bilinear")[0, 0]
+        top, left = [int(torch.randint(0, side, (1,), generator=generator)) for side in cell]
+        masks.append(large[top : top + size[0], left : left + size[1]])
+    with torch.no_grad():
+        for start in range(0, SAMPLES, 50):
+            seen.append(score(x * torch.stack(masks[start : start + 50])[:, None]))
+    seen = torch.cat(seen)
+    for mask, value in zip(masks, seen - seen.mean()):
+        total += value * mask / (SAMPLES * 0.5)
+    return {"smoothgrad": smooth[0].abs().amax(0).detach().flatten()[::STEP], "rise": total.flatten()[::STEP]}
+
+
+def calibrated():
+    generator = torch.Generator().manual_seed(2)
+    logits = 2 * torch.randn(1, CLASSES, 20, 24, generator=generator)
+    probabilities = logits.softmax(1)
+    noisy = 0.6 * logits - torch.log(-torch.log(torch.rand(logits.shape, generator=generator)))  # less sure than it says
+    labels = noisy.argmax(1)
+    error = MulticlassCalibrationError(CLASSES, n_bins=15, norm="l1")(probabilities, labels)
+    found = {"calibration.probabilities": probabilities[0], "calibration.labels": labels[0].float(), "calibration.error": error[None]}
+
+    # Angelopoulos et al., equation 4, for thresholds that are as strict as they can be: sup {t: (n R(t) + 1) / (n + 1) <= alpha}.
+    scores = torch.rand(IMAGES, 1, 1, generator=generator) * 0.6 + 0.4 * torch.rand(IMAGES, 6, 7, generator=generator)
+    labels = (torch.rand(IMAGES, 6, 7, generator=generator) < 0.7).float()
+    thresholds = torch.arange(1001) / 1000
+    missed = (scores.double() < thresholds.double()[:, None, None, None]).double() * labels
+    risk = (missed.sum((2, 3)) / labels.sum((1, 2))).mean(1)
+    chosen = [thresholds[((IMAGES * risk + 1) / (IMAGES + 1) <= alpha).nonzero().max()] for alpha in ALPHAS]
+    found.update({"risk.scores": scores, "risk.labels": labels, "risk.thresholds": torch.stack(chosen)})
     return found
 
 
@@ -232,12 +341,15 @@ def main():
         model, layers, perturbed, size = make()
         x = image(0, *size)[None]
         found = {**explained(model, layers, perturbed, x), **attacked(model, x)}
+        if name == "unet":
+            found.update(sampled(model.float(), x))
         tensors.update({f"{name}.{key}": value.detach().contiguous().clone() for key, value in found.items()})
         print(name, {key: round(value.item(), 4) for key, value in found.items() if key.endswith("loss")}, "class", int(found["class"]), found["mask"].mean().item())
-    for name in ["fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn"]:
+    for name in ["fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "fcos_resnet50_fpn"]:
         found = detected(name)
         tensors.update({f"{name}.{key}": value.detach().contiguous().clone() for key, value in found.items()})
         print(name, list(found), found["score"])
+    tensors.update({key: value.detach().contiguous().clone() for key, value in calibrated().items()})
     path = os.path.join(OUT, "explain.safetensors")
     save_file(tensors, path)
     print(os.path.getsize(path), "bytes")

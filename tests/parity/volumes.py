@@ -7,6 +7,8 @@ writes crates/segkiln-data/tests/fixtures/volumes and crates/segkiln-metrics/tes
 test files that the two packages carry, for
 
     SEGKILN_VOLUMES=FOLDER cargo test -p segkiln-data --features dicom volumes::tests::packages
+
+which leaves labels there for each fixture; the next time, the script looks at these with nibabel and SimpleITK.
 """
 
 import json
@@ -365,3 +367,23 @@ if len(sys.argv) > 1:
         found[str(path)] = volume(pixels.transpose(2, 1, 0), affine)
     Path(sys.argv[1], "volumes.json").write_text(json.dumps(found, separators=(",", ":")))
     print(f"{len(found)} files of the packages")
+    written = sorted(Path(sys.argv[1], "written").glob("*.nii.gz"))
+    for path in written:
+        of = expected[path.name.removesuffix(".nii.gz")]
+        image, itk = nib.load(path), sitk.ReadImage(path)
+        size = of["size"][::-1]
+        labels = np.arange(np.prod(size)).reshape(size[::-1]) % 5
+        assert image.shape[:3] == tuple(size) and image.get_data_dtype() == np.uint8, path
+        assert (np.asarray(image.dataobj).reshape(size, order="F").transpose(2, 1, 0) == labels).all(), path
+        assert (sitk.GetArrayFromImage(itk).reshape(labels.shape) == labels).all(), path
+        factor = 0.001 if image.header.get_xyzt_units()[0] == "micron" else 1
+        assert np.allclose(np.diag([factor] * 3 + [1]) @ image.affine, of["affine"], atol=1e-5), path
+        if itk.GetDimension() == 3:
+            assert np.allclose(affine_of_itk(itk), of["affine"], atol=1e-4), (path, affine_of_itk(itk), of["affine"])
+        if (FIXTURES / path.name.removesuffix(".nii.gz")).suffix == ".gz":
+            header = nib.load(FIXTURES / path.name.removesuffix(".nii.gz")).header
+            carried = ["pixdim", "descrip", "aux_file", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
+                       "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units", "toffset"]
+            assert all(header[key].tobytes() == image.header[key].tobytes() for key in carried), path
+            assert image.header.extensions == header.extensions, path
+    print(f"{len(written)} files that were written are what they should be")

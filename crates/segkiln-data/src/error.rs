@@ -120,18 +120,6 @@ pub enum DataError {
         /// Why not.
         reason: String,
     },
-    /// Results that need more memory than the limits allow.
-    #[error(
-        "{path}: {what} need more than the limit of {limit} bytes; raise `Limits`, or clean the map of small objects first"
-    )]
-    Held {
-        /// The map.
-        path: PathBuf,
-        /// What is held.
-        what: String,
-        /// The limit.
-        limit: u64,
-    },
     /// A film that cannot be read or written.
     #[error("{film} {reason}")]
     Film {
@@ -149,6 +137,18 @@ pub enum DataError {
         frame: u64,
         /// Why not, and suggested fix.
         reason: String,
+    },
+    /// Results that need more memory than the limits allow.
+    #[error(
+        "{path}: {what} need more than the limit of {limit} bytes; raise `Limits`, or clean the map of small objects first"
+    )]
+    Held {
+        /// The map.
+        path: PathBuf,
+        /// What is held.
+        what: String,
+        /// The limit.
+        limit: u64,
     },
     /// A picture of other bands than are asked for.
     #[error("{path} has {bands} bands, and {expected} are expected; choose some of them, or a network for so many")]
@@ -206,12 +206,12 @@ pub enum DataError {
         /// Which pixel, and what to do.
         reason: String,
     },
-    /// A colour of a colour-mapped mask that the palette lacks.
+    /// A color of a color-mapped mask that the palette lacks.
     #[error(
-        "{path}: pixel (x {x}, y {y}) has the colour {colour:?}, which is none of the palette's {colours}; add it, or \
+        "{path}: pixel (x {x}, y {y}) has the color {color:?}, which is none of the palette's {colors}; add it, or \
          save the mask without smoothing"
     )]
-    UnknownColour {
+    UnknownColor {
         /// The file.
         path: PathBuf,
         /// Column.
@@ -219,9 +219,9 @@ pub enum DataError {
         /// Row.
         y: u32,
         /// Red, green, blue.
-        colour: [u8; 3],
-        /// Colours in the palette.
-        colours: usize,
+        color: [u8; 3],
+        /// Colors in the palette.
+        colors: usize,
     },
     /// A label that is no class.
     #[error("{path}: label {label} at pixel (x {x}, y {y}) is none of the {classes} classes; {cure}")]

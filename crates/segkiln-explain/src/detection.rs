@@ -1,12 +1,12 @@
-use burn::tensor::{Device, Tensor};
-use segkiln_core::{BBox, Classes, Detection};
-use segkiln_data::Normalize;
+use burn::tensor::{Device, Tensor, activation::relu};
+use segkiln_core::{BBox, Classes, Detection, Instance, Instances};
+use segkiln_data::{Image, Normalize};
 use segkiln_models::{
     DetectorCard, LayerMaps,
-    detection::{DetectionNetwork, DetectionNetworkConfig, DetectionTensors},
+    detection::{DetectionNetwork, DetectionNetworkConfig, DetectionTensors, Sampling},
 };
 
-use crate::{ExplainError, Part, Result, Select, Subject, Target};
+use crate::{ExplainError, Part, Result, Select, Subject, Target, picture::tensor};
 
 /// IoU above which a detection is the object that is asked about; pytorch-grad-cam's.
 const IOU: f64 = 0.5;
@@ -44,14 +44,49 @@ impl<M: DetectionNetwork> DetectionSubject<M> {
         (0..n).map(|index| images.clone().narrow(0, index, 1).reshape([channels, height, width])).collect()
     }
 
-    /// The objects that the network finds in a normalized image, best first.
+    /// The normalized image, `[1, channels, height, width]`.
     ///
     /// # Errors
-    /// If the network refuses the image, or does not implement `detect_tensors`.
-    pub fn detect(&self, x: &Tensor<4>) -> Result<Vec<Detection>> {
-        let found = self.network.detect_tensors(&self.images(x).remove(0))?;
-        Ok(found.into_iter().map(|found| found.detection).collect())
+    /// [`ExplainError::Data`] if the channels are not those that the network takes.
+    pub fn input(&self, image: &Image) -> Result<Tensor<4>> {
+        let mut image = image.clone();
+        self.normalize.apply(&mut image)?;
+        Ok(tensor(image, &self.device))
     }
+
+    /// The objects that the network finds in an image with values from 0 to 1, best first.
+    ///
+    /// # Errors
+    /// If the network refuses the image.
+    pub fn detect(&self, image: &Image) -> Result<Vec<Detection>> {
+        Ok(self.network.detect(&single(tensor(image.clone(), &self.device)))?.remove(0))
+    }
+
+    /// The objects that the network finds, as annotations that an attack is aimed at.
+    ///
+    /// # Errors
+    /// As [`detect`](Self::detect).
+    pub fn objects(&self, image: &Image) -> Result<Instances> {
+        let instance = |found: Detection| {
+            let mut instance = Instance::new(found.bbox, found.label()).expect("no object is background");
+            instance.mask = found.mask;
+            instance
+        };
+        let found = self.detect(image)?.into_iter().map(instance).collect();
+        Ok(Instances::new(image.width(), image.height(), found).expect("masks are of the image's size"))
+    }
+
+    /// The training loss of an image, `[1, channels, height, width]` with values from 0 to 1, and its objects, `[1]`.
+    pub(crate) fn loss(&self, x: Tensor<4>, objects: &Instances, sampling: Sampling) -> Result<Tensor<1>> {
+        let losses = self.network.losses(&single(x), std::slice::from_ref(objects), sampling)?;
+        Ok(losses.total())
+    }
+}
+
+/// An image of `[1, channels, height, width]` as detectors take it.
+fn single(x: Tensor<4>) -> [Tensor<3>; 1] {
+    let [_, channels, height, width] = x.dims();
+    [x.reshape([channels, height, width])]
 }
 
 /// The detection with the largest IoU, if it is above the threshold and of the class.
@@ -88,6 +123,9 @@ impl<M: DetectionNetwork> Subject for DetectionSubject<M> {
                 None => return Err(ExplainError::NoMatch { class: *class, threshold: IOU }),
             },
         };
+        if let (Part::Mask, Select::Best { bbox, class }) = (part, &select) {
+            self.network.mask_logits(&self.images(x)[0], bbox, *class)?;
+        }
         Ok(Target::Object { select, part: *part })
     }
 
@@ -95,21 +133,23 @@ impl<M: DetectionNetwork> Subject for DetectionSubject<M> {
     fn score(&self, x: Tensor<4>, target: &Target) -> Result<Tensor<1>> {
         let Target::Object { select: Select::Best { bbox, class }, part } = target else { return Err(NO_CLASSES) };
         let score = |image: &Tensor<3>| -> Result<Tensor<1>> {
+            if *part == Part::Mask {
+                return Ok(relu(self.network.mask_logits(image, bbox, *class)?).mean());
+            }
             let found = self.network.detect_tensors(image)?;
-            Ok(match (meeting(&found, bbox, *class), part) {
+            Ok(match meeting(&found, bbox, *class) {
                 // With a gradient, which is 0.
-                (None, _) => image.clone().sum().mul_scalar(0.0),
-                (Some(found), Part::Score) => found.score.clone(),
-                (Some(found), Part::ScoreAndBox) => found.score.clone() + iou(found.bbox.clone(), bbox),
+                None => image.clone().sum().mul_scalar(0.0),
+                Some(found) if *part == Part::ScoreAndBox => found.score.clone() + iou(found.bbox.clone(), bbox),
+                Some(found) => found.score.clone(),
             })
         };
         Ok(Tensor::cat(self.images(&x).iter().map(score).collect::<Result<_>>()?, 0))
     }
 
-    fn layers(&self, x: &Tensor<4>) -> Result<LayerMaps> {
-        let image = self.images(x).remove(0);
-        let (maps, found) = LayerMaps::of(&self.network, || self.network.detect_tensors(&image));
-        found?;
+    fn layers(&self, x: &Tensor<4>, target: &Target) -> Result<LayerMaps> {
+        let (maps, score) = LayerMaps::of(&self.network, || self.score(x.clone(), target));
+        score?;
         Ok(maps)
     }
 

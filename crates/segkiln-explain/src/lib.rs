@@ -1,8 +1,11 @@
 //! Why a network says what it says, how easily it is fooled, and how sure it is.
 //!
 //! - [`Question`]: a network, an image and a [`Target`]; [`methods()`]: ways to answer it, from gradients to class activation maps;
-//! - [`faithfulness()`], [`points_at`]: how good an explanation is;
-//! - [`Attack`]: small changes of an image that fool the network; [`robustness()`]: figures against the size of the changes;
+//! - [`faithfulness()`], [`points_at`], [`randomized_weights`]: how good an explanation is;
+//! - [`feature_maps`], [`attention_of`], [`ActivationMaximization`]: looks into the network;
+//! - [`Attack`], [`SmallestChange`], [`Patch`]: changes of an image that fool the network; [`robustness()`]: figures against the size of
+//!   the changes; [`wrong_regions`]: errors, and how small a change mends them;
+//! - `AdversarialTraining` (feature `train`): training on attacked images;
 //! - [`uncertainty`]: how sure the network is, by dropout, mirror images or an ensemble; calibration, conformal sets;
 //! - [`report`]: all of it on one page.
 //!
@@ -11,31 +14,45 @@
 //! [`DetectionNetwork`](segkiln_models::detection::DetectionNetwork), also of your own.
 
 mod attack;
+mod curve;
 mod detection;
 mod error;
 mod faithfulness;
+mod look;
 mod map;
 mod methods;
 pub mod picture;
 mod question;
 pub mod report;
 mod robustness;
+mod sanity;
 mod segmentation;
 mod subject;
 mod target;
+#[cfg(feature = "train")]
+mod training;
 pub mod uncertainty;
+mod wrong_regions;
 
-pub use attack::{Attack, AttackKind, Attacked, Goal, Norm};
+pub use attack::{
+    Attack, AttackKind, Attacked, AttackedObjects, Goal, Norm, ObjectAttack, Patch, SmallestChange, with_patch,
+};
+pub use curve::{Curve, CurvePoint};
 pub use detection::DetectionSubject;
 pub use error::{ExplainError, Result};
 pub use faithfulness::{Faithfulness, faithfulness, points_at};
+pub use look::{ActivationMaximization, FeatureMap, attention_of, feature_maps, rollout};
 pub use map::Map;
 pub use methods::{
     AblationCam, EigenCam, Explanation, GradCam, GradCamPlusPlus, HiResCam, InputXGradient, IntegratedGradients,
     LayerCam, Method, Noise, Occlusion, Rise, Saliency, ScoreCam, SmoothGrad, XGradCam, method, methods,
 };
 pub use question::Question;
-pub use robustness::{Curve, CurvePoint, robustness};
+pub use robustness::{robustness, robustness_of_objects};
+pub use sanity::{RandomizedWeights, randomized_weights};
 pub use segmentation::SegmentationSubject;
 pub use subject::Subject;
 pub use target::{Part, Reduction, Region, Select, Target};
+#[cfg(feature = "train")]
+pub use training::AdversarialTraining;
+pub use wrong_regions::{Mended, WrongRegion, wrong_regions};

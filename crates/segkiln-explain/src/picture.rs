@@ -41,6 +41,33 @@ pub fn overlay(image: &RgbImage, map: &Map) -> Result<RgbImage> {
     Ok(picture)
 }
 
+/// Maps side by side, each in its own range of colors, with `columns` a row and each value `scale` pixels wide; empty if there is none.
+/// They may differ in size.
+pub fn grid(maps: &[&Map], columns: u32, scale: u32) -> RgbImage {
+    /// Pixels between maps.
+    const GAP: u32 = 2;
+    let (columns, scale) = (columns.max(1), scale.max(1));
+    let cell = |side: fn(&Map) -> u32| maps.iter().map(|map| side(map)).max().unwrap_or(0).saturating_mul(scale);
+    let [wide, high] = [cell(Map::width), cell(Map::height)];
+    let count = maps.len() as u32;
+    let (across, down) = (count.min(columns), count.div_ceil(columns));
+    let side = |cells: u32, cell: u32| (cells * (cell + GAP)).saturating_sub(GAP);
+    let mut picture = RgbImage::from_pixel(side(across, wide), side(down, high), Rgb([255; 3]));
+    for (index, map) in (0..).zip(maps) {
+        let [left, top] = [index % columns * (wide + GAP), index / columns * (high + GAP)];
+        let strongest = map.strongest();
+        for (pixel, value) in (0..).zip(map.as_slice()) {
+            let strength = if strongest > 0.0 { (value / strongest).clamp(-1.0, 1.0) } else { 0.0 };
+            let color = Rgb(color(strength, map.is_signed()).map(|value| value.round() as u8));
+            let [x, y] = [left + pixel % map.width() * scale, top + pixel / map.width() * scale];
+            for (down, across) in (0..scale).flat_map(|down| (0..scale).map(move |across| (down, across))) {
+                picture.put_pixel(x + across, y + down, color);
+            }
+        }
+    }
+    picture
+}
+
 /// A legend: the colors from the lowest to the highest value.
 pub fn color_bar(is_signed: bool) -> RgbImage {
     const SIZE: (u32, u32) = (256, 12);
@@ -82,4 +109,21 @@ fn color(value: f32, is_signed: bool) -> [f32; 3] {
         let [from, to] = [low, low + 1].map(|index| f32::from(colors[index][channel]));
         from + (to - from) * part
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_stand_side_by_side() {
+        let map = |size: [usize; 2]| Map::new(size, vec![1.0; size[0] * size[1]], false).unwrap();
+        let (a, b, c) = (map([2, 3]), map([1, 1]), map([2, 2]));
+        let picture = grid(&[&a, &b, &c], 2, 4);
+        assert_eq!(picture.dimensions(), (2 * 12 + 2, 2 * 8 + 2));
+        let light = Rgb([253, 231, 37]);
+        assert_eq!([(0, 0), (11, 7), (14, 3), (0, 10)].map(|(x, y)| *picture.get_pixel(x, y)), [light; 4]);
+        assert_eq!([(12, 0), (18, 0), (9, 10)].map(|(x, y)| *picture.get_pixel(x, y)), [Rgb([255; 3]); 3]);
+        assert_eq!(grid(&[], 2, 4).dimensions(), (0, 0));
+    }
 }

@@ -110,7 +110,7 @@ impl<'a> Question<'a> {
     /// If the network refuses the image.
     pub fn maps(&self) -> Result<&LayerMaps> {
         if self.maps.get().is_none() {
-            let maps = self.subject.layers(&self.x)?;
+            let maps = self.subject.layers(&self.x, &self.target)?;
             let _ = self.maps.set(maps);
         }
         Ok(self.maps.get().expect("set above"))
@@ -153,7 +153,11 @@ impl<'a> Question<'a> {
 
     /// The maps of the layers, without gradients.
     pub(crate) fn activations(&self) -> Result<Vec<Tensor<4>>> {
-        let layers = self.layers()?;
+        self.activations_of(&self.layers()?)
+    }
+
+    /// The maps of some layers, without gradients.
+    pub(crate) fn activations_of(&self, layers: &[LayerMap]) -> Result<Vec<Tensor<4>>> {
         let seen: Seen<Tensor<4>> = Rc::new(RefCell::new(vec![None; layers.len()]));
         let edits = layers.iter().enumerate().map(|(index, layer)| {
             let seen = seen.clone();
@@ -165,7 +169,7 @@ impl<'a> Question<'a> {
         });
         self.maps()?.edit(edits.collect(), || self.subject.score(self.x.clone(), &self.target))?;
         let missing = |layer: &LayerMap| ExplainError::LayerNotReached(layer.name().into());
-        seen.take().into_iter().zip(&layers).map(|(map, layer)| map.ok_or_else(|| missing(layer))).collect()
+        seen.take().into_iter().zip(layers).map(|(map, layer)| map.ok_or_else(|| missing(layer))).collect()
     }
 
     /// The maps of the layers and the gradients of the target for them. What comes before the first layer is computed without

@@ -60,14 +60,19 @@ impl Section {
         Ok(self)
     }
 
-    /// Adds the colors of a map's values.
+    /// Adds the colors of a map's values. The strongest 1 % have one color, so that the ends say "at least".
     ///
     /// # Errors
     /// [`ExplainError::Option`] if it cannot be encoded.
     pub fn with_legend(mut self, map: &Map, unit: impl Into<String>) -> Result<Self> {
         let strongest = map.strongest();
+        let [least, most] = map.range();
         let low = if map.is_signed() { -strongest } else { 0.0 };
-        let ends = [low, strongest].map(number);
+        let end = |mark: &str, is_beyond: bool, value: f32| match is_beyond {
+            true => format!("{mark} {}", number(value)),
+            false => number(value),
+        };
+        let ends = [end("≤", least < low, low), end("≥", most > strongest, strongest)];
         self.legend = Some(Legend { bar: data_uri(&color_bar(map.is_signed()))?, ends, unit: unit.into() });
         Ok(self)
     }
@@ -228,6 +233,20 @@ mod tests {
         }
         // Nothing is loaded from anywhere.
         assert!(!page.contains("http") && !page.contains("src=\"/"));
+    }
+
+    #[test]
+    fn legends_say_where_colors_end() {
+        let ends = |values: Vec<f32>, is_signed: bool| {
+            let map = Map::new([1, values.len()], values, is_signed).unwrap();
+            Section::new("", "").with_legend(&map, "").unwrap().legend.unwrap().ends
+        };
+        let mut values = vec![0.5; 200];
+        assert_eq!(ends(values.clone(), false), ["0", "0.5000"]);
+        values[7] = 1.0;
+        assert_eq!(ends(values.clone(), false), ["0", "≥ 0.5000"]);
+        values[8] = -2.0;
+        assert_eq!(ends(values, true), ["≤ -0.5000", "≥ 0.5000"]);
     }
 
     #[test]

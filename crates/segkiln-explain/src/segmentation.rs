@@ -85,23 +85,23 @@ impl<M: SegmentationNetwork> SegmentationSubject<M> {
         Ok(LabelMap::new(width as u32, height as u32, labels).expect("a label a pixel"))
     }
 
-    /// Cross-entropy of each pixel of normalized images with the labels, 0 where a label is ignored.
-    ///
-    /// # Shapes
-    /// `logits`: `[n, classes or 1, height, width]`, `labels`: `[n, 1, height, width]` → `[n, 1, height, width]`
-    pub(crate) fn cross_entropy(logits: Tensor<4>, labels: Tensor<4, Int>) -> Tensor<4> {
-        match logits.dims()[1] {
-            // -log σ(z) of the foreground, -log σ(-z) of the background
-            1 => log_sigmoid(logits * (labels.float() * 2.0 - 1.0)).neg(),
-            _ => log_softmax(logits, 1).gather(1, labels).neg(),
-        }
-    }
-
     fn check_class(&self, class: usize) -> Result<()> {
         if class < self.classes.count() {
             return Ok(());
         }
         Err(ExplainError::Class { class, names: self.classes.names().to_vec() })
+    }
+}
+
+/// Cross-entropy of each pixel with its label.
+///
+/// # Shapes
+/// `logits`: `[n, classes or 1, height, width]`, `labels`: `[n, 1, height, width]` → `[n, 1, height, width]`
+pub(crate) fn cross_entropy(logits: Tensor<4>, labels: Tensor<4, Int>) -> Tensor<4> {
+    match logits.dims()[1] {
+        // -log σ(z) of the foreground, -log σ(-z) of the background
+        1 => log_sigmoid(logits * (labels.float() * 2.0 - 1.0)).neg(),
+        _ => log_softmax(logits, 1).gather(1, labels).neg(),
     }
 }
 
@@ -190,7 +190,7 @@ impl<M: SegmentationNetwork> Subject for SegmentationSubject<M> {
         Ok(score.reshape([n]))
     }
 
-    fn layers(&self, x: &Tensor<4>) -> Result<LayerMaps> {
+    fn layers(&self, x: &Tensor<4>, _target: &Target) -> Result<LayerMaps> {
         let (maps, logits) = LayerMaps::of(&self.network, || self.network.forward(x.clone()));
         finite(values(logits.sum())?[0])?;
         Ok(maps)

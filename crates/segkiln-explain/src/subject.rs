@@ -37,11 +37,11 @@ pub trait Subject {
     /// As [`resolve`](Self::resolve).
     fn score(&self, x: Tensor<4>, target: &Target) -> Result<Tensor<1>>;
 
-    /// Finds the maps that the network puts out for an image.
+    /// Finds the maps that the network puts out where it computes the target of an image.
     ///
     /// # Errors
     /// If the network refuses the image.
-    fn layers(&self, x: &Tensor<4>) -> Result<LayerMaps>;
+    fn layers(&self, x: &Tensor<4>, target: &Target) -> Result<LayerMaps>;
 
     /// The layers of a class activation map where none is given.
     fn default_layers(&self, layers: &LayerMaps) -> Vec<String> {

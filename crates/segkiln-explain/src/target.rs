@@ -85,4 +85,7 @@ pub enum Part {
     /// Its score and the IoU of its box with the box that was asked for or found first: pytorch-grad-cam's
     /// `FasterRCNNBoxScoreTarget`.
     ScoreAndBox,
+    /// Its mask, of a detector with masks: the mean of the logits above 0 over the cells of the box that it was found in. The box stays
+    /// where the image is changed.
+    Mask,
 }

@@ -14,8 +14,9 @@ use burn::{
 use segkiln_core::{Classes, LabelMap};
 use segkiln_data::{ColorMode, Image, Normalize};
 use segkiln_explain::{
-    Attack, AttackKind, ExplainError, Goal, Map, Question, Reduction, Region, SegmentationSubject, SmoothGrad, Target,
-    faithfulness, method, methods, points_at, uncertainty,
+    ActivationMaximization, Attack, AttackKind, ExplainError, Goal, Map, Norm, Patch, Question, Reduction, Region,
+    SegmentationSubject, SmallestChange, SmoothGrad, Target, faithfulness, feature_maps, method, methods, points_at,
+    randomized_weights, uncertainty, with_patch, wrong_regions,
 };
 use segkiln_models::{ConfigError, LayerMaps, ModelCard, SegmentationNetwork, SegmentationNetworkConfig, tap};
 
@@ -68,13 +69,16 @@ impl SegmentationNetworkConfig for OwnConfig {
     }
 }
 
-fn own(dropout: f64) -> (Own, SegmentationSubject<Own>) {
-    let device = Device::default();
-    let config = OwnConfig { dropout };
-    let network = config.init(&device);
+fn card(dropout: f64) -> ModelCard<OwnConfig> {
     let classes = Classes::new(["ground", "tree", "house"]).unwrap();
     let normalize = Normalize::new(vec![0.4, 0.5, 0.6], vec![0.2, 0.25, 0.3]).unwrap();
-    let card = ModelCard { model: config, classes, color: Some(ColorMode::Rgb), normalize };
+    ModelCard { model: OwnConfig { dropout }, classes, color: Some(ColorMode::Rgb), normalize }
+}
+
+fn own(dropout: f64) -> (Own, SegmentationSubject<Own>) {
+    let device = Device::default();
+    let card = card(dropout);
+    let network = card.model.init(&device);
     let subject = SegmentationSubject::new(&network, &card, &device).unwrap();
     (network, subject)
 }
@@ -290,4 +294,158 @@ fn dropout_makes_answers_differ() {
     let (_, second) = own(0.0);
     let ensemble = uncertainty::ensemble(&[subject, second], &image).unwrap();
     assert_eq!(ensemble.answers, 2);
+}
+
+#[test]
+fn small_changes_are_found_and_are_enough() {
+    let (_, subject) = own(0.5);
+    let image = picture();
+    let predict = |image: &Image| subject.predict(&subject.input(image).unwrap()).unwrap();
+    let labels = predict(&image);
+    for norm in [Norm::Linf, Norm::L2] {
+        let search = SmallestChange { norm, share: 0.5, ..Default::default() };
+        let found = search.find(&subject, &image, &Goal::Away(labels.clone())).unwrap().unwrap();
+        assert!(found.changed >= 0.5 && found.linf > 0.0, "{}", found.changed);
+        let changed = predict(&found.image);
+        let others = changed.as_slice().iter().zip(labels.as_slice()).filter(|(a, b)| a != b).count();
+        assert!(others >= 54, "{others}");
+        // With less of the budget an attack does less.
+        if norm == Norm::Linf {
+            let half = Attack { rounded: false, ..Attack::new(AttackKind::Pgd, found.linf / 2.0) };
+            let half = half.run(&subject, &image, &Goal::Away(labels.clone())).unwrap();
+            assert!(half.changed < found.changed, "{} of {}", half.changed, found.changed);
+        }
+    }
+    // Nothing is to be done where the goal is reached.
+    let found = SmallestChange::default().find(&subject, &image, &Goal::Toward(labels)).unwrap().unwrap();
+    assert_eq!(found.linf, 0.0);
+}
+
+#[test]
+fn errors_are_analyzed() {
+    let (_, subject) = own(0.5);
+    let image = picture();
+    let mut labels = subject.predict(&subject.input(&image).unwrap()).unwrap();
+    // Two pixels side by side and one apart, with classes that other colors have.
+    let is_pair = |pixel: &usize| labels.as_slice()[*pixel] == labels.as_slice()[pixel + 1] && pixel % 12 < 11;
+    let same = (40..107).find(is_pair).unwrap();
+    let other = |label: u32| labels.labels().into_iter().find(|other| *other != label).unwrap();
+    let (taken_for, first) = (labels.as_slice()[same], labels.as_slice()[0]);
+    let (truth, first) = (other(taken_for), other(first));
+    for (pixel, label) in [(same, truth), (same + 1, truth), (0, first)] {
+        labels.as_mut_slice()[pixel] = label;
+    }
+    let search = SmallestChange { share: 1.0, ..Default::default() };
+    let found = wrong_regions(&subject, &image, &labels, 5, &search).unwrap();
+    assert_eq!(found.iter().map(|region| region.pixels).collect::<Vec<_>>(), [2, 1]);
+    assert_eq!((found[0].truth, found[0].taken_for), (truth, taken_for));
+    assert!(found[0].mask.as_slice()[same] == 1 && found[0].mask.as_slice().iter().sum::<u32>() == 2);
+    let mended = found.iter().find_map(|region| Some((region, region.mended.as_ref()?)));
+    let (region, mended) = mended.expect("one of the two can be mended");
+    let after = subject.predict(&subject.input(&mended.attacked.image).unwrap()).unwrap();
+    for (pixel, _) in region.mask.as_slice().iter().enumerate().filter(|(_, inside)| **inside == 1) {
+        assert_eq!(after.as_slice()[pixel], region.truth);
+    }
+    // Of a network that looks at each pixel alone, only the region changes.
+    for (change, inside) in mended.change.as_slice().iter().zip(region.mask.as_slice()) {
+        assert!(*inside == 1 || *change == 0.0, "{change}");
+    }
+    assert!((f64::from(mended.change.range()[1]) - mended.attacked.linf).abs() < 1e-3);
+}
+
+#[test]
+fn patches_fool_where_they_are_put() {
+    // What a patch does to the pixels around it needs a network that sees more than a pixel.
+    let device = Device::default();
+    device.seed(3);
+    let config = segkiln_models::unet::UNetConfig::new(3, 3).with_base(4).with_depth(2);
+    let card = ModelCard {
+        model: segkiln_models::ModelConfig::UNet(config),
+        classes: card(0.0).classes,
+        color: Some(ColorMode::Rgb),
+        normalize: Normalize::imagenet(),
+    };
+    let network = card.model.init(&device);
+    let subject = SegmentationSubject::new(&network, &card, &device).unwrap();
+    let image = picture();
+    let labels = subject.predict(&subject.input(&image).unwrap()).unwrap();
+    let search = Patch { step_size: 16.0, ..Patch::new(4, 24) };
+    let patch = search.find(&subject, &[(image.clone(), Goal::Away(labels.clone()))]).unwrap();
+    assert_eq!((patch.width(), patch.height(), patch.channels()), (4, 4, 3));
+    assert!(patch.as_slice().iter().all(|value| (0.0..=1.0).contains(value)));
+    assert_eq!(search.find(&subject, &[(image.clone(), Goal::Away(labels.clone()))]).unwrap(), patch, "the same seed");
+    let gray = Image::new(4, 4, 3, vec![0.5; 48]).unwrap();
+    // Mean probability of the labels outside of the patch, over all places.
+    let score = |patch: &Image| {
+        let (mut sum, mut count) = (0.0, 0.0);
+        for (left, top) in (0..=8).flat_map(|left| (0..=5).map(move |top| (left, top))) {
+            let shown = with_patch(&image, patch, left, top).unwrap();
+            let found = values(subject.probabilities(subject.input(&shown).unwrap()));
+            for (pixel, label) in labels.as_slice().iter().enumerate() {
+                let (x, y) = (pixel as u32 % 12, pixel as u32 / 12);
+                if !((left..left + 4).contains(&x) && (top..top + 4).contains(&y)) {
+                    sum += f64::from(found[*label as usize * 108 + pixel]);
+                    count += 1.0;
+                }
+            }
+        }
+        sum / count
+    };
+    assert!(score(&patch) < score(&gray), "{} of {}", score(&patch), score(&gray));
+    assert!(
+        with_patch(&image, &patch, 9, 0).is_err()
+            && Patch::new(9, 1).find(&subject, &[(image, Goal::Away(labels))]).is_err()
+    );
+}
+
+#[test]
+fn explanations_depend_on_the_weights() {
+    let (_, subject) = own(0.5);
+    let image = picture();
+    let target = Target::class(1, Region::Image);
+    let check = |name: &str| {
+        let method = method(name).unwrap();
+        randomized_weights(&subject, &card(0.5), &image, &target, &["middle".into()], &*method, 4, 1).unwrap()
+    };
+    let found = check("input_x_gradient");
+    assert_eq!(found.iter().map(|found| found.tensors).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    assert!(found[3].correlation.abs() < 0.9, "{found:?}");
+    // EigenCAM does not look at what comes after the layer: the first two tensors are the second convolution's.
+    let found = check("eigencam");
+    assert!(found[1].correlation > 0.999 && found[3].correlation < found[1].correlation, "{found:?}");
+}
+
+#[test]
+fn layers_and_classes_are_looked_at() {
+    let (_, subject) = own(0.5);
+    let image = picture();
+    let question = Question::new(&subject, &image, &Target::class(1, Region::Image)).unwrap();
+    let maps = feature_maps(&question, "middle", 4).unwrap();
+    assert_eq!(maps.len(), 4);
+    let spread = |index: usize| {
+        let [low, high] = maps[index].map.range();
+        high - low
+    };
+    assert!(spread(0) > 0.0 && maps[0].channel < 6 && maps[0].map.width() == 12 && spread(3) <= 3.0 * spread(0));
+    assert!(feature_maps(&question, "midle", 4).is_err());
+
+    let search = ActivationMaximization { steps: 20, step_size: 8.0, ..Default::default() };
+    let score =
+        |image: &Image| Question::new(&subject, image, &Target::class(1, Region::Image)).unwrap().score().unwrap();
+    let gray = Image::new(12, 9, 3, vec![0.5; 12 * 9 * 3]).unwrap();
+    let liked = search.of_class(&subject, 1, [9, 12]).unwrap();
+    assert!(score(&liked) > score(&gray), "{} of {}", score(&liked), score(&gray));
+    assert_eq!(search.of_class(&subject, 1, [9, 12]).unwrap(), liked, "the same seed");
+    let channel = maps[0].channel;
+    let mean = |image: &Image| {
+        let question = Question::new(&subject, image, &Target::class(0, Region::Image)).unwrap();
+        let maps = feature_maps(&question, "middle", 6).unwrap();
+        maps.into_iter().find(|map| map.channel == channel).unwrap().map.mean()
+    };
+    let liked = search.of_channel(&subject, "middle", channel, [9, 12]).unwrap();
+    assert!(mean(&liked) > mean(&gray), "{} of {}", mean(&liked), mean(&gray));
+    assert!(search.of_channel(&subject, "middle", 6, [9, 12]).unwrap_err().to_string().contains("below 6"));
+    assert!(search.of_class(&subject, 3, [9, 12]).is_err());
+    let features = uncertainty::features(&question.with_layers(&["middle"]).unwrap()).unwrap();
+    assert_eq!(features.len(), 6);
 }

@@ -26,6 +26,14 @@ pub enum TrainError {
         /// Mismatch of batch and network; images and objects are counted within the batch, from 0.
         source: segkiln_models::detection::DetectionError,
     },
+    /// A hook could not change a batch.
+    #[error("the images {images} could not be changed before the step: {source}")]
+    Hook {
+        /// Names of the batch's images.
+        images: String,
+        /// The hook's reason.
+        source: crate::HookError,
+    },
     /// A field of the recipe is out of range.
     #[error("recipe: {field} {reason}")]
     Recipe {

@@ -18,6 +18,7 @@ pub mod ema;
 mod error;
 mod figures;
 pub mod history;
+mod hook;
 mod layer_rates;
 pub mod optimizer;
 mod options;
@@ -30,6 +31,7 @@ pub mod strategy;
 mod task;
 
 pub use error::{Result, TrainError};
+pub use hook::{BatchHook, HookError};
 pub use layer_rates::LayerRates;
 pub use options::TrainingOptions;
 pub use run::{Outcome, Run, train};

@@ -19,8 +19,9 @@ use segkiln_models::{ModelCard, ModelConfig, SegmentationNetwork, SegmentationNe
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Result, TrainError,
-    task::{StepOptions, Task, TrainingOutput, ValidationMetric},
+    BatchHook, Result, TrainError,
+    hook::Hook,
+    task::{StepOptions, Task, TrainingOutput, ValidationMetric, seed_from_device_rng},
 };
 
 /// Loss of a segmentation network.
@@ -67,6 +68,8 @@ impl From<LossConfig> for Loss {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SegmentationSettings {
     loss: LossRecord,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hook: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -83,6 +86,7 @@ enum LossRecord {
 pub struct SegmentationTask<C: SegmentationNetworkConfig = ModelConfig> {
     card: ModelCard<C>,
     loss: Loss,
+    hook: Option<Hook>,
     metrics: Vec<MakeMetric<C::Network>>,
 }
 
@@ -92,12 +96,17 @@ impl<C: SegmentationNetworkConfig> SegmentationTask<C> {
     /// Takes the network's card; the loss is [`Loss::cross_entropy_and_dice`].
     pub fn new(card: ModelCard<C>) -> Self {
         let loss = Loss::cross_entropy_and_dice(card.model.classes(), card.classes.ignore_index());
-        Self { card, loss, metrics: Vec::new() }
+        Self { card, loss, hook: None, metrics: Vec::new() }
     }
 
     /// Sets the loss.
     pub fn with_loss(self, loss: impl Into<Loss>) -> Self {
         Self { loss: loss.into(), ..self }
+    }
+
+    /// Changes each batch before its training step; validation is of the images as they are.
+    pub fn with_hook(self, hook: impl BatchHook<C::Network> + 'static) -> Self {
+        Self { hook: Some(Hook::new(hook)), ..self }
     }
 
     /// Adds a validation metric of burn-train, which takes a [`SegmentationInput`] or a [`LogitsInput`]. `name` stands in
@@ -142,7 +151,7 @@ impl<C: SegmentationNetworkConfig> Task for SegmentationTask<C> {
             Loss::Config(config) => LossRecord::Config(config.clone()),
             Loss::Custom(loss) => LossRecord::Custom { custom: format!("{loss:?}") },
         };
-        SegmentationSettings { loss }
+        SegmentationSettings { loss, hook: self.hook.as_ref().map(|hook| hook.text().into()) }
     }
 
     fn check(&self) -> Result<()> {
@@ -167,7 +176,7 @@ impl<C: SegmentationNetworkConfig> Task for SegmentationTask<C> {
     }
 
     fn learner(&self, network: C::Network, step: StepOptions) -> Result<SegmentationLearner<C::Network>> {
-        Ok(SegmentationLearner { model: network, loss: self.loss.init()?, step })
+        Ok(SegmentationLearner { model: network, loss: self.loss.init()?, hook: self.hook.clone(), step })
     }
 
     fn network(learner: &SegmentationLearner<C::Network>) -> &C::Network {
@@ -178,8 +187,8 @@ impl<C: SegmentationNetworkConfig> Task for SegmentationTask<C> {
         learner: SegmentationLearner<C::Network>,
         change: impl FnOnce(C::Network) -> C::Network,
     ) -> SegmentationLearner<C::Network> {
-        let SegmentationLearner { model, loss, step } = learner;
-        SegmentationLearner { model: change(model), loss, step }
+        let SegmentationLearner { model, loss, hook, step } = learner;
+        SegmentationLearner { model: change(model), loss, hook, step }
     }
 
     fn metrics(&self) -> Result<Vec<ValidationMetric<SegmentationLearner<C::Network>>>> {
@@ -207,6 +216,8 @@ pub struct SegmentationLearner<M: Module + SegmentationNetwork> {
     #[module(skip)]
     loss: Arc<dyn SegmentationLoss>,
     #[module(skip)]
+    hook: Option<Hook>,
+    #[module(skip)]
     step: StepOptions,
 }
 
@@ -215,10 +226,24 @@ impl<M: SegmentationNetwork> TrainStep for SegmentationLearner<M> {
     type Output = TrainingOutput;
 
     fn step(&self, batch: Batch) -> TrainOutput<TrainingOutput> {
+        let batch = match self.changed(batch) {
+            Ok(batch) => batch,
+            Err((error, device)) => return self.step.backward(self, self.step.fail(error, &device).require_grad()),
+        };
         let heads = self.step.forward(|| self.model.forward_heads(batch.images)).into_iter();
         let losses = heads.map(|head| self.loss.forward(head.logits, batch.masks.clone()).mul_scalar(head.weight));
         let loss = losses.reduce(|sum, loss| sum + loss).expect("a network has a head");
         self.step.backward(self, loss)
+    }
+}
+
+impl<M: SegmentationNetwork> SegmentationLearner<M> {
+    /// The batch to learn from; or why there is none, and the device.
+    fn changed(&self, batch: Batch) -> std::result::Result<Batch, (TrainError, Device)> {
+        let Some(hook) = &self.hook else { return Ok(batch) };
+        let (device, images) = (batch.images.device(), batch.names.join(", "));
+        let changed = hook.change(&self.model, batch, seed_from_device_rng(&device));
+        changed.map_err(|source| (TrainError::Hook { images, source }, device))
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use burn::{
     backend::ExecutionError,
     module::Module,
-    tensor::{Device, Tensor},
+    tensor::{Device, Distribution, Tensor},
 };
 use burn_train::{
     InferenceStep, ItemLazy, LearnerModel, SupervisedTraining, TrainOutput, TrainStep,
@@ -143,6 +143,13 @@ impl StepOptions {
     pub(crate) fn take_error(&self) -> Option<TrainError> {
         lock(&self.error).take()
     }
+}
+
+/// Draws a seed from the device's random numbers, which the training seeds each epoch.
+pub(crate) fn seed_from_device_rng(device: &Device) -> u64 {
+    let numbers = Tensor::<1>::random([2], Distribution::Default, &device.clone().inner());
+    let numbers: Vec<f32> = numbers.into_data().iter().collect();
+    numbers.into_iter().fold(0, |seed, number| seed << 24 | (number * 16_777_216.0) as u64)
 }
 
 /// A validation metric by its name in the history.

@@ -67,10 +67,7 @@ pub fn segment_windows(
     let bells = sides.map(bell);
     let mut sums: Vec<f32> = Vec::new();
     let mut classes = 0;
-    for (z, y, left) in places[0]
-        .iter()
-        .flat_map(|z| places[1].iter().flat_map(move |y| places[2].iter().map(move |left| (*z, *y, *left))))
-    {
+    for [z, y, left] in corners(&places) {
         let axes = [0..batch, 0..channels, z..z + sides[0], y..y + sides[1], left..left + sides[2]];
         let logits = forward(x.clone().slice(axes));
         let [found_batch, found_classes, found @ ..] = logits.dims();
@@ -111,6 +108,18 @@ pub fn segment_windows(
     }
     let shape = [batch, classes, depth, height, width];
     Ok(Tensor::from_data(TensorData::new(sums, shape), &x.device()))
+}
+
+/// Returns the first voxels of all windows.
+fn corners(places: &[Vec<usize>; 3]) -> Vec<[usize; 3]> {
+    let [slices, rows, columns] = places;
+    let mut corners = Vec::with_capacity(slices.len() * rows.len() * columns.len());
+    for slice in slices {
+        for row in rows {
+            corners.extend(columns.iter().map(|column| [*slice, *row, *column]));
+        }
+    }
+    corners
 }
 
 #[cfg(test)]

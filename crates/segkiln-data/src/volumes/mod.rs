@@ -8,6 +8,8 @@
 //! file → [`read_volume`] → [`Volume::resampled`] → [`Intensities`] → [`Slicing`] → network → [`LabelVolume`] →
 //! [`LabelVolume::resized_to`] → [`write_nifti_labels`], with the header of the file that was read.
 //!
+//! Networks of three dimensions learn from [`PatchesDataset`]'s patches in place of slices.
+//!
 //! NIfTI-1 and NIfTI-2 are read and written. The feature `dicom` reads DICOM series.
 
 #[cfg(feature = "dicom")]
@@ -16,6 +18,8 @@ mod geometry;
 mod grid;
 mod intensity;
 mod nifti;
+#[cfg(feature = "datasets")]
+mod patches;
 mod resample;
 #[cfg(feature = "datasets")]
 mod slices;
@@ -29,6 +33,8 @@ pub use dicom::{DicomSeries, Window, WindowFunction, dicom_series, read_dicom};
 pub use geometry::{AxisCodes, Geometry};
 pub use intensity::{ForegroundStatistics, Intensities};
 pub use nifti::{NiftiHeader, is_nifti, read_nifti, read_nifti_labels, write_nifti, write_nifti_labels};
+#[cfg(feature = "datasets")]
+pub use patches::{PatchOptions, PatchesDataset};
 pub use resample::{Interpolation, LabelInterpolation};
 #[cfg(feature = "datasets")]
 pub use slices::{Case, SliceOptions, SlicesDataset};

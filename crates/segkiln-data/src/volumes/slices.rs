@@ -77,29 +77,13 @@ impl SlicesDataset {
     /// channels, a label is no class, or an option is out of its range.
     pub fn new(cases: Vec<Arc<Case>>, classes: &Classes, options: SliceOptions) -> Result<Self> {
         let SliceOptions { slicing, foreground, ignore_index, seed } = options;
-        let first = cases.first().ok_or_else(|| DataError::Empty { what: "the list of cases".into() })?;
-        let channels = first.image.channels();
+        check_cases(&cases, classes, ignore_index)?;
         let (mut with, mut without) = (Vec::new(), Vec::new());
         for (index, case) in cases.iter().enumerate() {
-            let (size, label_size) = (case.image.geometry().size(), case.labels.geometry().size());
-            let refused = |field: &str, reason: String| Err(DataError::volume(case.name.as_ref(), field, reason));
-            if size != label_size {
-                return refused(
-                    "size",
-                    format!("the image has {size:?} voxels, its labels have {label_size:?}; they must be equal"),
-                );
-            }
-            if case.image.channels() != channels {
-                let reason = format!("{} channels, where {} has {channels}", case.image.channels(), first.name);
-                return refused("channels", reason);
-            }
-            let wrong = |label: &&u32| **label as usize >= classes.count() && Some(**label) != ignore_index;
-            if let Some(label) = case.labels.as_slice().iter().find(wrong) {
-                return refused("labels", format!("{label} is none of the {} classes", classes.count()));
-            }
+            let size = case.image.geometry().size();
             if slicing.neighbors >= slicing.count(size) {
                 let reason = format!("{} on either side, of {} slices", slicing.neighbors, slicing.count(size));
-                return refused("neighbors", reason);
+                return Err(DataError::volume(case.name.as_ref(), "neighbors", reason));
             }
             for slice in 0..slicing.count(size) {
                 let labels = slicing.labels(&case.labels, slice);
@@ -129,6 +113,34 @@ impl SlicesDataset {
         let (case, slice) = self.samples[index];
         (&self.cases[case], slice)
     }
+}
+
+/// Refuses cases that samples cannot be made of.
+///
+/// # Errors
+/// If there is none, an image and its labels differ in size, images in channels, or a label is no class.
+pub(super) fn check_cases(cases: &[Arc<Case>], classes: &Classes, ignore_index: Option<u32>) -> Result<()> {
+    let first = cases.first().ok_or_else(|| DataError::Empty { what: "the list of cases".into() })?;
+    let channels = first.image.channels();
+    for case in cases {
+        let (size, label_size) = (case.image.geometry().size(), case.labels.geometry().size());
+        let refused = |field: &str, reason: String| Err(DataError::volume(case.name.as_ref(), field, reason));
+        if size != label_size {
+            return refused(
+                "size",
+                format!("the image has {size:?} voxels, its labels have {label_size:?}; they must be equal"),
+            );
+        }
+        if case.image.channels() != channels {
+            let reason = format!("{} channels, where {} has {channels}", case.image.channels(), first.name);
+            return refused("channels", reason);
+        }
+        let wrong = |label: &&u32| **label as usize >= classes.count() && Some(**label) != ignore_index;
+        if let Some(label) = case.labels.as_slice().iter().find(wrong) {
+            return refused("labels", format!("{label} is none of the {} classes", classes.count()));
+        }
+    }
+    Ok(())
 }
 
 /// Leaves out what there is too much of.

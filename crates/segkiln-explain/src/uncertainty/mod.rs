@@ -2,10 +2,14 @@
 //!
 //! - [`dropout()`], [`mirrored()`], [`ensemble()`]: several answers about one image, and the [`Uncertainty`] in them;
 //! - [`Calibration`]: whether probabilities are what they say; [`temperature()`]: the one number that mends them best;
-//! - [`RiskControl`]: thresholds with a guarantee for new images: pixel sets that hold the true class, objects that are not missed.
+//! - [`RiskControl`]: thresholds with a guarantee for new images: pixel sets that hold the true class, objects that are not missed;
+//!   [`BoxMargin`]: boxes that hold the true ones;
+//! - [`ranked()`], [`core_set`]: images that would teach most.
 
+mod boxes;
 mod calibration;
 mod conformal;
+mod learning;
 
 use burn::{
     module::{Flag, ModuleMapper, Param},
@@ -14,8 +18,10 @@ use burn::{
 use segkiln_data::Image;
 use segkiln_models::SegmentationNetwork;
 
+pub use boxes::{BoxMargin, matched_boxes};
 pub use calibration::{Bin, Calibration, temperature};
 pub use conformal::{RiskControl, missed_risk, pixel_set, pixel_set_risk};
+pub use learning::{Criterion, core_set, features, ranked};
 
 use crate::{
     ExplainError, Map, Result, SegmentationSubject, Subject,

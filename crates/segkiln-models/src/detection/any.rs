@@ -6,7 +6,7 @@ use burn::{
     module::{Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor},
     tensor::{Device, Tensor},
 };
-use segkiln_core::{Detection, Instances};
+use segkiln_core::{BBox, Detection, Instances};
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use super::{
@@ -233,6 +233,12 @@ macro_rules! detectors {
             fn detect_tensors(&self, image: &Tensor<3>) -> Result<Vec<DetectionTensors>, DetectionError> {
                 match self {
                     $(Self::$variant(network) => network.detect_tensors(image),)+
+                }
+            }
+
+            fn mask_logits(&self, image: &Tensor<3>, bbox: &BBox, class: u32) -> Result<Tensor<2>, DetectionError> {
+                match self {
+                    $(Self::$variant(network) => network.mask_logits(image, bbox, class),)+
                 }
             }
 

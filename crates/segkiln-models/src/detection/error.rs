@@ -15,6 +15,9 @@ pub enum DetectionError {
     /// The detector gives no gradients of what it finds.
     #[error("this detector does not implement detect_tensors, by which gradients of a score are computed")]
     NoTensors,
+    /// The detector finds no masks, or none of this class.
+    #[error("this detector finds no masks of such objects; ask about the object's score, or take Mask R-CNN")]
+    NoMasks,
     /// There is no image.
     #[error("no images were given")]
     NoImages,

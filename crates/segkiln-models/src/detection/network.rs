@@ -4,7 +4,7 @@ use burn::{
     module::{Module, ModuleDisplay},
     tensor::{Device, Tensor},
 };
-use segkiln_core::{Detection, Instances};
+use segkiln_core::{BBox, Detection, Instances};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{DetectionError, DetectionLosses, DetectionTensors, ImageTransform, Sampling};
@@ -66,6 +66,18 @@ pub trait DetectionNetwork: Module + ModuleDisplay + Sync + 'static {
     /// As [`detect`](Self::detect), and [`DetectionError::NoTensors`], which is the default.
     fn detect_tensors(&self, _image: &Tensor<3>) -> Result<Vec<DetectionTensors>, DetectionError> {
         Err(DetectionError::NoTensors)
+    }
+
+    /// Computes the mask of an object in a box of the image's own pixels, as logits of its class in a square over the box, so that
+    /// gradients of them can be computed. Explanations of masks need it.
+    ///
+    /// # Shapes
+    /// image `[channels, height, width]` → `[side, side]`
+    ///
+    /// # Errors
+    /// As [`detect`](Self::detect), and [`DetectionError::NoMasks`], which is the default.
+    fn mask_logits(&self, _image: &Tensor<3>, _bbox: &BBox, _class: u32) -> Result<Tensor<2>, DetectionError> {
+        Err(DetectionError::NoMasks)
     }
 
     /// Computes the losses of a training step; on a device without gradients and a network in evaluation, those of

@@ -1,7 +1,7 @@
 use burn::{
     backend::ExecutionError,
     module::Module,
-    tensor::{Device, Distribution, Tensor},
+    tensor::{Device, Tensor},
 };
 use burn_train::{
     InferenceStep, ItemLazy, TrainOutput, TrainStep,
@@ -13,7 +13,7 @@ use segkiln_models::detection::{DetectionError, DetectionNetwork, Sampling};
 
 use crate::{
     TrainError,
-    task::{StepOptions, TrainingOutput},
+    task::{StepOptions, TrainingOutput, seed_from_device_rng},
 };
 
 /// A detector with its losses.
@@ -30,13 +30,6 @@ impl<M: DetectionNetwork> DetectionLearner<M> {
     fn fail(&self, images: &[String], source: DetectionError, device: &Device) -> Tensor<1> {
         self.step.fail(TrainError::Batch { images: images.join(", "), source }, device)
     }
-}
-
-/// Draws a seed from the device's random numbers, which the training seeds each epoch.
-fn seed_from_device_rng(device: &Device) -> u64 {
-    let numbers = Tensor::<1>::random([2], Distribution::Default, &device.clone().inner());
-    let numbers: Vec<f32> = numbers.into_data().iter().collect();
-    numbers.into_iter().fold(0, |seed, number| seed << 24 | (number * 16_777_216.0) as u64)
 }
 
 impl<M: DetectionNetwork> TrainStep for DetectionLearner<M> {

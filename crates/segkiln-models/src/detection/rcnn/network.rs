@@ -100,6 +100,17 @@ impl DetectionNetwork for Rcnn {
         self.roi_heads.detect_tensors(images, features.pooled(), proposals, &self.config)
     }
 
+    fn mask_logits(&self, image: &Tensor<3>, bbox: &BBox, class: u32) -> Result<Tensor<2>, DetectionError> {
+        let images = std::slice::from_ref(image);
+        check_images(images, self.config.mean.len())?;
+        let features = Features::new(self, images);
+        let [x, y] = features.images.scale(0);
+        let [x1, y1, x2, y2] = bbox.xyxy().map(|side| side as f32);
+        let bbox = [x1 * x, y1 * y, x2 * x, y2 * y];
+        let logits = self.roi_heads.mask_logits(&features.images, features.pooled(), bbox, class, &self.config);
+        logits.ok_or(DetectionError::NoMasks)
+    }
+
     fn losses(
         &self,
         images: &[Tensor<3>],

@@ -213,6 +213,27 @@ impl RoiHeads {
         Ok(tensors)
     }
 
+    /// The logits of a class's mask in a box of the network's input; none if the network makes no masks of the class.
+    ///
+    /// # Shapes
+    /// `[2 · size, 2 · size]`
+    pub(super) fn mask_logits(
+        &self,
+        images: &ImageBatch,
+        maps: &[Tensor<4>],
+        bbox: Corners,
+        class: u32,
+        config: &RcnnConfig,
+    ) -> Option<Tensor<2>> {
+        let (mask, head, predictor) = (config.mask.as_ref()?, self.mask_head.as_ref()?, self.mask_predictor.as_ref()?);
+        if !(1..config.classes).contains(&(class as usize)) {
+            return None;
+        }
+        let Pooled { features, order } = pool(maps, &[vec![bbox]], tallest(images), mask.size, config.roi.sampling)?;
+        let logits = predictor.of_classes(head.forward(features), &order, &[class]);
+        Some(logits.reshape([2 * mask.size, 2 * mask.size]))
+    }
+
     /// The losses of classes, of boxes, and of masks if the network makes them.
     pub(super) fn losses(
         &self,
