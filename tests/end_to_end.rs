@@ -5,21 +5,29 @@ mod common;
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor, TensorData};
 use common::{Random, discs, example, files, run, run_badly, run_well, unet_predict, unet_train, write_pair};
 use image::{DynamicImage, GrayImage, ImageBuffer, ImageFormat, Luma, Rgba};
 use segkiln::{
-    Segmenter,
-    core::LabelMap,
+    Segmenter, WindowOptions,
+    core::{Classes, LabelMap},
     data::{
-        DecodeOptions,
+        DecodeOptions, Loader, Normalize,
         films::{Film, FilmOptions, FilmWriter},
         regions::{Region, RegionSource, TiffSource},
+        volumes::{Case, Geometry, LabelVolume, PatchOptions, PatchesDataset, Volume},
         write_image,
     },
+    models::{
+        ModelCard,
+        volumes::{StackedUNet3d, StackedUNet3dConfig, UNet3dConfig},
+    },
+    segment_windows,
     track::mot,
+    train::{Run, SegmentationTask, TrainingOptions, schedule::ScheduleConfig, train},
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -360,4 +368,73 @@ fn films_are_segmented_smoothed_and_tracked() {
         }
     }
     assert!(run_badly(&mut video("frames", "frames")).contains("would be replaced"));
+}
+
+/// A volume of noise with a bright ball, and the ball's voxels.
+fn ball(number: u64) -> Arc<Case> {
+    let mut random = Random(number);
+    let size = [12, 24, 20];
+    let center = size.map(|side| f64::from(random.range(6, side as u32 - 6)));
+    let geometry = Geometry::with_spacing(size, [2.0, 1.0, 1.0]).unwrap();
+    let (mut values, mut labels) = (Vec::new(), Vec::new());
+    for voxel in 0..geometry.voxels() {
+        let at = [voxel / (size[1] * size[2]), voxel / size[2] % size[1], voxel % size[2]];
+        let apart: f64 = (0..3).map(|axis| (at[axis] as f64 - center[axis]).powi(2)).sum();
+        let inside = apart < 25.0;
+        values.push(random.range(0, 100) as f32 / 100.0 + if inside { 1.0 } else { 0.0 });
+        labels.push(u32::from(inside));
+    }
+    Arc::new(Case {
+        name: format!("ball {number}"),
+        image: Volume::new(geometry.clone(), 1, values).unwrap(),
+        labels: LabelVolume::new(geometry, labels).unwrap(),
+    })
+}
+
+#[test]
+fn a_network_of_volumes_learns_and_goes_on() {
+    let (folder, device, classes) = (tempfile::tempdir().unwrap(), Device::default(), Classes::binary());
+    let patches = |numbers: std::ops::Range<u64>| {
+        let options = PatchOptions { patch: [8, 16, 16], per_case: 6, foreground: 0.5, ignore_index: None, seed: 1 };
+        Arc::new(PatchesDataset::new(numbers.map(ball).collect(), &classes, options).unwrap())
+    };
+    let unet = UNet3dConfig::new(1, 1).with_base(8).with_depth(2).with_deep_supervision(true);
+    let model = StackedUNet3dConfig::new(unet, 8);
+    let normalize = Normalize::of_dataset(&*patches(0..4)).unwrap();
+    let card = ModelCard { model, classes: classes.clone(), color: None, normalize: normalize.clone() };
+    for (epochs, resume) in [(2, false), (4, true)] {
+        train(Run {
+            folder: folder.path().join("run"),
+            task: SegmentationTask::new(card.clone()),
+            options: TrainingOptions {
+                epochs,
+                batch_size: 4,
+                learning_rate: 1e-2,
+                schedule: ScheduleConfig::Constant,
+                ..TrainingOptions::default()
+            },
+            data: Default::default(),
+            weights: None,
+            train: Loader::builder(patches(0..4)).transform(normalize.clone()),
+            valid: Loader::builder(patches(4..5)).transform(normalize.clone()),
+            device: device.clone(),
+            resume,
+        })
+        .unwrap();
+    }
+
+    let segmenter = Segmenter::<StackedUNet3d>::load_network(folder.path().join("run"), &device).unwrap();
+    let case = ball(9);
+    let normalized = |value: &f32| (value - normalize.mean()[0]) / normalize.std()[0];
+    let values: Vec<f32> = case.image.as_slice().iter().map(normalized).collect();
+    let [depth, height, width] = case.image.geometry().size();
+    let x = Tensor::from_data(TensorData::new(values, [1, 1, depth, height, width]), &device);
+    let options = WindowOptions { patch: [8, 16, 16], overlap: 0.5 };
+    let logits = segment_windows(x, &options, |x| segmenter.model().unet.forward(x)).unwrap();
+    let found: Vec<bool> = logits.into_data().iter::<f32>().map(|logit| logit > 0.0).collect();
+    let truth = case.labels.as_slice().iter().map(|label| *label == 1);
+    let both = found.iter().zip(truth.clone()).filter(|(found, truth)| **found && *truth).count();
+    let all = found.iter().filter(|found| **found).count() + truth.filter(|truth| *truth).count();
+    let dice = 2.0 * both as f64 / all as f64;
+    assert!(dice > 0.9, "Dice {dice}");
 }
