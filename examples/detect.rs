@@ -19,14 +19,10 @@ use std::{
 use clap::Parser;
 use image::DynamicImage;
 use segkiln::{
-    Detector, LargeDetection, PartialFailure, PredictError,
-    core::Detection,
+    Detector, PartialFailure, PredictError,
     data::{
         coco::{ImageId, write_results},
-        instances::{GeoJsonOptions, GeoJsonWriter, Placement},
-        read_dynamic, refuse_replacing,
-        regions::{GeoTags, RegionSource, TiffSource},
-        write_image,
+        read_dynamic, refuse_replacing, write_image,
     },
     models::detection::DetectionOptions,
 };
@@ -37,6 +33,8 @@ mod class_names;
 mod common;
 #[path = "common/decoding.rs"]
 mod decoding;
+#[path = "common/found.rs"]
+mod found;
 #[path = "common/images.rs"]
 mod images;
 #[path = "common/large.rs"]
@@ -49,6 +47,7 @@ mod weights;
 use class_names::ClassNames;
 use common::{Failure, Machine, create_parent, say};
 use decoding::Decoding;
+use found::{Found, file_of};
 use large::Large;
 use precision::Numbers;
 
@@ -137,33 +136,24 @@ fn run(args: &Args) -> Result<(), Failure> {
         detector.with_fastest_precision(&first, precision::MAX_LOSS)
     })?;
     let many = args.image.is_dir();
-    let picture = |path: &Path| {
-        let folder = args.overlay.as_ref()?;
-        Some(if many { folder.join(format!("{}.png", images::stem(path))) } else { folder.clone() })
-    };
+    let picture = |path: &Path| file_of(args.overlay.as_ref(), many, path, "png");
+    let geojson = |path: &Path| file_of(args.geojson.as_ref(), many, path, "geojson");
     let mut outputs = BTreeMap::new();
     for path in &paths {
-        if let Some(other) = picture(path).and_then(|target| outputs.insert(target, path)) {
-            let (one, two) = (other.display(), path.display());
-            return Err(format!("the overlays of {one} and {two} would be one file; rename one").into());
+        for target in [picture(path), geojson(path)].into_iter().flatten() {
+            if let Some(other) = outputs.insert(target, path) {
+                let (one, two) = (other.display(), path.display());
+                return Err(format!("results of {one} and {two} would be one file; rename one").into());
+            }
         }
     }
-    let geojson = |path: &Path| {
-        let file = args.geojson.as_ref()?;
-        Some(if many { file.join(format!("{}.geojson", images::stem(path))) } else { file.clone() })
-    };
-    let features: Vec<PathBuf> = paths.iter().filter_map(|path| geojson(path)).collect();
-    refuse_replacing(paths.iter().chain([&args.weights]), outputs.keys().chain(&args.output).chain(&features))?;
+    refuse_replacing(paths.iter().chain([&args.weights]), outputs.keys().chain(&args.output))?;
     let mut results = Vec::new();
     let mut failed = 0;
     for path in &paths {
-        let detected = match args.large.source(path, args.decode.options()).map_err(PredictError::from) {
-            Ok(Some(source)) => detect_large(args, &detector, &source),
-            Ok(None) => detect_whole(args, &detector, path),
-            Err(error) => Err(error),
-        };
-        let Found { objects, found, image, placement } = match detected {
-            Ok(detected) => detected,
+        let found = Found::of(path, &detector, &args.large, args.tile, args.decode.options());
+        let found = match found {
+            Ok(found) => found,
             // What is wrong with one of a folder is not with the others.
             Err(PredictError::Data(error)) if many => {
                 eprintln!("error: {error}");
@@ -173,27 +163,22 @@ fn run(args: &Args) -> Result<(), Failure> {
             Err(PredictError::Data(error)) => return Err(error.into()),
             Err(error) => return Err(format!("{}: {error}", path.display()).into()),
         };
-        say(format_args!("{}: {}", path.display(), summary(&detector, &found)))?;
-        match (picture(path), image) {
+        say(format_args!("{}: {}", path.display(), found.summary(&detector)))?;
+        match (picture(path), &found.image) {
             (Some(target), Some(image)) => {
                 create_parent(&target)?;
-                write_image(target, &detector.overlay(&image, &found)?.into())?;
+                write_image(target, &detector.overlay(image, &found.detections)?.into())?;
             }
             (Some(_), None) => eprintln!("{}: read by region, so it has no overlay", path.display()),
             (None, _) => {}
         }
         if let Some(target) = geojson(path) {
             create_parent(&target)?;
-            let names = detector.classes().names().to_vec();
-            let mut file = GeoJsonWriter::create(target, GeoJsonOptions { placement, names, simplify: 0.0 })?;
-            for object in (1..).zip(&objects).filter_map(|(number, object)| object.object(number)) {
-                file.write(&object)?;
-            }
-            file.finish()?;
+            found.write_geojson(&target, detector.classes().names())?;
         }
         let stem = images::stem(path);
         let id = stem.parse().map_or_else(|_| ImageId::Text(stem.clone()), ImageId::Number);
-        results.extend(detector.coco_results(&id, &found));
+        results.extend(detector.coco_results(&id, &found.detections));
     }
     results.sort_by(|a, b| b.score.total_cmp(&a.score));
     if let Some(output) = &args.output {
@@ -212,51 +197,4 @@ fn run(args: &Args) -> Result<(), Failure> {
         0 => Ok(()),
         failed => Err(PartialFailure { failed, files: paths.len() }.into()),
     }
-}
-
-/// What was found in a picture.
-struct Found {
-    objects: Vec<LargeDetection>,
-    /// The same, with masks of the picture's size.
-    found: Vec<Detection>,
-    /// The picture, if it was read whole.
-    image: Option<DynamicImage>,
-    placement: Placement,
-}
-
-fn detect_whole(args: &Args, detector: &Detector, path: &Path) -> Result<Found, PredictError> {
-    let image = read_dynamic(path, args.decode.options())?;
-    let found = detector.detect(&image)?;
-    let objects = found.iter().cloned().map(LargeDetection::from).collect();
-    // Where a scene lies that is small.
-    let geo = TiffSource::open(path, args.decode.options()).map(|source| source.geo()).unwrap_or_default();
-    Ok(Found { objects, found, image: Some(image), placement: Placement::of(&geo, [1.0; 2]) })
-}
-
-fn detect_large(args: &Args, detector: &Detector, source: &TiffSource) -> Result<Found, PredictError> {
-    let options = args.large.options(source, args.tile, 0.25, false)?;
-    let objects = detector.detect_large(source, &options, args.large.progress())?;
-    let [full, level] = [source.levels()[0], source.levels()[options.level]];
-    let masks = objects.iter().map(|object| object.in_picture(level.width, level.height));
-    let found = masks.collect::<Result<_, _>>().unwrap_or_else(|error| {
-        eprintln!("{}: results without masks, as {error}", source.path().display());
-        objects.iter().map(|object| object.detection.clone()).collect()
-    });
-    let scale = [f64::from(full.width) / f64::from(level.width), f64::from(full.height) / f64::from(level.height)];
-    let geo: GeoTags = source.geo().scaled(scale);
-    Ok(Found { objects, found, image: None, placement: Placement::of(&geo, scale) })
-}
-
-/// How many objects of each class.
-fn summary(detector: &Detector, found: &[Detection]) -> String {
-    let mut counts: Vec<(&str, usize)> = Vec::new();
-    for detection in found {
-        let name = detector.name(detection);
-        match counts.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, count)) => *count += 1,
-            None => counts.push((name, 1)),
-        }
-    }
-    let parts: Vec<String> = counts.into_iter().map(|(name, count)| format!("{count} {name}")).collect();
-    if parts.is_empty() { "nothing found".into() } else { parts.join(", ") }
 }

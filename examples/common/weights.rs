@@ -11,7 +11,7 @@ use crate::common::Failure;
 pub fn file(network: &str, given: &Path, classes: Option<usize>) -> Result<PathBuf, Failure> {
     let name = given.to_str().filter(|name| !name.contains(['/', '\\', '.']) && !given.exists());
     let Some(name) = name else { return Ok(given.into()) };
-    let published = Published::by_name(network, name).map_err(|reason| format!("{name} is no file, and {reason}"))?;
+    let published = Published::by_name(network, name).map_err(|error| format!("{name} is no file, and {error}"))?;
     let learned = published.data.classes();
     if let Some(classes) = classes.filter(|classes| *classes != learned) {
         return Err(format!("{network}'s published weights are for {learned} classes, not {classes}").into());

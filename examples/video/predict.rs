@@ -8,19 +8,20 @@ use std::{
 use image::DynamicImage;
 use segkiln::{
     SegmentOptions,
-    core::{Classes, Detection, LabelMap, Rle},
+    core::{Classes, Detection, LabelMap, Palette, Rle},
     data::{
         draw,
         films::{Flicker, ProbabilitySmoother, most_likely},
+        instances::{InstanceOptions, find_objects},
         labels_to_image,
     },
-    track::{CellTracker, Tracker, TrackerOptions, connected_components, mot},
+    track::{CellTracker, CellTrackerOptions, Tracker, TrackerOptions, mot},
 };
 
 use crate::{Args, common::Failure, network::Network};
 
 /// Parts of a class map of less pixels are no objects.
-const MIN_AREA: usize = 16;
+const MIN_AREA: u32 = 16;
 
 /// What a network says of a frame.
 enum Found {
@@ -55,7 +56,7 @@ impl<'a> Predictor<'a> {
             args,
             smoother: smoother.map(|smoother| (smoother, Default::default())),
             tracker: Tracker::new(TrackerOptions::byte_track())?,
-            cells: CellTracker::new(Default::default())?,
+            cells: CellTracker::new(CellTrackerOptions { min_area: MIN_AREA, ..CellTrackerOptions::default() })?,
             mot: args.mot.as_ref().map(create).transpose()?,
             last: None,
         })
@@ -109,7 +110,7 @@ impl<'a> Predictor<'a> {
             None => result.map().clone(),
         };
         Ok(match self.args.track {
-            true => Found::Cells(self.cells.update(&connected_components(&map, MIN_AREA))?),
+            true => Found::Cells(self.cells.update(&components(&map)?)?),
             false => Found::Classes(map),
         })
     }
@@ -127,6 +128,17 @@ impl<'a> Predictor<'a> {
         let (_, [before, after]) = self.smoother.as_ref()?;
         Some([before.share()?, after.share()?])
     }
+}
+
+/// The connected parts of the classes, numbered.
+fn components(map: &LabelMap) -> Result<LabelMap, Failure> {
+    let mut numbers = Vec::with_capacity(map.as_slice().len());
+    let row = |row: &[u32]| {
+        numbers.extend_from_slice(row);
+        Ok(())
+    };
+    find_objects(map, None, &InstanceOptions::default(), row, None)?;
+    Ok(LabelMap::new(map.width(), map.height(), numbers)?)
 }
 
 fn write_boxes(writer: &mut impl Write, frame: usize, found: &Found) -> Result<(), Failure> {
@@ -152,13 +164,14 @@ fn write_boxes(writer: &mut impl Write, frame: usize, found: &Found) -> Result<(
 fn overlay(found: &Found, frame: &DynamicImage, classes: &Classes) -> Result<DynamicImage, Failure> {
     const OPACITY: f32 = 0.4;
     Ok(DynamicImage::from(match found {
-        Found::Classes(map) | Found::Cells(map) => draw::overlay(frame, map, classes, OPACITY)?,
+        Found::Classes(map) => draw::overlay(frame, map, classes, OPACITY)?,
+        Found::Cells(map) => draw::overlay(frame, map, &Classes::binary().with_palette(Palette::voc(64))?, OPACITY)?,
         Found::Objects(found) => draw::detections(frame, found, classes)?,
         Found::Tracks(tracks) => draw::tracks(frame, tracks, classes)?,
     }))
 }
 
-/// Classes, or numbers of tracks, as grey values.
+/// Classes, or numbers of tracks, as gray values.
 fn map(found: &Found, width: u32, height: u32) -> Result<DynamicImage, Failure> {
     let objects: Vec<(u32, &Detection)> = match found {
         Found::Classes(map) | Found::Cells(map) => return Ok(labels_to_image(map, "the class map")?),

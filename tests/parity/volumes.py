@@ -7,6 +7,8 @@ writes crates/segkiln-data/tests/fixtures/volumes and crates/segkiln-metrics/tes
 test files that the two packages carry, for
 
     SEGKILN_VOLUMES=FOLDER cargo test -p segkiln-data --features dicom volumes::tests::packages
+
+which leaves labels there for each fixture; the next time, the script looks at these with nibabel and SimpleITK.
 """
 
 import json
@@ -185,8 +187,9 @@ image = reader.Execute()
 
 
 def affine_of_itk(image):
-    direction = np.array(image.GetDirection()).reshape(3, 3)
-    return np.diag([-1, -1, 1, 1]) @ affine_of(direction, image.GetSpacing(), image.GetOrigin())
+    count = image.GetDimension()
+    direction = np.array(image.GetDirection()).reshape(count, count)[:3, :3]
+    return np.diag([-1, -1, 1, 1]) @ affine_of(direction, image.GetSpacing()[:3], image.GetOrigin()[:3])
 
 
 expected["series"] = volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine_of_itk(image))
@@ -365,3 +368,28 @@ if len(sys.argv) > 1:
         found[str(path)] = volume(pixels.transpose(2, 1, 0), affine)
     Path(sys.argv[1], "volumes.json").write_text(json.dumps(found, separators=(",", ":")))
     print(f"{len(found)} files of the packages")
+    written = sorted(Path(sys.argv[1], "written").glob("*.nii.gz"))
+    for path in written:
+        of = expected[path.name.removesuffix(".nii.gz")]
+        image = nib.load(path)
+        # SimpleITK does not read NIfTI-2, not that of nibabel either.
+        itk = None if isinstance(image, nib.Nifti2Image) else sitk.ReadImage(path)
+        size = of["size"][::-1]
+        labels = np.arange(np.prod(size)).reshape(size[::-1]) % 5
+        assert image.shape[:3] == tuple(size) and image.get_data_dtype() == np.uint8, path
+        assert (np.asarray(image.dataobj).reshape(size, order="F").transpose(2, 1, 0) == labels).all(), path
+        assert not itk or (sitk.GetArrayFromImage(itk).reshape(labels.shape) == labels).all(), path
+        factor = 0.001 if image.header.get_xyzt_units()[0] == "micron" else 1
+        assert np.allclose(np.diag([factor] * 3 + [1]) @ image.affine, of["affine"], atol=1e-5), path
+        # Of two forms, and of none, ITK takes another than nibabel; but the same as of the image.
+        source = FIXTURES / path.name.removesuffix(".nii.gz")
+        if itk and itk.GetDimension() == 3:
+            place = affine_of_itk(sitk.ReadImage(source)) if source.suffix in (".gz", ".hdr") else of["affine"]
+            assert np.allclose(affine_of_itk(itk), place, atol=1e-4), (path, affine_of_itk(itk), place)
+        if source.suffix == ".gz":
+            header = nib.load(source).header
+            carried = ["pixdim", "descrip", "aux_file", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
+                       "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units", "toffset"]
+            assert all(header[key].tobytes() == image.header[key].tobytes() for key in carried), path
+            assert image.header.extensions == header.extensions, path
+    print(f"{len(written)} files that were written are what they should be")

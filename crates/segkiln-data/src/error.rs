@@ -206,12 +206,12 @@ pub enum DataError {
         /// Which pixel, and what to do.
         reason: String,
     },
-    /// A colour of a colour-mapped mask that the palette lacks.
+    /// A color of a color-mapped mask that the palette lacks.
     #[error(
-        "{path}: pixel (x {x}, y {y}) has the colour {colour:?}, which is none of the palette's {colours}; add it, or \
+        "{path}: pixel (x {x}, y {y}) has the color {color:?}, which is none of the palette's {colors}; add it, or \
          save the mask without smoothing"
     )]
-    UnknownColour {
+    UnknownColor {
         /// The file.
         path: PathBuf,
         /// Column.
@@ -219,9 +219,9 @@ pub enum DataError {
         /// Row.
         y: u32,
         /// Red, green, blue.
-        colour: [u8; 3],
-        /// Colours in the palette.
-        colours: usize,
+        color: [u8; 3],
+        /// Colors in the palette.
+        colors: usize,
     },
     /// A label that is no class.
     #[error("{path}: label {label} at pixel (x {x}, y {y}) is none of the {classes} classes; {cure}")]

@@ -48,7 +48,7 @@ impl From<&DataError> for Problem {
             | E::Encode { path, .. }
             | E::NotAMask { path, .. }
             | E::MaskValue { path, .. }
-            | E::UnknownColour { path, .. }
+            | E::UnknownColor { path, .. }
             | E::LabelOutsideClasses { path, .. } => (shown(path), None, None, whole),
             _ => (String::new(), None, None, whole),
         };

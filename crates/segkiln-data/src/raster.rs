@@ -55,7 +55,7 @@ impl<'a> From<&'a DynamicImage> for Raster<'a> {
 
 impl Raster<'_> {
     /// The colors of a palette in place of its indices.
-    pub fn with_colours(self) -> Self {
+    pub fn with_colors(self) -> Self {
         let (Some(colors), Samples::U8(indices)) = (&self.palette, &self.samples) else { return self };
         let color = |index: &u8| colors.get(usize::from(*index)).copied().unwrap_or_default();
         let samples = Samples::U8(indices.iter().flat_map(color).collect::<Vec<u8>>().into());

@@ -7,6 +7,7 @@ use segkiln_core::LabelMap;
 use crate::{
     Result, TrackError,
     assignment::{above, assign},
+    counts::counts,
     ctc::CtcTrack,
 };
 
@@ -19,62 +20,14 @@ pub struct CellTrackerOptions {
     pub min_daughter_share: f64,
     /// Largest area of a daughter, in areas of the mother. Default: 0.8.
     pub max_daughter_area: f64,
+    /// Pixels that objects have at least; smaller ones become background. Default: 1.
+    pub min_area: u32,
 }
 
 impl Default for CellTrackerOptions {
     fn default() -> Self {
-        Self { min_overlap: 0.1, min_daughter_share: 0.3, max_daughter_area: 0.8 }
+        Self { min_overlap: 0.1, min_daughter_share: 0.3, max_daughter_area: 0.8, min_area: 1 }
     }
-}
-
-/// Numbers the objects of a class map from 1: parts of one class other than 0 whose pixels touch at their sides. Parts of less than
-/// `min_area` pixels become background.
-///
-/// ```
-/// use segkiln_core::LabelMap;
-/// use segkiln_track::connected_components;
-///
-/// let map = LabelMap::new(4, 2, vec![1, 1, 0, 1, 2, 0, 1, 0])?;
-/// assert_eq!(connected_components(&map, 1).as_slice(), [1, 1, 0, 2, 3, 0, 4, 0]);
-/// assert_eq!(connected_components(&map, 2).as_slice(), [1, 1, 0, 0, 0, 0, 0, 0]);
-/// # Ok::<(), segkiln_core::CoreError>(())
-/// ```
-pub fn connected_components(map: &LabelMap, min_area: usize) -> LabelMap {
-    let (width, classes) = (map.width() as usize, map.as_slice());
-    let mut numbered = LabelMap::filled(map.width(), map.height(), 0);
-    let labels = numbered.as_mut_slice();
-    let mut is_seen = vec![false; classes.len()];
-    let (mut count, mut part) = (0, Vec::new());
-    for first in 0..classes.len() {
-        if classes[first] == 0 || is_seen[first] {
-            continue;
-        }
-        is_seen[first] = true;
-        part.clear();
-        part.push(first);
-        let mut next = 0;
-        while let Some(&pixel) = part.get(next) {
-            next += 1;
-            let column = pixel % width;
-            let beside = [
-                (column > 0).then(|| pixel - 1),
-                (column + 1 < width).then(|| pixel + 1),
-                pixel.checked_sub(width),
-                (pixel + width < classes.len()).then(|| pixel + width),
-            ];
-            for other in beside.into_iter().flatten() {
-                if classes[other] == classes[first] && !is_seen[other] {
-                    is_seen[other] = true;
-                    part.push(other);
-                }
-            }
-        }
-        if part.len() >= min_area {
-            count += 1;
-            part.iter().for_each(|pixel| labels[*pixel] = count);
-        }
-    }
-    numbered
 }
 
 /// Follows the objects of instance label maps through a film by their overlap. A cell of which two or more smaller ones have their
@@ -107,7 +60,7 @@ impl CellTracker {
     /// # Errors
     /// [`TrackError::Option`] if an option is out of its range.
     pub fn new(options: CellTrackerOptions) -> Result<Self> {
-        let CellTrackerOptions { min_overlap, min_daughter_share, max_daughter_area } = options;
+        let CellTrackerOptions { min_overlap, min_daughter_share, max_daughter_area, .. } = options;
         let shares = [
             ("min_overlap", min_overlap),
             ("min_daughter_share", min_daughter_share),
@@ -127,11 +80,9 @@ impl CellTracker {
     /// [`TrackError::Frame`] if the map is of another size than the first.
     pub fn update(&mut self, map: &LabelMap) -> Result<LabelMap> {
         let frame = self.frames;
-        let (mut areas, mut areas_before) = (BTreeMap::<u32, u32>::new(), BTreeMap::<u32, u32>::new());
-        let mut common = BTreeMap::<(u32, u32), u32>::new();
-        for label in map.as_slice().iter().filter(|label| **label > 0) {
-            *areas.entry(*label).or_default() += 1;
-        }
+        let mut areas = counts(map.as_slice().iter().copied().filter(|label| *label > 0));
+        areas.retain(|_, area| *area >= self.options.min_area);
+        let (mut areas_before, mut common) = (BTreeMap::new(), BTreeMap::new());
         if let Some(last) = &self.last {
             if (last.width(), last.height()) != (map.width(), map.height()) {
                 let (width, height) = (last.width(), last.height());
@@ -139,12 +90,10 @@ impl CellTracker {
                     format!("{}x{} pixels, the frames before have {width}x{height}", map.width(), map.height());
                 return Err(TrackError::Frame { frame, reason });
             }
-            for (before, label) in last.as_slice().iter().zip(map.as_slice()).filter(|(before, _)| **before > 0) {
-                *areas_before.entry(*before).or_default() += 1;
-                if *label > 0 {
-                    *common.entry((*before, *label)).or_default() += 1;
-                }
-            }
+            areas_before = counts(last.as_slice().iter().copied().filter(|label| *label > 0));
+            let pairs = last.as_slice().iter().copied().zip(map.as_slice().iter().copied());
+            common = counts(pairs.filter(|(before, label)| *before > 0 && *label > 0));
+            common.retain(|(_, label), _| areas.contains_key(label));
         }
         self.frames += 1;
         let labels: Vec<u32> = areas.keys().copied().collect();
@@ -232,6 +181,11 @@ mod tests {
         let ends: Vec<_> = tracker.tracks().iter().map(|track| (track.begin, track.end, track.parent)).collect();
         assert_eq!(ends, [(0, 2, None), (0, 1, None), (2, 2, None)]);
         assert!(tracker.update(&LabelMap::filled(7, 1, 0)).is_err());
+        let mut large = CellTracker::new(CellTrackerOptions { min_area: 3, ..Default::default() }).unwrap();
+        let tracked = large.update(&map([1, 1, 0, 2, 2, 2, 0, 0])).unwrap();
+        assert_eq!(tracked.as_slice(), [0, 0, 0, 1, 1, 1, 0, 0]);
+        let tracked = large.update(&map([1, 1, 1, 0, 2, 2, 0, 0])).unwrap();
+        assert_eq!(tracked.as_slice(), [2, 2, 2, 0, 0, 0, 0, 0]);
         assert!(CellTracker::new(CellTrackerOptions { min_overlap: -1.0, ..Default::default() }).is_err());
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use segkiln_core::LabelMap;
 
-use crate::{Result, TrackError};
+use crate::{Result, TrackError, counts::counts};
 
 /// A cell from its first frame to its last: a line `label begin end parent` of `man_track.txt` and `res_track.txt`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,28 +128,17 @@ impl CtcEvaluator {
             return Err(TrackError::Frame { frame, reason });
         }
         self.frames += 1;
-        let (mut areas, mut result_areas) = (BTreeMap::<u32, u64>::new(), BTreeMap::<u32, u64>::new());
-        let mut common = HashMap::<(u32, u32), u64>::new();
-        for (a, b) in truth.as_slice().iter().zip(result.as_slice()) {
-            if *a > 0 {
-                *areas.entry(*a).or_default() += 1;
-            }
-            if *b > 0 {
-                *result_areas.entry(*b).or_default() += 1;
-                if *a > 0 {
-                    *common.entry((*a, *b)).or_default() += 1;
-                }
-            }
-        }
+        let foreground = |map: &LabelMap| counts(map.as_slice().iter().copied().filter(|label| *label > 0));
+        let (areas, result_areas) = (foreground(truth), foreground(result));
+        let pairs = truth.as_slice().iter().copied().zip(result.as_slice().iter().copied());
+        let common = counts(pairs.filter(|(a, b)| *a > 0 && *b > 0));
+        self.truth.extend(areas.keys().map(|label| (frame, *label)));
         self.result.extend(result_areas.keys().map(|label| ((frame, *label), Vec::new())));
-        for (label, area) in &areas {
-            self.truth.insert((frame, *label));
-            for (other, other_area) in &result_areas {
-                let both = common.get(&(*label, *other)).copied().unwrap_or(0);
-                if 2 * both > *area {
-                    self.jaccard += both as f64 / (area + other_area - both) as f64;
-                    self.result.entry((frame, *other)).or_default().push(*label);
-                }
+        for ((label, other), both) in common {
+            let (area, both) = (u64::from(areas[&label]), u64::from(both));
+            if 2 * both > area {
+                self.jaccard += both as f64 / (area + u64::from(result_areas[&other]) - both) as f64;
+                self.result.entry((frame, other)).or_default().push(label);
             }
         }
         Ok(())

@@ -9,6 +9,7 @@
 
 mod assignment;
 mod cells;
+mod counts;
 pub mod ctc;
 mod error;
 mod kalman;
@@ -16,7 +17,7 @@ pub mod metrics;
 pub mod mot;
 mod tracker;
 
-pub use cells::{CellTracker, CellTrackerOptions, connected_components};
+pub use cells::{CellTracker, CellTrackerOptions};
 pub use error::{Result, TrackError};
 pub use tracker::{Overlap, Track, Tracker, TrackerOptions};
 

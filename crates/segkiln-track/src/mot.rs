@@ -28,7 +28,7 @@ pub struct MotBox {
 }
 
 /// Largest file that is read.
-const MOST_BYTES: u64 = 1 << 30;
+const MOST_BYTES: u64 = 1 << 28;
 /// Largest number of a frame.
 const MOST_FRAMES: usize = 1 << 24;
 

@@ -226,9 +226,10 @@ impl<M: SegmentationNetwork> TrainStep for SegmentationLearner<M> {
     type Output = TrainingOutput;
 
     fn step(&self, batch: Batch) -> TrainOutput<TrainingOutput> {
+        let device = batch.images.device();
         let batch = match self.changed(batch) {
             Ok(batch) => batch,
-            Err((error, device)) => return self.step.backward(self, self.step.fail(error, &device).require_grad()),
+            Err(error) => return self.step.backward(self, self.step.fail(error, &device).require_grad()),
         };
         let heads = self.step.forward(|| self.model.forward_heads(batch.images)).into_iter();
         let losses = heads.map(|head| self.loss.forward(head.logits, batch.masks.clone()).mul_scalar(head.weight));
@@ -238,12 +239,12 @@ impl<M: SegmentationNetwork> TrainStep for SegmentationLearner<M> {
 }
 
 impl<M: SegmentationNetwork> SegmentationLearner<M> {
-    /// The batch to learn from; or why there is none, and the device.
-    fn changed(&self, batch: Batch) -> std::result::Result<Batch, (TrainError, Device)> {
+    /// The batch to learn from, changed by the hook.
+    fn changed(&self, batch: Batch) -> Result<Batch> {
         let Some(hook) = &self.hook else { return Ok(batch) };
         let (device, images) = (batch.images.device(), batch.names.join(", "));
         let changed = hook.change(&self.model, batch, seed_from_device_rng(&device));
-        changed.map_err(|source| (TrainError::Hook { images, source }, device))
+        changed.map_err(|source| TrainError::Hook { images, source })
     }
 }
 

@@ -86,7 +86,7 @@ mod tests {
         Limits, Normalize,
         volumes::{Geometry, Plane, read_nifti_labels, write_nifti_labels},
     };
-    use segkiln_models::{ModelCard, ModelConfig, unet::UNetConfig};
+    use segkiln_models::{ModelCard, ModelConfig, SegmentationNetworkConfig, unet::UNetConfig};
 
     use super::*;
 

@@ -180,7 +180,7 @@ fn by_color(raster: &Raster<'_>, palette: &Palette, path: &Path) -> Result<Vec<u
     let look_up = |at: usize, color: Rgb| {
         index_of.get(&color).copied().ok_or_else(|| {
             let (x, y) = pixels.place(at);
-            DataError::UnknownColour { path: path.into(), x, y, colour: color, colours: palette.colors().len() }
+            DataError::UnknownColor { path: path.into(), x, y, color, colors: palette.colors().len() }
         })
     };
     let mut last: Option<(Rgb, u32)> = None;

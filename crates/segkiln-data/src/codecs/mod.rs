@@ -84,7 +84,7 @@ pub fn read_with_facts(
         ImageFormat::Tiff => {
             let (raster, turn) = file.guarded(|| tiff::decode(&file, options, tiff::Use::Image, bytes))?;
             let bits = (!matches!(raster.samples, Samples::F32(_))).then_some(raster.bits);
-            Ok((raster.with_colours().to_image(mode), FileFacts { orientation_tag: turn.to_exif(), bits }))
+            Ok((raster.with_colors().to_image(mode), FileFacts { orientation_tag: turn.to_exif(), bits }))
         }
         _ => {
             let (image, turn) = file.dynamic(options, bytes)?;
@@ -98,7 +98,7 @@ pub fn read_with_facts(
 
 /// Reads an image in its own depth and channels, with the same formats, limits and errors as [`read_image`].
 ///
-/// `DynamicImage` has no grey floats and no 32-bit integers: of TIFFs with these, floats become RGB and integers keep
+/// `DynamicImage` has no gray floats and no 32-bit integers: of TIFFs with these, floats become RGB and integers keep
 /// their upper 16 bits.
 pub fn read_dynamic(path: impl AsRef<Path>, options: impl Into<DecodeOptions>) -> Result<DynamicImage> {
     let options = &options.into();
@@ -106,7 +106,7 @@ pub fn read_dynamic(path: impl AsRef<Path>, options: impl Into<DecodeOptions>) -
     match file.format {
         ImageFormat::Tiff => {
             let (raster, _) = file.guarded(|| tiff::decode(&file, options, tiff::Use::Image, 1))?;
-            Ok(raster.with_colours().into_dynamic())
+            Ok(raster.with_colors().into_dynamic())
         }
         _ => file.dynamic(options, 1).map(|(image, _)| image),
     }
@@ -115,7 +115,7 @@ pub fn read_dynamic(path: impl AsRef<Path>, options: impl Into<DecodeOptions>) -
 /// Reads a mask. What its values mean is said by `format`.
 ///
 /// # Errors
-/// As [`read_image`]; and if the file is a photograph rather than a mask (see [`MaskFormat`]), or has colours or values
+/// As [`read_image`]; and if the file is a photograph rather than a mask (see [`MaskFormat`]), or has colors or values
 /// that are no labels.
 ///
 /// ```

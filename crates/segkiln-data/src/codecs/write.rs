@@ -11,7 +11,7 @@ use segkiln_core::LabelMap;
 
 use crate::{DataError, Result};
 
-/// Writes a label map as a grey PNG: 8 bits where the largest label fits, else 16 bits.
+/// Writes a label map as a gray PNG: 8 bits where the largest label fits, else 16 bits.
 ///
 /// The file appears under its name only when it is complete.
 ///
@@ -22,7 +22,7 @@ pub fn write_labels(path: impl AsRef<Path>, map: &LabelMap) -> Result<()> {
     encode(path, &labels_to_image(map, path)?, ImageFormat::Png)
 }
 
-/// The labels as grey values: 8 bits where the largest label fits, else 16 bits. `path` is for error messages.
+/// The labels as gray values: 8 bits where the largest label fits, else 16 bits. `path` is for error messages.
 ///
 /// # Errors
 /// [`DataError::Encode`] if a label is over 65,535, or the map has no pixels.

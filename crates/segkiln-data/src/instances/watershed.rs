@@ -1,6 +1,9 @@
 //! Objects that touch, split by a watershed whose seeds are the peaks of the distance transform.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+};
 
 use super::{Connectivity, distance_squared};
 
@@ -96,23 +99,35 @@ fn seeds(distances: &[u64], width: usize, min_distance: usize) -> Vec<u32> {
 
 /// The largest value within so many rows and columns of each pixel.
 fn largest_around(values: &[u64], width: usize, radius: usize) -> Vec<u64> {
-    let height = values.len() / width;
-    let around = |at: usize, side: usize| at.saturating_sub(radius)..side.min(at + radius + 1);
-    let mut rows = vec![0; values.len()];
-    for (row, target) in values.chunks_exact(width).zip(rows.chunks_exact_mut(width)) {
-        for (x, target) in target.iter_mut().enumerate() {
-            *target = row[around(x, width)].iter().copied().max().unwrap_or(0);
-        }
+    let mut largest = values.to_vec();
+    for row in largest.chunks_exact_mut(width) {
+        let values = row.to_vec();
+        slide(&values, radius, |x, value| row[x] = value);
     }
-    let mut largest = vec![0; values.len()];
-    for (y, target) in largest.chunks_exact_mut(width).enumerate() {
-        for other in around(y, height) {
-            for (target, value) in target.iter_mut().zip(&rows[other * width..(other + 1) * width]) {
-                *target = (*value).max(*target);
-            }
-        }
+    for x in 0..width {
+        let column: Vec<u64> = largest[x..].iter().step_by(width).copied().collect();
+        slide(&column, radius, |y, value| largest[y * width + x] = value);
     }
     largest
+}
+
+/// Gives `put` the largest value within `radius` of each place, in linear time: what is smaller than a later value is forgotten.
+fn slide(values: &[u64], radius: usize, mut put: impl FnMut(usize, u64)) {
+    let mut falling: VecDeque<usize> = VecDeque::new();
+    let mut next = 0;
+    for at in 0..values.len() {
+        while next < values.len() && next.saturating_sub(at) <= radius {
+            while falling.back().is_some_and(|last| values[*last] <= values[next]) {
+                falling.pop_back();
+            }
+            falling.push_back(next);
+            next += 1;
+        }
+        while falling.front().is_some_and(|first| at.saturating_sub(*first) > radius) {
+            falling.pop_front();
+        }
+        put(at, falling.front().map_or(0, |first| values[*first]));
+    }
 }
 
 /// Gives each pixel with a distance above 0 the label whose flood reaches it first, from the largest distances down.

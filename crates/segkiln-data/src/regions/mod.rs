@@ -63,7 +63,7 @@ pub struct RegionPixels {
 }
 
 impl RegionPixels {
-    /// Converts the bands to colors, as [`read_image`](crate::read_image) does: grey (and alpha), or red, green, blue (and
+    /// Converts the bands to colors, as [`read_image`](crate::read_image) does: gray (and alpha), or red, green, blue (and
     /// alpha).
     ///
     /// # Errors

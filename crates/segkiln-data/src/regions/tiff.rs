@@ -414,7 +414,7 @@ impl Page {
         let error = |error| explain(error, options);
         let (width, height) = reader.dimensions().map_err(error)?;
         let color = reader.colortype().map_err(|error| match error {
-            TiffError::UnsupportedError(_) => format!("{error}; save it as grey, RGB or bands"),
+            TiffError::UnsupportedError(_) => format!("{error}; save it as gray, RGB or bands"),
             error => explain(error, options),
         })?;
         let bits = color.bit_depth();
@@ -423,7 +423,7 @@ impl Page {
         }
         let ycbcr = matches!(color, ColorType::YCbCr(_));
         if ycbcr && bits != 8 || matches!(color, ColorType::CMYK(_) | ColorType::CMYKA(_) | ColorType::Lab(_)) {
-            return Err(format!("colors of type {color:?} are not supported; save it as grey or RGB"));
+            return Err(format!("colors of type {color:?} are not supported; save it as gray or RGB"));
         }
         let number = |reader: &mut Reader, tag, absent: u16| -> std::result::Result<u16, String> {
             // One for each band in some files, which then are alike.

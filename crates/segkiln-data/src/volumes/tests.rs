@@ -131,6 +131,15 @@ fn packages() {
         read += 1;
     }
     eprintln!("{read} of {} files", found.len());
+    // For the script to look at: labels with the headers of the fixtures, and of a series, which has none.
+    let written = Path::new(&folder).join("written");
+    fs::create_dir_all(&written).unwrap();
+    for name in EXPECTED.volumes.keys().filter(|name| cfg!(feature = "dicom") || !name.ends_with(".dcm")) {
+        let (volume, header) = read_volume(fixture(name), &Limits::default()).unwrap();
+        let labels = (0..volume.geometry().voxels() as u32).map(|i| i % 5).collect();
+        let labels = LabelVolume::new(volume.geometry().clone(), labels).unwrap();
+        write_nifti_labels(written.join(format!("{name}.nii.gz")), &labels, header.as_ref()).unwrap();
+    }
     assert!(read * 10 >= found.len() * 9, "{read} of {}", found.len());
 }
 
@@ -477,7 +486,7 @@ mod dicom {
         let rows = b"\x28\0\x10\0US\x02\0\x06\0";
         fs::write(folder.path().join("a.dcm"), replaced(&bytes, rows, b"\x28\0\x10\0US\x02\0\x05\0")).unwrap();
         let error = refused(folder.path());
-        assert!(error.contains("5x5 pixels") && error.contains("of one size"), "{error}");
+        assert!(error.contains("a.dcm of the same series has 5x5") && error.contains("5x6 pixels"), "{error}");
 
         fs::write(folder.path().join("a.dcm"), replaced(&bytes, b"1.5\\0.75", b"1.5\\0.85")).unwrap();
         let error = refused(folder.path());

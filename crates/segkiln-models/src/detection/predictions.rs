@@ -1,4 +1,4 @@
-//! What the heads of a one-stage detector put out for a batch, and the detections made of it.
+//! Outputs of a one-stage detector's heads for a batch, and the detections made of them.
 
 use burn::tensor::{Tensor, activation};
 use segkiln_core::Detection;

@@ -397,7 +397,7 @@ fn layout(file: &DicomFile, limits: &Limits) -> std::result::Result<Layout, Faul
     let samples = file.short(&file.data, parse::SAMPLES).unwrap_or(1);
     let photometric = file.text(&file.data, parse::PHOTOMETRIC).unwrap_or_else(|| "MONOCHROME2".into());
     if samples != 1 || !matches!(photometric.as_str(), "MONOCHROME1" | "MONOCHROME2") {
-        return Err((parse::PHOTOMETRIC, format!("{photometric} with {samples} samples is no volume of grey values")));
+        return Err((parse::PHOTOMETRIC, format!("{photometric} with {samples} samples is no volume of gray values")));
     }
     let frames = match file.decimals(&file.data, parse::FRAMES).map_err(|reason| (parse::FRAMES, reason))? {
         None => 1.0,

@@ -141,7 +141,7 @@ fn jpeg(packed: &[u8], layout: &Layout, take: impl FnMut(f64)) -> Result<(), Str
     let bits = match info.pixel_format {
         PixelFormat::L8 => 8,
         PixelFormat::L16 => 16,
-        other => return Err(format!("its JPEG has pixels of {other:?} where grey is expected")),
+        other => return Err(format!("its JPEG has pixels of {other:?} where gray is expected")),
     };
     let layout = Layout { allocated: bits, high: layout.stored - 1, ..*layout };
     if layout.stored > bits {
@@ -168,7 +168,7 @@ fn jpeg_2000(packed: &[u8], layout: &Layout, mut take: impl FnMut(f64)) -> Resul
     let mut context = DecoderContext::default();
     let decoded = image.decode(&mut context).map_err(|error| damaged(&error))?;
     let [component] = decoded.components() else {
-        return Err(format!("its JPEG 2000 has {} components where grey is expected", decoded.components().len()));
+        return Err(format!("its JPEG 2000 has {} components where gray is expected", decoded.components().len()));
     };
     if precision > 16 || precision < u32::from(layout.stored) || component.samples().len() != layout.pixels() {
         return Err(format!("its JPEG 2000 has {precision} bits, where the header says {}", layout.stored));

@@ -15,6 +15,7 @@ use segkiln_core::Classes;
 use segkiln_data::Preset;
 
 use super::WeightsError;
+use crate::ConfigError;
 
 mod cache;
 #[cfg(feature = "pretrained")]
@@ -96,18 +97,21 @@ impl Published {
     /// The weights of a network by torchvision's names, also `DEFAULT`.
     ///
     /// # Errors
-    /// A sentence that says which there are.
-    pub fn by_name(network: &str, name: &str) -> Result<Self, String> {
+    /// If there are none of this name; the message lists those that there are.
+    pub fn by_name(network: &str, name: &str) -> Result<Self, ConfigError> {
         let of: Vec<&Self> = ALL.iter().filter(|published| published.network == network).collect();
         let found = of.iter().find(|published| published.name == name || (name == "DEFAULT" && published.is_default));
         found.map(|published| **published).ok_or_else(|| {
             if of.is_empty() {
                 let mut networks: Vec<&str> = ALL.iter().map(|published| published.network).collect();
                 networks.dedup();
-                return format!("no weights of {network} are published; there are some of {}", networks.join(", "));
+                let networks = networks.join(", ");
+                let message = format!("no weights of {network} are published; there are some of {networks}");
+                return ConfigError::with_message("weights", message);
             }
             let names: Vec<&str> = of.iter().map(|published| published.name).collect();
-            format!("{network} has no weights {name}; it has {} and DEFAULT", names.join(", "))
+            let message = format!("{network} has no weights {name}; it has {} and DEFAULT", names.join(", "));
+            ConfigError::with_message("weights", message)
         })
     }
 
@@ -246,8 +250,8 @@ mod tests {
         assert_eq!(published, ResNet50Weights::default().published());
         assert_eq!(published.name, "IMAGENET1K_V2");
         assert_eq!(published.url(), "https://download.pytorch.org/models/resnet50-11ad3fa6.pth");
-        let error = Published::by_name("resnet50", "COCO_V1").unwrap_err();
+        let error = Published::by_name("resnet50", "COCO_V1").unwrap_err().to_string();
         assert!(error.contains("IMAGENET1K_V1, IMAGENET1K_V2 and DEFAULT"), "{error}");
-        assert!(Published::by_name("resnet51", "DEFAULT").unwrap_err().contains("resnet50"));
+        assert!(Published::by_name("resnet51", "DEFAULT").unwrap_err().to_string().contains("resnet50"));
     }
 }

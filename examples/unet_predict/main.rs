@@ -11,45 +11,37 @@
 //!
 //! A volume (`.nii`, `.nii.gz`, or a DICOM file or series) gives `STEM.nii.gz`, the labels on its own grid.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Instant,
-};
+use std::{collections::HashSet, path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::Parser;
 use image::DynamicImage;
 use segkiln::{
-    PartialFailure, PredictError, Seams, SegmentOptions, Segmentation, Segmenter,
-    data::{
-        ColorMode, DecodeOptions, DenseCrf, Image, Limits,
-        instances::Intensities,
-        read_dynamic, refuse_replacing,
-        regions::{MemorySource, RegionSource, TiffSource},
-        write_image, write_labels,
-    },
+    PartialFailure, PredictError, SegmentOptions, Segmenter,
+    data::{DenseCrf, read_dynamic, refuse_replacing, write_image, write_labels},
 };
 use serde_json::json;
 
+#[path = "../common/mod.rs"]
 mod common;
-#[path = "common/decoding.rs"]
+#[path = "../common/decoding.rs"]
 mod decoding;
-#[path = "common/images.rs"]
+#[path = "../common/images.rs"]
 mod images;
-#[path = "common/large.rs"]
+#[path = "../common/large.rs"]
 mod large;
-#[path = "common/objects.rs"]
+#[path = "../common/objects.rs"]
 mod objects;
-#[path = "common/precision.rs"]
+mod pictures;
+#[path = "../common/precision.rs"]
 mod precision;
-#[path = "common/volumes.rs"]
+#[path = "../common/volumes.rs"]
 mod volumes;
 
 use common::{Failure, Machine, create_parent, say};
 use decoding::Decoding;
 use large::Large;
-use objects::{ObjectFiles, Objects};
+use objects::Objects;
+use pictures::{inputs, segment_large, segment_whole};
 use precision::Numbers;
 use volumes::Volumes;
 
@@ -128,7 +120,12 @@ fn run(args: &Args) -> Result<(), Failure> {
         };
         own.into_iter().chain(objects(stem).paths())
     });
-    refuse_replacing(images.values(), written)?;
+    let written: Vec<PathBuf> = written.collect();
+    let mut known = HashSet::new();
+    if let Some(twice) = written.iter().find(|path| !known.insert(*path)) {
+        return Err(format!("{} would be written twice; rename an image", twice.display()).into());
+    }
+    refuse_replacing(images.values(), &written)?;
     std::fs::create_dir_all(&args.output)
         .map_err(|error| format!("cannot create {}: {error}", args.output.display()))?;
     for path in images.keys().flat_map(|stem| objects(stem).paths()) {
@@ -171,66 +168,4 @@ fn run(args: &Args) -> Result<(), Failure> {
         0 => Ok(()),
         failed => Err(PartialFailure { failed, files: images.len() }.into()),
     }
-}
-
-fn segment_whole(
-    args: &Args,
-    segmenter: &Segmenter,
-    path: &Path,
-    options: &SegmentOptions,
-    objects: &ObjectFiles,
-) -> Result<(Segmentation, DynamicImage), PredictError> {
-    let decode = args.decode.options();
-    let image = read_dynamic(path, decode)?;
-    let result = segmenter.segment_with(&image, options)?;
-    let color = if image.color().has_color() { ColorMode::Rgb } else { ColorMode::Gray };
-    let source = MemorySource::new(Image::from_dynamic(&image, color), path);
-    // Where a scene lies that is small.
-    let geo = TiffSource::open(path, decode).map(|source| source.geo()).unwrap_or_default();
-    let (names, picture) = (segmenter.classes().names(), Intensities { source: &source, level: 0 });
-    args.objects.write(result.map(), picture, (geo, [1.0; 2]), names, decode.limits, objects)?;
-    Ok((result, image))
-}
-
-fn segment_large(
-    args: &Args,
-    segmenter: &Segmenter,
-    source: &TiffSource,
-    output: &Path,
-    objects: &ObjectFiles,
-) -> Result<(), PredictError> {
-    let options = args.large.options(source, args.tile, args.overlap, args.tta)?;
-    match segmenter.seams(source, &options)? {
-        Seams::Margin(margin) => eprintln!("tiles of {} pixels with margins of {margin}: no seams", options.tile),
-        Seams::Blended => eprintln!("tiles of {} pixels, blended: outputs depend on more than a margin", options.tile),
-    }
-    let sink = segmenter.map_sink(source, output, &options, Large::identity(&args.model, source.path()))?;
-    if sink.rows_written() > 0 {
-        eprintln!("going on after row {}", sink.rows_written());
-    }
-    segmenter.segment_large(source, &options, sink, args.large.progress())?;
-    let limits: Limits = args.decode.options().limits;
-    let map = TiffSource::open(output, DecodeOptions { limits, ..DecodeOptions::default() })?;
-    let picture = Intensities { source, level: options.level };
-    let [full, level] = [source.levels()[0], source.levels()[options.level]];
-    let scale = [f64::from(full.width) / f64::from(level.width), f64::from(full.height) / f64::from(level.height)];
-    Ok(args.objects.write(&map, picture, (map.geo(), scale), segmenter.classes().names(), limits, objects)?)
-}
-
-/// The images by the name of their results, which must differ.
-fn inputs(input: &Path) -> Result<BTreeMap<String, PathBuf>, Failure> {
-    let mut images: BTreeMap<String, PathBuf> = BTreeMap::new();
-    for path in images::images(input)? {
-        let stem = images::stem(&path);
-        if let Some(other) = images.insert(stem.clone(), path.clone()) {
-            let (one, two) = (other.display(), path.display());
-            return Err(format!("{one} and {two} would both be written to {stem}.png; rename one").into());
-        }
-    }
-    for stem in images.keys() {
-        if let Some(other) = stem.strip_suffix("_overlay").and_then(|other| images.get(other)) {
-            return Err(format!("the overlay of {} would overwrite {stem}.png; rename one", other.display()).into());
-        }
-    }
-    Ok(images)
 }
