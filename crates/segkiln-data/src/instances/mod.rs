@@ -105,7 +105,7 @@ pub struct WatershedOptions {
 }
 
 impl Default for WatershedOptions {
-    /// 7 pixels, which splits nuclei 20 pixels wide and leaves most that do not touch; windows of 4 Mi pixels.
+    /// 7 pixels, a third of the width of nuclei at common magnifications; windows of 4 Mi pixels.
     fn default() -> Self {
         Self { min_distance: 7, max_window: 1 << 22 }
     }
