@@ -151,7 +151,6 @@ fn of_objects(args: &Args, json: &Path, device: &Device) -> Result<Curve, Failur
         masks: card.model.has_masks(),
         color: card.color,
         decode: args.decode.options(),
-        ..Default::default()
     };
     let dataset = CocoDetection::open(&args.data, json, options)?;
     let subject = DetectionSubject::new(detector.model(), card, device)?;
