@@ -306,7 +306,7 @@ fn films_are_segmented_smoothed_and_tracked() {
     const FRAMES: u32 = 6;
     let trained = Trained::new(&[("train", 4), ("val", 2)]);
     let options = FilmOptions::default();
-    let count = |path: &str| Film::open(trained.at(path), &options).unwrap().map(|frame| frame.unwrap()).count();
+    let count = |path: &str| Film::open(trained.at(path), &options).unwrap().filter(|frame| frame.is_ok()).count();
     let video = |input: &str, output: &str| {
         let mut command = example("video");
         let path = |film: &str| if film == "-" { film.into() } else { trained.at(film) };
@@ -332,7 +332,7 @@ fn films_are_segmented_smoothed_and_tracked() {
     let tracks = result["tracks"].as_u64().unwrap();
     assert!((1..=tracks).any(lasting), "no track through the film: {boxes:?}");
 
-    run_well(&mut video("frames", "maps").arg("--map"));
+    run_well(video("frames", "maps").arg("--map"));
     let segmenter = trained.segmenter();
     for t in [0, 5] {
         let map = class_map(&trained.at(&format!("maps/{t:06}.png")), [64, 56]);

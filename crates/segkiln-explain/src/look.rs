@@ -265,7 +265,9 @@ mod tests {
         assert!(map.as_slice().iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{map:?}");
         let own = attention_of(&block([0.25, 0.75, 0.5, 0.5]), 0, [1, 2], [1, 2]).unwrap();
         assert!(own.as_slice().iter().zip([1.0 / 3.0, 1.0]).all(|(a, b)| (a - b).abs() < 1e-6), "{own:?}");
-        assert!(rollout(&[], [1, 2], [1, 2]).is_err() && rollout(&[all_first.clone()], [1, 3], [1, 3]).is_err());
+        assert!(
+            rollout(&[], [1, 2], [1, 2]).is_err() && rollout(std::slice::from_ref(&all_first), [1, 3], [1, 3]).is_err()
+        );
         assert!(attention_of(&all_first, 2, [1, 2], [1, 2]).is_err());
     }
 

@@ -210,8 +210,8 @@ mod tests {
         let most = largest(0, 512);
         assert!(most > 6.0 && most <= 8.001, "{most}");
         let loss = |batch: &Batch| {
-            let logits = network.valid().forward(batch.images.clone().without_autodiff()).slice([0..2]);
-            let labels = batch.masks.clone().slice([0..2]).unsqueeze_dim::<4>(1);
+            let logits = network.valid().forward(batch.images.clone().without_autodiff()).narrow(0, 0, 2);
+            let labels = batch.masks.clone().narrow(0, 0, 2).unsqueeze_dim::<4>(1);
             let loss = crate::segmentation::cross_entropy(logits, labels);
             loss.mean().into_scalar::<f32>()
         };
