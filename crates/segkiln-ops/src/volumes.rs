@@ -96,7 +96,7 @@ pub fn max_pool3d(x: Tensor<5>, options: MaxPoolOptions<3>) -> Tensor<5> {
 }
 
 /// Computes the transposed convolution of `x` with `weight`, plus `bias`, as PyTorch's `conv_transpose3d`. Where kernels are as deep
-/// as the stride, as in a U-Net, the slices of the output are channels of [`conv_transpose2d`]'s; others are Burn's.
+/// as the stride, as in a U-Net, the slices of the output are channels of [`conv_transpose2d()`]'s; others are Burn's.
 ///
 /// # Shapes
 /// - `x`: `[batch, channels_in, depth, height, width]`
