@@ -65,7 +65,8 @@ pub struct UNet3dConfig {
 }
 
 impl UNet3dConfig {
-    /// The paper's network: three channels in, three classes, 19,069,955 parameters.
+    /// The paper's network: three channels in, three classes. The paper counts 19,069,955 parameters, without the scales of the norms
+    /// and the biases of the transposed convolutions, which are 3,232 more.
     pub fn paper() -> Self {
         Self::new(3, 3).with_widths(Widths::Paper)
     }
@@ -263,10 +264,12 @@ impl UNet3d {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::weights::parameters;
 
     #[test]
     fn the_paper_s_network_has_its_parameters() {
-        assert_eq!(UNet3dConfig::paper().init(&Device::default()).num_params(), 19_069_955);
+        let (scales, biases) = (2336, 896);
+        assert_eq!(parameters(&UNet3dConfig::paper().init(&Device::default())), 19_069_955 + scales + biases);
     }
 
     #[test]
