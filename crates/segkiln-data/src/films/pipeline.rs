@@ -52,13 +52,16 @@ impl Stages {
 ///
 /// ```
 /// use segkiln_data::films::{Film, FilmOptions, FilmWriter, process};
-/// # let frames = concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/nuclei_sample/images");
 /// # let folder = tempfile::tempdir()?;
-/// # let gif = folder.path().join("film.gif");
+/// # let [frames, gif] = ["frames", "film.gif"].map(|name| folder.path().join(name));
+/// # std::fs::create_dir(&frames)?;
+/// # for name in ["0.png", "1.png"] {
+/// #     image::RgbImage::new(64, 48).save(frames.join(name))?;
+/// # }
 ///
 /// let options = FilmOptions::default();
 /// let stages = process(
-///     || Film::open(frames, &options),
+///     || Film::open(&frames, &options),
 ///     |rate| FilmWriter::create(&gif, rate, &options),
 ///     |_, mut frame| {
 ///         frame.invert();
