@@ -83,6 +83,8 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Failure> {
     let device = args.machine.device()?;
+    std::fs::create_dir_all(&args.output)
+        .map_err(|error| format!("cannot create {}: {error}", args.output.display()))?;
     let curve = match &args.coco {
         Some(json) => of_objects(args, json, &device)?,
         None => of_pixels(args, &device)?,
@@ -91,8 +93,6 @@ fn run(args: &Args) -> Result<(), Failure> {
         let path = args.output.join(name);
         write_whole(&path, text.as_bytes()).map_err(|error| format!("cannot write {}: {error}", path.display()))
     };
-    std::fs::create_dir_all(&args.output)
-        .map_err(|error| format!("cannot create {}: {error}", args.output.display()))?;
     write("robustness.csv", &curve.csv())?;
     write("robustness.svg", &curve.svg()?)?;
     let mut points = Vec::new();

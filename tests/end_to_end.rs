@@ -339,17 +339,18 @@ fn films_are_segmented_smoothed_and_tracked() {
         assert_eq!(map, bytes(segmenter.segment(&frame(t)).unwrap().map()));
     }
 
-    // The same picture again and again, with a little noise: what flickers is smoothed.
+    // The same picture in light that flickers by less than what counts as a change.
     let noisy = |t: u32| {
         let mut random = Random(t.into());
         let mut image = frame(0).into_luma8();
-        image.pixels_mut().for_each(|pixel| pixel[0] = pixel[0].saturating_add(random.range(0, 8) as u8));
+        let light = 5 * (t % 2);
+        image.pixels_mut().for_each(|pixel| pixel[0] = pixel[0].saturating_add((light + random.range(0, 3)) as u8));
         DynamicImage::from(image)
     };
     write("noisy", &noisy);
     let result = run_well(video("noisy", "smooth.tif").args(["--smooth", "0.8"]));
     let [before, after] = ["before", "after"].map(|when| result["flicker"][when].as_f64().unwrap());
-    assert!(after <= before, "{result}");
+    assert!(before > 0.0 && after < before, "{result}");
     let result = run_well(video("noisy", "every.y4m").args(["--every", "4"]));
     assert_eq!((&result["frames"], count("every.y4m")), (&FRAMES.into(), FRAMES as usize));
 

@@ -1,4 +1,4 @@
-//! What `detect` found in a picture, read whole or by region, and its outlines in a file.
+//! Objects that `detect` finds in a picture, read whole or by region, and their outlines in a file.
 
 use std::path::{Path, PathBuf};
 
@@ -16,10 +16,10 @@ use segkiln::{
 
 use crate::{images, large::Large};
 
-/// What was found in a picture.
+/// Objects of a picture.
 pub struct Found {
     pub objects: Vec<LargeDetection>,
-    /// The same, with masks of the picture's size.
+    /// The objects with masks of the picture's size.
     pub detections: Vec<Detection>,
     /// The picture, if it was read whole.
     pub image: Option<DynamicImage>,
@@ -45,7 +45,7 @@ impl Found {
         let image = read_dynamic(path, decode)?;
         let detections = detector.detect(&image)?;
         let objects = detections.iter().cloned().map(LargeDetection::from).collect();
-        // Where a scene lies that is small.
+        // A small scene has its place too.
         let geo = TiffSource::open(path, decode).map(|source| source.geo()).unwrap_or_default();
         Ok(Self { objects, detections, image: Some(image), placement: Placement::of(&geo, [1.0; 2]) })
     }

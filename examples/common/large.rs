@@ -16,7 +16,7 @@ use segkiln::{
 /// Pixels above which a TIFF is read by region.
 const WHOLE: u64 = 1 << 26;
 
-/// How large pictures are read.
+/// Flags of how large pictures are read.
 #[derive(clap::Args)]
 pub struct Large {
     /// Read TIFFs by region and write the map as a tiled TIFF, STEM.tif, whatever their size; larger ones than 2²⁶ pixels are in any

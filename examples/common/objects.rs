@@ -1,4 +1,4 @@
-//! Objects of class maps, and the flags that say what is written of them.
+//! Objects of class maps, and the flags of the files that are written of them.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use segkiln::data::{
     regions::{GeoTags, SampleType, TiffSink, TiffSinkOptions},
 };
 
-/// What is written of the objects.
+/// Flags of the files that are written of the objects.
 #[derive(clap::Args)]
 pub struct Objects {
     /// Number the objects of the map, in STEM_instances.tif: connected pixels of one class, which a watershed on the distance to their
@@ -22,8 +22,16 @@ pub struct Objects {
     #[arg(long, value_name = "FILE")]
     geojson: Option<PathBuf>,
     /// Corners of the outlines nearer than this to the line without them are left out, in pixels
-    #[arg(long, value_name = "PIXELS", requires = "geojson", default_value_t = 0.0)]
+    #[arg(long, value_name = "PIXELS", requires = "geojson", default_value_t = 0.0, value_parser = pixels)]
     simplify: f64,
+}
+
+/// Reads a distance in pixels.
+fn pixels(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(pixels) if (0.0..=1e6).contains(&pixels) => Ok(pixels),
+        _ => Err("must be a number of pixels from 0 to 1,000,000".into()),
+    }
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -45,7 +53,7 @@ impl ObjectFiles {
 }
 
 impl Objects {
-    /// The files of the picture `stem`, one of several or the only one.
+    /// Returns the files of the picture `stem`, one of several or the only one.
     pub fn files(&self, stem: &str, output: &Path, many: bool) -> ObjectFiles {
         let numbers = self.instances.map(|_| output.join(format!("{stem}_instances.tif")));
         let geojson = self.geojson.as_ref().map(|path| match many {

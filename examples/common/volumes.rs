@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::common::{Failure, say};
 
-/// How volumes become slices.
+/// Flags of volumes.
 #[derive(clap::Args)]
 pub struct Volumes {
     /// JSON file that says how a volume becomes slices: canonical, spacing, intensities, slicing [default: its own
@@ -23,7 +23,7 @@ pub struct Volumes {
 }
 
 impl Volumes {
-    /// Whether an input is a volume: NIfTI, or DICOM by its name or that of a file in the folder.
+    /// Recognizes volumes by name: NIfTI, DICOM, or a folder with a DICOM file.
     pub fn are(input: &Path) -> bool {
         let is_dicom = |path: &Path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("dcm"));
         match fs::read_dir(input) {
@@ -54,6 +54,8 @@ impl Volumes {
         let ends = [".gz", ".nii", ".hdr", ".img", ".dcm"];
         // Folders of a series are called by numbers with points between them.
         let stem = ends.iter().fold(&*name, |stem, end| if input.is_dir() { stem } else { stem.trim_end_matches(end) });
+        // The folders `.` and `/` have no name.
+        let stem = if stem.is_empty() { "labels" } else { stem };
         let path = output.join(format!("{stem}.nii.gz"));
         refuse_replacing([input], [&path])?;
         fs::create_dir_all(output).map_err(|error| format!("cannot create {}: {error}", output.display()))?;

@@ -33,7 +33,7 @@ pub fn attack(name: &str, args: &Args) -> Result<Attack, Failure> {
     Ok(with_budget(kind, args))
 }
 
-/// The attack of this name on an object, and what it makes of it.
+/// The attack of this name on an object, and its aim.
 pub fn object_attack(name: &str, args: &Args) -> Result<(Attack, ObjectAttack), Failure> {
     match (AttackKind::by_name(name), ObjectAttack::by_name(name)) {
         (Some(kind @ (AttackKind::Fgsm | AttackKind::Pgd)), _) => {
@@ -52,7 +52,7 @@ fn with_budget(kind: AttackKind, args: &Args) -> Attack {
     Attack { norm, seed: args.machine.seed, ..Attack::new(kind, args.epsilon) }.with_steps(args.steps)
 }
 
-/// What of an object is asked about, by the flag's word.
+/// Part of an object, by the flag's word.
 pub fn part(name: &str) -> Result<Part, Failure> {
     match name {
         "score" => Ok(Part::Score),

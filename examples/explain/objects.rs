@@ -21,6 +21,7 @@ pub fn run(args: &Args, chosen: &[Box<dyn Method>], device: &Device) -> Result<(
         return Err("--uncertainty is for segmentation networks; ask about an object by --method or --attack".into());
     }
     let attack = args.attack.as_deref().map(|name| ask::object_attack(name, args)).transpose()?;
+    let part = ask::part(&args.part)?;
     let detector = match (&args.model, &args.arch) {
         (Some(model), _) => Detector::load(model, device)?,
         (_, Some(arch)) => {
@@ -35,7 +36,7 @@ pub fn run(args: &Args, chosen: &[Box<dyn Method>], device: &Device) -> Result<(
     let shown = image.to_dynamic().to_rgb8();
     let subject = DetectionSubject::new(detector.model(), detector.card(), device)?;
     let object = args.object.unwrap_or(0);
-    let target = Target::Object { select: Select::Index(object), part: ask::part(&args.part)? };
+    let target = Target::Object { select: Select::Index(object), part };
     let mut question = Question::new(&subject, &image, &target)?.with_seed(args.machine.seed);
     if !args.layer.is_empty() {
         question = question.with_layers(&args.layer)?;

@@ -29,9 +29,12 @@ pub fn segment_whole(
     let decode = args.decode.options();
     let image = read_dynamic(path, decode)?;
     let result = segmenter.segment_with(&image, options)?;
+    if objects.paths().is_empty() {
+        return Ok((result, image));
+    }
     let color = if image.color().has_color() { ColorMode::Rgb } else { ColorMode::Gray };
     let source = MemorySource::new(Image::from_dynamic(&image, color), path);
-    // Where a scene lies that is small.
+    // A small scene has its place too.
     let geo = TiffSource::open(path, decode).map(|source| source.geo()).unwrap_or_default();
     let (names, picture) = (segmenter.classes().names(), Intensities { source: &source, level: 0 });
     args.objects.write(result.map(), picture, (geo, [1.0; 2]), names, decode.limits, objects)?;

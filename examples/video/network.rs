@@ -46,7 +46,7 @@ impl Network {
             (Some(model), _) => match (Segmenter::load(model, device), Detector::load(model, device)) {
                 (Ok(segmenter), _) => Self::Segmenter(segmenter.into()),
                 (_, Ok(detector)) => Self::Detector(detector.into()),
-                // Whose config it is, that one's error it is.
+                // A segmenter refuses a detector's config; then the detector's error is the one to show.
                 (Err(PredictError::Config { .. }), Err(error)) | (Err(error), _) => return Err(error.into()),
             },
             (_, Some(arch)) => {

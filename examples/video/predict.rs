@@ -1,4 +1,4 @@
-//! From a frame to the frame that is written.
+//! Prediction for a frame, and the frame that is written for it.
 
 use std::{
     fs::File,
@@ -20,10 +20,10 @@ use segkiln::{
 
 use crate::{Args, common::Failure, network::Network};
 
-/// Parts of a class map of less pixels are no objects.
+/// Parts of a class map of fewer pixels are no objects.
 const MIN_AREA: u32 = 16;
 
-/// What a network says of a frame.
+/// Result for a frame.
 enum Found {
     Classes(LabelMap),
     /// Numbers of cells' tracks.
@@ -49,23 +49,26 @@ impl<'a> Predictor<'a> {
             return Err("--smooth is for segmentation networks, and this is a detector".into());
         }
         let smoother = args.smooth.map(ProbabilitySmoother::new).transpose()?;
-        let create =
-            |path| File::create(path).map(BufWriter::new).map_err(|error| format!("cannot write {path:?}: {error}"));
         Ok(Self {
             network,
             args,
             smoother: smoother.map(|smoother| (smoother, Default::default())),
             tracker: Tracker::new(TrackerOptions::byte_track())?,
             cells: CellTracker::new(CellTrackerOptions { min_area: MIN_AREA, ..CellTrackerOptions::default() })?,
-            mot: args.mot.as_ref().map(create).transpose()?,
+            mot: None,
             last: None,
         })
     }
 
-    /// The frame to be written for a frame that was read.
+    /// Returns the frame to be written for a frame that was read.
     pub fn frame(&mut self, number: u64, frame: DynamicImage) -> Result<DynamicImage, Failure> {
         if number.is_multiple_of(self.args.every.get()) || self.last.is_none() {
             let found = self.find(&frame).map_err(|error| format!("frame {number} (counted from 0): {error}"))?;
+            // Not before the film is known to have a frame: the file may hold an earlier result.
+            if let (None, Some(path)) = (&self.mot, &self.args.mot) {
+                let file = File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+                self.mot = Some(BufWriter::new(file));
+            }
             if let Some(writer) = &mut self.mot {
                 write_boxes(writer, number as usize, &found)?;
             }

@@ -125,7 +125,7 @@ pub enum DataError {
     Film {
         /// The film, `-` for standard input or output.
         film: PathBuf,
-        /// Why not, and suggested fix.
+        /// Problem, and suggested fix.
         reason: String,
     },
     /// A frame of a film that cannot be read or written; those before it are good.
@@ -135,7 +135,7 @@ pub enum DataError {
         film: PathBuf,
         /// The frame, from 0.
         frame: u64,
-        /// Why not, and suggested fix.
+        /// Problem, and suggested fix.
         reason: String,
     },
     /// Results that need more memory than the limits allow.
@@ -145,7 +145,7 @@ pub enum DataError {
     Held {
         /// The map.
         path: PathBuf,
-        /// What is held.
+        /// Results that are held.
         what: String,
         /// The limit.
         limit: u64,

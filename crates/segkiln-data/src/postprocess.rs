@@ -12,7 +12,8 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CleaningStep {
-    /// Takes away components (connected over corners too) of fewer pixels than this: scikit-image's `remove_small_objects`.
+    /// Takes away components (connected over corners too) of fewer pixels than this: scikit-image's `remove_small_objects` with
+    /// `max_size` of one less.
     MinArea(u64),
     /// Takes away all components but the largest, of several the first.
     Largest,
@@ -157,7 +158,8 @@ fn dilated(mask: &[bool], width: usize, radius: u32) -> Vec<bool> {
 }
 
 fn components(mask: &[bool], width: u32, connectivity: Connectivity) -> Result<Vec<Object>> {
-    let map = LabelMap::new(width, mask.len() as u32 / width, mask.iter().map(|inside| u32::from(*inside)).collect());
+    let height = (mask.len() / width as usize) as u32;
+    let map = LabelMap::new(width, height, mask.iter().map(|inside| u32::from(*inside)).collect());
     let map = map.expect("a mask has whole rows");
     let options = InstanceOptions { connectivity, watershed: None, limits: Limits::default() };
     let mut objects = Vec::new();

@@ -1,3 +1,5 @@
+//! Robustness curve: figures of a network against the budget of an attack, as a table and as a plot.
+
 use std::error::Error;
 
 use plotters::prelude::*;
@@ -35,7 +37,7 @@ impl Curve {
         self.points.first().map_or(Vec::new(), |point| point.figures.iter().map(|(name, _)| *name).collect())
     }
 
-    /// A table with a line a budget.
+    /// The points as CSV, a line for each budget: `epsilon`, then the figures by their names.
     pub fn csv(&self) -> String {
         let mut text = format!("epsilon,{}\n", self.names().join(","));
         for CurvePoint { epsilon, figures } in &self.points {
@@ -45,7 +47,7 @@ impl Curve {
         text
     }
 
-    /// The curves as a picture.
+    /// The figures as an SVG plot of 560x400 pixels.
     ///
     /// # Errors
     /// [`ExplainError::Option`] if it cannot be drawn.

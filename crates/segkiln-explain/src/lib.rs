@@ -1,12 +1,12 @@
-//! Why a network says what it says, how easily it is fooled, and how sure it is.
+//! Explanations, adversarial robustness and uncertainty of segmentation networks and detectors.
 //!
 //! - [`Question`]: a network, an image and a [`Target`]; [`methods()`]: ways to answer it, from gradients to class activation maps;
-//! - [`faithfulness()`], [`points_at`], [`randomized_weights`]: how good an explanation is;
+//! - [`faithfulness()`], [`points_at`], [`randomized_weights`]: measures of an explanation;
 //! - [`feature_maps`], [`attention_of`], [`ActivationMaximization`]: looks into the network;
 //! - [`Attack`], [`SmallestChange`], [`Patch`]: changes of an image that fool the network; [`robustness()`]: figures against the size of
 //!   the changes; [`wrong_regions`]: errors, and how small a change mends them;
 //! - `AdversarialTraining` (feature `train`): training on attacked images;
-//! - [`uncertainty`]: how sure the network is, by dropout, mirror images or an ensemble; calibration, conformal sets;
+//! - [`uncertainty`]: uncertainty by dropout, mirror images or an ensemble; calibration, conformal sets;
 //! - [`report`]: all of it on one page.
 //!
 //! Explanations take a [`Subject`]; [`SegmentationSubject`] makes one of any

@@ -1,4 +1,4 @@
-//! Looks into a network: feature maps, attention, and images that a channel likes best.
+//! Looks into a network: feature maps, attention, and images that maximize a channel or a class.
 
 use burn::tensor::{Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
@@ -12,7 +12,7 @@ use crate::{
     question::gradient, subject::values,
 };
 
-/// A channel of what a layer puts out.
+/// A channel of a layer's output.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FeatureMap {
     /// Index of the channel.
@@ -45,8 +45,8 @@ pub fn feature_maps(question: &Question<'_>, layer: &str, most: usize) -> Result
     chosen.map(|(channel, _)| Ok(FeatureMap { channel, map: map(channel)? })).collect()
 }
 
-/// Search for an image that a channel or a class likes best: activation maximization, Erhan et al., 2009; with the jitter of Mordvintsev et
-/// al., 2015, and the total variation of Mahendran and Vedaldi, CVPR 2015, <https://arxiv.org/abs/1412.0035>, without which it is noise.
+/// Activation maximization, the search for an image that maximizes a channel or a class: Erhan et al., 2009; with the jitter of Mordvintsev
+/// et al., 2015, and the total variation of Mahendran and Vedaldi, CVPR 2015, <https://arxiv.org/abs/1412.0035>, without which it is noise.
 ///
 /// The image shows what raises the number most, not what the channel sees in photographs.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -96,6 +96,7 @@ impl ActivationMaximization {
         channel: usize,
         size: [usize; 2],
     ) -> Result<Image> {
+        self.check(size)?;
         let target = Target::class(0, Region::Image);
         let x = Tensor::zeros([1, subject.normalize().mean().len(), size[0], size[1]], subject.device());
         let maps = subject.layers(&x, &target)?;
@@ -118,24 +119,31 @@ impl ActivationMaximization {
         })
     }
 
-    /// Climbs the number from gray with a little noise. The score of the result is above that of the beginning.
+    fn check(&self, size: [usize; 2]) -> Result<()> {
+        let refuse = |option, reason: &str| Err(ExplainError::Option { option, reason: reason.into() });
+        if size.contains(&0) {
+            return refuse("size", "must be at least 1x1");
+        }
+        if self.steps == 0 {
+            return refuse("steps", "must be at least 1");
+        }
+        if !(self.step_size > 0.0 && self.step_size.is_finite()) {
+            return refuse("step_size", "must be above 0");
+        }
+        if !(self.total_variation >= 0.0 && self.total_variation.is_finite()) {
+            return refuse("total_variation", "must be at least 0");
+        }
+        Ok(())
+    }
+
+    /// Climbs the number from gray with a little noise.
     fn find<M: SegmentationNetwork>(
         &self,
         subject: &SegmentationSubject<M>,
         [height, width]: [usize; 2],
         score: impl Fn(Tensor<4>) -> Result<Tensor<1>>,
     ) -> Result<Image> {
-        let refuse = |option, reason: &str| Err(ExplainError::Option { option, reason: reason.into() });
-        if height == 0 || width == 0 {
-            return refuse("size", "must be at least 1x1");
-        }
-        if !(self.step_size > 0.0
-            && self.step_size.is_finite()
-            && self.total_variation >= 0.0
-            && self.total_variation.is_finite())
-        {
-            return refuse("step_size", "must be above 0, and the total variation at least 0");
-        }
+        self.check([height, width])?;
         let normalize = subject.normalize();
         let channels = normalize.mean().len();
         let affine = crate::attack::Affine::new(normalize, subject.device());
@@ -150,8 +158,8 @@ impl ActivationMaximization {
             let leaf = x.clone().autodiff().require_grad();
             let shifted = rolled(rolled(leaf.clone(), 2, down), 3, right);
             let rising = unit(gradient(&leaf, &score(affine.forward(shifted))?, "the image")?);
-            let variation = gradient(&leaf, &total_variation(leaf.clone()), "the image");
-            let falling = variation.map_or_else(|_| x.zeros_like(), unit).mul_scalar(self.total_variation);
+            let variation = gradient(&leaf, &total_variation(leaf.clone()), "the image")?;
+            let falling = unit(variation).mul_scalar(self.total_variation);
             x = (x + (rising - falling).mul_scalar(self.step_size / 255.0)).clamp(0.0, 1.0);
         }
         image(x)
@@ -177,7 +185,7 @@ fn rolled(x: Tensor<4>, dim: usize, by: usize) -> Tensor<4> {
 fn total_variation(x: Tensor<4>) -> Tensor<1> {
     let along = |dim: usize| {
         let side = x.dims()[dim];
-        let difference = x.clone().narrow(dim, side.min(1), side - side.min(1)) - x.clone().narrow(dim, 0, side - 1);
+        let difference = x.clone().narrow(dim, 1, side - 1) - x.clone().narrow(dim, 0, side - 1);
         difference.square().sum()
     };
     match [2, 3].map(|dim| x.dims()[dim] > 1) {
@@ -188,7 +196,8 @@ fn total_variation(x: Tensor<4>) -> Tensor<1> {
     }
 }
 
-/// Where a position looks at, by the attention of a transformer's block: the mean over the heads, from 0 to 1, enlarged to `size`.
+/// Attention of one position of a transformer's block to all keys: the mean over the heads, divided by its largest value, enlarged to `size`
+/// (`[height, width]`).
 ///
 /// # Shapes
 /// `attention`: `[1, heads, positions, keys]`, as
@@ -207,9 +216,9 @@ pub fn attention_of(attention: &Tensor<4>, position: usize, grid: [usize; 2], si
     enlarged(own, grid, size)
 }
 
-/// Where all positions of a transformer's last block look at through all blocks before it: attention rollout, Abnar and Zuidema, ACL 2020,
-/// <https://arxiv.org/abs/2005.00928>. Each block's attention, with half of it staying where it is, is multiplied; the mean over positions
-/// comes out, enlarged to `size`.
+/// Attention rollout of all blocks of a transformer, the first one first: Abnar and Zuidema, ACL 2020, <https://arxiv.org/abs/2005.00928>.
+/// Multiplies each block's mean attention over the heads, averaged with the identity for the residual connection; returns the mean over
+/// positions, divided by its largest value, enlarged to `size` (`[height, width]`).
 ///
 /// # Shapes
 /// Each `[1, heads, positions, positions]`, of a grid of `[height, width]`: blocks that reduce their keys, as SegFormer's first stages do,
@@ -240,7 +249,7 @@ pub fn rollout(attention: &[Tensor<4>], grid: [usize; 2], size: [usize; 2]) -> R
     enlarged(joined.mean_dim(0).reshape([1, 1, 1, positions]), grid, size)
 }
 
-/// A map of a grid from 0 to 1, enlarged (bilinear).
+/// A map of a grid, divided by its largest value and enlarged (bilinear).
 fn enlarged(weights: Tensor<4>, [height, width]: [usize; 2], size: [usize; 2]) -> Result<Map> {
     let most = weights.clone().max().clamp_min(f32::MIN_POSITIVE).reshape([1, 1, 1, 1]);
     let grid = (weights / most).reshape([1, 1, height, width]);

@@ -1,4 +1,4 @@
-//! Figures of networks under attack.
+//! Measures of networks under attack, by the attack's budget.
 
 use std::error::Error;
 
@@ -11,7 +11,7 @@ use segkiln_metrics::metrics::{
 use segkiln_models::{SegmentationNetwork, detection::DetectionNetwork};
 
 use crate::{
-    Attack, AttackKind, Curve, CurvePoint, DetectionSubject, ExplainError, Goal, ObjectAttack, Result,
+    Attack, AttackKind, Curve, CurvePoint, DetectionSubject, ExplainError, Goal, Norm, ObjectAttack, Result,
     SegmentationSubject, Subject,
 };
 
@@ -19,7 +19,7 @@ use crate::{
 /// `iou`, the means over the classes that are there but for the first, the background; and `pixel_accuracy`.
 ///
 /// # Errors
-/// If an image cannot be read or attacked, or a budget is out of range.
+/// If there is no sample, an image cannot be read or attacked, or a budget is out of range.
 pub fn robustness<M, E>(
     subject: &SegmentationSubject<M>,
     samples: impl IntoIterator<Item = Result<(Image, LabelMap), E>>,
@@ -30,11 +30,13 @@ where
     M: SegmentationNetwork,
     E: Into<Box<dyn Error + Send + Sync>>,
 {
-    check(epsilons)?;
+    check(attack, epsilons)?;
     let classes = subject.classes();
     let matrix = |_| ConfusionMatrix::new(classes.count(), classes.ignore_index()).map_err(refused);
     let mut matrices = epsilons.iter().map(matrix).collect::<Result<Vec<_>>>()?;
+    let mut is_empty = true;
     for sample in samples {
+        is_empty = false;
         let (image, labels) = sample.map_err(|error| ExplainError::Sample(error.into()))?;
         let goal = Goal::Away(labels);
         for (epsilon, matrix) in epsilons.iter().zip(&mut matrices) {
@@ -45,6 +47,9 @@ where
             let found = subject.predict(&subject.input(attacked.as_ref().unwrap_or(&image))?)?;
             matrix.update_maps(&found, goal.annotations()).map_err(refused)?;
         }
+    }
+    if is_empty {
+        return Err(ExplainError::Option { option: "samples", reason: "at least one is needed".into() });
     }
     let mean = |figure: &dyn Fn(usize) -> Option<f64>| {
         let found: Vec<f64> = (1..classes.count()).filter_map(figure).collect();
@@ -65,7 +70,7 @@ where
 /// `AP50` of boxes.
 ///
 /// # Errors
-/// As [`robustness`], and as [`ObjectAttack::goal`].
+/// As [`robustness`], and as [`ObjectAttack::goal`]; also if no image has an object to find.
 pub fn robustness_of_objects<M, E>(
     subject: &DetectionSubject<M>,
     samples: impl IntoIterator<Item = Result<(Image, Instances), E>>,
@@ -77,11 +82,13 @@ where
     M: DetectionNetwork,
     E: Into<Box<dyn Error + Send + Sync>>,
 {
-    check(epsilons)?;
+    check(attack, epsilons)?;
     let evaluator = |_| CocoEvaluator::new(IouType::Bbox, CocoParams::default()).map_err(refused);
     let mut evaluators = epsilons.iter().map(evaluator).collect::<Result<Vec<_>>>()?;
+    let mut is_empty = true;
     for (number, sample) in (1..).zip(samples) {
         let (image, objects) = sample.map_err(|error| ExplainError::Sample(error.into()))?;
+        is_empty &= objects.is_empty();
         let goal = kind.goal(&objects, None, subject.classes())?;
         let truths: Vec<CocoTruth> = objects.as_slice().iter().zip(1..).map(|(t, id)| CocoTruth::of(t, id)).collect();
         for (epsilon, evaluator) in epsilons.iter().zip(&mut evaluators) {
@@ -93,18 +100,26 @@ where
             evaluator.add_image(number, &truths, &found).map_err(refused)?;
         }
     }
+    if is_empty {
+        return Err(ExplainError::Option { option: "samples", reason: "at least one object is needed".into() });
+    }
     let points = epsilons.iter().zip(&evaluators).map(|(epsilon, evaluator)| {
         let figures = evaluator.evaluate().figures();
-        // -1 where there was nothing to find.
+        // -1 where all objects are crowds.
         CurvePoint { epsilon: *epsilon, figures: vec![("AP", figures.ap.max(0.0)), ("AP50", figures.ap50.max(0.0))] }
     });
     let attack = if attack.kind == AttackKind::Fgsm { attack.name() } else { kind.name() };
     Ok(Curve { attack, points: points.collect() })
 }
 
-fn check(epsilons: &[f64]) -> Result<()> {
-    match epsilons.iter().find(|epsilon| !(0.0..=255.0).contains(*epsilon)) {
-        Some(epsilon) => Err(ExplainError::Budget { epsilon: *epsilon, most: 255.0 }),
+fn check(attack: &Attack, epsilons: &[f64]) -> Result<()> {
+    let most = match attack.norm {
+        Norm::Linf => 255.0,
+        // An image of 2³² values that all change from black to white; the attack checks the bound of each image.
+        Norm::L2 => 255.0 * 65536.0,
+    };
+    match epsilons.iter().find(|epsilon| !(0.0..=most).contains(*epsilon)) {
+        Some(epsilon) => Err(ExplainError::Budget { epsilon: *epsilon, most }),
         None => Ok(()),
     }
 }

@@ -1,7 +1,7 @@
-//! Whether an explanation looks at what the network has learnt.
+//! Sanity check of explanations: comparison with those of networks with random weights.
 
 use burn::{
-    module::{ModuleMapper, ModuleVisitor, Param},
+    module::{ModuleMapper, ModuleVisitor, Param, ParamId},
     tensor::{Tensor, TensorData},
 };
 use segkiln_data::Image;
@@ -22,10 +22,11 @@ pub struct RandomizedWeights {
 
 /// Compares an explanation with those of copies of the network in which more and more tensors of weights, from the end of the network, are
 /// random: cascading randomization, Adebayo et al., NeurIPS 2018, <https://arxiv.org/abs/1810.03292>. An explanation whose map hardly changes
-/// (a correlation that stays near 1) does not depend on what the network has learnt.
+/// (a correlation that stays near 1) does not depend on what the network has learned.
 ///
-/// Random weights have the mean and the deviation of the tensor that they replace. There is a result for each of `steps` equal shares of
-/// the tensors, the last one all of them. The end is that of the network's module, which lists layers in the order of its fields.
+/// Random weights have the mean and the deviation of the tensor that they replace; running statistics of norms stay as they are. There is
+/// a result for each of `steps` equal shares of the tensors, the last one all of them. The end is that of the network's module, which lists
+/// layers in the order of its fields.
 ///
 /// # Errors
 /// If the target does not fit, the method fails, or `steps` is 0.
@@ -52,13 +53,15 @@ pub fn randomized_weights<M: SegmentationNetwork>(
         Ok(question.explain(method)?.map)
     };
     let original = explained(subject)?;
-    let mut count = Count(0);
-    subject.network().visit(&mut count);
-    let mut found = Vec::with_capacity(steps);
+    let mut weights = Weights::default();
+    subject.network().visit(&mut weights);
+    let count = weights.ids.len();
+    let mut found = Vec::new();
     for step in 1..=steps {
-        let tensors = count.0 * step / steps;
-        let mut randomize = Randomize { at: 0, first: count.0 - tensors, seed, error: None };
-        let network = subject.network().clone().map(&mut randomize);
+        let tensors = count * step / steps;
+        let mut randomize = Randomize { weights: &weights.ids, first: count - tensors, seed, error: None };
+        // A clone shares its running statistics with the network, and mapping writes them.
+        let network = subject.network().valid().map(&mut randomize);
         if let Some(error) = randomize.error {
             return Err(error);
         }
@@ -69,42 +72,57 @@ pub fn randomized_weights<M: SegmentationNetwork>(
     Ok(found)
 }
 
-struct Count(usize);
+/// Weights of a network in its order, without the running statistics of norms: a random variance may be below 0.
+#[derive(Default)]
+struct Weights {
+    /// Names of the fields that the visitor is in.
+    path: Vec<String>,
+    ids: Vec<ParamId>,
+}
 
-impl ModuleVisitor for Count {
-    fn visit_float<const D: usize>(&mut self, _param: &Param<Tensor<D>>) {
-        self.0 += 1;
+impl ModuleVisitor for Weights {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let is_statistic = self.path.last().is_some_and(|name| name == "running_mean" || name == "running_var");
+        if !is_statistic {
+            self.ids.push(param.id);
+        }
     }
 }
 
-struct Randomize {
-    at: usize,
-    /// The first tensor that is replaced.
+struct Randomize<'a> {
+    weights: &'a [ParamId],
+    /// Index of the first tensor that is replaced.
     first: usize,
     seed: u64,
     error: Option<ExplainError>,
 }
 
-impl Randomize {
-    fn random<const D: usize>(&self, weights: Tensor<D>) -> Result<Tensor<D>> {
+impl Randomize<'_> {
+    fn random<const D: usize>(&self, index: usize, weights: Tensor<D>) -> Result<Tensor<D>> {
         let (dims, device) = (weights.dims(), weights.device());
         let found = values(weights)?;
         let count = found.len().max(1) as f64;
         let mean = found.iter().map(|value| f64::from(*value)).sum::<f64>() / count;
         let variance = found.iter().map(|value| (f64::from(*value) - mean).powi(2)).sum::<f64>() / count;
-        let noise = normal(self.seed, self.at as u64, found.len(), variance.sqrt());
+        let noise = normal(self.seed, index as u64 + 1, found.len(), variance.sqrt());
         let random: Vec<f32> = noise.into_iter().map(|noise| (f64::from(noise) + mean) as f32).collect();
         Ok(Tensor::from_data(TensorData::new(random, dims), &device))
     }
 }
 
-impl ModuleMapper for Randomize {
+impl ModuleMapper for Randomize<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        self.at += 1;
-        if self.at <= self.first || self.error.is_some() {
-            return param;
-        }
-        param.map(|weights| match self.random(weights.clone()) {
+        let index = self.weights.iter().position(|id| *id == param.id);
+        let Some(index) = index.filter(|index| *index >= self.first && self.error.is_none()) else { return param };
+        param.map(|weights| match self.random(index, weights.clone()) {
             Ok(random) => random,
             Err(error) => {
                 self.error = Some(error);
@@ -138,7 +156,30 @@ fn ranks(values: &[f32]) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
+    use burn::{
+        module::{Module, RunningState},
+        nn::BatchNormConfig,
+        tensor::Device,
+    };
+
     use super::*;
+
+    #[test]
+    fn running_statistics_are_no_weights() {
+        let device = Device::default();
+        let mut norm = BatchNormConfig::new(2).init(&device);
+        norm.gamma = Param::from_data([0.5f32, 2.0], &device);
+        norm.running_var = RunningState::new(Tensor::from_floats([0.01f32, 4.0], &device));
+        let mut weights = Weights::default();
+        norm.visit(&mut weights);
+        assert_eq!(weights.ids, [norm.gamma.id, norm.beta.id]);
+        let mut randomize = Randomize { weights: &weights.ids, first: 0, seed: 1, error: None };
+        let random = norm.valid().map(&mut randomize);
+        assert_ne!(values(random.gamma.val()).unwrap(), [0.5, 2.0]);
+        for norm in [&norm, &random] {
+            assert_eq!(values(norm.running_var.value()).unwrap(), [0.01, 4.0]);
+        }
+    }
 
     #[test]
     fn ranks_are_compared() {

@@ -1,6 +1,6 @@
 use segkiln_core::{BBox, LabelMap};
 
-/// What an explanation asks about: a number that a network computes from an image.
+/// Target of an explanation: a number that a network computes from an image.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Target {
     /// Logit of a class of a segmentation network.
@@ -9,14 +9,14 @@ pub enum Target {
         class: usize,
         /// Pixels whose logits count.
         region: Region,
-        /// How they become one number.
+        /// Reduction of these logits to one number.
         reduction: Reduction,
     },
     /// An object of a detector.
     Object {
-        /// Which one.
+        /// Choice of the object.
         select: Select,
-        /// What of it.
+        /// Part of the object.
         part: Part,
     },
 }
@@ -38,9 +38,9 @@ impl Target {
 pub enum Region {
     /// All.
     Image,
-    /// Those that the network gives the class of the target.
+    /// Pixels that the network gives the class of the target.
     Predicted,
-    /// Those that are not 0 in a map of the image's size.
+    /// Pixels that are not 0 in a map of the image's size.
     Mask(LabelMap),
     /// One.
     Pixel {
@@ -51,7 +51,7 @@ pub enum Region {
     },
 }
 
-/// How the logits of a region become one number.
+/// Reduction of the logits of a region to one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Reduction {
     /// Their sum.
@@ -61,7 +61,7 @@ pub enum Reduction {
     Mean,
 }
 
-/// Which object of a detector.
+/// Choice of an object of a detector.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Select {
     /// The one with this index among the detections, best score first, from 0. It is found again by its box and class where the
@@ -76,7 +76,7 @@ pub enum Select {
     },
 }
 
-/// What of an object.
+/// Part of an object that is explained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Part {
     /// Its class's score.
@@ -85,7 +85,7 @@ pub enum Part {
     /// Its score and the IoU of its box with the box that was asked for or found first: pytorch-grad-cam's
     /// `FasterRCNNBoxScoreTarget`.
     ScoreAndBox,
-    /// Its mask, of a detector with masks: the mean of the logits above 0 over the cells of the box that it was found in. The box stays
-    /// where the image is changed.
+    /// Its mask, of a detector with masks: the mean of its logits, negative ones counted as 0, over the cells of the box that it was found in.
+    /// The box stays where the image is changed.
     Mask,
 }

@@ -86,6 +86,11 @@ impl AdversarialTraining {
 impl<M: SegmentationNetwork> BatchHook<M> for AdversarialTraining {
     fn change(&self, network: &M, batch: Batch, seed: u64) -> Result<Batch, HookError> {
         let [count, channels, height, width] = batch.images.dims();
+        let expected = self.normalize.mean().len();
+        if channels != expected {
+            let reason = format!("is for {expected} channels, and the images have {channels}");
+            return Err(ExplainError::Option { option: "normalize", reason }.into());
+        }
         let images = ((count as f64 * self.share).round() as usize).clamp(1, count);
         let Some(loss) = self.loss(&batch, images)? else { return Ok(batch) };
         let network = network.valid();

@@ -1,4 +1,4 @@
-//! Analysis of errors: which classes pixels were taken for, and how small a change of the image mends them.
+//! Analysis of errors: the classes that pixels were taken for, and small changes of the image that mend them.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ pub struct WrongRegion {
     pub mask: LabelMap,
     /// Number of pixels.
     pub pixels: usize,
-    /// The small change that gives them their class; none if the search found none.
+    /// The small change that gives the search's share of them their class; none if the search found none.
     pub mended: Option<Mended>,
 }
 
@@ -32,8 +32,8 @@ pub struct Mended {
     pub change: Map,
 }
 
-/// Finds the regions that a network gets wrong, the largest first and at most `most`, and how small a change mends each: a region that needs
-/// a tiny one lies at a boundary between classes; one that no small change mends, the network does not know.
+/// Finds the regions that a network gets wrong, the largest first and at most `most`, and a small change that mends each: a region that
+/// needs a tiny one lies near the network's boundary between the classes; where the search finds none, the error is not one of a narrow margin.
 ///
 /// Regions are joined at sides and corners. The annotated labels that the network's classes ignore do not count.
 ///

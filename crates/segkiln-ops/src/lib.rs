@@ -43,6 +43,18 @@ pub use resize::{ResizeMode, resize};
 pub use roi_align::{RoiAlignOptions, roi_align};
 pub use volumes::{conv_transpose3d, max_pool3d, slices, volumes};
 
+/// From -1 to 1, without a pattern: sums of waves cancel, and what is left is mostly what was rounded.
+#[cfg(test)]
+fn test_values<const D: usize>(shape: [usize; D], seed: u32, device: &burn::tensor::Device) -> burn::tensor::Tensor<D> {
+    let value = |index: usize| {
+        let mixed = (index as u32).wrapping_add(seed << 24).wrapping_mul(0x9E37_79B9);
+        let mixed = (mixed ^ mixed >> 15).wrapping_mul(0x85EB_CA6B);
+        (mixed ^ mixed >> 13) as f32 / (1u64 << 31) as f32 - 1.0
+    };
+    let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
+    burn::tensor::Tensor::from_data(burn::tensor::TensorData::new(values, shape), device)
+}
+
 /// Returns the devices that operators' tests run on: `SEGKILN_TEST_DEVICES`, comma-separated names, or the default CPU device.
 #[cfg(test)]
 fn test_devices() -> Vec<burn::tensor::Device> {

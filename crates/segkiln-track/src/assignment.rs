@@ -2,16 +2,16 @@
 
 use pathfinding::{kuhn_munkres::kuhn_munkres, matrix::Matrix};
 
-/// Parts of one in which gains are counted: integers add up to the same sum in any order.
+/// Gains are rounded to this many parts of 1: integers add up to the same sum in any order.
 const PARTS: f64 = (1u64 << 40) as f64;
 
-/// The gain of a pair that may be assigned if its value is at least `least`: what it has above that, and a little.
+/// Gain of a pair: how far `value` exceeds `least`, plus 1e-9 so that equality still counts; 0 below `least`.
 pub(crate) fn above(value: f64, least: f64) -> f64 {
     if value >= least { value - least + 1e-9 } else { 0.0 }
 }
 
-/// The column of each row, such that the sum of the gains is largest; each column is taken once. Pairs without a positive gain stay
-/// apart. Gains are at most 10⁶; a NaN is none.
+/// Returns the column of each row, such that the sum of the gains is largest; each column is taken once. Pairs without a positive
+/// gain stay apart. Gains are clamped to 10⁶; NaN counts as 0.
 ///
 /// Rows and columns that no chain of gains connects are assigned apart from each other, so that what overlaps little costs little.
 pub(crate) fn assign(rows: usize, columns: usize, gain: impl Fn(usize, usize) -> f64) -> Vec<Option<usize>> {

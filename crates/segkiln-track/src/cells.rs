@@ -11,7 +11,7 @@ use crate::{
     ctc::CtcTrack,
 };
 
-/// How objects of label maps are joined.
+/// Options of [`CellTracker`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct CellTrackerOptions {
     /// Least intersection over union of a cell with itself a frame later. Default: 0.1.
@@ -55,7 +55,7 @@ pub struct CellTracker {
 }
 
 impl CellTracker {
-    /// A tracker before the first frame.
+    /// Creates a tracker before the first frame.
     ///
     /// # Errors
     /// [`TrackError::Option`] if an option is out of its range.
@@ -74,7 +74,7 @@ impl CellTracker {
         Ok(Self { options, last: None, tracks: Vec::new(), frames: 0 })
     }
 
-    /// Takes the next frame's objects, by labels of any kind; 0 is the background. Returns them by their tracks' labels.
+    /// Joins the objects of the next frame to tracks; 0 is the background. Returns the map with the tracks' labels.
     ///
     /// # Errors
     /// [`TrackError::Frame`] if the map is of another size than the first.
@@ -109,8 +109,9 @@ impl CellTracker {
         let free: Vec<u32> = labels.iter().copied().filter(|label| !track_of.contains_key(label)).collect();
         let gain = |row: usize, column: usize| {
             let both = common.get(&(cells[row], free[column])).copied().unwrap_or(0);
-            let union = areas_before[&cells[row]] + areas[&free[column]] - both;
-            if both == 0 { 0.0 } else { above(f64::from(both) / f64::from(union), self.options.min_overlap) }
+            // Two areas of 32 bits may be more than 32 bits together.
+            let union = f64::from(areas_before[&cells[row]]) + f64::from(areas[&free[column]]) - f64::from(both);
+            if both == 0 { 0.0 } else { above(f64::from(both) / union, self.options.min_overlap) }
         };
         for (row, column) in assign(cells.len(), free.len(), gain).into_iter().enumerate() {
             if let Some(column) = column {

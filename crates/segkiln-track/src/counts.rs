@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-/// How often each key occurs. Keys of neighboring pixels are mostly equal, so runs are added whole.
+/// Counts each key. Keys of neighboring pixels are mostly equal, so runs are added whole.
 pub(crate) fn counts<K: Ord + Copy>(keys: impl Iterator<Item = K>) -> BTreeMap<K, u32> {
     let mut counts = BTreeMap::new();
     let mut run: Option<(K, u32)> = None;

@@ -9,12 +9,12 @@ use std::{
 
 use segkiln_core::LabelMap;
 
-use crate::{Result, TrackError, counts::counts};
+use crate::{Result, TrackError, counts::counts, error::check_file};
 
 /// A cell from its first frame to its last: a line `label begin end parent` of `man_track.txt` and `res_track.txt`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CtcTrack {
-    /// Its label in the maps, at least 1.
+    /// Label in the maps, at least 1.
     pub label: u32,
     /// First frame, from 0.
     pub begin: usize,
@@ -24,20 +24,14 @@ pub struct CtcTrack {
     pub parent: Option<u32>,
 }
 
-/// Largest file that is read.
-const MOST_BYTES: u64 = 1 << 28;
-
 /// Reads a file of tracks.
 ///
 /// # Errors
-/// [`TrackError::Line`], naming the line; [`TrackError::Io`].
+/// [`TrackError::Line`], naming the line; [`TrackError::Io`]; [`TrackError::FileSize`] above 256 MiB.
 pub fn read_tracks(path: impl AsRef<Path>) -> Result<Vec<CtcTrack>> {
     let path = path.as_ref();
     let io = |source| TrackError::Io { action: "read", path: path.into(), source };
-    let meta = std::fs::metadata(path).map_err(io)?;
-    if !meta.is_file() || meta.len() > MOST_BYTES {
-        return Err(TrackError::FileSize { path: path.into(), bytes: meta.len(), most: MOST_BYTES });
-    }
+    check_file(path)?;
     let text = std::fs::read_to_string(path).map_err(io)?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let parse = |(index, line): (usize, &str)| {
@@ -67,14 +61,14 @@ pub fn tracks_to_string(tracks: &[CtcTrack]) -> String {
     text
 }
 
-/// The measures, each from 0 to 1.
+/// The measures, each from 0 to 1; not a number where the truth has no cells.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CtcScores {
-    /// Mean Jaccard index of the true cells with the cells that cover more than half of them; 0 where there is none.
+    /// Mean Jaccard index of the true cells with the cells that cover more than half of them; a cell that none covers counts as 0.
     pub seg: f64,
     /// `1 - min(AOGM, AOGM-0) / AOGM-0`: the cost of making the result's graph of cells the true one, relative to building it anew.
     pub tra: f64,
-    /// As `tra`, of cells without their links.
+    /// `tra` without the links between cells.
     pub det: f64,
 }
 

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Errors of trackers, of their files and metrics.
 #[derive(Debug, thiserror::Error)]
@@ -19,7 +19,7 @@ pub enum TrackError {
     FileSize {
         /// The file.
         path: PathBuf,
-        /// Its size.
+        /// Size of the file.
         bytes: u64,
         /// The most that is read.
         most: u64,
@@ -67,3 +67,19 @@ pub enum TrackError {
 
 /// A result whose error is a [`TrackError`].
 pub type Result<T> = std::result::Result<T, TrackError>;
+
+/// Largest text file that is read.
+const MOST_BYTES: u64 = 1 << 28;
+
+/// Refuses what is no file, before it is opened (to open a pipe would wait for a writer), and files over the limit.
+pub(crate) fn check_file(path: &Path) -> Result<()> {
+    let io = |source| TrackError::Io { action: "read", path: path.into(), source };
+    let meta = std::fs::metadata(path).map_err(io)?;
+    if !meta.is_file() {
+        return Err(io(std::io::Error::other("it is not a file")));
+    }
+    if meta.len() > MOST_BYTES {
+        return Err(TrackError::FileSize { path: path.into(), bytes: meta.len(), most: MOST_BYTES });
+    }
+    Ok(())
+}

@@ -62,7 +62,7 @@ impl Kalman {
         }
     }
 
-    /// Takes in the box that was detected.
+    /// Corrects the state by the detected box.
     pub fn update(&mut self, bbox: &BBox) {
         let height = self.axes[HEIGHT].value;
         for (index, (axis, measured)) in self.axes.iter_mut().zip(measure(bbox)).enumerate() {

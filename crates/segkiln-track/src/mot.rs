@@ -10,7 +10,7 @@ use std::{
 
 use segkiln_core::BBox;
 
-use crate::{Result, TrackError, metrics::FrameTracks};
+use crate::{Result, TrackError, error::check_file, metrics::FrameTracks};
 
 /// A box of a frame.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,22 +27,18 @@ pub struct MotBox {
     pub class: Option<i64>,
 }
 
-/// Largest file that is read.
-const MOST_BYTES: u64 = 1 << 28;
 /// Largest number of a frame.
 const MOST_FRAMES: usize = 1 << 24;
 
 /// Reads a file, in the order of its lines. Boxes without an area are left out, as trackers write some at the borders.
 ///
 /// # Errors
-/// [`TrackError::Line`], naming the line, if it has less than six values or one that is no number; [`TrackError::Io`].
+/// [`TrackError::Line`], naming the line, if it has less than six values or one that is no number; [`TrackError::Io`];
+/// [`TrackError::FileSize`] above 256 MiB.
 pub fn read(path: impl AsRef<Path>) -> Result<Vec<MotBox>> {
     let path = path.as_ref();
     let io = |source| TrackError::Io { action: "read", path: path.into(), source };
-    let meta = std::fs::metadata(path).map_err(io)?;
-    if !meta.is_file() || meta.len() > MOST_BYTES {
-        return Err(TrackError::FileSize { path: path.into(), bytes: meta.len(), most: MOST_BYTES });
-    }
+    check_file(path)?;
     let mut boxes = Vec::new();
     for (index, line) in BufReader::new(File::open(path).map_err(io)?).lines().enumerate() {
         let line = line.map_err(io)?;
@@ -89,7 +85,7 @@ fn parse(line: &str) -> std::result::Result<Option<MotBox>, String> {
 /// Writes a line of results.
 ///
 /// # Errors
-/// The system's.
+/// Errors of the writer.
 pub fn write(mut writer: impl Write, line: &MotBox) -> std::io::Result<()> {
     let [x, y, width, height] = line.bbox.xywh();
     let id = line.id.map_or("-1".into(), |id| id.to_string());
@@ -144,5 +140,6 @@ mod tests {
             assert!(reason.contains(words), "{reason}");
         }
         assert!(read("absent.txt").unwrap_err().to_string().contains("absent.txt"));
+        assert!(read(".").unwrap_err().to_string().contains("not a file"));
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     kalman::Kalman,
 };
 
-/// What a track and a detection are compared by.
+/// Similarity of a track and a detection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Overlap {
     /// Intersection over union of the predicted box and the detected one.
@@ -18,7 +18,7 @@ pub enum Overlap {
     Mask,
 }
 
-/// How detections are joined to tracks.
+/// Options of [`Tracker`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrackerOptions {
     /// Score from which detections are joined first.
@@ -33,15 +33,15 @@ pub struct TrackerOptions {
     pub min_overlap_low: f64,
     /// Least overlap with tracks that are not confirmed yet.
     pub min_overlap_unconfirmed: f64,
-    /// Whether overlaps with detections of high scores are multiplied with these.
+    /// Multiply the overlaps of detections of high scores by the scores.
     pub fuse_score: bool,
     /// Frames that a track may be unseen for before it ends.
     pub max_lost: usize,
     /// Frames in a row that a track must be seen in before it is confirmed; those of the first frame are at once.
     pub min_hits: usize,
-    /// What overlaps.
+    /// Overlap of boxes or of masks.
     pub overlap: Overlap,
-    /// Whether a track may change its class.
+    /// A track may change its class.
     pub across_classes: bool,
 }
 
@@ -122,7 +122,7 @@ pub struct Track {
 }
 
 impl Track {
-    /// Its number, from 1.
+    /// Number of the track, from 1.
     pub fn id(&self) -> u64 {
         self.id
     }
@@ -178,7 +178,7 @@ pub struct Tracker {
 const SAME: f64 = 0.85;
 
 impl Tracker {
-    /// A tracker before the first frame.
+    /// Creates a tracker before the first frame.
     ///
     /// # Errors
     /// [`TrackError::Option`] if an option is out of its range.
@@ -281,7 +281,7 @@ impl Tracker {
                 overlaps.push(score * self.overlap(track, detection)?);
             }
         }
-        // As with a cost for what stays apart: the sum of what overlaps are above the least is largest.
+        // Maximizes the sum of (overlap - least) over the pairs, so that a pair must be worth more than staying apart.
         let gain = |row: usize, column: usize| above(overlaps[row * indices.len() + column], least);
         for (row, column) in assign(tracks.len(), indices.len(), gain).into_iter().enumerate() {
             if let Some(column) = column {
@@ -301,7 +301,7 @@ impl Tracker {
         })
     }
 
-    /// Of a track that is seen and one that is lost at the same place, the longer one stays.
+    /// Removes the shorter of a seen and a lost track at the same place.
     fn drop_duplicates(&mut self, frame: usize) {
         let lives = |track: &Track| track.last - track.first;
         let mut is_double = vec![false; self.tracks.len()];

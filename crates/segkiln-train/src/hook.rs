@@ -1,3 +1,5 @@
+//! Hooks that change batches before training steps.
+
 use std::{
     any::Any,
     error::Error,
@@ -7,10 +9,10 @@ use std::{
 
 use segkiln_data::Batch;
 
-/// Why a batch cannot be changed.
+/// Reason that a batch cannot be changed.
 pub type HookError = Box<dyn Error + Send + Sync>;
 
-/// Changes batches before the training steps that learn from them, with a look at the network as it is by then: adversarial training.
+/// Changes each batch before the training step that learns from it, given the network in its current state; adversarial training is one.
 ///
 /// Its `Debug` text stands in `config.json`; a run is resumed only with a hook of the same text.
 pub trait BatchHook<M>: Debug + Send + Sync {
@@ -24,7 +26,7 @@ pub trait BatchHook<M>: Debug + Send + Sync {
     fn change(&self, network: &M, batch: Batch, seed: u64) -> Result<Batch, HookError>;
 }
 
-/// A hook of a network whose type is not told: Burn's modules hold no values of types that depend on a module's.
+/// [`BatchHook`] without its network's type: fields that a Burn module skips cannot depend on a type parameter that is a module.
 #[derive(Clone)]
 pub(crate) struct Hook {
     change: Arc<Change>,

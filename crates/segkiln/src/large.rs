@@ -24,7 +24,7 @@ use crate::{
 /// resolution of its maps, times the 4 pixels of Winograd's tiles.
 const GRID: usize = 128;
 
-/// How a picture is segmented that does not fit memory.
+/// Options of prediction on a picture that does not fit memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LargeOptions {
     /// Side of the square tiles that the network sees, with the margin around what is kept of it; in pixels.
@@ -247,7 +247,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         Ok(plan.seams)
     }
 
-    /// How the tiles of a picture would be joined.
+    /// Returns how the tiles of a picture are joined.
     ///
     /// # Errors
     /// [`PredictError::Option`].

@@ -13,9 +13,9 @@ use crate::{Detector, LargeOptions, PredictError, Progress, tiles::starts};
 
 /// Pixels from a tile's inner edge within which an object is cut by it.
 const CUT: f64 = 2.0;
-/// Pixels from a tile's inner edge beyond which all objects are as whole as each other.
+/// Pixels from a tile's inner edge beyond which the distance no longer counts.
 const WHOLE: f64 = 16.0;
-/// Share of what two tiles see of one object that both must have found.
+/// Least share of an object, within the window that two tiles see, that both have found.
 const SAME: f64 = 0.5;
 
 /// An object that a network found in a picture of any size.
@@ -31,7 +31,7 @@ impl LargeDetection {
     /// The detection with its mask in a picture of this size.
     ///
     /// # Errors
-    /// [`CoreError::MaskSize`] if that has more than 2³² - 1 pixels.
+    /// [`CoreError::MaskSize`] if that has more than 2³² - 1 pixels, [`CoreError::InstanceMask`] if the mask is not within it.
     pub fn in_picture(&self, width: u32, height: u32) -> Result<Detection, CoreError> {
         let detection = self.detection.clone();
         match Object::new(1, detection.label(), self.runs.clone()) {
@@ -40,7 +40,8 @@ impl LargeDetection {
         }
     }
 
-    /// The object, to measure and to write; without a mask the pixels whose middles are in its box. None if there are no such pixels.
+    /// Converts to an object, to measure and to write; without a mask the pixels whose middles are in its box. None if there are no such
+    /// pixels.
     pub fn object(&self, number: u32) -> Option<Object> {
         let [start, top, end, bottom] = self.detection.bbox.xyxy().map(|side| side.round().max(0.0) as u32);
         let runs = match self.runs.is_empty() {
@@ -92,9 +93,9 @@ impl<M: DetectionNetwork> Detector<M> {
     /// by one, and what several of them found of one object is made one.
     ///
     /// Two tiles have found the same object if half of what both see of it agrees: of masks, or of boxes from a network without masks.
-    /// Of those that are not cut by a tile's edge one is kept, that which is farthest from the edge or else has the highest score; parts
-    /// of an object that no tile sees whole are joined. Objects should be smaller than the overlap to be seen whole, and tiles as large
-    /// as the images that the network was trained on.
+    /// One of those that no tile's edge cuts is kept: the one farthest from the edge (16 pixels and more are alike), then the one with
+    /// the highest score; parts of an object that no tile sees whole are joined. Objects should be smaller than the overlap to be seen
+    /// whole, and tiles as large as the images that the network was trained on.
     ///
     /// Memory: the network with a tile, two tiles that are read ahead, and the objects.
     ///
@@ -194,8 +195,8 @@ impl Found {
         self.margin < CUT
     }
 
-    /// Whether another tile found the same object, by the part of it that both tiles see: what they found there agrees by half; what is
-    /// cut by its tile's edge only needs to be covered by half, as networks are less sure of it.
+    /// Returns true if another tile found the same object, by the window that both tiles see: the intersection there is at least half of
+    /// the union, or half of the one that its tile's edge cuts, as networks are less sure of it.
     fn is_same(&self, other: &Self) -> bool {
         let Some(shared) = intersection(self.tile, other.tile) else { return false };
         if self.tile == other.tile || self.label != other.label || area(clip(self.bbox, other.bbox)) <= 0.0 {
@@ -244,7 +245,7 @@ fn merge(mut found: Vec<Found>) -> Result<Vec<LargeDetection>, PredictError> {
                     parts.push(*other);
                 }
             }
-            // What is the same as a whole object is a part or a copy of it; parts lead to further parts.
+            // A whole object has copies and parts only; cut parts lead to further parts.
             if !found[index].is_cut() {
                 break;
             }
@@ -329,7 +330,7 @@ fn pixels(runs: &[ObjectRun]) -> u64 {
     runs.iter().map(|run| u64::from(run.end - run.start)).sum()
 }
 
-/// Pixels that both have.
+/// Number of pixels that both have.
 fn common(a: &[ObjectRun], b: &[ObjectRun]) -> u64 {
     let (mut a, mut b) = (a.iter().peekable(), b.iter().peekable());
     let mut count = 0;
@@ -374,7 +375,7 @@ mod tests {
         LabelMap::new(width, height, labels).unwrap()
     }
 
-    /// What a perfect network finds in a tile.
+    /// Detections of a perfect network in a tile.
     fn found(scene: &LabelMap, tile: Region, masks: bool) -> Vec<Found> {
         let rows =
             (tile.top..tile.top + tile.height).flat_map(|y| (tile.left..tile.left + tile.width).map(move |x| [x, y]));

@@ -1,4 +1,4 @@
-//! Where tiles lie, how much each of their pixels counts, and what those that overlap make together.
+//! Starts of tiles, weights of their pixels, and weighted sums of tiles that overlap.
 
 use crate::segmentation::ResultRows;
 

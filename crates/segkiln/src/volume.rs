@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::{PredictError, SegmentOptions, Segmenter};
 
-/// How a volume becomes the slices that a network was trained on: what training did to its volumes, to be kept beside the network.
+/// Preparation of a volume for a network of slices: the same as for its training volumes, to be kept beside the network.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct VolumeOptions {
-    /// Whether the axes are brought to canonical directions (RAS) first, so that a plane means the same in every volume.
+    /// Bring the axes to canonical directions (RAS) first, so that a plane means the same in every volume.
     pub canonical: bool,
     /// Spacing that the volume is resampled to (depth, height, width in millimeters, after the turn). Default: its own.
     pub spacing: Option<[f64; 3]>,
-    /// How values are brought to the network's range. Default: by the network's normalization alone.
+    /// Normalization of the values before the network's own. Default: none.
     pub intensities: Option<Intensities>,
     /// Direction of the slices, and how many neighbors are channels.
     pub slicing: Slicing,
@@ -24,7 +24,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     /// Segments a volume slice by slice, with the slices beside each as channels (2.5D). The labels are on the volume's own grid,
     /// whatever it was resampled to in between.
     ///
-    /// Of `slices`, probabilities and logits are not kept.
+    /// `slices` are the options of each slice; their `probabilities` and `logits` are ignored.
     ///
     /// ```no_run
     /// use segkiln::{VolumeOptions, data::{Limits, volumes::{read_volume, write_nifti_labels}}, prelude::*};
@@ -37,8 +37,8 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     /// ```
     ///
     /// # Errors
-    /// As [`segment_values`](Self::segment_values); [`PredictError::Option`] if the slices have not the channels that the network
-    /// takes.
+    /// The errors of [`segment_values`](Self::segment_values); [`PredictError::Option`] if the slices have other channels than the
+    /// network takes.
     pub fn segment_volume(
         &self,
         volume: &Volume,
@@ -127,7 +127,12 @@ mod tests {
         };
         let there = segmenter.segment_volume(&volume, &all, &SegmentOptions::default()).unwrap();
         assert_eq!(there.geometry(), &geometry);
-        // As a file.
+        // Turned before, the volume has the same labels, turned.
+        let turned = volume.reoriented("PSR".parse().unwrap());
+        let of_turned = segmenter.segment_volume(&turned, &all, &SegmentOptions::default()).unwrap();
+        assert_eq!(of_turned.geometry(), turned.geometry());
+        assert_eq!(of_turned.reoriented(geometry.axis_codes()).as_slice(), there.as_slice());
+        // Written and read.
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("labels.nii.gz");
         write_nifti_labels(&path, &labels, None).unwrap();

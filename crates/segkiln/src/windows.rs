@@ -61,6 +61,9 @@ pub fn segment_windows(
         return Err(PredictError::option("overlap", format!("must be from 0 to 0.95, is {overlap}")));
     }
     let [batch, channels, depth, height, width] = x.dims();
+    if x.dims().contains(&0) {
+        return Err(PredictError::option("x", format!("{:?} has no voxels", x.dims())));
+    }
     let size = [depth, height, width];
     let sides = [0, 1, 2].map(|axis| patch[axis].min(size[axis]));
     let places = [0, 1, 2].map(|axis| starts(size[axis], sides[axis], *overlap));
@@ -128,7 +131,7 @@ mod tests {
 
     use super::*;
 
-    /// What does not depend on neighbors is the same in each window.
+    /// Outputs that do not depend on neighboring voxels are the same in each window.
     #[test]
     fn windows_join_without_seams() {
         let device = Device::default();
@@ -174,6 +177,9 @@ mod tests {
         };
         assert!(error([4, 0, 4], 0.5, 4).contains("patch"));
         assert!(error([4; 3], 1.0, 4).contains("overlap"));
+        let empty =
+            segment_windows(Tensor::zeros([1, 1, 0, 4, 4], &Device::default()), &WindowOptions::default(), |x| x);
+        assert!(empty.unwrap_err().to_string().contains("no voxels"));
         assert!(error([4; 3], 0.5, 3).contains("[4, 4, 3]"));
     }
 }

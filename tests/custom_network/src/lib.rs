@@ -1,4 +1,4 @@
-//! What a program can bring of its own, all of it unknown to segkiln: here a segmentation network and a loss; in modules a
+//! Parts that a program can bring of its own, all of them unknown to segkiln: here a segmentation network and a loss; in modules a
 //! backbone, a detector, a task, data sets and a transform.
 
 pub mod backbone;

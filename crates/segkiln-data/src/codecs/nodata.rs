@@ -45,7 +45,7 @@ pub(crate) fn of_tag(text: &str) -> Option<f64> {
     text.trim_matches(|c: char| c.is_whitespace() || c == '\0').parse().ok()
 }
 
-/// Whether a value marks missing data. Tags round such numbers as -3.4028235e38 in their own way.
+/// Returns true if a value marks missing data. Tags round such numbers as -3.4028235e38 in their own way.
 pub(crate) fn is_mark(value: f64, mark: f64) -> bool {
     let near = if mark.is_finite() && mark.abs() > 1e30 { mark.abs() * 1e-4 } else { 0.0 };
     let infinite = value.is_infinite() && mark.abs() > f64::from(f32::MAX) && value.signum() == mark.signum();

@@ -81,7 +81,7 @@ pub(super) fn decode(
     })
 }
 
-/// A page of a stack, for whose decoder [`limits`] were set.
+/// Decodes the page of a stack that the decoder is at, for which [`limits`] were set.
 pub(crate) fn decode_frame(
     decoder: &mut Decoder<impl Read + Seek>,
     path: &Path,
@@ -184,7 +184,7 @@ fn samples(
     Ok(Raster { width, height, channels, samples, bits, palette })
 }
 
-/// Whether a page is a reduced copy of another.
+/// Returns true for a page that is a reduced copy of another.
 pub(crate) fn is_reduced(decoder: &mut Decoder<impl Read + Seek>) -> bool {
     decoder.find_tag_unsigned::<u32>(Tag::NewSubfileType).ok().flatten().unwrap_or(0) & 1 == 1
 }

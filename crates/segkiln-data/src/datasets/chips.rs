@@ -9,14 +9,17 @@ use crate::{
     rng::{Purpose, TransformRng},
 };
 
-/// How a scene is split into chips to train on and chips to validate on.
+/// Blocks that a scene is split into, at most.
+const MOST_BLOCKS: usize = 1 << 24;
+
+/// Split of a scene into square chips to train on and to validate on.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SpatialSplit {
     /// Side of the square chips in pixels.
     pub chip: u32,
-    /// Chips a side of the blocks that are for one purpose as a whole.
+    /// Side, in chips, of the blocks that are for one purpose as a whole.
     pub block: u32,
-    /// Share of the blocks that are for validation.
+    /// Share of the blocks that are for validation, between 0 and 1.
     pub validation: f64,
     /// Pixels that are at least between a chip to train on and one to validate on; chips that are nearer are left out of training.
     pub gap: u32,
@@ -51,7 +54,8 @@ impl SpatialSplit {
     /// ```
     ///
     /// # Errors
-    /// [`DataError::Option`] if a side is 0 or the share not between 0 and 1, [`DataError::Empty`] if no chip is left for one purpose.
+    /// [`DataError::Option`] if a side is 0, there are more than 2²⁴ blocks or the share is not between 0 and 1, [`DataError::Empty`] if no
+    /// chip is left for one purpose.
     pub fn of(&self, [width, height]: [u32; 2], seed: u64) -> Result<Chips> {
         let Self { chip, block, validation, gap } = *self;
         if chip == 0 || block == 0 {
@@ -62,6 +66,9 @@ impl SpatialSplit {
         }
         let [columns, rows] = [width / chip, height / chip];
         let [across, down] = [columns, rows].map(|count| count.div_ceil(block) as usize);
+        if across.saturating_mul(down) > MOST_BLOCKS {
+            return Err(DataError::option("block", format!("{across}x{down} blocks are too many; make them larger")));
+        }
         let mut order: Vec<usize> = (0..across * down).collect();
         TransformRng::for_purpose(Purpose::Split, seed, 0, 0).shuffle(&mut order);
         order.truncate(((across * down) as f64 * validation).round().max(1.0) as usize);
@@ -77,7 +84,8 @@ impl SpatialSplit {
                 chips.val.push(region(column, row));
                 continue;
             }
-            let around = |at: u32, count: u32| at.saturating_sub(near)..count.min(at.saturating_add(near + 1));
+            let end = |at: u32, count: u32| count.min(at.saturating_add(near).saturating_add(1));
+            let around = |at: u32, count: u32| at.saturating_sub(near)..end(at, count);
             let is_free = around(row, rows).all(|other| around(column, columns).all(|column| !at(column, other)));
             if is_free {
                 chips.train.push(region(column, row));

@@ -138,7 +138,7 @@ fn caption(image: &mut RgbImage, left: u32, top: u32, text: &str, ground: Color)
     }
 }
 
-/// Map of objects by their labels, the first on top: the pixels of the mask, or of the box where there is none; 0 elsewhere.
+/// Map of objects by their labels, the first on top: each object's mask, or its box if it has none; 0 elsewhere.
 ///
 /// # Errors
 /// If a mask is not of the size.

@@ -110,7 +110,7 @@ pub(super) struct GifSink {
 
 impl GifSink {
     pub fn new(file: File, path: &Path, rate: FrameRate) -> Result<Self> {
-        /// Of 1 (best) to 30 (fastest); that of the encoder's docs.
+        /// From 1 (best) to 30 (fastest); the encoder's docs recommend it.
         const SPEED: i32 = 10;
         let mut encoder = GifEncoder::new_with_speed(file, SPEED);
         let refused = |error: ImageError| DataError::Encode { path: path.into(), reason: error.to_string() };
@@ -122,6 +122,11 @@ impl GifSink {
 
 impl FrameSink for GifSink {
     fn write_frame(&mut self, frame: &DynamicImage) -> Result<()> {
+        // A map of more than 256 labels would lose most of them in 8 bits.
+        if matches!(frame, DynamicImage::ImageLuma16(_)) {
+            let reason = "GIF holds 8 bits a channel, and this frame has 16 bits of gray; write a folder or a TIFF";
+            return Err(frame_error(&self.path, self.frames, reason));
+        }
         let frame = Frame::from_parts(frame.to_rgba8(), 0, 0, self.delay);
         let refused = |error: ImageError| frame_error(&self.path, self.frames, format!("cannot be written: {error}"));
         self.encoder.encode_frame(frame).map_err(refused)?;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{DataError, Result};
 
-/// Which luma coefficients a film's colors have.
+/// Luma coefficients of a film's colors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Matrix {
@@ -41,18 +41,18 @@ impl Matrix {
     }
 }
 
-/// How samples are coded as integers.
+/// Integer coding of samples.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Coding {
     pub matrix: Matrix,
-    /// Whether black and white are the ends of the range (0 and 255), not 16 and 235.
+    /// Black and white are the ends of the range (0 and 255), not 16 and 235.
     pub is_full: bool,
     /// Bits of a sample.
     pub bits: u32,
 }
 
 impl Coding {
-    /// Offset of luma, range of luma, center of chroma, range of chroma.
+    /// Returns the luma's offset and range, and the chroma's center and range.
     fn ranges(self) -> [f32; 4] {
         let unit = (1u32 << (self.bits - 8)) as f32;
         let most = ((1u32 << self.bits) - 1) as f32;
@@ -93,7 +93,7 @@ impl Coding {
     }
 }
 
-/// Along one axis: luma samples a chroma sample, and where the first chroma sample lies, in luma samples.
+/// Chroma siting along one axis: luma samples a chroma sample, and the first chroma sample's place in luma samples.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Grid {
     pub step: usize,

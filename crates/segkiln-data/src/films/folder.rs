@@ -26,7 +26,7 @@ impl Pattern {
         let name = path.file_name()?.to_str()?;
         let (before, rest) = name.split_once('%')?;
         let (digits, after) = rest.split_once('d')?;
-        // As in C; %6d, with spaces, is no pattern.
+        // C's %d and %06d; %6d, which pads with spaces, is no pattern.
         let digits = match digits.strip_prefix('0') {
             Some(digits) => digits.parse().ok().filter(|digits| *digits <= 20)?,
             None if digits.is_empty() => 1,

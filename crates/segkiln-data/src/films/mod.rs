@@ -52,10 +52,10 @@ impl Default for FrameRate {
     }
 }
 
-/// How films are read and written.
+/// Options of films that are read or written.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct FilmOptions {
-    /// How frames are decoded.
+    /// Options of the frames' decoders.
     pub decode: DecodeOptions,
     /// Colors of Y4M, whose header does not name them. Default: BT.709 for frames of at least 1280 pixels' width or 720 pixels'
     /// height, BT.601 for smaller ones.
@@ -118,7 +118,7 @@ impl Film {
         Ok(Self::new(path, source))
     }
 
-    /// A film of your own format; `name` is for error messages.
+    /// Creates a film of your own format; `name` is for error messages.
     pub fn new(name: impl Into<PathBuf>, source: Box<dyn FrameSource>) -> Self {
         Self { source, name: name.into(), size: None, frames: 0, is_over: false }
     }
@@ -173,7 +173,8 @@ impl FilmWriter {
     /// Creates a film in the format of the path's extension: `.y4m`, `.gif`, `.tif`; `-` is Y4M on standard output, and a path
     /// without an extension, or with a pattern such as `%06d.png`, is a folder of PNG files.
     ///
-    /// Frames of one channel are written as they are: a class map in Y4M is the plane of a mono film.
+    /// Frames of one channel are written as they are: a class map in Y4M is the plane of a mono film. Y4M and GIF hold 8 bits
+    /// a pixel, the others 16. The file has its name from the start, so that a film that is cut short has the frames before.
     ///
     /// # Errors
     /// If the format is none of these, or the system refuses.
@@ -182,7 +183,7 @@ impl FilmWriter {
         Ok(Self::new(path, create(path, rate.unwrap_or_default(), options)?))
     }
 
-    /// A film of your own format; `name` is for error messages.
+    /// Creates a writer of your own format; `name` is for error messages.
     pub fn new(name: impl Into<PathBuf>, sink: Box<dyn FrameSink>) -> Self {
         Self { sink, name: name.into(), size: None, frames: 0 }
     }
@@ -216,14 +217,14 @@ fn frame_error(film: &Path, frame: u64, reason: impl Into<String>) -> DataError 
     DataError::Frame { film: film.into(), frame, reason: reason.into() }
 }
 
-/// The error with the film and the frame that it is of.
+/// Adds the film and the frame to an error.
 fn at_frame(film: &Path, frame: u64, error: DataError) -> DataError {
     match error {
         DataError::Frame { .. } => error,
         DataError::Decode { path, format, reason } if path == film => {
             frame_error(film, frame, format!("cannot be decoded as {format}: {reason}"))
         }
-        // Of a file in a folder.
+        // The error of a file in a folder.
         other => frame_error(film, frame, other.to_string()),
     }
 }
@@ -233,7 +234,7 @@ fn guarded<T>(film: &Path, frame: u64, run: impl FnOnce() -> Result<T>) -> Resul
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(frame_error(film, frame, "the codec panicked")))
 }
 
-/// Whether a path is standard input or output.
+/// True for `-`: standard input or output.
 fn is_stream(path: &Path) -> bool {
     path.as_os_str() == "-"
 }

@@ -19,13 +19,13 @@ const WAITING: usize = 4;
 pub struct Stages {
     /// Frames that were read.
     pub frames: u64,
-    /// Time of all stages together.
+    /// Wall-clock time since the start; the stages overlap in it.
     pub total: Duration,
     /// Time in which frames were read.
     pub decode: Duration,
     /// Time in which the caller's function ran.
     pub compute: Duration,
-    /// Time in which frames were written.
+    /// Time in which frames were written, known when the film is complete.
     pub encode: Duration,
 }
 

@@ -104,7 +104,7 @@ impl Default for Flicker {
 }
 
 impl Flicker {
-    /// A figure of pixels whose channels change by at most `tolerance` of 255.
+    /// Creates the figure; pixels are still if their channels change by at most `tolerance` of 255.
     pub fn new(tolerance: u8) -> Self {
         Self { tolerance, before: None, still: 0, changed: 0 }
     }

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, sync::atomic::AtomicUsize, sync::atomic::Ordering};
 
-use image::{DynamicImage, GrayImage, Luma, Rgb, RgbImage};
+use image::{DynamicImage, GrayImage, ImageBuffer, Luma, Rgb, RgbImage};
 
 use super::*;
 use crate::{Limits, codecs};
@@ -135,6 +135,13 @@ fn what_is_written_is_read() {
         writer.write(&labels.clone().into()).unwrap();
         writer.finish().unwrap();
         assert_eq!(read(&path).unwrap()[0].to_luma8(), labels, "{name}");
+    }
+    // More labels than 8 bits have.
+    let large = ImageBuffer::from_pixel(5, 3, Luma([300u16]));
+    for name in ["large.y4m", "large.gif"] {
+        let mut writer = FilmWriter::create(folder.path().join(name), rate, &options).unwrap();
+        let error = writer.write(&DynamicImage::ImageLuma16(large.clone())).unwrap_err().to_string();
+        assert!(error.contains("frame 0") && error.contains("8 bits"), "{error}");
     }
     let error = FilmWriter::create(folder.path().join("film.mp4"), rate, &options).err().unwrap().to_string();
     assert!(error.contains("ffmpeg -i -"), "{error}");

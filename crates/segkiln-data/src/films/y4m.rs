@@ -40,7 +40,7 @@ pub(super) struct Reader<R: Read> {
     name: PathBuf,
     frames: u64,
     coding: Coding,
-    /// Where chroma lies, horizontally and vertically; none of a film without.
+    /// Chroma siting, horizontal and vertical; none in a mono film.
     grids: Option<[Grid; 2]>,
     size: [u32; 2],
 }
@@ -79,7 +79,7 @@ impl<R: Read> Reader<R> {
         let space = decoder.get_colorspace();
         let bits = decoder.get_bit_depth() as u32;
         let is_mono = matches!(space, Colorspace::Cmono | Colorspace::Cmono12);
-        // As in ffmpeg: gray is of the full range, all else of the limited one, unless the header says otherwise.
+        // ffmpeg's defaults where the header does not say: the full range for gray, the limited one for colors.
         let is_full = range(decoder.get_raw_params()).unwrap_or(is_mono);
         let matrix = options.matrix.unwrap_or_else(|| Matrix::of_size(width, height));
         let grids = grids(space);
@@ -93,7 +93,7 @@ impl<R: Read> Reader<R> {
     }
 }
 
-/// Whether the header says that samples have the full range.
+/// Range of the samples by the header: true for full, false for limited, none where it does not say.
 fn range(params: &[u8]) -> Option<bool> {
     let value = params.split(|byte| *byte == b' ').find_map(|param| param.strip_prefix(b"XCOLORRANGE="))?;
     match value {
@@ -103,7 +103,7 @@ fn range(params: &[u8]) -> Option<bool> {
     }
 }
 
-/// Where chroma lies, as ffmpeg reads the names: plain 4:2:0 is JPEG's; depths above 8 bits are MPEG-2's.
+/// Chroma siting, as ffmpeg reads the names: plain 4:2:0 is JPEG's; depths above 8 bits are MPEG-2's.
 fn grids(space: Colorspace) -> Option<[Grid; 2]> {
     Some(match space {
         Colorspace::Cmono | Colorspace::Cmono12 => return None,

@@ -102,7 +102,7 @@ impl Components {
 }
 
 /// The first of the components that are one.
-fn root(parents: &mut [u32], mut component: u32) -> u32 {
+pub(super) fn root(parents: &mut [u32], mut component: u32) -> u32 {
     while parents[component as usize] != component {
         let parent = parents[component as usize];
         parents[component as usize] = parents[parent as usize];

@@ -85,7 +85,7 @@ pub fn find_objects<M: LabelRows + ?Sized>(
 pub struct Found {
     /// Objects.
     pub objects: u32,
-    /// Of these, components that a watershed was to split and that are too large for that.
+    /// Components among these that a watershed was to split and that are too large for that.
     pub left_whole: u32,
 }
 

@@ -3,7 +3,7 @@
 //! Maps are read by rows ([`LabelRows`]), twice, so that pictures that do not fit memory give the same objects with the same numbers
 //! as small ones:
 //!
-//! - [`Components`]: which runs of pixels are connected, by union-find; [`find_objects`] numbers the objects and hands over rows of
+//! - [`Components`]: connected runs of pixels, by union-find; [`find_objects`] numbers the objects and hands over rows of
 //!   numbers and, as they become complete, [`Object`]s.
 //! - [`distance_squared`], [`split`]: distance transform, and the seeded watershed on it.
 //! - [`Object`]: area, centroid, perimeter, box, means of the bands, polygons with holes, runs.
@@ -58,7 +58,7 @@ use crate::{
     regions::{Region, RegionSource, TiffSource},
 };
 
-/// Which neighbors of a pixel are connected to it.
+/// Neighbors of a pixel that are connected to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Connectivity {
     /// The four beside, above and below it: scikit-image's `connectivity=1`.
@@ -78,14 +78,15 @@ impl Connectivity {
     }
 }
 
-/// How the objects of a class map are told apart.
+/// Options of [`find_objects`]: how the objects of a class map are told apart.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct InstanceOptions {
-    /// Which pixels are connected.
+    /// Neighbors that are connected.
     pub connectivity: Connectivity,
-    /// How components are split into objects that touch; none by default.
+    /// Splitting of components into objects that touch; none by default.
     pub watershed: Option<WatershedOptions>,
-    /// Bounds what is held at once: the table of components with 4 bytes each, and the runs of objects that are not complete.
+    /// Bounds what is held at once: the table of components with 4 bytes each, the runs of objects that are not complete, and, with a
+    /// quarter of it, the rows that wait for a watershed; components stay whole where those would be more.
     pub limits: Limits,
 }
 
@@ -95,7 +96,7 @@ impl Default for InstanceOptions {
     }
 }
 
-/// How components are split: seeds are the peaks of the distance to the component's border.
+/// Watershed of components: seeds are the peaks of the distance to the component's border.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WatershedOptions {
     /// Pixels that seeds are at least apart, in rows or columns; of seeds nearer than that the one farther inside stays.
@@ -177,7 +178,7 @@ fn each_row<M: LabelRows + ?Sized>(map: &M, mut f: impl FnMut(u32, &[u32]) -> Re
     Ok(())
 }
 
-/// That something is larger than the limits.
+/// Error of something larger than the limits.
 fn held(path: &Path, what: impl Into<String>, limits: &Limits) -> DataError {
     DataError::Held { path: path.into(), what: what.into(), limit: limits.max_bytes }
 }

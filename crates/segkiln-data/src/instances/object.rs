@@ -32,11 +32,11 @@ pub struct Object {
 }
 
 impl Object {
-    /// An object of a picture. None if it has no pixel, or its runs are empty, overlap or are not in order: from the top, and from the
-    /// left.
+    /// An object of a picture. None if it has no pixel, or its runs are empty, overlap, are not in order (from the top, and from the
+    /// left) or lie in row 2³² - 1.
     pub fn new(number: u32, class: u32, runs: Vec<ObjectRun>) -> Option<Self> {
         let in_order = |pair: &[ObjectRun]| (pair[0].row, pair[0].end) <= (pair[1].row, pair[1].start);
-        let are_valid = runs.iter().all(|run| run.start < run.end)
+        let are_valid = runs.iter().all(|run| run.start < run.end && run.row < u32::MAX)
             && runs.windows(2).all(|pair| pair[0].row < pair[1].row || in_order(pair));
         (are_valid && !runs.is_empty()).then_some(Self { number, class, runs, means: Vec::new(), score: None })
     }
@@ -79,7 +79,7 @@ impl Object {
     }
 
     /// Length of the border through the middles of the outermost pixels, in pixels; diagonal steps are √2 long (Benkrid and Crookes,
-    /// 2000). That is `regionprops`'s `perimeter`, with holes.
+    /// 2000). It is `regionprops`'s `perimeter`: the borders of holes count.
     pub fn perimeter(&self) -> f64 {
         let Region { left, top, width, height } = self.bbox();
         let across = width as usize + 2;
@@ -121,10 +121,14 @@ impl Object {
     /// The object's mask in a picture of this size.
     ///
     /// # Errors
-    /// [`CoreError::MaskSize`] if that has more than 2³² - 1 pixels.
+    /// [`CoreError::MaskSize`] if that has more than 2³² - 1 pixels, [`CoreError::InstanceMask`] if the object is not within it.
     pub fn to_rle(&self, width: u32, height: u32) -> Result<Rle, CoreError> {
         width.checked_mul(height).ok_or(CoreError::MaskSize { width, height })?;
         let bbox = self.bbox();
+        if !bbox.is_within([width, height]) {
+            let mask = [bbox.left + bbox.width, bbox.top + bbox.height];
+            return Err(CoreError::InstanceMask { index: self.number as usize, mask, image: [width, height] });
+        }
         // First and last row of the run that each column is in.
         let mut columns: Vec<Option<[u32; 2]>> = vec![None; bbox.width as usize];
         let mut found: Vec<[u32; 3]> = Vec::new();

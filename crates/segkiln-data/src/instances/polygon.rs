@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::ObjectRun;
+use super::{ObjectRun, components::root};
 
 /// An outline with holes, each ring a list of corners `[x, y]` in pixels from the picture's upper left corner, of which the last is joined
 /// with the first. On a screen the outline runs counterclockwise and holes clockwise.
@@ -62,7 +62,7 @@ const WAYS: [Way; 4] = [Way::Right, Way::Up, Way::Left, Way::Down];
 #[derive(Default)]
 struct Edges {
     at: HashMap<[u32; 2], [Option<[u32; 2]>; 4]>,
-    /// Where those to the right begin.
+    /// Beginnings of those to the right.
     starts: Vec<[u32; 2]>,
 }
 
@@ -133,6 +133,10 @@ impl Edges {
         let mut next = self.take(start, Way::Right).map(|end| (end, Way::Right));
         while let Some((corner, way)) = next {
             ring.push(corner);
+            // The next edge to the left is the first one. Where rings meet at this corner, that to the right is of another ring.
+            if corner == start && matches!(way, Way::Down) {
+                break;
+            }
             let turns = [WAYS[(way as usize + 1) % 4], WAYS[(way as usize + 3) % 4]];
             next = turns.into_iter().find_map(|way| self.take(corner, way).map(|end| (end, way)));
         }
@@ -153,16 +157,40 @@ pub(super) fn trace(runs: &[ObjectRun]) -> Vec<Polygon> {
     let first = |ring: &Vec<[u32; 2]>| [ring[0][1], ring[0][0]];
     exteriors.sort_by_key(first);
     holes.sort_by_key(first);
+    let parts = parts(runs);
+    let part_at = |x: u32, y: u32| parts.get(runs.partition_point(|run| (run.row, run.end) <= (y, x))).copied();
     let mut polygons: Vec<Polygon> =
         exteriors.into_iter().map(|exterior| Polygon { exterior, holes: Vec::new() }).collect();
+    // A part has one outline, whose first corner has the part's pixel to its lower right.
+    let of_part: HashMap<Option<u32>, usize> =
+        polygons.iter().map(|polygon| part_at(polygon.exterior[0][0], polygon.exterior[0][1])).zip(0..).collect();
     for hole in holes {
-        // Of several that are around it the innermost.
-        let around = (0..polygons.len()).filter(|at| polygons.len() == 1 || is_around(&polygons[*at].exterior, &hole));
-        if let Some(at) = around.max_by_key(|at| signed_area(&polygons[*at].exterior)) {
-            polygons[at].holes.push(hole);
+        // The first corner of a hole has the part's pixel to its upper right.
+        let part = part_at(hole[0][0], hole[0][1] - 1);
+        if let Some(at) = of_part.get(&part) {
+            polygons[*at].holes.push(hole);
         }
     }
     polygons
+}
+
+/// Index of the first run of each run's part: parts are connected along edges of pixels.
+fn parts(runs: &[ObjectRun]) -> Vec<u32> {
+    let mut parents: Vec<u32> = (0..runs.len() as u32).collect();
+    let mut first = 0;
+    for (at, run) in (0..).zip(runs) {
+        while (runs[first].row + 1, runs[first].end) <= (run.row, run.start) {
+            first += 1;
+        }
+        let above = runs[first..].iter().take_while(|other| (other.row + 1, other.start) < (run.row, run.end));
+        for (other, _) in (first as u32..).zip(above) {
+            let (one, two) = (root(&mut parents, other), root(&mut parents, at));
+            parents[one.max(two) as usize] = one.min(two);
+        }
+    }
+    // Parents come before their children.
+    (0..parents.len()).for_each(|at| parents[at] = parents[parents[at] as usize]);
+    parents
 }
 
 /// The parts of one row's runs that no run of another covers.
@@ -209,18 +237,6 @@ fn from_first(mut ring: Vec<[u32; 2]>) -> Vec<[u32; 2]> {
     let first = (0..ring.len()).min_by_key(|at| [ring[*at][1], ring[*at][0]]).unwrap_or(0);
     ring.rotate_left(first);
     ring
-}
-
-/// Whether a ring has the object's pixel above the first corner of a hole inside of it.
-fn is_around(ring: &[[u32; 2]], hole: &[[u32; 2]]) -> bool {
-    // The middle of that pixel, in halves.
-    let [x, y] = [2 * u64::from(hole[0][0]) + 1, 2 * u64::from(hole[0][1]) - 1];
-    let next = ring.iter().cycle().skip(1);
-    let crossed = ring.iter().zip(next).filter(|(a, b)| {
-        let (top, bottom) = (a[1].min(b[1]), a[1].max(b[1]));
-        a[0] == b[0] && 2 * u64::from(a[0]) > x && (2 * u64::from(top)..2 * u64::from(bottom)).contains(&y)
-    });
-    crossed.count() % 2 == 1
 }
 
 /// Corners of a ring that are farther than the tolerance from the line without them.

@@ -37,13 +37,13 @@ struct Row {
     waiting: usize,
 }
 
-/// Splits components by a watershed. Rows come out when all of their components are split; a component that is too large for that
-/// stays whole, and so does the one that began first where all together are.
+/// Splits components by a watershed. Rows come out when all of their components are split. A component stays whole if it is too large;
+/// where the rows that wait are too many, those stay whole that they wait for, first the one that began first.
 pub(super) struct Splitter {
     options: WatershedOptions,
     connectivity: Connectivity,
     size: [u32; 2],
-    /// Most runs that are held.
+    /// Most runs and parts that are held.
     most: usize,
     open: BTreeMap<u32, Open>,
     /// Components that stay whole, each with the last row that it was seen in.
@@ -52,6 +52,7 @@ pub(super) struct Splitter {
     rows: VecDeque<Row>,
     /// Number of the first of these rows.
     first: u32,
+    /// Runs of components that are not split yet, and parts in rows that wait.
     held: usize,
     left_whole: u32,
 }
@@ -62,7 +63,7 @@ impl Splitter {
             options,
             connectivity,
             size,
-            most: usize::try_from(most_bytes / 12).unwrap_or(usize::MAX),
+            most: usize::try_from(most_bytes / size_of::<Part>() as u64).unwrap_or(usize::MAX),
             open: BTreeMap::new(),
             whole: HashMap::new(),
             complete: Vec::new(),
@@ -85,6 +86,7 @@ impl Splitter {
             if let Some(last) = self.whole.get_mut(&run.component) {
                 *last = y;
                 row.parts.push(whole(run.start, run.end, run.class, run.component));
+                self.held += 1;
                 continue;
             }
             let open = self.open.entry(run.component).or_insert_with(|| {
@@ -118,15 +120,23 @@ impl Splitter {
             }
             self.split_complete();
         }
+        self.emit_ready(&mut emit)?;
         while self.held > self.most
             && let Some(component) = self.open.keys().next().copied()
         {
             self.keep_whole(component, y);
+            self.emit_ready(&mut emit)?;
         }
+        Ok(())
+    }
+
+    /// Hands over the first rows that wait for no component.
+    fn emit_ready(&mut self, emit: &mut impl FnMut(u32, &[Part]) -> Result<()>) -> Result<()> {
         while let Some(mut row) = self.rows.pop_front_if(|row| row.waiting == 0) {
             row.parts.sort_unstable_by_key(|part| part.start);
             emit(self.first, &row.parts)?;
             self.first += 1;
+            self.held -= row.parts.len();
         }
         Ok(())
     }
@@ -141,7 +151,7 @@ impl Splitter {
 
     /// Puts the parts of a component into their rows.
     fn resolve(&mut self, open: &Open, parts: Vec<(u32, Part)>) {
-        self.held -= open.runs.len();
+        self.held = self.held + parts.len() - open.runs.len();
         for y in open.rows[0]..=open.rows[1] {
             self.rows[(y - self.first) as usize].waiting -= 1;
         }
@@ -158,7 +168,7 @@ impl Splitter {
         }
     }
 
-    /// The parts of a component by row.
+    /// The parts of a component, each with its row.
     fn parts(&self, component: u32, open: &Open) -> Vec<(u32, Part)> {
         // Around it are pixels of other components, but beyond the picture's border is nothing.
         let left = open.columns[0].saturating_sub(1);

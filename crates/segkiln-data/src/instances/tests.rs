@@ -71,7 +71,7 @@ fn find(map: &(impl LabelRows + ?Sized), options: &InstanceOptions) -> (Vec<u32>
     (numbers, objects, found)
 }
 
-/// The same partition, numbered by first pixels.
+/// A partition numbered anew by first pixels.
 fn renumbered(labels: &[u32]) -> Vec<u32> {
     let mut numbers = vec![0; 1 + *labels.iter().max().unwrap() as usize];
     let mut count = 0;
@@ -145,6 +145,27 @@ fn a_component_without_background_or_too_large_stays_whole() {
 }
 
 #[test]
+fn rows_that_wait_for_a_component_are_bounded() {
+    // A line through all rows, which holds back 144 squares.
+    let map = map(40, 90, |x, y| u32::from(x == 0 || x % 5 > 1 && y % 5 > 1));
+    let mut options = options(Connectivity::Eight, Some(3));
+    let (.., found) = find(&map, &options);
+    assert!(found.left_whole == 0 && found.objects > 145, "{found:?}");
+    options.limits.max_bytes = 8000;
+    assert_eq!(find(&map, &options).2, Found { objects: 145, left_whole: 1 });
+}
+
+#[test]
+fn outlines_of_parts_that_meet_at_corners_are_apart() {
+    // Two parts that meet at two corners, with a hole between them.
+    let rows = [[0, 1, 1], [1, 0, 1], [1, 1, 0]];
+    let map = map(3, 3, |x, y| rows[y as usize][x as usize]);
+    let (_, objects, _) = find(&map, &options(Connectivity::Eight, None));
+    let areas: Vec<f64> = objects.iter().flat_map(Object::polygons).map(|polygon| polygon.area()).collect();
+    assert_eq!(areas, [3.0, 3.0]);
+}
+
+#[test]
 fn measures_are_those_of_regionprops() {
     for (name, map, number) in [("noise_1", noise(), 1), ("noise_2", noise(), 2), ("discs_2", discs(83, 61, 30), 2)] {
         let connectivity = CONNECTIVITIES[number - 1].0;
@@ -177,7 +198,7 @@ fn outlines_are_those_of_rasterio() {
     }
 }
 
-/// Whether a point is inside: the rings around it are crossed an odd number of times.
+/// Returns true for a point inside: a ray from it crosses the rings an odd number of times.
 fn contains(polygons: &[Polygon], x: f64, y: f64) -> bool {
     let rings = polygons.iter().flat_map(Polygon::rings);
     let crossed = rings.flat_map(|ring| ring.iter().zip(ring.iter().cycle().skip(1))).filter(|(a, b)| {
@@ -207,10 +228,12 @@ fn outlines_hold_the_pixels_and_no_ring_touches_itself() {
                     let inside = numbers[(y * map.width() + x) as usize] == object.number;
                     assert_eq!(contains(&polygons, f64::from(x) + 0.5, f64::from(y) + 0.5), inside, "{object:?}");
                 }
-                for polygon in &polygons {
-                    // Each polygon has its own holes: alone it holds no pixel of another object.
-                    assert!(polygon.area() > 0.0);
-                }
+                // Each polygon is a part that is connected along edges.
+                let own = numbers.iter().map(|number| u32::from(*number == object.number)).collect();
+                let own = LabelMap::new(map.width(), map.height(), own).unwrap();
+                let (_, parts, _) = find(&own, &options(Connectivity::Four, None));
+                let areas: Vec<f64> = polygons.iter().map(Polygon::area).collect();
+                assert_eq!(areas, parts.iter().map(|part| part.area() as f64).collect::<Vec<_>>());
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::{DataError, Result, coco::Segmentation, codecs::WholeFile, regions::G
 pub struct Placement {
     /// `x = a · column + b · row + c`, `y = d · column + e · row + f`.
     pub transform: [f64; 6],
-    /// The coordinate system's number in EPSG's list, if the file says.
+    /// Number of the coordinate system in EPSG's list, if the file says.
     pub epsg: Option<u16>,
 }
 
@@ -24,7 +24,8 @@ impl Placement {
     /// and high. `geo` are the tags of the map, or of the picture [scaled](GeoTags::scaled) to it.
     pub fn of(geo: &GeoTags, scale: [f64; 2]) -> Self {
         let pixels = [scale[0], 0.0, 0.0, 0.0, scale[1], 0.0];
-        Self { transform: geo.transform().unwrap_or(pixels), epsg: geo.epsg() }
+        let transform = geo.transform().filter(|transform| transform.iter().all(|value| value.is_finite()));
+        Self { transform: transform.unwrap_or(pixels), epsg: geo.epsg() }
     }
 
     /// The coordinates of a corner.
@@ -34,17 +35,17 @@ impl Placement {
         [a * column + b * row + c, d * column + e * row + f]
     }
 
-    /// Whether outlines that run counterclockwise on a screen do so in the coordinates too.
+    /// Returns true if outlines that run counterclockwise on a screen do so in the coordinates too: `y` grows upwards there.
     fn turns_over(&self) -> bool {
         let [a, b, _, d, e, _] = self.transform;
         a * e - b * d < 0.0
     }
 }
 
-/// How objects are written as GeoJSON.
+/// Options of a [`GeoJsonWriter`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct GeoJsonOptions {
-    /// Where the map lies.
+    /// Coordinates of the map.
     pub placement: Placement,
     /// Names of the classes, from class 0.
     pub names: Vec<String>,

@@ -66,7 +66,7 @@ impl GeoTags {
         SYSTEMS.into_iter().find_map(|key| self.key(key)).filter(|epsg| (1024..32_767).contains(epsg))
     }
 
-    /// Where a raster's whole numbers lie in a pixel: at its corner, or half a pixel from there.
+    /// Distance of a raster's whole numbers from a pixel's corner, across and down: none, or half a pixel.
     fn offset(&self) -> f64 {
         if self.key(RASTER_TYPE) == Some(2) { 0.5 } else { 0.0 }
     }

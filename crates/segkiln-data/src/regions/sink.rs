@@ -56,7 +56,7 @@ pub struct TiffSinkOptions {
     pub bands: u16,
     /// Numbers.
     pub samples: SampleType,
-    /// Where the picture lies.
+    /// Tags that say where the picture lies.
     pub geo: GeoTags,
     /// Inputs that the picture is made of, in words: a sink that was interrupted is gone on with only if this is the same. None: it
     /// begins anew.

@@ -113,7 +113,7 @@ fn dot(a: &[f64; 3], b: &[f64; 3]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// How much of each stain explains a density best, by least squares.
+/// Amounts of the stains that explain a density best, by least squares.
 fn concentrations(stains: &[[f64; 3]; 2], density: [f64; 3]) -> [f64; 2] {
     // The stains have length 1.
     let (both, own) = (dot(&stains[0], &stains[1]), stains.map(|stain| dot(&stain, &density)));

@@ -14,14 +14,30 @@ use crate::{DataError, Result};
 /// # Ok::<(), segkiln_data::DataError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
 pub struct Geometry {
     size: [usize; 3],
     affine: [[f64; 4]; 4],
 }
 
+/// A geometry as read from a file, not validated yet.
+#[derive(Deserialize)]
+struct Unchecked {
+    size: [usize; 3],
+    affine: [[f64; 4]; 4],
+}
+
+impl TryFrom<Unchecked> for Geometry {
+    type Error = DataError;
+
+    fn try_from(file: Unchecked) -> Result<Self> {
+        Self::new(file.size, file.affine)
+    }
+}
+
 impl Geometry {
-    /// A volume of `size` voxels (depth, height, width) and the affine that takes (column, row, slice, 1) to millimeters to the
-    /// patient's right, anterior and superior.
+    /// Creates the geometry of `size` voxels (depth, height, width) with the affine that takes (column, row, slice, 1) to
+    /// millimeters to the patient's right, anterior and superior.
     ///
     /// # Errors
     /// If a side is 0, there are more voxels than memory can have, or the affine is not finite, singular, or no affine.
@@ -36,14 +52,14 @@ impl Geometry {
         }
         let geometry = Self { size, affine };
         let lengths: f64 = geometry.spacing().iter().product();
-        // Of columns as long as they are, the determinant is the sine of the angles between them.
+        // Divided by the columns' lengths, the determinant is 1 for right angles and 0 for axes in one plane.
         if lengths == 0.0 || !lengths.is_finite() || (determinant(&geometry.matrix()) / lengths).abs() < 1e-6 {
             return refused("is singular: its axes do not span space; correct the header's spacing and directions");
         }
         Ok(geometry)
     }
 
-    /// A volume of `size` voxels whose axes are the patient's, with voxels of `spacing` millimeters (depth, height, width).
+    /// Creates the geometry of `size` voxels along the patient's axes, with voxels of `spacing` millimeters (depth, height, width).
     ///
     /// # Errors
     /// If a side is 0, or a spacing is not positive and finite.
@@ -91,7 +107,7 @@ impl Geometry {
         [0, 1, 2].map(|row| self.affine[row][axis])
     }
 
-    /// The part of the affine that turns and scales.
+    /// The linear part of the affine: rotation, scale and shear.
     fn matrix(&self) -> [[f64; 3]; 3] {
         [0, 1, 2].map(|row| [0, 1, 2].map(|axis| self.affine[row][axis]))
     }
@@ -266,6 +282,11 @@ mod tests {
         assert!(Geometry::with_spacing([0, 1, 1], [1.0; 3]).is_err());
         assert!(Geometry::with_spacing([1, 1, 1], [1.0, -1.0, 1.0]).is_err());
         assert!(Geometry::with_spacing([usize::MAX, 2, 1], [1.0; 3]).is_err());
+        // Files are checked too.
+        let good = Geometry::with_spacing([1, 2, 3], [1.0; 3]).unwrap();
+        let text = serde_json::to_string(&good).unwrap();
+        assert_eq!(serde_json::from_str::<Geometry>(&text).unwrap(), good);
+        assert!(serde_json::from_str::<Geometry>(&text.replace("[1,2,3]", "[0,2,3]")).is_err());
         for codes in ["", "RA", "RAR", "RASS", "ras", "RAX"] {
             assert!(codes.parse::<AxisCodes>().is_err(), "{codes}");
         }

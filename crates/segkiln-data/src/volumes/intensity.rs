@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 use super::{LabelVolume, Volume};
 use crate::{DataError, Result};
 
-/// How a volume's values are brought to the range that networks learn in, as in nnU-Net (Isensee et al. 2021).
+/// Normalization of a volume's values to the range that networks learn in, as in nnU-Net (Isensee et al. 2021).
 ///
 /// ```
 /// use segkiln_data::volumes::{ForegroundStatistics, Geometry, Intensities, LabelVolume, Volume};
@@ -27,7 +27,7 @@ pub enum Intensities {
     Ct(Vec<ForegroundStatistics>),
     /// For MR and others without a fixed scale: each channel of each case gets a mean of 0 and a standard deviation of 1.
     ZScore {
-        /// Whether only voxels other than 0 count and the others stay 0: for images whose background was removed.
+        /// Only voxels other than 0 count, and the others stay 0: for images whose background was removed.
         nonzero: bool,
     },
 }

@@ -49,7 +49,7 @@ use crate::{Limits, Result};
 /// a series. Of NIfTI the header comes along, for [`write_nifti_labels`].
 ///
 /// # Errors
-/// As [`read_nifti`] and `read_dicom`.
+/// The errors of [`read_nifti`] and `read_dicom`.
 pub fn read_volume(path: impl AsRef<Path>, limits: &Limits) -> Result<(Volume, Option<NiftiHeader>)> {
     let path = path.as_ref();
     if is_nifti(path) && !path.is_dir() {

@@ -10,7 +10,7 @@ use crate::{
     rng::{Purpose, TransformRng},
 };
 
-/// Which parts of the cases are samples.
+/// Size, number and choice of the patches of [`PatchesDataset`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PatchOptions {

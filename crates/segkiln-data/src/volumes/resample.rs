@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// How the values between voxels are made, along one axis.
+/// Interpolation of values between voxels, along one axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Interpolation {
@@ -22,7 +22,7 @@ impl Interpolation {
         const THICK: f64 = 3.0;
         let shortest = spacing.iter().copied().fold(f64::INFINITY, f64::min);
         let longest = spacing.iter().copied().fold(0.0, f64::max);
-        // Of several long axes none is that of the slices.
+        // Two axes of the greatest spacing leave open which is the slices'.
         let one = spacing.iter().filter(|length| **length == longest).count() == 1;
         spacing.map(|length| match one && length == longest && longest > THICK * shortest {
             true => Self::Nearest,
@@ -31,7 +31,7 @@ impl Interpolation {
     }
 }
 
-/// How labels between voxels are made.
+/// Interpolation of labels between voxels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LabelInterpolation {
@@ -199,6 +199,10 @@ pub(super) fn resample_labels(labels: &[u32], old: [usize; 3], new: [usize; 3], 
         let mut out = Vec::with_capacity(new[1] * new[2]);
         for y in &taps[1] {
             for x in &taps[2] {
+                if by == LabelInterpolation::Nearest {
+                    out.push(labels[z.indices[0] * plane + y.indices[0] * row + x.indices[0]]);
+                    continue;
+                }
                 out.push(heaviest(|votes| {
                     for (z, wz) in z.indices.iter().zip(z.weights) {
                         for (y, wy) in y.indices.iter().zip(y.weights) {

@@ -21,11 +21,11 @@ pub struct Case {
     pub labels: LabelVolume,
 }
 
-/// Which slices of the cases are samples.
+/// Choice of the slices of [`SlicesDataset`].
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SliceOptions {
-    /// How the volumes are cut.
+    /// Plane and neighbors of the slices.
     pub slicing: Slicing,
     /// Share of the samples that have foreground, in `(0, 1]`: slices of the kind that there is too much of are left out, at
     /// random. Without, all slices are samples, as it should be for validation.

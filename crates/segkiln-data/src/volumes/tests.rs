@@ -250,6 +250,10 @@ fn results_on_another_grid_say_so() {
     assert_eq!((back, header.version()), (long.clone(), 2));
     let (_, first) = read_nifti(fixture("extended.nii.gz"), &Limits::default()).unwrap();
     assert!(write_nifti_labels(&path, &long, Some(&first)).unwrap_err().to_string().contains("NIfTI-1"));
+    let many = Volume::new(Geometry::with_spacing([1; 3], [1.0; 3]).unwrap(), 40_000, vec![0.5; 40_000]).unwrap();
+    write_nifti(&path, &many, None).unwrap();
+    assert_eq!(read_nifti(&path, &Limits::default()).unwrap().0, many);
+    assert!(write_nifti(&path, &many, Some(&first)).unwrap_err().to_string().contains("NIfTI-1"));
     let refused = write_nifti_labels(folder.path().join("a.png"), &long, None).unwrap_err().to_string();
     assert!(refused.contains("a.png") && refused.contains(".nii.gz"), "{refused}");
 }
@@ -522,10 +526,15 @@ mod dicom {
             (b"1.2.840.10008.1.2.5\0", b"1.2.840.10008.1.2.6\0", "is not read; save it"),
             (b"1.5\\0.75", b"1.5\\-.75", "must be above 0"),
             (b"1.5\\0.75", b"1.5\\a.75", "is no number"),
+            (b"0.86272992\\", b"1.86272992\\", "(0020,0037)"),
         ] {
             let error = message(&replaced(&good, from, to));
             assert!(error.contains(part), "{error}");
         }
+        // An empty table of values, behind the group's other elements.
+        let at = good.windows(4).position(|tag| tag == b"\xE0\x7F\x10\0").unwrap();
+        let table = [&good[..at], &b"\x28\0\0\x30SQ\0\0\0\0\0\0"[..], &good[at..]].concat();
+        assert!(message(&table).contains("(0028,3000)"));
         let jpeg = fs::read(fixture("jpeg_lossless.dcm")).unwrap();
         let error = message(&replaced(&jpeg, b"\x28\0\x10\0US\x02\0\x06\0", b"\x28\0\x10\0US\x02\0\x09\0"));
         assert!(error.contains("5x6 pixels, where the header says 5x9"), "{error}");
@@ -558,6 +567,14 @@ mod dicom {
         fs::write(&path, &bytes).unwrap();
         let error = read_dicom(&path, &Limits::default()).unwrap_err().to_string();
         assert!(error.contains("nested more than 16 deep"), "{error}");
+        // Items that reach out of their sequence, and would be read again after it.
+        bytes.truncate(start);
+        for _ in 0..10 {
+            bytes.extend_from_slice(b"\x28\0\x45\x91SQ\0\0\x08\0\0\0\xFE\xFF\0\xE0\xFF\xFF\xFF\xFF");
+        }
+        fs::write(&path, &bytes).unwrap();
+        let error = read_dicom(&path, &Limits::default()).unwrap_err().to_string();
+        assert!(error.contains("an item has no end"), "{error}");
         bytes.truncate(start);
         bytes.extend_from_slice(b"\xE0\x7F\x10\0OW\0\0\xF0\xFF\xFF\xFF\0\0");
         fs::write(&path, &bytes).unwrap();

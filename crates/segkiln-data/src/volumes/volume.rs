@@ -81,7 +81,7 @@ impl Volume {
     /// [`resampled`](Self::resampled) to a number of voxels (depth, height, width).
     ///
     /// # Errors
-    /// As [`resampled`](Self::resampled).
+    /// The errors of [`resampled`](Self::resampled).
     pub fn resized(&self, size: [usize; 3], by: [Interpolation; 3]) -> Result<Self> {
         let geometry = self.geometry.resized(size)?;
         check_bytes(&geometry, self.channels)?;
@@ -150,7 +150,7 @@ impl LabelVolume {
     /// [`Volume::resampled`] for labels.
     ///
     /// # Errors
-    /// As [`Volume::resampled`].
+    /// The errors of [`Volume::resampled`].
     pub fn resampled(&self, spacing: [f64; 3], by: LabelInterpolation) -> Result<Self> {
         check_spacing(spacing)?;
         let geometry = self.geometry.resized(grid::size_for(&self.geometry, spacing))?;

@@ -26,7 +26,7 @@ pub(crate) use pixels::Affine;
 pub(crate) use pixels::PixelLoss;
 pub use smallest::SmallestChange;
 
-/// Which small change of an image is looked for.
+/// Search for a small change of an image that fools a network.
 ///
 /// ```
 /// use segkiln_explain::{Attack, AttackKind};
@@ -36,30 +36,30 @@ pub use smallest::SmallestChange;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Attack {
-    /// How the loss is climbed.
+    /// Method of ascent.
     pub kind: AttackKind,
-    /// How the size of a change is measured.
+    /// Norm in which the size of a change is measured.
     pub norm: Norm,
     /// Largest size of a change, in 255ths of the range from black to white: 8 is eight steps of a picture of 8 bits.
     pub epsilon: f64,
-    /// Number of steps; 1 of FGSM.
+    /// Number of steps; FGSM has 1.
     pub steps: usize,
     /// Size of a step, in the unit of `epsilon`.
     pub step_size: f64,
     /// Share of the direction of the steps before; 0 is none. With it PGD is MI-FGSM: Dong et al., CVPR 2018,
     /// <https://arxiv.org/abs/1710.06081>.
     pub momentum: f64,
-    /// Whether the first step begins at a random change.
+    /// Starts at a random change within the budget.
     pub random_start: bool,
     /// Number of attempts, of which the one with the largest loss counts; all after the first begin at random.
     pub restarts: usize,
     /// Seed of random beginnings.
     pub seed: u64,
-    /// Whether the result is rounded to 8 bits, within the budget, so that it can be saved as a picture.
+    /// Rounds the result to 8 bits, within the budget, so that it can be saved as a picture.
     pub rounded: bool,
 }
 
-/// How an attack climbs.
+/// Method of ascent of an attack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttackKind {
     /// One step by the sign of the gradient: Goodfellow et al., ICLR 2015, <https://arxiv.org/abs/1412.6572>.
@@ -73,7 +73,7 @@ pub enum AttackKind {
     CosPgd,
 }
 
-/// How the size of a change is measured.
+/// Norm in which the size of a change is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Norm {
     /// Largest change of a value.
@@ -184,7 +184,7 @@ impl Attack {
         Ok(())
     }
 
-    /// Checks the options for images of so many values.
+    /// Checks the options for images of `values` values, pixels times channels.
     pub(crate) fn check_options(&self, values: usize) -> Result<()> {
         let most = match self.norm {
             Norm::Linf => 255.0,

@@ -12,7 +12,7 @@ use crate::{
     subject::{finite, values},
 };
 
-/// What an attack makes of the objects of an image; each is a [`Goal`] in objects.
+/// Aim of an attack on the objects of an image; each is a [`Goal`] in objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ObjectAttack {
     /// Objects are lost, or get another class or box: the training loss of the objects rises.
@@ -47,7 +47,7 @@ impl ObjectAttack {
     /// The goal for the objects of an image: all of them, or the one with an index.
     ///
     /// # Errors
-    /// [`ExplainError::Object`] if there is no such object; [`ExplainError::Kind`] if there is no other class.
+    /// [`ExplainError::Object`] if there is no such object; [`ExplainError::Option`] if there is no other class.
     pub fn goal(self, objects: &Instances, object: Option<usize>, classes: &Classes) -> Result<Goal<Instances>> {
         if let Some(object) = object.filter(|object| *object >= objects.len()) {
             return Err(ExplainError::Object { object, found: objects.len() });

@@ -42,7 +42,7 @@ impl Patch {
     /// Finds the patch on images, whose values are from 0 to 1, and their goals.
     ///
     /// # Errors
-    /// If an option is out of range, an image is not larger than the patch, or a goal does not fit.
+    /// If an option is out of range, an image is not larger than the patch, or an image or a goal does not fit.
     pub fn find<M: SegmentationNetwork>(
         &self,
         subject: &SegmentationSubject<M>,
@@ -54,18 +54,22 @@ impl Patch {
         }
         let Some((first, _)) = samples.first() else { return refuse("samples", "at least one is needed".into()) };
         let attack = Attack::new(AttackKind::Pgd, 1.0);
-        let (side, channels) = (self.side as usize, first.channels());
-        let affine = Affine::new(subject.normalize(), subject.device());
-        let mut patch = Tensor::<4>::full([1, channels, side, side], 0.5, subject.device());
-        for step in 0..self.steps {
-            let (picture, goal) = &samples[step % samples.len()];
-            if picture.width().min(picture.height()) <= self.side || picture.channels() != channels {
+        for (picture, goal) in samples {
+            if picture.width().min(picture.height()) <= self.side {
                 return refuse(
                     "patch",
                     format!("must be smaller than each image; {}x{} is too small", picture.width(), picture.height()),
                 );
             }
             attack.check(picture)?;
+            subject.input(picture)?;
+            Labels::new(subject.classes(), picture, goal)?;
+        }
+        let (side, channels) = (self.side as usize, first.channels());
+        let affine = Affine::new(subject.normalize(), subject.device());
+        let mut patch = Tensor::<4>::full([1, channels, side, side], 0.5, subject.device());
+        for step in 0..self.steps {
+            let (picture, goal) = &samples[step % samples.len()];
             let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
             rng.set_stream(step as u64);
             let mut place = |side: u32| rng.random_range(0..=side - self.side);
@@ -74,7 +78,12 @@ impl Patch {
             let covered = Covered { left, top, side: self.side };
             let hidden = covered.hidden(goal.annotations());
             let goal = if goal.is_targeted() { Goal::Toward(hidden) } else { Goal::Away(hidden) };
-            let loss = Labels::new(subject.classes(), picture, &goal)?.loss(subject.device());
+            let loss = match Labels::new(subject.classes(), picture, &goal) {
+                Ok(labels) => labels.loss(subject.device()),
+                // At this place the patch covers all pixels that count.
+                Err(ExplainError::EmptyMask) => continue,
+                Err(error) => return Err(error),
+            };
             let leaf = patch.clone().autodiff().require_grad();
             let shown = if is_mirrored { leaf.clone().flip([3]) } else { leaf.clone() };
             let x = covered.paste(tensor(picture.clone(), subject.device()), shown);

@@ -24,6 +24,7 @@ impl Attack {
         goal: &Goal,
     ) -> Result<Attacked> {
         self.check(picture)?;
+        subject.input(picture)?;
         let labels = Labels::new(subject.classes(), picture, goal)?;
         let (loss, affine) = (labels.loss(subject.device()), Affine::new(subject.normalize(), subject.device()));
         let loss = |x: Tensor<4>, place: Place| Ok(loss.forward(self, subject.logits(affine.forward(x)), place.step));
@@ -61,7 +62,7 @@ impl Affine {
     }
 }
 
-/// Labels of a picture, and which pixels count.
+/// Labels of a picture, and a mask of the pixels that count.
 pub(super) struct Labels {
     size: [usize; 2],
     host: Vec<u32>,
@@ -145,15 +146,15 @@ impl Labels {
     }
 }
 
-/// Labels of images on the device, and which pixels count.
+/// Labels of images on the device, and a mask of the pixels that count.
 pub(crate) struct PixelLoss {
     /// `[n, 1, height, width]`; any class where a pixel does not count.
     pub labels: Tensor<4, Int>,
     /// 1 where a pixel counts, else 0, of the same shape.
     pub mask: Tensor<4>,
-    /// What the losses of all pixels are divided by.
+    /// Number of pixels that count, by which the sum of their losses is divided.
     pub pixels: f64,
-    /// Whether the labels are to be reached.
+    /// True where the labels are to be reached, false where they are to be lost.
     pub is_targeted: bool,
 }
 
@@ -193,7 +194,7 @@ impl PixelLoss {
         found.equal(self.labels.clone()).float()
     }
 
-    /// By how much the label's logit is above all others, `[n, 1, h, w]`.
+    /// Margin of the label's logit over the largest other one, `[n, 1, h, w]`.
     pub fn margin(&self, logits: Tensor<4>) -> Tensor<4> {
         /// Below every logit.
         const NONE: f64 = -1e30;

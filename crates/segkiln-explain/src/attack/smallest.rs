@@ -1,4 +1,4 @@
-//! How small a change is enough.
+//! Search for the smallest change that is enough.
 
 use burn::tensor::Tensor;
 use segkiln_data::Image;
@@ -36,13 +36,13 @@ use crate::{
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SmallestChange {
-    /// How the size of the change is measured.
+    /// Norm in which the size of the change is measured.
     pub norm: Norm,
     /// Share of the pixels that count that must reach the goal, above 0 and up to 1.
     pub share: f64,
     /// Most steps.
     pub steps: usize,
-    /// How much farther each step goes than to the estimated boundary.
+    /// Share of a step by which it goes beyond the estimated boundary.
     pub overshoot: f64,
 }
 
@@ -81,6 +81,7 @@ impl SmallestChange {
             return refuse("overshoot", "must be at least 0");
         }
         Attack::new(AttackKind::Pgd, 1.0).check(picture)?;
+        subject.input(picture)?;
         let labels = Labels::new(subject.classes(), picture, goal)?;
         let (loss, affine) = (labels.loss(subject.device()), Affine::new(subject.normalize(), subject.device()));
         let original = tensor(picture.clone(), subject.device());
@@ -96,7 +97,8 @@ impl SmallestChange {
             let count = f64::from(values(mask.clone().sum())?[0]);
             Ok((mask, count))
         };
-        let is_reached = |count: f64| count <= (1.0 - self.share) * loss.pixels;
+        // 10 of 100 may resist a share of 0.9, although 1 - 0.9 is rounded to less than 0.1.
+        let is_reached = |count: f64| count <= (1.0 - self.share) * loss.pixels + 1e-6;
 
         let mut x = original.clone();
         let mut steps = 0;

@@ -37,7 +37,7 @@ pub trait Method {
 /// An answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Explanation {
-    /// How much each pixel counts.
+    /// Weight of each pixel in the target's value.
     pub map: Map,
     /// Figures about the explanation, by their names.
     pub figures: Vec<(&'static str, f64)>,

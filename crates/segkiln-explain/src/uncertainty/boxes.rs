@@ -1,3 +1,5 @@
+//! Conformal margins of boxes.
+
 use segkiln_core::{BBox, Detection, Instances};
 
 use crate::{ExplainError, Result};
@@ -5,7 +7,7 @@ use crate::{ExplainError, Result};
 /// Boxes that hold the true ones with a guarantee: split conformal prediction with the largest of the four sides' errors as the score, after
 /// de Grancey et al., SAFECOMP workshop 2022, <https://doi.org/10.1007/978-3-031-14862-0_9>.
 ///
-/// Of new objects like the calibration's (exchangeable) that a detector finds, at least the share `1 - alpha` lies within its box with the
+/// At least the share `1 - alpha` of new objects like the calibration's (exchangeable) that a detector finds lies within its box with the
 /// margin. Objects that it does not find are not covered: [`RiskControl`](super::RiskControl) with the share of missed objects is for those.
 ///
 /// ```
@@ -22,9 +24,10 @@ use crate::{ExplainError, Result};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BoxMargin {
-    /// By how much each side is moved out: in pixels, or in shares of the found box's width and height. Below 0 the found boxes are too large.
+    /// Distance by which each side is moved outwards, in pixels or in shares of the found box's width and height. Below 0 the found boxes are
+    /// too large.
     pub margin: f64,
-    /// Whether the margin is in shares.
+    /// True if the margin is in shares, false if it is in pixels.
     pub is_relative: bool,
     /// Share of boxes that need not hold the true ones.
     pub alpha: f64,
@@ -85,7 +88,7 @@ impl BoxMargin {
     }
 }
 
-/// By how much the true box is out of the found one at the side where it is farthest.
+/// Largest distance by which the true box exceeds the found one at a side.
 fn score(found: &BBox, truth: &BBox, is_relative: bool) -> f64 {
     let ([a, b, c, d], [x1, y1, x2, y2]) = (found.xyxy(), truth.xyxy());
     let [width, height] = if is_relative { [found.width(), found.height()] } else { [1.0; 2] };

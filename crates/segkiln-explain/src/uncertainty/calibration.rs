@@ -2,8 +2,8 @@ use segkiln_core::LabelMap;
 
 use crate::{ExplainError, Result};
 
-/// How often a network is right, by how sure it is: a reliability diagram and its errors (Guo et al., ICML 2017,
-/// <https://arxiv.org/abs/1706.04599>).
+/// Reliability diagram, the accuracy of a network by its confidence, and its errors: Guo et al., ICML 2017,
+/// <https://arxiv.org/abs/1706.04599>.
 ///
 /// ```
 /// use segkiln_core::LabelMap;

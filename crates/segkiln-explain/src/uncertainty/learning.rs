@@ -1,9 +1,9 @@
-//! Which images would teach most: active learning.
+//! Active learning: choice of the images whose annotation would teach most.
 
 use super::Uncertainty;
 use crate::{ExplainError, Question, Result, subject::values};
 
-/// What makes an image worth its annotation.
+/// Measure of an image's worth for annotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Criterion {
     /// The mean entropy over the pixels: all that is unsure.
@@ -68,11 +68,12 @@ pub fn core_set(pool: &[Vec<f32>], labeled: &[Vec<f32>], count: usize) -> Result
     let begin = if labeled.is_empty() { std::slice::from_ref(&zero) } else { labeled };
     let mut nearest: Vec<f64> =
         pool.iter().map(|a| begin.iter().map(|b| distance(a, b)).fold(f64::INFINITY, f64::min)).collect();
-    let (mut chosen, mut is_first) = (Vec::new(), labeled.is_empty());
+    let (mut chosen, mut is_chosen, mut is_first) = (Vec::new(), vec![false; pool.len()], labeled.is_empty());
     while chosen.len() < count.min(pool.len()) {
-        let free = (0..pool.len()).filter(|index| !chosen.contains(index));
+        let free = (0..pool.len()).filter(|index| !is_chosen[*index]);
         let Some(next) = free.reduce(|a, b| if nearest[b] > nearest[a] { b } else { a }) else { break };
         chosen.push(next);
+        is_chosen[next] = true;
         for (nearest, features) in nearest.iter_mut().zip(pool) {
             let now = distance(features, &pool[next]);
             // 0 is no image.

@@ -1,7 +1,7 @@
-//! How sure a segmentation network is, and how far that can be believed.
+//! Uncertainty of segmentation networks, its calibration, and guarantees for new images; margins of detectors' boxes.
 //!
 //! - [`dropout()`], [`mirrored()`], [`ensemble()`]: several answers about one image, and the [`Uncertainty`] in them;
-//! - [`Calibration`]: whether probabilities are what they say; [`temperature()`]: the one number that mends them best;
+//! - [`Calibration`]: errors of probabilities; [`temperature()`]: the divisor of logits that mends them best;
 //! - [`RiskControl`]: thresholds with a guarantee for new images: pixel sets that hold the true class, objects that are not missed;
 //!   [`BoxMargin`]: boxes that hold the true ones;
 //! - [`ranked()`], [`core_set`]: images that would teach most.

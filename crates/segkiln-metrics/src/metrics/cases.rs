@@ -12,9 +12,9 @@ pub struct CaseFigures {
     pub label: u32,
     /// Dice coefficient; `None` if neither volume has the label.
     pub dice: Option<f64>,
-    /// 95th percentile of the Hausdorff distance in millimeters, infinite if only one volume has the label.
+    /// 95th percentile of the Hausdorff distance in millimeters, infinite if only one volume has the label; `None` if neither has.
     pub hausdorff_95: Option<f64>,
-    /// Share of both surfaces within the tolerance of the other.
+    /// Share of both surfaces within the tolerance of the other; `None` if neither volume has the label.
     pub surface_dice: Option<f64>,
     /// Predicted volume in cubic millimeters.
     pub predicted_mm3: f64,
@@ -119,7 +119,7 @@ impl CaseTable {
     /// Adds a case: volumes of `size` voxels (depth, height, width) of `spacing` millimeters.
     ///
     /// # Errors
-    /// As [`SurfaceDistances::of_volumes`]; nothing is added then.
+    /// The errors of [`SurfaceDistances::of_volumes`]; nothing is added then.
     pub fn add(
         &mut self,
         case: impl Into<String>,

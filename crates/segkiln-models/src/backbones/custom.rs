@@ -28,7 +28,7 @@ static REGISTRY: RwLock<Vec<Entry>> = RwLock::new(Vec::new());
 struct Entry {
     family: &'static str,
     config: TypeId,
-    /// Whether it has a variant of this name.
+    /// True for the names of its variants.
     has: fn(&str) -> bool,
     by_name: fn(&str) -> Option<Box<dyn ErasedFamily>>,
     read: fn(Value) -> serde_json::Result<Box<dyn ErasedFamily>>,
@@ -42,7 +42,7 @@ fn entries() -> Vec<Entry> {
 
 /// Registers a family of backbones of your own: its [variants](BackboneFamily::VARIANTS) become names that
 /// [`BackboneConfig::by_name`] knows, so that every decoder and detector can be built on them (`unet_NAME`, for example), and
-/// `config.json` can hold them under the family's name. Register before a network is built or loaded; to do it again changes
+/// `config.json` can hold them under the family's name. Register before a network is built or loaded; registering again changes
 /// nothing.
 ///
 /// Parameters of the network may have at most six axes.
@@ -475,7 +475,7 @@ trait ErasedMapper {
     fn exit(&mut self, name: &str, container: &str);
 }
 
-/// Why a parameter has none of the known types.
+/// Message of the panic at a parameter of more axes.
 const RANK: &str = "a parameter of a registered backbone has at most six axes";
 
 impl<V: ModuleVisitor> ErasedVisitor for V {

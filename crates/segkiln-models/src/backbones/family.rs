@@ -105,7 +105,8 @@ pub trait BackboneNetwork: Module + ModuleDisplay + Sync + 'static {
     const TORCH_NAMES: TorchNames = &[];
 
     /// Finds other names that files have for tensors of this network, of which `names` are all of PyTorch's (without the
-    /// field of a larger network that the backbone is in): pairs of the other name and PyTorch's. Of other networks' names none.
+    /// field of a larger network that the backbone is in): pairs of the other name and PyTorch's; none where `names` are another
+    /// network's.
     fn other_names(_names: &[&str]) -> Vec<(String, String)> {
         Vec::new()
     }
@@ -116,8 +117,8 @@ pub trait BackboneNetwork: Module + ModuleDisplay + Sync + 'static {
     /// `[n, in_channels, h, w]` → of each stage `[n, channels, h / stride, w / stride]`
     fn forward(&self, x: Tensor<4>, stages: &[usize]) -> Vec<Tensor<4>>;
 
-    /// Keeps all but the last `trainable` groups of layers from learning; of torchvision's networks its groups. `freeze` of a
-    /// [`Module`] keeps parameters and running statistics.
+    /// Keeps all but the last `trainable` groups of layers from learning; the groups are torchvision's where it has the network.
+    /// [`Module::freeze`] keeps parameters and running statistics.
     fn freeze_stages(self, trainable: usize) -> Self;
 
     /// Prefixes of the PyTorch names of the tensors that come after a stage.
@@ -257,7 +258,7 @@ impl Stages {
         }
         match [4, 8, 16, 32].iter().all(|stride| self.decoder_stage(*stride).is_some()) {
             true => Ok(()),
-            false => refuse("have not a map of each of the strides 4, 8, 16 and 32"),
+            false => refuse("must include maps of strides 4, 8, 16 and 32"),
         }
     }
 

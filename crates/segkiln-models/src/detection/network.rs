@@ -185,7 +185,7 @@ pub trait DetectionNetworkConfig: Clone + Debug + Serialize + DeserializeOwned +
     /// Normalization and sizes of images; its `mean` has as many values as images have channels.
     fn transform(&self) -> ImageTransform;
 
-    /// Whether [`DetectionNetwork::freeze_backbone`] freezes layers, and layers can have learning rates of their own.
+    /// True if [`DetectionNetwork::freeze_backbone`] freezes layers, and layers can have learning rates of their own; false by default.
     fn has_backbone(&self) -> bool {
         false
     }

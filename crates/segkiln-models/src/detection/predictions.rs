@@ -22,7 +22,7 @@ pub(super) struct HeadOutputs {
     pub centerness: Vec<Tensor<3>>,
 }
 
-/// How boxes are decoded, on the host and as tensors.
+/// Decoder of boxes, on the host and as tensors.
 pub(super) trait DecodeBox {
     fn decode(&self, code: [f32; 4], anchor: Corners) -> Corners;
 

@@ -25,6 +25,9 @@ pub struct StackedUNet3dConfig {
 ///
 /// Transforms that move pixels between rows, such as crops and rotations, would move them between slices too; mirrored rows mirror
 /// slices and rows. A data set of patches crops volumes before it stacks them.
+///
+/// # Panics
+/// The forward pass, if an image's height is no multiple of the slices.
 #[derive(Module, Debug)]
 pub struct StackedUNet3d {
     /// The network of volumes.

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-/// Finds other names of tensors, of which all of PyTorch's are given: pairs of the other name and PyTorch's. Of tensors of other
-/// networks it finds none.
+/// Finds other names of a network's tensors, given all of PyTorch's names: pairs of the other name and PyTorch's; none where the names
+/// are another network's.
 pub(crate) type OtherNames = fn(&[&str]) -> Vec<(String, String)>;
 
 /// Pairs each name with the others that `others` has for its parts between dots.

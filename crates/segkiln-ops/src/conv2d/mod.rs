@@ -383,16 +383,18 @@ pub trait Conv2dOps: Backend {
     }
 }
 
-/// `clamp(x · scale + shift, range)`, with a scale and a shift a channel.
-fn affine<B: Backend>(
+/// `clamp(x · scale + shift, range)`, with a scale and a shift a channel; `x` is of images or of volumes.
+pub(crate) fn affine<B: Backend>(
     x: FloatTensor<B>,
     scale: FloatTensor<B>,
     shift: FloatTensor<B>,
     range: Option<[f32; 2]>,
 ) -> FloatTensor<B> {
+    let axes = x.shape().num_dims();
     let by_channel = |values: FloatTensor<B>| {
-        let channels = values.shape()[0];
-        B::float_reshape(values, Shape::new([1, channels, 1, 1]))
+        let mut shape = vec![1; axes];
+        shape[1] = values.shape()[0];
+        B::float_reshape(values, Shape::from(shape))
     };
     let y = B::float_add(B::float_mul(x, by_channel(scale)), by_channel(shift));
     match range {

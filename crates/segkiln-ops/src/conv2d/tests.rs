@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     cpu::{matrix::RegisterSizes, simd::MOST_LANES},
-    test_devices,
+    test_devices, test_values as values,
 };
 
 fn options(stride: [usize; 2], padding: [usize; 2], dilation: [usize; 2], groups: usize) -> ConvOptions<2> {
@@ -64,17 +64,6 @@ fn layers_reach_every_method() {
 
 /// Products of a layer that Miri is asked for; it takes a quarter of a minute for a thousand.
 const MOST_FOR_MIRI: usize = 3500;
-
-/// From -1 to 1, without a pattern: sums of waves cancel, and what is left is mostly what was rounded.
-fn values(shape: [usize; 4], seed: u32, device: &Device) -> Tensor<4> {
-    let value = |index: usize| {
-        let mixed = (index as u32).wrapping_add(seed << 24).wrapping_mul(0x9E37_79B9);
-        let mixed = (mixed ^ mixed >> 15).wrapping_mul(0x85EB_CA6B);
-        (mixed ^ mixed >> 13) as f32 / (1u64 << 31) as f32 - 1.0
-    };
-    let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
-    Tensor::from_data(TensorData::new(values, shape), device)
-}
 
 /// How an input lies in memory.
 #[derive(Debug, Clone, Copy)]

@@ -15,9 +15,12 @@ use burn::{
     tensor::{Shape, ops::ConvOptions},
 };
 
-use super::{Conv3dOps, affine};
+use super::Conv3dOps;
 use crate::{
-    conv2d::flex::{Epilogue, Geometry, Images, weight_gradient_values, write_forward, write_input_gradient},
+    conv2d::{
+        affine,
+        flex::{Epilogue, Geometry, Images, output_side, weight_gradient_values, write_forward, write_input_gradient},
+    },
     cpu::memory::{Memory, Temporary, all_f32, tensor, values, values_of, written},
 };
 
@@ -40,12 +43,7 @@ impl Conv3dOps for Flex {
         match Volumes::of(&x, &weight, &options) {
             Some(volumes) if all_f32(&[&x, &weight, &scale, &shift]) => {
                 let (scale, shift) = (scale.to_contiguous(), shift.to_contiguous());
-                let epilogue = Epilogue {
-                    scale: values(&scale),
-                    shift: values(&shift),
-                    range: range.unwrap_or(Epilogue::UNBOUNDED),
-                };
-                volumes.forward(x, weight, Some(epilogue))
+                volumes.forward(x, weight, Some(Epilogue::new(&scale, &shift, range)))
             }
             _ => affine::<Self>(Self::convolve3d(x, weight, options), scale, shift, range),
         }
@@ -88,7 +86,7 @@ struct Volumes {
     padding: usize,
     /// Height and width of the input, the output and the kernel.
     sizes: [[usize; 2]; 3],
-    /// Of each slice.
+    /// Options of the convolution of each slice.
     options: ConvOptions<2>,
 }
 
@@ -150,17 +148,10 @@ impl Volumes {
         let [batch, channels, depth, height, width] = x;
         assert_eq!(channels, weight[1], "channels of input {x:?} and weight {weight:?}");
         let output = [0, 1, 2].map(|axis| {
-            let (before, after) = padding[axis];
-            let padded = x[2 + axis].checked_add(before).and_then(|size| size.checked_add(after));
-            let reach = (weight[2 + axis] - 1).checked_mul(dilation[axis]).and_then(|reach| reach.checked_add(1));
-            match (padded, reach) {
-                (Some(padded), Some(reach)) if padded >= reach && padded < 1 << 48 => {
-                    (padded - reach) / stride[axis] + 1
-                }
-                _ => panic!(
-                    "a kernel {weight:?} with dilation {dilation:?} is larger than the input {x:?} with padding {padding:?}"
-                ),
-            }
+            let side = output_side(x[2 + axis], weight[2 + axis], padding[axis], stride[axis], dilation[axis]);
+            side.filter(|side| *side < 1 << 48).unwrap_or_else(|| {
+                panic!("a kernel {weight:?} with dilation {dilation:?} is larger than the input {x:?} with padding {padding:?}")
+            })
         });
         let rest = |values: &[usize; 3]| [values[1], values[2]];
         let inner = ConvOptions {

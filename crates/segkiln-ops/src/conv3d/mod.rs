@@ -7,8 +7,10 @@
 
 use burn::{
     backend::{Backend, Dispatch, backend_extension, ops::ModuleOps, tensor::FloatTensor},
-    tensor::{Shape, Tensor, ops::ConvOptions},
+    tensor::{Tensor, ops::ConvOptions},
 };
+
+use crate::conv2d::affine;
 
 mod autodiff;
 #[cfg(feature = "cubecl")]
@@ -128,24 +130,6 @@ pub trait Conv3dOps: Backend {
         options: ConvOptions<3>,
     ) -> FloatTensor<Self> {
         <Self as ModuleOps<Self>>::conv3d_weight_backward(x, weight, grad, options)
-    }
-}
-
-/// `clamp(x · scale + shift, range)`, with a scale and a shift a channel.
-fn affine<B: Backend>(
-    x: FloatTensor<B>,
-    scale: FloatTensor<B>,
-    shift: FloatTensor<B>,
-    range: Option<[f32; 2]>,
-) -> FloatTensor<B> {
-    let by_channel = |values: FloatTensor<B>| {
-        let channels = burn::backend::TensorMetadata::shape(&values)[0];
-        B::float_reshape(values, Shape::new([1, channels, 1, 1, 1]))
-    };
-    let y = B::float_add(B::float_mul(x, by_channel(scale)), by_channel(shift));
-    match range {
-        Some([low, high]) => B::float_clamp(y, low.into(), high.into()),
-        None => y,
     }
 }
 

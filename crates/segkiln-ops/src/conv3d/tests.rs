@@ -1,17 +1,7 @@
-use burn::tensor::{Device, Tensor, TensorData, Tolerance, module::conv3d as burn_conv3d, ops::ConvOptions};
+use burn::tensor::{Device, Tensor, Tolerance, module::conv3d as burn_conv3d, ops::ConvOptions};
 
 use super::{conv3d, conv3d_affine};
-
-/// From -1 to 1, without a pattern.
-fn values<const D: usize>(shape: [usize; D], seed: u32, device: &Device) -> Tensor<D> {
-    let value = |index: usize| {
-        let mixed = (index as u32).wrapping_add(seed << 24).wrapping_mul(0x9E37_79B9);
-        let mixed = (mixed ^ mixed >> 15).wrapping_mul(0x85EB_CA6B);
-        (mixed ^ mixed >> 13) as f32 / (1u64 << 31) as f32 - 1.0
-    };
-    let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
-    Tensor::from_data(TensorData::new(values, shape), device)
-}
+use crate::test_values as values;
 
 fn options(stride: [usize; 3], padding: [usize; 3], dilation: [usize; 3], groups: usize) -> ConvOptions<3> {
     ConvOptions::new(stride, padding, dilation, groups)

@@ -30,7 +30,7 @@ impl Clear {
         for frame in &overlaps.frames {
             let mut match_of: Vec<Option<usize>> = vec![None; frame.truth.len()];
             let mut is_taken = vec![false; frame.result.len()];
-            // What was matched before stays so while it overlaps.
+            // A pair that was matched before stays matched while it overlaps.
             for (row, truth) in frame.truth.iter().enumerate() {
                 let Some(before) = last.get(truth) else { continue };
                 let same = frame.result.iter().position(|result| result == before);
@@ -39,7 +39,7 @@ impl Clear {
                     match_of[row] = Some(column);
                 }
             }
-            // As many of the rest as possible, and of these the largest overlaps.
+            // The most pairs of the rest, then the largest sum of overlaps: 1e5 outweighs any sum of them.
             let gain = |row: usize, column: usize| {
                 let iou = frame.iou(row, column);
                 let may = match_of[row].is_none() && !is_taken[column] && iou >= MATCH;

@@ -19,7 +19,7 @@ use crate::{
     tiles::{Band, bell, starts},
 };
 
-/// How an image is segmented.
+/// Options of [`Segmenter::segment_with`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct SegmentOptions {
     /// Side of the square tiles that an image is cut into, in pixels. By default images of up to 2²⁰ pixels are segmented

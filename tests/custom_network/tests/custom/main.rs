@@ -1,4 +1,4 @@
-//! What the program brings is trained, resumed, loaded, and read from files of PyTorch's.
+//! Training, resuming and loading of the program's own parts, also from files of PyTorch's.
 
 mod backbone;
 mod detector;

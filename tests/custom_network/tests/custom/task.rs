@@ -14,7 +14,7 @@ use segkiln::{
 };
 
 #[test]
-fn a_classifier_learns_and_is_resumed() {
+fn a_classifier_is_trained_resumed_and_loaded() {
     let _lock = crate::lock();
     register_backbone::<PatchNetConfig>("PatchNet").unwrap();
     let root = tempfile::tempdir().unwrap();

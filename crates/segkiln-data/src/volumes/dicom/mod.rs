@@ -27,7 +27,7 @@ pub struct DicomSeries {
     pub description: String,
     /// `Modality`, such as `CT`.
     pub modality: String,
-    /// Its files, by name.
+    /// Paths of the files, sorted by name.
     pub files: Vec<PathBuf>,
     /// Windows that the first file suggests for display.
     pub windows: Vec<Window>,
@@ -47,7 +47,7 @@ pub struct Window {
     pub center: f64,
     /// Range of values; at least 1 for the linear function, above 0 for the others.
     pub width: f64,
-    /// How values become brightness.
+    /// Function from values to brightness.
     pub function: WindowFunction,
 }
 
@@ -93,7 +93,7 @@ struct Slice {
     intercept: f64,
 }
 
-/// Where an image lies: millimeters to the patient's left, posterior and superior (LPS+).
+/// Position and direction of an image in the patient, in millimeters to the left, posterior and superior (LPS+).
 #[derive(Debug, Clone, Copy)]
 struct Place {
     /// Center of the first pixel.
@@ -104,7 +104,7 @@ struct Place {
     spacing: [f64; 2],
     /// Distance to the next slice, where there is none to measure it by.
     step: Option<f64>,
-    /// Whether the file says it.
+    /// False where the file has no position.
     is_given: bool,
 }
 
@@ -163,8 +163,8 @@ pub fn dicom_series(folder: impl AsRef<Path>, limits: &Limits) -> Result<Vec<Dic
 ///
 /// # Errors
 /// If a folder has no series or several (see [`dicom_series`]), a file is damaged, truncated, compressed in another way or
-/// larger than the limits, is of color, lacks its place; if slices differ in size, spacing or direction, share a place, or one is
-/// missing. Each names the file and the tag.
+/// larger than the limits, is of color, has a `ModalityLUTSequence`, lacks its place; if slices differ in size, spacing or
+/// direction, share a place, or one is missing. Each names the file and the tag.
 pub fn read_dicom(path: impl AsRef<Path>, limits: &Limits) -> Result<Volume> {
     let path = path.as_ref();
     if !path.is_dir() {
@@ -236,7 +236,7 @@ impl DicomSeries {
     /// Reads the volume.
     ///
     /// # Errors
-    /// As [`read_dicom`].
+    /// The errors of [`read_dicom`].
     pub fn read(&self, limits: &Limits) -> Result<Volume> {
         let reopen = |path: &Path| open(path, limits)?.ok_or_else(|| no_pictures(path));
         let headers: Vec<Images> = self
@@ -273,7 +273,7 @@ impl DicomSeries {
         let geometry = self.arrange(&mut slices, [rows, columns])?;
         let pixels = rows * columns;
         let mut values = vec![0f32; slices.len() * pixels];
-        // The frames of a file are decoded together, so that it is read once.
+        // The frames of a file are decoded together, so that this pass reads each file once.
         let mut of_file: Vec<Vec<(&Slice, &mut [f32])>> = self.files.iter().map(|_| Vec::new()).collect();
         for (slice, values) in slices.iter().zip(values.chunks_exact_mut(pixels)) {
             of_file[slice.file].push((slice, values));
@@ -311,7 +311,7 @@ impl DicomSeries {
         let first = slices[0].place;
         let normal = first.normal();
         let path = |slice: &Slice| &self.files[slice.file];
-        let shown_slice = |slice: &Slice| match slices_in(self, slice) {
+        let shown_slice = |slice: &Slice| match is_one_of_frames(self, slice) {
             true => format!("frame {} of {}", slice.frame, path(slice).display()),
             false => path(slice).display().to_string(),
         };
@@ -374,8 +374,8 @@ impl DicomSeries {
     }
 }
 
-/// Whether a series has fewer files than slices, so that frames are to be told apart.
-fn slices_in(series: &DicomSeries, slice: &Slice) -> bool {
+/// True if messages must name the frame beside the file.
+fn is_one_of_frames(series: &DicomSeries, slice: &Slice) -> bool {
     slice.frame > 0 || series.files.len() == 1
 }
 
@@ -383,13 +383,19 @@ fn slices_in(series: &DicomSeries, slice: &Slice) -> bool {
 fn images(file: &DicomFile, index: usize, path: &Path, limits: &Limits) -> Result<Images> {
     let refused = |tag: Tag, reason: String| DataError::volume(path, shown(tag), reason);
     let layout = layout(file, limits).map_err(|(tag, reason)| refused(tag, reason))?;
+    // Read once, not once a frame.
+    let offsets = match layout.frames > 1 && file.data.items(parse::FRAME_GROUPS).is_empty() {
+        true => file.decimals(&file.data, parse::FRAME_OFFSETS),
+        false => Ok(None),
+    };
+    let offsets = offsets.map_err(|reason| refused(parse::FRAME_OFFSETS, reason))?.unwrap_or_default();
     let slices = (0..layout.frames)
-        .map(|frame| slice(file, &layout, index, frame).map_err(|(tag, reason)| refused(tag, reason)))
+        .map(|frame| slice(file, &layout, &offsets, index, frame).map_err(|(tag, reason)| refused(tag, reason)))
         .collect::<Result<_>>()?;
     Ok(Images { layout, slices })
 }
 
-/// What is wrong, and at which tag.
+/// Tag and reason of an error.
 type Fault = (Tag, String);
 
 fn layout(file: &DicomFile, limits: &Limits) -> std::result::Result<Layout, Fault> {
@@ -398,6 +404,9 @@ fn layout(file: &DicomFile, limits: &Limits) -> std::result::Result<Layout, Faul
     let photometric = file.text(&file.data, parse::PHOTOMETRIC).unwrap_or_else(|| "MONOCHROME2".into());
     if samples != 1 || !matches!(photometric.as_str(), "MONOCHROME1" | "MONOCHROME2") {
         return Err((parse::PHOTOMETRIC, format!("{photometric} with {samples} samples is no volume of gray values")));
+    }
+    if file.data.has(parse::MODALITY_LUT) {
+        return Err((parse::MODALITY_LUT, "tables of values are not read; save the image with a rescale slope".into()));
     }
     let frames = match file.decimals(&file.data, parse::FRAMES).map_err(|reason| (parse::FRAMES, reason))? {
         None => 1.0,
@@ -432,6 +441,7 @@ fn layout(file: &DicomFile, limits: &Limits) -> std::result::Result<Layout, Faul
     }
     if u32::from(rows) > limits.max_height
         || u32::from(columns) > limits.max_width
+        || frames > f64::from(limits.max_width)
         || produced > limits.max_bytes as f64
     {
         let reason =
@@ -441,12 +451,19 @@ fn layout(file: &DicomFile, limits: &Limits) -> std::result::Result<Layout, Faul
     Ok(layout)
 }
 
-fn slice(file: &DicomFile, layout: &Layout, index: usize, frame: usize) -> std::result::Result<Slice, Fault> {
+/// The place and scaling of a frame of the file `index`. `offsets` are those of `GridFrameOffsetVector`, or empty.
+fn slice(
+    file: &DicomFile,
+    layout: &Layout,
+    offsets: &[f64],
+    index: usize,
+    frame: usize,
+) -> std::result::Result<Slice, Fault> {
     let (shared, own) = (file.data.items(parse::SHARED_GROUPS), file.data.items(parse::FRAME_GROUPS));
     if !own.is_empty() && own.len() != layout.frames {
         return Err((parse::FRAME_GROUPS, format!("{} items for {} frames", own.len(), layout.frames)));
     }
-    // A frame's own group, that of all frames, or the data set of a file of before them.
+    // The frame's own group, else the shared one, else the data set itself (files older than functional groups).
     let group = |sequence: Tag| {
         let of = |groups: &DataSet| !groups.items(sequence).is_empty();
         let groups = own.get(frame).filter(|groups| of(groups)).or(shared.first().filter(|groups| of(groups)));
@@ -491,11 +508,15 @@ fn slice(file: &DicomFile, layout: &Layout, index: usize, frame: usize) -> std::
     if place.spacing.iter().any(|spacing| *spacing <= 0.0) {
         return Err((parse::SPACING, format!("{:?} must be above 0", place.spacing)));
     }
-    // Frames of before the functional groups lie side by side.
+    // Lengths other than 1 would be taken for spacing.
+    let length = place.normal().iter().map(|value| value * value).sum::<f64>().sqrt();
+    if (length - 1.0).abs() > 0.01 {
+        let reason = format!("{:?} are not two directions of length 1 at a right angle", place.orientation);
+        return Err((parse::ORIENTATION, reason));
+    }
+    // Without functional groups, frames lie along the normal.
     if layout.frames > 1 && own.is_empty() {
-        let offsets =
-            file.decimals(&file.data, parse::FRAME_OFFSETS).map_err(|reason| (parse::FRAME_OFFSETS, reason))?;
-        let offset = match offsets.as_ref().and_then(|offsets| offsets.get(frame)) {
+        let offset = match offsets.get(frame) {
             Some(offset) => *offset,
             None => {
                 let step = number(measures, parse::BETWEEN_SLICES)?;

@@ -30,7 +30,7 @@ pub(super) const VALUE_TRANSFORMATION: Tag = 0x0028_9145;
 const SEQUENCES: [Tag; 6] =
     [SHARED_GROUPS, FRAME_GROUPS, PLANE_POSITION, PLANE_ORIENTATION, PIXEL_MEASURES, VALUE_TRANSFORMATION];
 
-/// How values are encoded.
+/// Encoding of the elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Encoding {
     explicit: bool,
@@ -46,7 +46,7 @@ pub(super) struct DataSet {
 
 #[derive(Debug)]
 enum Value {
-    /// Where it is in the bytes.
+    /// First byte and the byte after the last.
     Bytes(usize, usize),
     Items(Vec<DataSet>),
     /// Encapsulated pixel data: the offset table, then the fragments.
@@ -73,7 +73,7 @@ pub(super) fn shown(tag: Tag) -> String {
 }
 
 impl DicomFile {
-    /// Whether the bytes begin as a file of DICOM does, with or without its preamble.
+    /// Checks for the start of a DICOM file, with or without its preamble.
     pub fn is_dicom(bytes: &[u8]) -> bool {
         bytes.get(128..132) == Some(b"DICM") || matches!(bytes, [2 | 8, 0, _, 0, _, _, _, _, ..])
     }
@@ -89,7 +89,7 @@ impl DicomFile {
         // The group 2 is explicit and little-endian, whatever comes after it.
         while meta.peek_group() == Some(2) {
             let (tag, length) = meta.header()?;
-            let (from, to) = meta.take(tag, length)?;
+            let (from, to) = meta.take(tag, length, bytes.len())?;
             if tag == TRANSFER_SYNTAX {
                 syntax = Some(text(&bytes[from..to]));
             }
@@ -104,7 +104,7 @@ impl DicomFile {
             "1.2.840.10008.1.2.1.99" => {
                 let mut unpacked = Vec::new();
                 DeflateDecoder::new(&bytes[at..])
-                    .take(most + 1)
+                    .take(most.saturating_add(1))
                     .read_to_end(&mut unpacked)
                     .map_err(|error| format!("its deflated data are damaged: {error}"))?;
                 if unpacked.len() as u64 > most {
@@ -141,7 +141,7 @@ impl DicomFile {
         text.split('\\').map(number).collect::<Result<_, _>>().map(Some)
     }
 
-    /// As many numbers as an attribute has.
+    /// The `N` numbers of an attribute; another count is an error.
     pub fn numbers<const N: usize>(&self, data: &DataSet, tag: Tag) -> Result<Option<[f64; N]>, String> {
         let Some(numbers) = self.decimals(data, tag)? else { return Ok(None) };
         let count = numbers.len();
@@ -174,7 +174,7 @@ impl DicomFile {
         }
     }
 
-    /// Whether numbers have their first byte in front.
+    /// True for big-endian numbers.
     pub fn is_big(&self) -> bool {
         self.data.big
     }
@@ -183,6 +183,10 @@ impl DicomFile {
 impl DataSet {
     fn get(&self, tag: Tag) -> Option<&Value> {
         self.elements.iter().find(|(known, _)| *known == tag).map(|(_, value)| value)
+    }
+
+    pub fn has(&self, tag: Tag) -> bool {
+        self.get(tag).is_some()
     }
 
     /// Items of a sequence.
@@ -222,9 +226,11 @@ pub(super) const WINDOW_WIDTH: Tag = 0x0028_1051;
 pub(super) const INTERCEPT: Tag = 0x0028_1052;
 pub(super) const SLOPE: Tag = 0x0028_1053;
 pub(super) const WINDOW_FUNCTION: Tag = 0x0028_1056;
+/// Table of values in place of slope and intercept.
+pub(super) const MODALITY_LUT: Tag = 0x0028_3000;
 /// Distances of the frames of a dose from its first.
 pub(super) const FRAME_OFFSETS: Tag = 0x3004_000C;
-const KEPT: [Tag; 24] = [
+const KEPT: [Tag; 25] = [
     MODALITY,
     DESCRIPTION,
     THICKNESS,
@@ -247,6 +253,7 @@ const KEPT: [Tag; 24] = [
     INTERCEPT,
     SLOPE,
     WINDOW_FUNCTION,
+    MODALITY_LUT,
     FRAME_OFFSETS,
     PIXEL_DATA,
 ];
@@ -307,9 +314,10 @@ impl Walker<'_> {
         Ok((tag, Length { vr, bytes }))
     }
 
-    /// The place of a value, which is passed over.
-    fn take(&mut self, tag: Tag, length: Length) -> Result<(usize, usize), String> {
-        let (from, left) = (self.at, self.bytes.len() - self.at);
+    /// The place of a value, which is passed over. It must lie before `end`: values that reach out of their item would be read
+    /// again after it, and so twice as often at each depth.
+    fn take(&mut self, tag: Tag, length: Length, end: usize) -> Result<(usize, usize), String> {
+        let (from, left) = (self.at, end.saturating_sub(self.at));
         if length.bytes as usize > left {
             return Err(match length.bytes {
                 UNDEFINED => format!("{} has no length", shown(tag)),
@@ -336,27 +344,27 @@ impl Walker<'_> {
                 return Ok(data);
             }
             let value = if length.bytes == UNDEFINED && tag == PIXEL_DATA {
-                Value::Fragments(self.fragments()?)
+                Value::Fragments(self.fragments(end)?)
             } else if length.bytes == UNDEFINED {
                 // Sequences of unknown type are implicit within (PS3.5, 6.2.2).
                 let outer = self.encoding;
                 if &length.vr == b"UN" {
                     self.encoding = Encoding { explicit: false, big: false };
                 }
-                let items = self.items(self.bytes.len(), true, depth);
+                let items = self.items(end, true, depth);
                 self.encoding = outer;
                 Value::Items(items?)
             } else if SEQUENCES.contains(&tag) {
-                let (from, to) = self.take(tag, length)?;
+                let (from, to) = self.take(tag, length, end)?;
                 self.at = from;
                 let items = self.items(to, false, depth)?;
                 self.at = to;
                 Value::Items(items)
             } else {
-                let (from, to) = self.take(tag, length)?;
+                let (from, to) = self.take(tag, length, end)?;
                 Value::Bytes(from, to)
             };
-            if (KEPT.contains(&tag) || SEQUENCES.contains(&tag)) && data.get(tag).is_none() {
+            if (KEPT.contains(&tag) || SEQUENCES.contains(&tag)) && !data.has(tag) {
                 data.elements.push((tag, value));
             }
         }
@@ -371,11 +379,9 @@ impl Walker<'_> {
         while self.at < end {
             match self.header()? {
                 (SEQUENCE_END, _) if delimited => return Ok(items),
-                (ITEM, Length { bytes: UNDEFINED, .. }) => {
-                    items.push(self.data_set(self.bytes.len(), true, depth + 1)?)
-                }
+                (ITEM, Length { bytes: UNDEFINED, .. }) => items.push(self.data_set(end, true, depth + 1)?),
                 (ITEM, length) => {
-                    let (from, to) = self.take(ITEM, length)?;
+                    let (from, to) = self.take(ITEM, length, end)?;
                     self.at = from;
                     items.push(self.data_set(to, false, depth + 1)?);
                     self.at = to;
@@ -389,12 +395,12 @@ impl Walker<'_> {
         }
     }
 
-    fn fragments(&mut self) -> Result<Vec<(usize, usize)>, String> {
+    fn fragments(&mut self, end: usize) -> Result<Vec<(usize, usize)>, String> {
         let mut fragments = Vec::new();
         loop {
             match self.header()? {
                 (SEQUENCE_END, _) => return Ok(fragments),
-                (ITEM, length) => fragments.push(self.take(ITEM, length)?),
+                (ITEM, length) => fragments.push(self.take(ITEM, length, end)?),
                 (tag, _) => return Err(format!("{} where a fragment of pixel data must be", shown(tag))),
             }
         }

@@ -7,7 +7,7 @@ use jpeg_decoder::{Decoder, PixelFormat};
 
 use super::parse::{DicomFile, PixelBytes};
 
-/// How the values of a frame are stored (PS3.3, C.7.6.3).
+/// Storage format of a frame's values (PS3.3, C.7.6.3).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Layout {
     pub rows: usize,
@@ -19,7 +19,7 @@ pub(super) struct Layout {
     pub stored: u16,
     pub high: u16,
     pub signed: bool,
-    /// Whether the least value is white (MONOCHROME1).
+    /// The least value is white (MONOCHROME1).
     pub inverted: bool,
 }
 
@@ -85,7 +85,7 @@ pub(super) fn frame(file: &DicomFile, layout: &Layout, frame: usize, take: impl 
     }
 }
 
-/// The bytes of a frame: of a fragment, of all, or of those that the offset table says.
+/// Returns the compressed bytes of a frame: a fragment, all of them, or those from its offset in the table to the next.
 fn of_frame(table: &[u8], fragments: &[&[u8]], frames: usize, frame: usize) -> Result<Vec<u8>, String> {
     if frames == 1 {
         return Ok(fragments.concat());
@@ -152,11 +152,17 @@ fn jpeg(packed: &[u8], layout: &Layout, take: impl FnMut(f64)) -> Result<(), Str
 }
 
 fn jpeg_2000(packed: &[u8], layout: &Layout, mut take: impl FnMut(f64)) -> Result<(), String> {
-    /// Place of the first component's precision and sign in a codestream.
+    /// Place of the number of components in a codestream (ISO 15444-1, A.5.1).
+    const CSIZ: usize = 40;
+    /// Place of the first component's precision and sign.
     const SSIZ: usize = 42;
     let damaged = |error: &dyn std::fmt::Display| format!("its JPEG 2000 cannot be decoded: {error}");
     if !packed.starts_with(b"\xFF\x4F\xFF\x51") {
         return Err("its JPEG 2000 does not begin as a codestream".into());
+    }
+    // Before decoding, which takes memory for each component.
+    if !packed.get(CSIZ..).is_some_and(|rest| rest.starts_with(&[0, 1])) {
+        return Err("its JPEG 2000 has not one component where gray is expected".into());
     }
     let settings = DecodeSettings { strict: true, ..Default::default() };
     let image = Jpeg2000::new(packed, &settings).map_err(|error| damaged(&error))?;

@@ -19,7 +19,7 @@ pub struct NiftiHeader {
     pub(super) kind: Kind,
     /// Factor and summand of the stored values.
     pub(super) scale: Option<(f64, f64)>,
-    /// Where the voxels begin, in their file.
+    /// First byte of the voxels in their file.
     pub(super) offset: u64,
 }
 
@@ -46,7 +46,7 @@ pub(super) enum Kind {
     Rgba,
 }
 
-/// Where the two versions of the format have their fields.
+/// Byte offsets of the fields of a version.
 #[derive(Debug, PartialEq)]
 pub(super) struct Fields {
     pub version: u8,
@@ -181,7 +181,7 @@ impl Kind {
         }
     }
 
-    /// Gives `bytes`, whole values, to `take` one by one.
+    /// Calls `take` with each value of `bytes`.
     pub fn each(self, order: Order, bytes: &[u8], mut take: impl FnMut(f64)) {
         macro_rules! numbers {
             ($type:ty) => {
@@ -288,9 +288,9 @@ impl NiftiHeader {
         Ok(Self { bytes, extension, fields, order, geometry, volumes, kind, scale, offset: offset as u64 })
     }
 
-    /// A header of this library's own.
-    pub(super) fn new(geometry: &Geometry) -> Self {
-        let short = geometry.size().iter().all(|length| i16::try_from(*length).is_ok());
+    /// A header of this library's own: version 1, or 2 where a dimension is over 32,767.
+    pub(super) fn new(geometry: &Geometry, volumes: usize) -> Self {
+        let short = geometry.size().iter().chain([&volumes]).all(|length| i16::try_from(*length).is_ok());
         let fields = if short { &VERSION_1 } else { &VERSION_2 };
         let mut header = Self {
             bytes: vec![0; fields.length],
@@ -329,7 +329,7 @@ impl NiftiHeader {
         &self.bytes
     }
 
-    /// Makes it that of a file of its own with voxels of another type.
+    /// Makes it the header of a single file with voxels of this type.
     pub(super) fn put_kind(&mut self, kind: Kind) {
         let (fields, (code, bits)) = (self.fields, kind.code());
         self.put(fields.datatype, code.to_le_bytes());
@@ -348,7 +348,7 @@ impl NiftiHeader {
         self.bytes[at..at + single.len()].copy_from_slice(single);
     }
 
-    /// Removes the statements about values that labels do not bear out.
+    /// Clears calibration and intent, which describe the image's values.
     pub(super) fn clear_meaning(&mut self) {
         let fields = self.fields;
         for (at, i) in
@@ -363,22 +363,32 @@ impl NiftiHeader {
         self.put(fields.intent_name, [0; 16]);
     }
 
-    /// Puts the size in, where it is another than the header's.
-    pub(super) fn put_size(&mut self, size: [usize; 3], volumes: usize) {
+    /// Writes the size, where it is another than the header's.
+    ///
+    /// # Errors
+    /// If NIfTI-1's 16 bits cannot hold it.
+    pub(super) fn put_size(&mut self, size: [usize; 3], volumes: usize) -> std::result::Result<(), String> {
         if (size, volumes) == (self.geometry.size(), self.volumes) && self.kind.samples() == 1 {
-            return;
+            return Ok(());
         }
         let [depth, height, width] = size;
         let rank = if volumes == 1 { 3 } else { 4 };
-        for (i, length) in [rank, width, height, depth, volumes, 1, 1, 1].into_iter().enumerate() {
+        let dim = [rank, width, height, depth, volumes, 1, 1, 1];
+        if self.fields.version == 1 && dim.iter().any(|length| i16::try_from(*length).is_err()) {
+            return Err(format!(
+                "{size:?} voxels in {volumes} volumes do not fit the header of NIfTI-1; write it without one"
+            ));
+        }
+        for (i, length) in dim.into_iter().enumerate() {
             match self.fields.version {
                 1 => self.put(self.fields.dim + 2 * i, (length as i16).to_le_bytes()),
                 _ => self.put(self.fields.dim + 8 * i, (length as i64).to_le_bytes()),
             }
         }
+        Ok(())
     }
 
-    /// Says where the voxels are, by the affine alone.
+    /// Writes the geometry as the sform alone.
     pub(super) fn put_place(&mut self, geometry: &Geometry) {
         let fields = self.fields;
         let unit = Raw { bytes: &self.bytes, fields, order: self.order }.unit();
@@ -526,7 +536,7 @@ impl Raw<'_> {
                 ("quatern_b, quatern_c, quatern_d", self.quaternion(path, spacing)?)
             } else {
                 let spacing = spacing.map(f64::abs);
-                // By agreement the first axis runs to the left, and the middle of the volume is the origin.
+                // As nibabel: the first axis runs to the left, and the middle of the volume is the origin.
                 let turned = [-spacing[0], spacing[1], spacing[2]];
                 let row = |i: usize| {
                     let mut row = [0.0; 4];

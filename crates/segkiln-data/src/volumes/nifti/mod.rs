@@ -64,7 +64,7 @@ pub fn read_nifti(path: impl AsRef<Path>, limits: &Limits) -> Result<(Volume, Ni
 /// Reads the labels of a NIfTI file. Whole numbers that are stored as floats, or scaled, are labels too.
 ///
 /// # Errors
-/// As [`read_nifti`], and if there is more than one volume, or a value that is no whole number from 0 to 2^32 - 1.
+/// The errors of [`read_nifti`], and if there is more than one volume, or a value that is no whole number from 0 to 2^32 - 1.
 pub fn read_nifti_labels(path: impl AsRef<Path>, limits: &Limits) -> Result<(LabelVolume, NiftiHeader)> {
     /// Scaled by a factor of 32 bits, whole numbers are not quite whole.
     const TOLERANCE: f64 = 1e-3;
@@ -96,38 +96,41 @@ pub fn read_nifti_labels(path: impl AsRef<Path>, limits: &Limits) -> Result<(Lab
 /// complete.
 ///
 /// With the header of the image that the volume was made of, all its fields are carried over bit by bit, in its byte order, but
-/// those of the type, and of the grid where this is another one. Without, the header is NIfTI-1's with the affine as the
-/// sform.
+/// those of the type, and of the grid where this is another one. Without, the header is NIfTI-1's (NIfTI-2's where a dimension is
+/// over 32,767) with the affine as the sform.
 ///
 /// # Errors
-/// If the extension is another one, or the file cannot be written.
+/// If the extension is another one, a dimension does not fit the header's version, or the file cannot be written.
 pub fn write_nifti(path: impl AsRef<Path>, volume: &Volume, header: Option<&NiftiHeader>) -> Result<()> {
-    let mut header = header_for(volume.geometry(), header);
-    header.put_size(volume.geometry().size(), volume.channels());
+    let path = path.as_ref();
+    let mut header = header_for(volume.geometry(), volume.channels(), header);
+    header
+        .put_size(volume.geometry().size(), volume.channels())
+        .map_err(|reason| DataError::Encode { path: path.into(), reason })?;
     header.put_kind(Kind::F32);
     let order = header.order;
     let bytes = volume.as_slice().iter().map(|value| match order {
         Order::Little => value.to_le_bytes(),
         Order::Big => value.to_be_bytes(),
     });
-    write(path.as_ref(), volume.geometry().size(), header, bytes)
+    write(path, header, bytes)
 }
 
 /// Writes labels in the fewest of 8, 16 or 32 bits, as [`write_nifti`] does. Of the header also the calibration and the intent
 /// are not carried over, which are the image's.
 ///
 /// # Errors
-/// As [`write_nifti`].
+/// The errors of [`write_nifti`].
 pub fn write_nifti_labels(path: impl AsRef<Path>, labels: &LabelVolume, header: Option<&NiftiHeader>) -> Result<()> {
     let path = path.as_ref();
-    let mut header = header_for(labels.geometry(), header);
-    header.put_size(labels.geometry().size(), 1);
+    let mut header = header_for(labels.geometry(), 1, header);
+    header.put_size(labels.geometry().size(), 1).map_err(|reason| DataError::Encode { path: path.into(), reason })?;
     header.clear_meaning();
-    let (all, size, order) = (labels.as_slice(), labels.geometry().size(), header.order);
+    let (all, order) = (labels.as_slice(), header.order);
     match all.iter().copied().max().unwrap_or_default() {
         0..=0xFF => {
             header.put_kind(Kind::U8);
-            write(path, size, header, all.iter().map(|label| [*label as u8]))
+            write(path, header, all.iter().map(|label| [*label as u8]))
         }
         0x100..=0xFFFF => {
             header.put_kind(Kind::U16);
@@ -135,7 +138,7 @@ pub fn write_nifti_labels(path: impl AsRef<Path>, labels: &LabelVolume, header: 
                 Order::Little => (*label as u16).to_le_bytes(),
                 Order::Big => (*label as u16).to_be_bytes(),
             };
-            write(path, size, header, all.iter().map(bytes))
+            write(path, header, all.iter().map(bytes))
         }
         _ => {
             header.put_kind(Kind::U32);
@@ -143,12 +146,12 @@ pub fn write_nifti_labels(path: impl AsRef<Path>, labels: &LabelVolume, header: 
                 Order::Little => label.to_le_bytes(),
                 Order::Big => label.to_be_bytes(),
             };
-            write(path, size, header, all.iter().map(bytes))
+            write(path, header, all.iter().map(bytes))
         }
     }
 }
 
-fn header_for(geometry: &super::Geometry, header: Option<&NiftiHeader>) -> NiftiHeader {
+fn header_for(geometry: &super::Geometry, volumes: usize, header: Option<&NiftiHeader>) -> NiftiHeader {
     match header {
         Some(header) if header.geometry == *geometry => header.clone(),
         Some(header) => {
@@ -156,24 +159,16 @@ fn header_for(geometry: &super::Geometry, header: Option<&NiftiHeader>) -> Nifti
             header.put_place(geometry);
             header
         }
-        None => NiftiHeader::new(geometry),
+        None => NiftiHeader::new(geometry, volumes),
     }
 }
 
-fn write<const N: usize>(
-    path: &Path,
-    size: [usize; 3],
-    header: NiftiHeader,
-    voxels: impl Iterator<Item = [u8; N]>,
-) -> Result<()> {
+fn write<const N: usize>(path: &Path, header: NiftiHeader, voxels: impl Iterator<Item = [u8; N]>) -> Result<()> {
     let refused = |reason: String| DataError::Encode { path: path.into(), reason };
     let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
     let is_packed = name.ends_with(".nii.gz");
     if !is_packed && !name.ends_with(".nii") {
         return Err(refused("volumes are written as .nii or .nii.gz; give it such a name".into()));
-    }
-    if header.version() == 1 && size.iter().any(|length| i16::try_from(*length).is_err()) {
-        return Err(refused(format!("{size:?} voxels do not fit the header of NIfTI-1; write it without one")));
     }
     let mut bytes = header.bytes;
     bytes.extend_from_slice(&header.extension);
@@ -358,7 +353,7 @@ impl Bytes {
     }
 }
 
-/// Whether a file is NIfTI by its name: `.nii`, `.hdr` or `.img`, and with `.gz` behind these.
+/// Recognizes NIfTI files by their names: `.nii`, `.hdr` or `.img`, each with or without `.gz`.
 pub fn is_nifti(path: &Path) -> bool {
     Pair::of(path).is_ok()
 }

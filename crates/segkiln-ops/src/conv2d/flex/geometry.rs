@@ -24,6 +24,18 @@ pub(crate) fn reach(kernel: usize, dilation: usize) -> Option<usize> {
     dilation.checked_mul(kernel.checked_sub(1)?)?.checked_add(1)
 }
 
+/// Returns the outputs along an axis; `None` if the kernel is larger than the padded input.
+pub(crate) fn output_side(
+    side: usize,
+    kernel: usize,
+    (before, after): (usize, usize),
+    stride: usize,
+    dilation: usize,
+) -> Option<usize> {
+    let padded = side.checked_add(before)?.checked_add(after)?;
+    Some(padded.checked_sub(reach(kernel, dilation)?)? / stride + 1)
+}
+
 /// The sizes of a convolution. Pairs are of rows and columns: `[height, width]` of the input, the output and the kernel, and a
 /// step along each axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,13 +68,10 @@ impl Geometry {
         }
         let ConvOptions { stride, padding, dilation, groups } = options;
         let output = [0, 1].map(|axis| {
-            let (before, after) = padding[axis];
-            let padded = x[2 + axis].checked_add(before).and_then(|size| size.checked_add(after));
-            let reach = reach(weight[2 + axis], dilation[axis]);
-            match (padded, reach) {
-                (Some(padded), Some(reach)) if padded >= reach => (padded - reach) / stride[axis] + 1,
-                _ => panic!("a kernel {weight:?} with dilation {dilation:?} is larger than the input {x:?} with padding {padding:?}"),
-            }
+            let side = output_side(x[2 + axis], weight[2 + axis], padding[axis], stride[axis], dilation[axis]);
+            side.unwrap_or_else(|| {
+                panic!("a kernel {weight:?} with dilation {dilation:?} is larger than the input {x:?} with padding {padding:?}")
+            })
         });
         Some(Self::new(x, weight, output, *stride, padding.map(|(before, _)| before), *dilation, *groups))
     }

@@ -92,7 +92,7 @@ mod phases;
 pub(super) mod plan;
 mod winograd;
 
-pub(crate) use geometry::{Geometry, reach};
+pub(crate) use geometry::{Geometry, output_side, reach};
 use plan::{Method, Pass, Plan};
 use winograd::Kernels;
 
@@ -510,7 +510,7 @@ pub(crate) struct Epilogue<'a> {
 
 impl<'a> Epilogue<'a> {
     /// Takes scale and shift from contiguous tensors.
-    fn new(scale: &'a FlexTensor, shift: &'a FlexTensor, range: Option<[f32; 2]>) -> Self {
+    pub fn new(scale: &'a FlexTensor, shift: &'a FlexTensor, range: Option<[f32; 2]>) -> Self {
         Self { scale: values(scale), shift: values(shift), range: range.unwrap_or(Self::UNBOUNDED) }
     }
 
