@@ -13,7 +13,7 @@ use segkiln_fuzz::{Counting, file, measured, quiet};
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What is between annotations and results.
+/// Separator of annotations and results in an input.
 const BETWEEN: &[u8] = b"\n---\n";
 
 fuzz_target!(init: quiet(&["segkiln"]), |data: &[u8]| {

@@ -1,4 +1,4 @@
-//! What the fuzz targets share: an allocator that counts, and a file for each input.
+//! Parts that the fuzz targets share: an allocator that counts, and a file for each input.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},

@@ -7,7 +7,7 @@ use crate::{
     tiles::{bell, starts},
 };
 
-/// How a volume is cut for a network.
+/// Windows that a volume is cut into for a network.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WindowOptions {
     /// Depth, height and width of what the network sees at once. A volume that is smaller along an axis is seen as it is there.

@@ -75,7 +75,7 @@ impl CocoResultFile {
         decode(&self.path, || entry(index), segmentation, size).map(Some)
     }
 
-    /// That something of [`results`](Self::results)`[index]` cannot be used.
+    /// Returns the error that a field of [`results`](Self::results)`[index]` cannot be used.
     pub fn wrong(&self, index: usize, field: &str, reason: impl Into<String>) -> DataError {
         DataError::Coco { path: self.path.clone(), entry: entry(index), field: field.into(), reason: reason.into() }
     }

@@ -18,8 +18,8 @@ pub struct PatchOptions {
     pub patch: [usize; 3],
     /// Patches of each case.
     pub per_case: usize,
-    /// Share of the patches whose middle is a voxel with foreground, of a class that is drawn first; as nnU-Net, which takes a
-    /// third. The others lie anywhere.
+    /// Share of the patches around a voxel with foreground, of a class that is drawn first; as nnU-Net, which takes a third. The
+    /// voxel is the patch's middle, but near a border of the case. The others lie anywhere.
     pub foreground: f32,
     /// Label that is no foreground though it is not 0. Voxels of a patch that are outside of its case have this label, or 0
     /// without it, and the value 0.

@@ -6,7 +6,7 @@ use segkiln_ops::{ResizeMode, resize};
 use super::{Explanation, Method};
 use crate::{Map, Question, Result, subject::values};
 
-/// What a layer put out for an image, and the gradient of the target for it.
+/// Activations of a layer for an image, and the gradient of the target with respect to them.
 pub(super) struct Layer {
     pub size: [usize; 2],
     /// `[channels][height * width]`

@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// How channels grow from level to level.
+/// Growth of the channels from level to level.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum Widths {
     /// As in a U-Net of images: both convolutions of a level have `base << level` channels, and so has what is enlarged to it.
@@ -43,7 +43,7 @@ pub struct UNet3dConfig {
     /// Number of times that depth, height and width are halved.
     #[config(default = 3)]
     pub depth: usize,
-    /// How channels grow.
+    /// Growth of the channels.
     #[config(default = "Widths::Even")]
     pub widths: Widths,
     /// Normalization after each convolution of 3×3×3.

@@ -28,7 +28,7 @@ pub(super) struct Inputs<'a, E> {
     channels: [usize; 2],
     /// Zero point of each tensor.
     zeros: [E; 2],
-    /// That of the first.
+    /// Zero point of the first tensor.
     pub zero: E,
 }
 
