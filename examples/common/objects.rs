@@ -76,7 +76,7 @@ impl Objects {
         if files.paths().is_empty() {
             return Ok(());
         }
-        let [width, height] = map.size();
+        let Size { width, height } = map.size();
         let placement = Placement::of(&geo, scale);
         let mut numbers = match &files.numbers {
             Some(path) => {

@@ -1,3 +1,5 @@
+use crate::Size;
+
 /// Errors of label maps, classes, boxes, masks and objects.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -59,12 +61,12 @@ pub enum CoreError {
         reason: &'static str,
     },
     /// Two masks of different sizes.
-    #[error("masks of {first:?} and {second:?} (width, height) cannot be compared")]
+    #[error("masks of {first} and {second} pixels cannot be compared")]
     MaskMismatch {
         /// Width and height.
-        first: [u32; 2],
+        first: Size,
         /// Width and height.
-        second: [u32; 2],
+        second: Size,
     },
     /// A mask that is neither polygons nor runs.
     #[error("a mask must be polygons [[x, y, ...], ...] or an object with size and counts")]
@@ -81,14 +83,14 @@ pub enum CoreError {
     #[error("an object's label must be at least 1, as 0 is the background; number the classes from 1")]
     BackgroundLabel,
     /// An object whose mask differs from its image in size.
-    #[error("the mask of object {index} has {mask:?} pixels (width, height), its image {image:?}; they must be equal")]
+    #[error("the mask of object {index} has {mask} pixels, its image {image}; they must be equal")]
     InstanceMask {
         /// Index of the object in the image's list.
         index: usize,
         /// Width and height of the mask.
-        mask: [u32; 2],
+        mask: Size,
         /// Width and height of the image.
-        image: [u32; 2],
+        image: Size,
     },
     /// A palette shorter than the class list.
     #[error("{classes} classes need as many colors, the palette has {colors}")]

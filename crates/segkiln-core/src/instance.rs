@@ -2,7 +2,7 @@ use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BBox, CoreError, LabelMap, Result, Rle};
+use crate::{BBox, CoreError, LabelMap, Result, Rle, Size};
 
 /// Checks that a label is not the background's.
 pub(crate) fn foreground(label: u32) -> Result<NonZeroU32> {
@@ -84,10 +84,12 @@ impl Instances {
     /// # Errors
     /// [`CoreError::InstanceMask`] if a mask has another size.
     pub fn new(width: u32, height: u32, instances: Vec<Instance>) -> Result<Self> {
+        let image = Size { width, height };
         for (index, instance) in instances.iter().enumerate() {
-            let size = instance.mask.as_ref().map_or([width, height], |mask| [mask.width(), mask.height()]);
-            if size != [width, height] {
-                return Err(CoreError::InstanceMask { index, mask: size, image: [width, height] });
+            if let Some(mask) = instance.mask.as_ref().map(Rle::size)
+                && mask != image
+            {
+                return Err(CoreError::InstanceMask { index, mask, image });
             }
         }
         Ok(Self { width, height, instances })
@@ -105,6 +107,11 @@ impl Instances {
         };
         let instances = Rle::of_labels(map)?.into_iter().filter_map(instance).collect();
         Ok(Self { width: map.width(), height: map.height(), instances })
+    }
+
+    /// Width and height in pixels.
+    pub fn size(&self) -> Size {
+        Size { width: self.width(), height: self.height() }
     }
 
     /// Width of the image in pixels.

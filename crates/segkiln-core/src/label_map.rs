@@ -1,4 +1,4 @@
-use crate::{CoreError, Result};
+use crate::{CoreError, Result, Size};
 
 /// An image of labels: class indices (semantic segmentation) or instance ids (instance segmentation).
 ///
@@ -36,6 +36,11 @@ impl LabelMap {
     /// Creates a map with one label everywhere.
     pub fn filled(width: u32, height: u32, label: u32) -> Self {
         Self { width, height, data: vec![label; width as usize * height as usize] }
+    }
+
+    /// Width and height in pixels.
+    pub fn size(&self) -> Size {
+        Size { width: self.width(), height: self.height() }
     }
 
     /// Width in pixels.

@@ -13,6 +13,7 @@ mod palette;
 mod polygon;
 mod precision;
 mod rle;
+mod size;
 
 pub use bbox::BBox;
 pub use classes::Classes;
@@ -23,3 +24,4 @@ pub use label_map::LabelMap;
 pub use palette::{Palette, Rgb};
 pub use precision::{Precision, PrecisionChoice, UnknownPrecision};
 pub use rle::Rle;
+pub use size::Size;

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BBox, CoreError, LabelMap, Result, polygon};
+use crate::{BBox, CoreError, LabelMap, Result, Size, polygon};
 
 /// Columns of a label map that are read together: those of a cache line.
 const COLUMNS: usize = 16;
@@ -262,6 +262,11 @@ impl Rle {
         string
     }
 
+    /// Width and height in pixels.
+    pub fn size(&self) -> Size {
+        Size { width: self.width(), height: self.height() }
+    }
+
     /// Width in pixels.
     pub fn width(&self) -> u32 {
         self.width
@@ -343,8 +348,8 @@ impl Rle {
 
     /// Calls `f` with the length of each run in which neither mask changes, and the masks' values there.
     fn for_each_run(&self, other: &Self, mut f: impl FnMut(u32, bool, bool)) -> Result<()> {
-        if [self.width, self.height] != [other.width, other.height] {
-            let (first, second) = ([self.width, self.height], [other.width, other.height]);
+        let (first, second) = (self.size(), other.size());
+        if first != second {
             return Err(CoreError::MaskMismatch { first, second });
         }
         let (mut index, mut rest) = ([0, 0], [self.counts[0], other.counts[0]]);

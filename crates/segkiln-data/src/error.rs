@@ -1,5 +1,7 @@
 use std::path::{Path, PathBuf};
 
+use segkiln_core::Size;
+
 use crate::regions::Region;
 
 /// Errors of images, masks, lists, data sets and the options of this crate.
@@ -240,31 +242,28 @@ pub enum DataError {
         cure: &'static str,
     },
     /// An image and a mask of different sizes.
-    #[error("{image} has {}x{} pixels, its mask {mask} {}x{}; {cure}", image_size.0, image_size.1, mask_size.0, mask_size.1)]
+    #[error("{image} has {image_size} pixels, its mask {mask} {mask_size}; {cure}")]
     SizeMismatch {
         /// The image.
         image: PathBuf,
         /// Its width and height.
-        image_size: (u32, u32),
+        image_size: Size,
         /// The mask.
         mask: PathBuf,
         /// Its width and height.
-        mask_size: (u32, u32),
+        mask_size: Size,
         /// Suggested fix.
         cure: String,
     },
     /// A sample whose image and target are of different sizes, or an image that its annotation says is of another size.
-    #[error(
-        "{image} has {}x{} pixels, its target or annotation {}x{}; {cure}",
-        image_size.0, image_size.1, target_size.0, target_size.1
-    )]
+    #[error("{image} has {image_size} pixels, its target or annotation {target_size}; {cure}")]
     TargetSize {
         /// The image, or the name of the sample.
         image: PathBuf,
         /// Its width and height.
-        image_size: (u32, u32),
+        image_size: Size,
         /// Width and height of the target.
-        target_size: (u32, u32),
+        target_size: Size,
         /// Suggested fix.
         cure: String,
     },

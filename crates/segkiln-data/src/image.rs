@@ -1,6 +1,8 @@
 use image::DynamicImage;
 use serde::{Deserialize, Serialize};
 
+use segkiln_core::Size;
+
 use crate::{DataError, Result, raster::Raster};
 
 /// Which channels an image is read into.
@@ -111,6 +113,11 @@ impl Image {
         let rows = self.data.chunks_exact(row.max(1)).skip(top as usize).take(height as usize);
         let data = rows.flat_map(|row| &row[start..start + length]).copied().collect();
         Self { width, height, channels: self.channels, data }
+    }
+
+    /// Width and height in pixels.
+    pub fn size(&self) -> Size {
+        Size { width: self.width(), height: self.height() }
     }
 
     /// Width in pixels.

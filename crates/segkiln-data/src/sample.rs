@@ -17,8 +17,7 @@ pub struct Sample<T = LabelMap> {
 impl<T: Target> Sample<T> {
     /// Refuses an image and a target of different sizes, which no transform can move together.
     pub(crate) fn check(&self) -> Result<()> {
-        let image_size = (self.image.width(), self.image.height());
-        let target_size = self.target.size().into();
+        let (image_size, target_size) = (self.image.size(), self.target.size());
         if image_size == target_size {
             return Ok(());
         }

@@ -60,9 +60,9 @@ pub enum ExplainError {
         /// The thing.
         what: &'static str,
         /// Its width and height.
-        found: [u32; 2],
+        found: Size,
         /// The image's width and height.
-        expected: [u32; 2],
+        expected: Size,
     },
     /// A pixel is not in the image.
     #[error("pixel (x {x}, y {y}) is outside of the image of {width}x{height}")]

@@ -1,5 +1,5 @@
 use burn::tensor::{Tensor, TensorData};
-use segkiln_core::LabelMap;
+use segkiln_core::{LabelMap, Size};
 
 use crate::{ExplainError, Map, Question, Result};
 
@@ -23,7 +23,7 @@ pub struct Faithfulness {
 /// If the map is not of the image's size, or `steps` is 0.
 pub fn faithfulness(question: &Question<'_>, map: &Map, steps: usize) -> Result<Faithfulness> {
     let [height, width] = question.size();
-    check_size("the map", [map.width(), map.height()], [width as u32, height as u32])?;
+    check_size("the map", map.size(), [width as u32, height as u32])?;
     if steps == 0 {
         return Err(ExplainError::Option { option: "steps", reason: "must be at least 1".into() });
     }
@@ -55,7 +55,7 @@ pub fn faithfulness(question: &Question<'_>, map: &Map, steps: usize) -> Result<
 /// # Errors
 /// If the two differ in size, or the mask is empty.
 pub fn points_at(map: &Map, mask: &LabelMap) -> Result<bool> {
-    check_size("the mask", [mask.width(), mask.height()], [map.width(), map.height()])?;
+    check_size("the mask", mask.size(), map.size())?;
     if mask.as_slice().iter().all(|label| *label == 0) {
         return Err(ExplainError::EmptyMask);
     }
@@ -64,6 +64,6 @@ pub fn points_at(map: &Map, mask: &LabelMap) -> Result<bool> {
     Ok(strongest.is_some_and(|pixel| mask.as_slice()[pixel] != 0))
 }
 
-fn check_size(what: &'static str, found: [u32; 2], expected: [u32; 2]) -> Result<()> {
+fn check_size(what: &'static str, found: Size, expected: Size) -> Result<()> {
     if found == expected { Ok(()) } else { Err(ExplainError::Size { what, found, expected }) }
 }

@@ -1,3 +1,5 @@
+use segkiln_core::Size;
+
 use crate::{ExplainError, Result};
 
 /// A number for each pixel of an image.
@@ -23,6 +25,11 @@ impl Map {
             return Err(ExplainError::Undefined(*value));
         }
         Ok(Self { width: width as u32, height: height as u32, values, is_signed })
+    }
+
+    /// Width and height in pixels.
+    pub fn size(&self) -> Size {
+        Size { width: self.width(), height: self.height() }
     }
 
     /// Width in pixels.

@@ -138,7 +138,7 @@ impl<M: SegmentationNetwork> Subject for SegmentationSubject<M> {
             Region::Pixel { x, y } if *x < width && *y < height => region.clone(),
             Region::Pixel { x, y } => return Err(ExplainError::Pixel { x: *x, y: *y, width, height }),
             Region::Mask(mask) => {
-                let found = [mask.width(), mask.height()];
+                let found = mask.size();
                 if found != [width, height] {
                     return Err(ExplainError::Size { what: "the mask", found, expected: [width, height] });
                 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use segkiln_core::LabelMap;
+use segkiln_core::{LabelMap, Size};
 use segkiln_data::Image;
 use segkiln_models::SegmentationNetwork;
 
@@ -46,7 +46,7 @@ pub fn wrong_regions<M: SegmentationNetwork>(
     most: usize,
     search: &SmallestChange,
 ) -> Result<Vec<WrongRegion>> {
-    let (found, expected) = ([labels.width(), labels.height()], [image.width(), image.height()]);
+    let (found, expected) = (labels.size(), image.size());
     if found != expected {
         return Err(ExplainError::Size { what: "the map of labels", found, expected });
     }
@@ -85,7 +85,7 @@ fn change(before: &Image, after: &Image) -> Result<Map> {
 
 /// Connected pixels of equal kinds, joined at sides and corners, in the order of their first pixels.
 fn connected<K: PartialEq + Copy>(
-    [width, height]: [u32; 2],
+    Size { width, height }: Size,
     kind: impl Fn(usize) -> Option<K>,
 ) -> Vec<(K, Vec<usize>)> {
     let [width, height] = [width, height].map(|side| side as usize);

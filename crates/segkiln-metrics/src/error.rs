@@ -32,9 +32,9 @@ pub enum MetricsError {
     #[error("predicted map of {}x{} pixels for a target of {}x{}", predicted.0, predicted.1, target.0, target.1)]
     Size {
         /// Width and height of the prediction.
-        predicted: (u32, u32),
+        predicted: Size,
         /// Width and height of the target.
-        target: (u32, u32),
+        target: Size,
     },
     /// Labels that are not one a voxel.
     #[error("{labels} labels for a volume of {size:?} voxels")]

@@ -2,7 +2,7 @@
 
 use std::{sync::mpsc::sync_channel, thread, time::Instant};
 
-use segkiln_core::{BBox, CoreError, Detection, Rle};
+use segkiln_core::{BBox, CoreError, Detection, Rle, Size};
 use segkiln_data::{
     instances::{Object, ObjectRun},
     regions::{Region, RegionPixels, RegionSource},
@@ -156,7 +156,7 @@ impl<M: DetectionNetwork> Detector<M> {
         &self,
         pixels: RegionPixels,
         tile: Region,
-        size: [u32; 2],
+        size: Size,
         options: &LargeOptions,
     ) -> Result<Vec<Found>, PredictError> {
         let RegionPixels { mut image, missing } = pixels;
@@ -174,7 +174,7 @@ impl<M: DetectionNetwork> Detector<M> {
 }
 
 impl Found {
-    fn new(detection: Detection, tile: Region, size: [u32; 2]) -> Self {
+    fn new(detection: Detection, tile: Region, size: Size) -> Self {
         let [x1, y1, x2, y2] = detection.bbox.xyxy();
         let sides = [f64::from(tile.width), f64::from(tile.height)];
         let inner = [
@@ -385,12 +385,12 @@ mod tests {
             let detection =
                 Detection::new(mask.bbox().unwrap(), 1 + label % 2, 0.5 + (label % 7) as f32 / 20.0).unwrap();
             let detection = if masks { detection.with_mask(mask) } else { detection };
-            Found::new(detection, tile, [scene.width(), scene.height()])
+            Found::new(detection, tile, scene.size())
         };
         Rle::of_labels(&part).unwrap().into_iter().map(of_label).collect()
     }
 
-    fn tiles(size: [u32; 2], tile: u32, overlap: f32) -> Vec<Region> {
+    fn tiles(size: Size, tile: u32, overlap: f32) -> Vec<Region> {
         let firsts = size.map(|side| starts(side as usize, tile as usize, overlap));
         let places = firsts[1].iter().flat_map(|top| firsts[0].iter().map(move |left| [*left, *top]));
         let region = |[left, top]: [usize; 2]| Region {

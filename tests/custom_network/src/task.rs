@@ -28,13 +28,13 @@ use segkiln::{
 #[derive(Debug, Clone, Copy)]
 pub struct Label {
     /// Width and height of the image.
-    pub size: [u32; 2],
+    pub size: Size,
     /// Class, from 0.
     pub class: u32,
 }
 
 impl Target for Label {
-    fn size(&self) -> [u32; 2] {
+    fn size(&self) -> Size {
         self.size
     }
 

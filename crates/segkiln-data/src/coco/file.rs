@@ -3,7 +3,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use segkiln_core::Rle;
+use segkiln_core::{Rle, Size};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -188,7 +188,7 @@ impl CocoFile {
     ///
     /// # Errors
     /// If there is no such image, or the file does not say.
-    pub fn size(&self, id: &ImageId) -> Result<[u32; 2]> {
+    pub fn size(&self, id: &ImageId) -> Result<Size> {
         let wrong = |field: &str, reason: &str| DataError::Coco {
             path: self.path.clone(),
             entry: format!("image {id}"),
@@ -198,7 +198,7 @@ impl CocoFile {
         let image = self.image(id).ok_or_else(|| wrong("id", "no image has it"))?;
         let width = image.width.ok_or_else(|| wrong("width", "is missing; masks need it"))?;
         let height = image.height.ok_or_else(|| wrong("height", "is missing; masks need it"))?;
-        Ok([width, height])
+        Ok(Size { width, height })
     }
 
     /// Mask of an object; none if it has no `segmentation`.

@@ -37,7 +37,7 @@ mod tests;
 
 use std::{fmt, path::Path};
 
-use segkiln_core::{CoreError, Rle};
+use segkiln_core::{CoreError, Rle, Size};
 use serde::{Deserialize, Serialize};
 
 use crate::{DataError, Result};
@@ -78,16 +78,15 @@ impl fmt::Display for ImageId {
     }
 }
 
-/// The mask of an entry of `path` on an image of `size` (width, height).
-fn decode(path: &Path, entry: impl FnOnce() -> String, segmentation: &Segmentation, size: [u32; 2]) -> Result<Rle> {
-    segmentation.to_rle(size[0], size[1]).map_err(|error| DataError::Coco {
+/// The mask of an entry of `path` on an image of `size`.
+fn decode(path: &Path, entry: impl FnOnce() -> String, segmentation: &Segmentation, size: Size) -> Result<Rle> {
+    segmentation.to_rle(size.width, size.height).map_err(|error| DataError::Coco {
         path: path.into(),
         entry: entry(),
         field: "segmentation".into(),
         reason: match error {
             CoreError::MaskMismatch { first, second } => format!(
-                "the mask has {}x{} pixels, its image {}x{}; correct the size ([height, width]) of one of them",
-                first[0], first[1], second[0], second[1]
+                "the mask has {first} pixels, its image {second}; correct the size ([height, width]) of one of them"
             ),
             other => format!("{other}; correct it or remove the entry"),
         },

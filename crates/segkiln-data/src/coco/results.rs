@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use segkiln_core::Rle;
+use segkiln_core::{Rle, Size};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -70,7 +70,7 @@ impl CocoResultFile {
     ///
     /// # Panics
     /// If there is no such result.
-    pub fn mask(&self, index: usize, size: [u32; 2]) -> Result<Option<Rle>> {
+    pub fn mask(&self, index: usize, size: Size) -> Result<Option<Rle>> {
         let Some(segmentation) = &self.results[index].segmentation else { return Ok(None) };
         decode(&self.path, || entry(index), segmentation, size).map(Some)
     }

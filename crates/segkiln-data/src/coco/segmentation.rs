@@ -1,6 +1,6 @@
 use std::fmt;
 
-use segkiln_core::{CoreError, Rle};
+use segkiln_core::{CoreError, Rle, Size};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{
@@ -46,7 +46,8 @@ impl Segmentation {
         if let Self::Runs { size, .. } | Self::Compressed { size, .. } = self
             && *size != [height, width]
         {
-            return Err(CoreError::MaskMismatch { first: [size[1], size[0]], second: [width, height] });
+            let (first, second) = (Size { width: size[1], height: size[0] }, Size { width, height });
+            return Err(CoreError::MaskMismatch { first, second });
         }
         match self {
             Self::Polygons(polygons) => match self.degenerate_parts() {

@@ -50,7 +50,7 @@ fn a_whole_file() {
     assert_eq!(file.mask(third).unwrap().unwrap().area(), 4 + 1);
     let lists = file.annotations_by_image();
     assert_eq!([lists[0].as_slice(), lists[1].as_slice()], [[second].as_slice(), &[first, third]]);
-    assert_eq!(file.size(&7.into()).unwrap(), [6, 4]);
+    assert_eq!(file.size(&7.into()).unwrap(), (6, 4).into());
     refused(file.size(&8.into()), &["gt.json", "image 8"]);
 }
 
@@ -255,9 +255,9 @@ fn results_come_back() {
     write_results(&path, &all).unwrap();
     let read = CocoResultFile::read(&path).unwrap();
     assert_eq!(read.results(), all);
-    assert_eq!(read.mask(0, [6, 4]).unwrap(), None);
-    assert_eq!(read.mask(1, [6, 4]).unwrap(), Some(mask));
-    refused(read.mask(3, [4, 6]), &["dt.json", "result number 3", "`segmentation`"]);
+    assert_eq!(read.mask(0, (6, 4).into()).unwrap(), None);
+    assert_eq!(read.mask(1, (6, 4).into()).unwrap(), Some(mask));
+    refused(read.mask(3, (4, 6).into()), &["dt.json", "result number 3", "`segmentation`"]);
     write_results(&path, &[]).unwrap();
     assert!(CocoResultFile::read(&path).unwrap().results().is_empty());
     // What JSON cannot hold is not written.

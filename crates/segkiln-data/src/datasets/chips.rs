@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use burn::data::dataset::{Dataset, DatasetError};
-use segkiln_core::LabelMap;
+use segkiln_core::{LabelMap, Size};
 
 use crate::{
     DataError, Result, Sample,
@@ -46,9 +46,11 @@ impl SpatialSplit {
     /// left of a chip at the right and at the bottom is not used.
     ///
     /// ```
+    /// use segkiln_core::Size;
     /// use segkiln_data::datasets::SpatialSplit;
     ///
-    /// let chips = SpatialSplit { chip: 100, block: 2, validation: 0.25, gap: 100 }.of([1000, 1200], 0)?;
+    /// let scene = Size { width: 1000, height: 1200 };
+    /// let chips = SpatialSplit { chip: 100, block: 2, validation: 0.25, gap: 100 }.of(scene, 0)?;
     /// assert!(chips.val.len() >= 24 && chips.train.len() >= 24);
     /// # Ok::<(), segkiln_data::DataError>(())
     /// ```
@@ -56,7 +58,7 @@ impl SpatialSplit {
     /// # Errors
     /// [`DataError::Option`] if a side is 0, there are more than 2²⁴ blocks or the share is not between 0 and 1, [`DataError::Empty`] if no
     /// chip is left for one purpose.
-    pub fn of(&self, [width, height]: [u32; 2], seed: u64) -> Result<Chips> {
+    pub fn of(&self, Size { width, height }: Size, seed: u64) -> Result<Chips> {
         let Self { chip, block, validation, gap } = *self;
         if chip == 0 || block == 0 {
             return Err(DataError::option("chip", "chips and blocks must have a side of at least 1"));
@@ -121,8 +123,7 @@ impl<S: RegionSource> ChipDataset<S> {
     /// # Errors
     /// [`DataError::SizeMismatch`] if scene and map differ in size, [`DataError::Empty`] if there are no chips.
     pub fn new(scene: Arc<S>, labels: Arc<TiffSource>, chips: Vec<Region>, ignore: Option<u32>) -> Result<Self> {
-        let size = |source: &dyn RegionSource| (source.levels()[0].width, source.levels()[0].height);
-        let (image_size, mask_size) = (size(&*scene), size(&*labels));
+        let (image_size, mask_size) = (scene.levels()[0].size(), labels.levels()[0].size());
         if image_size != mask_size {
             return Err(DataError::SizeMismatch {
                 image: scene.path().into(),
@@ -180,20 +181,21 @@ mod tests {
     #[test]
     fn neighbors_are_not_on_both_sides() {
         let split = SpatialSplit { chip: 10, block: 3, validation: 0.2, gap: 15 };
-        let chips = split.of([405, 309], 7).unwrap();
-        assert_eq!(split.of([405, 309], 7).unwrap(), chips);
-        assert_ne!(split.of([405, 309], 8).unwrap(), chips);
+        let scene = Size { width: 405, height: 309 };
+        let chips = split.of(scene, 7).unwrap();
+        assert_eq!(split.of(scene, 7).unwrap(), chips);
+        assert_ne!(split.of(scene, 8).unwrap(), chips);
         let apart = |a: u32, b: u32| a.abs_diff(b).saturating_sub(10);
         for (train, val) in chips.train.iter().flat_map(|train| chips.val.iter().map(move |val| (train, val))) {
             assert!(apart(train.left, val.left).max(apart(train.top, val.top)) >= 15, "{train:?} {val:?}");
         }
         let all = 40.0 * 30.0;
         assert!((0.15..0.25).contains(&(chips.val.len() as f64 / all)), "{}", chips.val.len());
-        assert!(chips.train.iter().chain(&chips.val).all(|chip| chip.is_within([400, 300])));
+        assert!(chips.train.iter().chain(&chips.val).all(|chip| chip.is_within((400, 300).into())));
         let wide = SpatialSplit { gap: 1000, ..split };
-        assert!(wide.of([405, 309], 7).unwrap_err().to_string().contains("training part"));
-        assert!(SpatialSplit { validation: 1.0, ..split }.of([405, 309], 7).is_err());
-        assert!(split.of([5, 5], 7).is_err());
+        assert!(wide.of(scene, 7).unwrap_err().to_string().contains("training part"));
+        assert!(SpatialSplit { validation: 1.0, ..split }.of(scene, 7).is_err());
+        assert!(split.of((5, 5).into(), 7).is_err());
     }
 
     #[test]

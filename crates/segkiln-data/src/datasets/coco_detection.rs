@@ -5,7 +5,7 @@ use std::{
 
 use burn::data::dataset::{Dataset, DatasetError};
 use rayon::prelude::*;
-use segkiln_core::{BBox, Classes, Instance, Instances};
+use segkiln_core::{BBox, Classes, Instance, Instances, Size};
 
 use super::{
     InvalidBoxes,
@@ -263,11 +263,11 @@ impl Reader<'_> {
         let mut read = Read::default();
         let path = self.path(image).map_err(|error| read.faults.push(error)).ok();
         let size = self.size(image).map_err(|error| read.faults.push(error)).ok();
-        let Some([width, height]) = size else { return read };
+        let Some(size) = size else { return read };
         let mut boxes = Boxes::new(self.options.invalid_boxes);
         let mut instances = Vec::with_capacity(annotations.len());
         for annotation in annotations {
-            match self.instance(annotation, [width, height], &mut boxes) {
+            match self.instance(annotation, size, &mut boxes) {
                 Ok(instance) => {
                     let parts = |mask: &Segmentation| mask.degenerate_parts();
                     let parts = annotation.segmentation.as_ref().filter(|_| self.options.masks).map_or(0, parts);
@@ -278,7 +278,8 @@ impl Reader<'_> {
             }
         }
         read.dropped = boxes.dropped;
-        let instances = Instances::new(width, height, instances).expect("masks were read for the image's size");
+        let instances =
+            Instances::new(size.width, size.height, instances).expect("masks were read for the image's size");
         read.entry = path.map(|(path, stem)| DetectionEntry { name: stem, image: path, instances });
         read
     }
@@ -303,15 +304,14 @@ impl Reader<'_> {
         Ok((found, stem))
     }
 
-    fn size(&self, image: &CocoImage) -> Result<[u32; 2]> {
-        let [width, height] = self.file.size(&image.id)?;
+    fn size(&self, image: &CocoImage) -> Result<Size> {
+        let size = self.file.size(&image.id)?;
         let limits = self.options.decode.limits;
         let path = Path::new(image.file_name.as_deref().unwrap_or_default());
-        match limits.check(path, width, height, 1) {
-            Ok(()) => Ok([width, height]),
+        match limits.check(path, size.width, size.height, 1) {
+            Ok(()) => Ok(size),
             Err(_) => {
-                let reason =
-                    format!("{width}x{height} pixels are over the limits for images; raise `Limits` if that is true");
+                let reason = format!("{size} pixels are over the limits for images; raise `Limits` if that is true");
                 Err(self.wrong(format!("image {}", image.id), "width", reason))
             }
         }
@@ -320,7 +320,7 @@ impl Reader<'_> {
     fn instance(
         &self,
         annotation: &CocoAnnotation,
-        [width, height]: [u32; 2],
+        Size { width, height }: Size,
         boxes: &mut Boxes,
     ) -> Result<Option<Instance>> {
         let options = self.options;
@@ -354,7 +354,8 @@ impl Reader<'_> {
             (None, Some(Some(corners))) => corners,
             (None, None) => return Err(refuse("bbox", "is missing, and so is a mask".into())),
         };
-        let bbox: Option<BBox> = boxes.take(corners, [width, height]).map_err(|reason| refuse("bbox", reason))?;
+        let bbox: Option<BBox> =
+            boxes.take(corners, Size { width, height }).map_err(|reason| refuse("bbox", reason))?;
         Ok(bbox.map(|bbox| {
             let mut instance = Instance::new(bbox, *class).expect("classes of objects begin at 1");
             instance.crowd = annotation.crowd;

@@ -99,7 +99,7 @@ impl DetectionDataset {
     pub(super) fn read(&self, index: usize) -> Result<(Image, FileFacts)> {
         let DetectionEntry { image: path, instances, .. } = &self.entries[index];
         let (image, facts) = read_with_facts(path, self.color, self.decode)?;
-        let (image_size, target_size) = ((image.width(), image.height()), (instances.width(), instances.height()));
+        let (image_size, target_size) = (image.size(), instances.size());
         if image_size != target_size {
             let cure = turn_cure(facts.orientation_tag, self.decode.orientation);
             return Err(DataError::TargetSize { image: path.clone(), image_size, target_size, cure });

@@ -33,7 +33,7 @@ pub use dsb2018::Dsb2018;
 pub use folder::{FolderDataset, FolderOptions};
 pub use image_files::ImageFiles;
 pub use in_memory::InMemoryDataset;
-pub use regions::{Region, RegionsDataset};
+pub use regions::RegionsDataset;
 pub use survey::Survey;
 pub use voc::VocSegmentation;
 pub use voc_detection::{VocDetection, VocOptions};

@@ -53,8 +53,7 @@ impl Pairs {
         let pair = &self.pairs[index];
         let (image, facts) = read_with_facts(&pair.image, self.color, self.decode)?;
         let mask = read_labels(&pair.mask, &self.format, self.decode)?.map(self.relabel);
-        let image_size = (image.width(), image.height());
-        let mask_size = (mask.width(), mask.height());
+        let (image_size, mask_size) = (image.size(), mask.size());
         if image_size != mask_size {
             let cure = turn_cure(facts.orientation_tag, self.decode.orientation);
             let (image, mask) = (pair.image.clone(), pair.mask.clone());

@@ -2,32 +2,20 @@ use burn::data::dataset::{Dataset, DatasetError};
 
 use crate::{
     DataError, Result, Sample,
+    regions::Region,
     transforms::{Border, crop},
 };
-
-/// A rectangle of pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Region {
-    /// Leftmost column.
-    pub x: u32,
-    /// Topmost row.
-    pub y: u32,
-    /// Columns.
-    pub width: u32,
-    /// Rows.
-    pub height: u32,
-}
 
 /// Parts of one large sample, for instance three quadrants to train on and a fourth to validate on.
 ///
 /// ```
 /// # use burn::data::dataset::Dataset;
 /// # use segkiln_core::LabelMap;
-/// use segkiln_data::{Image, Sample, datasets::{Region, RegionsDataset}};
+/// use segkiln_data::{Image, Sample, datasets::RegionsDataset, regions::Region};
 ///
 /// let image = Image::new(4, 4, 1, vec![0.5; 16])?;
 /// let sample = Sample { name: "big".into(), image, target: LabelMap::filled(4, 4, 0) };
-/// let right = RegionsDataset::new(sample, vec![Region { x: 2, y: 0, width: 2, height: 4 }])?;
+/// let right = RegionsDataset::new(sample, vec![Region { left: 2, top: 0, width: 2, height: 4 }])?;
 /// let part = right.get(0)?;
 /// assert_eq!((part.image.width(), part.target.height()), (2, 4));
 /// assert_eq!(part.name, "big@2,0+2x4");
@@ -46,16 +34,15 @@ impl RegionsDataset {
         if regions.is_empty() {
             return Err(DataError::Empty { what: format!("the list of regions of {}", sample.name) });
         }
-        let (width, height) = (u64::from(sample.image.width()), u64::from(sample.image.height()));
+        let size = sample.image.size();
         let cut = |region: &Region| {
-            let Region { x, y, width: columns, height: rows } = *region;
-            let inside = u64::from(x) + u64::from(columns) <= width && u64::from(y) + u64::from(rows) <= height;
-            if columns == 0 || rows == 0 || !inside {
-                let reason = format!("{region:?} must have pixels and lie within {}, {width}x{height}", sample.name);
+            let Region { left, top, width, height } = *region;
+            if !region.is_within(size) {
+                let reason = format!("{region:?} must have pixels and lie within {}, {size}", sample.name);
                 return Err(DataError::option("region", reason));
             }
-            let mut part = crop(&sample, i64::from(x), i64::from(y), columns, rows, Border::Mirror);
-            part.name = format!("{}@{x},{y}+{columns}x{rows}", sample.name);
+            let mut part = crop(&sample, left.into(), top.into(), width, height, Border::Mirror);
+            part.name = format!("{}@{left},{top}+{width}x{height}", sample.name);
             Ok(part)
         };
         regions.iter().map(cut).collect::<Result<_>>().map(Self)
@@ -79,7 +66,7 @@ mod tests {
 
     #[test]
     fn regions_are_cut() {
-        let region = Region { x: 1, y: 1, width: 2, height: 1 };
+        let region = Region { left: 1, top: 1, width: 2, height: 1 };
         let part = RegionsDataset::new(ramp(4, 3, 3), vec![region]).unwrap().get(0).unwrap();
         assert_eq!(part.target.as_slice(), [5, 6]);
         assert!(agrees(&part));
@@ -88,9 +75,9 @@ mod tests {
     #[test]
     fn regions_must_fit() {
         for region in [
-            Region { x: 3, y: 0, width: 2, height: 1 },
-            Region { x: 0, y: 0, width: 0, height: 1 },
-            Region { x: u32::MAX, y: 0, width: u32::MAX, height: 1 },
+            Region { left: 3, top: 0, width: 2, height: 1 },
+            Region { left: 0, top: 0, width: 0, height: 1 },
+            Region { left: u32::MAX, top: 0, width: u32::MAX, height: 1 },
         ] {
             let error = RegionsDataset::new(ramp(4, 3, 1), vec![region]).unwrap_err().to_string();
             assert!(error.contains("must have pixels and lie within test, 4x3"), "{error}");

@@ -2,6 +2,8 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
+use segkiln_core::Size;
+
 use super::ImageFiles;
 use crate::{
     Result,
@@ -39,7 +41,7 @@ pub struct Survey {
 /// An image of a survey.
 struct Seen {
     gray: bool,
-    size: (u32, u32),
+    size: Size,
     turned: bool,
     /// Bits of an integer sample, and the largest value as a share of their range.
     reach: Option<(u8, f32)>,
@@ -77,7 +79,7 @@ impl Survey {
         Ok(Self {
             gray: all.iter().all(|(_, seen)| seen.gray),
             one_size: all.iter().all(|(_, seen)| Some(seen.size) == first),
-            longest_side: all.iter().map(|(_, seen)| seen.size.0.max(seen.size.1)).max().unwrap_or(0),
+            longest_side: all.iter().map(|(_, seen)| seen.size.width.max(seen.size.height)).max().unwrap_or(0),
         })
     }
 }
@@ -88,7 +90,7 @@ fn seen<D: ImageFiles + ?Sized>(dataset: &D, index: usize) -> Result<Seen> {
     let most = image.as_slice().iter().copied().fold(0.0, f32::max);
     Ok(Seen {
         gray: image.as_slice().chunks_exact(image.channels()).all(|pixel| agree(&pixel[..pixel.len().min(3)])),
-        size: (image.width(), image.height()),
+        size: image.size(),
         turned: facts.orientation_tag != 1,
         reach: facts.bits.map(|bits| (bits, most)),
     })

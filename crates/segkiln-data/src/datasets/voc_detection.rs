@@ -1,3 +1,4 @@
+use image::GenericImageView;
 use std::{
     collections::{BTreeSet, HashMap},
     path::{Path, PathBuf},
@@ -6,7 +7,7 @@ use std::{
 use burn::data::dataset::{Dataset, DatasetError};
 use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
 use roxmltree::{Document, Node};
-use segkiln_core::{Classes, Instance, Instances};
+use segkiln_core::{Classes, Instance, Instances, Size};
 
 use super::{
     DetectionDataset, DetectionEntry, InvalidBoxes,
@@ -88,9 +89,9 @@ impl VocDetection {
         let labels = Labels { classes: &classes, of: labels };
         let mut entry = |pair: super::pairs::Pair| {
             let annotation = Annotation::read(&pair.mask)?;
-            let [width, height] = annotation.size(&pair.image, &options.decode)?;
-            let instances = annotation.instances([width, height], &labels, &mut boxes)?;
-            let instances = Instances::new(width, height, instances).expect("no object has a mask");
+            let size = annotation.size(&pair.image, &options.decode)?;
+            let instances = annotation.instances(size, &labels, &mut boxes)?;
+            let instances = Instances::new(size.width, size.height, instances).expect("no object has a mask");
             Ok(DetectionEntry { name: pair.name, image: pair.image, instances })
         };
         let mut faults = Faults::default();
@@ -219,16 +220,16 @@ impl Annotation {
     }
 
     /// Width and height that it says its image has; where it says none, those of the image.
-    fn size(&self, image: &Path, decode: &DecodeOptions) -> Result<[u32; 2]> {
+    fn size(&self, image: &Path, decode: &DecodeOptions) -> Result<Size> {
         let side = |text: &Option<String>| text.as_ref().and_then(|text| text.parse().ok()).filter(|side| *side > 0);
         if let (Some(width), Some(height)) = (side(&self.width), side(&self.height)) {
-            return Ok([width, height]);
+            return Ok(Size { width, height });
         }
         let image = read_dynamic(image, *decode)?;
-        Ok([image.width(), image.height()])
+        Ok(image.dimensions().into())
     }
 
-    fn instances(&self, size: [u32; 2], labels: &Labels<'_>, boxes: &mut Boxes) -> Result<Vec<Instance>> {
+    fn instances(&self, size: Size, labels: &Labels<'_>, boxes: &mut Boxes) -> Result<Vec<Instance>> {
         let mut instances = Vec::with_capacity(self.objects.len());
         let mut faults = Faults::default();
         for (index, object) in self.objects.iter().enumerate() {
@@ -244,7 +245,7 @@ impl Annotation {
 impl Object {
     fn instance(
         &self,
-        size: [u32; 2],
+        size: Size,
         labels: &Labels<'_>,
         boxes: &mut Boxes,
     ) -> std::result::Result<Option<Instance>, String> {

@@ -2,8 +2,8 @@
 
 mod font;
 
-use image::{DynamicImage, Rgb, RgbImage};
-use segkiln_core::{Classes, Detection, LabelMap, Palette, Rgb as Color, Rle};
+use image::{DynamicImage, GenericImageView, Rgb, RgbImage};
+use segkiln_core::{Classes, Detection, LabelMap, Palette, Rgb as Color, Rle, Size};
 
 use crate::{DataError, Result};
 
@@ -34,7 +34,7 @@ const INK: Rgb<u8> = Rgb([32; 3]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn overlay(image: &DynamicImage, map: &LabelMap, classes: &Classes, opacity: f32) -> Result<RgbImage> {
-    let (image_size, mask_size) = ((image.width(), image.height()), (map.width(), map.height()));
+    let (image_size, mask_size) = (image.dimensions().into(), map.size());
     if image_size != mask_size {
         let (image, mask, cure) = ("image".into(), "mask".into(), "they must be equal".into());
         return Err(DataError::SizeMismatch { image, image_size, mask, mask_size, cure });
@@ -93,7 +93,7 @@ fn objects(image: &DynamicImage, objects: &[(u64, &Detection, String)]) -> Resul
     for (index, (number, detection, text)) in objects.iter().enumerate().rev() {
         let color = palette.color(1 + (number % 63) as usize);
         if let Some(mask) = &detection.mask {
-            check_mask(mask, index, [width, height])?;
+            check_mask(mask, index, Size { width, height })?;
             for pixel in mask.runs().flat_map(|[first, end]| first..end) {
                 let value = drawn.get_pixel_mut(pixel / height, pixel % height);
                 value.0 = blend(value.0, color, OPACITY);
@@ -148,7 +148,7 @@ pub fn object_map(width: u32, height: u32, objects: &[(u32, &Detection)]) -> Res
     for (index, (label, Detection { bbox, mask, .. })) in objects.iter().enumerate().rev() {
         let mut set = |x: u32, y: u32| labels[y as usize * width as usize + x as usize] = *label;
         if let Some(mask) = mask {
-            check_mask(mask, index, [width, height])?;
+            check_mask(mask, index, Size { width, height })?;
             mask.runs().flat_map(|[first, end]| first..end).for_each(|at| set(at / height, at % height));
         } else if let Some(bbox) = bbox.clip(width, height) {
             let [left, top, right, bottom] = bbox.xyxy().map(|value| value.round() as u32);
@@ -158,15 +158,15 @@ pub fn object_map(width: u32, height: u32, objects: &[(u32, &Detection)]) -> Res
     Ok(map)
 }
 
-fn check_mask(mask: &Rle, index: usize, [width, height]: [u32; 2]) -> Result<()> {
-    let mask_size = (mask.width(), mask.height());
-    if mask_size == (width, height) {
+fn check_mask(mask: &Rle, index: usize, image_size: Size) -> Result<()> {
+    let mask_size = mask.size();
+    if mask_size == image_size {
         return Ok(());
     }
     Err(DataError::SizeMismatch {
         image: "image".into(),
         cure: "they must be equal".into(),
-        image_size: (width, height),
+        image_size,
         mask: format!("of detection {index}").into(),
         mask_size,
     })

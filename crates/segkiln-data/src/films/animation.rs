@@ -15,6 +15,8 @@ use image::{
     },
 };
 
+use segkiln_core::Size;
+
 use super::{FrameRate, FrameSink, FrameSource, folder, frame_error};
 use crate::{DataError, DecodeOptions, Result};
 
@@ -29,7 +31,7 @@ pub(super) fn open(
     let limits = &options.limits;
     let mut bounds = image::Limits::default();
     bounds.max_alloc = Some(limits.max_bytes.saturating_mul(2));
-    let check = |[width, height]: [u32; 2]| limits.check(path, width, height, 4);
+    let check = |Size { width, height }: Size| limits.check(path, width, height, 4);
     let frames = match format {
         ImageFormat::Gif => {
             let mut decoder = GifDecoder::new(file).map_err(refused)?;

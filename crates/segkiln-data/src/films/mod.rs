@@ -28,11 +28,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use image::{DynamicImage, ImageFormat};
+use image::{DynamicImage, GenericImageView, ImageFormat};
 
 pub use color::Matrix;
 pub use pipeline::{Stages, process};
 pub use smooth::{Flicker, ProbabilitySmoother, most_likely};
+
+use segkiln_core::Size;
 
 use crate::{DataError, DecodeOptions, Result};
 
@@ -102,7 +104,7 @@ pub trait FrameSink: Send {
 pub struct Film {
     source: Box<dyn FrameSource>,
     name: PathBuf,
-    size: Option<[u32; 2]>,
+    size: Option<Size>,
     frames: u64,
     is_over: bool,
 }
@@ -134,13 +136,10 @@ impl Film {
         let Some(image) = read.map_err(|error| at_frame(&self.name, frame, error))? else {
             return if frame == 0 { Err(frame_error(&self.name, 0, "the film has no frames")) } else { Ok(None) };
         };
-        let size = [image.width(), image.height()];
+        let size: Size = image.dimensions().into();
         let first = *self.size.get_or_insert(size);
         if size != first {
-            let ([width, height], [first_width, first_height]) = (size, first);
-            let reason = format!(
-                "it has {width}x{height} pixels, the first {first_width}x{first_height}; bring all frames to one size"
-            );
+            let reason = format!("it has {size} pixels, the first {first}; bring all frames to one size");
             return Err(frame_error(&self.name, frame, reason));
         }
         self.frames += 1;
@@ -165,7 +164,7 @@ impl Iterator for Film {
 pub struct FilmWriter {
     sink: Box<dyn FrameSink>,
     name: PathBuf,
-    size: Option<[u32; 2]>,
+    size: Option<Size>,
     frames: u64,
 }
 
@@ -193,9 +192,9 @@ impl FilmWriter {
     /// # Errors
     /// [`DataError::Frame`] if it is of another size than the first, or the format cannot hold it; [`DataError::Io`].
     pub fn write(&mut self, frame: &DynamicImage) -> Result<()> {
-        let size = [frame.width(), frame.height()];
-        if size != *self.size.get_or_insert(size) || size.contains(&0) {
-            let reason = format!("{}x{} pixels is empty or not the size of the first frame", size[0], size[1]);
+        let size: Size = frame.dimensions().into();
+        if size != *self.size.get_or_insert(size) || size.pixels() == 0 {
+            let reason = format!("{size} pixels is empty or not the size of the first frame");
             return Err(frame_error(&self.name, self.frames, reason));
         }
         let (name, number, sink) = (&self.name, self.frames, &mut self.sink);

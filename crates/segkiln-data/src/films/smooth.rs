@@ -1,6 +1,6 @@
 //! Class maps that do not flicker.
 
-use image::{DynamicImage, RgbImage};
+use image::{DynamicImage, GenericImageView, RgbImage};
 use segkiln_core::LabelMap;
 
 use crate::{DataError, Result};
@@ -114,7 +114,7 @@ impl Flicker {
     /// # Errors
     /// [`DataError::SizeMismatch`] if they differ in size.
     pub fn add(&mut self, frame: &DynamicImage, map: &LabelMap) -> Result<()> {
-        let (image_size, mask_size) = ((frame.width(), frame.height()), (map.width(), map.height()));
+        let (image_size, mask_size) = (frame.dimensions().into(), map.size());
         if image_size != mask_size {
             let (image, mask, cure) = ("frame".into(), "class map".into(), "they must be equal".into());
             return Err(DataError::SizeMismatch { image, image_size, mask, mask_size, cure });

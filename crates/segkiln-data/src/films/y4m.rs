@@ -12,6 +12,8 @@ use std::{
 use image::{DynamicImage, GrayImage, ImageBuffer, RgbImage};
 use y4m::{Colorspace, Error, Ratio, VendorExtensionString};
 
+use segkiln_core::Size;
+
 use super::{
     FilmOptions, FrameRate, FrameSink, FrameSource, Matrix,
     color::{Coding, Grid},
@@ -42,7 +44,7 @@ pub(super) struct Reader<R: Read> {
     coding: Coding,
     /// Chroma siting, horizontal and vertical; none in a mono film.
     grids: Option<[Grid; 2]>,
-    size: [u32; 2],
+    size: Size,
 }
 
 impl<R: Read> Reader<R> {
@@ -88,7 +90,7 @@ impl<R: Read> Reader<R> {
                 "has frames of {width}x{height} pixels, and 4:2:0 needs even sides; give ffmpeg `-pix_fmt yuv444p`"
             )));
         }
-        let size = [width, height];
+        let size = Size { width, height };
         Ok(Self { decoder, bytes, name: name.into(), frames: 0, coding: Coding { matrix, is_full, bits }, grids, size })
     }
 }
@@ -139,7 +141,7 @@ impl<R: Read> FrameSource for Reader<R> {
         };
         self.frames += 1;
         let planes = [frame.get_y_plane(), frame.get_u_plane(), frame.get_v_plane()];
-        let ([width, height], coding, grids) = (self.size, self.coding, self.grids);
+        let (Size { width, height }, coding, grids) = (self.size, self.coding, self.grids);
         let planes = Planes { planes, width: width as usize, height: height as usize, coding };
         let image = match (coding.bits, grids) {
             (8, None) => GrayImage::from_raw(width, height, planes.gray(byte)).map(DynamicImage::from),

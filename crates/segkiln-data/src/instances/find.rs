@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     DataError, Limits, Result,
-    regions::{Region, RegionPixels, RegionSource},
+    regions::{Level, Region, RegionPixels, RegionSource},
 };
 
 /// The picture whose values are averaged over the objects.
@@ -42,11 +42,12 @@ pub fn find_objects<M: LabelRows + ?Sized>(
     row: impl FnMut(&[u32]) -> Result<()>,
     object: Option<&mut dyn FnMut(Object) -> Result<()>>,
 ) -> Result<Found> {
-    let [width, height] = map.size();
+    let size = map.size();
     if let Some(Intensities { source, level }) = picture {
-        let size = source.levels().get(level).map(|level| [level.width, level.height]);
-        if size != Some([width, height]) {
-            let reason = format!("the picture's level {level} has {size:?} pixels, the map {width}x{height}");
+        let found = source.levels().get(level).map(Level::size);
+        if found != Some(size) {
+            let found = found.map_or("no".into(), |found| found.to_string());
+            let reason = format!("the picture's level {level} has {found} pixels, the map {size}");
             return Err(DataError::option("intensities", reason));
         }
     }
@@ -54,19 +55,19 @@ pub fn find_objects<M: LabelRows + ?Sized>(
     let mut numbering = Numbering {
         path: map.path(),
         limits: options.limits,
-        width,
-        numbers: vec![0; width as usize],
+        width: size.width,
+        numbers: vec![0; size.width as usize],
         live: HashMap::new(),
         active: Vec::new(),
         count: 0,
         held: 0,
-        values: picture.map(|picture| Values { picture, height, top: 0, rows: 0, pixels: None }),
+        values: picture.map(|picture| Values { picture, height: size.height, top: 0, rows: 0, pixels: None }),
         row,
         object,
     };
     let mut splitter = options
         .watershed
-        .map(|watershed| Splitter::new(watershed, options.connectivity, [width, height], options.limits.max_bytes / 4));
+        .map(|watershed| Splitter::new(watershed, options.connectivity, size, options.limits.max_bytes / 4));
     let mut parts: Vec<Part> = Vec::new();
     components.each_row(map, |y, runs| match &mut splitter {
         Some(splitter) => splitter.push(y, runs, |y, parts| numbering.push(y, parts)),
@@ -76,7 +77,7 @@ pub fn find_objects<M: LabelRows + ?Sized>(
             numbering.push(y, &parts)
         }
     })?;
-    numbering.complete(height)?;
+    numbering.complete(size.height)?;
     Ok(Found { objects: numbering.count, left_whole: splitter.map_or(0, |splitter| splitter.left_whole()) })
 }
 

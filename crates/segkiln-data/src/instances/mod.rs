@@ -43,7 +43,7 @@ mod write;
 
 use std::path::Path;
 
-use segkiln_core::LabelMap;
+use segkiln_core::{LabelMap, Size};
 
 pub use components::Components;
 pub use distance::distance_squared;
@@ -118,7 +118,7 @@ pub trait LabelRows {
     fn path(&self) -> &Path;
 
     /// Width and height in pixels.
-    fn size(&self) -> [u32; 2];
+    fn size(&self) -> Size;
 
     /// `count` rows from row `top` on, row-major. The rows are within the map, and asked for from the top down.
     ///
@@ -132,8 +132,8 @@ impl LabelRows for LabelMap {
         Path::new("the label map")
     }
 
-    fn size(&self) -> [u32; 2] {
-        [self.width(), self.height()]
+    fn size(&self) -> Size {
+        self.size()
     }
 
     fn rows(&self, top: u32, count: u32) -> Result<Vec<u32>> {
@@ -148,12 +148,12 @@ impl LabelRows for TiffSource {
         RegionSource::path(self)
     }
 
-    fn size(&self) -> [u32; 2] {
-        [self.levels()[0].width, self.levels()[0].height]
+    fn size(&self) -> Size {
+        self.levels()[0].size()
     }
 
     fn rows(&self, top: u32, count: u32) -> Result<Vec<u32>> {
-        self.read_labels(0, Region { left: 0, top, width: self.size()[0], height: count })
+        self.read_labels(0, Region { left: 0, top, width: self.size().width, height: count })
     }
 }
 
@@ -164,7 +164,7 @@ const MOST_PIXELS: u32 = 1 << 22;
 
 /// Calls `f` with each row of a map.
 fn each_row<M: LabelRows + ?Sized>(map: &M, mut f: impl FnMut(u32, &[u32]) -> Result<()>) -> Result<()> {
-    let [width, height] = map.size();
+    let Size { width, height } = map.size();
     let band = ROWS.min(MOST_PIXELS / width.max(1)).max(1);
     let mut top = 0;
     while top < height && width > 0 {

@@ -1,6 +1,6 @@
 //! An object and its measures.
 
-use segkiln_core::{CoreError, Rle};
+use segkiln_core::{CoreError, Rle, Size};
 
 use super::{Polygon, polygon};
 use crate::regions::Region;
@@ -125,9 +125,10 @@ impl Object {
     pub fn to_rle(&self, width: u32, height: u32) -> Result<Rle, CoreError> {
         width.checked_mul(height).ok_or(CoreError::MaskSize { width, height })?;
         let bbox = self.bbox();
-        if !bbox.is_within([width, height]) {
-            let mask = [bbox.left + bbox.width, bbox.top + bbox.height];
-            return Err(CoreError::InstanceMask { index: self.number as usize, mask, image: [width, height] });
+        let image = Size { width, height };
+        if !bbox.is_within(image) {
+            let mask = Size { width: bbox.left + bbox.width, height: bbox.top + bbox.height };
+            return Err(CoreError::InstanceMask { index: self.number as usize, mask, image });
         }
         // First and last row of the run that each column is in.
         let mut columns: Vec<Option<[u32; 2]>> = vec![None; bbox.width as usize];

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use rayon::prelude::*;
 
+use segkiln_core::Size;
+
 use super::{Connectivity, WatershedOptions, components::Run, split};
 use crate::Result;
 
@@ -42,7 +44,7 @@ struct Row {
 pub(super) struct Splitter {
     options: WatershedOptions,
     connectivity: Connectivity,
-    size: [u32; 2],
+    size: Size,
     /// Most runs and parts that are held.
     most: usize,
     open: BTreeMap<u32, Open>,
@@ -58,7 +60,7 @@ pub(super) struct Splitter {
 }
 
 impl Splitter {
-    pub fn new(options: WatershedOptions, connectivity: Connectivity, size: [u32; 2], most_bytes: u64) -> Self {
+    pub fn new(options: WatershedOptions, connectivity: Connectivity, size: Size, most_bytes: u64) -> Self {
         Self {
             options,
             connectivity,
@@ -114,8 +116,8 @@ impl Splitter {
         let large: Vec<u32> =
             self.open.iter().filter(|(_, open)| too_large(open)).map(|(component, _)| *component).collect();
         large.into_iter().for_each(|component| self.keep_whole(component, y));
-        if self.held > self.most || y % BATCH == BATCH - 1 || y + 1 == self.size[1] {
-            if y + 1 == self.size[1] {
+        if self.held > self.most || y % BATCH == BATCH - 1 || y + 1 == self.size.height {
+            if y + 1 == self.size.height {
                 self.complete.extend(std::mem::take(&mut self.open));
             }
             self.split_complete();
@@ -173,8 +175,8 @@ impl Splitter {
         // Around it are pixels of other components, but beyond the picture's border is nothing.
         let left = open.columns[0].saturating_sub(1);
         let top = open.rows[0].saturating_sub(1);
-        let width = ((open.columns[1] + 1).min(self.size[0]) - left) as usize;
-        let height = ((open.rows[1] + 2).min(self.size[1]) - top) as usize;
+        let width = ((open.columns[1] + 1).min(self.size.width) - left) as usize;
+        let height = ((open.rows[1] + 2).min(self.size.height) - top) as usize;
         let place = |y: u32, x: u32| (y - top) as usize * width + (x - left) as usize;
         let mut mask = vec![false; width * height];
         for [y, start, end] in &open.runs {

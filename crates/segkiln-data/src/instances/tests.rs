@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, sync::LazyLock};
 
-use segkiln_core::Rle;
+use segkiln_core::{Rle, Size};
 use serde_json::Value;
 
 use super::*;
@@ -54,7 +54,7 @@ fn options(connectivity: Connectivity, min_distance: Option<u32>) -> InstanceOpt
 }
 
 fn find(map: &(impl LabelRows + ?Sized), options: &InstanceOptions) -> (Vec<u32>, Vec<Object>, Found) {
-    let [width, height] = map.size();
+    let Size { width, height } = map.size();
     let source = picture(width, height);
     let picture = Intensities { source: &source, level: 0 };
     let (mut numbers, mut objects) = (Vec::new(), Vec::new());
@@ -384,7 +384,7 @@ fn objects_are_written() {
     assert!(lines[1].starts_with(&start), "{}", lines[1]);
     assert!(text.contains(",\"one, \"\"1\"\"\","), "{text}");
     assert!(lines[1].ends_with(&format!(",{},{},{}", first.means[0], first.means[1], first.means[2])));
-    let mut file = CocoWriter::create(path("coco"), "noise.png", [53, 37], &names).unwrap();
+    let mut file = CocoWriter::create(path("coco"), "noise.png", (53, 37).into(), &names).unwrap();
     objects.iter().for_each(|object| file.write(object).unwrap());
     file.finish().unwrap();
     let read = CocoFile::read(path("coco")).unwrap();
@@ -398,7 +398,7 @@ fn objects_are_written() {
         let mask = Rle::from_fn(53, 37, |x, y| pixels[(y * 53 + x) as usize]).unwrap();
         assert_eq!(read.mask(annotation).unwrap(), Some(mask));
     }
-    assert!(CocoWriter::create(path("coco"), "large", [1 << 16, 1 << 16], &names).is_err());
+    assert!(CocoWriter::create(path("coco"), "large", (1 << 16, 1 << 16).into(), &names).is_err());
     let negative = GeoJsonOptions { placement: pixels, names, simplify: -1.0 };
     assert!(GeoJsonWriter::create(path("none"), negative).is_err());
     assert!(!path("none").exists());

@@ -7,6 +7,8 @@ use std::{
 
 use serde_json::{Value, json};
 
+use segkiln_core::Size;
+
 use super::Object;
 use crate::{DataError, Result, coco::Segmentation, codecs::WholeFile, regions::GeoTags};
 
@@ -191,7 +193,7 @@ impl CsvWriter {
 #[derive(Debug)]
 pub struct CocoWriter {
     file: WholeFile,
-    size: [u32; 2],
+    size: Size,
     is_first: bool,
 }
 
@@ -200,9 +202,9 @@ impl CocoWriter {
     ///
     /// # Errors
     /// [`DataError::Encode`] if the picture has 2³² pixels or more, which COCO's runs cannot count; [`DataError::Io`].
-    pub fn create(path: impl AsRef<Path>, file_name: &str, size: [u32; 2], names: &[String]) -> Result<Self> {
+    pub fn create(path: impl AsRef<Path>, file_name: &str, size: Size, names: &[String]) -> Result<Self> {
         let path = path.as_ref();
-        let [width, height] = size;
+        let Size { width, height } = size;
         if width.checked_mul(height).is_none() {
             let reason = format!("the runs of COCO cannot count {width}x{height} pixels; write GeoJSON or CSV");
             return Err(DataError::Encode { path: path.into(), reason });
@@ -221,7 +223,7 @@ impl CocoWriter {
     /// [`DataError::Encode`] if it is not within the picture, [`DataError::Io`].
     pub fn write(&mut self, object: &Object) -> Result<()> {
         let separator = if std::mem::take(&mut self.is_first) { "\n" } else { ",\n" };
-        let ([width, height], bbox) = (self.size, object.bbox());
+        let (Size { width, height }, bbox) = (self.size, object.bbox());
         if bbox.left + bbox.width > width || bbox.top + bbox.height > height {
             let reason = format!("object {} is not within {width}x{height} pixels", object.number);
             return Err(DataError::Encode { path: self.file.path().into(), reason });

@@ -9,7 +9,7 @@ use std::{
 };
 
 use burn::tensor::Tensor;
-use segkiln_core::Instances;
+use segkiln_core::{Instances, Size};
 
 use super::*;
 use crate::{
@@ -256,7 +256,7 @@ fn errors_and_panics_come_in_their_place_and_the_rest_after_them() {
 struct Unjoinable(LabelMap);
 
 impl Target for Unjoinable {
-    fn size(&self) -> [u32; 2] {
+    fn size(&self) -> Size {
         self.0.size()
     }
 
@@ -268,7 +268,7 @@ impl Target for Unjoinable {
         self.0.foreground(ignore_index, rng)
     }
 
-    fn cover(&mut self, corner: [u32; 2], size: [u32; 2], label: u32) {
+    fn cover(&mut self, corner: [u32; 2], size: Size, label: u32) {
         self.0.cover(corner, size, label);
     }
 

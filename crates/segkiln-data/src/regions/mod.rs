@@ -17,6 +17,8 @@ pub use geo::{GeoTags, TagValue};
 pub use sink::{SampleType, TiffSink, TiffSinkOptions};
 pub use tiff::TiffSource;
 
+use segkiln_core::Size;
+
 use crate::{ColorMode, DataError, Image, Result, raster::convert};
 
 /// A rectangle of pixels.
@@ -34,10 +36,10 @@ pub struct Region {
 
 impl Region {
     /// Whether the region has pixels and all of them are within a picture.
-    pub fn is_within(&self, size: [u32; 2]) -> bool {
+    pub fn is_within(&self, size: Size) -> bool {
         let inside =
             |start: u32, length: u32, side: u32| length > 0 && start.checked_add(length).is_some_and(|end| end <= side);
-        inside(self.left, self.width, size[0]) && inside(self.top, self.height, size[1])
+        inside(self.left, self.width, size.width) && inside(self.top, self.height, size.height)
     }
 }
 
@@ -50,6 +52,13 @@ pub struct Level {
     pub height: u32,
     /// Pixels of level 0 that a pixel is as wide as.
     pub scale: f64,
+}
+
+impl Level {
+    /// Width and height in pixels.
+    pub fn size(&self) -> Size {
+        Size { width: self.width, height: self.height }
+    }
 }
 
 /// The pixels of a region.
@@ -143,11 +152,11 @@ impl RegionSource for MemorySource {
 fn check(source: &impl RegionSource, level: usize, region: Region) -> Result<()> {
     let refuse = |reason: String| DataError::Region { path: source.path().into(), level, region, reason };
     let levels = source.levels();
-    let Some(size) = levels.get(level) else {
+    let Some(size) = levels.get(level).map(Level::size) else {
         return Err(refuse(format!("there are levels 0 to {}", levels.len() - 1)));
     };
-    if !region.is_within([size.width, size.height]) {
-        return Err(refuse(format!("the level has {}x{} pixels", size.width, size.height)));
+    if !region.is_within(size) {
+        return Err(refuse(format!("the level has {size} pixels")));
     }
     Ok(())
 }

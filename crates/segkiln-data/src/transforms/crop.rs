@@ -1,3 +1,5 @@
+use segkiln_core::Size;
+
 use super::{Border, Motion, Target, Transform, check_size, geometry::Window};
 use crate::{Result, Sample, TransformRng};
 
@@ -42,7 +44,7 @@ impl CenterCrop {
 
 impl<T: Target> Transform<T> for CenterCrop {
     fn apply(&self, sample: Sample<T>, _rng: &mut TransformRng) -> Result<Sample<T>> {
-        let [width, height] = self.window.size();
+        let Size { width, height } = self.window.size();
         let left = (i64::from(sample.image.width()) - i64::from(width)).div_euclid(2);
         let top = (i64::from(sample.image.height()) - i64::from(height)).div_euclid(2);
         sample.moved(&Motion::Window(self.window.at(left, top)))
@@ -91,7 +93,7 @@ impl RandomCrop {
 
 impl<T: Target> Transform<T> for RandomCrop {
     fn apply(&self, sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
-        let [width, height] = self.window.size();
+        let Size { width, height } = self.window.size();
         let left = offset(sample.image.width(), width, rng);
         let top = offset(sample.image.height(), height, rng);
         sample.moved(&Motion::Window(self.window.at(left, top)))

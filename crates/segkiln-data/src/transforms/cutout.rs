@@ -1,3 +1,5 @@
+use segkiln_core::Size;
+
 use super::{Bounds, Target, Transform};
 use crate::{DataError, Result, Sample, TransformRng};
 
@@ -56,7 +58,8 @@ impl<T: Target> Transform<T> for Cutout {
                 sample.image.as_mut_slice()[start * channels..][..columns * channels].fill(self.value);
             }
             if let Some(label) = self.label {
-                sample.target.cover([left as u32, top as u32], [columns as u32, rows as u32], label);
+                let size = Size { width: columns as u32, height: rows as u32 };
+                sample.target.cover([left as u32, top as u32], size, label);
             }
         }
         Ok(sample)

@@ -1,3 +1,5 @@
+use segkiln_core::Size;
+
 use super::{Border, Motion, Target, Transform, check_size, crop::offset, geometry::Window};
 use crate::{Result, Sample, TransformRng};
 
@@ -57,8 +59,8 @@ impl ForegroundCrop {
 impl<T: Target> Transform<T> for ForegroundCrop {
     fn apply(&self, sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         let pixel = if rng.chance(self.probability) { sample.target.foreground(self.ignore_index, rng) } else { None };
-        let [width, height] = [sample.image.width(), sample.image.height()];
-        let [columns, rows] = self.window.size();
+        let Size { width, height } = sample.image.size();
+        let Size { width: columns, height: rows } = self.window.size();
         let (left, top) = match pixel {
             Some([x, y]) => (around(x, width, columns, rng), around(y, height, rows, rng)),
             None => (offset(width, columns, rng), offset(height, rows, rng)),

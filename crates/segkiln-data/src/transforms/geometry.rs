@@ -1,6 +1,6 @@
 //! Borders, and cropping windows out of samples: shared by crops, pads and warps.
 
-use segkiln_core::{BBox, LabelMap};
+use segkiln_core::{BBox, LabelMap, Size};
 use serde::{Deserialize, Serialize};
 
 use super::Bounds;
@@ -61,7 +61,7 @@ pub(super) fn mirror(i: i64, n: i64) -> i64 {
 /// The window of `width` x `height` pixels whose upper left one is (`left`, `top`); it may reach beyond the edges.
 pub(crate) fn crop(sample: &Sample, left: i64, top: i64, width: u32, height: u32, border: Border) -> Sample {
     let channels = sample.image.channels();
-    let size = [sample.image.width(), sample.image.height()];
+    let size = sample.image.size();
     let window = Window::new(width, height).at(left, top);
     let values = window.cut(sample.image.as_slice(), size, channels, border.value());
     let labels = window.cut(sample.target.as_slice(), size, 1, border.label());
@@ -107,8 +107,8 @@ impl Window {
     }
 
     /// Width and height.
-    pub fn size(&self) -> [u32; 2] {
-        [self.width, self.height]
+    pub fn size(&self) -> Size {
+        Size { width: self.width, height: self.height }
     }
 
     /// A box seen from the window's upper left corner, not clipped.
@@ -123,14 +123,8 @@ impl Window {
     }
 
     /// Its pixels of those of an image of a width and a height.
-    pub(super) fn cut<T: Copy + Default>(
-        &self,
-        from: &[T],
-        size: [u32; 2],
-        channels: usize,
-        outside: Option<T>,
-    ) -> Vec<T> {
-        let [columns, rows] = size.map(i64::from);
+    pub(super) fn cut<T: Copy + Default>(&self, from: &[T], size: Size, channels: usize, outside: Option<T>) -> Vec<T> {
+        let [columns, rows] = [size.width, size.height].map(i64::from);
         let (width, height) = (self.width as usize, self.height as usize);
         let mut out = vec![outside.unwrap_or_default(); width * height * channels];
         for (y, to) in (self.top..).zip(out.chunks_exact_mut(width * channels)) {

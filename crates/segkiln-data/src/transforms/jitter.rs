@@ -1,3 +1,5 @@
+use segkiln_core::Size;
+
 use super::{Bounds, Target, Transform, check_size, resize::scaled};
 use crate::{Result, Sample, TransformRng};
 
@@ -21,7 +23,7 @@ use crate::{Result, Sample, TransformRng};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ScaleJitter {
     factors: Bounds,
-    within: Option<[u32; 2]>,
+    within: Option<Size>,
 }
 
 impl ScaleJitter {
@@ -39,7 +41,7 @@ impl ScaleJitter {
     /// If a side is 0.
     pub fn within(mut self, width: u32, height: u32) -> Result<Self> {
         check_size("ScaleJitter within", width, height)?;
-        self.within = Some([width, height]);
+        self.within = Some(Size { width, height });
         Ok(self)
     }
 }
@@ -47,7 +49,7 @@ impl ScaleJitter {
 impl<T: Target> Transform<T> for ScaleJitter {
     fn apply(&self, sample: Sample<T>, rng: &mut TransformRng) -> Result<Sample<T>> {
         let factor = f64::from(self.factors.draw(rng));
-        let fits = |[width, height]: [u32; 2]| {
+        let fits = |Size { width, height }: Size| {
             let across = f64::from(width) / f64::from(sample.image.width());
             across.min(f64::from(height) / f64::from(sample.image.height()))
         };

@@ -1,4 +1,4 @@
-use segkiln_core::{BBox, LabelMap};
+use segkiln_core::{BBox, LabelMap, Size};
 
 use super::{
     Target, check_size,
@@ -29,13 +29,13 @@ pub enum Motion {
 
 impl Motion {
     /// Width and height after the motion of what has a width and a height before it.
-    pub fn size(&self, [width, height]: [u32; 2]) -> [u32; 2] {
+    pub fn size(&self, Size { width, height }: Size) -> Size {
         match self {
-            Self::FlipColumns | Self::FlipRows | Self::Warp(_) => [width, height],
-            Self::Turn(quarters) if quarters.is_multiple_of(2) => [width, height],
-            Self::Turn(_) => [height, width],
+            Self::FlipColumns | Self::FlipRows | Self::Warp(_) => Size { width, height },
+            Self::Turn(quarters) if quarters.is_multiple_of(2) => Size { width, height },
+            Self::Turn(_) => Size { width: height, height: width },
             Self::Window(window) => window.size(),
-            Self::Resize(width, height) => [*width, *height],
+            Self::Resize(width, height) => Size { width: *width, height: *height },
         }
     }
 
@@ -45,8 +45,8 @@ impl Motion {
     /// If it has or would have no pixels, or too many.
     pub fn image(&self, mut image: Image) -> Result<Image> {
         let channels = image.channels();
-        let [width, height] = [image.width(), image.height()];
-        let [new_width, new_height] = self.size([width, height]);
+        let size @ Size { width, height } = image.size();
+        let Size { width: new_width, height: new_height } = self.size(size);
         let values = match self {
             Self::Resize(..) => {
                 check_size("Resize", new_width, new_height)?;
@@ -57,7 +57,7 @@ impl Motion {
                 self.flip(image.as_mut_slice(), width, channels);
                 return Ok(image);
             }
-            Self::Window(window) => window.cut(image.as_slice(), [width, height], channels, window.border.value()),
+            Self::Window(window) => window.cut(image.as_slice(), size, channels, window.border.value()),
             Self::Warp(warp) => warp.bilinear(&image),
         };
         Ok(Image::from_parts(new_width, new_height, channels, values))
@@ -78,9 +78,9 @@ impl Motion {
 
     /// The labels moved, with `outside` beyond the edge, or mirrored there.
     pub(super) fn labels_within(&self, mut map: LabelMap, outside: Option<u32>) -> Result<LabelMap> {
-        let [width, height] = [map.width(), map.height()];
+        let size @ Size { width, height } = map.size();
         check_size("a label map", width, height)?;
-        let [new_width, new_height] = self.size([width, height]);
+        let Size { width: new_width, height: new_height } = self.size(size);
         let labels = match self {
             Self::Resize(..) => {
                 check_size("Resize", new_width, new_height)?;
@@ -91,7 +91,7 @@ impl Motion {
                 self.flip(map.as_mut_slice(), width, 1);
                 return Ok(map);
             }
-            Self::Window(window) => window.cut(map.as_slice(), [width, height], 1, outside),
+            Self::Window(window) => window.cut(map.as_slice(), size, 1, outside),
             Self::Warp(warp) => warp.nearest(&map, outside),
         };
         Ok(LabelMap::new(new_width, new_height, labels).expect("one label a pixel"))
@@ -112,7 +112,7 @@ impl Motion {
     ///
     /// Exact but for rounding in `f64`, and clipped by a window; of a warped box the hull of the pixels whose centers show
     /// a point of it.
-    pub fn bbox(&self, bbox: &BBox, [width, height]: [u32; 2]) -> Option<BBox> {
+    pub fn bbox(&self, bbox: &BBox, Size { width, height }: Size) -> Option<BBox> {
         let [right, bottom] = [f64::from(width), f64::from(height)];
         let point = |[x, y]: [f64; 2]| match self {
             Self::FlipColumns => [right - x, y],

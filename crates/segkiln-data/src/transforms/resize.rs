@@ -13,10 +13,10 @@ use crate::{Result, Sample, TransformRng};
 /// # Ok::<(), segkiln_data::DataError>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Resize(Size);
+pub struct Resize(ResizeTo);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Size {
+enum ResizeTo {
     Exact(u32, u32),
     ShorterSide(u32),
 }
@@ -28,7 +28,7 @@ impl Resize {
     /// If a side is 0.
     pub fn exact(width: u32, height: u32) -> Result<Self> {
         check_size("Resize", width, height)?;
-        Ok(Self(Size::Exact(width, height)))
+        Ok(Self(ResizeTo::Exact(width, height)))
     }
 
     /// So that the shorter side has this length and the shape stays.
@@ -37,15 +37,15 @@ impl Resize {
     /// If the length is 0.
     pub fn shorter_side(length: u32) -> Result<Self> {
         check_size("Resize", length, length)?;
-        Ok(Self(Size::ShorterSide(length)))
+        Ok(Self(ResizeTo::ShorterSide(length)))
     }
 }
 
 impl<T: Target> Transform<T> for Resize {
     fn apply(&self, sample: Sample<T>, _rng: &mut TransformRng) -> Result<Sample<T>> {
         match self.0 {
-            Size::Exact(width, height) => sample.moved(&Motion::Resize(width, height)),
-            Size::ShorterSide(length) => {
+            ResizeTo::Exact(width, height) => sample.moved(&Motion::Resize(width, height)),
+            ResizeTo::ShorterSide(length) => {
                 let shorter = sample.image.width().min(sample.image.height());
                 scaled(sample, f64::from(length) / f64::from(shorter))
             }

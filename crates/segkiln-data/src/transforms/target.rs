@@ -1,6 +1,6 @@
 use std::{fmt::Debug, mem::size_of_val};
 
-use segkiln_core::{CoreError, Instance, Instances, LabelMap, Rle};
+use segkiln_core::{CoreError, Instance, Instances, LabelMap, Rle, Size};
 
 use super::Motion;
 use crate::{DataError, Result, TransformRng};
@@ -19,7 +19,7 @@ use crate::{DataError, Result, TransformRng};
 /// says.
 pub trait Target: Clone + Debug + Send + Sync + 'static {
     /// Width and height of the image in pixels.
-    fn size(&self) -> [u32; 2];
+    fn size(&self) -> Size;
 
     /// The target of the moved image.
     ///
@@ -34,15 +34,15 @@ pub trait Target: Clone + Debug + Send + Sync + 'static {
 
     /// Labels the pixels of a rectangle within the image, given by its upper left corner and its width and height. Objects
     /// stay as they are.
-    fn cover(&mut self, corner: [u32; 2], size: [u32; 2], label: u32);
+    fn cover(&mut self, corner: [u32; 2], size: Size, label: u32);
 
     /// Size in memory, in bytes.
     fn bytes(&self) -> usize;
 }
 
 impl Target for LabelMap {
-    fn size(&self) -> [u32; 2] {
-        [self.width(), self.height()]
+    fn size(&self) -> Size {
+        self.size()
     }
 
     fn moved(self, motion: &Motion) -> Result<Self> {
@@ -58,7 +58,7 @@ impl Target for LabelMap {
         Some([at as u32 % self.width(), at as u32 / self.width()])
     }
 
-    fn cover(&mut self, [left, top]: [u32; 2], [width, height]: [u32; 2], label: u32) {
+    fn cover(&mut self, [left, top]: [u32; 2], Size { width, height }: Size, label: u32) {
         let columns = self.width() as usize;
         let rows = self.as_mut_slice().chunks_exact_mut(columns).skip(top as usize).take(height as usize);
         rows.for_each(|row| row[left as usize..][..width as usize].fill(label));
@@ -70,13 +70,13 @@ impl Target for LabelMap {
 }
 
 impl Target for Instances {
-    fn size(&self) -> [u32; 2] {
-        [self.width(), self.height()]
+    fn size(&self) -> Size {
+        self.size()
     }
 
     fn moved(self, motion: &Motion) -> Result<Self> {
         let size = self.size();
-        let [width, height] = motion.size(size);
+        let Size { width, height } = motion.size(size);
         let instances = self.into_vec();
         let masks = moved_masks(&instances, size, motion)?;
         let moved =
@@ -109,7 +109,7 @@ impl Target for Instances {
         }
     }
 
-    fn cover(&mut self, _corner: [u32; 2], _size: [u32; 2], _label: u32) {}
+    fn cover(&mut self, _corner: [u32; 2], _size: Size, _label: u32) {}
 
     fn bytes(&self) -> usize {
         let masks = self.as_slice().iter().filter_map(|instance| instance.mask.as_ref());
@@ -125,7 +125,7 @@ fn refused(error: CoreError) -> DataError {
 ///
 /// They are painted on a map with an id each, which is moved as any map is and taken apart again: one pass for all that do
 /// not overlap, and another one for those that do.
-fn moved_masks(instances: &[Instance], [width, height]: [u32; 2], motion: &Motion) -> Result<Vec<Option<Rle>>> {
+fn moved_masks(instances: &[Instance], Size { width, height }: Size, motion: &Motion) -> Result<Vec<Option<Rle>>> {
     let mut moved = vec![None; instances.len()];
     let masks = (1..).zip(instances).filter_map(|(id, instance)| Some((id, instance.mask.as_ref()?)));
     let mut waiting: Vec<(u32, &Rle)> = masks.collect();
@@ -165,7 +165,7 @@ fn painted(map: &mut LabelMap, mask: &Rle, id: u32) -> bool {
 }
 
 /// An object whose mask was moved; none if nothing is left of it, or less than is to be.
-fn follow(mut instance: Instance, mask: Option<Rle>, size: [u32; 2], motion: &Motion) -> Option<Instance> {
+fn follow(mut instance: Instance, mask: Option<Rle>, size: Size, motion: &Motion) -> Option<Instance> {
     let area = |instance: &Instance| instance.mask.as_ref().map_or(instance.bbox.area(), |mask| mask.area().into());
     let before = area(&instance);
     let old = instance.bbox;
@@ -356,10 +356,10 @@ mod tests {
             let turned = sample(target.clone()).moved(&Motion::Turn(quarters)).unwrap().target;
             (turned.size(), turned.as_slice()[0].bbox.xyxy())
         };
-        assert_eq!(turned(1), ([47, 61], [5.5, 40.5, 40.0, 50.75]));
-        assert_eq!(turned(2), ([61, 47], [40.5, 7.0, 50.75, 41.5]));
-        assert_eq!(turned(3), ([47, 61], [7.0, 10.25, 41.5, 20.5]));
-        assert_eq!(turned(4), (SIZE, [10.25, 5.5, 20.5, 40.0]));
+        assert_eq!(turned(1), ((47, 61).into(), [5.5, 40.5, 40.0, 50.75]));
+        assert_eq!(turned(2), ((61, 47).into(), [40.5, 7.0, 50.75, 41.5]));
+        assert_eq!(turned(3), ((47, 61).into(), [7.0, 10.25, 41.5, 20.5]));
+        assert_eq!(turned(4), ((61, 47).into(), [10.25, 5.5, 20.5, 40.0]));
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub(super) struct Labels {
 impl Labels {
     pub fn new(classes: &Classes, image: &Image, goal: &Goal) -> Result<Self> {
         let map: &LabelMap = goal.annotations();
-        let (found, expected) = ([map.width(), map.height()], [image.width(), image.height()]);
+        let (found, expected) = (map.size(), image.size());
         if found != expected {
             return Err(ExplainError::Size { what: "the map of labels", found, expected });
         }

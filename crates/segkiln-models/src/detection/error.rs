@@ -1,5 +1,5 @@
 use burn::tensor::Tensor;
-use segkiln_core::{CoreError, Instances};
+use segkiln_core::{CoreError, Instances, Size};
 
 use super::transform::size;
 
@@ -43,7 +43,7 @@ pub enum DetectionError {
         /// Width and height.
         size: [usize; 2],
         /// Width and height of the target; none if it is missing.
-        target: Option<[u32; 2]>,
+        target: Option<Size>,
     },
     /// An object's class is not the network's.
     #[error("object {object} of image {image} has class {label}, the network's are 1 to {most}")]
@@ -103,7 +103,7 @@ pub fn check_targets(
     for (index, image) in images.iter().enumerate() {
         let [height, width] = size(image);
         let target = targets.get(index);
-        let found = target.map(|target| [target.width(), target.height()]);
+        let found = target.map(|target| target.size());
         if found.map(|found| found.map(|side| side as usize)) != Some([width, height]) {
             return Err(DetectionError::Target { image: index, size: [width, height], target: found });
         }

@@ -5,7 +5,7 @@ use burn::tensor::{
     activation::{sigmoid, softmax},
 };
 use image::DynamicImage;
-use segkiln_core::{Classes, LabelMap, Precision};
+use segkiln_core::{Classes, LabelMap, Precision, Size};
 use segkiln_data::{ColorMode, DenseCrf, Image, Normalize, Preset, resize_labels};
 use segkiln_models::{
     ModelCard, ModelConfig, NetworkQuantization, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig,
@@ -512,7 +512,7 @@ fn to_vec(tensor: Tensor<4>) -> Result<Vec<f32>, PredictError> {
 }
 
 /// Finds the first NaN of scores `[1, channels, h, w]` and says where it is in an image of this width and height.
-fn refuse_nan(scores: &Tensor<4>, [width, height]: [u32; 2]) -> Result<(), PredictError> {
+fn refuse_nan(scores: &Tensor<4>, Size { width, height }: Size) -> Result<(), PredictError> {
     let [_, _, rows, columns] = scores.dims();
     let place = |at: usize, seen: usize, side: u32| at * side as usize / seen;
     match to_vec(scores.clone())?.iter().position(|value| value.is_nan()) {

@@ -213,7 +213,7 @@ impl CocoEvaluator {
                 return Ok(());
             }
             let mask = mask.as_ref().ok_or("it has no mask; give it one, or evaluate boxes")?;
-            let actual = [mask.width(), mask.height()];
+            let actual = mask.size();
             let expected = *size.get_or_insert(actual);
             match actual == expected {
                 true => Ok(()),
