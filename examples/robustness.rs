@@ -25,7 +25,7 @@ use segkiln::{
         splits, write_whole,
     },
     explain::{
-        Attack, AttackKind, Curve, DetectionSubject, Norm, ObjectAttack, SegmentationSubject, robustness,
+        Attack, AttackKind, Curve, DetectionSubject, ObjectAttack, PerturbationNorm, SegmentationSubject, robustness,
         robustness_of_objects,
     },
     models::detection::DetectionNetworkConfig,
@@ -109,7 +109,7 @@ fn run(args: &Args) -> Result<(), Failure> {
 
 /// The attack that the flags describe, with a budget of 1.
 fn attack(args: &Args, kind: AttackKind) -> Attack {
-    let norm = if args.l2 { Norm::L2 } else { Norm::Linf };
+    let norm = if args.l2 { PerturbationNorm::L2 } else { PerturbationNorm::Linf };
     Attack { norm, seed: args.machine.seed, ..Attack::new(kind, 1.0) }.with_steps(args.steps)
 }
 

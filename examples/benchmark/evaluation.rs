@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use segkiln::{
     coco_evaluate,
     core::Rle,
-    data::coco::{CocoFile, CocoResult, CocoResultFile, Segmentation, write_results},
+    data::coco::{CocoFile, CocoResult, CocoResultFile, CocoSegmentation, write_results},
     metrics::coco::{CocoParams, IouType},
 };
 use serde_json::json;
@@ -52,7 +52,7 @@ fn draw_problem(images: usize, gt: &Path, dt: &Path, device: &Device) -> Result<
             annotations.push(json!({
                 "id": annotations.len() + 1, "image_id": image, "category_id": class, "iscrowd": u8::from(crowd),
                 "bbox": mask.bbox().map_or([0.0; 4], |bbox| bbox.xywh()), "area": mask.area(),
-                "segmentation": Segmentation::from(&mask),
+                "segmentation": CocoSegmentation::from(&mask),
             }));
             shapes.push((shape, class));
         }
@@ -71,7 +71,7 @@ fn draw_problem(images: usize, gt: &Path, dt: &Path, device: &Device) -> Result<
                 category_id: if changed { other } else { class },
                 bbox: Some(mask.bbox().map_or([0.0; 4], |bbox| bbox.xywh())),
                 score: (random(0.0, 1.0) * 1e3).round() / 1e3,
-                segmentation: Some(Segmentation::from(&mask)),
+                segmentation: Some(CocoSegmentation::from(&mask)),
             });
         }
     }

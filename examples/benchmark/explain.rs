@@ -4,7 +4,7 @@ use burn::tensor::Device;
 use segkiln::{
     core::{Classes, LabelMap},
     data::{ColorMode, Image, Normalize},
-    explain::{Attack, AttackKind, Goal, GradCam, Question, Region, SegmentationSubject, Target},
+    explain::{Attack, AttackKind, ExplanationTarget, Goal, GradCam, Pixels, Question, SegmentationSubject},
     models::{
         ModelCard,
         unet::{UNet, UNetConfig},
@@ -17,7 +17,7 @@ use crate::{Case, common::Failure};
 pub fn grad_cam(base: usize, side: u32, device: &Device) -> Result<Case, Failure> {
     // For as long as the program runs.
     let subject = Box::leak(Box::new(subject(base, device)?));
-    let question = Question::new(subject, &noise(side)?, &Target::class(1, Region::Image))?;
+    let question = Question::new(subject, &noise(side)?, &ExplanationTarget::class(1, Pixels::Image))?;
     let question = question.with_layers(&["encoder.bottleneck"])?;
     Ok(Box::new(move || drop(question.explain(&GradCam).expect("it warmed up"))))
 }

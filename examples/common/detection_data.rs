@@ -11,7 +11,7 @@ use segkiln::{
     DataRecord, coco_evaluate,
     core::{Classes, Instances},
     data::{
-        self, DecodeOptions, MaskFormat, Report, Sample,
+        self, CheckReport, DecodeOptions, MaskFormat, Sample,
         coco::{CocoFile, CocoResultFile},
         datasets::{
             Cached, CocoDetection, CocoOptions, DetectionDataset, DetectionEntry, ImageFiles, InvalidBoxes, Survey,
@@ -136,7 +136,7 @@ impl Sources {
     }
 
     /// Faults of the data that the flags name.
-    pub fn check(&self, masks: bool, decode: DecodeOptions) -> Result<Report, Failure> {
+    pub fn check(&self, masks: bool, decode: DecodeOptions) -> Result<CheckReport, Failure> {
         let options = CocoOptions { masks, decode, ..CocoOptions::default() };
         Ok(match (&self.voc, &self.train_json) {
             (Some(folder), _) => {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use segkiln::data::{
     DataError, Limits,
     instances::{
-        GeoJsonOptions, GeoJsonWriter, InstanceOptions, Intensities, LabelRows, Placement, WatershedOptions,
+        GeoJsonOptions, GeoJsonWriter, InstanceOptions, IntensityImage, LabelRows, Placement, WatershedOptions,
         find_objects,
     },
     regions::{GeoTags, SampleType, TiffSink, TiffSinkOptions},
@@ -67,7 +67,7 @@ impl Objects {
     pub fn write(
         &self,
         map: &impl LabelRows,
-        picture: Intensities<'_>,
+        picture: IntensityImage<'_>,
         (geo, scale): (GeoTags, [f64; 2]),
         names: &[String],
         limits: Limits,

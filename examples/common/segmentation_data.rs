@@ -10,7 +10,7 @@ use segkiln::{
     DataRecord,
     core::Classes,
     data::{
-        self, ColorMode, DataError, DecodeOptions, MaskFormat, Normalize, Report,
+        self, CheckReport, ColorMode, DataError, DecodeOptions, MaskFormat, Normalize,
         datasets::{Cached, FolderDataset, FolderOptions, Survey},
     },
     models::{ModelCard, config_file},
@@ -87,7 +87,7 @@ impl Sources {
     }
 
     /// Faults of the data that the flag names.
-    pub fn check(&self, decode: DecodeOptions) -> Report {
+    pub fn check(&self, decode: DecodeOptions) -> CheckReport {
         let splits = BTreeSet::from(["train", "val", self.measured()]);
         data::check(splits.into_iter().map(|split| self.split(split, ColorMode::Rgb, decode)))
     }

@@ -3,7 +3,9 @@
 use segkiln::{
     core::LabelMap,
     data::{ColorMode, Filter, Image, MaskFormat, Preset, read_dynamic, read_labels},
-    explain::{Attack, AttackKind, Goal, Method, Norm, ObjectAttack, Part, Region, Target},
+    explain::{
+        Attack, AttackKind, ExplanationTarget, Goal, Method, ObjectAttack, ObjectPart, PerturbationNorm, Pixels,
+    },
 };
 
 use crate::{Args, common::Failure};
@@ -48,16 +50,16 @@ pub fn object_attack(name: &str, args: &Args) -> Result<(Attack, ObjectAttack), 
 }
 
 fn with_budget(kind: AttackKind, args: &Args) -> Attack {
-    let norm = if args.l2 { Norm::L2 } else { Norm::Linf };
+    let norm = if args.l2 { PerturbationNorm::L2 } else { PerturbationNorm::Linf };
     Attack { norm, seed: args.machine.seed, ..Attack::new(kind, args.epsilon) }.with_steps(args.steps)
 }
 
-/// Part of an object, by the flag's word.
-pub fn part(name: &str) -> Result<Part, Failure> {
+/// ObjectPart of an object, by the flag's word.
+pub fn part(name: &str) -> Result<ObjectPart, Failure> {
     match name {
-        "score" => Ok(Part::Score),
-        "box" => Ok(Part::ScoreAndBox),
-        "mask" => Ok(Part::Mask),
+        "score" => Ok(ObjectPart::Score),
+        "box" => Ok(ObjectPart::ScoreAndBox),
+        "mask" => Ok(ObjectPart::Mask),
         other => Err(format!("--part {other:?} is none of score, box and mask").into()),
     }
 }
@@ -90,28 +92,30 @@ pub fn most_common(predicted: &LabelMap) -> usize {
 }
 
 /// The pixels that the flags ask about; the whole image where the network gives the class no pixel.
-pub fn region(args: &Args, predicted: &LabelMap, class: usize) -> Result<Region, Failure> {
+pub fn region(args: &Args, predicted: &LabelMap, class: usize) -> Result<Pixels, Failure> {
     if let Some(mask) = &args.mask {
-        return Ok(Region::Mask(read_labels(mask, &MaskFormat::default(), args.decode.options())?));
+        return Ok(Pixels::Mask(read_labels(mask, &MaskFormat::default(), args.decode.options())?));
     }
     let pixel = || {
         let (x, y) = args.over.split_once(',')?;
-        Some(Region::Pixel { x: x.trim().parse().ok()?, y: y.trim().parse().ok()? })
+        Some(Pixels::Pixel { x: x.trim().parse().ok()?, y: y.trim().parse().ok()? })
     };
     match args.over.as_str() {
-        "image" => Ok(Region::Image),
-        "predicted" if predicted.labels().contains(&(class as u32)) => Ok(Region::Predicted),
-        "predicted" => Ok(Region::Image),
+        "image" => Ok(Pixels::Image),
+        "predicted" if predicted.labels().contains(&(class as u32)) => Ok(Pixels::Predicted),
+        "predicted" => Ok(Pixels::Image),
         other => pixel().ok_or_else(|| format!("--over {other:?} is none of predicted, image and a pixel X,Y").into()),
     }
 }
 
 /// The pixels of a target, in words.
-pub fn described(target: &Target) -> String {
+pub fn described(target: &ExplanationTarget) -> String {
     match target {
-        Target::Class { region: Region::Image, .. } => "the whole image".into(),
-        Target::Class { region: Region::Pixel { x, y }, .. } => format!("the pixel in column {x} of row {y}"),
-        Target::Class { region: Region::Mask(mask), .. } => {
+        ExplanationTarget::Class { pixels: Pixels::Image, .. } => "the whole image".into(),
+        ExplanationTarget::Class { pixels: Pixels::Pixel { x, y }, .. } => {
+            format!("the pixel in column {x} of row {y}")
+        }
+        ExplanationTarget::Class { pixels: Pixels::Mask(mask), .. } => {
             format!("{} pixels", mask.as_slice().iter().filter(|label| **label != 0).count())
         }
         other => format!("{other:?}"),
@@ -119,12 +123,12 @@ pub fn described(target: &Target) -> String {
 }
 
 /// Labels that the network gives the pixels that were asked about, for an attack to change.
-pub fn labels(predicted: &LabelMap, target: &Target) -> LabelMap {
+pub fn labels(predicted: &LabelMap, target: &ExplanationTarget) -> LabelMap {
     let mut labels = predicted.clone();
     let width = labels.width() as usize;
     let inside = |index: usize| match target {
-        Target::Class { region: Region::Mask(mask), .. } => mask.as_slice()[index] != 0,
-        Target::Class { region: Region::Pixel { x, y }, .. } => index == *y as usize * width + *x as usize,
+        ExplanationTarget::Class { pixels: Pixels::Mask(mask), .. } => mask.as_slice()[index] != 0,
+        ExplanationTarget::Class { pixels: Pixels::Pixel { x, y }, .. } => index == *y as usize * width + *x as usize,
         _ => true,
     };
     let ignored = labels.as_mut_slice().iter_mut().enumerate().filter(|(index, _)| !inside(*index));

@@ -14,7 +14,9 @@ use clap::Parser;
 use segkiln::{
     Segmenter,
     data::{refuse_replacing, write_whole},
-    explain::{Goal, Question, Reduction, Region, SegmentationSubject, Subject, Target, report::Report},
+    explain::{
+        ExplanationTarget, Goal, PixelReduction, Pixels, Question, SegmentationSubject, Subject, report::Report,
+    },
     models::detection::DetectorConfig,
 };
 use serde_json::{Value, json};
@@ -61,7 +63,7 @@ struct Args {
     /// Object of a detector, best score first, from 0
     #[arg(long, conflicts_with = "class")]
     object: Option<usize>,
-    /// Part of the object that is asked about: score, box (its score and place) or mask
+    /// ObjectPart of the object that is asked about: score, box (its score and place) or mask
     #[arg(long, default_value = "score", conflicts_with = "class")]
     part: String,
     /// Pixels that are asked about: predicted (those that the network gives the class), image, or X,Y
@@ -134,13 +136,17 @@ fn run(args: &Args) -> Result<(), Failure> {
     let shown = image.to_dynamic().to_rgb8();
     let predicted = subject.predict(&subject.input(&image)?)?;
     let class = args.class.unwrap_or_else(|| ask::most_common(&predicted));
-    let target = Target::Class { class, region: ask::region(args, &predicted, class)?, reduction: Reduction::Mean };
+    let target = ExplanationTarget::Class {
+        class,
+        pixels: ask::region(args, &predicted, class)?,
+        reduction: PixelReduction::Mean,
+    };
     let mut question = Question::new(&subject, &image, &target)?.with_seed(args.machine.seed);
     if !args.layer.is_empty() {
         question = question.with_layers(&args.layer)?;
     }
     create_output(args)?;
-    if args.over == "predicted" && matches!(question.target(), Target::Class { region: Region::Image, .. }) {
+    if args.over == "predicted" && matches!(question.target(), ExplanationTarget::Class { pixels: Pixels::Image, .. }) {
         eprintln!("the network gives no pixel class {class}: the whole image is asked about");
     }
 

@@ -6,7 +6,7 @@ use segkiln::{
     core::Instance,
     data::{draw, write_image},
     explain::{
-        DetectionSubject, Method, Question, Select, Subject, Target,
+        DetectionSubject, ExplanationTarget, Method, Question, Select, Subject,
         report::{Report, Section},
     },
     models::detection::DetectionOptions,
@@ -36,7 +36,7 @@ pub fn run(args: &Args, chosen: &[Box<dyn Method>], device: &Device) -> Result<(
     let shown = image.to_dynamic().to_rgb8();
     let subject = DetectionSubject::new(detector.model(), detector.card(), device)?;
     let object = args.object.unwrap_or(0);
-    let target = Target::Object { select: Select::Index(object), part };
+    let target = ExplanationTarget::Object { select: Select::Index(object), part };
     let mut question = Question::new(&subject, &image, &target)?.with_seed(args.machine.seed);
     if !args.layer.is_empty() {
         question = question.with_layers(&args.layer)?;

@@ -10,7 +10,7 @@ use segkiln::{
     PredictError, Seams, SegmentOptions, Segmentation, Segmenter,
     data::{
         ColorMode, DecodeOptions, Image, Limits,
-        instances::Intensities,
+        instances::IntensityImage,
         read_dynamic,
         regions::{MemorySource, RegionSource, TiffSource},
     },
@@ -36,7 +36,7 @@ pub fn segment_whole(
     let source = MemorySource::new(Image::from_dynamic(&image, color), path);
     // A small scene has its place too.
     let geo = TiffSource::open(path, decode).map(|source| source.geo()).unwrap_or_default();
-    let (names, picture) = (segmenter.classes().names(), Intensities { source: &source, level: 0 });
+    let (names, picture) = (segmenter.classes().names(), IntensityImage { source: &source, level: 0 });
     args.objects.write(result.map(), picture, (geo, [1.0; 2]), names, decode.limits, objects)?;
     Ok((result, image))
 }
@@ -61,7 +61,7 @@ pub fn segment_large(
     segmenter.segment_large(source, &options, sink, args.large.progress())?;
     let limits: Limits = args.decode.options().limits;
     let map = TiffSource::open(output, DecodeOptions { limits, ..DecodeOptions::default() })?;
-    let picture = Intensities { source, level: options.level };
+    let picture = IntensityImage { source, level: options.level };
     let [full, level] = [source.levels()[0], source.levels()[options.level]];
     let scale = [f64::from(full.width) / f64::from(level.width), f64::from(full.height) / f64::from(level.height)];
     Ok(args.objects.write(&map, picture, (map.geo(), scale), segmenter.classes().names(), limits, objects)?)

@@ -17,7 +17,7 @@ use std::{
 
 use clap::Parser;
 use segkiln::data::{
-    films::{Film, FilmOptions, FilmWriter, Matrix, Stages, process},
+    films::{Film, FilmOptions, FilmWriter, Matrix, StageTimes, process},
     refuse_replacing,
 };
 use serde_json::json;
@@ -118,7 +118,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-fn speed(stages: &Stages) -> String {
+fn speed(stages: &StageTimes) -> String {
     let (limit, busy) = stages.limit();
     let speed = stages.frames_per_second();
     format!(

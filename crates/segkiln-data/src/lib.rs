@@ -88,7 +88,7 @@ pub use postprocess::{Cleaning, CleaningStep};
 pub use preset::Preset;
 #[cfg(feature = "datasets")]
 pub use problem::check;
-pub use problem::{Problem, Report};
+pub use problem::{CheckReport, Problem};
 pub use resize::{Filter, resize_image, resize_image_by, resize_labels};
 
 #[cfg(feature = "datasets")]

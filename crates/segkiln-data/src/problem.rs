@@ -98,7 +98,7 @@ impl Faults {
 
 /// The faults of data sets that [`check`](crate::check) found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct CheckReport {
     /// The first 100 faults.
     pub problems: Vec<Problem>,
     /// Faults in all.
@@ -107,7 +107,7 @@ pub struct Report {
     pub images: usize,
 }
 
-impl Report {
+impl CheckReport {
     #[cfg(feature = "datasets")]
     fn add(&mut self, error: &DataError) {
         match error {
@@ -153,9 +153,9 @@ impl Report {
 #[cfg(feature = "datasets")]
 pub fn check<T, D: burn::data::dataset::Dataset<crate::Sample<T>>>(
     datasets: impl IntoIterator<Item = Result<D>>,
-) -> Report {
+) -> CheckReport {
     use rayon::prelude::*;
-    let mut report = Report::default();
+    let mut report = CheckReport::default();
     for dataset in datasets {
         match dataset {
             Err(error) => report.add(&error),

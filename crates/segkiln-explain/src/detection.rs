@@ -6,7 +6,7 @@ use segkiln_models::{
     detection::{DetectionNetwork, DetectionNetworkConfig, DetectionTensors, Sampling},
 };
 
-use crate::{ExplainError, Part, Result, Select, Subject, Target, picture::tensor};
+use crate::{ExplainError, ExplanationTarget, ObjectPart, Result, Select, Subject, picture::tensor};
 
 /// IoU above which a detection is the object that is asked about; pytorch-grad-cam's.
 const IOU: f64 = 0.5;
@@ -111,8 +111,8 @@ impl<M: DetectionNetwork> Subject for DetectionSubject<M> {
         &self.classes
     }
 
-    fn resolve(&self, target: &Target, x: &Tensor<4>) -> Result<Target> {
-        let Target::Object { select, part } = target else { return Err(NO_CLASSES) };
+    fn resolve(&self, target: &ExplanationTarget, x: &Tensor<4>) -> Result<ExplanationTarget> {
+        let ExplanationTarget::Object { select, part } = target else { return Err(NO_CLASSES) };
         let found = self.network.detect_tensors(&self.images(x)[0])?;
         let select = match select {
             Select::Index(object) => {
@@ -125,31 +125,33 @@ impl<M: DetectionNetwork> Subject for DetectionSubject<M> {
                 None => return Err(ExplainError::NoMatch { class: *class, threshold: IOU }),
             },
         };
-        if let (Part::Mask, Select::Best { bbox, class }) = (part, &select) {
+        if let (ObjectPart::Mask, Select::Best { bbox, class }) = (part, &select) {
             self.network.mask_logits(&self.images(x)[0], bbox, *class)?;
         }
-        Ok(Target::Object { select, part: *part })
+        Ok(ExplanationTarget::Object { select, part: *part })
     }
 
     /// 0 where no object of the image is the one that is asked about.
-    fn score(&self, x: Tensor<4>, target: &Target) -> Result<Tensor<1>> {
-        let Target::Object { select: Select::Best { bbox, class }, part } = target else { return Err(NO_CLASSES) };
+    fn score(&self, x: Tensor<4>, target: &ExplanationTarget) -> Result<Tensor<1>> {
+        let ExplanationTarget::Object { select: Select::Best { bbox, class }, part } = target else {
+            return Err(NO_CLASSES);
+        };
         let score = |image: &Tensor<3>| -> Result<Tensor<1>> {
-            if *part == Part::Mask {
+            if *part == ObjectPart::Mask {
                 return Ok(relu(self.network.mask_logits(image, bbox, *class)?).mean());
             }
             let found = self.network.detect_tensors(image)?;
             Ok(match meeting(&found, bbox, *class) {
                 // With a gradient, which is 0.
                 None => image.clone().sum().mul_scalar(0.0),
-                Some(found) if *part == Part::ScoreAndBox => found.score.clone() + iou(found.bbox.clone(), bbox),
+                Some(found) if *part == ObjectPart::ScoreAndBox => found.score.clone() + iou(found.bbox.clone(), bbox),
                 Some(found) => found.score.clone(),
             })
         };
         Ok(Tensor::cat(self.images(&x).iter().map(score).collect::<Result<_>>()?, 0))
     }
 
-    fn layers(&self, x: &Tensor<4>, target: &Target) -> Result<LayerMaps> {
+    fn layers(&self, x: &Tensor<4>, target: &ExplanationTarget) -> Result<LayerMaps> {
         let (maps, score) = LayerMaps::of(&self.network, || self.score(x.clone(), target));
         score?;
         Ok(maps)

@@ -98,7 +98,7 @@ pub enum ExplainError {
     #[error(
         "{images} calibration images cannot guarantee a risk of at most {alpha}; take at least {least} images, or a larger risk"
     )]
-    Calibration {
+    ReliabilityDiagram {
         /// Number of images.
         images: usize,
         /// The risk.

@@ -1,6 +1,6 @@
 //! Explanations, adversarial robustness and uncertainty of segmentation networks and detectors.
 //!
-//! - [`Question`]: a network, an image and a [`Target`]; [`methods()`]: ways to answer it, from gradients to class activation maps;
+//! - [`Question`]: a network, an image and a [`ExplanationTarget`]; [`methods()`]: ways to answer it, from gradients to class activation maps;
 //! - [`faithfulness()`], [`points_at`], [`randomized_weights`]: measures of an explanation;
 //! - [`feature_maps`], [`attention_of`], [`ActivationMaximization`]: looks into the network;
 //! - [`Attack`], [`SmallestChange`], [`Patch`]: changes of an image that fool the network; [`robustness()`]: figures against the size of
@@ -35,7 +35,8 @@ pub mod uncertainty;
 mod wrong_regions;
 
 pub use attack::{
-    Attack, AttackKind, Attacked, AttackedObjects, Goal, Norm, ObjectAttack, Patch, SmallestChange, with_patch,
+    Attack, AttackKind, Attacked, AttackedObjects, Goal, ObjectAttack, Patch, PerturbationNorm, SmallestChange,
+    with_patch,
 };
 pub use curve::{Curve, CurvePoint};
 pub use detection::DetectionSubject;
@@ -52,7 +53,7 @@ pub use robustness::{robustness, robustness_of_objects};
 pub use sanity::{RandomizedWeights, randomized_weights};
 pub use segmentation::SegmentationSubject;
 pub use subject::Subject;
-pub use target::{Part, Reduction, Region, Select, Target};
+pub use target::{ExplanationTarget, ObjectPart, PixelReduction, Pixels, Select};
 #[cfg(feature = "train")]
 pub use training::AdversarialTraining;
 pub use wrong_regions::{Mended, WrongRegion, wrong_regions};

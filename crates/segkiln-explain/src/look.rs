@@ -8,8 +8,8 @@ use segkiln_models::{Edit, SegmentationNetwork};
 use std::{cell::RefCell, rc::Rc};
 
 use crate::{
-    ExplainError, Map, Question, Region, Result, SegmentationSubject, Subject, Target, methods::normal, picture::image,
-    question::gradient, subject::values,
+    ExplainError, ExplanationTarget, Map, Pixels, Question, Result, SegmentationSubject, Subject, methods::normal,
+    picture::image, question::gradient, subject::values,
 };
 
 /// A channel of a layer's output.
@@ -81,7 +81,7 @@ impl ActivationMaximization {
         class: usize,
         size: [usize; 2],
     ) -> Result<Image> {
-        let target = Target::class(class, Region::Image);
+        let target = ExplanationTarget::class(class, Pixels::Image);
         self.find(subject, size, |x| subject.score(x, &target))
     }
 
@@ -97,7 +97,7 @@ impl ActivationMaximization {
         size: [usize; 2],
     ) -> Result<Image> {
         self.check(size)?;
-        let target = Target::class(0, Region::Image);
+        let target = ExplanationTarget::class(0, Pixels::Image);
         let x = Tensor::zeros([1, subject.normalize().mean().len(), size[0], size[1]], subject.device());
         let maps = subject.layers(&x, &target)?;
         let layer = maps.find(layer)?;

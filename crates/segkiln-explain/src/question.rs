@@ -8,7 +8,7 @@ use segkiln_data::Image;
 use segkiln_models::{Edit, LayerMap, LayerMaps};
 
 use crate::{
-    ExplainError, Explanation, Method, Result, Subject, Target,
+    ExplainError, Explanation, ExplanationTarget, Method, Result, Subject,
     picture::tensor,
     subject::{finite, scores, values},
 };
@@ -19,7 +19,7 @@ use crate::{
 /// use burn::tensor::Device;
 /// use segkiln_core::Classes;
 /// use segkiln_data::{ColorMode, Image, Normalize};
-/// use segkiln_explain::{Question, Region, SegmentationSubject, Target, method};
+/// use segkiln_explain::{Question, Pixels, SegmentationSubject, ExplanationTarget, method};
 /// use segkiln_models::{ModelCard, ModelConfig, unet::UNetConfig};
 ///
 /// let device = Device::default();
@@ -31,7 +31,7 @@ use crate::{
 ///
 /// let subject = SegmentationSubject::new(&network, &card, &device)?;
 /// let image = Image::new(24, 16, 1, (0..24 * 16).map(|value| (value % 7) as f32 / 7.0).collect())?;
-/// let question = Question::new(&subject, &image, &Target::class(1, Region::Image))?.with_layers(&["encoder.bottleneck"])?;
+/// let question = Question::new(&subject, &image, &ExplanationTarget::class(1, Pixels::Image))?.with_layers(&["encoder.bottleneck"])?;
 /// let explanation = question.explain(&*method("gradcam").unwrap())?;
 /// assert_eq!((explanation.map.width(), explanation.map.height()), (24, 16));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -40,7 +40,7 @@ pub struct Question<'a> {
     pub(crate) subject: &'a dyn Subject,
     /// Normalized, `[1, channels, height, width]`.
     pub(crate) x: Tensor<4>,
-    pub(crate) target: Target,
+    pub(crate) target: ExplanationTarget,
     maps: OnceCell<LayerMaps>,
     layers: Vec<String>,
     pub(crate) seed: u64,
@@ -52,7 +52,7 @@ impl<'a> Question<'a> {
     ///
     /// # Errors
     /// If the image does not fit the network, or the target is not in it.
-    pub fn new(subject: &'a dyn Subject, image: &Image, target: &Target) -> Result<Self> {
+    pub fn new(subject: &'a dyn Subject, image: &Image, target: &ExplanationTarget) -> Result<Self> {
         let mut image = image.clone();
         subject.normalize().apply(&mut image)?;
         let x = tensor(image, subject.device());
@@ -84,7 +84,7 @@ impl<'a> Question<'a> {
     }
 
     /// The target, which no longer depends on the network's answer.
-    pub fn target(&self) -> &Target {
+    pub fn target(&self) -> &ExplanationTarget {
         &self.target
     }
 

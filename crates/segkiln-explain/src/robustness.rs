@@ -6,13 +6,13 @@ use segkiln_core::{Instances, LabelMap};
 use segkiln_data::Image;
 use segkiln_metrics::metrics::{
     ConfusionMatrix,
-    coco::{CocoDetection, CocoEvaluator, CocoParams, CocoTruth, IouType},
+    coco::{CocoEvaluator, CocoParams, CocoPrediction, CocoTruth, IouType},
 };
 use segkiln_models::{SegmentationNetwork, detection::DetectionNetwork};
 
 use crate::{
-    Attack, AttackKind, Curve, CurvePoint, DetectionSubject, ExplainError, Goal, Norm, ObjectAttack, Result,
-    SegmentationSubject, Subject,
+    Attack, AttackKind, Curve, CurvePoint, DetectionSubject, ExplainError, Goal, ObjectAttack, PerturbationNorm,
+    Result, SegmentationSubject, Subject,
 };
 
 /// Measures how a segmentation network's figures fall with the budget of an attack that knows the network and the annotations: `dice` and
@@ -96,7 +96,7 @@ where
                 true => attack.with_epsilon(*epsilon).run_on_objects(subject, &image, &goal)?.after,
                 false => subject.detect(&image)?,
             };
-            let found: Vec<CocoDetection> = found.iter().map(CocoDetection::of).collect();
+            let found: Vec<CocoPrediction> = found.iter().map(CocoPrediction::of).collect();
             evaluator.add_image(number, &truths, &found).map_err(refused)?;
         }
     }
@@ -114,9 +114,9 @@ where
 
 fn check(attack: &Attack, epsilons: &[f64]) -> Result<()> {
     let most = match attack.norm {
-        Norm::Linf => 255.0,
+        PerturbationNorm::Linf => 255.0,
         // An image of 2³² values that all change from black to white; the attack checks the bound of each image.
-        Norm::L2 => 255.0 * 65536.0,
+        PerturbationNorm::L2 => 255.0 * 65536.0,
     };
     match epsilons.iter().find(|epsilon| !(0.0..=most).contains(*epsilon)) {
         Some(epsilon) => Err(ExplainError::Budget { epsilon: *epsilon, most }),

@@ -8,7 +8,8 @@ use segkiln_data::Image;
 use segkiln_models::{ModelCard, SegmentationNetwork};
 
 use crate::{
-    ExplainError, Map, Method, Question, Result, SegmentationSubject, Subject, Target, methods::normal, subject::values,
+    ExplainError, ExplanationTarget, Map, Method, Question, Result, SegmentationSubject, Subject, methods::normal,
+    subject::values,
 };
 
 /// Likeness of a map and the map of a network with random weights.
@@ -35,7 +36,7 @@ pub fn randomized_weights<M: SegmentationNetwork>(
     subject: &SegmentationSubject<M>,
     card: &ModelCard<M::Config>,
     image: &Image,
-    target: &Target,
+    target: &ExplanationTarget,
     layers: &[String],
     method: &dyn Method,
     steps: usize,

@@ -7,7 +7,7 @@ use segkiln_data::{Image, Normalize};
 use segkiln_models::{LayerMaps, ModelCard, SegmentationNetwork};
 
 use crate::{
-    ExplainError, Reduction, Region, Result, Subject, Target,
+    ExplainError, ExplanationTarget, PixelReduction, Pixels, Result, Subject,
     subject::{finite, values},
 };
 
@@ -129,15 +129,15 @@ impl<M: SegmentationNetwork> Subject for SegmentationSubject<M> {
         &self.classes
     }
 
-    fn resolve(&self, target: &Target, x: &Tensor<4>) -> Result<Target> {
-        let Target::Class { class, region, reduction } = target else { return Err(NO_OBJECTS) };
+    fn resolve(&self, target: &ExplanationTarget, x: &Tensor<4>) -> Result<ExplanationTarget> {
+        let ExplanationTarget::Class { class, pixels, reduction } = target else { return Err(NO_OBJECTS) };
         self.check_class(*class)?;
         let [_, _, height, width] = x.dims().map(|side| side as u32);
-        let region = match region {
-            Region::Image => Region::Image,
-            Region::Pixel { x, y } if *x < width && *y < height => region.clone(),
-            Region::Pixel { x, y } => return Err(ExplainError::Pixel { x: *x, y: *y, width, height }),
-            Region::Mask(mask) => {
+        let pixels = match pixels {
+            Pixels::Image => Pixels::Image,
+            Pixels::Pixel { x, y } if *x < width && *y < height => pixels.clone(),
+            Pixels::Pixel { x, y } => return Err(ExplainError::Pixel { x: *x, y: *y, width, height }),
+            Pixels::Mask(mask) => {
                 let found = mask.size();
                 if found != [width, height] {
                     return Err(ExplainError::Size { what: "the mask", found, expected: [width, height] });
@@ -145,21 +145,21 @@ impl<M: SegmentationNetwork> Subject for SegmentationSubject<M> {
                 if mask.as_slice().iter().all(|label| *label == 0) {
                     return Err(ExplainError::EmptyMask);
                 }
-                region.clone()
+                pixels.clone()
             }
-            Region::Predicted => {
+            Pixels::Predicted => {
                 let mask = self.predict(x)?.map(|label| u32::from(label as usize == *class));
                 if mask.as_slice().iter().all(|label| *label == 0) {
                     return Err(ExplainError::NothingPredicted(*class));
                 }
-                Region::Mask(mask)
+                Pixels::Mask(mask)
             }
         };
-        Ok(Target::Class { class: *class, region, reduction: *reduction })
+        Ok(ExplanationTarget::Class { class: *class, pixels, reduction: *reduction })
     }
 
-    fn score(&self, x: Tensor<4>, target: &Target) -> Result<Tensor<1>> {
-        let Target::Class { class, region, reduction } = target else { return Err(NO_OBJECTS) };
+    fn score(&self, x: Tensor<4>, target: &ExplanationTarget) -> Result<Tensor<1>> {
+        let ExplanationTarget::Class { class, pixels, reduction } = target else { return Err(NO_OBJECTS) };
         self.check_class(*class)?;
         let logits = self.logits(x);
         let [n, channels, height, width] = logits.dims();
@@ -168,29 +168,29 @@ impl<M: SegmentationNetwork> Subject for SegmentationSubject<M> {
             1 => logits,
             _ => logits.slice([0..n, *class..class + 1, 0..height, 0..width]),
         };
-        let (sum, pixels) = match region {
-            Region::Image => (logit.reshape([n, height * width]).sum_dim(1), height * width),
-            Region::Pixel { x, y } => {
+        let (sum, count) = match pixels {
+            Pixels::Image => (logit.reshape([n, height * width]).sum_dim(1), height * width),
+            Pixels::Pixel { x, y } => {
                 let (x, y) = (*x as usize, *y as usize);
                 (logit.slice([0..n, 0..1, y..y + 1, x..x + 1]).reshape([n, 1]), 1)
             }
-            Region::Mask(mask) => {
+            Pixels::Mask(mask) => {
                 let inside: Vec<f32> = mask.as_slice().iter().map(|label| f32::from(*label != 0)).collect();
-                let pixels = inside.iter().filter(|inside| **inside > 0.0).count();
+                let count = inside.iter().filter(|inside| **inside > 0.0).count();
                 let inside = TensorData::new(inside, [1, 1, height, width]);
                 let inside = Tensor::<4>::from_data(inside, &self.device);
-                ((logit * inside).reshape([n, height * width]).sum_dim(1), pixels)
+                ((logit * inside).reshape([n, height * width]).sum_dim(1), count)
             }
-            Region::Predicted => return Err(ExplainError::Kind("the predicted region is resolved first")),
+            Pixels::Predicted => return Err(ExplainError::Kind("the predicted pixels are resolved first")),
         };
         let score = match reduction {
-            Reduction::Sum => sum,
-            Reduction::Mean => sum.div_scalar(pixels.max(1) as f64),
+            PixelReduction::Sum => sum,
+            PixelReduction::Mean => sum.div_scalar(count.max(1) as f64),
         };
         Ok(score.reshape([n]))
     }
 
-    fn layers(&self, x: &Tensor<4>, _target: &Target) -> Result<LayerMaps> {
+    fn layers(&self, x: &Tensor<4>, _target: &ExplanationTarget) -> Result<LayerMaps> {
         let (maps, logits) = LayerMaps::of(&self.network, || self.network.forward(x.clone()));
         finite(values(logits.sum())?[0])?;
         Ok(maps)

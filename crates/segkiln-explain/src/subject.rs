@@ -3,9 +3,9 @@ use segkiln_core::Classes;
 use segkiln_data::Normalize;
 use segkiln_models::LayerMaps;
 
-use crate::{ExplainError, Result, Target};
+use crate::{ExplainError, ExplanationTarget, Result};
 
-/// A network that can be asked for reasons: it computes the number that a [`Target`] is, with gradients where the image has them.
+/// A network that can be asked for reasons: it computes the number that a [`ExplanationTarget`] is, with gradients where the image has them.
 ///
 /// [`SegmentationSubject`](crate::SegmentationSubject) is one of any segmentation network.
 pub trait Subject {
@@ -18,7 +18,7 @@ pub trait Subject {
     /// Classes that the network tells apart.
     fn classes(&self) -> &Classes;
 
-    /// Makes a target that depends on the network's answer ([`Region::Predicted`](crate::Region::Predicted), an object's index)
+    /// Makes a target that depends on the network's answer ([`Pixels::Predicted`](crate::Pixels::Predicted), an object's index)
     /// independent of it, so that it stays the same where the image is changed; and checks it.
     ///
     /// # Shapes
@@ -26,7 +26,7 @@ pub trait Subject {
     ///
     /// # Errors
     /// Part of the image that does not exist or is empty.
-    fn resolve(&self, target: &Target, x: &Tensor<4>) -> Result<Target>;
+    fn resolve(&self, target: &ExplanationTarget, x: &Tensor<4>) -> Result<ExplanationTarget>;
 
     /// Computes the target of each image of a batch.
     ///
@@ -35,13 +35,13 @@ pub trait Subject {
     ///
     /// # Errors
     /// As [`resolve`](Self::resolve).
-    fn score(&self, x: Tensor<4>, target: &Target) -> Result<Tensor<1>>;
+    fn score(&self, x: Tensor<4>, target: &ExplanationTarget) -> Result<Tensor<1>>;
 
     /// Finds the maps that the network puts out where it computes the target of an image.
     ///
     /// # Errors
     /// If the network refuses the image.
-    fn layers(&self, x: &Tensor<4>, target: &Target) -> Result<LayerMaps>;
+    fn layers(&self, x: &Tensor<4>, target: &ExplanationTarget) -> Result<LayerMaps>;
 
     /// The layers of a class activation map where none is given.
     fn default_layers(&self, layers: &LayerMaps) -> Vec<String> {
@@ -81,7 +81,7 @@ pub(crate) fn finite(score: f32) -> Result<f32> {
 /// The scores of many images, a batch of a few at a time, in their order.
 pub(crate) fn scores(
     subject: &dyn Subject,
-    target: &Target,
+    target: &ExplanationTarget,
     count: usize,
     batch: usize,
     mut image: impl FnMut(usize) -> Result<Tensor<4>>,

@@ -2,40 +2,40 @@ use segkiln_core::{BBox, LabelMap};
 
 /// Target of an explanation: a number that a network computes from an image.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Target {
+pub enum ExplanationTarget {
     /// Logit of a class of a segmentation network.
     Class {
         /// The class.
         class: usize,
         /// Pixels whose logits count.
-        region: Region,
+        pixels: Pixels,
         /// Reduction of these logits to one number.
-        reduction: Reduction,
+        reduction: PixelReduction,
     },
     /// An object of a detector.
     Object {
         /// Choice of the object.
         select: Select,
         /// Part of the object.
-        part: Part,
+        part: ObjectPart,
     },
 }
 
-impl Target {
-    /// The sum of a class's logits over a region: pytorch-grad-cam's `SemanticSegmentationTarget`.
-    pub fn class(class: usize, region: Region) -> Self {
-        Self::Class { class, region, reduction: Reduction::Sum }
+impl ExplanationTarget {
+    /// The sum of a class's logits over pixels: pytorch-grad-cam's `SemanticSegmentationTarget`.
+    pub fn class(class: usize, pixels: Pixels) -> Self {
+        Self::Class { class, pixels, reduction: PixelReduction::Sum }
     }
 
     /// The score of the object with this index, best score first, from 0.
     pub fn object(index: usize) -> Self {
-        Self::Object { select: Select::Index(index), part: Part::Score }
+        Self::Object { select: Select::Index(index), part: ObjectPart::Score }
     }
 }
 
 /// Pixels of an image.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Region {
+pub enum Pixels {
     /// All.
     Image,
     /// Pixels that the network gives the class of the target.
@@ -51,9 +51,9 @@ pub enum Region {
     },
 }
 
-/// Reduction of the logits of a region to one number.
+/// Reduction of the logits of pixels to one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Reduction {
+pub enum PixelReduction {
     /// Their sum.
     #[default]
     Sum,
@@ -78,7 +78,7 @@ pub enum Select {
 
 /// Part of an object that is explained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Part {
+pub enum ObjectPart {
     /// Its class's score.
     #[default]
     Score,

@@ -14,9 +14,9 @@ use burn::{
 use segkiln_core::{Classes, LabelMap};
 use segkiln_data::{ColorMode, Image, Normalize};
 use segkiln_explain::{
-    ActivationMaximization, Attack, AttackKind, ExplainError, Goal, Map, Norm, Patch, Question, Reduction, Region,
-    SegmentationSubject, SmallestChange, SmoothGrad, Target, faithfulness, feature_maps, method, methods, points_at,
-    randomized_weights, uncertainty, with_patch, wrong_regions,
+    ActivationMaximization, Attack, AttackKind, ExplainError, ExplanationTarget, Goal, Map, Patch, PerturbationNorm,
+    PixelReduction, Pixels, Question, SegmentationSubject, SmallestChange, SmoothGrad, faithfulness, feature_maps,
+    method, methods, points_at, randomized_weights, uncertainty, with_patch, wrong_regions,
 };
 use segkiln_models::{ConfigError, LayerMaps, ModelCard, SegmentationNetwork, SegmentationNetworkConfig, tap};
 
@@ -96,9 +96,11 @@ fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
 fn every_method_explains_a_network_of_ones_own() {
     let (_, subject) = own(0.5);
     let image = picture();
-    for region in [Region::Image, Region::Pixel { x: 3, y: 2 }] {
-        let question =
-            Question::new(&subject, &image, &Target::class(1, region)).unwrap().with_layers(&["middle"]).unwrap();
+    for region in [Pixels::Image, Pixels::Pixel { x: 3, y: 2 }] {
+        let question = Question::new(&subject, &image, &ExplanationTarget::class(1, region))
+            .unwrap()
+            .with_layers(&["middle"])
+            .unwrap();
         for method in methods() {
             let found = question.explain(&*method).unwrap();
             let [low, high] = found.map.range();
@@ -114,7 +116,7 @@ fn every_method_explains_a_network_of_ones_own() {
 #[test]
 fn gradients_stay_where_they_belong() {
     let (_, subject) = own(0.5);
-    let target = Target::class(2, Region::Pixel { x: 5, y: 7 });
+    let target = ExplanationTarget::class(2, Pixels::Pixel { x: 5, y: 7 });
     let image = picture();
     let question = Question::new(&subject, &image, &target).unwrap().with_layers(&["middle"]).unwrap();
     for name in ["saliency", "input_x_gradient", "integrated_gradients", "smoothgrad", "hirescam"] {
@@ -132,7 +134,7 @@ fn gradients_stay_where_they_belong() {
 fn integrated_gradients_are_complete() {
     let (_, subject) = own(0.5);
     let image = picture();
-    let target = Target::Class { class: 1, region: Region::Image, reduction: Reduction::Mean };
+    let target = ExplanationTarget::Class { class: 1, pixels: Pixels::Image, reduction: PixelReduction::Mean };
     let found =
         Question::new(&subject, &image, &target).unwrap().explain(&*method("integrated_gradients").unwrap()).unwrap();
     let figure = |name: &str| found.figures.iter().find(|(known, _)| *known == name).unwrap().1;
@@ -145,7 +147,7 @@ fn integrated_gradients_are_complete() {
 fn curves_tell_a_good_map_from_a_bad_one() {
     let (_, subject) = own(0.5);
     let image = picture();
-    let target = Target::Class { class: 1, region: Region::Image, reduction: Reduction::Mean };
+    let target = ExplanationTarget::Class { class: 1, pixels: Pixels::Image, reduction: PixelReduction::Mean };
     let question = Question::new(&subject, &image, &target).unwrap();
     let good = question.explain(&*method("integrated_gradients").unwrap()).unwrap().map;
     let upside_down: Vec<f32> = good.as_slice().iter().map(|value| -value).collect();
@@ -176,7 +178,7 @@ fn curves_tell_a_good_map_from_a_bad_one() {
 fn gradients_equal_finite_differences() {
     let (_, subject) = own(0.5);
     let image = picture();
-    let target = Target::class(0, Region::Image);
+    let target = ExplanationTarget::class(0, Pixels::Image);
     let question = Question::new(&subject, &image, &target).unwrap();
     let map = question.explain(&*method("input_x_gradient").unwrap()).unwrap().map;
     // Toward the mean color by a thousandth, pixel by pixel.
@@ -223,22 +225,22 @@ fn layers_are_found_and_changed() {
 fn errors_say_what_to_do() {
     let (_, subject) = own(0.0);
     let image = picture();
-    let ask = |class, region| Question::new(&subject, &image, &Target::class(class, region)).map(|_| ());
+    let ask = |class, region| Question::new(&subject, &image, &ExplanationTarget::class(class, region)).map(|_| ());
     let error = |result: Result<(), ExplainError>| result.unwrap_err().to_string();
-    assert!(error(ask(3, Region::Image)).contains("0 (ground), 1 (tree), 2 (house)"));
-    assert!(error(ask(1, Region::Mask(LabelMap::filled(12, 9, 0)))).contains("mask has no pixel"));
-    assert!(error(ask(1, Region::Mask(LabelMap::filled(9, 12, 1)))).contains("9x12"));
-    assert!(error(ask(1, Region::Pixel { x: 12, y: 0 })).contains("12x9"));
+    assert!(error(ask(3, Pixels::Image)).contains("0 (ground), 1 (tree), 2 (house)"));
+    assert!(error(ask(1, Pixels::Mask(LabelMap::filled(12, 9, 0)))).contains("mask has no pixel"));
+    assert!(error(ask(1, Pixels::Mask(LabelMap::filled(9, 12, 1)))).contains("9x12"));
+    assert!(error(ask(1, Pixels::Pixel { x: 12, y: 0 })).contains("12x9"));
     let predicted = subject.predict(&subject.input(&image).unwrap()).unwrap();
     for class in 0..3 {
-        let result = ask(class, Region::Predicted);
+        let result = ask(class, Pixels::Predicted);
         assert_eq!(result.is_ok(), predicted.labels().contains(&(class as u32)), "{result:?}");
     }
     let gray = Image::new(2, 2, 1, vec![0.0; 4]).unwrap();
-    assert!(Question::new(&subject, &gray, &Target::class(0, Region::Image)).is_err());
+    assert!(Question::new(&subject, &gray, &ExplanationTarget::class(0, Pixels::Image)).is_err());
     let nan = Image::new(1, 1, 3, vec![f32::NAN; 3]).unwrap();
     assert!(matches!(
-        Question::new(&subject, &nan, &Target::class(0, Region::Image)).unwrap().score(),
+        Question::new(&subject, &nan, &ExplanationTarget::class(0, Pixels::Image)).unwrap().score(),
         Err(ExplainError::Undefined(_))
     ));
 
@@ -302,7 +304,7 @@ fn small_changes_are_found_and_are_enough() {
     let image = picture();
     let predict = |image: &Image| subject.predict(&subject.input(image).unwrap()).unwrap();
     let labels = predict(&image);
-    for norm in [Norm::Linf, Norm::L2] {
+    for norm in [PerturbationNorm::Linf, PerturbationNorm::L2] {
         let search = SmallestChange { norm, share: 0.5, ..Default::default() };
         let found = search.find(&subject, &image, &Goal::Away(labels.clone())).unwrap().unwrap();
         assert!(found.changed >= 0.5 && found.linf > 0.0, "{}", found.changed);
@@ -310,7 +312,7 @@ fn small_changes_are_found_and_are_enough() {
         let others = changed.as_slice().iter().zip(labels.as_slice()).filter(|(a, b)| a != b).count();
         assert!(others >= 54, "{others}");
         // With less of the budget an attack does less.
-        if norm == Norm::Linf {
+        if norm == PerturbationNorm::Linf {
             let half = Attack { rounded: false, ..Attack::new(AttackKind::Pgd, found.linf / 2.0) };
             let half = half.run(&subject, &image, &Goal::Away(labels.clone())).unwrap();
             assert!(half.changed < found.changed, "{} of {}", half.changed, found.changed);
@@ -411,7 +413,7 @@ fn patches_fool_where_they_are_put() {
 fn explanations_depend_on_the_weights() {
     let (_, subject) = own(0.5);
     let image = picture();
-    let target = Target::class(1, Region::Image);
+    let target = ExplanationTarget::class(1, Pixels::Image);
     let check = |name: &str| {
         let method = method(name).unwrap();
         randomized_weights(&subject, &card(0.5), &image, &target, &["middle".into()], &*method, 4, 1).unwrap()
@@ -428,7 +430,7 @@ fn explanations_depend_on_the_weights() {
 fn layers_and_classes_are_looked_at() {
     let (_, subject) = own(0.5);
     let image = picture();
-    let question = Question::new(&subject, &image, &Target::class(1, Region::Image)).unwrap();
+    let question = Question::new(&subject, &image, &ExplanationTarget::class(1, Pixels::Image)).unwrap();
     let maps = feature_maps(&question, "middle", 4).unwrap();
     assert_eq!(maps.len(), 4);
     let variance = |map: &Map| {
@@ -442,15 +444,16 @@ fn layers_and_classes_are_looked_at() {
     assert!(feature_maps(&question, "midle", 4).is_err());
 
     let search = ActivationMaximization { steps: 20, step_size: 8.0, ..Default::default() };
-    let score =
-        |image: &Image| Question::new(&subject, image, &Target::class(1, Region::Image)).unwrap().score().unwrap();
+    let score = |image: &Image| {
+        Question::new(&subject, image, &ExplanationTarget::class(1, Pixels::Image)).unwrap().score().unwrap()
+    };
     let gray = Image::new(12, 9, 3, vec![0.5; 12 * 9 * 3]).unwrap();
     let liked = search.of_class(&subject, 1, [9, 12]).unwrap();
     assert!(score(&liked) > score(&gray), "{} of {}", score(&liked), score(&gray));
     assert_eq!(search.of_class(&subject, 1, [9, 12]).unwrap(), liked, "the same seed");
     let channel = maps[0].channel;
     let mean = |image: &Image| {
-        let question = Question::new(&subject, image, &Target::class(0, Region::Image)).unwrap();
+        let question = Question::new(&subject, image, &ExplanationTarget::class(0, Pixels::Image)).unwrap();
         let maps = feature_maps(&question, "middle", 6).unwrap();
         maps.into_iter().find(|map| map.channel == channel).unwrap().map.mean()
     };

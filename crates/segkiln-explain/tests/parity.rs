@@ -11,10 +11,10 @@ use safetensors::{SafeTensors, tensor::TensorView};
 use segkiln_core::{BBox, Classes, LabelMap};
 use segkiln_data::{ColorMode, Image, Normalize};
 use segkiln_explain::{
-    Attack, AttackKind, AttackedObjects, DetectionSubject, Goal, IntegratedGradients, Method, Norm, ObjectAttack,
-    Occlusion, Part, Question, Region, Rise, SegmentationSubject, Select, SmoothGrad, Subject, Target, method,
-    robustness_of_objects,
-    uncertainty::{Calibration, RiskControl, missed_risk},
+    Attack, AttackKind, AttackedObjects, DetectionSubject, ExplanationTarget, Goal, IntegratedGradients, Method,
+    ObjectAttack, ObjectPart, Occlusion, PerturbationNorm, Pixels, Question, Rise, SegmentationSubject, Select,
+    SmoothGrad, Subject, method, robustness_of_objects,
+    uncertainty::{ReliabilityDiagram, RiskControl, missed_risk},
 };
 use segkiln_models::{
     DetectorCard, ModelCard, ModelConfig, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig,
@@ -96,11 +96,12 @@ impl Case {
         let subject = self.subject(Normalize::identity(3));
         let image = self.image();
         let class = self.expected("class")[0] as usize;
-        let question =
-            |region: Region| Question::new(&subject, &image, &Target::class(class, region)).unwrap().with_batch(4);
-        let masked = || question(Region::Mask(self.labels("mask")));
+        let question = |pixels: Pixels| {
+            Question::new(&subject, &image, &ExplanationTarget::class(class, region)).unwrap().with_batch(4)
+        };
+        let masked = || question(Pixels::Mask(self.labels("mask")));
         let score = self.expected("score")[0];
-        for region in [Region::Predicted, Region::Mask(self.labels("mask"))] {
+        for region in [Pixels::Predicted, Pixels::Mask(self.labels("mask"))] {
             let found = question(region).score().unwrap();
             assert!((found - score).abs() <= 1e-4 * score.abs(), "{found}, not {score}");
         }
@@ -137,7 +138,7 @@ impl Case {
             ("fgsm", Attack { rounded: false, ..Attack::new(AttackKind::Fgsm, 8.0) }),
             ("pgd", pgd),
             ("momentum", Attack { momentum: 1.0, ..pgd }),
-            ("l2", Attack { norm: Norm::L2, ..pgd.with_epsilon(800.0) }),
+            ("l2", Attack { norm: PerturbationNorm::L2, ..pgd.with_epsilon(800.0) }),
             ("segpgd", kind(AttackKind::SegPgd)),
             ("cospgd", kind(AttackKind::CosPgd)),
         ] {
@@ -282,8 +283,10 @@ fn means_over_random_images_are_alike() {
     let case = Case::new("unet");
     let subject = case.subject(Normalize::identity(3));
     let image = case.image();
-    let question =
-        Question::new(&subject, &image, &Target::class(0, Region::Image)).unwrap().with_batch(16).with_seed(5);
+    let question = Question::new(&subject, &image, &ExplanationTarget::class(0, Pixels::Image))
+        .unwrap()
+        .with_batch(16)
+        .with_seed(5);
     let smooth = SmoothGrad { samples: SAMPLES, ..Default::default() };
     let rise = Rise { masks: SAMPLES, ..Default::default() };
     for (method, least) in [(&smooth as &dyn Method, 0.98), (&rise, 0.8)] {
@@ -315,7 +318,7 @@ fn calibration_is_measured_as_by_the_references() {
         let labels = all[skip * count..][..count].iter().map(|label| *label as u32).collect();
         LabelMap::new(size[0], size[1], labels).unwrap()
     };
-    let mut calibration = Calibration::new(15);
+    let mut calibration = ReliabilityDiagram::new(15);
     let probabilities = floats(&file, "calibration.probabilities");
     calibration.update(&probabilities, &labels("calibration.labels", [24, 20], 0), None).unwrap();
     let (found, expected) = (calibration.expected_error(), f64::from(floats(&file, "calibration.error")[0]));
@@ -361,8 +364,10 @@ fn objects(name: &str, config: DetectorConfig, salt: &str) {
     let expected = |key: &str| floats(&file, &format!("{name}.{key}"));
     let corners: Vec<f64> = expected("box").into_iter().map(f64::from).collect();
     let bbox = BBox::new(corners[0], corners[1], corners[2], corners[3]).unwrap();
-    let target =
-        Target::Object { select: Select::Best { bbox, class: expected("label")[0] as u32 }, part: Part::ScoreAndBox };
+    let target = ExplanationTarget::Object {
+        select: Select::Best { bbox, class: expected("label")[0] as u32 },
+        part: ObjectPart::ScoreAndBox,
+    };
     let image = formula_image([96, 128]);
     let question = || Question::new(&subject, &image, &target).unwrap();
     let (found, score) = (question().score().unwrap(), expected("score")[0]);
@@ -371,13 +376,13 @@ fn objects(name: &str, config: DetectorConfig, salt: &str) {
         let corners: Vec<f64> = expected("mask.box").into_iter().map(f64::from).collect();
         let bbox = BBox::new(corners[0], corners[1], corners[2], corners[3]).unwrap();
         let select = Select::Best { bbox, class: expected("label")[0] as u32 };
-        Question::new(&subject, &image, &Target::Object { select, part: Part::Mask }).unwrap()
+        Question::new(&subject, &image, &ExplanationTarget::Object { select, part: ObjectPart::Mask }).unwrap()
     };
     if name.starts_with("mask") {
         let (found, score) = (mask().score().unwrap(), expected("mask.score")[0]);
         assert!((found - score).abs() < 1e-3 * score.abs().max(1.0), "{name}: {found}, not {score}");
     } else {
-        let target = Target::Object { select: Select::Index(0), part: Part::Mask };
+        let target = ExplanationTarget::Object { select: Select::Index(0), part: ObjectPart::Mask };
         let error = Question::new(&subject, &image, &target).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains("no masks"), "{error}");
     }
@@ -394,10 +399,10 @@ fn objects(name: &str, config: DetectorConfig, salt: &str) {
     }
     assert!(maps >= if name.starts_with("mask") { 4 } else { 2 }, "{maps}");
     // The pyramid as a whole, and the same object by its index.
-    let whole = Question::new(&subject, &image, &Target::object(0)).unwrap();
+    let whole = Question::new(&subject, &image, &ExplanationTarget::object(0)).unwrap();
     assert!(whole.layers().unwrap().len() >= 4);
     assert!(whole.explain(&*method("gradcam").unwrap()).unwrap().map.range()[1] > 0.9);
-    let error = Question::new(&subject, &image, &Target::object(500)).map(|_| ()).unwrap_err().to_string();
+    let error = Question::new(&subject, &image, &ExplanationTarget::object(500)).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("no object 500"), "{error}");
 }
 

@@ -4,11 +4,11 @@ use rayon::prelude::*;
 use segkiln_core::Rle;
 use segkiln_data::{
     DataError,
-    coco::{CocoAnnotation, CocoFile, CocoResultFile, ImageId, Segmentation},
+    coco::{CocoAnnotation, CocoFile, CocoResultFile, CocoSegmentation, ImageId},
 };
 use segkiln_metrics::{
     MetricsError,
-    metrics::coco::{CocoDetection, CocoEvaluator, CocoParams, CocoTruth, ImageMatches, IouType},
+    metrics::coco::{CocoEvaluator, CocoParams, CocoPrediction, CocoTruth, ImageMatches, IouType},
 };
 
 /// Why results could not be evaluated.
@@ -163,7 +163,7 @@ impl Job<'_> {
         Ok(CocoTruth { id, class: one.category_id, bbox, area, crowd: one.crowd, mask })
     }
 
-    fn detection(&self, index: usize) -> Result<CocoDetection, DataError> {
+    fn detection(&self, index: usize) -> Result<CocoPrediction, DataError> {
         let result = &self.found.results()[index];
         let (bbox, area, mask) = if self.boxes {
             let missing = || self.found.wrong(index, "bbox", "is missing, though the first result has one; write it");
@@ -179,7 +179,7 @@ impl Job<'_> {
             let of_mask = || mask.bbox().map_or([0.0; 4], |bbox| bbox.xywh());
             (result.bbox.unwrap_or_else(of_mask), f64::from(mask.area()), Some(mask))
         };
-        Ok(CocoDetection { class: result.category_id, bbox, area, score: result.score, mask })
+        Ok(CocoPrediction { class: result.category_id, bbox, area, score: result.score, mask })
     }
 
     fn mask(&self, index: usize) -> Result<Option<Rle>, DataError> {
@@ -193,7 +193,7 @@ impl Job<'_> {
     fn rectangle(&self, index: usize, [x, y, width, height]: [f64; 4]) -> Result<Rle, DataError> {
         let [columns, rows] = self.truth.size(&self.found.results()[index].image_id)?;
         let (right, bottom) = (x + width, y + height);
-        let polygon = Segmentation::Polygons(vec![vec![x, y, x, bottom, right, bottom, right, y]]);
+        let polygon = CocoSegmentation::Polygons(vec![vec![x, y, x, bottom, right, bottom, right, y]]);
         polygon.to_rle(columns, rows).map_err(|reason| self.found.wrong(index, "bbox", reason.to_string()))
     }
 }

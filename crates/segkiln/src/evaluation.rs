@@ -13,7 +13,7 @@ use segkiln_metrics::{
     MetricsError,
     metrics::{
         ConfusionMatrix,
-        coco::{CocoDetection, CocoEvaluator, CocoFigures, CocoParams, CocoTruth, IouType},
+        coco::{CocoEvaluator, CocoFigures, CocoParams, CocoPrediction, CocoTruth, IouType},
     },
 };
 use segkiln_models::{
@@ -158,7 +158,7 @@ impl SplitDetections {
         for ((target, detections), number) in self.images.iter().zip(1..) {
             let truths: Vec<CocoTruth> =
                 target.as_slice().iter().zip(1..).map(|(instance, id)| CocoTruth::of(instance, id)).collect();
-            let found: Vec<CocoDetection> = detections.iter().map(CocoDetection::of).collect();
+            let found: Vec<CocoPrediction> = detections.iter().map(CocoPrediction::of).collect();
             evaluator.add_image(number, &truths, &found)?;
         }
         Ok(evaluator.evaluate().figures())

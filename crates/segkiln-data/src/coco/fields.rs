@@ -7,7 +7,7 @@ use serde::{
     de::{Error, Unexpected, Visitor},
 };
 
-use super::Segmentation;
+use super::CocoSegmentation;
 
 /// A whole number. Programs that keep ids and sizes as floats write 7.0.
 struct Whole(i64);
@@ -100,7 +100,7 @@ pub(super) fn bbox<'de, D: Deserializer<'de>>(json: D) -> Result<Option<[f64; 4]
 }
 
 /// A mask; none where the list is empty, as many write who have boxes alone.
-pub(super) fn mask<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Segmentation>, D::Error> {
+pub(super) fn mask<'de, D: Deserializer<'de>>(json: D) -> Result<Option<CocoSegmentation>, D::Error> {
     let mask = Option::deserialize(json)?;
-    Ok(mask.filter(|mask| !matches!(mask, Segmentation::Polygons(polygons) if polygons.is_empty())))
+    Ok(mask.filter(|mask| !matches!(mask, CocoSegmentation::Polygons(polygons) if polygons.is_empty())))
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    ImageId, Segmentation, decode, fields,
+    CocoSegmentation, ImageId, decode, fields,
     source::{Source, entries, more_faults},
 };
 use crate::{DataError, Result, problem::Faults};
@@ -60,7 +60,7 @@ pub struct CocoAnnotation {
     pub crowd: bool,
     /// The object's pixels, not decoded: see [`CocoFile::mask`].
     #[serde(default, deserialize_with = "fields::mask")]
-    pub segmentation: Option<Segmentation>,
+    pub segmentation: Option<CocoSegmentation>,
 }
 
 /// A file of images, classes and annotated objects.
@@ -204,7 +204,7 @@ impl CocoFile {
     /// Mask of an object; none if it has no `segmentation`.
     ///
     /// # Errors
-    /// As [`Segmentation::to_rle`], naming the file and the annotation; also if the image's size is not known.
+    /// As [`CocoSegmentation::to_rle`], naming the file and the annotation; also if the image's size is not known.
     pub fn mask(&self, annotation: &CocoAnnotation) -> Result<Option<Rle>> {
         let Some(segmentation) = &annotation.segmentation else { return Ok(None) };
         let size = self.size(&annotation.image_id)?;

@@ -44,7 +44,7 @@ use crate::{DataError, Result};
 
 pub use file::{CocoAnnotation, CocoCategory, CocoFile, CocoImage};
 pub use results::{CocoResult, CocoResultFile, write_results};
-pub use segmentation::Segmentation;
+pub use segmentation::CocoSegmentation;
 
 /// Id of an image in COCO files: a number, or in some data sets a string.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -79,7 +79,7 @@ impl fmt::Display for ImageId {
 }
 
 /// The mask of an entry of `path` on an image of `size`.
-fn decode(path: &Path, entry: impl FnOnce() -> String, segmentation: &Segmentation, size: Size) -> Result<Rle> {
+fn decode(path: &Path, entry: impl FnOnce() -> String, segmentation: &CocoSegmentation, size: Size) -> Result<Rle> {
     segmentation.to_rle(size.width, size.height).map_err(|error| DataError::Coco {
         path: path.into(),
         entry: entry(),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    ImageId, Segmentation, decode, fields,
+    CocoSegmentation, ImageId, decode, fields,
     source::{Source, entries},
 };
 use crate::{DataError, Result, codecs::write_whole};
@@ -25,7 +25,7 @@ pub struct CocoResult {
     pub score: f64,
     /// The object's pixels.
     #[serde(default, deserialize_with = "fields::mask", skip_serializing_if = "Option::is_none")]
-    pub segmentation: Option<Segmentation>,
+    pub segmentation: Option<CocoSegmentation>,
 }
 
 /// A file of [`CocoResult`]s.
@@ -66,7 +66,7 @@ impl CocoResultFile {
     /// Mask of [`results`](Self::results)`[index]` on an image of `size` (width, height); none if it has no `segmentation`.
     ///
     /// # Errors
-    /// As [`Segmentation::to_rle`], naming the file and the result.
+    /// As [`CocoSegmentation::to_rle`], naming the file and the result.
     ///
     /// # Panics
     /// If there is no such result.
@@ -95,7 +95,7 @@ pub fn write_results(path: impl AsRef<Path>, results: &[CocoResult]) -> Result<(
     let path = path.as_ref();
     for (index, result) in results.iter().enumerate() {
         let polygons = match &result.segmentation {
-            Some(Segmentation::Polygons(polygons)) => polygons.as_slice(),
+            Some(CocoSegmentation::Polygons(polygons)) => polygons.as_slice(),
             _ => &[],
         };
         let wrong = [

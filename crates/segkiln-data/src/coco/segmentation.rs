@@ -14,7 +14,7 @@ use super::fields::Unsigned;
 
 /// The mask of an object in one of COCO's three forms, as it is in the file.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Segmentation {
+pub enum CocoSegmentation {
     /// Polygons of vertices `[x0, y0, x1, y1, ...]` in pixels; the object is what is within any of them.
     Polygons(Vec<Vec<f64>>),
     /// Lengths of runs, of zeros and ones in turn, column by column.
@@ -35,7 +35,7 @@ pub enum Segmentation {
     Unknown,
 }
 
-impl Segmentation {
+impl CocoSegmentation {
     /// The mask on an image of `width` × `height` pixels. Polygons are filled as pycocotools fills them; of several, those
     /// with less than three vertices enclose nothing and are left out.
     ///
@@ -65,7 +65,7 @@ impl Segmentation {
     }
 }
 
-impl Segmentation {
+impl CocoSegmentation {
     /// Number of polygons with less than three vertices.
     pub fn degenerate_parts(&self) -> usize {
         match self {
@@ -79,19 +79,19 @@ fn is_degenerate(polygon: &[f64]) -> bool {
     polygon.len() < 6 && polygon.len().is_multiple_of(2)
 }
 
-impl From<&Rle> for Segmentation {
+impl From<&Rle> for CocoSegmentation {
     /// Compressed.
     fn from(mask: &Rle) -> Self {
         Self::Compressed { size: [mask.height(), mask.width()], counts: mask.to_coco_string() }
     }
 }
 
-impl Serialize for Segmentation {
+impl Serialize for CocoSegmentation {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut fields = match self {
             Self::Polygons(polygons) => return polygons.serialize(serializer),
             Self::Unknown => return serializer.serialize_none(),
-            Self::Runs { .. } | Self::Compressed { .. } => serializer.serialize_struct("Segmentation", 2)?,
+            Self::Runs { .. } | Self::Compressed { .. } => serializer.serialize_struct("CocoSegmentation", 2)?,
         };
         match self {
             Self::Polygons(_) | Self::Unknown => {}
@@ -110,17 +110,17 @@ impl Serialize for Segmentation {
 
 // Written out, because serde's untagged enums copy all of a mask before they look at it, and cannot say where in it
 // something is wrong.
-impl<'de> Deserialize<'de> for Segmentation {
+impl<'de> Deserialize<'de> for CocoSegmentation {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Form;
         impl<'de> Visitor<'de> for Form {
-            type Value = Segmentation;
+            type Value = CocoSegmentation;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("polygons, or an object with size and counts")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, polygons: A) -> Result<Segmentation, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, polygons: A) -> Result<CocoSegmentation, A::Error> {
                 let List { numbers, lists, other } = Deserialize::deserialize(SeqAccessDeserializer::new(polygons))?;
                 let polygons = match (numbers.is_empty(), lists.is_empty(), other) {
                     (true, _, false) => polygons_of(lists),
@@ -128,10 +128,10 @@ impl<'de> Deserialize<'de> for Segmentation {
                     (false, true, false) => Some(vec![numbers]),
                     _ => None,
                 };
-                Ok(polygons.map_or(Segmentation::Unknown, Segmentation::Polygons))
+                Ok(polygons.map_or(CocoSegmentation::Unknown, CocoSegmentation::Polygons))
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Segmentation, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<CocoSegmentation, A::Error> {
                 #[derive(Deserialize)]
                 struct Mask {
                     size: Vec<Unsigned>,
@@ -143,8 +143,8 @@ impl<'de> Deserialize<'de> for Segmentation {
                 };
                 let size = [height, width];
                 Ok(match counts {
-                    Counts::Runs(counts) => Segmentation::Runs { size, counts },
-                    Counts::Compressed(counts) => Segmentation::Compressed { size, counts },
+                    Counts::Runs(counts) => CocoSegmentation::Runs { size, counts },
+                    Counts::Compressed(counts) => CocoSegmentation::Compressed { size, counts },
                 })
             }
         }

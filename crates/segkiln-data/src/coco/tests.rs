@@ -45,7 +45,7 @@ fn a_whole_file() {
     assert_eq!((first.bbox, first.area), (Some([1.0, 2.5, 0.0, -3.0]), Some(4.25)));
     assert_eq!(file.mask(first).unwrap().unwrap().counts(), [3, 2, 19]);
     assert_eq!((second.id, &second.image_id, second.bbox, second.crowd), (13, &"seven".into(), None, false));
-    assert_eq!(second.segmentation, Some(Segmentation::Compressed { size: [4, 6], counts: "\\o".into() }));
+    assert_eq!(second.segmentation, Some(CocoSegmentation::Compressed { size: [4, 6], counts: "\\o".into() }));
     refused(file.mask(second), &["gt.json", "image \"seven\"", "`width`", "missing"]);
     assert_eq!(file.mask(third).unwrap().unwrap().area(), 4 + 1);
     let lists = file.annotations_by_image();
@@ -243,11 +243,11 @@ fn results_come_back() {
     };
     let all = [
         result(7.into(), None),
-        result("a \"b\"\\c".into(), Some(Segmentation::from(&mask))),
-        result(8.into(), Some(Segmentation::Polygons(vec![vec![0.0, 0.5, 2.0, 0.0, 2.0, 2.0]]))),
+        result("a \"b\"\\c".into(), Some(CocoSegmentation::from(&mask))),
+        result(8.into(), Some(CocoSegmentation::Polygons(vec![vec![0.0, 0.5, 2.0, 0.0, 2.0, 2.0]]))),
         CocoResult {
             bbox: None,
-            ..result(9.into(), Some(Segmentation::Runs { size: [4, 6], counts: vec![3, 2, 19] }))
+            ..result(9.into(), Some(CocoSegmentation::Runs { size: [4, 6], counts: vec![3, 2, 19] }))
         },
     ];
     let folder = tempfile::tempdir().unwrap();

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     ColorMode, DataError, DecodeOptions, Result, Sample,
-    coco::{CocoAnnotation, CocoFile, CocoImage, Segmentation},
+    coco::{CocoAnnotation, CocoFile, CocoImage, CocoSegmentation},
     problem::Faults,
     splits::is_inside,
     warn::{self, warn},
@@ -269,7 +269,7 @@ impl Reader<'_> {
         for annotation in annotations {
             match self.instance(annotation, size, &mut boxes) {
                 Ok(instance) => {
-                    let parts = |mask: &Segmentation| mask.degenerate_parts();
+                    let parts = |mask: &CocoSegmentation| mask.degenerate_parts();
                     let parts = annotation.segmentation.as_ref().filter(|_| self.options.masks).map_or(0, parts);
                     read.dropped_parts += if instance.is_some() { parts } else { 0 };
                     instances.extend(instance);
@@ -331,8 +331,8 @@ impl Reader<'_> {
         };
         // Who learns boxes alone is not to be bothered by masks.
         let wanted = options.masks || annotation.bbox.is_none();
-        let is_nothing = |mask: &Segmentation| match mask {
-            Segmentation::Polygons(polygons) => mask.degenerate_parts() == polygons.len(),
+        let is_nothing = |mask: &CocoSegmentation| match mask {
+            CocoSegmentation::Polygons(polygons) => mask.degenerate_parts() == polygons.len(),
             _ => false,
         };
         let droppable = options.invalid_boxes == InvalidBoxes::Drop;

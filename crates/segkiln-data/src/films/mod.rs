@@ -31,7 +31,7 @@ use std::{
 use image::{DynamicImage, GenericImageView, ImageFormat};
 
 pub use color::Matrix;
-pub use pipeline::{Stages, process};
+pub use pipeline::{StageTimes, process};
 pub use smooth::{Flicker, ProbabilitySmoother, most_likely};
 
 use segkiln_core::Size;

@@ -16,7 +16,7 @@ const WAITING: usize = 4;
 
 /// Time that each stage of [`process`] was busy.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Stages {
+pub struct StageTimes {
     /// Frames that were read.
     pub frames: u64,
     /// Wall-clock time since the start; the stages overlap in it.
@@ -29,7 +29,7 @@ pub struct Stages {
     pub encode: Duration,
 }
 
-impl Stages {
+impl StageTimes {
     /// Frames a second.
     pub fn frames_per_second(&self) -> f64 {
         self.frames as f64 / self.total.as_secs_f64().max(f64::MIN_POSITIVE)
@@ -79,8 +79,8 @@ pub fn process<E: From<DataError>>(
     open: impl FnOnce() -> Result<Film> + Send,
     create: impl FnOnce(Option<FrameRate>) -> Result<FilmWriter> + Send,
     mut compute: impl FnMut(u64, DynamicImage) -> std::result::Result<Option<DynamicImage>, E>,
-    mut progress: impl FnMut(&Stages),
-) -> std::result::Result<Stages, E> {
+    mut progress: impl FnMut(&StageTimes),
+) -> std::result::Result<StageTimes, E> {
     let start = Instant::now();
     thread::scope(|scope| {
         let (rates, rate) = sync_channel(1);
@@ -120,7 +120,7 @@ pub fn process<E: From<DataError>>(
             writer.finish()?;
             Ok(busy + start.elapsed())
         });
-        let mut stages = Stages::default();
+        let mut stages = StageTimes::default();
         let mut run = || -> std::result::Result<(), E> {
             for (frame, decode) in &read {
                 let frame = frame?;

@@ -13,7 +13,7 @@ use crate::{
 
 /// The picture whose values are averaged over the objects.
 #[derive(Clone, Copy)]
-pub struct Intensities<'a> {
+pub struct IntensityImage<'a> {
     /// The picture.
     pub source: &'a dyn RegionSource,
     /// Its level, which must have the size of the map.
@@ -37,13 +37,13 @@ const VALUES: usize = 1 << 23;
 /// [`DataError::Option`] if the picture's level has another size; and what `row` and `object` return.
 pub fn find_objects<M: LabelRows + ?Sized>(
     map: &M,
-    picture: Option<Intensities<'_>>,
+    picture: Option<IntensityImage<'_>>,
     options: &InstanceOptions,
     row: impl FnMut(&[u32]) -> Result<()>,
     object: Option<&mut dyn FnMut(Object) -> Result<()>>,
 ) -> Result<Found> {
     let size = map.size();
-    if let Some(Intensities { source, level }) = picture {
+    if let Some(IntensityImage { source, level }) = picture {
         let found = source.levels().get(level).map(Level::size);
         if found != Some(size) {
             let found = found.map_or("no".into(), |found| found.to_string());
@@ -182,7 +182,7 @@ impl<R: FnMut(&[u32]) -> Result<()>> Numbering<'_, '_, R> {
 
 /// Some rows of a picture.
 struct Values<'a> {
-    picture: Intensities<'a>,
+    picture: IntensityImage<'a>,
     height: u32,
     top: u32,
     rows: u32,
@@ -192,7 +192,7 @@ struct Values<'a> {
 impl Values<'_> {
     /// Adds the values of pixels of row `y` that have data.
     fn add(&mut self, y: u32, columns: std::ops::Range<u32>, sums: &mut Vec<f64>, there: &mut u64) -> Result<()> {
-        let Intensities { source, level } = self.picture;
+        let IntensityImage { source, level } = self.picture;
         let (bands, width) = (source.bands(), source.levels()[level].width);
         if self.pixels.is_none() || y >= self.top + self.rows {
             self.pixels = None;

@@ -47,7 +47,7 @@ use segkiln_core::{LabelMap, Size};
 
 pub use components::Components;
 pub use distance::distance_squared;
-pub use find::{Found, Intensities, find_objects};
+pub use find::{Found, IntensityImage, find_objects};
 pub use object::{Object, ObjectRun};
 pub use polygon::Polygon;
 pub use watershed::split;

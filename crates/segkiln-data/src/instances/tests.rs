@@ -56,7 +56,7 @@ fn options(connectivity: Connectivity, min_distance: Option<u32>) -> InstanceOpt
 fn find(map: &(impl LabelRows + ?Sized), options: &InstanceOptions) -> (Vec<u32>, Vec<Object>, Found) {
     let Size { width, height } = map.size();
     let source = picture(width, height);
-    let picture = Intensities { source: &source, level: 0 };
+    let picture = IntensityImage { source: &source, level: 0 };
     let (mut numbers, mut objects) = (Vec::new(), Vec::new());
     let row = |row: &[u32]| {
         numbers.extend_from_slice(row);
@@ -322,7 +322,7 @@ fn what_is_held_is_bounded() {
     // Without objects nothing is held.
     assert_eq!(find_objects(&map, None, &options, |_| Ok(()), None).unwrap().objects, 1);
     let (small, picture) = (noise(), picture(3, 3));
-    let picture = Intensities { source: &picture, level: 0 };
+    let picture = IntensityImage { source: &picture, level: 0 };
     let error = find_objects(&small, Some(picture), &options, |_| Ok(()), None).unwrap_err().to_string();
     assert!(error.contains("53x37"), "{error}");
 }

@@ -29,7 +29,7 @@ mod volume;
 use std::path::Path;
 
 #[cfg(feature = "dicom")]
-pub use dicom::{DicomSeries, Window, WindowFunction, dicom_series, read_dicom};
+pub use dicom::{DicomSeries, VoiWindow, WindowFunction, dicom_series, read_dicom};
 pub use geometry::{AxisCodes, Geometry};
 pub use intensity::{ForegroundStatistics, Intensities};
 pub use nifti::{NiftiHeader, is_nifti, read_nifti, read_nifti_labels, write_nifti, write_nifti_labels};

@@ -455,7 +455,7 @@ mod dicom {
         let series = dicom_series(folder.path(), &Limits::default()).unwrap();
         let [series] = series.as_slice() else { panic!("{series:?}") };
         assert_eq!((series.uid.as_str(), series.modality.as_str(), series.files.len()), ("1.2.3.4", "CT", 4));
-        assert_eq!(series.windows, [Window::linear(40.0, 80.0), Window::linear(400.0, 1800.0)]);
+        assert_eq!(series.windows, [VoiWindow::linear(40.0, 80.0), VoiWindow::linear(400.0, 1800.0)]);
         assert_eq!(series.read(&Limits::default()).unwrap(), read("series"));
         // Of another series.
         let bytes = fs::read(folder.path().join("a.dcm")).unwrap();
@@ -585,15 +585,15 @@ mod dicom {
     #[test]
     fn windows_are_those_of_the_standard() {
         // The example of PS3.3, C.11.2.1.2.1: center 2048, width 4096 and 12 bits leave values as they are.
-        let all = Window::linear(2048.0, 4096.0);
+        let all = VoiWindow::linear(2048.0, 4096.0);
         for value in [0.0f32, 1000.0, 4095.0] {
             assert!((all.apply(value) - value / 4095.0).abs() < 1e-6);
         }
-        let step = Window::linear(100.0, 1.0);
+        let step = VoiWindow::linear(100.0, 1.0);
         assert_eq!((step.apply(99.0), step.apply(100.0)), (0.0, 1.0));
-        let exact = Window { function: WindowFunction::LinearExact, ..Window::linear(0.0, 10.0) };
+        let exact = VoiWindow { function: WindowFunction::LinearExact, ..VoiWindow::linear(0.0, 10.0) };
         assert_eq!((exact.apply(-5.0), exact.apply(0.0), exact.apply(2.5)), (0.0, 0.5, 0.75));
-        let sigmoid = Window { function: WindowFunction::Sigmoid, ..Window::linear(0.0, 4.0) };
+        let sigmoid = VoiWindow { function: WindowFunction::Sigmoid, ..VoiWindow::linear(0.0, 4.0) };
         assert!((sigmoid.apply(1.0) - 1.0 / (1.0 + (-1f32).exp())).abs() < 1e-7);
     }
 }

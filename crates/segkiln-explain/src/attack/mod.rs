@@ -39,7 +39,7 @@ pub struct Attack {
     /// Method of ascent.
     pub kind: AttackKind,
     /// Norm in which the size of a change is measured.
-    pub norm: Norm,
+    pub norm: PerturbationNorm,
     /// Largest size of a change, in 255ths of the range from black to white: 8 is eight steps of a picture of 8 bits.
     pub epsilon: f64,
     /// Number of steps; FGSM has 1.
@@ -75,7 +75,7 @@ pub enum AttackKind {
 
 /// Norm in which the size of a change is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Norm {
+pub enum PerturbationNorm {
     /// Largest change of a value.
     #[default]
     Linf,
@@ -147,7 +147,7 @@ impl Attack {
         let (steps, step_size) = if kind == AttackKind::Fgsm { (1, epsilon) } else { (10, epsilon / 4.0) };
         Self {
             kind,
-            norm: Norm::Linf,
+            norm: PerturbationNorm::Linf,
             epsilon,
             steps,
             step_size,
@@ -187,8 +187,8 @@ impl Attack {
     /// Checks the options for images of `values` values, pixels times channels.
     pub(crate) fn check_options(&self, values: usize) -> Result<()> {
         let most = match self.norm {
-            Norm::Linf => 255.0,
-            Norm::L2 => 255.0 * (values as f64).sqrt(),
+            PerturbationNorm::Linf => 255.0,
+            PerturbationNorm::L2 => 255.0 * (values as f64).sqrt(),
         };
         if !(self.epsilon > 0.0 && self.epsilon <= most) {
             return Err(ExplainError::Budget { epsilon: self.epsilon, most });
@@ -241,8 +241,8 @@ impl Attack {
                 }
                 let size = self.step_size / 255.0;
                 let change = match self.norm {
-                    Norm::Linf => gradient.sign().mul_scalar(size),
-                    Norm::L2 => {
+                    PerturbationNorm::Linf => gradient.sign().mul_scalar(size),
+                    PerturbationNorm::L2 => {
                         let norm = each(gradient.clone().square()).sqrt().add_scalar(1e-10);
                         (gradient / norm).mul_scalar(size)
                     }
@@ -266,8 +266,8 @@ impl Attack {
         let epsilon = self.epsilon / 255.0;
         let change = x - original.clone();
         let change = match self.norm {
-            Norm::Linf => change.clamp(-epsilon, epsilon),
-            Norm::L2 => {
+            PerturbationNorm::Linf => change.clamp(-epsilon, epsilon),
+            PerturbationNorm::L2 => {
                 let norm = each(change.clone().square()).sqrt().clamp_min(f32::MIN_POSITIVE);
                 change * norm.recip().mul_scalar(epsilon).clamp_max(1.0)
             }
@@ -286,10 +286,10 @@ impl Attack {
             let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
             rng.set_stream(stream);
             match self.norm {
-                Norm::Linf => {
+                PerturbationNorm::Linf => {
                     change.extend((0..count).map(|_| (epsilon * (2.0 * rng.random::<f64>() - 1.0)) as f32));
                 }
-                Norm::L2 => {
+                PerturbationNorm::L2 => {
                     let direction = normal(self.seed ^ 0x5eed, stream, count, 1.0);
                     let length = direction.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
                     let scale = rng.random::<f64>() * epsilon / length.max(f64::MIN_POSITIVE);
@@ -306,13 +306,13 @@ impl Attack {
         for (value, was) in changed.as_mut_slice().iter_mut().zip(original.as_slice()) {
             let (now, was) = (*value * 255.0, was * 255.0);
             let rounded = match self.norm {
-                Norm::Linf => {
+                PerturbationNorm::Linf => {
                     let epsilon = self.epsilon as f32 + TOLERANCE;
                     now.round().min((was + epsilon).floor()).max((was - epsilon).ceil())
                 }
                 // Never farther away than it is.
-                Norm::L2 if now > was => (now + TOLERANCE).floor().max(was.floor()),
-                Norm::L2 => (now - TOLERANCE).ceil().min(was.ceil()),
+                PerturbationNorm::L2 if now > was => (now + TOLERANCE).floor().max(was.floor()),
+                PerturbationNorm::L2 => (now - TOLERANCE).ceil().min(was.ceil()),
             };
             *value = rounded.clamp(0.0, 255.0) / 255.0;
         }
@@ -362,6 +362,9 @@ mod tests {
         };
         near(rounded(Attack::new(AttackKind::Pgd, 8.0)), [8.0, 92.0, 108.0, 252.0]);
         near(rounded(Attack::new(AttackKind::Pgd, 7.6)), [7.0, 93.0, 108.0, 252.0]);
-        near(rounded(Attack { norm: Norm::L2, ..Attack::new(AttackKind::Pgd, 8.0) }), [7.0, 93.0, 108.0, 252.0]);
+        near(
+            rounded(Attack { norm: PerturbationNorm::L2, ..Attack::new(AttackKind::Pgd, 8.0) }),
+            [7.0, 93.0, 108.0, 252.0],
+        );
     }
 }

@@ -5,7 +5,7 @@ use segkiln_data::Image;
 use segkiln_models::SegmentationNetwork;
 
 use super::{
-    Attack, AttackKind, Attacked, Goal, Norm,
+    Attack, AttackKind, Attacked, Goal, PerturbationNorm,
     pixels::{Affine, Labels},
 };
 use crate::{
@@ -37,7 +37,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SmallestChange {
     /// Norm in which the size of the change is measured.
-    pub norm: Norm,
+    pub norm: PerturbationNorm,
     /// Share of the pixels that count that must reach the goal, above 0 and up to 1.
     pub share: f64,
     /// Most steps.
@@ -49,7 +49,7 @@ pub struct SmallestChange {
 impl Default for SmallestChange {
     /// The largest change of a value, nine pixels of ten, 50 steps and an overshoot of 0.02.
     fn default() -> Self {
-        Self { norm: Norm::Linf, share: 0.9, steps: 50, overshoot: 0.02 }
+        Self { norm: PerturbationNorm::Linf, share: 0.9, steps: 50, overshoot: 0.02 }
     }
 }
 
@@ -117,8 +117,8 @@ impl SmallestChange {
             let gradient = gradient(&leaf, &mean, "the image")?;
             let distance = f64::from(values(mean.without_autodiff())?[0]).max(1e-6) * (1.0 + self.overshoot);
             let (direction, length) = match self.norm {
-                Norm::Linf => (gradient.clone().sign(), gradient.abs().sum()),
-                Norm::L2 => (gradient.clone(), gradient.square().sum()),
+                PerturbationNorm::Linf => (gradient.clone().sign(), gradient.abs().sum()),
+                PerturbationNorm::L2 => (gradient.clone(), gradient.square().sum()),
             };
             let length = f64::from(values(length)?[0]);
             if length == 0.0 {

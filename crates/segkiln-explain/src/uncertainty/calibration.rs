@@ -10,13 +10,13 @@ use crate::{ExplainError, Result};
 /// use segkiln_explain::uncertainty::Calibration;
 ///
 /// // Two pixels of class 1 with probabilities of 0.8, one of which is class 0: right half of the time.
-/// let mut calibration = Calibration::new(10);
+/// let mut calibration = ReliabilityDiagram::new(10);
 /// calibration.update(&[0.2, 0.2, 0.8, 0.8], &LabelMap::new(2, 1, vec![1, 0])?, None)?;
 /// assert!((calibration.expected_error() - 0.3).abs() < 1e-6);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
-pub struct Calibration {
+pub struct ReliabilityDiagram {
     top: Vec<Bin>,
     /// Error of each class's own probability.
     classes: Vec<Vec<Bin>>,
@@ -39,7 +39,7 @@ impl Bin {
     }
 }
 
-impl Calibration {
+impl ReliabilityDiagram {
     /// Bins of equal width from 0 to 1; 15 are usual.
     pub fn new(bins: usize) -> Self {
         Self { top: vec![Bin::default(); bins.max(1)], classes: Vec::new() }
@@ -196,9 +196,9 @@ mod tests {
     #[test]
     fn wrong_sizes_are_refused() {
         let labels = LabelMap::new(2, 1, vec![0, 5]).unwrap();
-        assert!(Calibration::new(15).update(&[0.5; 4], &labels, None).is_err());
-        assert!(Calibration::new(15).update(&[0.5; 3], &labels, None).is_err());
-        assert!(Calibration::new(15).update(&[0.5; 4], &labels, Some(5)).is_ok());
+        assert!(ReliabilityDiagram::new(15).update(&[0.5; 4], &labels, None).is_err());
+        assert!(ReliabilityDiagram::new(15).update(&[0.5; 3], &labels, None).is_err());
+        assert!(ReliabilityDiagram::new(15).update(&[0.5; 4], &labels, Some(5)).is_ok());
         assert!(temperature(&[], None).is_err());
         assert!(temperature(&[(vec![0.0; 4], labels)], None).is_err());
     }

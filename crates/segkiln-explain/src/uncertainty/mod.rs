@@ -1,7 +1,7 @@
 //! Uncertainty of segmentation networks, its calibration, and guarantees for new images; margins of detectors' boxes.
 //!
 //! - [`dropout()`], [`mirrored()`], [`ensemble()`]: several answers about one image, and the [`Uncertainty`] in them;
-//! - [`Calibration`]: errors of probabilities; [`temperature()`]: the divisor of logits that mends them best;
+//! - [`ReliabilityDiagram`]: errors of probabilities; [`temperature()`]: the divisor of logits that mends them best;
 //! - [`RiskControl`]: thresholds with a guarantee for new images: pixel sets that hold the true class, objects that are not missed;
 //!   [`BoxMargin`]: boxes that hold the true ones;
 //! - [`ranked()`], [`core_set`]: images that would teach most.
@@ -19,7 +19,7 @@ use segkiln_data::Image;
 use segkiln_models::SegmentationNetwork;
 
 pub use boxes::{BoxMargin, matched_boxes};
-pub use calibration::{Bin, Calibration, temperature};
+pub use calibration::{Bin, ReliabilityDiagram, temperature};
 pub use conformal::{RiskControl, missed_risk, pixel_set, pixel_set_risk};
 pub use learning::{Criterion, core_set, features, ranked};
 

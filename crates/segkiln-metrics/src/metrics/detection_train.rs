@@ -9,7 +9,7 @@ use burn_train::metric::{
 };
 use segkiln_core::{Detection, Instances};
 
-use super::coco::{CocoDetection, CocoEvaluator, CocoParams, CocoTruth, IouType};
+use super::coco::{CocoEvaluator, CocoParams, CocoPrediction, CocoTruth, IouType};
 use crate::Result;
 
 /// Input of [`DetectionMetric`]: the detections and targets of a batch. A model's output provides it by burn-train's `Adaptor`.
@@ -85,7 +85,7 @@ impl Metric for DetectionMetric {
             self.images += 1;
             let truths: Vec<CocoTruth> =
                 targets.as_slice().iter().zip(1..).map(|(t, id)| CocoTruth::of(t, id)).collect();
-            let found: Vec<CocoDetection> = found.iter().map(CocoDetection::of).collect();
+            let found: Vec<CocoPrediction> = found.iter().map(CocoPrediction::of).collect();
             let added = self.evaluator.add_image(self.images, &truths, &found);
             added.unwrap_or_else(|error| panic!("{}: {error}", self.name));
         }

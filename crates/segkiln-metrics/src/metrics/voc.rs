@@ -2,12 +2,12 @@
 //!
 //! ```
 //! use segkiln_core::BBox;
-//! use segkiln_metrics::metrics::voc::{VocApForm, VocDetection, VocEvaluator, VocTruth};
+//! use segkiln_metrics::metrics::voc::{VocApForm, VocPrediction, VocEvaluator, VocTruth};
 //!
 //! let bbox = BBox::new(10.0, 10.0, 50.0, 50.0)?;
 //! let mut evaluator = VocEvaluator::new(0.5)?;
 //! let truth = VocTruth { class: 3, bbox, difficult: false };
-//! evaluator.add_image(1, &[truth], &[VocDetection { class: 3, bbox, score: 0.9 }])?;
+//! evaluator.add_image(1, &[truth], &[VocPrediction { class: 3, bbox, score: 0.9 }])?;
 //! assert_eq!(evaluator.ap(3, VocApForm::Area), Some(1.0));
 //! assert_eq!(evaluator.mean_ap(VocApForm::ElevenPoints), Some(1.0));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -44,7 +44,7 @@ pub struct VocTruth {
 
 /// An object that was found.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct VocDetection {
+pub struct VocPrediction {
     /// Its class, numbered as those of [`VocTruth`].
     pub class: i64,
     /// Its box.
@@ -64,7 +64,7 @@ pub struct VocEvaluator {
 #[derive(Debug, Clone, PartialEq)]
 struct Image {
     truths: Vec<VocTruth>,
-    detections: Vec<VocDetection>,
+    detections: Vec<VocPrediction>,
 }
 
 impl VocEvaluator {
@@ -84,7 +84,7 @@ impl VocEvaluator {
     ///
     /// # Errors
     /// A score that is not finite, or an image of that number was added already.
-    pub fn add_image(&mut self, image: i64, truths: &[VocTruth], detections: &[VocDetection]) -> Result<()> {
+    pub fn add_image(&mut self, image: i64, truths: &[VocTruth], detections: &[VocPrediction]) -> Result<()> {
         if let Some(index) = detections.iter().position(|found| !found.score.is_finite()) {
             let reason = format!("the score {} must be finite", detections[index].score);
             return Err(MetricsError::Object { what: "detection", index, image, reason });
@@ -157,7 +157,7 @@ impl VocEvaluator {
             let truths: Vec<&VocTruth> = image.truths.iter().filter(|truth| truth.class == class).collect();
             objects += truths.iter().filter(|truth| !truth.difficult).count() as u64;
             let mut taken = vec![false; truths.len()];
-            let mut detections: Vec<&VocDetection> =
+            let mut detections: Vec<&VocPrediction> =
                 image.detections.iter().filter(|found| found.class == class).collect();
             detections.sort_by(|a, b| b.score.partial_cmp(&a.score).expect("scores were checked"));
             found.extend(detections.into_iter().map(|detection| {
@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn difficult_and_doubled() {
         let truth = |x, difficult| VocTruth { class: 1, bbox: bbox(x), difficult };
-        let found = |x, score| VocDetection { class: 1, bbox: bbox(x), score };
+        let found = |x, score| VocPrediction { class: 1, bbox: bbox(x), score };
         let mut evaluator = VocEvaluator::new(0.5).unwrap();
         // Right, twice the same, and on the difficult one, which does not count.
         let detections = [found(1.0, 0.8), found(0.0, 0.7), found(50.0, 0.9), found(50.0, 0.6)];

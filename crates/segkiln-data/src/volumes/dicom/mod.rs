@@ -30,19 +30,19 @@ pub struct DicomSeries {
     /// Paths of the files, sorted by name.
     pub files: Vec<PathBuf>,
     /// Windows that the first file suggests for display.
-    pub windows: Vec<Window>,
+    pub windows: Vec<VoiWindow>,
 }
 
 /// A window of values for display: its center and width, and DICOM's function of them (PS3.3, C.11.2.1.2).
 ///
 /// ```
-/// use segkiln_data::volumes::Window;
+/// use segkiln_data::volumes::VoiWindow;
 ///
-/// let bone = Window::linear(400.0, 1800.0);
+/// let bone = VoiWindow::linear(400.0, 1800.0);
 /// assert_eq!((bone.apply(-1000.0), bone.apply(3000.0)), (0.0, 1.0));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Window {
+pub struct VoiWindow {
     /// Value in the middle.
     pub center: f64,
     /// Range of values; at least 1 for the linear function, above 0 for the others.
@@ -64,7 +64,7 @@ pub enum WindowFunction {
     Sigmoid,
 }
 
-impl Window {
+impl VoiWindow {
     /// A window of DICOM's default function.
     pub fn linear(center: f64, width: f64) -> Self {
         Self { center, width, function: WindowFunction::Linear }
@@ -228,7 +228,7 @@ fn series_of(path: &Path, limits: &Limits) -> Result<Option<DicomSeries>> {
         description: text(parse::DESCRIPTION),
         modality: text(parse::MODALITY),
         files: vec![path.into()],
-        windows: windows.map(|(center, width)| Window { center, width, function }).collect(),
+        windows: windows.map(|(center, width)| VoiWindow { center, width, function }).collect(),
     }))
 }
 

@@ -45,7 +45,7 @@ impl CocoTruth {
 
 /// A detection.
 #[derive(Debug, Clone, PartialEq)]
-pub struct CocoDetection {
+pub struct CocoPrediction {
     /// Its class, numbered as those of [`CocoTruth`].
     pub class: i64,
     /// `[x, y, width, height]` in pixels, within ±10⁹; width and height may be 0 or less. Not used for
@@ -60,7 +60,7 @@ pub struct CocoDetection {
     pub mask: Option<Rle>,
 }
 
-impl CocoDetection {
+impl CocoPrediction {
     /// Converts a network's detection; its area is its box's.
     pub fn of(detection: &Detection) -> Self {
         Self {
@@ -138,7 +138,7 @@ impl CocoEvaluator {
     ///
     /// # Errors
     /// As [`matches`](Self::matches) and [`push`](Self::push).
-    pub fn add_image(&mut self, image: i64, truths: &[CocoTruth], detections: &[CocoDetection]) -> Result<()> {
+    pub fn add_image(&mut self, image: i64, truths: &[CocoTruth], detections: &[CocoPrediction]) -> Result<()> {
         self.push(self.matches(image, truths, detections)?)
     }
 
@@ -148,10 +148,10 @@ impl CocoEvaluator {
     /// # Errors
     /// A score, area or box that is not finite or not within ±10⁹; and for [`IouType::Segm`] a mask that is missing or
     /// of another size than the image's first.
-    pub fn matches(&self, image: i64, truths: &[CocoTruth], detections: &[CocoDetection]) -> Result<ImageMatches> {
+    pub fn matches(&self, image: i64, truths: &[CocoTruth], detections: &[CocoPrediction]) -> Result<ImageMatches> {
         self.check(image, truths, detections)?;
         let class = |class: i64| if self.params.use_classes { class } else { -1 };
-        let mut groups: BTreeMap<i64, (Vec<&CocoTruth>, Vec<&CocoDetection>)> = BTreeMap::new();
+        let mut groups: BTreeMap<i64, (Vec<&CocoTruth>, Vec<&CocoPrediction>)> = BTreeMap::new();
         for truth in truths {
             groups.entry(class(truth.class)).or_default().0.push(truth);
         }
@@ -199,7 +199,7 @@ impl CocoEvaluator {
         self.images.clear();
     }
 
-    fn check(&self, image: i64, truths: &[CocoTruth], detections: &[CocoDetection]) -> Result<()> {
+    fn check(&self, image: i64, truths: &[CocoTruth], detections: &[CocoPrediction]) -> Result<()> {
         let mut size = None;
         let mut check = |bbox: &[f64; 4], numbers: &[(&str, f64)], mask: &Option<Rle>| {
             const MOST: f64 = 1e9;
@@ -235,7 +235,7 @@ impl CocoEvaluator {
         Ok(())
     }
 
-    fn class_matches(&self, class: i64, truths: &[&CocoTruth], mut detections: Vec<&CocoDetection>) -> ClassMatches {
+    fn class_matches(&self, class: i64, truths: &[&CocoTruth], mut detections: Vec<&CocoPrediction>) -> ClassMatches {
         let CocoParams { iou_thresholds, areas, .. } = &self.params;
         detections.sort_by(|a, b| b.score.partial_cmp(&a.score).expect("scores were checked"));
         detections.truncate(self.params.most());
@@ -286,7 +286,7 @@ impl CocoEvaluator {
     }
 
     /// Returns, for each detection, the objects that it might match, in their order, and its overlap with them.
-    fn candidates(&self, truths: &[&CocoTruth], detections: &[&CocoDetection]) -> Vec<Vec<(usize, f64)>> {
+    fn candidates(&self, truths: &[&CocoTruth], detections: &[&CocoPrediction]) -> Vec<Vec<(usize, f64)>> {
         if truths.is_empty() {
             return vec![Vec::new(); detections.len()];
         }
@@ -297,7 +297,7 @@ impl CocoEvaluator {
             IouType::Segm if !detections.is_empty() => truths.iter().map(|truth| runs(&truth.mask)).collect(),
             _ => Vec::new(),
         };
-        let of_one = |detection: &&CocoDetection| {
+        let of_one = |detection: &&CocoPrediction| {
             let of_it = (self.iou == IouType::Segm).then(|| runs(&detection.mask));
             let overlaps = truths.iter().enumerate().map(|(index, truth)| {
                 let iou = match &of_it {
@@ -352,8 +352,8 @@ mod tests {
         CocoTruth { id, class: 1, bbox, area: bbox[2] * bbox[3], crowd, mask: None }
     }
 
-    fn found(bbox: [f64; 4], score: f64) -> CocoDetection {
-        CocoDetection { class: 1, bbox, area: bbox[2] * bbox[3], score, mask: None }
+    fn found(bbox: [f64; 4], score: f64) -> CocoPrediction {
+        CocoPrediction { class: 1, bbox, area: bbox[2] * bbox[3], score, mask: None }
     }
 
     fn evaluator() -> CocoEvaluator {
@@ -363,7 +363,7 @@ mod tests {
     const BOX: [f64; 4] = [0.0, 0.0, 10.0, 10.0];
 
     /// AP of one image.
-    fn ap(truths: &[CocoTruth], detections: &[CocoDetection]) -> f64 {
+    fn ap(truths: &[CocoTruth], detections: &[CocoPrediction]) -> f64 {
         let mut evaluator = evaluator();
         evaluator.add_image(5, truths, detections).unwrap();
         evaluator.evaluate().figures().ap
@@ -434,7 +434,7 @@ mod tests {
 
     #[test]
     fn wrong_input() {
-        let wrong = |truths: &[CocoTruth], detections: &[CocoDetection], iou, word: &str| {
+        let wrong = |truths: &[CocoTruth], detections: &[CocoPrediction], iou, word: &str| {
             let error = CocoEvaluator::new(iou, CocoParams::default()).unwrap().matches(5, truths, detections);
             let error = error.unwrap_err().to_string();
             assert!(error.contains("of image 5") && error.contains(word), "no {word:?} in {error}");
@@ -446,7 +446,7 @@ mod tests {
         wrong(&[], &[found(BOX, 0.5), found(BOX, f64::NAN)], IouType::Bbox, "detection 1");
         wrong(&[CocoTruth { area: f64::INFINITY, ..truth(1, BOX, false) }], &[], IouType::Bbox, "area inf");
         wrong(std::slice::from_ref(&with_mask), &[found(BOX, 0.5)], IouType::Segm, "no mask");
-        wrong(&[with_mask], &[CocoDetection { mask: mask(5), ..found(BOX, 0.5) }], IouType::Segm, "[5, 5]");
+        wrong(&[with_mask], &[CocoPrediction { mask: mask(5), ..found(BOX, 0.5) }], IouType::Segm, "[5, 5]");
 
         let refused = |params: CocoParams| assert!(CocoEvaluator::new(IouType::Bbox, params).is_err());
         let default = CocoParams::default;

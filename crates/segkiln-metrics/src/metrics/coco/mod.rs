@@ -2,10 +2,10 @@
 //! <https://cocodataset.org/#detection-eval>), with the numbers of pycocotools.
 //!
 //! ```
-//! use segkiln_metrics::metrics::coco::{CocoDetection, CocoEvaluator, CocoParams, CocoTruth, IouType};
+//! use segkiln_metrics::metrics::coco::{CocoPrediction, CocoEvaluator, CocoParams, CocoTruth, IouType};
 //!
 //! let truth = CocoTruth { id: 1, class: 3, bbox: [10.0, 10.0, 40.0, 40.0], area: 1600.0, crowd: false, mask: None };
-//! let found = CocoDetection { class: 3, bbox: [12.0, 10.0, 40.0, 40.0], area: 1600.0, score: 0.9, mask: None };
+//! let found = CocoPrediction { class: 3, bbox: [12.0, 10.0, 40.0, 40.0], area: 1600.0, score: 0.9, mask: None };
 //! let mut evaluator = CocoEvaluator::new(IouType::Bbox, CocoParams::default())?;
 //! evaluator.add_image(1, &[truth], &[found])?;
 //! let figures = evaluator.evaluate().figures();
@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use crate::{MetricsError, Result};
 
 pub use evaluation::{CocoEvaluation, CocoFigures, PrecisionRecall};
-pub use evaluator::{CocoDetection, CocoEvaluator, CocoTruth, ImageMatches};
+pub use evaluator::{CocoEvaluator, CocoPrediction, CocoTruth, ImageMatches};
 
 /// Whether the overlap of boxes or of masks decides a match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
