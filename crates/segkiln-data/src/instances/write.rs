@@ -231,7 +231,7 @@ impl CocoWriter {
         let mask = object
             .to_rle(width, height)
             .map_err(|error| DataError::Encode { path: self.file.path().into(), reason: error.to_string() })?;
-        let segmentation = Segmentation::Compressed { size: [height, width], counts: mask.to_coco_string() };
+        let segmentation = CocoSegmentation::Compressed { size: [height, width], counts: mask.to_coco_string() };
         let annotation = json!({
             "id": object.number,
             "image_id": 1,
