@@ -138,9 +138,9 @@ impl<M: SegmentationNetwork> Subject for SegmentationSubject<M> {
             Pixels::Pixel { x, y } if *x < width && *y < height => pixels.clone(),
             Pixels::Pixel { x, y } => return Err(ExplainError::Pixel { x: *x, y: *y, width, height }),
             Pixels::Mask(mask) => {
-                let found = mask.size();
-                if found != [width, height] {
-                    return Err(ExplainError::Size { what: "the mask", found, expected: [width, height] });
+                let (found, expected) = (mask.size(), Size { width, height });
+                if found != expected {
+                    return Err(ExplainError::Size { what: "the mask", found, expected });
                 }
                 if mask.as_slice().iter().all(|label| *label == 0) {
                     return Err(ExplainError::EmptyMask);

@@ -371,7 +371,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         let logits = self.forward(x.clone());
         let kept = options.logits.then(|| to_host(logits.clone())).transpose()?;
         let scores = if options.flips { self.mean_probabilities(x, logits) } else { logits };
-        refuse_nan(&scores, [width, height])?;
+        refuse_nan(&scores, image.size())?;
         let keep = options.probabilities || options.crf.is_some();
         let probabilities = match keep {
             true => {
