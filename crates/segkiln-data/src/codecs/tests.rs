@@ -380,7 +380,7 @@ fn thousands_of_overlapping_tiff_pages_are_not_followed() {
     }
     let path = folder.file("many.tif", &bytes);
     let page =
-        |page| read_image(&path, ColorMode::Gray, DecodeOptions { page: Some(page), ..Limits::default().into() });
+        |page| read_image(&path, ColorMode::Gray, DecodeOptions { page: Some(page), ..DecodeOptions::default() });
     assert_eq!(page(0).unwrap().into_vec(), [9.0 / 255.0; 15]);
     assert_eq!(page(2).unwrap().height(), strips);
     assert!(message(page(1_900), &path).contains("no page 1900"));

@@ -8,8 +8,8 @@ use std::{
 use segkiln_core::{Classes, LabelMap};
 
 use crate::{
-    ColorMode, DataError, DecodeOptions, EXTENSIONS, FileFacts, MaskFormat, Orientation, Result, Sample, problem::Faults,
-    read_labels, read_with_facts, warn,
+    ColorMode, DataError, DecodeOptions, EXTENSIONS, FileFacts, MaskFormat, Orientation, Result, Sample,
+    problem::Faults, read_labels, read_with_facts, warn,
 };
 
 /// How many names an error lists before it only counts.

@@ -109,8 +109,13 @@ fn seen<D: ImageFiles + ?Sized>(dataset: &D, index: usize) -> Result<Seen> {
 fn warn_of_background(all: &[(&Path, Seen)]) {
     if let Some((path, _)) = all.first().filter(|_| all.iter().all(|(_, seen)| !seen.has_target)) {
         let count = all.len();
-        let cure = "there is nothing to learn or to find; are the masks those of these images, and read in the right format?";
-        warn(warn::NO_FOREGROUND, path, format_args!("its mask and those of all {count} images are background alone: {cure}"));
+        let cure =
+            "there is nothing to learn or to find; are the masks those of these images, and read in the right format?";
+        warn(
+            warn::NO_FOREGROUND,
+            path,
+            format_args!("its mask and those of all {count} images are background alone: {cure}"),
+        );
     }
 }
 
