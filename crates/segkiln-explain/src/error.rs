@@ -99,7 +99,7 @@ pub enum ExplainError {
     #[error(
         "{images} calibration images cannot guarantee a risk of at most {alpha}; take at least {least} images, or a larger risk"
     )]
-    ReliabilityDiagram {
+    Calibration {
         /// Number of images.
         images: usize,
         /// The risk.

@@ -444,7 +444,7 @@ mod tests {
 
     #[test]
     fn a_part_over_two_objects_loses_neither() {
-        let size = [200, 100];
+        let size = Size { width: 200, height: 100 };
         let [one, two] = [0, 90].map(|left| Region { left, top: 0, width: 110, height: 100 });
         let of = |tile: Region, x1: f64, x2: f64, score| {
             let bbox = BBox::new(x1 - f64::from(tile.left), 40.0, x2 - f64::from(tile.left), 60.0).unwrap();
