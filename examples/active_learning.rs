@@ -97,7 +97,9 @@ fn run(args: &Args) -> Result<(), Failure> {
     let data = args.sources.open(None, args.decode.options())?;
     let all = data.train.len();
     if args.begin == 0 || args.rounds == 0 || args.begin + (args.rounds - 1) * args.add > all {
-        return Err(format!("--begin, --add and --rounds ask for more than the {all} images there are, or for none").into());
+        return Err(
+            format!("--begin, --add and --rounds ask for more than the {all} images there are, or for none").into()
+        );
     }
     let mut order: Vec<usize> = (0..all).collect();
     TransformRng::new(args.machine.seed, 0, 0).shuffle(&mut order);
