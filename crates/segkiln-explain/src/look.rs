@@ -166,7 +166,7 @@ impl ActivationMaximization {
     }
 }
 
-/// With a mean amount of 1.
+/// Scales a gradient to a mean amount of 1.
 fn unit(gradient: Tensor<4>) -> Tensor<4> {
     let mean = gradient.clone().abs().mean().clamp_min(f32::MIN_POSITIVE).reshape([1, 1, 1, 1]);
     gradient / mean
