@@ -2,7 +2,7 @@ use burn::tensor::{
     Device, Int, Tensor, TensorData,
     activation::{log_sigmoid, log_softmax, sigmoid, softmax},
 };
-use segkiln_core::{Classes, LabelMap};
+use segkiln_core::{Classes, LabelMap, Size};
 use segkiln_data::{Image, Normalize};
 use segkiln_models::{LayerMaps, ModelCard, SegmentationNetwork};
 

@@ -259,7 +259,7 @@ fn merge(mut found: Vec<Found>) -> Result<Vec<LargeDetection>, PredictError> {
     Ok(objects)
 }
 
-/// For each detection those of other tiles whose boxes meet its own, in order.
+/// Finds for each detection those of other tiles whose boxes meet its own, in order.
 fn neighbors(found: &[Found]) -> Vec<Vec<usize>> {
     let mut by_left: Vec<usize> = (0..found.len()).collect();
     by_left.sort_by(|a, b| found[*a].bbox[0].total_cmp(&found[*b].bbox[0]));
@@ -444,7 +444,7 @@ mod tests {
 
     #[test]
     fn a_part_over_two_objects_loses_neither() {
-        let size = [200, 100];
+        let size = Size { width: 200, height: 100 };
         let [one, two] = [0, 90].map(|left| Region { left, top: 0, width: 110, height: 100 });
         let of = |tile: Region, x1: f64, x2: f64, score| {
             let bbox = BBox::new(x1 - f64::from(tile.left), 40.0, x2 - f64::from(tile.left), 60.0).unwrap();

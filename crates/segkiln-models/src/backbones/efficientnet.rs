@@ -64,7 +64,7 @@ pub struct EfficientNetConfig {
     /// [`same_padding`](ConvBlockConfig::same_padding).
     #[config(default = false)]
     pub same_padding: bool,
-    /// Which maps decoders take.
+    /// Maps that decoders take.
     #[config(default = "EfficientNetMaps::Stages")]
     pub maps: EfficientNetMaps,
     /// The normalization after each convolution.
@@ -265,11 +265,9 @@ impl BackboneFamily for EfficientNetConfig {
     fn init(&self, device: &Device) -> EfficientNet {
         let block = |[from, to]: [usize; 2], kernel: usize, stride, dilation, groups, activation| {
             ConvBlockConfig::new(from, to)
-                .with_kernel(kernel)
-                .with_padding(kernel / 2 * dilation)
+                .with_centered_kernel(kernel, dilation)
                 .with_same_padding(self.same_padding)
                 .with_stride(stride)
-                .with_dilation(dilation)
                 .with_groups(groups)
                 .with_initializer(Initializer::KaimingNormal { gain: 2f64.sqrt(), fan_out_only: true })
                 .with_norm(self.norm.clone())
@@ -412,12 +410,12 @@ impl EfficientNetStage {
     }
 }
 
-/// To more channels, each by itself, weighed (but in EfficientNet-Lite), back to few.
+/// Expansion to more channels, depthwise convolution, squeeze-and-excitation (but in EfficientNet-Lite), projection to few.
 #[derive(Module, Debug)]
 pub struct MbConv {
     /// The layers.
     pub block: Vec<EfficientNetLayer>,
-    /// In training, of some images: stochastic depth, Huang et al., ECCV 2016, <https://arxiv.org/abs/1603.09382>.
+    /// Drops the block for some images in training: stochastic depth, Huang et al., ECCV 2016, <https://arxiv.org/abs/1603.09382>.
     pub dropped: Dropout,
     #[module(skip)]
     residual: bool,
@@ -437,7 +435,7 @@ impl MbConv {
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)]
 pub enum EfficientNetLayer {
-    /// With norm and activation.
+    /// Convolution with norm and activation.
     Block(ConvBlock),
     /// Weighs channels.
     Squeeze(SqueezeExcitation),

@@ -117,10 +117,8 @@ impl BackboneFamily for MobileNetV2Config {
     fn init(&self, device: &Device) -> MobileNetV2 {
         let block = |from, to, kernel: usize, stride, dilation, groups| {
             ConvBlockConfig::new(from, to)
-                .with_kernel(kernel)
-                .with_padding(kernel / 2 * dilation)
+                .with_centered_kernel(kernel, dilation)
                 .with_stride(stride)
-                .with_dilation(dilation)
                 .with_groups(groups)
                 .with_initializer(initializer())
                 .with_norm(self.norm.clone())
@@ -192,7 +190,7 @@ impl MobileNetV2Stage {
     }
 }
 
-/// To more channels, each by itself, back to few.
+/// Expansion to more channels, depthwise convolution, projection to few.
 #[derive(Module, Debug)]
 pub struct InvertedResidual {
     /// The layers.
@@ -205,7 +203,7 @@ pub struct InvertedResidual {
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)]
 pub enum MobileNetV2Layer {
-    /// With norm and activation.
+    /// Convolution with norm and activation.
     Block(ConvBlock),
     /// The last convolution.
     Project(Conv2d),
