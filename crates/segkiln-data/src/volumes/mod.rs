@@ -13,6 +13,8 @@
 //!
 //! NIfTI-1 and NIfTI-2 are read and written. The feature `dicom` reads DICOM series.
 
+#[cfg(feature = "datasets")]
+mod case_folder;
 #[cfg(feature = "dicom")]
 mod dicom;
 mod geometry;
@@ -33,6 +35,8 @@ mod volume;
 
 use std::path::Path;
 
+#[cfg(feature = "datasets")]
+pub use case_folder::CaseFolder;
 #[cfg(feature = "dicom")]
 pub use dicom::{DicomSeries, VoiWindow, WindowFunction, dicom_series, read_dicom};
 pub use geometry::{AxisCodes, Geometry};
