@@ -204,6 +204,11 @@ pub(crate) fn weights<M: Module>(network: &M) -> HashMap<String, ParamId> {
         .collect()
 }
 
+/// Whether a layer's kernels of 8 bits can read its input's channels.
+pub(crate) fn can_be_read(x: &Joined) -> bool {
+    x.dims()[1].is_multiple_of(16)
+}
+
 /// The values that a calibration has seen, by the layers' weights.
 #[derive(Debug, Default)]
 pub(crate) struct Observations {
@@ -220,7 +225,7 @@ struct Layer {
 impl Observations {
     /// Values before and after a layer, if its channels can be read in 8 bits.
     pub fn layer(&mut self, weight: ParamId, x: &Joined, y: &Tensor<4>) {
-        if !x.dims()[1].is_multiple_of(16) {
+        if !can_be_read(x) {
             return;
         }
         let layer = self.layers.entry(weight).or_default();

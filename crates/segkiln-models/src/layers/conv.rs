@@ -61,6 +61,11 @@ pub(crate) fn default_initializer() -> Initializer {
 }
 
 impl ConvBlockConfig {
+    /// A kernel of odd side, dilated, with the padding that keeps height and width at a stride of 1.
+    pub fn with_centered_kernel(self, kernel: usize, dilation: usize) -> Self {
+        self.with_kernel(kernel).with_padding(kernel / 2 * dilation).with_dilation(dilation)
+    }
+
     /// A block with random weights.
     pub fn init(&self, device: &Device) -> ConvBlock {
         let norm = self.norm.init(self.out_channels, device);
@@ -144,8 +149,8 @@ fn fused(conv: &Conv2d, norm: Option<&Norm>, activation: Activation, x: Joined) 
                 count_conv(conv, &y);
                 return if bounded { y } else { activation.forward(y) };
             }
-            let x = precision::full_joined(x);
-            let y = conv2d_affine(x, conv.weight.val(), scale, shift, range, options);
+            let (x, weight) = factors(conv, x);
+            let y = conv2d_affine(x, weight, scale, shift, range, options);
             count_conv(conv, &y);
             return if range.is_some() { y } else { activation.forward(y) };
         }
@@ -191,8 +196,8 @@ fn convolve(conv: &Conv2d, x: Joined) -> Tensor<4> {
         count_conv(conv, &y);
         return y;
     }
-    let x = precision::full_joined(x);
-    let (weight, bias) = (conv.weight.val(), conv.bias.as_ref().map(Param::val));
+    let (x, weight) = factors(conv, x);
+    let bias = conv.bias.as_ref().map(Param::val);
     let y = if x.is_autodiff() && precision::trains_in_bf16() {
         segkiln_ops::conv2d_bf16(x, weight, bias, options)
     } else {
@@ -200,6 +205,11 @@ fn convolve(conv: &Conv2d, x: Joined) -> Tensor<4> {
     };
     count_conv(conv, &y);
     y
+}
+
+/// What a convolution outside of a session multiplies.
+fn factors(conv: &Conv2d, x: Joined) -> (Joined, Tensor<4>) {
+    precision::factors(precision::full_joined(x), conv.weight.val(), 0, conv.groups)
 }
 
 fn output_shape(conv: &Conv2d, x: &Joined) -> [usize; 4] {
