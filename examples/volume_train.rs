@@ -18,9 +18,7 @@ use segkiln::{
     data::{
         Loader, Normalize,
         splits::k_fold,
-        volumes::{
-            Case, CaseFolder, PatchMotion, PatchOptions, PatchTransform, PatchesDataset, write_nifti_labels,
-        },
+        volumes::{Case, CaseFolder, PatchMotion, PatchOptions, PatchTransform, PatchesDataset, write_nifti_labels},
     },
     metrics::CaseTable,
     models::{
@@ -109,7 +107,6 @@ fn run(args: &Args) -> Result<(), Failure> {
     let turned = VolumeOptions { canonical: true, ..VolumeOptions::default() };
     let load = |index| turned.prepare_case(&folder.load(index, &decode.limits)?.0);
     let cases = (0..folder.len()).map(load).collect::<Result<Vec<Case>, _>>()?;
-
     let foreground: Vec<f64> = cases.iter().map(|case| case.labels.foreground(ignore_index)).collect();
     let folds = k_fold(&foreground, args.folds, seed)?;
     let fold = folds.get(args.fold).ok_or_else(|| format!("--fold must be less than {}", folds.len()))?;
@@ -129,7 +126,6 @@ fn run(args: &Args) -> Result<(), Failure> {
     let channels = cases[0].image.channels();
     let training = patches(&fold.train)?.with_motion(PatchMotion::nnunet(patch))?;
     let validation = patches(&fold.val)?;
-
     let unet = UNet3dConfig::new(channels, if classes.count() == 2 { 1 } else { classes.count() })
         .with_base(args.base)
         .with_depth(args.depth)

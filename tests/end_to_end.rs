@@ -3,6 +3,7 @@
 mod common;
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -20,8 +21,8 @@ use segkiln::{
         regions::{Region, RegionSource, TiffSource},
         transforms::Compose,
         volumes::{
-            Case, Geometry, LabelVolume, PatchMotion, PatchOptions, PatchTransform, PatchesDataset, Volume, read_nifti, read_nifti_labels,
-            write_nifti, write_nifti_labels,
+            Case, Geometry, LabelVolume, PatchMotion, PatchOptions, PatchTransform, PatchesDataset, Volume, read_nifti,
+            read_nifti_labels, write_nifti, write_nifti_labels,
         },
         write_image,
     },
@@ -30,7 +31,7 @@ use segkiln::{
         volumes::{StackedUNet3d, StackedUNet3dConfig, UNet3dConfig},
     },
     segment_windows,
-    track::mot,
+    track::{CellTracker, CellTrackerOptions, mot},
     train::{Run, SegmentationTask, TrainingOptions, schedule::ScheduleConfig, train},
 };
 use serde_json::Value;
@@ -385,6 +386,33 @@ fn films_are_segmented_smoothed_and_tracked() {
     assert!(run_badly(&mut video("frames", "frames")).contains("would be replaced"));
 }
 
+/// What `tests/parity/hela.py` counts by SciPy's assignment.
+#[test]
+fn cells_of_a_published_film_are_followed() {
+    let Ok(folder) = std::env::var("SEGKILN_HELA").map(PathBuf::from) else {
+        eprintln!("skipped: SEGKILN_HELA names no folder, see tests/parity/hela.py");
+        return;
+    };
+    let expected: Value = serde_json::from_slice(&fs::read(folder.join("expected.json")).unwrap()).unwrap();
+    let mut tracker = CellTracker::new(CellTrackerOptions::default()).unwrap();
+    let (mut cells, mut links, mut before) = (Vec::new(), 0, 0);
+    for frame in Film::open(folder.join("labels.tif"), &FilmOptions::default()).unwrap() {
+        let frame = frame.unwrap();
+        let DynamicImage::ImageLuma16(image) = frame else { panic!("{:?} are no labels of 16 bits", frame.color()) };
+        let labels = image.pixels().map(|pixel| pixel[0].into()).collect();
+        let found = tracker.update(&LabelMap::new(image.width(), image.height(), labels).unwrap()).unwrap();
+        let numbers = found.labels().into_iter().filter(|label| *label > 0).collect::<Vec<_>>();
+        links += numbers.iter().filter(|number| **number <= before).count();
+        before = tracker.tracks().len() as u32;
+        cells.push(numbers.len());
+    }
+    let mothers: BTreeSet<u32> = tracker.tracks().iter().filter_map(|track| track.parent).collect();
+    let found = serde_json::json!({
+        "frames": cells.len(), "cells": cells, "tracks": tracker.tracks().len(), "divisions": mothers.len(), "links": links,
+    });
+    assert_eq!(found, expected);
+}
+
 /// A volume of noise with a bright ball, and the ball's voxels.
 fn ball(number: u64) -> Arc<Case> {
     let mut random = Random(number);
@@ -442,7 +470,7 @@ fn a_network_of_volumes_learns_and_goes_on_with_the_same_bits() {
         .unwrap();
     }
 
-    let weights = |run: &str| fs::read(folder.path().join(run).join("checkpoint/00004/model.bpk")).unwrap();
+    let weights = |run: &str| fs::read(folder.path().join(run).join("last.bpk")).unwrap();
     assert!(weights("run") == weights("at once"), "a resumed run sees other patches");
 
     let segmenter = Segmenter::<StackedUNet3d>::load_network(folder.path().join("run"), &device).unwrap();
@@ -476,7 +504,20 @@ fn a_folder_of_volumes_is_learned_and_one_is_segmented_on_its_grid() {
     let train = |flags: &[&str]| {
         let mut command = example("volume_train");
         command.arg("--data").arg(at("data")).arg("--out").arg(at("run"));
-        command.args(["--patch", "8,16,16", "--per-case", "6", "--base", "8", "--depth", "2", "--lr", "1e-2", "--epochs", "4"]);
+        command.args([
+            "--patch",
+            "8,16,16",
+            "--per-case",
+            "6",
+            "--base",
+            "8",
+            "--depth",
+            "2",
+            "--lr",
+            "1e-2",
+            "--epochs",
+            "4",
+        ]);
         command.args(flags);
         command
     };

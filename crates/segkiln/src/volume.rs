@@ -10,7 +10,7 @@ use segkiln_data::{
 use segkiln_models::{SegmentationNetwork, config_file, volumes::StackedUNet3d};
 use serde::{Deserialize, Serialize};
 
-use crate::{PredictError, SegmentOptions, Segmenter, WindowOptions, segment_windows, segmentation::most_likely};
+use crate::{PredictError, SegmentOptions, Segmenter, WindowOptions, run, segment_windows, segmentation::most_likely};
 
 /// Preparation of a volume for a network: the same as for its training volumes, to be kept beside the network.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -34,7 +34,8 @@ impl VolumeOptions {
     /// run's folder or a `.bpk` file in one.
     ///
     /// # Errors
-    /// [`PredictError::Config`] if the file cannot be read or is damaged, [`PredictError::NewerFormat`] if a later version wrote it.
+    /// [`PredictError::Weights`] if there is no such path, [`PredictError::Config`] if the file cannot be read or is damaged,
+    /// [`PredictError::NewerFormat`] if a later version wrote it.
     pub fn of_run(path: impl AsRef<Path>) -> Result<Option<Self>, PredictError> {
         #[derive(Deserialize)]
         struct Config {
@@ -46,9 +47,7 @@ impl VolumeOptions {
             #[serde(default)]
             volume: Option<VolumeOptions>,
         }
-        let path = path.as_ref();
-        let file = if path.is_dir() { path.join("config.json") } else { path.with_file_name("config.json") };
-        let config: Config = config_file::read(&file)?;
+        let config: Config = config_file::read(&run::weights_file(path.as_ref())?.with_file_name("config.json"))?;
         Ok(config.data.and_then(|data| data.volume))
     }
 

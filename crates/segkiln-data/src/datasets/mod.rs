@@ -34,9 +34,9 @@ pub use folder::{FolderDataset, FolderOptions};
 pub use image_files::ImageFiles;
 #[cfg(feature = "nifti")]
 pub(crate) use image_files::{add_file, hexadecimal};
+pub use in_memory::InMemoryDataset;
 #[cfg(feature = "nifti")]
 pub(crate) use pairs::entries;
-pub use in_memory::InMemoryDataset;
 pub use regions::RegionsDataset;
 pub use survey::Survey;
 pub use voc::VocSegmentation;

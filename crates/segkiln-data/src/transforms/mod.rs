@@ -121,7 +121,11 @@ pub(crate) struct Bounds {
 
 impl Bounds {
     /// `low..=high` within `allowed`.
-    pub(crate) fn new(option: &'static str, [low, high]: [f32; 2], allowed: std::ops::RangeInclusive<f32>) -> Result<Self> {
+    pub(crate) fn new(
+        option: &'static str,
+        [low, high]: [f32; 2],
+        allowed: std::ops::RangeInclusive<f32>,
+    ) -> Result<Self> {
         if low <= high && allowed.contains(&low) && allowed.contains(&high) {
             return Ok(Self { low, high });
         }

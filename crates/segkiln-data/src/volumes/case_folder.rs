@@ -66,7 +66,8 @@ impl CaseFolder {
         };
         for case in cases.iter().filter(|case| case.images.len() > 1 && !channels.is_empty()) {
             if case.images.len() != channels.len() {
-                let reason = format!("{} images, and {} names {} channels", case.images.len(), file.display(), channels.len());
+                let reason =
+                    format!("{} images, and {} names {} channels", case.images.len(), file.display(), channels.len());
                 return Err(DataError::volume(&case.labels, "images", reason));
             }
         }
@@ -102,7 +103,8 @@ impl CaseFolder {
     /// Reads a case, and the header of its first image.
     ///
     /// # Errors
-    /// If a file cannot be read, images and labels of the case are not on one grid, or a label is no class.
+    /// If a file cannot be read, images and labels of the case are not on one grid, there are other channels than `dataset.json`
+    /// names, or a label is no class.
     ///
     /// # Panics
     /// If `index` is past the end.
@@ -130,6 +132,10 @@ impl CaseFolder {
             on_grid(path, more.geometry())?;
             channels += more.channels();
             values.extend_from_slice(more.as_slice());
+        }
+        if !self.channels.is_empty() && channels != self.channels.len() {
+            let reason = format!("{channels}, and dataset.json names {}", self.channels.len());
+            return Err(DataError::volume(&images[0], "channels", reason));
         }
         let (labels, _) = read_nifti_labels(label_file, limits)?;
         on_grid(label_file, labels.geometry())?;
@@ -186,7 +192,8 @@ fn pair(mut images: BTreeMap<String, PathBuf>, labels: BTreeMap<String, PathBuf>
     }
     match images.into_values().next() {
         Some(image) => {
-            let reason = "there are none of this name, and of a channel none of its case; add them, or remove the image";
+            let reason =
+                "there are none of this name, and of a channel none of its case; add them, or remove the image";
             Err(DataError::volume(&image, "labels", reason))
         }
         None => Ok(cases),
@@ -196,11 +203,8 @@ fn pair(mut images: BTreeMap<String, PathBuf>, labels: BTreeMap<String, PathBuf>
 /// Classes and channels that `dataset.json` names.
 fn described(path: &Path) -> Result<(Classes, Vec<String>)> {
     const MOST_BYTES: u64 = 64 << 20;
-    let file: DatasetFile = serde_json::from_slice(&read_bytes(path, MOST_BYTES)?).map_err(|error| DataError::Json {
-        path: path.into(),
-        line: error.line(),
-        column: error.column(),
-        reason: error.to_string(),
+    let file: DatasetFile = serde_json::from_slice(&read_bytes(path, MOST_BYTES)?).map_err(|error| {
+        DataError::Json { path: path.into(), line: error.line(), column: error.column(), reason: error.to_string() }
     })?;
     let refused = |reason: String| DataError::volume(path, "labels", reason);
     let mut names = BTreeMap::new();
@@ -242,7 +246,10 @@ fn found_classes(root: &Path, cases: &[CaseFiles], limits: &Limits) -> Result<Cl
         let (labels, _) = read_nifti_labels(&case.labels, limits)?;
         largest = labels.as_slice().iter().copied().fold(largest, u32::max);
         if largest >= MOST {
-            let reason = format!("{largest} is the label of a class? Name the classes in {}", root.join("dataset.json").display());
+            let reason = format!(
+                "{largest} is the label of a class? Name the classes in {}",
+                root.join("dataset.json").display()
+            );
             return Err(DataError::volume(&case.labels, "labels", reason));
         }
     }
@@ -273,7 +280,8 @@ mod tests {
         for (path, label) in labels {
             let path = folder.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            write_nifti_labels(&path, &LabelVolume::new(geometry.clone(), vec![0, 1, *label, 0]).unwrap(), None).unwrap();
+            write_nifti_labels(&path, &LabelVolume::new(geometry.clone(), vec![0, 1, *label, 0]).unwrap(), None)
+                .unwrap();
         }
     }
 
@@ -284,7 +292,8 @@ mod tests {
     #[test]
     fn reads_folders_of_nnu_net_of_the_decathlon_and_plain_ones() {
         let nnunet = tempfile::tempdir().unwrap();
-        let images = ["imagesTr/b_0000.nii.gz", "imagesTr/b_0001.nii.gz", "imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz"];
+        let images =
+            ["imagesTr/b_0000.nii.gz", "imagesTr/b_0001.nii.gz", "imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz"];
         write(&nnunet, &images, &[("labelsTr/a.nii.gz", 3), ("labelsTr/b.nii.gz", 2)]);
         let json = r#"{"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "liver": 1, "tumor": 2, "ignore": 3}}"#;
         fs::write(nnunet.path().join("dataset.json"), json).unwrap();
@@ -328,8 +337,19 @@ mod tests {
             (&["images/a.nii"], &labels, r#"{"labels": {"a": [1, 2]}}"#, "regions of several labels"),
             (&["images/a.nii"], &labels, r#"{"labels": {"a": 0, "b": 2}}"#, "no name for 1"),
             (&["images/a.nii"], &labels, r#"{"labels": {"a": 0, "b": 0}}"#, "both"),
-            (&["images/a.nii"], &[("labels/a.nii", 2)], r#"{"labels": {"a": 0, "b": 1}}"#, "2 is none of the 2 classes"),
+            (
+                &["images/a.nii"],
+                &[("labels/a.nii", 2)],
+                r#"{"labels": {"a": 0, "b": 1}}"#,
+                "2 is none of the 2 classes",
+            ),
             (&["imagesTr/a.nii"], &[("labelsTr/a.nii", 2)], "", "dataset.json"),
+            (
+                &["images/a.nii"],
+                &labels,
+                r#"{"modality": {"0": "T1", "1": "T2"}, "labels": {"a": 0, "b": 1}}"#,
+                "a.nii, channels: 1, and dataset.json names 2",
+            ),
             (
                 &["images/a_0000.nii", "images/a_0001.nii"],
                 &labels,

@@ -123,7 +123,8 @@ impl PatchTurn {
                         let share = [0, 1, 2].map(|axis| 1.0 - (place[axis] - first[axis] - step[axis]).abs());
                         let weight = (share[0] * share[1] * share[2]) as f32;
                         for channel in 0..channels {
-                            out.values[at * channels + channel] += weight * case.image.as_slice()[channel * voxels + voxel];
+                            out.values[at * channels + channel] +=
+                                weight * case.image.as_slice()[channel * voxels + voxel];
                         }
                     }
                     at += 1;

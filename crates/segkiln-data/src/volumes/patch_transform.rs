@@ -169,7 +169,11 @@ impl Transform for PatchTransform {
 
 /// Draws a factor, half of the time below 1 where the bounds allow it.
 fn either_side([low, high]: [f32; 2], rng: &mut TransformRng) -> f32 {
-    if rng.chance(0.5) && low < 1.0 { rng.uniform(low, high.min(1.0)) } else { rng.uniform(low.max(1.0).min(high), high) }
+    if rng.chance(0.5) && low < 1.0 {
+        rng.uniform(low, high.min(1.0))
+    } else {
+        rng.uniform(low.max(1.0).min(high), high)
+    }
 }
 
 fn add_noise(values: &mut [f32], std: f32, rng: &mut TransformRng) {
@@ -271,7 +275,10 @@ mod tests {
     use segkiln_core::LabelMap;
 
     use super::*;
-    use crate::{Image, volumes::{Case, Geometry, LabelVolume, Volume, patch_motion::PatchTurn}};
+    use crate::{
+        Image,
+        volumes::{Case, Geometry, LabelVolume, Volume, patch_motion::PatchTurn},
+    };
 
     #[derive(Deserialize)]
     struct Expected {

@@ -357,14 +357,16 @@ mod tests {
             let second = contents(2, 1);
             assert_eq!(second, contents(0, 1));
             assert_ne!(second, contents(2, 2));
-            let places: BTreeSet<String> = (0..4).flat_map(|epoch| contents(0, epoch)).flat_map(|batch| batch.0).collect();
+            let places: BTreeSet<String> =
+                (0..4).flat_map(|epoch| contents(0, epoch)).flat_map(|batch| batch.0).collect();
             assert!(places.len() > 12, "{places:?}");
         }
     }
 
     #[test]
     fn foreground_in_plenty_is_thinned_out_evenly() {
-        let labels: Vec<u32> = (0..50_000).map(|voxel| if voxel < 30_000 { 1 } else { 2 * u32::from(voxel == 40_000) }).collect();
+        let labels: Vec<u32> =
+            (0..50_000).map(|voxel| if voxel < 30_000 { 1 } else { 2 * u32::from(voxel == 40_000) }).collect();
         let found = foreground_voxels(&labels, None);
         assert_eq!((found[0].len(), found[0][1], &found[1]), (10_000, 3, &vec![40_000]));
         assert_eq!(foreground_voxels(&labels, Some(1)), [[40_000]]);
