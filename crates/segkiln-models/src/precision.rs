@@ -233,7 +233,7 @@ impl InferenceSession {
         }
     }
 
-    /// How the layer of a weight computes, packed when it is first used; none where it computes in f32.
+    /// The packed layer of a weight, made when it is first used; none where the layer computes in f32.
     #[cfg(feature = "flex")]
     fn layer(
         &self,

@@ -50,7 +50,7 @@ pub struct LayerRanges {
 /// weights. Their weights have a scale for each output channel, with which the largest is 127.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct NetworkQuantization {
-    /// By name.
+    /// Ranges by the names of the layers.
     pub layers: BTreeMap<String, LayerRanges>,
 }
 
@@ -85,7 +85,7 @@ impl NetworkQuantization {
     }
 }
 
-/// How the range of 8 bits is chosen from the values that were seen. A narrow one has a small step, and cuts off the largest
+/// Choice of the range of 8 bits from the values that were seen. A narrow one has a small step, and cuts off the largest
 /// values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RangeMethod {
@@ -152,7 +152,7 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// For a network on `device`.
+    /// Creates a calibration of networks on `device`.
     ///
     /// # Errors
     /// [`PrecisionError::Device`] if the device is not the CPU backend flex.
@@ -243,7 +243,7 @@ impl Observations {
     }
 }
 
-/// How many values were in each of many intervals around 0; the intervals grow with the values.
+/// Counts of values in many intervals around 0; the intervals grow with the values.
 #[derive(Debug)]
 struct Histogram {
     /// The intervals reach from its negative to it; a power of two.

@@ -207,7 +207,7 @@ fn convolve(conv: &Conv2d, x: Joined) -> Tensor<4> {
     y
 }
 
-/// What a convolution outside of a session multiplies.
+/// The factors of a convolution outside of a session.
 fn factors(conv: &Conv2d, x: Joined) -> (Joined, Tensor<4>) {
     precision::factors(precision::full_joined(x), conv.weight.val(), 0, conv.groups)
 }

@@ -9,7 +9,7 @@ use segkiln_ops::{ResizeMode, resize};
 use super::conv2d;
 use crate::{precision, summary::count, trace};
 
-/// How a decoder doubles height and width.
+/// Layer with which a decoder doubles height and width.
 #[derive(Config, Debug, Copy, PartialEq)]
 pub enum UpsampleConfig {
     /// 2×2 transposed convolution with stride 2: the paper's "up-convolution".
