@@ -10,7 +10,7 @@
 //! foreground, others to a mean of 0 and a deviation of 1. One fold of the cases is for validation; their labels are written to
 //! `validation`, their figures to `cases.csv` and `cases_summary.csv`. All cases are held in memory.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Instant};
+use std::{path::PathBuf, process::ExitCode, str::FromStr, sync::Arc, time::Instant};
 
 use clap::Parser;
 use segkiln::{
@@ -54,11 +54,11 @@ struct Args {
     #[arg(long, default_value_t = 16)]
     per_case: usize,
     /// Depth, height and width of the patches, in voxels after resampling
-    #[arg(long, value_delimiter = ',', num_args = 1, default_value = "32,96,96")]
-    patch: Vec<usize>,
+    #[arg(long, value_parser = three::<usize>, default_value = "32,96,96")]
+    patch: [usize; 3],
     /// Depth, height and width in millimeters that voxels are resampled to [default: the median of the training cases]
-    #[arg(long, value_delimiter = ',', num_args = 1)]
-    spacing: Option<Vec<f64>>,
+    #[arg(long, value_parser = three::<f64>)]
+    spacing: Option<[f64; 3]>,
     /// The images are CT, though no dataset.json says so
     #[arg(long)]
     ct: bool,
@@ -92,18 +92,22 @@ struct Args {
     machine: Machine,
 }
 
+/// Reads depth, height and width.
+fn three<T: FromStr>(text: &str) -> Result<[T; 3], &'static str> {
+    let numbers: Option<Vec<T>> = text.split(',').map(|number| number.trim().parse().ok()).collect();
+    numbers.and_then(|numbers| numbers.try_into().ok()).ok_or("must be depth,height,width")
+}
+
 fn main() -> ExitCode {
     common::main(run)
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
-    let device = args.machine.device()?;
-    let (decode, seed) = (args.decode.options(), args.machine.seed);
-    let patch: [usize; 3] = args.patch.clone().try_into().map_err(|_| "--patch takes depth,height,width")?;
+    let (device, decode) = (args.machine.device()?, args.decode.options());
+    let (seed, patch) = (args.machine.seed, args.patch);
     let folder = CaseFolder::open(&args.data, &decode.limits)?;
-    let classes = folder.classes().clone();
-    let ignore_index = classes.ignore_index();
+    let (classes, ignore_index) = (folder.classes().clone(), folder.classes().ignore_index());
     let turned = VolumeOptions { canonical: true, ..VolumeOptions::default() };
     let load = |index| turned.prepare_case(&folder.load(index, &decode.limits)?.0);
     let cases = (0..folder.len()).map(load).collect::<Result<Vec<Case>, _>>()?;
@@ -113,9 +117,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let training: Vec<&Case> = fold.train.iter().map(|index| &cases[*index]).collect();
     let mut volume = VolumeOptions::planned(&training, folder.is_ct() || args.ct, ignore_index)?;
     volume.patch = Some(patch);
-    if let Some(spacing) = &args.spacing {
-        volume.spacing = Some(spacing.clone().try_into().map_err(|_| "--spacing takes depth,height,width")?);
-    }
+    volume.spacing = args.spacing.or(volume.spacing);
     let prepare = |case: Case| volume.prepare_case(&case).map(Arc::new);
     let cases = cases.into_iter().map(prepare).collect::<Result<Vec<_>, _>>()?;
     let patches = |part: &[usize]| {
@@ -123,9 +125,8 @@ fn run(args: &Args) -> Result<(), Failure> {
         let options = PatchOptions { patch, per_case: args.per_case, foreground: 1.0 / 3.0, ignore_index, seed };
         PatchesDataset::new(part, &classes, options)
     };
-    let channels = cases[0].image.channels();
     let training = patches(&fold.train)?.with_motion(PatchMotion::nnunet(patch))?;
-    let validation = patches(&fold.val)?;
+    let (validation, channels) = (patches(&fold.val)?, cases[0].image.channels());
     let unet = UNet3dConfig::new(channels, if classes.count() == 2 { 1 } else { classes.count() })
         .with_base(args.base)
         .with_depth(args.depth)
@@ -156,12 +157,11 @@ fn run(args: &Args) -> Result<(), Failure> {
 
     let segmenter = Segmenter::<StackedUNet3d>::new(outcome.model, card, &device)?;
     let table = measure(args, &folder, &fold.val, &segmenter, &volume)?;
-    let rows = table.rows();
     let mean = |values: Vec<f64>| (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64);
     say(json!({
         "split": "val",
-        "dice": mean(rows.iter().filter_map(|row| row.dice).collect()),
-        "surface_dice": mean(rows.iter().filter_map(|row| row.surface_dice).collect()),
+        "dice": mean(table.rows().iter().filter_map(|row| row.dice).collect()),
+        "surface_dice": mean(table.rows().iter().filter_map(|row| row.surface_dice).collect()),
         "cases": fold.val.len(),
         "epochs": outcome.history.epochs().len(),
         "seconds": start.elapsed().as_secs_f64(),
@@ -177,8 +177,8 @@ fn measure(
     segmenter: &Segmenter<StackedUNet3d>,
     options: &VolumeOptions,
 ) -> Result<CaseTable, Failure> {
-    let classes = folder.classes();
-    let mut table = CaseTable::new((1..classes.count() as u32).collect(), args.tolerance)?;
+    let (labels, ignored) = (1..folder.classes().count() as u32, folder.classes().ignore_index());
+    let mut table = CaseTable::new(labels.collect(), args.tolerance)?;
     let written = args.out.join("validation");
     std::fs::create_dir_all(&written).map_err(|error| format!("cannot create {}: {error}", written.display()))?;
     for index in cases {
@@ -188,7 +188,7 @@ fn measure(
         // What is ignored counts neither for nor against it.
         let pairs = found.as_slice().iter().zip(case.labels.as_slice());
         let counted: Vec<u32> =
-            pairs.map(|(found, truth)| if classes.ignore_index() == Some(*truth) { *truth } else { *found }).collect();
+            pairs.map(|(found, truth)| if ignored == Some(*truth) { *truth } else { *found }).collect();
         let (size, spacing) = (found.geometry().size(), found.geometry().spacing());
         table.add(case.name, &counted, case.labels.as_slice(), size, spacing)?;
     }
