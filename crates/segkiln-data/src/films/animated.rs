@@ -17,12 +17,16 @@ use segkiln_core::Size;
 use super::{FrameRate, FrameSink, frame_error};
 use crate::{DataError, Result};
 
-/// The frame with channels and bits that PNG and WebP have.
-fn plain(frame: &DynamicImage) -> DynamicImage {
+/// The frame in 8 bits a channel: readers of animations, ours among them, often have no more.
+fn plain(frame: &DynamicImage) -> std::result::Result<DynamicImage, &'static str> {
     match frame {
-        DynamicImage::ImageLuma8(_) | DynamicImage::ImageLuma16(_) | DynamicImage::ImageRgb8(_) => frame.clone(),
-        _ if frame.color().has_alpha() => frame.to_rgba8().into(),
-        _ => frame.to_rgb8().into(),
+        // A map of more than 256 labels would lose most of them in 8 bits.
+        DynamicImage::ImageLuma16(_) => {
+            Err("animations hold 8 bits a channel, and this frame has 16 bits of gray; write a folder or a TIFF")
+        }
+        DynamicImage::ImageLuma8(_) | DynamicImage::ImageRgb8(_) => Ok(frame.clone()),
+        _ if frame.color().has_alpha() => Ok(frame.to_rgba8().into()),
+        _ => Ok(frame.to_rgb8().into()),
     }
 }
 
@@ -116,9 +120,9 @@ impl ApngSink {
 
 impl FrameSink for ApngSink {
     fn write_frame(&mut self, frame: &DynamicImage) -> Result<()> {
-        let frame = plain(frame);
         let number = self.frames;
         let refused = |reason: String| frame_error(&self.path, number.into(), reason);
+        let frame = plain(frame).map_err(|reason| refused(reason.into()))?;
         let color = ExtendedColorType::from(frame.color());
         let first = *self.color.get_or_insert(color);
         if color != first {
@@ -223,16 +227,10 @@ impl FrameSink for WebPSink {
         /// The format counts sides in 14 bits.
         const LONGEST: u32 = 1 << 14;
         let refused = |reason: &str| frame_error(&self.path, self.frames, reason);
-        // A map of more than 256 labels would lose most of them in 8 bits.
-        if matches!(frame, DynamicImage::ImageLuma16(_)) {
-            let reason =
-                "WebP holds 8 bits a channel, and this frame has 16 bits of gray; write a folder, an APNG or a TIFF";
-            return Err(refused(reason));
-        }
         if frame.width().max(frame.height()) > LONGEST {
             return Err(refused("WebP has sides of up to 16,384 pixels; write a folder, Y4M or a TIFF"));
         }
-        let (number, frame) = (self.frames, plain(frame));
+        let (number, frame) = (self.frames, plain(frame).map_err(refused)?);
         self.put(&frame).map_err(|error| frame_error(&self.path, number, format!("cannot be written: {error}")))
     }
 

@@ -173,8 +173,8 @@ impl FilmWriter {
     /// Creates a film in the format of the path's extension: `.y4m`, `.gif`, `.png` or `.apng`, `.webp`, `.tif`; `-` is Y4M on standard output, and a path
     /// without an extension, or with a pattern such as `%06d.png`, is a folder of PNG files.
     ///
-    /// Frames of one channel are written as they are: a class map in Y4M is the plane of a mono film. Y4M, GIF and WebP hold 8 bits
-    /// a channel, the others 16 of gray. The file has its name from the start, so that a film that is cut short has the frames before.
+    /// Frames of one channel are written as they are: a class map in Y4M is the plane of a mono film. Folders and TIFFs hold 16 bits
+    /// of gray, the others 8. The file has its name from the start, so that a film that is cut short has the frames before.
     ///
     /// # Errors
     /// If the format is none of these, or the system refuses.
