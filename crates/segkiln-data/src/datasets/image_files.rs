@@ -55,12 +55,12 @@ pub trait ImageFiles: Sync {
     fn fingerprint(&self) -> Result<String>;
 }
 
-fn hexadecimal(hash: Sha256) -> String {
+pub(crate) fn hexadecimal(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Adds the size of a file.
-fn add_file(hash: &mut Sha256, path: &Path) -> Result<()> {
+pub(crate) fn add_file(hash: &mut Sha256, path: &Path) -> Result<()> {
     let meta = std::fs::metadata(path).map_err(|source| DataError::io("read", path, source))?;
     hash.update([0]);
     hash.update(meta.len().to_le_bytes());

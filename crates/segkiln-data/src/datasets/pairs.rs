@@ -217,7 +217,7 @@ pub(super) fn files(folder: &Path, suffix: &str, listed: Option<&HashSet<&str>>)
 }
 
 /// Lists a folder's entries except for hidden files, sorted.
-pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let io = |source| DataError::io("list the folder", folder, source);
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(io)? {
