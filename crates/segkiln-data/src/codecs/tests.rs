@@ -343,6 +343,21 @@ fn a_tiff_tag_of_more_values_than_the_file_is_refused_before_memory_is_taken() {
 }
 
 #[test]
+fn signed_integers_of_less_than_a_byte_are_refused() {
+    let folder = Folder::new();
+    let mut bytes = fs::read(folder.tiff::<colortype::GrayI8>("signed.tif", 3, 5, &[1; 15])).unwrap();
+    let ifd = u32::from_le_bytes(bytes[4..8].try_into().unwrap()) as usize;
+    let entries = u16::from_le_bytes(bytes[ifd..ifd + 2].try_into().unwrap()) as usize;
+    let mut entry = bytes[ifd + 2..][..12 * entries].chunks_exact_mut(12);
+    // Bits of a sample.
+    entry.find(|entry| entry[..2] == 258u16.to_le_bytes()).unwrap()[8..10].copy_from_slice(&1u16.to_le_bytes());
+    let path = folder.file("bits.tif", &bytes);
+    for error in [message(image(&path, ColorMode::Gray), &path), message(labels(&path, &MaskFormat::Index), &path)] {
+        assert!(error.contains("signed integers of 1 bits"), "{error}");
+    }
+}
+
+#[test]
 fn thousands_of_overlapping_tiff_pages_are_not_followed() {
     let folder = Folder::new();
     let path = folder.tiff::<colortype::Gray8>("one.tif", 3, 5, &[9; 15]);

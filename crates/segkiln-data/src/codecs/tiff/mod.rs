@@ -141,6 +141,10 @@ fn samples(
     if result.as_buffer(0).byte_len() < layout.complete_len {
         return Err(damaged(TiffError::LimitsExceeded));
     }
+    // Several of these are in a byte, and only unsigned ones are taken apart.
+    if bits < 8 && !matches!(result, DecodingResult::U8(_)) {
+        return Err(refused(format!("signed integers of {bits} bits are not supported; save it in 8")));
+    }
     let planes = layout.planes;
     let mut samples = match result {
         DecodingResult::U8(v) if bits < 8 => Samples::U8(unpack(&v, bits, width, height, channels).into()),
