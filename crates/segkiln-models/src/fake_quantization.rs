@@ -28,21 +28,18 @@ fn weights(weight: Tensor<4>, out: usize) -> Tensor<4> {
     straight_through(weight, (values / scale.clone()).round() * scale)
 }
 
-/// The activations in 255 steps from the smallest to the largest value of the batch, of which one is 0.
+/// The activations in 255 steps from the smallest to the largest value of the batch, of which one is 0. Two tensors have steps of their own,
+/// as maps of 8 bits that a layer reads one after the other.
 fn activations(x: Joined) -> Joined {
-    let mut range = [0f32; 2];
-    for x in x.tensors() {
-        let bound = |value: Tensor<1>| value.into_data().iter::<f32>().next().unwrap_or_default();
-        let (low, high) = (bound(x.clone().detach().min()), bound(x.clone().detach().max()));
-        range = [range[0].min(low), range[1].max(high)];
-    }
-    let scale = (range[1] - range[0]) / 255.0;
-    // The loss tells of values that are not finite.
-    if !scale.is_finite() || scale == 0.0 {
-        return x;
-    }
-    let zero = (-range[0] / scale).round_ties_even();
     x.map(|x| {
+        let bound = |value: Tensor<1>| value.into_data().iter::<f32>().next().unwrap_or_default();
+        let (low, high) = (bound(x.clone().detach().min()).min(0.0), bound(x.clone().detach().max()).max(0.0));
+        let scale = (high - low) / 255.0;
+        // The loss tells of values that are not finite.
+        if !scale.is_finite() || scale == 0.0 {
+            return x;
+        }
+        let zero = (-low / scale).round_ties_even();
         let steps = x.clone().detach().div_scalar(scale).add_scalar(zero).round().clamp(0.0, 255.0);
         straight_through(x, steps.sub_scalar(zero).mul_scalar(scale))
     })

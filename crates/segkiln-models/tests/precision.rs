@@ -113,9 +113,9 @@ fn networks_learn_in_the_numbers_of_8_bits() {
     let device = Device::flex();
     device.seed(3);
     // Without running statistics, which a training step would compute from its batch.
-    let config = UNetConfig::new(3, 2).with_base(16).with_depth(2).with_norm(NormConfig::None);
+    let config = UNetConfig::new(16, 2).with_base(16).with_depth(2).with_norm(NormConfig::None);
     let unet = config.init(&device.clone().autodiff());
-    let x = Tensor::<4>::random([2, 3, 24, 32], Distribution::Normal(0.0, 1.0), &device);
+    let x = Tensor::<4>::random([2, 16, 24, 32], Distribution::Normal(0.0, 1.0), &device);
     let full = unet.clone().valid().forward(x.clone());
     let calibration = Calibration::new(&device).unwrap();
     calibration.run(|| unet.valid().forward(x.clone()));
@@ -125,9 +125,12 @@ fn networks_learn_in_the_numbers_of_8_bits() {
 
     let training = TrainingPrecision::new(Precision::Int8, &device).unwrap();
     let learned = training.run(|| unet.forward(x.autodiff()));
-    let lost = error(quantized.clone(), full);
+    let lost = error(quantized.clone(), full.clone());
     let apart = error(learned.clone().without_autodiff(), quantized);
-    assert!(lost > 0.005 && apart < 0.5 * lost, "{lost} {apart}");
+    let moved = error(learned.clone().without_autodiff(), full);
+    // The ranges of both differ a little, so that not each value is rounded alike.
+    assert!(lost > 1e-3 && (0.7..1.4).contains(&(moved / lost)), "{lost} {moved}");
+    assert!(apart < 0.75 * lost.hypot(moved), "{apart} {lost} {moved}");
     let gradients = learned.powi_scalar(2).mean().backward();
     let bottleneck = unet.encoder.bottleneck.first.conv.weight.val();
     for weight in [unet.encoder.levels[0].first.conv.weight.val(), bottleneck, unet.head.weight.val()] {

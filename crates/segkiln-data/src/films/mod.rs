@@ -25,7 +25,6 @@ mod y4m;
 use std::{
     fs::{self, File},
     io::{BufReader, Read},
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
@@ -37,7 +36,7 @@ pub use smooth::{Flicker, ProbabilitySmoother, most_likely};
 
 use segkiln_core::Size;
 
-use crate::{DataError, DecodeOptions, Result};
+use crate::{DataError, DecodeOptions, Result, codecs};
 
 /// Frames a second, as a fraction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,9 +228,8 @@ fn at_frame(film: &Path, frame: u64, error: DataError) -> DataError {
     }
 }
 
-/// Runs a decoder or an encoder; should it panic on what a film says, that is the film's error.
 fn guarded<T>(film: &Path, frame: u64, run: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(frame_error(film, frame, "the codec panicked")))
+    codecs::guarded(run, || frame_error(film, frame, "the codec panicked"))
 }
 
 /// True for `-`: standard input or output.

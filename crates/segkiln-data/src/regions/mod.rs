@@ -7,7 +7,6 @@
 //! - [`GeoTags`]: where on the earth, or on a slide, a picture lies; carried over from source to result.
 
 mod geo;
-mod rewired;
 mod sink;
 mod tiff;
 
