@@ -126,12 +126,12 @@ fn pack_bits(mut data: &[u8], wanted: usize) -> Vec<u8> {
         && let [head, rest @ ..] = data
     {
         data = match (*head, rest) {
-            (0..128, _) => {
+            (0..=127, _) => {
                 let (literal, rest) = rest.split_at(rest.len().min(usize::from(*head) + 1));
                 bytes.extend_from_slice(literal);
                 rest
             }
-            (129.., [value, rest @ ..]) => {
+            (129..=255, [value, rest @ ..]) => {
                 bytes.resize(bytes.len() + 257 - usize::from(*head), *value);
                 rest
             }
