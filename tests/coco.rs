@@ -11,7 +11,7 @@ use segkiln::{
     data::coco::{CocoFile, CocoResultFile},
     metrics::{
         coco::{CocoEvaluator, CocoParams, IouType},
-        voc::{VocApForm, VocDetection, VocEvaluator, VocTruth},
+        voc::{VocApForm, VocEvaluator, VocPrediction, VocTruth},
     },
 };
 use serde::Deserialize;
@@ -120,9 +120,9 @@ fn voc_figures_are_the_development_kit_s() {
                 .iter()
                 .map(|one| VocTruth { class: read(&one["class"]), bbox: bbox(one), difficult: read(&one["difficult"]) })
                 .collect();
-            let found: Vec<VocDetection> = list("found")
+            let found: Vec<VocPrediction> = list("found")
                 .iter()
-                .map(|one| VocDetection { class: read(&one["class"]), bbox: bbox(one), score: read(&one["score"]) })
+                .map(|one| VocPrediction { class: read(&one["class"]), bbox: bbox(one), score: read(&one["score"]) })
                 .collect();
             evaluator.add_image(number as i64, &truths, &found).unwrap();
         }

@@ -2,13 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use segkiln::data::{
-    DataError, Limits,
-    instances::{
-        GeoJsonOptions, GeoJsonWriter, InstanceOptions, IntensityImage, LabelRows, Placement, WatershedOptions,
-        find_objects,
+use segkiln::{
+    core::Size,
+    data::{
+        DataError, Limits,
+        instances::{
+            GeoJsonOptions, GeoJsonWriter, InstanceOptions, IntensityImage, LabelRows, Placement, WatershedOptions,
+            find_objects,
+        },
+        regions::{GeoTags, SampleType, TiffSink, TiffSinkOptions},
     },
-    regions::{GeoTags, SampleType, TiffSink, TiffSinkOptions},
 };
 
 /// Flags of the files that are written of the objects.

@@ -23,8 +23,8 @@ fuzz_target!(init: quiet(&["segkiln"]), |data: &[u8]| {
     let ((), peak) = measured(|| {
         let Ok(truth) = CocoFile::read(&truth) else { return };
         for annotation in truth.annotations() {
-            if let (Ok(Some(mask)), Ok([width, height])) = (truth.mask(annotation), truth.size(&annotation.image_id)) {
-                assert_eq!([mask.width(), mask.height()], [width, height]);
+            if let (Ok(Some(mask)), Ok(size)) = (truth.mask(annotation), truth.size(&annotation.image_id)) {
+                assert_eq!(mask.size(), size);
             }
         }
         let Ok(found) = CocoResultFile::read(&found) else { return };

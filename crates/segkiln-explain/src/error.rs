@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use segkiln_core::Size;
 use segkiln_data::DataError;
 use segkiln_models::{UnknownLayer, detection::DetectionError};
 
@@ -55,7 +56,7 @@ pub enum ExplainError {
     #[error("the network gives no pixel of the image class {0}; ask about the whole image, a mask or a pixel")]
     NothingPredicted(usize),
     /// A mask or a map is not of the image's size.
-    #[error("{what} is {}x{}, the image {}x{}; both need the same size", found[0], found[1], expected[0], expected[1])]
+    #[error("{what} is {found}, the image {expected}; both need the same size")]
     Size {
         /// The thing.
         what: &'static str,
@@ -98,7 +99,7 @@ pub enum ExplainError {
     #[error(
         "{images} calibration images cannot guarantee a risk of at most {alpha}; take at least {least} images, or a larger risk"
     )]
-    ReliabilityDiagram {
+    Calibration {
         /// Number of images.
         images: usize,
         /// The risk.

@@ -23,7 +23,7 @@ pub struct Faithfulness {
 /// If the map is not of the image's size, or `steps` is 0.
 pub fn faithfulness(question: &Question<'_>, map: &Map, steps: usize) -> Result<Faithfulness> {
     let [height, width] = question.size();
-    check_size("the map", map.size(), [width as u32, height as u32])?;
+    check_size("the map", map.size(), Size { width: width as u32, height: height as u32 })?;
     if steps == 0 {
         return Err(ExplainError::Option { option: "steps", reason: "must be at least 1".into() });
     }

@@ -22,8 +22,7 @@ pub(crate) fn image(x: Tensor<4>) -> Result<Image> {
 /// Colors of a map, over the image in gray: from blue (against the target) over none to red (for it), or from dark to light where a
 /// map has no sign. The strongest 1 % of the values are one color.
 pub fn overlay(image: &RgbImage, map: &Map) -> Result<RgbImage> {
-    let found = map.size();
-    let expected = image.size();
+    let (found, expected) = (map.size(), image.dimensions().into());
     if found != expected {
         return Err(ExplainError::Size { what: "the map", found, expected });
     }

@@ -2,7 +2,7 @@ use burn::tensor::{
     Device, Int, Tensor, TensorData,
     activation::{log_sigmoid, log_softmax, sigmoid, softmax},
 };
-use segkiln_core::{Classes, LabelMap};
+use segkiln_core::{Classes, LabelMap, Size};
 use segkiln_data::{Image, Normalize};
 use segkiln_models::{LayerMaps, ModelCard, SegmentationNetwork};
 
@@ -138,9 +138,9 @@ impl<M: SegmentationNetwork> Subject for SegmentationSubject<M> {
             Pixels::Pixel { x, y } if *x < width && *y < height => pixels.clone(),
             Pixels::Pixel { x, y } => return Err(ExplainError::Pixel { x: *x, y: *y, width, height }),
             Pixels::Mask(mask) => {
-                let found = mask.size();
-                if found != [width, height] {
-                    return Err(ExplainError::Size { what: "the mask", found, expected: [width, height] });
+                let (found, expected) = (mask.size(), Size { width, height });
+                if found != expected {
+                    return Err(ExplainError::Size { what: "the mask", found, expected });
                 }
                 if mask.as_slice().iter().all(|label| *label == 0) {
                     return Err(ExplainError::EmptyMask);

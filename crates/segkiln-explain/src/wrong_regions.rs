@@ -122,7 +122,7 @@ mod tests {
         // . 1 2
         // 1 . .
         let kinds = [1, 0, 2, 0, 1, 2, 1, 0, 0];
-        let found = connected([3, 3], |pixel| Some(kinds[pixel]).filter(|kind| *kind > 0));
+        let found = connected((3, 3).into(), |pixel| Some(kinds[pixel]).filter(|kind| *kind > 0));
         assert_eq!(found, [(1, vec![0, 4, 6]), (2, vec![2, 5])]);
     }
 }

@@ -97,7 +97,7 @@ impl Case {
         let image = self.image();
         let class = self.expected("class")[0] as usize;
         let question = |pixels: Pixels| {
-            Question::new(&subject, &image, &ExplanationTarget::class(class, region)).unwrap().with_batch(4)
+            Question::new(&subject, &image, &ExplanationTarget::class(class, pixels)).unwrap().with_batch(4)
         };
         let masked = || question(Pixels::Mask(self.labels("mask")));
         let score = self.expected("score")[0];

@@ -1,3 +1,5 @@
+use segkiln_core::Size;
+
 /// Errors of loss configurations and of metric inputs.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -29,7 +31,7 @@ pub enum MetricsError {
         target: usize,
     },
     /// Predicted and target map differ in size.
-    #[error("predicted map of {}x{} pixels for a target of {}x{}", predicted.0, predicted.1, target.0, target.1)]
+    #[error("predicted map of {predicted} pixels for a target of {target}")]
     Size {
         /// Width and height of the prediction.
         predicted: Size,

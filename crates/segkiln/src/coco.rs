@@ -1,7 +1,7 @@
 use std::collections::{HashMap, HashSet};
 
 use rayon::prelude::*;
-use segkiln_core::Rle;
+use segkiln_core::{Rle, Size};
 use segkiln_data::{
     DataError,
     coco::{CocoAnnotation, CocoFile, CocoResultFile, CocoSegmentation, ImageId},
@@ -191,7 +191,7 @@ impl Job<'_> {
 
     /// A box's pixels.
     fn rectangle(&self, index: usize, [x, y, width, height]: [f64; 4]) -> Result<Rle, DataError> {
-        let [columns, rows] = self.truth.size(&self.found.results()[index].image_id)?;
+        let Size { width: columns, height: rows } = self.truth.size(&self.found.results()[index].image_id)?;
         let (right, bottom) = (x + width, y + height);
         let polygon = CocoSegmentation::Polygons(vec![vec![x, y, x, bottom, right, bottom, right, y]]);
         polygon.to_rle(columns, rows).map_err(|reason| self.found.wrong(index, "bbox", reason.to_string()))

@@ -2,14 +2,14 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use image::{DynamicImage, RgbImage};
-use segkiln_core::{Classes, Detection, Instances, Precision};
+use segkiln_core::{Classes, Detection, Instances};
 use segkiln_data::{
     Image,
-    coco::{CocoResult, ImageId, Segmentation},
+    coco::{CocoResult, CocoSegmentation, ImageId},
     draw,
 };
 use segkiln_models::{
-    ConfigError, DetectorCard, NetworkQuantization,
+    ConfigError, DetectorCard,
     detection::{
         DetectionError, DetectionModel, DetectionNetwork, DetectionNetworkConfig, DetectionOptions, DetectorConfig,
         unnamed_classes,
@@ -17,7 +17,7 @@ use segkiln_models::{
     weights::{self, Published, TrainingData, Weights},
 };
 
-use crate::{Computation, PredictError, run};
+use crate::{Computation, PredictError, quantize::choose_precision, run};
 
 /// A trained network that finds objects in images of any size: their boxes and classes, and with Mask R-CNN their masks.
 ///
@@ -129,35 +129,7 @@ impl<M: DetectionNetwork> Detector<M> {
         Ok(self)
     }
 
-    /// Computes the network's convolutions in another precision from now on; detectors begin with f32. See
-    /// [`Segmenter::with_precision`](crate::Segmenter::with_precision).
-    ///
-    /// # Errors
-    /// [`PredictError::Precision`] if the device cannot compute in it.
-    pub fn with_precision(mut self, precision: Precision) -> Result<Self, PredictError> {
-        self.computation = self.computation.with_precision(&self.model, precision, &self.device)?;
-        Ok(self)
-    }
-
-    /// Computes the network in 8 bits from now on; see
-    /// [`Segmenter::with_quantization`](crate::Segmenter::with_quantization).
-    ///
-    /// # Errors
-    /// [`PredictError::Precision`] if the device cannot, or the ranges are those of another network.
-    pub fn with_quantization(mut self, quantization: NetworkQuantization) -> Result<Self, PredictError> {
-        self.computation = Computation::quantized(&self.model, quantization, &self.device)?;
-        Ok(self)
-    }
-
-    /// The layers that can compute in 8 bits, of a quantized network.
-    pub fn quantization(&self) -> Option<&NetworkQuantization> {
-        self.computation.quantization()
-    }
-
-    /// The precision that the network is computed in.
-    pub fn precision(&self) -> Precision {
-        self.computation.session().precision()
-    }
+    choose_precision!();
 
     /// [`load`](Detector::load) of a run of a network of your own: `Detector::<MyNetwork>::load_network(…)`.
     ///
@@ -268,7 +240,7 @@ impl<M: DetectionNetwork> Detector<M> {
             category_id: self.card.category(detection.label()),
             bbox: Some(detection.bbox.xywh()),
             score: detection.score.into(),
-            segmentation: detection.mask.as_ref().map(|mask| Segmentation::Compressed {
+            segmentation: detection.mask.as_ref().map(|mask| CocoSegmentation::Compressed {
                 size: [mask.height(), mask.width()],
                 counts: mask.to_coco_string(),
             }),

@@ -113,14 +113,14 @@ impl<M: DetectionNetwork> Detector<M> {
             return Err(PredictError::option("flips", "are for segmentation"));
         }
         let level = source.levels()[options.level];
-        let size = [level.width, level.height];
+        let size = level.size();
         let tile = |side: u32| options.tile.min(side);
         let firsts = |side: u32| starts(side as usize, options.tile as usize, options.overlap);
-        let columns = firsts(size[0]);
-        let regions: Vec<Region> = firsts(size[1])
+        let columns = firsts(size.width);
+        let regions: Vec<Region> = firsts(size.height)
             .into_iter()
             .flat_map(|top| columns.iter().map(move |left| [*left as u32, top as u32]))
-            .map(|[left, top]| Region { left, top, width: tile(size[0]), height: tile(size[1]) })
+            .map(|[left, top]| Region { left, top, width: tile(size.width), height: tile(size.height) })
             .collect();
         let start = Instant::now();
         let found = thread::scope(|scope| {
@@ -180,8 +180,8 @@ impl Found {
         let inner = [
             (tile.left > 0, x1),
             (tile.top > 0, y1),
-            (tile.left + tile.width < size[0], sides[0] - x2),
-            (tile.top + tile.height < size[1], sides[1] - y2),
+            (tile.left + tile.width < size.width, sides[0] - x2),
+            (tile.top + tile.height < size.height, sides[1] - y2),
         ];
         let margin = inner.into_iter().filter(|(is_inner, _)| *is_inner).map(|(_, distance)| distance);
         let margin = margin.fold(f64::INFINITY, f64::min);
@@ -391,13 +391,13 @@ mod tests {
     }
 
     fn tiles(size: Size, tile: u32, overlap: f32) -> Vec<Region> {
-        let firsts = size.map(|side| starts(side as usize, tile as usize, overlap));
+        let firsts = [size.width, size.height].map(|side| starts(side as usize, tile as usize, overlap));
         let places = firsts[1].iter().flat_map(|top| firsts[0].iter().map(move |left| [*left, *top]));
         let region = |[left, top]: [usize; 2]| Region {
             left: left as u32,
             top: top as u32,
-            width: tile.min(size[0]),
-            height: tile.min(size[1]),
+            width: tile.min(size.width),
+            height: tile.min(size.height),
         };
         places.map(region).collect()
     }
@@ -411,8 +411,10 @@ mod tests {
                 truth.len() > 3
                     && truth.values().any(|mask| mask.bbox().unwrap().width() > f64::from(tile) * f64::from(overlap))
             );
-            let all: Vec<Found> =
-                tiles([width, height], tile, overlap).into_iter().flat_map(|tile| found(&scene, tile, true)).collect();
+            let all: Vec<Found> = tiles(Size { width, height }, tile, overlap)
+                .into_iter()
+                .flat_map(|tile| found(&scene, tile, true))
+                .collect();
             assert!(all.len() > truth.len());
             let objects = merge(all).unwrap();
             assert_eq!(objects.len(), truth.len(), "{width}x{height}");
@@ -431,7 +433,7 @@ mod tests {
     fn boxes_are_joined_without_masks() {
         let scene = scene(530, 411, false);
         let truth = Rle::of_labels(&scene).unwrap();
-        let all = tiles([530, 411], 128, 0.25).into_iter().flat_map(|tile| found(&scene, tile, false)).collect();
+        let all = tiles((530, 411).into(), 128, 0.25).into_iter().flat_map(|tile| found(&scene, tile, false)).collect();
         let mut boxes: Vec<BBox> = merge(all).unwrap().iter().map(|object| object.detection.bbox).collect();
         let mut expected: Vec<BBox> = truth.values().filter_map(Rle::bbox).collect();
         for boxes in [&mut boxes, &mut expected] {
@@ -442,7 +444,7 @@ mod tests {
 
     #[test]
     fn a_part_over_two_objects_loses_neither() {
-        let size = [200, 100];
+        let size = Size { width: 200, height: 100 };
         let [one, two] = [0, 90].map(|left| Region { left, top: 0, width: 110, height: 100 });
         let of = |tile: Region, x1: f64, x2: f64, score| {
             let bbox = BBox::new(x1 - f64::from(tile.left), 40.0, x2 - f64::from(tile.left), 60.0).unwrap();

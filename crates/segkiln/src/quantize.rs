@@ -425,3 +425,47 @@ fn exceeds(before: f64, after: f64, max_loss: f64) -> bool {
     let lost = before - after;
     lost.is_nan() || lost > max_loss
 }
+
+/// Methods of a predictor that choose how its network is computed.
+macro_rules! choose_precision {
+    () => {
+        /// Computes the network's convolutions in another precision from now on; predictors begin with f32.
+        ///
+        /// int8 needs a network that was [quantized](crate::quantize).
+        ///
+        /// bf16 is for the CPU backend: with dot products of bf16 (AVX512-BF16) U-Nets take about half of the time, and on
+        /// processors without them it is the same as f32. The book's chapter on precision says how large the error is.
+        ///
+        /// # Errors
+        /// [`PredictError::Precision`](crate::PredictError::Precision) if the device cannot compute in it.
+        pub fn with_precision(mut self, precision: segkiln_core::Precision) -> Result<Self, crate::PredictError> {
+            self.computation = self.computation.with_precision(&self.model, precision, &self.device)?;
+            Ok(self)
+        }
+
+        /// Computes the network in 8 bits from now on, with the ranges of a [`Calibration`](segkiln_models::Calibration); a network that was
+        /// [loaded](Self::load_network) with them begins so.
+        ///
+        /// # Errors
+        /// [`PredictError::Precision`](crate::PredictError::Precision) if the device cannot, or the ranges are those of another network.
+        pub fn with_quantization(
+            mut self,
+            quantization: segkiln_models::NetworkQuantization,
+        ) -> Result<Self, crate::PredictError> {
+            self.computation = crate::quantize::Computation::quantized(&self.model, quantization, &self.device)?;
+            Ok(self)
+        }
+
+        /// The layers that can compute in 8 bits, of a quantized network.
+        pub fn quantization(&self) -> Option<&segkiln_models::NetworkQuantization> {
+            self.computation.quantization()
+        }
+
+        /// The precision that the network is computed in.
+        pub fn precision(&self) -> segkiln_core::Precision {
+            self.computation.session().precision()
+        }
+    };
+}
+
+pub(crate) use choose_precision;

@@ -69,7 +69,7 @@ impl Dataset<Sample<Label>> for DiscLabels {
     fn get(&self, index: usize) -> std::result::Result<Sample<Label>, DatasetError> {
         let Sample { name, image, .. } = self.0.get(index)?;
         let [.., radius] = Discs::disc(index);
-        Ok(Sample { name, image, target: Label { size: [Discs::SIDE; 2], class: u32::from(radius > 5) } })
+        Ok(Sample { name, image, target: Label { size: (Discs::SIDE, Discs::SIDE).into(), class: u32::from(radius > 5) } })
     }
 
     fn len(&self) -> usize {

@@ -13,6 +13,7 @@ use burn::{
     },
 };
 use segkiln::{
+    core::Size,
     data::{
         Collate, Collated, Result as DataResult, Sample, TransformRng,
         transforms::{Motion, Target},
@@ -46,7 +47,7 @@ impl Target for Label {
         None
     }
 
-    fn cover(&mut self, _corner: [u32; 2], _size: [u32; 2], _label: u32) {}
+    fn cover(&mut self, _corner: [u32; 2], _size: Size, _label: u32) {}
 
     fn bytes(&self) -> usize {
         size_of::<Self>()

@@ -275,8 +275,8 @@ fn weighted_mean(values: impl Iterator<Item = (f64, u64)>) -> Option<f64> {
 
 /// Refuses two maps of different size.
 pub(super) fn same_size(predicted: &LabelMap, target: &LabelMap) -> Result<()> {
-    let (p, t) = ((predicted.width(), predicted.height()), (target.width(), target.height()));
-    if p == t { Ok(()) } else { Err(MetricsError::Size { predicted: p, target: t }) }
+    let (predicted, target) = (predicted.size(), target.size());
+    if predicted == target { Ok(()) } else { Err(MetricsError::Size { predicted, target }) }
 }
 
 #[cfg(test)]

@@ -117,10 +117,8 @@ impl BackboneFamily for MobileNetV2Config {
     fn init(&self, device: &Device) -> MobileNetV2 {
         let block = |from, to, kernel: usize, stride, dilation, groups| {
             ConvBlockConfig::new(from, to)
-                .with_kernel(kernel)
-                .with_padding(kernel / 2 * dilation)
+                .with_centered_kernel(kernel, dilation)
                 .with_stride(stride)
-                .with_dilation(dilation)
                 .with_groups(groups)
                 .with_initializer(initializer())
                 .with_norm(self.norm.clone())

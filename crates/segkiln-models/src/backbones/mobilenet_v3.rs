@@ -205,11 +205,9 @@ impl BackboneFamily for MobileNetV3Config {
     fn init(&self, device: &Device) -> MobileNetV3 {
         let block = |[from, to]: [usize; 2], kernel: usize, stride, dilation, groups, activation| {
             ConvBlockConfig::new(from, to)
-                .with_kernel(kernel)
-                .with_padding(kernel / 2 * dilation)
+                .with_centered_kernel(kernel, dilation)
                 .with_same_padding(self.same_padding)
                 .with_stride(stride)
-                .with_dilation(dilation)
                 .with_groups(groups)
                 .with_initializer(Initializer::KaimingNormal { gain: 2f64.sqrt(), fan_out_only: true })
                 .with_norm(self.norm.clone())

@@ -35,14 +35,15 @@ pub enum DetectionError {
     },
     /// There are not as many targets as images, or one is of another size.
     #[error(
-        "image {image} has {size:?} pixels (width, height), its target {target:?}; each image needs one of its size"
+        "image {image} has {size} pixels, its target {}; each image needs one of its size",
+        target.map_or("is missing".into(), |target| target.to_string())
     )]
     Target {
         /// Index in the batch.
         image: usize,
-        /// Width and height.
-        size: [usize; 2],
-        /// Width and height of the target; none if it is missing.
+        /// Size of the image.
+        size: Size,
+        /// Size of the target; none if it is missing.
         target: Option<Size>,
     },
     /// An object's class is not the network's.
@@ -103,9 +104,10 @@ pub fn check_targets(
     for (index, image) in images.iter().enumerate() {
         let [height, width] = size(image);
         let target = targets.get(index);
-        let found = target.map(|target| target.size());
-        if found.map(|found| found.map(|side| side as usize)) != Some([width, height]) {
-            return Err(DetectionError::Target { image: index, size: [width, height], target: found });
+        let found = target.map(Instances::size);
+        let size = Size { width: width as u32, height: height as u32 };
+        if found != Some(size) {
+            return Err(DetectionError::Target { image: index, size, target: found });
         }
         for (object, instance) in target.into_iter().flat_map(Instances::as_slice).enumerate() {
             let most = classes - 1;
@@ -118,7 +120,7 @@ pub fn check_targets(
         }
     }
     if targets.len() > images.len() {
-        return Err(DetectionError::Target { image: images.len(), size: [0, 0], target: None });
+        return Err(DetectionError::Target { image: images.len(), size: Size { width: 0, height: 0 }, target: None });
     }
     Ok(())
 }

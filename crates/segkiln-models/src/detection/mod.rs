@@ -45,6 +45,7 @@ mod kind;
 mod losses;
 mod matcher;
 mod network;
+mod one_stage;
 mod predictions;
 pub mod rcnn;
 pub mod retinanet;

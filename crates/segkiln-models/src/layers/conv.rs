@@ -61,6 +61,11 @@ pub(crate) fn default_initializer() -> Initializer {
 }
 
 impl ConvBlockConfig {
+    /// A kernel of odd side, dilated, with the padding that keeps height and width at a stride of 1.
+    pub fn with_centered_kernel(self, kernel: usize, dilation: usize) -> Self {
+        self.with_kernel(kernel).with_padding(kernel / 2 * dilation).with_dilation(dilation)
+    }
+
     /// A block with random weights.
     pub fn init(&self, device: &Device) -> ConvBlock {
         let norm = self.norm.init(self.out_channels, device);

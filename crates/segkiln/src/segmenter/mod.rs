@@ -8,13 +8,15 @@ use image::DynamicImage;
 use segkiln_core::{Classes, LabelMap, Precision, Size};
 use segkiln_data::{ColorMode, DenseCrf, Image, Normalize, Preset, resize_labels};
 use segkiln_models::{
-    ModelCard, ModelConfig, NetworkQuantization, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig,
+    ModelCard, ModelConfig, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig,
     weights::{self, Exceptions, Published, TrainingData, Weights, torch_network},
 };
 use segkiln_ops::{ResizeMode, resize};
 
 use crate::{
-    Computation, PredictError, run,
+    Computation, PredictError,
+    quantize::choose_precision,
+    run,
     segmentation::{ResultRows, Segmentation},
     tiles::{Band, bell, starts},
 };
@@ -208,39 +210,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         Ok(self)
     }
 
-    /// Computes the network's convolutions in another precision from now on; predictors begin with f32.
-    ///
-    /// int8 needs a network that was [quantized](crate::quantize).
-    ///
-    /// bf16 is for the CPU backend: with dot products of bf16 (AVX512-BF16) U-Nets take about half of the time, and on
-    /// processors without them it is the same as f32. The book's chapter on precision says how large the error is.
-    ///
-    /// # Errors
-    /// [`PredictError::Precision`] if the device cannot compute in it.
-    pub fn with_precision(mut self, precision: Precision) -> Result<Self, PredictError> {
-        self.computation = self.computation.with_precision(&self.model, precision, &self.device)?;
-        Ok(self)
-    }
-
-    /// Computes the network in 8 bits from now on, with the ranges of a [`Calibration`](segkiln_models::Calibration); a network that was
-    /// [loaded](Self::load_network) with them begins so.
-    ///
-    /// # Errors
-    /// [`PredictError::Precision`] if the device cannot, or the ranges are those of another network.
-    pub fn with_quantization(mut self, quantization: NetworkQuantization) -> Result<Self, PredictError> {
-        self.computation = Computation::quantized(&self.model, quantization, &self.device)?;
-        Ok(self)
-    }
-
-    /// The layers that can compute in 8 bits, of a quantized network.
-    pub fn quantization(&self) -> Option<&NetworkQuantization> {
-        self.computation.quantization()
-    }
-
-    /// The precision that the network is computed in.
-    pub fn precision(&self) -> Precision {
-        self.computation.session().precision()
-    }
+    choose_precision!();
 
     /// [`load`](Segmenter::load) of a run of a network of your own: `Segmenter::<MyNetwork>::load_network(…)`.
     ///
@@ -371,7 +341,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         let logits = self.forward(x.clone());
         let kept = options.logits.then(|| to_host(logits.clone())).transpose()?;
         let scores = if options.flips { self.mean_probabilities(x, logits) } else { logits };
-        refuse_nan(&scores, [width, height])?;
+        refuse_nan(&scores, image.size())?;
         let keep = options.probabilities || options.crf.is_some();
         let probabilities = match keep {
             true => {

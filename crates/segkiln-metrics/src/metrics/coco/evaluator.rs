@@ -217,7 +217,7 @@ impl CocoEvaluator {
             let expected = *size.get_or_insert(actual);
             match actual == expected {
                 true => Ok(()),
-                false => Err(format!("its mask has {actual:?} pixels (width, height), others {expected:?}")),
+                false => Err(format!("its mask has {actual} pixels, others {expected}")),
             }
         };
         for (index, truth) in truths.iter().enumerate() {

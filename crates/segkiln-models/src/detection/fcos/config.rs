@@ -1,20 +1,17 @@
-use burn::{config::Config, tensor::Device};
+use burn::config::Config;
 
-use super::{
-    super::{
-        AnchorConfig, DetectionError, DetectionNetworkConfig, DetectionOptions, ImageTransform, check_stages,
-        network::{share, within},
-    },
-    Fcos,
+use super::super::{
+    AnchorConfig, DetectionNetworkConfig, check_stages,
+    network::{share, within},
+    one_stage::Sizes,
 };
 use crate::{
     ConfigError,
     backbones::BackboneConfig,
-    bounds::{self, product},
     layers::{LastLevel, NormConfig},
 };
 
-/// Configuration of an [`Fcos`]; the defaults are torchvision's.
+/// Configuration of an [`Fcos`](super::Fcos); the defaults are torchvision's.
 ///
 /// ```
 /// use segkiln_models::detection::fcos::FcosConfig;
@@ -98,7 +95,7 @@ impl FcosConfig {
     }
 
     /// One square anchor at each location.
-    pub(super) fn anchors(&self) -> AnchorConfig {
+    pub(super) fn anchor_config(&self) -> AnchorConfig {
         let sizes = self.strides.iter().map(|stride| vec![*stride]).collect();
         AnchorConfig::new().with_sizes(sizes).with_ratios(vec![1.0])
     }
@@ -117,12 +114,10 @@ impl FcosConfig {
     pub fn check(&self) -> Result<(), ConfigError> {
         self.backbone.check()?;
         check_stages(&self.backbone, &self.stages)?;
-        within("classes", self.classes, 2, 100_000)?;
-        within("channels", self.channels, 1, 8192)?;
-        within("convolutions", self.convolutions, 1, 64)?;
+        self.sizes().check()?;
         NormConfig::Group { groups: self.groups }.check(self.channels)?;
         self.transform().check(self.backbone.in_channels())?;
-        self.anchors()
+        self.anchor_config()
             .check(self.stages.len() + self.last_level.levels())
             .map_err(|error| ConfigError::with_message("strides", format!("strides: {error}")))?;
         // A smaller anchor would be rounded to one without area.
@@ -137,63 +132,21 @@ impl FcosConfig {
         within("max_detections", self.max_detections, 1, 1 << 20)?;
         share("score_threshold", self.score_threshold.into())?;
         share("nms_iou", self.nms_iou)?;
-        self.check_products()
+        self.sizes().check_products()
     }
 
-    /// Bounds what fields ask for together.
-    fn check_products(&self) -> Result<(), ConfigError> {
-        let Self { classes, channels, convolutions, .. } = self;
-        let stage_channels: usize = self.stages.iter().map(|stage| self.backbone.channels()[*stage]).sum();
-        let anchors = 1;
-        let layers = self.stages.len() + 2 * self.last_level.levels() + 2 * convolutions;
-        bounds::parameters(
-            "stages, channels, convolutions, classes and anchors",
-            product(&[*channels, stage_channels])
-                + product(&[9, *channels, *channels, layers])
-                + product(&[9, *channels, anchors, classes + 4]),
-        )?;
-        let stride = self.backbone.strides()[self.stages[0]];
-        let locations = bounds::locations([self.min_size, self.max_size], stride);
-        let by_size = ("min_size times max_size by the stride of the first stage", locations);
-        bounds::values(&[by_size, ("channels", *channels)])?;
-        bounds::values(&[by_size, ("anchors of a location", anchors), ("classes", classes + 4)])
-    }
-}
-
-impl DetectionNetworkConfig for FcosConfig {
-    type Network = Fcos;
-
-    const NAMES: &'static [&'static str] = &Self::NAMES;
-
-    fn by_name(name: &str, classes: usize) -> Option<Self> {
-        Self::by_name(name, classes)
-    }
-
-    fn check(&self) -> Result<(), ConfigError> {
-        self.check()
-    }
-
-    fn init(&self, device: &Device) -> Result<Fcos, DetectionError> {
-        self.init(device)
-    }
-
-    fn classes(&self) -> usize {
-        self.classes
-    }
-
-    fn has_backbone(&self) -> bool {
-        true
-    }
-
-    fn transform(&self) -> ImageTransform {
-        let Self { min_size, max_size, mean, std, .. } = self;
-        ImageTransform { min_size: *min_size, max_size: *max_size, mean: mean.clone(), std: std.clone() }
-    }
-
-    fn with_options(mut self, options: DetectionOptions) -> Self {
-        let Self { min_size, max_size, score_threshold, max_detections, .. } = &mut self;
-        options.apply(min_size, max_size, score_threshold, max_detections);
-        self
+    fn sizes(&self) -> Sizes<'_> {
+        Sizes {
+            backbone: &self.backbone,
+            stages: &self.stages,
+            last_level: self.last_level,
+            channels: self.channels,
+            convolutions: self.convolutions,
+            classes: self.classes,
+            anchors: 1,
+            min_size: self.min_size,
+            max_size: self.max_size,
+        }
     }
 }
 

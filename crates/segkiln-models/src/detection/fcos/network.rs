@@ -2,24 +2,24 @@ use burn::{
     module::Module,
     tensor::{Device, Tensor},
 };
-use segkiln_core::{Detection, Instances};
+use segkiln_core::Instances;
 
 use super::{
     super::{
         AnchorGrid, BackboneWithFpn, BoxLinearCoder, Corners, DensePostprocess, DetectionError, DetectionLosses,
-        DetectionNetwork, DetectionNetworkConfig, DetectionTensors, ImageTargets, Sampling, binary_cross_entropy,
-        check_targets, generalized_box_iou_loss,
+        ImageTargets, binary_cross_entropy, generalized_box_iou_loss,
         host::{indices, rows},
         losses::sum,
         min_logit,
+        one_stage::one_stage,
         predictions::Predictions,
-        sigmoid_focal_loss, stack_levels, with_same_layers,
+        sigmoid_focal_loss, stack_levels,
     },
     FcosConfig, FcosHead, assign_locations,
 };
-use crate::{backbones::Backbone, layers::NormConfig};
+use crate::layers::NormConfig;
 
-/// FCOS; see [`FcosConfig`].
+/// FCOS; see [`FcosConfig`]. The terms of its losses are `classification`, `bbox_regression` and `bbox_ctrness`.
 #[derive(Module, Debug)]
 pub struct Fcos {
     /// Levels P3 to P7.
@@ -46,72 +46,9 @@ impl FcosConfig {
     }
 }
 
-impl DetectionNetwork for Fcos {
-    type Config = FcosConfig;
-
-    fn config(&self) -> FcosConfig {
-        self.config.clone()
-    }
-
-    fn with_config(mut self, config: FcosConfig) -> Result<Self, DetectionError> {
-        self.config = with_same_layers(&self.config, config, FcosConfig::layers)?;
-        Ok(self)
-    }
-
-    fn backbones_mut(&mut self) -> Vec<&mut Backbone> {
-        vec![&mut self.backbone.body]
-    }
-
-    fn class_tensors(&self) -> Vec<String> {
-        vec!["head.classification_head.cls_logits.".into()]
-    }
-
-    fn detect(&self, images: &[Tensor<3>]) -> Result<Vec<Vec<Detection>>, DetectionError> {
-        self.predict(images)?.detections(&self.postprocess(), &BoxLinearCoder)
-    }
-
-    fn detect_tensors(&self, image: &Tensor<3>) -> Result<Vec<DetectionTensors>, DetectionError> {
-        self.predict(std::slice::from_ref(image))?.detection_tensors(&self.postprocess(), &BoxLinearCoder)
-    }
-
-    /// The terms are `classification`, `bbox_regression` and `bbox_ctrness`; all locations take part, so that nothing is
-    /// sampled.
-    fn losses(
-        &self,
-        images: &[Tensor<3>],
-        targets: &[Instances],
-        _sampling: Sampling,
-    ) -> Result<DetectionLosses, DetectionError> {
-        let predictions = self.predict(images)?;
-        check_targets(images, targets, self.config.classes, false)?;
-        Ok(self.losses_of(predictions, targets))
-    }
-
-    fn validate(
-        &self,
-        images: &[Tensor<3>],
-        targets: &[Instances],
-        _sampling: Sampling,
-    ) -> Result<(DetectionLosses, Vec<Vec<Detection>>), DetectionError> {
-        let predictions = self.predict(images)?;
-        check_targets(images, targets, self.config.classes, false)?;
-        let detections = predictions.detections(&self.postprocess(), &BoxLinearCoder)?;
-        Ok((self.losses_of(predictions, targets), detections))
-    }
-}
+one_stage!(FcosConfig => Fcos, BoxLinearCoder);
 
 impl Fcos {
-    fn predict(&self, images: &[Tensor<3>]) -> Result<Predictions, DetectionError> {
-        let config = &self.config;
-        Predictions::new(
-            images,
-            &config.transform(),
-            &config.anchors(),
-            |images| self.backbone.forward(images, &config.stages),
-            |maps| self.head.forward(maps, config.classes),
-        )
-    }
-
     fn postprocess(&self) -> DensePostprocess {
         let config = &self.config;
         DensePostprocess {

@@ -1,24 +1,17 @@
-use std::path::Path;
+use burn::config::Config;
 
-use burn::{config::Config, tensor::Device};
-
-use super::{
-    super::{
-        AnchorConfig, DetectionError, DetectionNetworkConfig, DetectionOptions, ImageTransform, check_stages,
-        frozen_epsilon,
-        network::{share, within},
-    },
-    RetinaNet,
+use super::super::{
+    AnchorConfig, DetectionNetworkConfig, check_stages,
+    network::{share, within},
+    one_stage::Sizes,
 };
 use crate::{
     ConfigError,
     backbones::BackboneConfig,
-    bounds::{self, product},
     layers::{LastLevel, NormConfig},
-    weights::WeightsError,
 };
 
-/// Configuration of a [`RetinaNet`]; the defaults are torchvision's.
+/// Configuration of a [`RetinaNet`](super::RetinaNet); the defaults are torchvision's.
 ///
 /// ```
 /// use segkiln_models::detection::retinanet::{BoxLoss, RetinaNetConfig};
@@ -84,7 +77,7 @@ pub struct RetinaNetConfig {
     pub max_detections: usize,
 }
 
-/// Loss of the boxes of a [`RetinaNet`].
+/// Loss of the boxes of a [`RetinaNet`](super::RetinaNet).
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum BoxLoss {
     /// Absolute differences of box codes.
@@ -128,6 +121,10 @@ impl RetinaNetConfig {
         self
     }
 
+    pub(super) fn anchor_config(&self) -> AnchorConfig {
+        self.anchors.clone()
+    }
+
     /// Describes what decides which layers there are, and their sizes.
     pub(super) fn layers(&self) -> String {
         let Self { backbone, classes, stages, channels, last_level, convolutions, head_norm, anchors, mean, .. } = self;
@@ -142,9 +139,7 @@ impl RetinaNetConfig {
     pub fn check(&self) -> Result<(), ConfigError> {
         self.backbone.check()?;
         check_stages(&self.backbone, &self.stages)?;
-        within("classes", self.classes, 2, 100_000)?;
-        within("channels", self.channels, 1, 8192)?;
-        within("convolutions", self.convolutions, 1, 64)?;
+        self.sizes().check()?;
         self.head_norm.check(self.channels)?;
         self.transform().check(self.backbone.in_channels())?;
         self.anchors.check(self.stages.len() + self.last_level.levels())?;
@@ -157,70 +152,21 @@ impl RetinaNetConfig {
         if self.background_iou > self.foreground_iou {
             return Err(ConfigError::new("background_iou", "must not be above foreground_iou"));
         }
-        self.check_products()
+        self.sizes().check_products()
     }
 
-    /// Bounds what fields ask for together.
-    fn check_products(&self) -> Result<(), ConfigError> {
-        let Self { classes, channels, convolutions, .. } = self;
-        let stage_channels: usize = self.stages.iter().map(|stage| self.backbone.channels()[*stage]).sum();
-        let anchors = self.anchors.per_location();
-        let layers = self.stages.len() + 2 * self.last_level.levels() + 2 * convolutions;
-        bounds::parameters(
-            "stages, channels, convolutions, classes and anchors",
-            product(&[*channels, stage_channels])
-                + product(&[9, *channels, *channels, layers])
-                + product(&[9, *channels, anchors, classes + 4]),
-        )?;
-        let stride = self.backbone.strides()[self.stages[0]];
-        let locations = bounds::locations([self.min_size, self.max_size], stride);
-        let by_size = ("min_size times max_size by the stride of the first stage", locations);
-        bounds::values(&[by_size, ("channels", *channels)])?;
-        bounds::values(&[by_size, ("anchors of a location", anchors), ("classes", classes + 4)])
-    }
-}
-
-impl DetectionNetworkConfig for RetinaNetConfig {
-    type Network = RetinaNet;
-
-    const NAMES: &'static [&'static str] = &Self::NAMES;
-
-    fn by_name(name: &str, classes: usize) -> Option<Self> {
-        Self::by_name(name, classes)
-    }
-
-    fn check(&self) -> Result<(), ConfigError> {
-        self.check()
-    }
-
-    fn init(&self, device: &Device) -> Result<RetinaNet, DetectionError> {
-        self.init(device)
-    }
-
-    fn classes(&self) -> usize {
-        self.classes
-    }
-
-    fn has_backbone(&self) -> bool {
-        true
-    }
-
-    fn transform(&self) -> ImageTransform {
-        let Self { min_size, max_size, mean, std, .. } = self;
-        ImageTransform { min_size: *min_size, max_size: *max_size, mean: mean.clone(), std: std.clone() }
-    }
-
-    fn with_options(mut self, options: DetectionOptions) -> Self {
-        let Self { min_size, max_size, score_threshold, max_detections, .. } = &mut self;
-        options.apply(min_size, max_size, score_threshold, max_detections);
-        self
-    }
-
-    fn adapted_to(self, path: &Path) -> Result<Self, WeightsError> {
-        Ok(match frozen_epsilon(path)? {
-            Some(epsilon) => self.with_frozen_norm(epsilon),
-            None => self,
-        })
+    fn sizes(&self) -> Sizes<'_> {
+        Sizes {
+            backbone: &self.backbone,
+            stages: &self.stages,
+            last_level: self.last_level,
+            channels: self.channels,
+            convolutions: self.convolutions,
+            classes: self.classes,
+            anchors: self.anchors.per_location(),
+            min_size: self.min_size,
+            max_size: self.max_size,
+        }
     }
 }
 

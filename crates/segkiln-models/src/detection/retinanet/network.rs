@@ -1,27 +1,29 @@
+use std::path::Path;
+
 use burn::{
     module::Module,
     tensor::{Device, Tensor},
 };
-use segkiln_core::{Detection, Instances};
+use segkiln_core::Instances;
 
 use super::{
     super::{
         AnchorGrid, BackboneWithFpn, BoxCoder, Corners, DensePostprocess, DetectionError, DetectionLosses,
-        DetectionNetwork, DetectionNetworkConfig, DetectionTensors, ImageTargets, Match, Matcher, Sampling,
-        check_targets, generalized_box_iou_loss,
+        ImageTargets, Match, Matcher, frozen_epsilon, generalized_box_iou_loss,
         host::{indices, rows},
         losses::sum,
         min_logit,
+        one_stage::one_stage,
         predictions::Predictions,
-        sigmoid_focal_loss, stack_levels, with_same_layers,
+        sigmoid_focal_loss, stack_levels,
     },
     BoxLoss, RetinaNetConfig, RetinaNetHead,
 };
-use crate::{backbones::Backbone, layers::NormConfig};
+use crate::{layers::NormConfig, weights::WeightsError};
 
 const CODER: BoxCoder = BoxCoder { weights: [1.0; 4] };
 
-/// RetinaNet; see [`RetinaNetConfig`].
+/// RetinaNet; see [`RetinaNetConfig`]. The terms of its losses are `classification` and `bbox_regression`.
 #[derive(Module, Debug)]
 pub struct RetinaNet {
     /// Levels P3 to P7.
@@ -48,71 +50,16 @@ impl RetinaNetConfig {
     }
 }
 
-impl DetectionNetwork for RetinaNet {
-    type Config = RetinaNetConfig;
-
-    fn config(&self) -> RetinaNetConfig {
-        self.config.clone()
+one_stage!(RetinaNetConfig => RetinaNet, CODER,
+    fn adapted_to(self, path: &Path) -> Result<Self, WeightsError> {
+        Ok(match frozen_epsilon(path)? {
+            Some(epsilon) => self.with_frozen_norm(epsilon),
+            None => self,
+        })
     }
-
-    fn with_config(mut self, config: RetinaNetConfig) -> Result<Self, DetectionError> {
-        self.config = with_same_layers(&self.config, config, RetinaNetConfig::layers)?;
-        Ok(self)
-    }
-
-    fn backbones_mut(&mut self) -> Vec<&mut Backbone> {
-        vec![&mut self.backbone.body]
-    }
-
-    fn class_tensors(&self) -> Vec<String> {
-        vec!["head.classification_head.cls_logits.".into()]
-    }
-
-    fn detect(&self, images: &[Tensor<3>]) -> Result<Vec<Vec<Detection>>, DetectionError> {
-        self.predict(images)?.detections(&self.postprocess(), &CODER)
-    }
-
-    fn detect_tensors(&self, image: &Tensor<3>) -> Result<Vec<DetectionTensors>, DetectionError> {
-        self.predict(std::slice::from_ref(image))?.detection_tensors(&self.postprocess(), &CODER)
-    }
-
-    /// The terms are `classification` and `bbox_regression`; all anchors take part, so that nothing is sampled.
-    fn losses(
-        &self,
-        images: &[Tensor<3>],
-        targets: &[Instances],
-        _sampling: Sampling,
-    ) -> Result<DetectionLosses, DetectionError> {
-        let predictions = self.predict(images)?;
-        check_targets(images, targets, self.config.classes, false)?;
-        Ok(self.losses_of(predictions, targets))
-    }
-
-    fn validate(
-        &self,
-        images: &[Tensor<3>],
-        targets: &[Instances],
-        _sampling: Sampling,
-    ) -> Result<(DetectionLosses, Vec<Vec<Detection>>), DetectionError> {
-        let predictions = self.predict(images)?;
-        check_targets(images, targets, self.config.classes, false)?;
-        let detections = predictions.detections(&self.postprocess(), &CODER)?;
-        Ok((self.losses_of(predictions, targets), detections))
-    }
-}
+);
 
 impl RetinaNet {
-    fn predict(&self, images: &[Tensor<3>]) -> Result<Predictions, DetectionError> {
-        let config = &self.config;
-        Predictions::new(
-            images,
-            &config.transform(),
-            &config.anchors,
-            |images| self.backbone.forward(images, &config.stages),
-            |maps| self.head.forward(maps, config.classes),
-        )
-    }
-
     fn postprocess(&self) -> DensePostprocess {
         let config = &self.config;
         DensePostprocess {

@@ -12,9 +12,8 @@ use super::Aspp;
 use crate::{
     ConfigError,
     backbones::{Backbone, BackboneConfig},
-    fcn::{FcnHead, with_aux},
+    fcn::{FcnHead, with_aux_classifier},
     layers::{ConvBlock, ConvBlockConfig, conv2d, default_initializer},
-    segmentation::{HeadLogits, SegmentationNetwork, auxiliary, on_backbone, owned},
 };
 
 /// Configuration of a [`DeepLabV3`].
@@ -78,22 +77,6 @@ pub struct DeepLabV3 {
     stages: [usize; 2],
 }
 
-impl DeepLabV3 {
-    /// # Shapes
-    /// `[n, in_channels, h, w]` → `[n, classes, h, w]`
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        with_aux(&self.backbone, self.stages, None, x, |map| self.classifier.forward(map)).remove(0)
-    }
-
-    /// The logits of the auxiliary head, if there is one, then those that count.
-    ///
-    /// # Shapes
-    /// `[n, in_channels, h, w]` → at least one `[n, classes, h, w]`
-    pub fn forward_all(&self, x: Tensor<4>) -> Vec<Tensor<4>> {
-        with_aux(&self.backbone, self.stages, self.aux_classifier.as_ref(), x, |map| self.classifier.forward(map))
-    }
-}
-
 /// Pyramid, 3×3, 1×1 to the classes.
 #[derive(Module, Debug)]
 pub struct DeepLabHead {
@@ -111,38 +94,4 @@ impl DeepLabHead {
     }
 }
 
-on_backbone!(DeepLabV3Config => DeepLabV3, "deeplabv3", |backbone, _| Ok(backbone.with_torchvision_dilation()),
-    fn with_aux(self, aux: bool) -> Self {
-        Self { aux, ..self }
-    }
-);
-
-impl SegmentationNetwork for DeepLabV3 {
-    type Config = DeepLabV3Config;
-
-    const TORCH_NAMES: crate::weights::TorchNames = super::TORCH_NAMES;
-
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.forward(x)
-    }
-
-    fn backbone(&self) -> Option<&Backbone> {
-        Some(&self.backbone)
-    }
-
-    fn backbones_mut(&mut self) -> Vec<&mut Backbone> {
-        vec![&mut self.backbone]
-    }
-
-    fn class_tensors(&self) -> Vec<String> {
-        owned(&["classifier.4.", "aux_classifier.4."])
-    }
-
-    fn forward_heads(&self, x: Tensor<4>) -> Vec<HeadLogits> {
-        auxiliary(self.forward_all(x))
-    }
-
-    fn training_tensors(&self) -> Vec<String> {
-        owned(if self.aux_classifier.is_some() { &[] } else { &["aux_classifier."] })
-    }
-}
+with_aux_classifier!(DeepLabV3Config => DeepLabV3, "deeplabv3", super::TORCH_NAMES);

@@ -16,8 +16,7 @@ use crate::{
     backbones::{Backbone, BackboneConfig},
     layers::{ConvBlock, ConvBlockConfig, NormConfig, conv2d, default_initializer, resize_to},
     precision::keep_reduced,
-    segmentation::{HeadLogits, SegmentationNetwork, auxiliary, on_backbone, owned},
-    weights::{TorchName, TorchNames},
+    weights::TorchName,
 };
 
 /// Configuration of an [`Fcn`].
@@ -67,22 +66,6 @@ pub struct Fcn {
     /// Backbone stages of the earlier map and the last.
     #[module(skip)]
     stages: [usize; 2],
-}
-
-impl Fcn {
-    /// # Shapes
-    /// `[n, in_channels, h, w]` → `[n, classes, h, w]`
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        with_aux(&self.backbone, self.stages, None, x, |map| self.classifier.forward(map)).remove(0)
-    }
-
-    /// The logits of the auxiliary head, if there is one, then those that count.
-    ///
-    /// # Shapes
-    /// `[n, in_channels, h, w]` → at least one `[n, classes, h, w]`
-    pub fn forward_all(&self, x: Tensor<4>) -> Vec<Tensor<4>> {
-        with_aux(&self.backbone, self.stages, self.aux_classifier.as_ref(), x, |map| self.classifier.forward(map))
-    }
 }
 
 /// The maps of a backbone's two stages through the heads, at the image's size.
@@ -136,42 +119,70 @@ impl FcnHead {
     }
 }
 
-on_backbone!(FcnConfig => Fcn, "fcn", |backbone, _| Ok(backbone.with_torchvision_dilation()),
-    fn with_aux(self, aux: bool) -> Self {
-        Self { aux, ..self }
-    }
-);
+/// Implements [`SegmentationNetwork`](crate::SegmentationNetwork), and its config, for a network of torchvision's form: a
+/// classifier on the last map of a dilated backbone and, in `aux_classifier`, perhaps an [`FcnHead`] on an earlier one.
+macro_rules! with_aux_classifier {
+    ($config:ident => $network:ident, $name:literal, $torch_names:expr) => {
+        impl $network {
+            /// # Shapes
+            /// `[n, in_channels, h, w]` → `[n, classes, h, w]`
+            pub fn forward(&self, x: burn::tensor::Tensor<4>) -> burn::tensor::Tensor<4> {
+                let classifier = |map| self.classifier.forward(map);
+                crate::fcn::with_aux(&self.backbone, self.stages, None, x, classifier).remove(0)
+            }
 
-impl SegmentationNetwork for Fcn {
-    type Config = FcnConfig;
+            /// The logits of the auxiliary head, if there is one, then those that count.
+            ///
+            /// # Shapes
+            /// `[n, in_channels, h, w]` → at least one `[n, classes, h, w]`
+            pub fn forward_all(&self, x: burn::tensor::Tensor<4>) -> Vec<burn::tensor::Tensor<4>> {
+                let classifier = |map| self.classifier.forward(map);
+                crate::fcn::with_aux(&self.backbone, self.stages, self.aux_classifier.as_ref(), x, classifier)
+            }
+        }
 
-    const TORCH_NAMES: TorchNames = &[
-        ("Fcn", "backbone", TorchName::Layers("backbone")),
-        ("FcnHead", "block", TorchName::Flat),
-        ("FcnHead", "classifier", TorchName::Is("4")),
-    ];
+        crate::segmentation::on_backbone!($config => $network, $name, |backbone, _| Ok(backbone.with_torchvision_dilation()),
+            fn with_aux(self, aux: bool) -> Self {
+                Self { aux, ..self }
+            }
+        );
 
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.forward(x)
-    }
+        impl crate::SegmentationNetwork for $network {
+            type Config = $config;
 
-    fn backbone(&self) -> Option<&Backbone> {
-        Some(&self.backbone)
-    }
+            const TORCH_NAMES: crate::weights::TorchNames = $torch_names;
 
-    fn backbones_mut(&mut self) -> Vec<&mut Backbone> {
-        vec![&mut self.backbone]
-    }
+            fn forward(&self, x: burn::tensor::Tensor<4>) -> burn::tensor::Tensor<4> {
+                self.forward(x)
+            }
 
-    fn class_tensors(&self) -> Vec<String> {
-        owned(&["classifier.4.", "aux_classifier.4."])
-    }
+            fn backbone(&self) -> Option<&crate::backbones::Backbone> {
+                Some(&self.backbone)
+            }
 
-    fn forward_heads(&self, x: Tensor<4>) -> Vec<HeadLogits> {
-        auxiliary(self.forward_all(x))
-    }
+            fn backbones_mut(&mut self) -> Vec<&mut crate::backbones::Backbone> {
+                vec![&mut self.backbone]
+            }
 
-    fn training_tensors(&self) -> Vec<String> {
-        owned(if self.aux_classifier.is_some() { &[] } else { &["aux_classifier."] })
-    }
+            fn class_tensors(&self) -> Vec<String> {
+                crate::segmentation::owned(&["classifier.4.", "aux_classifier.4."])
+            }
+
+            fn forward_heads(&self, x: burn::tensor::Tensor<4>) -> Vec<crate::segmentation::HeadLogits> {
+                crate::segmentation::auxiliary(self.forward_all(x))
+            }
+
+            fn training_tensors(&self) -> Vec<String> {
+                crate::segmentation::owned(if self.aux_classifier.is_some() { &[] } else { &["aux_classifier."] })
+            }
+        }
+    };
 }
+
+pub(crate) use with_aux_classifier;
+
+with_aux_classifier!(FcnConfig => Fcn, "fcn", &[
+    ("Fcn", "backbone", TorchName::Layers("backbone")),
+    ("FcnHead", "block", TorchName::Flat),
+    ("FcnHead", "classifier", TorchName::Is("4")),
+]);
