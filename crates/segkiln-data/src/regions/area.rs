@@ -4,6 +4,7 @@ use std::path::Path;
 
 use segkiln_core::{LabelMap, Size};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{GeoTags, Level, Region, RegionPixels, RegionSource};
 use crate::{DataError, Limits, MaskFormat, Result, read_labels, text};
@@ -52,7 +53,8 @@ impl Area {
     /// place on the earth.
     ///
     /// # Errors
-    /// [`DataError::Io`], [`DataError::Json`] with the place in the file, [`DataError::Decode`] if no polygon meets the picture.
+    /// [`DataError::Io`], [`DataError::Json`] with the place in the file, [`DataError::Decode`] if a polygon is none, or none meets the
+    /// picture.
     pub fn read_geojson(path: impl AsRef<Path>, source: &impl RegionSource) -> Result<Self> {
         let path = path.as_ref();
         let refused = |reason: String| DataError::Decode { path: path.into(), format: "GeoJSON", reason };
@@ -67,9 +69,10 @@ impl Area {
         let geo = source.geo();
         let to_pixels = inverse(&geo).ok_or_else(|| refused("the picture's transformation has no inverse".into()))?;
         let mut rings = Vec::new();
-        file.collect(&mut rings);
+        file.collect(&mut rings).map_err(&refused)?;
         let count = rings.len();
-        let polygons: Vec<AreaPolygon> = rings.into_iter().filter_map(|rings| polygon(rings, to_pixels)).collect();
+        let polygons: Option<Vec<AreaPolygon>> = rings.into_iter().map(|rings| polygon(rings, to_pixels)).collect();
+        let polygons = polygons.ok_or_else(|| refused("a point of its polygons has less than two coordinates".into()))?;
         let Level { width, height, .. } = source.levels()[0];
         let picture = [0.0, 0.0, width.into(), height.into()];
         let area = Self(Shape::Polygons(polygons));
@@ -149,47 +152,36 @@ fn crosses(a: [f64; 2], b: [f64; 2], rectangle: [f64; 4]) -> bool {
 /// Largest file of polygons.
 const MOST_BYTES: u64 = 1 << 30;
 
+/// An object of GeoJSON, of whatever type.
 #[derive(Deserialize)]
-#[serde(tag = "type")]
-enum GeoJson {
-    FeatureCollection {
-        features: Vec<GeoJson>,
-    },
-    Feature {
-        geometry: Option<Box<GeoJson>>,
-    },
-    GeometryCollection {
-        geometries: Vec<GeoJson>,
-    },
-    Polygon {
-        coordinates: Rings,
-    },
-    MultiPolygon {
-        coordinates: Vec<Rings>,
-    },
-    /// Points and lines have no area.
-    #[serde(other)]
-    Other,
+struct GeoJson {
+    #[serde(rename = "type")]
+    kind: String,
+    features: Option<Vec<GeoJson>>,
+    geometry: Option<Box<GeoJson>>,
+    geometries: Option<Vec<GeoJson>>,
+    coordinates: Option<Box<RawValue>>,
 }
 
 /// Rings of points with two coordinates or more.
 type Rings = Vec<Vec<Vec<f64>>>;
 
 impl GeoJson {
-    fn collect(self, polygons: &mut Vec<Rings>) {
-        match self {
-            Self::FeatureCollection { features: parts } | Self::GeometryCollection { geometries: parts } => {
-                parts.into_iter().for_each(|part| part.collect(polygons));
-            }
-            Self::Feature { geometry } => {
-                if let Some(geometry) = geometry {
-                    geometry.collect(polygons);
-                }
-            }
-            Self::Polygon { coordinates } => polygons.push(coordinates),
-            Self::MultiPolygon { coordinates } => polygons.extend(coordinates),
-            Self::Other => {}
+    /// Adds the polygons within; points and lines have no area.
+    fn collect(self, polygons: &mut Vec<Rings>) -> std::result::Result<(), String> {
+        let parts = self.features.into_iter().chain(self.geometries).flatten().chain(self.geometry.map(|part| *part));
+        for part in parts {
+            part.collect(polygons)?;
         }
+        let number = polygons.len() + 1;
+        let text = self.coordinates.as_deref().map_or("null", RawValue::get);
+        let wrong = |error: serde_json::Error| format!("polygon {number} of it has no valid coordinates: {error}");
+        match &*self.kind {
+            "Polygon" => polygons.push(serde_json::from_str(text).map_err(wrong)?),
+            "MultiPolygon" => polygons.extend(serde_json::from_str::<Vec<Rings>>(text).map_err(wrong)?),
+            _ => {}
+        }
+        Ok(())
     }
 }
 
@@ -202,7 +194,7 @@ fn inverse(geo: &GeoTags) -> Option<[f64; 6]> {
     inverse.iter().all(|value| value.is_finite()).then_some(inverse)
 }
 
-/// A polygon in pixels; none if its points are no points.
+/// A polygon in pixels; none if a point has less than two coordinates.
 fn polygon(rings: Rings, [a, b, c, d, e, f]: [f64; 6]) -> Option<AreaPolygon> {
     let point = |point: &Vec<f64>| match point[..] {
         [x, y, ..] => Some([a * x + b * y + c, d * x + e * y + f]),

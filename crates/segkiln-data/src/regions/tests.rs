@@ -553,8 +553,10 @@ fn areas_are_touched_from_within() {
     for (text, reason) in [
         (r#"{"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1]]]}"#, "none of its 1 polygons meets"),
         (r#"{"type": "FeatureCollection", "features": []}"#, "none of its 0 polygons"),
-        (r#"{"type": "Polygon", "coordinates": [[["a", 0]]]}"#, "line 1"),
-        (r#"{"type": "Polygon", "coordinates": [[[600]]]}"#, "none of its 1"),
+        (r#"{"type": "Polygon", "coordinates": [[["a", 0]]]}"#, "polygon 1 of it"),
+        (r#"{"type": "Polygon", "coordinates": [[[600]]]}"#, "less than two coordinates"),
+        (r#"{"type": "Polygon"}"#, "polygon 1 of it"),
+        (r#"{"features": []}"#, "line 1, column 16"),
         ("{", "line 1"),
     ] {
         fs::write(&path, text).unwrap();
