@@ -67,20 +67,16 @@ impl Large {
         let within = self.within.as_ref().map(|file| Area::read_geojson(file, &source)).transpose()?;
         let mask = self.skip_mask.as_ref().map(|file| Area::read_mask(file, decode.limits)).transpose()?;
         let source: Box<dyn RegionSource> = match self.mpp {
-            Some(mpp) if nearest(&source, mpp).1 > SAME => Box::new(ResampledSource::at_microns_per_pixel(source, mpp)?),
+            Some(mpp) if nearest(&source, mpp).1 > SAME => {
+                Box::new(ResampledSource::at_microns_per_pixel(source, mpp)?)
+            }
             _ => Box::new(source),
         };
         Ok(Some(SelectedSource::new(source, within.into_iter().chain(mask).collect())))
     }
 
     /// The options, with a tile's side and the share that tiles have in common.
-    pub fn options(
-        &self,
-        source: &Picture,
-        tile: Option<u32>,
-        overlap: f32,
-        flips: bool,
-    ) -> LargeOptions {
+    pub fn options(&self, source: &Picture, tile: Option<u32>, overlap: f32, flips: bool) -> LargeOptions {
         let default = LargeOptions::default();
         let level = self.mpp.map_or(self.level, |mpp| nearest(source, mpp).0);
         if self.mpp.is_some() {

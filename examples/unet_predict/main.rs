@@ -143,7 +143,8 @@ fn run(args: &Args) -> Result<(), Failure> {
         let [map, overlay, tiff] = outputs(stem);
         let segmented = match args.large.source(path, args.decode.options()).map_err(PredictError::from) {
             Ok(Some(_)) if cleaning.is_some() => {
-                let reason = "is for pictures that are read whole, as a component may be as large as the picture".into();
+                let reason =
+                    "is for pictures that are read whole, as a component may be as large as the picture".into();
                 Err(PredictError::Option { option: "clean", reason })
             }
             Ok(Some(source)) => segment_large(args, &segmenter, &source, &tiff, &objects(stem)).map(|()| None),

@@ -232,14 +232,14 @@ fn taps(from: u32, to: u32, part: Range<u32>, filter: Filter) -> Vec<Taps<f64>> 
     let scale = f64::from(from) / f64::from(to);
     let (support, inverse) = (filter.support() * scale.max(1.0), 1.0 / scale.max(1.0));
     part.map(|i| {
-            let center = scale * (f64::from(i) + 0.5);
-            let first = (center - support + 0.5).max(0.0) as usize;
-            let last = ((center + support + 0.5) as usize).min(from as usize);
-            let weight = |at: usize| filter.weight((at as f64 - center + 0.5) * inverse);
-            let total: f64 = (first..last).map(weight).sum();
-            Taps { first, weights: (first..last).map(|at| weight(at) / total).collect() }
-        })
-        .collect()
+        let center = scale * (f64::from(i) + 0.5);
+        let first = (center - support + 0.5).max(0.0) as usize;
+        let last = ((center + support + 0.5) as usize).min(from as usize);
+        let weight = |at: usize| filter.weight((at as f64 - center + 0.5) * inverse);
+        let total: f64 = (first..last).map(weight).sum();
+        Taps { first, weights: (first..last).map(|at| weight(at) / total).collect() }
+    })
+    .collect()
 }
 
 fn floats(taps: Vec<Taps<f64>>) -> Vec<Taps<f32>> {

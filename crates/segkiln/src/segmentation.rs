@@ -116,7 +116,10 @@ impl Segmentation {
     pub fn cleaned(self, cleaning: &Cleaning) -> Result<Self, PredictError> {
         let count = self.classes.count() as u32;
         if let Some((class, _)) = cleaning.steps.iter().find(|(class, _)| *class >= count) {
-            return Err(PredictError::option("steps", format!("one is for class {class}, and there are {count} classes")));
+            return Err(PredictError::option(
+                "steps",
+                format!("one is for class {class}, and there are {count} classes"),
+            ));
         }
         Ok(Self { map: cleaning.apply(self.map)?, ..self })
     }

@@ -72,7 +72,8 @@ impl Area {
         file.collect(&mut rings).map_err(&refused)?;
         let count = rings.len();
         let polygons: Option<Vec<AreaPolygon>> = rings.into_iter().map(|rings| polygon(rings, to_pixels)).collect();
-        let polygons = polygons.ok_or_else(|| refused("a point of its polygons has less than two coordinates".into()))?;
+        let polygons =
+            polygons.ok_or_else(|| refused("a point of its polygons has less than two coordinates".into()))?;
         let Level { width, height, .. } = source.levels()[0];
         let picture = [0.0, 0.0, width.into(), height.into()];
         let area = Self(Shape::Polygons(polygons));
@@ -82,7 +83,9 @@ impl Area {
                 (_, None) => "the scene's system".into(),
                 (_, Some(epsg)) => format!("EPSG:{epsg}"),
             };
-            return Err(refused(format!("none of its {count} polygons meets the picture; coordinates are in {system}")));
+            return Err(refused(format!(
+                "none of its {count} polygons meets the picture; coordinates are in {system}"
+            )));
         }
         Ok(area)
     }
@@ -126,7 +129,8 @@ impl AreaPolygon {
 
     /// Whether a ray from the point to the right meets the edges an odd number of times.
     fn contains(&self, [x, y]: [f64; 2]) -> bool {
-        let meets = |[[ax, ay], [bx, by]]: [[f64; 2]; 2]| (ay > y) != (by > y) && x < ax + (y - ay) / (by - ay) * (bx - ax);
+        let meets =
+            |[[ax, ay], [bx, by]]: [[f64; 2]; 2]| (ay > y) != (by > y) && x < ax + (y - ay) / (by - ay) * (bx - ax);
         self.edges().filter(|edge| meets(*edge)).count() % 2 == 1
     }
 }

@@ -62,7 +62,9 @@ impl<S: RegionSource> ResampledSource<S> {
         let sides = 1.0..=f64::from(u32::MAX);
         if !(sides.contains(&width) && sides.contains(&height)) {
             let found = format!("{:.4} by {:.4}", pixel[0], pixel[1]);
-            return Err(refused(format!("{microns} make a level of {width}x{height} pixels of ones of {found} micrometers")));
+            return Err(refused(format!(
+                "{microns} make a level of {width}x{height} pixels of ones of {found} micrometers"
+            )));
         }
         Self::new(source, Size { width: width as u32, height: height as u32 })
     }

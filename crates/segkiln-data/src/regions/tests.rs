@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Read},
+    sync::Arc,
 };
 
 use ::tiff::encoder::{Rational, TiffEncoder, colortype};
@@ -70,16 +71,17 @@ fn files_are_read_by_region() {
     }
 }
 
-/// Files of `tests/parity/tiff_matrix.py`; of all combinations where the variable names a file of them.
-#[test]
-fn the_matrix_of_formats_is_read_or_named() {
-    let path = std::env::var_os("SEGKILN_TIFF_MATRIX")
-        .map_or_else(|| fixture("matrix").with_extension("bin"), PathBuf::from);
+/// An entry of a file of `tests/parity/tiff_matrix.py`.
+struct Entry {
+    name: String,
+    tiff: Vec<u8>,
+    /// Bands, values and how far they may be; or a part of the message.
+    expected: std::result::Result<(usize, Arc<Vec<f32>>, f32), String>,
+}
+
+fn matrix(path: &Path) -> Vec<Entry> {
     let mut file = BufReader::new(ZlibDecoder::new(fs::File::open(path).unwrap()));
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("a.tif");
-    let (mut line, mut read, mut named, mut wrong) = (String::new(), 0, 0, Vec::new());
-    let mut known: Vec<Vec<f32>> = Vec::new();
+    let (mut line, mut entries, mut known) = (String::new(), Vec::new(), Vec::<Arc<Vec<f32>>>::new());
     while file.read_line(&mut line).unwrap() > 0 {
         let head: serde_json::Value = serde_json::from_str(&line).unwrap();
         line.clear();
@@ -87,41 +89,78 @@ fn the_matrix_of_formats_is_read_or_named() {
         let mut values = vec![0; 4 * head["values"].as_u64().unwrap() as usize];
         file.read_exact(&mut tiff).unwrap();
         file.read_exact(&mut values).unwrap();
-        let values: Vec<f32> = values.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-        let values = match head["same"].as_u64() {
-            Some(place) => &known[place as usize],
-            None => {
-                known.push(values);
-                &known[known.len() - 1]
-            }
+        let place = head["same"].as_u64().map_or(known.len(), |place| place as usize);
+        if place == known.len() {
+            known.push(Arc::new(values.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()));
+        }
+        let within = head["within"].as_f64().unwrap() as f32;
+        let expected = match head["error"].as_str() {
+            Some(part) => Err(part.to_owned()),
+            None => Ok((head["bands"].as_u64().unwrap() as usize, known[place].clone(), within)),
         };
+        entries.push(Entry { name: head["name"].as_str().unwrap().to_owned(), tiff, expected });
+    }
+    entries
+}
+
+/// All combinations where the variable names a file of them.
+#[test]
+fn the_matrix_of_formats_is_read_or_named() {
+    let path =
+        std::env::var_os("SEGKILN_TIFF_MATRIX").map_or_else(|| fixture("matrix").with_extension("bin"), PathBuf::from);
+    let folder = tempfile::tempdir().unwrap();
+    let (mut read, mut named, mut wrong) = (0, 0, Vec::new());
+    for Entry { name, tiff, expected } in matrix(&path) {
+        let path = folder.path().join("a.tif");
         fs::write(&path, tiff).unwrap();
-        let expected = head["bands"].as_u64().map(|bands| (bands as usize, values.as_slice()));
-        let fault = match (compare_all(&path, expected, head["within"].as_f64().unwrap() as f32), &head["error"]) {
-            (Ok(()), serde_json::Value::Null) => {
-                read += 1;
-                None
-            }
-            (Err(error), serde_json::Value::String(part)) if error.contains(part) && error.contains("a.tif") => {
-                named += 1;
-                None
-            }
-            (found, _) => Some(format!("{}: {found:?}", head["name"])),
-        };
-        wrong.extend(fault);
+        let values = expected.as_ref().ok().map(|(bands, values, within)| (*bands, values.as_slice(), *within));
+        match (compare_all(&path, values), expected) {
+            (Ok(()), Ok(_)) => read += 1,
+            (Err(error), Err(part)) if error.contains(&part) && error.contains("a.tif") => named += 1,
+            (found, _) => wrong.push(format!("{name}: {found:?}")),
+        }
     }
     assert!(wrong.is_empty(), "{} of {}: {wrong:#?}", wrong.len(), wrong.len() + read + named);
     assert!(read > 60 && named > 10, "{read} read, {named} named");
     println!("{read} read, {named} named");
 }
 
-/// Compares regions of 37 rows and 29 columns with all values: bands and pixels.
-fn compare_all(path: &Path, expected: Option<(usize, &[f32])>, within: f32) -> std::result::Result<(), String> {
+#[test]
+fn damaged_blocks_are_errors_of_their_place_or_other_pixels() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tif");
+    let mut errors = 0;
+    for Entry { name, tiff, .. } in matrix(&fixture("matrix").with_extension("bin")) {
+        if !["zstd", "webp", "jpeg", "lzw", "deflate", "packbits", "palette", "bits"]
+            .iter()
+            .any(|part| name.contains(part))
+        {
+            continue;
+        }
+        for at in (8..tiff.len()).step_by(61) {
+            let mut damaged = tiff.clone();
+            damaged[at] ^= 0x5a;
+            fs::write(&path, damaged).unwrap();
+            let limits = Limits { max_bytes: 1 << 22, ..Limits::default() };
+            let Ok(source) = TiffSource::open(&path, DecodeOptions::from(&limits)) else { continue };
+            let Level { width, height, .. } = source.levels()[0];
+            if let Err(error) = source.read(0, Region { left: 0, top: 0, width: width.min(29), height: height.min(37) })
+            {
+                assert!(!error.to_string().contains("panicked"), "{name}, byte {at}: {error}");
+                errors += 1;
+            }
+        }
+    }
+    assert!(errors > 100, "{errors}");
+}
+
+/// Compares regions of 37 rows and 29 columns with all values: bands, pixels, and how far they may be.
+fn compare_all(path: &Path, expected: Option<(usize, &[f32], f32)>) -> std::result::Result<(), String> {
     let text = |error: DataError| error.to_string();
     let source = TiffSource::open(path, DecodeOptions::default()).map_err(text)?;
     for [left, top, width, height] in [[0, 0, 29, 37], [3, 7, 17, 13], [15, 15, 2, 22], [28, 36, 1, 1], [1, 8, 28, 1]] {
         let RegionPixels { image, missing } = source.read(0, Region { left, top, width, height }).map_err(text)?;
-        let Some((bands, values)) = expected else { continue };
+        let Some((bands, values, within)) = expected else { continue };
         if source.bands() != bands || !missing.is_empty() {
             return Err(format!("{} bands, not {bands}", source.bands()));
         }
@@ -131,7 +170,9 @@ fn compare_all(path: &Path, expected: Option<(usize, &[f32])>, within: f32) -> s
             let off = |(found, expected): (&f32, &f32)| (found - expected).abs() > within * expected.abs().max(1.0);
             if let Some(at) = found.iter().zip(&values[first..first + row]).position(off) {
                 let (found, expected) = (found[at], values[first + at]);
-                return Err(format!("row {y}, value {at} of {width}x{height} at {left}, {top}: {found}, not {expected}"));
+                return Err(format!(
+                    "row {y}, value {at} of {width}x{height} at {left}, {top}: {found}, not {expected}"
+                ));
             }
         }
     }
@@ -531,7 +572,10 @@ fn areas_are_touched_from_within() {
     // A quarter of the resolution.
     let mask = Area::of_mask(LabelMap::new(24, 16, labels.collect()).unwrap()).unwrap();
     for (area, name) in [(polygons, "polygons"), (mask, "mask")] {
-        let source = SelectedSource::new(ResampledSource::new(Scene::new(), Size { width: 48, height: 32 }).unwrap(), vec![area]);
+        let source = SelectedSource::new(
+            ResampledSource::new(Scene::new(), Size { width: 48, height: 32 }).unwrap(),
+            vec![area],
+        );
         for ([left, top, width, height], wanted) in [
             ([0, 0, 96, 64], true),
             ([0, 0, 20, 64], false),

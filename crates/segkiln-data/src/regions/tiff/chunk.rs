@@ -89,7 +89,9 @@ impl Page {
         let bytes = bytes.and_then(|bytes| bytes.checked_mul(place.rows.into())).unwrap_or(u64::MAX);
         if most.max(bytes) > options.limits.max_bytes {
             let limit = options.limits.max_bytes;
-            return Err(format!("its pixels need more than the limit of {limit} bytes; rewrite it in tiles, or raise `Limits`"));
+            return Err(format!(
+                "its pixels need more than the limit of {limit} bytes; rewrite it in tiles, or raise `Limits`"
+            ));
         }
         let size = [place.width, place.rows];
         if self.blocks.bytes.get(place.block) == Some(&0) {

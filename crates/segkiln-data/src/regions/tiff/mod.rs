@@ -12,6 +12,7 @@ mod page;
 mod samples;
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -124,7 +125,9 @@ impl TiffSource {
             Some(reader) => reader,
             None => open(&self.path, &self.options, Some(page.ifd))?,
         };
-        let chunk = Arc::new(page.read_chunk(&mut reader, index, &self.options).map_err(failed)?);
+        // Should a decoder panic on what a file says, that is the file's error; the reader is not used again.
+        let read = catch_unwind(AssertUnwindSafe(|| page.read_chunk(&mut reader, index, &self.options)));
+        let chunk = Arc::new(read.unwrap_or_else(|_| Err("the decoder panicked".into())).map_err(failed)?);
         waiting().push((level, reader));
         kept().insert((level, index), chunk.clone());
         Ok(chunk)

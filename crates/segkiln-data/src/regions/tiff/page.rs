@@ -100,7 +100,9 @@ impl Page {
         let bits = encoding.bits;
         let unsigned = encoding.number == Number::Unsigned;
         let colors = match photometric {
-            0 if samples > 1 => return Err("several bands of which the greatest number is black; save it as bands".into()),
+            0 if samples > 1 => {
+                return Err("several bands of which the greatest number is black; save it as bands".into());
+            }
             0..=2 => Colors::Bands,
             3 if samples == 1 && unsigned && bits <= 16 => {
                 let map = reader.get_tag_u16_vec(Tag::ColorMap).map_err(error)?;
@@ -121,21 +123,26 @@ impl Page {
             }
         };
         if matches!(colors, Colors::YCbCr) && codec != Codec::Jpeg {
-            let subsampling: Vec<u16> = reader.find_tag_unsigned_vec(Tag::ChromaSubsampling).map_err(error)?.unwrap_or_default();
+            let subsampling: Vec<u16> =
+                reader.find_tag_unsigned_vec(Tag::ChromaSubsampling).map_err(error)?.unwrap_or_default();
             if subsampling != [1, 1] {
                 return Err("subsampled YCbCr is supported within JPEG only; save it as RGB".into());
             }
         }
         match codec {
             Codec::Jpeg if bits != 8 || !unsigned => {
-                return Err(format!("JPEG of {bits} bits is not supported; save it without compression, or by deflate"));
+                return Err(format!(
+                    "JPEG of {bits} bits is not supported; save it without compression, or by deflate"
+                ));
             }
             // The decoder leaves extra samples out.
             Codec::Jpeg if !planar && reader.colortype().map_or(0, |color| color.num_samples().into()) != samples => {
                 return Err(format!("JPEG of {samples} samples a pixel; save it as bands by deflate"));
             }
             Codec::Group4 if bits != 1 || samples != 1 || encoding.reversed => {
-                return Err("CCITT group 4 is for one bit a pixel, the highest of a byte first; save it by deflate".into());
+                return Err(
+                    "CCITT group 4 is for one bit a pixel, the highest of a byte first; save it by deflate".into()
+                );
             }
             Codec::WebP if bits != 8 || !unsigned || planar => {
                 return Err("WebP is for bands of 8 bits side by side; save it by deflate".into());
@@ -193,7 +200,11 @@ impl Page {
         let ratio = [0, 1].map(|axis| f64::from(full.size[axis]) / f64::from(self.size[axis].max(1)));
         let rounding = [0, 1].map(|axis| ratio[axis] / f64::from(self.size[axis].max(1)));
         let alike = (ratio[0] - ratio[1]).abs() <= rounding[0] + rounding[1] + 0.01 * ratio[0];
-        self.bands() == full.bands() && self.encoding.bits == full.encoding.bits && ratio[0] > 1.5 && ratio[1] > 1.5 && alike
+        self.bands() == full.bands()
+            && self.encoding.bits == full.encoding.bits
+            && ratio[0] > 1.5
+            && ratio[1] > 1.5
+            && alike
     }
 }
 

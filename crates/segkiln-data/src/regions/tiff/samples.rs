@@ -278,7 +278,9 @@ impl Words {
                 values.into_iter().map(|value| small_float(value, 7, 16)).collect()
             }
             (Number::Float, Self::U32(values)) => values.into_iter().map(f32::from_bits).collect(),
-            (Number::Float, Self::U64(values)) => values.into_iter().map(|value| f64::from_bits(value) as f32).collect(),
+            (Number::Float, Self::U64(values)) => {
+                values.into_iter().map(|value| f64::from_bits(value) as f32).collect()
+            }
         })
     }
 }
