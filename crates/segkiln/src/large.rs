@@ -16,7 +16,7 @@ use segkiln_models::{SegmentationNetwork, SegmentationNetworkConfig, reach};
 
 use crate::{
     PredictError, Segmenter,
-    segmentation::{ResultRows, most_likely},
+    segmentation::ResultRows,
     tiles::{Band, bell, starts},
 };
 
@@ -350,13 +350,9 @@ impl<M: SegmentationNetwork> Segmenter<M> {
             pixels.filter(|(_, missing)| **missing).for_each(|(pixel, _)| pixel.fill(0.0));
         }
         let mut values = self.normalized_probabilities(image, options.flips)?;
-        missing
-            .iter()
-            .enumerate()
-            .filter(|(_, missing)| **missing)
-            .for_each(|(pixel, _)| {
-                (0..classes).for_each(|class| values[class * count + pixel] = f32::from(class == 0));
-            });
+        missing.iter().enumerate().filter(|(_, missing)| **missing).for_each(|(pixel, _)| {
+            (0..classes).for_each(|class| values[class * count + pixel] = f32::from(class == 0));
+        });
         Ok(values)
     }
 
@@ -374,12 +370,20 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         let (tile_width, count) = (tile_width as usize, tile_width as usize * height as usize);
         let [rows, columns] = tile.kept.clone();
         for (index, row) in rows.enumerate() {
-            let first = left as usize + columns.start;
-            let target = &mut labels[index * width + first..][..columns.len()];
-            for (label, column) in target.iter_mut().zip(columns.clone()) {
-                let pixel = row * tile_width + column;
-                let undefined = PredictError::Undefined { x: left as usize + column, y: top as usize + row };
-                *label = most_likely(values[pixel..].iter().step_by(count).copied()).ok_or(undefined)?;
+            let target = &mut labels[index * width + left as usize + columns.start..][..columns.len()];
+            // Class by class, as the values lie in memory.
+            let mut best = vec![f32::NEG_INFINITY; columns.len()];
+            for class in 0..self.card().classes.count() {
+                let values = &values[class * count + row * tile_width..][columns.clone()];
+                if let Some(column) = values.iter().position(|value| value.is_nan()) {
+                    let (x, y) = (left as usize + columns.start + column, top as usize + row);
+                    return Err(PredictError::Undefined { x, y });
+                }
+                for ((label, best), value) in target.iter_mut().zip(&mut best).zip(values) {
+                    if value > best {
+                        (*label, *best) = (class as u32, *value);
+                    }
+                }
             }
         }
         Ok(())

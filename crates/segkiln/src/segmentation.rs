@@ -5,20 +5,6 @@ use segkiln_data::{Cleaning, DataError, DenseCrf, Image, draw};
 
 use crate::PredictError;
 
-/// The class with the highest value, the first of several; none if a value is NaN.
-pub(crate) fn most_likely(values: impl Iterator<Item = f32>) -> Option<u32> {
-    let (mut best, mut highest) = (0, f32::NEG_INFINITY);
-    for (class, value) in values.enumerate() {
-        if value.is_nan() {
-            return None;
-        }
-        if value > highest {
-            (best, highest) = (class as u32, value);
-        }
-    }
-    Some(best)
-}
-
 /// The result, filled pixel by pixel from the top.
 pub(crate) struct ResultRows {
     classes: Classes,
