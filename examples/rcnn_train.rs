@@ -16,11 +16,7 @@ use segkiln::{
         Loader,
         transforms::{Compose, HorizontalFlip, Probability, RandomCrop, RandomTurn90},
     },
-    models::{
-        DetectorCard,
-        backbones::BackboneConfig,
-        detection::{DetectionNetworkConfig, DetectionOptions, DetectorConfig, DetectorKind, with_detector_norms},
-    },
+    models::DetectorCard,
     train::{Run, detection, train},
 };
 
@@ -31,39 +27,31 @@ mod common;
 mod data;
 #[path = "common/decoding.rs"]
 mod decoding;
+#[path = "common/detection_network.rs"]
+mod network;
+#[path = "common/training_precision.rs"]
+mod training_precision;
 #[path = "common/weights.rs"]
 mod weights;
 
 use common::{Failure, Machine, say};
 use data::{Data, Sources};
 use decoding::Decoding;
+use network::Network;
+use training_precision::TrainingNumbers;
 
 /// Trains a detector.
 #[derive(Parser)]
 #[command(args_override_self = true)]
 struct Args {
-    /// The network: Mask R-CNN, Faster R-CNN, RetinaNet or FCOS; only the first learns masks
-    #[arg(long, default_value_t = DetectorKind::MaskRcnn)]
-    arch: DetectorKind,
+    #[command(flatten)]
+    network: Network,
     #[command(flatten)]
     sources: Sources,
-    /// torchvision's name of the backbone [default: resnet50; for the sample resnet18]
-    #[arg(long)]
-    backbone: Option<String>,
-    /// The backbone's norms [default: frozen with torchvision's --weights, else batch]
-    #[arg(long, value_enum)]
-    norm: Option<Norm>,
     /// Weights to begin with: torchvision's of the backbone or of the whole network, a .bpk, or DEFAULT for those of the
     /// backbone that torchvision has published
     #[arg(long)]
     weights: Option<PathBuf>,
-    /// Sides of the anchors in pixels of what the network sees; RetinaNet adds two thirds of an octave to each, of FCOS they
-    /// are the units of distances [default: 32,64,128,256,512, of FCOS a quarter of them; for the sample a quarter]
-    #[arg(long, value_delimiter = ',')]
-    anchor_sizes: Option<Vec<f32>>,
-    /// Most objects found in an image
-    #[arg(long, default_value_t = 100)]
-    detections: usize,
     /// Passes over the training images [default: 26; for the sample 24]
     #[arg(long)]
     epochs: Option<usize>,
@@ -76,12 +64,6 @@ struct Args {
     /// Optimizer [default: sgd; for the sample adamw]
     #[arg(long, value_enum)]
     optimizer: Option<Optimizer>,
-    /// The shorter side that images are resized to [default: 800; for the sample 256]
-    #[arg(long)]
-    min_size: Option<usize>,
-    /// Largest longer side [default: 1333, or --min-size if that is more or for the sample]
-    #[arg(long)]
-    max_size: Option<usize>,
     /// Folder for the run's files
     #[arg(long, default_value = "runs/rcnn")]
     out: PathBuf,
@@ -94,13 +76,9 @@ struct Args {
     #[command(flatten)]
     decode: Decoding,
     #[command(flatten)]
+    numbers: TrainingNumbers,
+    #[command(flatten)]
     machine: Machine,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Norm {
-    Batch,
-    Frozen,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -116,16 +94,16 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let device = args.machine.device()?;
-    let (masks, decode) = (args.arch.has_masks(), args.decode.options());
+    let (masks, decode) = (args.network.arch.has_masks(), args.decode.options());
     if args.check_data {
         return check::tell(&args.sources.check(masks, decode)?);
     }
     let Data { train: images, valid, test, classes, categories, truth, is_sample, mut record } =
         args.sources.open(masks, decode)?;
     record.weights = args.weights.as_ref().map(|path| path.display().to_string());
-    let backbone = args.backbone.as_deref().unwrap_or(if is_sample { "resnet18" } else { "resnet50" });
+    let backbone = args.network.backbone(is_sample);
     let begin = args.weights.as_ref().map(|given| weights::file(backbone, given, None)).transpose()?;
-    let config = network(args, backbone, begin.as_ref(), classes.count(), is_sample)?;
+    let config = args.network.config(begin.as_deref(), classes.count(), is_sample)?;
     let card = DetectorCard::new(config, classes).with_categories(categories);
 
     let mut augment = Compose::new();
@@ -140,7 +118,8 @@ fn run(args: &Args) -> Result<(), Failure> {
     let mut options =
         detection::reference_options(if is_sample { EPOCH } else { images.len() }, epochs, args.batch_size);
     options.seed = args.machine.seed;
-    if args.arch.is_dense() {
+    options.precision = args.numbers.precision(&device);
+    if args.network.arch.is_dense() {
         // As in torchvision's reference training.
         options.learning_rate *= 0.5;
     }
@@ -177,24 +156,3 @@ const CROP: u32 = 192;
 const EPOCH: usize = 48;
 /// Pictures drawn at the end.
 const OVERLAYS: usize = 16;
-
-/// The network that the flags describe.
-fn network(
-    args: &Args,
-    name: &str,
-    weights: Option<&PathBuf>,
-    classes: usize,
-    is_sample: bool,
-) -> Result<DetectorConfig, Failure> {
-    let frozen = args.norm.map(|norm| norm == Norm::Frozen);
-    let backbone = with_detector_norms(BackboneConfig::by_name(name)?, frozen, weights.map(PathBuf::as_path))?;
-    let config = DetectorConfig::on_backbone(args.arch, backbone, classes);
-    let mut config = if is_sample { config.reduced() } else { config };
-    if let Some(sizes) = &args.anchor_sizes {
-        config = config.with_anchor_sizes(sizes.clone());
-    }
-    let min_size = args.min_size.or(is_sample.then_some(256));
-    let max_size = args.max_size.or(min_size.filter(|_| is_sample));
-    let max_detections = Some(args.detections);
-    Ok(config.with_options(DetectionOptions { min_size, max_size, score_threshold: None, max_detections }))
-}

@@ -14,13 +14,13 @@ use burn::data::dataset::Dataset;
 use clap::Parser;
 use segkiln::{
     Segmenter,
-    core::{Classes, PrecisionChoice},
+    core::Classes,
     data::{
         Loader,
         transforms::{Affine, Compose, Gamma, HorizontalFlip, Probability, RandomCrop, RandomTurn90},
     },
     models::{
-        ModelCard, ModelConfig, TrainingPrecision,
+        ModelCard, ModelConfig,
         backbones::BackboneConfig,
         unet::{EncodedUNetConfig, UNetConfig},
     },
@@ -37,6 +37,8 @@ mod common;
 mod data;
 #[path = "common/decoding.rs"]
 mod decoding;
+#[path = "common/training_precision.rs"]
+mod training_precision;
 #[path = "common/weights.rs"]
 mod weights;
 
@@ -44,6 +46,7 @@ use adversarial::Adversarial;
 use common::{Failure, Machine, say};
 use data::{Data, Sources, is_ours};
 use decoding::Decoding;
+use training_precision::TrainingNumbers;
 
 /// Trains a U-Net to tell foreground from background.
 #[derive(Parser)]
@@ -87,9 +90,8 @@ struct Args {
     adversarial: Adversarial,
     #[command(flatten)]
     decode: Decoding,
-    /// Numbers that convolutions and their gradients multiply: f32, bf16, or auto, whichever this processor multiplies faster
-    #[arg(long, default_value = "f32")]
-    precision: PrecisionChoice,
+    #[command(flatten)]
+    numbers: TrainingNumbers,
     #[command(flatten)]
     machine: Machine,
 }
@@ -101,10 +103,6 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let device = args.machine.device()?;
-    let precision = match args.precision {
-        PrecisionChoice::Fixed(precision) => precision,
-        PrecisionChoice::Auto => TrainingPrecision::fastest(&device),
-    };
     let decode = args.decode.options();
     if args.check_data {
         return check::tell(&args.sources.check(decode));
@@ -156,7 +154,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         epochs: args.epochs,
         batch_size: args.batch_size,
         learning_rate: args.lr,
-        precision,
+        precision: args.numbers.precision(&device),
         ..TrainingOptions::default()
     };
     let mut data = record.to_json();

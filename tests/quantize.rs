@@ -14,7 +14,9 @@ use segkiln::{
     models::{
         DetectorCard,
         backbones::BackboneConfig,
+        config_file::ConfigFile,
         detection::{DetectionNetworkConfig, DetectionOptions, DetectorConfig, DetectorKind},
+        weights,
     },
     quantize,
 };
@@ -188,4 +190,27 @@ fn a_detector_in_8_bits() {
     let (_, trials) = quantized.predictor.with_fastest_precision(&pictures, 1.0).unwrap();
     assert_eq!(trials.iter().map(|trial| trial.precision).collect::<Vec<_>>(), Precision::ALL);
     assert!(trials[0].measure > 0.999 && trials.iter().all(|trial| trial.seconds > 0.0), "{trials:?}");
+
+    // The program takes its run, and measures boxes.
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    fs::create_dir_all(root.join("run")).unwrap();
+    fs::create_dir_all(root.join("data")).unwrap();
+    weights::save(detector.model(), &root.join("run/best.bpk")).unwrap();
+    fs::write(root.join("run/config.json"), ConfigFile::new(detector.card()).to_text().unwrap()).unwrap();
+    pictures[0].save(root.join("data/picture.png")).unwrap();
+    let coco = json!({
+        "images": [{ "id": 1, "file_name": "picture.png", "width": 80, "height": 64 }],
+        "annotations": [{ "id": 1, "image_id": 1, "category_id": 1, "bbox": [8, 8, 40, 30], "area": 1200, "iscrowd": 0 }],
+        "categories": [{ "id": 1, "name": "disc" }, { "id": 2, "name": "box" }],
+    });
+    fs::write(root.join("truth.json"), coco.to_string()).unwrap();
+    let mut command = quantize_command(root, "small");
+    let result = run_well(command.arg("--data").arg(root.join("data")).arg("--coco").arg(root.join("truth.json")));
+    for name in ["ap_before", "ap_after"] {
+        assert!(result[name].as_f64().is_some_and(|ap| (0.0..=1.0).contains(&ap)), "{result}");
+    }
+    assert_eq!(Detector::load(root.join("small"), &device).unwrap().precision(), Precision::Int8);
+    let error = run_badly(quantize_command(root, "other").arg("--data").arg(root.join("data")));
+    assert!(error.contains("--coco"), "{error}");
 }

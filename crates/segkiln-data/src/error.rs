@@ -41,7 +41,7 @@ pub enum DataError {
     Several {
         /// The first of them.
         errors: Vec<DataError>,
-        /// How many more there are.
+        /// Number of further ones.
         more: usize,
     },
     /// A file of 0 bytes.
@@ -50,7 +50,7 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
-    /// Not an image, or not one that can be read.
+    /// The file is no image, or none that can be read.
     #[error("{path} is not an image that can be read: PNG, JPEG, TIFF, BMP and WebP are")]
     UnknownFormat {
         /// The file.
@@ -205,7 +205,7 @@ pub enum DataError {
     MaskValue {
         /// The file.
         path: PathBuf,
-        /// Which pixel, and what to do.
+        /// The pixel, and what to do.
         reason: String,
     },
     /// A color of a color-mapped mask that the palette lacks.

@@ -5,7 +5,7 @@ use segkiln_core::Size;
 
 use crate::{DataError, Result, raster::Raster};
 
-/// Which channels an image is read into.
+/// Channels that an image is read into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ColorMode {
@@ -63,7 +63,7 @@ impl Image {
         Ok(Self { width, height, channels, data })
     }
 
-    /// For values whose number is known to be right.
+    /// Creates an image of values whose number is known to be right.
     pub(crate) fn from_parts(width: u32, height: u32, channels: usize, data: Vec<f32>) -> Self {
         debug_assert_eq!(data.len(), width as usize * height as usize * channels);
         Self { width, height, channels, data }

@@ -8,7 +8,7 @@ pub struct Preset {
     pub resize: Option<u32>,
     /// Side of the square, in pixels; None takes the image whole.
     pub crop: Option<u32>,
-    /// How it is resized.
+    /// Filter of the resizing.
     pub filter: Filter,
 }
 

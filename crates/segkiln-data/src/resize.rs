@@ -23,7 +23,7 @@ pub fn resize_image(image: &Image, width: u32, height: u32) -> Result<Image> {
     resize_image_by(image, width, height, Filter::Bilinear)
 }
 
-/// How the pixels between the old ones are made of their neighbors.
+/// Interpolation between pixels.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Filter {
     /// PIL's `BILINEAR`: of two in each direction.

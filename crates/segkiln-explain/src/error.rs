@@ -140,7 +140,7 @@ pub enum ExplainError {
     },
 }
 
-/// At most some, because a data set may have thousands.
+/// Writes at most some names, because a data set may have thousands.
 fn listed(names: &[String]) -> String {
     const MOST: usize = 24;
     let shown = names.iter().take(MOST).enumerate().map(|(class, name)| format!("{class} ({name})"));

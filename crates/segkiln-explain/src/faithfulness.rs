@@ -3,7 +3,7 @@ use segkiln_core::{LabelMap, Size};
 
 use crate::{ExplainError, Map, Question, Result};
 
-/// How the score goes where the pixels of a map are taken away, or given back, the strongest first: Petsiuk et al., BMVC 2018,
+/// Scores of the image while the pixels of a map are taken away, or given back, the strongest first: Petsiuk et al., BMVC 2018,
 /// <https://arxiv.org/abs/1806.07421>. A good explanation has a low deletion area and a high insertion area.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Faithfulness {

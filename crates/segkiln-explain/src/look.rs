@@ -166,7 +166,7 @@ impl ActivationMaximization {
     }
 }
 
-/// With a mean amount of 1.
+/// Scales a gradient to a mean amount of 1.
 fn unit(gradient: Tensor<4>) -> Tensor<4> {
     let mean = gradient.clone().abs().mean().clamp_min(f32::MIN_POSITIVE).reshape([1, 1, 1, 1]);
     gradient / mean
@@ -216,37 +216,45 @@ pub fn attention_of(attention: &Tensor<4>, position: usize, grid: [usize; 2], si
     enlarged(own, grid, size)
 }
 
-/// Attention rollout of all blocks of a transformer, the first one first: Abnar and Zuidema, ACL 2020, <https://arxiv.org/abs/2005.00928>.
+/// Attention rollout through blocks of a transformer, the first one first: Abnar and Zuidema, ACL 2020, <https://arxiv.org/abs/2005.00928>.
 /// Multiplies each block's mean attention over the heads, averaged with the identity for the residual connection; returns the mean over
 /// positions, divided by its largest value, enlarged to `size` (`[height, width]`).
 ///
+/// Where a block reduces its keys, as SegFormer's first three stages do, what goes to a key is shared by the square of positions that
+/// it was made of. The blocks of one stage have one grid; stages are followed one by one.
+///
 /// # Shapes
-/// Each `[1, heads, positions, positions]`, of a grid of `[height, width]`: blocks that reduce their keys, as SegFormer's first stages do,
-/// have no rollout
+/// Each `[1, heads, positions, keys]`, of a grid of `[height, width]` positions, with as many keys, or those of squares of the grid
 ///
 /// # Errors
 /// [`ExplainError::Option`] if there is no block, or one is not of that size.
 pub fn rollout(attention: &[Tensor<4>], grid: [usize; 2], size: [usize; 2]) -> Result<Map> {
     let positions = grid[0] * grid[1];
-    let mut joined: Option<Tensor<2>> = None;
-    for block in attention {
+    let refuse = |reason: String| Err(ExplainError::Option { option: "attention", reason });
+    let Some(last) = attention.last() else { return refuse("has no block".into()) };
+    // Only the mean over positions is wanted: a row, which goes through the blocks from the last one on.
+    let mut row = Tensor::<2>::full([1, positions], 1.0 / positions.max(1) as f64, &last.device());
+    for block in attention.iter().rev() {
         let [_, heads, queries, keys] = block.dims();
-        if queries != positions || keys != positions {
-            let reason =
-                format!("needs blocks of {positions} positions and as many keys; one has {queries} and {keys}");
-            return Err(ExplainError::Option { option: "attention", reason });
-        }
+        let side = (1..=grid[0].min(grid[1])).find(|side| (grid[0] / side) * (grid[1] / side) == keys);
+        let Some(side) = side.filter(|_| queries == positions) else {
+            return refuse(format!(
+                "needs blocks of {positions} positions, of one stage, and a key for each or for squares of them; one has {queries} and {keys}"
+            ));
+        };
         let mean = block.clone().slice([0..1, 0..heads, 0..queries, 0..keys]).mean_dim(1).reshape([queries, keys]);
-        let own = (mean + Tensor::eye(queries, &block.device())).mul_scalar(0.5);
-        joined = Some(match joined {
-            None => own,
-            Some(before) => own.matmul(before),
-        });
+        row = (row.clone() + shared(row.matmul(mean), grid, side)).mul_scalar(0.5);
     }
-    let Some(joined) = joined else {
-        return Err(ExplainError::Option { option: "attention", reason: "has no block".into() });
-    };
-    enlarged(joined.mean_dim(0).reshape([1, 1, 1, positions]), grid, size)
+    enlarged(row.reshape([1, 1, 1, positions]), grid, size)
+}
+
+/// Weights of keys, each shared by the positions of a square of the grid; those beyond the last square have none.
+fn shared(keys: Tensor<2>, [height, width]: [usize; 2], side: usize) -> Tensor<2> {
+    let [rows, columns] = [height / side, width / side];
+    let squares = keys.div_scalar((side * side) as f64).reshape([rows, 1, columns, 1]);
+    let inside = squares.expand([rows, side, columns, side]).reshape([rows * side, columns * side]);
+    let all = Tensor::<2>::zeros([height, width], &inside.device());
+    all.slice_assign([0..rows * side, 0..columns * side], inside).reshape([1, height * width])
 }
 
 /// A map of a grid, divided by its largest value and enlarged (bilinear).
@@ -272,6 +280,15 @@ mod tests {
         // Means over positions: (1 + 3/4) / 2 and 1/4 / 2; the largest is 1.
         let expected = [1.0, 0.125 / 0.875];
         assert!(map.as_slice().iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{map:?}");
+        // Keys of squares of two by two, all attention on the second: what stays is half of each block.
+        let reduced = Tensor::<1>::from_floats([0.0, 1.0], &device).reshape([1, 1, 1, 2]).repeat_dim(2, 15);
+        let map = rollout(&[reduced.clone(), reduced], [3, 5], [3, 5]).unwrap();
+        let (second, others) = (0.25 / 15.0 + 0.75 / 4.0, 0.25 / 15.0);
+        for (index, found) in map.as_slice().iter().enumerate() {
+            let is_second = index < 10 && (2..4).contains(&(index % 5));
+            let expected = if is_second { 1.0 } else { others / second };
+            assert!((found - expected).abs() < 1e-6, "{index}: {found}");
+        }
         let own = attention_of(&block([0.25, 0.75, 0.5, 0.5]), 0, [1, 2], [1, 2]).unwrap();
         assert!(own.as_slice().iter().zip([1.0 / 3.0, 1.0]).all(|(a, b)| (a - b).abs() < 1e-6), "{own:?}");
         assert!(

@@ -31,6 +31,7 @@ mod bounds;
 pub mod config_file;
 pub mod detection;
 mod error;
+mod fake_quantization;
 pub mod layers;
 mod precision;
 mod quantization;

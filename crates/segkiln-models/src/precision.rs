@@ -32,7 +32,10 @@ use segkiln_ops::Joined;
 #[cfg(feature = "flex")]
 use segkiln_ops::reduced::{self, Affine, PoolWindow, Quantization, QuantizedConv2d, ReducedConv2d};
 
-use crate::quantization::{LayerRanges, NetworkQuantization, Observations};
+use crate::{
+    fake_quantization,
+    quantization::{LayerRanges, NetworkQuantization, Observations},
+};
 
 /// A precision that a network cannot be computed in.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -46,9 +49,6 @@ pub enum PrecisionError {
         /// The device.
         device: String,
     },
-    /// Networks are not trained in it.
-    #[error("networks are trained in f32 or bf16; int8 is made of a trained network, by the program quantize")]
-    Training,
     /// Ranges of activations are missing.
     #[error(
         "precision int8 needs the ranges of the network's activations; make a quantized model with the program quantize"
@@ -233,7 +233,7 @@ impl InferenceSession {
         }
     }
 
-    /// How the layer of a weight computes, packed when it is first used; none where it computes in f32.
+    /// The packed layer of a weight, made when it is first used; none where the layer computes in f32.
     #[cfg(feature = "flex")]
     fn layer(
         &self,
@@ -272,24 +272,26 @@ fn has_kernels(precision: Precision, device: &Device) -> Result<(), PrecisionErr
 /// Numbers that convolutions and their gradients multiply while a network is trained: f32, or bf16 with sums of f32. In bf16 autodiff
 /// keeps the inputs of these convolutions in half the memory. The loss needs no scaling, as bf16 has the range of f32.
 ///
-/// Layers that [`segkiln_ops::conv2d_bf16`] has no kernels for compute in f32, and all of them on processors without dot
+/// int8 is quantization-aware training: f32 numbers are multiplied, but the factors of layers that can compute in 8 bits are rounded
+/// to them (Jacob et al., CVPR 2018, <https://arxiv.org/abs/1712.05877>), so that the network loses less when it is
+/// [quantized](crate::Calibration). A batch's activations have the range of their own values.
+///
+/// In bf16, layers that [`segkiln_ops::conv2d_bf16`] has no kernels for compute in f32, and all of them on processors without dot
 /// products of bf16. Transposed convolutions, linear layers, norms and losses are f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct TrainingPrecision {
-    reduced: bool,
-}
+pub struct TrainingPrecision(Precision);
 
 impl TrainingPrecision {
     /// The precision of a training on `device`.
     ///
     /// # Errors
-    /// [`PrecisionError::Device`] if the device cannot compute in the precision, [`PrecisionError::Training`] for int8.
+    /// [`PrecisionError::Device`] if the device cannot compute in bf16.
     pub fn new(precision: Precision, device: &Device) -> Result<Self, PrecisionError> {
-        if precision == Precision::Int8 {
-            return Err(PrecisionError::Training);
+        // Training for int8 multiplies f32.
+        if precision == Precision::Bf16 {
+            has_kernels(precision, device)?;
         }
-        has_kernels(precision, device)?;
-        Ok(Self { reduced: precision == Precision::Bf16 })
+        Ok(Self(precision))
     }
 
     /// The faster precision of a training on `device`: bf16 on the CPU where the processor has dot products of bf16, else f32.
@@ -324,7 +326,14 @@ impl TrainingPrecision {
 
 /// Whether convolutions whose gradients are tracked multiply bf16.
 pub(crate) fn trains_in_bf16() -> bool {
-    CURRENT.with_borrow(|current| current.training.reduced)
+    CURRENT.with_borrow(|current| current.training.0 == Precision::Bf16)
+}
+
+/// The factors of a convolution as they are multiplied: rounded to 8 bits while a network is trained for them. `out` is the weight's
+/// dimension of output channels.
+pub(crate) fn factors(x: Joined, weight: Tensor<4>, out: usize, groups: usize) -> (Joined, Tensor<4>) {
+    let rounds = CURRENT.with_borrow(|current| current.training.0 == Precision::Int8);
+    if rounds { fake_quantization::factors(x, weight, out, groups) } else { (x, weight) }
 }
 
 /// Computes `f`, part of a network, which may pass activations of reduced precision from layer to layer: everything that it

@@ -50,7 +50,7 @@ pub struct LayerRanges {
 /// weights. Their weights have a scale for each output channel, with which the largest is 127.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct NetworkQuantization {
-    /// By name.
+    /// Ranges by the names of the layers.
     pub layers: BTreeMap<String, LayerRanges>,
 }
 
@@ -85,7 +85,7 @@ impl NetworkQuantization {
     }
 }
 
-/// How the range of 8 bits is chosen from the values that were seen. A narrow one has a small step, and cuts off the largest
+/// Choice of the range of 8 bits from the values that were seen. A narrow one has a small step, and cuts off the largest
 /// values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RangeMethod {
@@ -152,7 +152,7 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// For a network on `device`.
+    /// Creates a calibration of networks on `device`.
     ///
     /// # Errors
     /// [`PrecisionError::Device`] if the device is not the CPU backend flex.
@@ -204,6 +204,11 @@ pub(crate) fn weights<M: Module>(network: &M) -> HashMap<String, ParamId> {
         .collect()
 }
 
+/// Whether a layer's kernels of 8 bits can read its input's channels.
+pub(crate) fn can_be_read(x: &Joined) -> bool {
+    x.dims()[1].is_multiple_of(16)
+}
+
 /// The values that a calibration has seen, by the layers' weights.
 #[derive(Debug, Default)]
 pub(crate) struct Observations {
@@ -220,7 +225,7 @@ struct Layer {
 impl Observations {
     /// Values before and after a layer, if its channels can be read in 8 bits.
     pub fn layer(&mut self, weight: ParamId, x: &Joined, y: &Tensor<4>) {
-        if !x.dims()[1].is_multiple_of(16) {
+        if !can_be_read(x) {
             return;
         }
         let layer = self.layers.entry(weight).or_default();
@@ -238,7 +243,7 @@ impl Observations {
     }
 }
 
-/// How many values were in each of many intervals around 0; the intervals grow with the values.
+/// Counts of values in many intervals around 0; the intervals grow with the values.
 #[derive(Debug)]
 struct Histogram {
     /// The intervals reach from its negative to it; a power of two.

@@ -50,20 +50,20 @@ pub fn reach<M: SegmentationNetwork>(network: &M, in_channels: usize, device: &D
     Some(most)
 }
 
-/// Where the images of a batch but the last differ from the last.
+/// Pixels in which the images of a batch but the last differ from the last.
 fn differences(x: &Tensor<4>) -> Tensor<4, Bool> {
     let last = x.dims()[0] - 1;
     let reference = x.clone().narrow(0, last, 1);
     x.clone().narrow(0, 0, last).not_equal(reference.repeat_dim(0, last))
 }
 
-/// In place of a convolution: 1 in all output channels where anything that is read differs from the last image, whose output is 0.
+/// Stands for a convolution: 1 in all output channels where anything that is read differs from the last image, whose output is 0.
 pub(crate) fn convolve(x: &Joined, channels: usize, options: MaxPoolOptions<2>) -> Tensor<4> {
     let changed = x.tensors().map(|x| differences(x).float().max_dim(1)).reduce(|a, b| a.max_pair(b));
     spread(segkiln_ops::max_pool2d(changed.expect("there is a tensor"), options), channels)
 }
 
-/// In place of a transposed convolution whose kernel is its stride.
+/// Stands for a transposed convolution whose kernel is its stride.
 pub(crate) fn convolve_transposed(x: &Tensor<4>, channels: usize, stride: [usize; 2]) -> Tensor<4> {
     let changed = differences(x).float().max_dim(1);
     let [count, _, height, width] = changed.dims();

@@ -126,7 +126,7 @@ impl fmt::Display for Summary {
     }
 }
 
-/// With a comma before each three digits.
+/// Writes a number with a comma before each three digits.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let first = digits.len() % 3;

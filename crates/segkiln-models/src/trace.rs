@@ -103,14 +103,14 @@ struct Report {
     shape: [usize; 4],
 }
 
-/// How a map was computed.
+/// Computation of a map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// By a layer by itself.
+    /// A layer by itself.
     Layer,
-    /// By a layer that is fused with its neighbors; the map may not be there.
+    /// A layer that is fused with its neighbors; the map may not be there.
     Fused,
-    /// By all layers of a module.
+    /// All layers of a module.
     Module,
 }
 

@@ -1,11 +1,14 @@
 //! Networks computed in bf16 and in 8 bits beside the same in f32. On processors without their dot products all are f32, unless
 //! `SEGKILN_SIMD=scalar` asks for the definition in plain loops.
 
-use burn::tensor::{DType, Device, Distribution, Tensor};
+use burn::{
+    module::Module,
+    tensor::{DType, Device, Distribution, Tensor},
+};
 use segkiln_core::Precision;
 use segkiln_models::{
     Calibration, CalibrationError, InferenceSession, ModelConfig, NetworkQuantization, PrecisionError, RangeMethod,
-    SegmentationNetwork, SegmentationNetworkConfig,
+    SegmentationNetwork, SegmentationNetworkConfig, TrainingPrecision,
     layers::{NormConfig, UpsampleConfig},
     unet::{ConvPadding, UNetConfig},
 };
@@ -103,4 +106,35 @@ fn ranges_of_other_networks_are_refused() {
     let spoiled: NetworkQuantization =
         serde_json::from_str(&json.replacen("\"output\":[0.0", "\"output\":[9e9", 1)).unwrap();
     assert!(spoiled.check().unwrap_err().to_string().contains("the layer"), "{:?}", spoiled.check());
+}
+
+#[test]
+fn networks_learn_in_the_numbers_of_8_bits() {
+    let device = Device::flex();
+    device.seed(3);
+    // Without running statistics, which a training step would compute from its batch.
+    let config = UNetConfig::new(16, 2).with_base(16).with_depth(2).with_norm(NormConfig::None);
+    let unet = config.init(&device.clone().autodiff());
+    let x = Tensor::<4>::random([2, 16, 24, 32], Distribution::Normal(0.0, 1.0), &device);
+    let full = unet.clone().valid().forward(x.clone());
+    let calibration = Calibration::new(&device).unwrap();
+    calibration.run(|| unet.valid().forward(x.clone()));
+    let quantization = calibration.finish(&unet.valid(), RangeMethod::MinMax).unwrap();
+    let session = InferenceSession::quantized(&unet.valid(), &quantization, &device).unwrap();
+    let quantized = session.run(|| unet.valid().forward(x.clone()));
+
+    let training = TrainingPrecision::new(Precision::Int8, &device).unwrap();
+    let learned = training.run(|| unet.forward(x.autodiff()));
+    let lost = error(quantized.clone(), full.clone());
+    let apart = error(learned.clone().without_autodiff(), quantized);
+    let moved = error(learned.clone().without_autodiff(), full);
+    // The ranges of both differ a little, so that not each value is rounded alike.
+    assert!(lost > 1e-3 && (0.7..1.4).contains(&(moved / lost)), "{lost} {moved}");
+    assert!(apart < 0.75 * lost.hypot(moved), "{apart} {lost} {moved}");
+    let gradients = learned.powi_scalar(2).mean().backward();
+    let bottleneck = unet.encoder.bottleneck.first.conv.weight.val();
+    for weight in [unet.encoder.levels[0].first.conv.weight.val(), bottleneck, unet.head.weight.val()] {
+        let gradient = weight.grad(&gradients).unwrap().abs().max().into_scalar::<f32>();
+        assert!(gradient.is_finite() && gradient > 0.0, "{gradient}");
+    }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// One epoch's figures.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Epoch {
-    /// From 1.
+    /// Number of the epoch, from 1.
     pub epoch: usize,
     /// Learning rate of the last step.
     #[serde(with = "exact")]

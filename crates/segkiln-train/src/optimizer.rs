@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::params::for_each_path;
 
-/// Which optimizer, with PyTorch's meaning of each number.
+/// Optimizer, with PyTorch's meaning of each number.
 ///
 /// Weight decay acts on parameters of two axes or more. Biases and the scales and shifts of norms, which have one, are
 /// spared: decay would only pull them off what the next layer expects.

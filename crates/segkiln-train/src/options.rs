@@ -37,8 +37,8 @@ pub struct TrainingOptions {
     pub trainable: Option<usize>,
     /// Validation metric that decides which epoch is the best.
     pub monitor: Monitor,
-    /// Numbers that convolutions and their gradients multiply: f32 or bf16; see
-    /// [`TrainingPrecision`](segkiln_models::TrainingPrecision). Weights, and validation, are f32 in either.
+    /// Numbers that convolutions and their gradients multiply: f32, bf16, or f32 rounded to the 8 bits of int8 for a network that is to
+    /// be quantized; see [`TrainingPrecision`](segkiln_models::TrainingPrecision). Weights, and validation, are f32 in all.
     #[serde(default)]
     pub precision: Precision,
 }

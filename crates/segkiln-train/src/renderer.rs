@@ -28,7 +28,7 @@ pub fn renderer(interrupter: Interrupter, resumed: Option<usize>) -> Box<dyn Met
     }
 }
 
-/// How far an epoch is, at most every [`Lines::PAUSE`]; the epochs' own lines come from the strategy.
+/// Lines that say how far an epoch is, at most every [`Lines::PAUSE`]; the epochs' own lines come from the strategy.
 struct Lines {
     epoch: usize,
     epochs: usize,

@@ -38,7 +38,7 @@ pub struct Run<T: Task> {
     pub task: T,
     /// Epochs, learning rates, optimizer and the like.
     pub options: TrainingOptions,
-    /// How the data are read, in the program's own words: crops, augmentation. A run that is resumed must have the same;
+    /// Description of the data in the program's own words: crops, augmentation. A run that is resumed must have the same;
     /// `null` if there is nothing to say.
     pub data: Value,
     /// Weights to begin with; see [`Task::load_pretrained`].

@@ -6,7 +6,7 @@ use burn::{
 };
 use serde::{Deserialize, Serialize};
 
-/// How the learning rate goes over the steps of a training.
+/// Learning rate over the steps of a training.
 ///
 /// ```
 /// use segkiln_train::schedule::{Schedule, ScheduleConfig};

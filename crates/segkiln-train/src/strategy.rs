@@ -53,7 +53,7 @@ pub type OnEpoch<M> = dyn Fn(&M, &State) -> Result<()> + Send + Sync;
 
 /// The loop; see the [module](self).
 pub struct ExactEpochs<M> {
-    /// Where the network trains.
+    /// Device that the network trains on.
     pub device: Device,
     /// The training loader's epoch.
     pub loader_epoch: EpochHandle,
@@ -71,7 +71,7 @@ pub struct ExactEpochs<M> {
     pub monitor: Monitor,
     /// Validation metrics to keep in the history: name in the history, name in burn-train.
     pub metrics: Vec<(String, String)>,
-    /// Where checkpoints go.
+    /// Checkpoints of the run.
     pub checkpoints: CheckpointSet,
     /// Called after each checkpoint.
     pub on_epoch: Box<OnEpoch<M>>,

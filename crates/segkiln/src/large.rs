@@ -67,7 +67,7 @@ impl LargeOptions {
     }
 }
 
-/// How the tiles of a picture are joined.
+/// Way in which the tiles of a picture are joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seams {
     /// The inner part of each tile is kept, with a margin of so many pixels around it: the map is that of the whole picture.
@@ -76,7 +76,7 @@ pub enum Seams {
     Blended,
 }
 
-/// How far the work is.
+/// Progress of the work.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress {
     /// Tiles that are done.

@@ -262,7 +262,7 @@ fn merge(mut found: Vec<Found>) -> Result<Vec<LargeDetection>, PredictError> {
     Ok(objects)
 }
 
-/// For each detection those of other tiles whose boxes meet its own, in order.
+/// Finds for each detection those of other tiles whose boxes meet its own, in order.
 fn neighbors(found: &[Found]) -> Vec<Vec<usize>> {
     let mut by_left: Vec<usize> = (0..found.len()).collect();
     by_left.sort_by(|a, b| found[*a].bbox[0].total_cmp(&found[*b].bbox[0]));

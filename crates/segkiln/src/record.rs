@@ -21,7 +21,7 @@ use crate::warnings;
 pub struct DataRecord {
     /// Names, sizes and objects of each split's files; see [`ImageFiles::fingerprint`].
     pub sha256: Vec<String>,
-    /// How images are decoded.
+    /// Options of decoding.
     pub decode: DecodeOptions,
     /// Weights that the training begins with, as the user named them.
     pub weights: Option<String>,

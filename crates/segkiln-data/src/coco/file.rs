@@ -18,7 +18,7 @@ use crate::{DataError, Result, problem::Faults};
 pub struct CocoImage {
     /// Its id, which annotations and results name it by.
     pub id: ImageId,
-    /// Where it lies in the folder of images. Evaluation does without.
+    /// Path in the folder of images. Evaluation does without.
     pub file_name: Option<String>,
     /// Width in pixels, at least 1. Evaluation of boxes does without.
     #[serde(default, deserialize_with = "fields::side")]

@@ -50,9 +50,9 @@ pub use segmentation::CocoSegmentation;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(untagged, expecting = "should be a whole number or a text")]
 pub enum ImageId {
-    /// As in COCO.
+    /// Number, as COCO has it.
     Number(#[serde(deserialize_with = "fields::whole")] i64),
-    /// For example a file's stem.
+    /// Text, for example a file's stem.
     Text(String),
 }
 

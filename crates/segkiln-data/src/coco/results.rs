@@ -21,7 +21,7 @@ pub struct CocoResult {
     /// `[x, y, width, height]` in pixels, finite; width and height may be 0 or less.
     #[serde(default, deserialize_with = "fields::bbox", skip_serializing_if = "Option::is_none")]
     pub bbox: Option<[f64; 4]>,
-    /// How sure the detector is: finite, the greater the surer.
+    /// Confidence of the detector: finite, the greater the surer.
     pub score: f64,
     /// The object's pixels.
     #[serde(default, deserialize_with = "fields::mask", skip_serializing_if = "Option::is_none")]

@@ -13,7 +13,7 @@ use crate::{
     warn::{self, warn},
 };
 
-/// How the values of a mask file become labels.
+/// Meaning of the values of a mask file.
 ///
 /// The *value* of a pixel is its palette index in an indexed PNG (1 to 8 bits), its gray value as it is stored in a gray
 /// file (1 to 32 bits, never scaled), and the common value of its channels in an RGB file whose channels

@@ -29,7 +29,7 @@ pub(super) struct Lattice {
     neighbors: Vec<[u32; 2]>,
 }
 
-/// Where a point is.
+/// Place of a point.
 struct Simplex {
     /// The corner of color 0.
     origin: [i32; MOST + 1],

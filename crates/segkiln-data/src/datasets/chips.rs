@@ -34,9 +34,9 @@ impl Default for SpatialSplit {
 /// Chips of a scene, from the top and from the left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chips {
-    /// To train on.
+    /// Chips to train on.
     pub train: Vec<Region>,
-    /// To validate on.
+    /// Chips to validate on.
     pub val: Vec<Region>,
 }
 

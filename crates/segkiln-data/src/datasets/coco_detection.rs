@@ -20,7 +20,7 @@ use crate::{
     warn::{self, warn},
 };
 
-/// How a [`CocoDetection`] is read.
+/// Options of a [`CocoDetection`].
 #[derive(Debug, Clone, Default)]
 pub struct CocoOptions {
     /// The categories of the classes from 1 on; those of the file, by rising id, if none are given. A model is evaluated with
@@ -35,7 +35,7 @@ pub struct CocoOptions {
     pub masks: bool,
     /// The channels that images are read into.
     pub color: ColorMode,
-    /// How images are decoded.
+    /// Options of decoding.
     pub decode: DecodeOptions,
 }
 

@@ -77,7 +77,7 @@ impl DetectionDataset {
         self
     }
 
-    /// How images are decoded.
+    /// Options of decoding.
     pub fn decode(mut self, decode: DecodeOptions) -> Self {
         self.decode = decode;
         self

@@ -6,7 +6,7 @@ use segkiln_core::Classes;
 use super::pairs::{Pairs, by_stem};
 use crate::{ColorMode, DecodeOptions, MaskFormat, Result, Sample, splits::read_list};
 
-/// How a [`FolderDataset`] finds and reads its files.
+/// Options of a [`FolderDataset`]: places and reading of its files.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FolderOptions {
     /// Folder of the images within the root. Default: `images`.
@@ -21,7 +21,7 @@ pub struct FolderOptions {
     pub color: ColorMode,
     /// Format of the masks' values. Default: class indices.
     pub mask: MaskFormat,
-    /// How images and masks are decoded.
+    /// Options of decoding images and masks.
     pub decode: DecodeOptions,
 }
 

@@ -12,7 +12,7 @@ use crate::{
     read_with_facts,
 };
 
-/// How many names an error lists before it only counts.
+/// Most names that an error lists.
 const LISTED: usize = 10;
 
 /// Extensions of images that this crate does not read. Other unknown files (notes, lists, `Thumbs.db`) are no samples.

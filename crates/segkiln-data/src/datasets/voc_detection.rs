@@ -29,7 +29,7 @@ const MOST_BYTES: u64 = 4 << 20;
 const MOST_ATTRIBUTES: usize = 10_000;
 const MOST_NAMESPACES: usize = 100;
 
-/// How a [`VocDetection`] reads its files.
+/// Options of a [`VocDetection`].
 #[derive(Debug, Clone, Default)]
 pub struct VocOptions {
     /// The classes, the background first. Default: the background, and the names of all objects in all annotations of the
@@ -39,7 +39,7 @@ pub struct VocOptions {
     pub invalid_boxes: InvalidBoxes,
     /// Channels that images are read into. Default: RGB.
     pub color: ColorMode,
-    /// How images are decoded.
+    /// Options of decoding.
     pub decode: DecodeOptions,
 }
 
@@ -120,12 +120,12 @@ impl VocDetection {
         self.dataset.check_targets(root, split)
     }
 
-    /// How many objects were left out because of their boxes; see [`InvalidBoxes`].
+    /// Number of objects that were left out because of their boxes; see [`InvalidBoxes`].
     pub fn dropped(&self) -> usize {
         self.boxes.dropped
     }
 
-    /// How many boxes reached beyond their images, and were clipped.
+    /// Number of boxes that reached beyond their images and were clipped.
     pub fn clipped(&self) -> usize {
         self.boxes.clipped
     }

@@ -9,7 +9,7 @@ use crate::{DataError, Result};
 
 /// Dots between things, and around them.
 const GAP: u32 = 8;
-/// How much the font is enlarged.
+/// Enlargement of the font.
 const SCALE: u32 = 2;
 const WHITE: Rgb<u8> = Rgb([255; 3]);
 const INK: Rgb<u8> = Rgb([32; 3]);

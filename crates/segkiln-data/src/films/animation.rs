@@ -112,7 +112,7 @@ pub(super) struct GifSink {
 
 impl GifSink {
     pub fn new(file: File, path: &Path, rate: FrameRate) -> Result<Self> {
-        /// From 1 (best) to 30 (fastest); the encoder's docs recommend it.
+        /// Speed of the encoder, from 1 (best) to 30 (fastest); its docs recommend it.
         const SPEED: i32 = 10;
         let mut encoder = GifEncoder::new_with_speed(file, SPEED);
         let refused = |error: ImageError| DataError::Encode { path: path.into(), reason: error.to_string() };

@@ -12,7 +12,7 @@ use segkiln_core::Size;
 use super::Object;
 use crate::{DataError, Result, coco::CocoSegmentation, codecs::WholeFile, regions::GeoTags};
 
-/// From columns and rows of a map to the coordinates that outlines are written in.
+/// Transformation from columns and rows of a map to the coordinates that outlines are written in.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Placement {
     /// `x = a · column + b · row + c`, `y = d · column + e · row + f`.

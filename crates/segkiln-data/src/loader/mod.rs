@@ -146,7 +146,7 @@ impl<T: Collate> LoaderBuilder<T> {
         self
     }
 
-    /// Where the tensors are made. Default: the default device.
+    /// Device of the tensors. Default: the default device.
     pub fn device(mut self, device: &Device) -> Self {
         self.device = device.clone();
         self
@@ -255,7 +255,7 @@ impl<T: Collate> DataLoader<T::Batch> for Loader<T> {
 }
 
 impl<T: Collate> Core<T> {
-    /// Which sample stands at each of the first `length` positions: the data set over and over, each time in another
+    /// The sample at each of the first `length` positions: the data set over and over, each time in another
     /// order if shuffled.
     fn order(&self, epoch: usize, length: usize) -> Vec<usize> {
         let samples = self.dataset.len();

@@ -13,10 +13,10 @@ pub enum TagValue {
     Doubles(Vec<f64>),
 }
 
-/// Where a picture lies: the tags of GeoTIFF 1.1 (OGC 19-008) and the resolution of TIFF 6.0, as they are in the file.
+/// Place of a picture: the tags of GeoTIFF 1.1 (OGC 19-008) and the resolution of TIFF 6.0, as they are in the file.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GeoTags {
-    /// By the number of the tag.
+    /// Values by the number of the tag.
     pub(super) tags: Vec<(u16, TagValue)>,
 }
 

@@ -72,7 +72,7 @@ pub struct RegionPixels {
     /// `[height, width, bands]`. Unsigned integers of up to 32 bits are scaled to `[0, 1]` as by
     /// [`read_image`](crate::read_image), other numbers are as the file has them.
     pub image: Image,
-    /// Which pixels have no data, row-major; empty if all have.
+    /// For each pixel, whether it has no data, row-major; empty if all have data.
     pub missing: Vec<bool>,
 }
 
@@ -105,7 +105,7 @@ pub trait RegionSource: Send + Sync {
     /// Values of a pixel.
     fn bands(&self) -> usize;
 
-    /// Where the picture lies; nothing by default.
+    /// Place of the picture; none by default.
     fn geo(&self) -> GeoTags {
         GeoTags::default()
     }

@@ -145,7 +145,7 @@ fn check_size(option: &'static str, width: u32, height: u32) -> Result<()> {
     Err(DataError::option(option, reason))
 }
 
-/// How many of an image's channels are colors; the rest is alpha.
+/// Number of an image's channels that are colors; the rest is alpha.
 fn color_channels(image: &Image) -> usize {
     match image.channels() {
         4 => 3,

@@ -22,7 +22,7 @@ enum ResizeTo {
 }
 
 impl Resize {
-    /// To this width and height, whatever the shape was.
+    /// Resizes to this width and height, whatever the shape was.
     ///
     /// # Errors
     /// If a side is 0.
@@ -31,7 +31,7 @@ impl Resize {
         Ok(Self(ResizeTo::Exact(width, height)))
     }
 
-    /// So that the shorter side has this length and the shape stays.
+    /// Resizes so that the shorter side has this length and the shape stays.
     ///
     /// # Errors
     /// If the length is 0.

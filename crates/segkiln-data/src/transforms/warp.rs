@@ -97,7 +97,7 @@ impl<'a, T: Copy> Grid<'a, T> {
         Self { data, width: width as usize, height: height as usize, channels, outside }
     }
 
-    /// Where the pixel starts, `None` beyond the edge of a grid that is not mirrored.
+    /// Start of the pixel's values; none beyond the edge of a grid that is not mirrored.
     fn index(&self, x: i64, y: i64) -> Option<usize> {
         let (width, height) = (self.width as i64, self.height as i64);
         let inside = (0..width).contains(&x) && (0..height).contains(&y);

@@ -11,7 +11,7 @@ pub(super) struct Layer {
     pub size: [usize; 2],
     /// `[channels][height * width]`
     pub map: Vec<f32>,
-    /// As long as `map`.
+    /// Gradient of each value of `map`.
     pub gradient: Vec<f32>,
 }
 
@@ -50,7 +50,7 @@ fn sum(values: impl Iterator<Item = f64>) -> f64 {
     values.sum()
 }
 
-/// As pytorch-grad-cam scales them: the positive part of each layer's map, from 0 to 1, enlarged (bilinear) to the image; the mean of
+/// Scales maps as pytorch-grad-cam does: the positive part of each layer's map, from 0 to 1, enlarged (bilinear) to the image; the mean of
 /// the layers, from 0 to 1.
 pub(super) fn combined(question: &Question<'_>, layers: Vec<([usize; 2], Vec<f64>)>) -> Result<Explanation> {
     let [height, width] = question.size();
@@ -65,7 +65,7 @@ pub(super) fn combined(question: &Question<'_>, layers: Vec<([usize; 2], Vec<f64
     Ok(Map::new([height, width], unit(mean), false)?.into())
 }
 
-/// From 0 to 1.
+/// Scales a map to the range from 0 to 1.
 fn unit(values: Vec<f32>) -> Vec<f32> {
     let low = values.iter().copied().fold(f32::INFINITY, f32::min);
     let high = values.iter().map(|value| value - low).fold(0.0, f32::max);

@@ -1,7 +1,7 @@
 use super::{Explanation, Method};
 use crate::{ExplainError, Map, Question, Result};
 
-/// How much the score falls where a square of the image is covered with the mean color: Zeiler and Fergus, ECCV 2014,
+/// Fall of the score where a square of the image is covered with the mean color: Zeiler and Fergus, ECCV 2014,
 /// <https://arxiv.org/abs/1311.2901>. Each pixel has the mean of the squares that cover it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Occlusion {

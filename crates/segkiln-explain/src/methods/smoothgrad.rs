@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use super::{Explanation, Method};
 use crate::{ExplainError, Map, Question, Result, subject::values};
 
-/// How the gradients of noisy images become one.
+/// Statistic of the gradients of noisy images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Noise {
     /// The amount of their mean: Smilkov et al., 2017, <https://arxiv.org/abs/1706.03825>.
@@ -24,7 +24,7 @@ pub struct SmoothGrad {
     pub samples: usize,
     /// Standard deviation of the noise, as a share of the range of the normalized image's values.
     pub noise: f64,
-    /// How the gradients become one.
+    /// Statistic of the gradients.
     pub kind: Noise,
 }
 

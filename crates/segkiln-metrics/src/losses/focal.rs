@@ -21,13 +21,13 @@ pub struct FocalLossConfig {
     /// Probability, above 0 to 1, below which a pixel's loss is not scaled down (reduced focal loss, Sergievskiy and
     /// Ponamarev 2019).
     pub reduced_threshold: Option<f64>,
-    /// How strongly easy pixels are scaled down; at 0 not at all.
+    /// Strength with which easy pixels are scaled down; at 0 not at all.
     #[config(default = 2.0)]
     pub gamma: f64,
     /// Divide by the sum of the scales (normalized focal loss).
     #[config(default = false)]
     pub normalized: bool,
-    /// How pixels are summed up; of the channels the mean is taken in any case.
+    /// Reduction over the pixels; over the channels it is the mean in any case.
     #[config(default = "Reduction::Mean")]
     pub reduction: Reduction,
 }

@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{MetricsError, Result};
 
-/// How the figures of the classes become one.
+/// Average of the figures of the classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Average {

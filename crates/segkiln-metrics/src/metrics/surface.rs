@@ -26,9 +26,9 @@ use crate::{MetricsError, Result};
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct SurfaceDistances {
-    /// From each predicted contour pixel to the target's contour, ascending.
+    /// Distances of the predicted contour's pixels to the target's contour, ascending.
     to_target: Vec<f64>,
-    /// From each target contour pixel to the predicted contour, ascending.
+    /// Distances of the target contour's pixels to the predicted contour, ascending.
     to_predicted: Vec<f64>,
 }
 

@@ -22,10 +22,10 @@ use segkiln_core::BBox;
 
 use crate::{MetricsError, Result};
 
-/// How precision is averaged over recall.
+/// Average of precision over recall.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VocApForm {
-    /// At the recalls 0, 0.1, ..., 1: VOC 2007.
+    /// The mean at the recalls 0, 0.1, ..., 1: VOC 2007.
     ElevenPoints,
     /// The area under the curve: VOC 2010 and later.
     Area,
@@ -49,7 +49,7 @@ pub struct VocPrediction {
     pub class: i64,
     /// Its box.
     pub bbox: BBox,
-    /// How sure the detector is: finite, the greater the surer.
+    /// Confidence of the detector: finite, the greater the surer.
     pub score: f64,
 }
 
@@ -57,7 +57,7 @@ pub struct VocPrediction {
 #[derive(Debug, Clone, PartialEq)]
 pub struct VocEvaluator {
     threshold: f64,
-    /// By number, which is their order.
+    /// Images by number, which is their order.
     images: BTreeMap<i64, Image>,
 }
 

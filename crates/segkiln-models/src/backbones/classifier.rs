@@ -116,7 +116,7 @@ pub enum ClassifierHead {
 /// One fully connected layer.
 #[derive(Module, Debug)]
 pub struct ResNetHead {
-    /// To the classes.
+    /// Linear layer to the classes.
     pub fc: Linear,
 }
 
@@ -129,9 +129,9 @@ impl ResNetHead {
 /// One fully connected layer.
 #[derive(Module, Debug)]
 pub struct MobileNetV2Head {
-    /// In training.
+    /// Dropout, in training.
     pub dropout: Dropout,
-    /// To the classes.
+    /// Linear layer to the classes.
     pub linear: Linear,
 }
 
@@ -144,11 +144,11 @@ impl MobileNetV2Head {
 /// Two fully connected layers.
 #[derive(Module, Debug)]
 pub struct MobileNetV3Head {
-    /// To more channels.
+    /// Linear layer to more channels.
     pub hidden: Linear,
-    /// In training.
+    /// Dropout, in training.
     pub dropout: Dropout,
-    /// To the classes.
+    /// Linear layer to the classes.
     pub linear: Linear,
 }
 

@@ -64,7 +64,7 @@ pub struct EfficientNetConfig {
     /// [`same_padding`](ConvBlockConfig::same_padding).
     #[config(default = false)]
     pub same_padding: bool,
-    /// Which maps decoders take.
+    /// Maps that decoders take.
     #[config(default = "EfficientNetMaps::Stages")]
     pub maps: EfficientNetMaps,
     /// The normalization after each convolution.
@@ -410,12 +410,12 @@ impl EfficientNetStage {
     }
 }
 
-/// To more channels, each by itself, weighed (but in EfficientNet-Lite), back to few.
+/// Expansion to more channels, depthwise convolution, squeeze-and-excitation (but in EfficientNet-Lite), projection to few.
 #[derive(Module, Debug)]
 pub struct MbConv {
     /// The layers.
     pub block: Vec<EfficientNetLayer>,
-    /// In training, of some images: stochastic depth, Huang et al., ECCV 2016, <https://arxiv.org/abs/1603.09382>.
+    /// Drops the block for some images in training: stochastic depth, Huang et al., ECCV 2016, <https://arxiv.org/abs/1603.09382>.
     pub dropped: Dropout,
     #[module(skip)]
     residual: bool,
@@ -435,7 +435,7 @@ impl MbConv {
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)]
 pub enum EfficientNetLayer {
-    /// With norm and activation.
+    /// Convolution with norm and activation.
     Block(ConvBlock),
     /// Weighs channels.
     Squeeze(SqueezeExcitation),

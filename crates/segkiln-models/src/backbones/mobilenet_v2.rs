@@ -190,7 +190,7 @@ impl MobileNetV2Stage {
     }
 }
 
-/// To more channels, each by itself, back to few.
+/// Expansion to more channels, depthwise convolution, projection to few.
 #[derive(Module, Debug)]
 pub struct InvertedResidual {
     /// The layers.
@@ -203,7 +203,7 @@ pub struct InvertedResidual {
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)]
 pub enum MobileNetV2Layer {
-    /// With norm and activation.
+    /// Convolution with norm and activation.
     Block(ConvBlock),
     /// The last convolution.
     Project(Conv2d),

@@ -25,7 +25,7 @@ const STEM: usize = 16;
 /// Blocks of each of timm's stages, small and large.
 const TIMM_BLOCKS: [&[usize]; 2] = [&[1, 2, 3, 2, 3], &[1, 2, 3, 4, 2, 3]];
 
-/// Which of the paper's two networks.
+/// One of the paper's two networks.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum MobileNetV3Size {
     /// 15 blocks.
@@ -37,7 +37,7 @@ pub enum MobileNetV3Size {
 /// Configuration of a [`MobileNetV3`].
 #[derive(Config, Debug)]
 pub struct MobileNetV3Config {
-    /// Which of the paper's two networks.
+    /// One of the paper's two networks.
     pub size: MobileNetV3Size,
     /// Channels of the image.
     #[config(default = 3)]
@@ -320,7 +320,7 @@ impl MobileNetV3Stage {
     }
 }
 
-/// To more channels, each by itself, weighed, back to few.
+/// Expansion to more channels, depthwise convolution, squeeze-and-excitation, projection to few.
 #[derive(Module, Debug)]
 pub struct InvertedResidualV3 {
     /// The layers.
@@ -343,7 +343,7 @@ impl InvertedResidualV3 {
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)]
 pub enum MobileNetV3Layer {
-    /// With norm and activation.
+    /// Convolution with norm and activation.
     Block(ConvBlock),
     /// Weighs channels.
     Squeeze(SqueezeExcitation),

@@ -366,7 +366,7 @@ fn check_output_stride(stride: usize) -> Result<(), ConfigError> {
     }
 }
 
-/// Without gradients in the layers that come before a group; `starts` has each group's first layer.
+/// Stops the gradients of the layers that come before a group; `starts` has each group's first layer.
 fn freeze_layers<M: Module>(layers: Vec<M>, starts: &[usize], trainable: usize) -> Vec<M> {
     let learning = match trainable.min(starts.len()) {
         0 => layers.len(),

@@ -149,8 +149,8 @@ fn fused(conv: &Conv2d, norm: Option<&Norm>, activation: Activation, x: Joined) 
                 count_conv(conv, &y);
                 return if bounded { y } else { activation.forward(y) };
             }
-            let x = precision::full_joined(x);
-            let y = conv2d_affine(x, conv.weight.val(), scale, shift, range, options);
+            let (x, weight) = factors(conv, x);
+            let y = conv2d_affine(x, weight, scale, shift, range, options);
             count_conv(conv, &y);
             return if range.is_some() { y } else { activation.forward(y) };
         }
@@ -196,8 +196,8 @@ fn convolve(conv: &Conv2d, x: Joined) -> Tensor<4> {
         count_conv(conv, &y);
         return y;
     }
-    let x = precision::full_joined(x);
-    let (weight, bias) = (conv.weight.val(), conv.bias.as_ref().map(Param::val));
+    let (x, weight) = factors(conv, x);
+    let bias = conv.bias.as_ref().map(Param::val);
     let y = if x.is_autodiff() && precision::trains_in_bf16() {
         segkiln_ops::conv2d_bf16(x, weight, bias, options)
     } else {
@@ -205,6 +205,11 @@ fn convolve(conv: &Conv2d, x: Joined) -> Tensor<4> {
     };
     count_conv(conv, &y);
     y
+}
+
+/// The factors of a convolution outside of a session.
+fn factors(conv: &Conv2d, x: Joined) -> (Joined, Tensor<4>) {
+    precision::factors(precision::full_joined(x), conv.weight.val(), 0, conv.groups)
 }
 
 fn output_shape(conv: &Conv2d, x: &Joined) -> [usize; 4] {

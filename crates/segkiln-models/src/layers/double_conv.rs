@@ -42,9 +42,9 @@ impl DoubleConvConfig {
 /// Two 3×3 convolution blocks, the unit of all U-Nets.
 #[derive(Module, Debug)]
 pub struct DoubleConv {
-    /// From the input channels to the output channels.
+    /// Block from the input channels to the output channels.
     pub first: ConvBlock,
-    /// From the output channels to as many.
+    /// Block from the output channels to as many.
     pub second: ConvBlock,
 }
 

@@ -36,7 +36,7 @@ pub enum LastLevel {
 }
 
 impl LastLevel {
-    /// How many levels there are.
+    /// Number of levels that it adds.
     pub fn levels(self) -> usize {
         match self {
             Self::MaxPool => 1,

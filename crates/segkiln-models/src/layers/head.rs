@@ -8,7 +8,7 @@ use burn::{
 
 use super::zero_bias;
 
-/// How decoders begin: Kaiming uniform.
+/// Initializer of decoders: Kaiming uniform.
 pub(crate) fn decoder_initializer() -> Initializer {
     Initializer::KaimingUniform { gain: 2f64.sqrt(), fan_out_only: false }
 }

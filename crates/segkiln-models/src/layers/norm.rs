@@ -11,7 +11,7 @@ use crate::trace::tap;
 
 use crate::ConfigError;
 
-/// Which normalization follows a convolution.
+/// Normalization after a convolution.
 #[derive(Config, Debug, PartialEq)]
 pub enum NormConfig {
     /// Over the batch, per channel (Ioffe and Szegedy 2015).

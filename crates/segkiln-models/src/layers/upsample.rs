@@ -9,7 +9,7 @@ use segkiln_ops::{ResizeMode, resize};
 use super::conv2d;
 use crate::{precision, summary::count, trace};
 
-/// How a decoder doubles height and width.
+/// Layer with which a decoder doubles height and width.
 #[derive(Config, Debug, Copy, PartialEq)]
 pub enum UpsampleConfig {
     /// 2×2 transposed convolution with stride 2: the paper's "up-convolution".
@@ -67,8 +67,9 @@ fn convolve_transposed(conv: &ConvTranspose2d, x: Tensor<4>) -> Tensor<4> {
         count(&conv.weight, n * height * width, &y);
         return y;
     }
-    let x = precision::full(x);
-    let y = segkiln_ops::conv_transpose2d(x, conv.weight.val(), conv.bias.as_ref().map(Param::val), options);
+    let (x, weight) = precision::factors(precision::full(x).into(), conv.weight.val(), 1, conv.groups);
+    let x = x.tensors().next().cloned().expect("one tensor went in");
+    let y = segkiln_ops::conv_transpose2d(x, weight, conv.bias.as_ref().map(Param::val), options);
     count(&conv.weight, n * height * width, &y);
     y
 }

@@ -23,9 +23,9 @@ use crate::{
 /// Growth of the channels from level to level.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum Widths {
-    /// As in a U-Net of images: both convolutions of a level have `base << level` channels, and so has what is enlarged to it.
+    /// Those of a U-Net of images: both convolutions of a level have `base << level` channels, and so has what is enlarged to it.
     Even,
-    /// As in the paper: a level's second convolution has twice the channels of its first, so that none is narrow just before the
+    /// The paper's: a level's second convolution has twice the channels of its first, so that none is narrow just before the
     /// pooling; and enlarging keeps the channels.
     Paper,
 }
@@ -169,11 +169,11 @@ impl UNet3dConfig {
 /// Two convolutions of 3×3×3 with norms and activations.
 #[derive(Module, Debug)]
 pub struct DoubleConv3d {
-    /// From the input channels.
+    /// Block from the input channels.
     pub first: ConvBlock3d,
-    /// To the output channels.
+    /// Block to the output channels.
     pub second: ConvBlock3d,
-    /// From the input to what is added to the output, where a residual block's channels differ.
+    /// Convolution of the input before it is added to the output, where a residual block's channels differ.
     pub shortcut: Option<ConvBlock3d>,
     /// Last activation of a residual block.
     #[module(skip)]

@@ -63,7 +63,7 @@ pub enum WeightsError {
     Mismatch {
         /// The file.
         path: PathBuf,
-        /// Which tensors do not fit.
+        /// The tensors that do not fit.
         mismatch: Mismatch,
     },
     /// A tensor of the file has a NaN or an infinity, with which a network finds nothing.
@@ -95,9 +95,9 @@ pub enum WeightsError {
     Absent {
         /// The network.
         network: &'static str,
-        /// Where the file would be.
+        /// Path that the file would have.
         path: PathBuf,
-        /// Where it can be downloaded.
+        /// Address that it can be downloaded from.
         url: String,
         /// Why it was not.
         reason: String,
@@ -107,11 +107,11 @@ pub enum WeightsError {
 /// The tensors in which a file and a network differ.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mismatch {
-    /// In the network, not in the file.
+    /// Tensors that are in the network and not in the file.
     pub missing: Vec<String>,
-    /// In the file, not in the network.
+    /// Tensors that are in the file and not in the network.
     pub unexpected: Vec<String>,
-    /// In both: name, shape in the network, shape in the file.
+    /// Tensors that are in both with other shapes: name, shape in the network, shape in the file.
     pub shapes: Vec<(String, Vec<usize>, Vec<usize>)>,
     /// Prefix of the file's names, if any, and the kind of network that they look like, where none of the tensors fits.
     pub remark: Option<Box<str>>,
@@ -240,7 +240,7 @@ pub fn first_not_finite<M: Module>(module: &M) -> Option<String> {
     visit(module, |param, _| is_finite(param)).into_iter().find(|(_, finite)| !finite).map(|(name, _)| name)
 }
 
-/// How many numbers a network learns or could learn: without running statistics, and without frozen norms, as PyTorch
+/// Counts the numbers that a network learns or could learn: without running statistics, and without frozen norms, as PyTorch
 /// counts. See [`Summary`].
 pub fn parameters<M: Module>(module: &M) -> usize {
     Summary::of(module, |_| ()).total().parameters

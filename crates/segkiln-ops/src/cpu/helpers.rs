@@ -37,9 +37,9 @@ use super::{
     protocol::{Job, Seat, Team},
 };
 
-/// How long a helper looks for more work before it sleeps: longer than the gaps between the operators of a network.
+/// Time that a helper looks for more work before it sleeps: longer than the gaps between the operators of a network.
 const SPIN_BEFORE_SLEEP: Duration = Duration::from_micros(500);
-/// How long a caller looks whether its helpers are done before it sleeps; a task mostly takes less.
+/// Time that a caller looks whether its helpers are done before it sleeps; a task mostly takes less.
 const SPIN_BEFORE_PARK: Duration = Duration::from_micros(100);
 /// Jobs that wait in rayon's queue, most of them taken back: more are not offered while its threads are busy elsewhere.
 const MOST_QUEUED: usize = 1024;

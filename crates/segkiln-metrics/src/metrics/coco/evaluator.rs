@@ -54,7 +54,7 @@ pub struct CocoPrediction {
     /// Area in pixels by which it is small, medium or large: for pycocotools the box's, or the mask's if there is no
     /// box.
     pub area: f64,
-    /// How sure the detector is: finite, the greater the surer.
+    /// Confidence of the detector: finite, the greater the surer.
     pub score: f64,
     /// Its pixels, for [`IouType::Segm`].
     pub mask: Option<Rle>,
@@ -108,7 +108,7 @@ pub struct ImageMatches {
 pub struct CocoEvaluator {
     iou: IouType,
     params: CocoParams,
-    /// By number, which is their order.
+    /// Images by number, which is their order.
     images: BTreeMap<i64, Vec<ClassMatches>>,
 }
 

@@ -54,7 +54,7 @@ pub enum BoxHead {
 pub struct MlpHead {
     /// From all features.
     pub fc6: Linear,
-    /// To the description.
+    /// Linear layer to the description.
     pub fc7: Linear,
 }
 
@@ -63,7 +63,7 @@ pub struct MlpHead {
 pub struct ConvFcHead {
     /// 3×3.
     pub convs: Vec<ConvBlock>,
-    /// To the description.
+    /// Linear layer to the description.
     pub fc: Linear,
 }
 

@@ -13,7 +13,7 @@ const CANONICAL_LEVEL: f32 = 4.0;
 pub(super) struct Pooled {
     /// `[boxes, channels, size, size]`
     pub features: Tensor<4>,
-    /// Which box each row is of, counted over all images.
+    /// Box of each row, counted over all images.
     pub order: Vec<usize>,
 }
 
@@ -64,7 +64,7 @@ fn scale(rows: usize, image: usize) -> f32 {
     exact.log2().round_ties_even().exp2()
 }
 
-/// Which of `maps` maps a box is pooled from.
+/// The map that a box is pooled from.
 fn level([x1, y1, x2, y2]: Corners, [first, last]: [f32; 2], maps: usize) -> usize {
     if maps == 1 {
         return 0;

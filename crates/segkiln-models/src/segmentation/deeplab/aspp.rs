@@ -17,7 +17,7 @@ pub struct Aspp {
     pub convs: Vec<AsppBranch>,
     /// 1×1 to the common channels.
     pub project: ConvBlock,
-    /// In training, of every second value.
+    /// Dropout of every second value, in training.
     pub dropout: Dropout,
 }
 
@@ -41,7 +41,7 @@ pub struct AsppPooling {
 }
 
 impl Aspp {
-    /// With random weights (PyTorch's default).
+    /// Creates the module with random weights (PyTorch's default).
     pub fn new(channels: [usize; 2], rates: &[usize], separable: bool, device: &Device) -> Self {
         let [from, to] = channels;
         let norm = NormConfig::default();

@@ -93,14 +93,14 @@ pub(crate) fn with_aux(
 pub struct FcnHead {
     /// 3×3.
     pub block: ConvBlock,
-    /// In training, of one value in ten.
+    /// Dropout of one value in ten, in training.
     pub dropout: Dropout,
     /// 1×1.
     pub classifier: Conv2d,
 }
 
 impl FcnHead {
-    /// With random weights (PyTorch's default).
+    /// Creates the head with random weights (PyTorch's default).
     pub fn new(in_channels: usize, classes: usize, device: &Device) -> Self {
         let inner = (in_channels / 4).max(1);
         Self {

@@ -26,7 +26,7 @@ pub struct PspNetConfig {
     pub backbone: BackboneConfig,
     /// Channels of the logits: 1 for a binary task, else the number of classes.
     pub classes: usize,
-    /// Which map of the encoder's pyramid is used: 3 for that of stride 8, as in segmentation_models_pytorch; 5, with an
+    /// Map of the encoder's pyramid that is used: 3 for that of stride 8, as in segmentation_models_pytorch; 5, with an
     /// output stride of 8, for the paper's.
     #[config(default = 3)]
     pub depth: usize,
@@ -123,7 +123,7 @@ pub struct PspDecoder {
     pub psp: Vec<PspBlock>,
     /// 1×1 of all.
     pub conv: ConvBlock,
-    /// In training.
+    /// Dropout, in training.
     pub dropout: Dropout,
 }
 

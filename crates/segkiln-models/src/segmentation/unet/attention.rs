@@ -37,7 +37,7 @@ pub struct AttentionUNetConfig {
     /// Activation after each normalization.
     #[config(default = "Activation::Relu")]
     pub activation: Activation,
-    /// How the decoder doubles height and width.
+    /// Layer with which the decoder doubles height and width.
     #[config(default = "UpsampleConfig::Transposed")]
     pub upsample: UpsampleConfig,
     /// Probability with which a value after the deepest level is dropped in training.

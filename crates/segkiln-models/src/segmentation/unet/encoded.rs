@@ -131,7 +131,7 @@ fn block(from: usize, to: usize, device: &Device) -> ConvBlock {
     ConvBlockConfig::new(from, to).with_initializer(decoder_initializer()).init(device)
 }
 
-/// As in segmentation_models_pytorch: where the encoder ends with a pooling.
+/// The center of segmentation_models_pytorch, where the encoder ends with a pooling.
 pub(super) fn center(encoder: &BackboneConfig, channels: usize, device: &Device) -> Vec<ConvBlock> {
     let count = if encoder.stages().ends_with_pooling() { 2 } else { 0 };
     (0..count).map(|_| block(channels, channels, device)).collect()

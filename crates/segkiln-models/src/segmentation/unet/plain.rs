@@ -43,7 +43,7 @@ pub struct UNetConfig {
     /// Activation after each normalization.
     #[config(default = "Activation::Relu")]
     pub activation: Activation,
-    /// How the decoder doubles height and width.
+    /// Layer with which the decoder doubles height and width.
     #[config(default = "UpsampleConfig::Transposed")]
     pub upsample: UpsampleConfig,
     /// Whether convolutions keep height and width.

@@ -31,7 +31,7 @@ pub struct UNetPlusPlusConfig {
     /// Activation after each normalization.
     #[config(default = "Activation::Relu")]
     pub activation: Activation,
-    /// How nodes are brought to the size above.
+    /// Layer with which nodes are brought to the size above.
     #[config(default = "UpsampleConfig::Transposed")]
     pub upsample: UpsampleConfig,
     /// Probability with which a value after the deepest level is dropped in training.

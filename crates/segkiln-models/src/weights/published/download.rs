@@ -16,9 +16,9 @@ use super::cache::digest;
 const PIECE: u64 = 16 << 20;
 /// Bytes that no file of weights has.
 const MOST: u64 = 16 << 30;
-/// How often in a row a piece may fail before the download does.
+/// Failures of a piece in a row with which the download fails.
 const ATTEMPTS: usize = 3;
-/// How long a piece may take; after a failure four times as long.
+/// Time that a piece may take; after a failure four times as long.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Downloads `url` to `path`, once its SHA-256 is known to begin with these hexadecimal digits.
@@ -206,7 +206,7 @@ mod tests {
 
     use super::*;
 
-    /// How the server below misbehaves.
+    /// Misbehavior of the server below.
     #[derive(Clone, Copy, PartialEq)]
     enum Way {
         Well,

@@ -74,7 +74,7 @@ pub enum TrainingData {
 }
 
 impl TrainingData {
-    /// How many classes there are, with the background where there is one.
+    /// Number of classes, with the background where there is one.
     pub fn classes(self) -> usize {
         match self {
             Self::ImageNet => 1000,
@@ -127,7 +127,7 @@ impl Published {
         ALL
     }
 
-    /// Where the file is on the network.
+    /// Address of the file.
     pub fn url(&self) -> String {
         format!("https://download.pytorch.org/models/{}", self.file)
     }

@@ -57,7 +57,7 @@ pub(super) struct Convolution<'a, F: Form> {
     pub target: Target,
 }
 
-/// How the outputs of images are split into tiles. With a dilation they are as many interleaved grids, with tiles of their own.
+/// Split of the outputs of images into tiles. With a dilation they are as many interleaved grids, with tiles of their own.
 #[derive(Debug, Clone, Copy)]
 struct Tiling {
     dilation: [usize; 2],
