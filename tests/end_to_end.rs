@@ -1,8 +1,9 @@
-//! From files to a trained network and back to files, as a user goes: `unet_train`, `unet_predict`, `embed`, `video`.
+//! From files to a trained network and back to files, as a user goes: `unet_train`, `volume_train`, `unet_predict`, `embed`, `video`.
 
 mod common;
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -15,10 +16,14 @@ use segkiln::{
     SegmentOptions, Segmenter, WindowOptions,
     core::{Classes, LabelMap},
     data::{
-        DecodeOptions, Loader, Normalize,
+        DecodeOptions, Limits, Loader, Normalize,
         films::{Film, FilmOptions, FilmWriter, Flicker, ProbabilitySmoother, most_likely},
         regions::{Region, RegionSource, TiffSource},
-        volumes::{Case, Geometry, LabelVolume, PatchOptions, PatchesDataset, Volume},
+        transforms::Compose,
+        volumes::{
+            Case, Geometry, LabelVolume, PatchMotion, PatchOptions, PatchTransform, PatchesDataset, Volume, read_nifti,
+            read_nifti_labels, write_nifti, write_nifti_labels,
+        },
         write_image,
     },
     models::{
@@ -26,7 +31,7 @@ use segkiln::{
         volumes::{StackedUNet3d, StackedUNet3dConfig, UNet3dConfig},
     },
     segment_windows,
-    track::mot,
+    track::{CellTracker, CellTrackerOptions, mot},
     train::{Run, SegmentationTask, TrainingOptions, schedule::ScheduleConfig, train},
 };
 use serde_json::Value;
@@ -381,6 +386,33 @@ fn films_are_segmented_smoothed_and_tracked() {
     assert!(run_badly(&mut video("frames", "frames")).contains("would be replaced"));
 }
 
+/// What `tests/parity/hela.py` counts by SciPy's assignment.
+#[test]
+fn cells_of_a_published_film_are_followed() {
+    let Ok(folder) = std::env::var("SEGKILN_HELA").map(PathBuf::from) else {
+        eprintln!("skipped: SEGKILN_HELA names no folder, see tests/parity/hela.py");
+        return;
+    };
+    let expected: Value = serde_json::from_slice(&fs::read(folder.join("expected.json")).unwrap()).unwrap();
+    let mut tracker = CellTracker::new(CellTrackerOptions::default()).unwrap();
+    let (mut cells, mut links, mut before) = (Vec::new(), 0, 0);
+    for frame in Film::open(folder.join("labels.tif"), &FilmOptions::default()).unwrap() {
+        let frame = frame.unwrap();
+        let DynamicImage::ImageLuma16(image) = frame else { panic!("{:?} are no labels of 16 bits", frame.color()) };
+        let labels = image.pixels().map(|pixel| pixel[0].into()).collect();
+        let found = tracker.update(&LabelMap::new(image.width(), image.height(), labels).unwrap()).unwrap();
+        let numbers = found.labels().into_iter().filter(|label| *label > 0).collect::<Vec<_>>();
+        links += numbers.iter().filter(|number| **number <= before).count();
+        before = tracker.tracks().len() as u32;
+        cells.push(numbers.len());
+    }
+    let mothers: BTreeSet<u32> = tracker.tracks().iter().filter_map(|track| track.parent).collect();
+    let found = serde_json::json!({
+        "frames": cells.len(), "cells": cells, "tracks": tracker.tracks().len(), "divisions": mothers.len(), "links": links,
+    });
+    assert_eq!(found, expected);
+}
+
 /// A volume of noise with a bright ball, and the ball's voxels.
 fn ball(number: u64) -> Arc<Case> {
     let mut random = Random(number);
@@ -403,19 +435,23 @@ fn ball(number: u64) -> Arc<Case> {
 }
 
 #[test]
-fn a_network_of_volumes_learns_and_goes_on() {
+fn a_network_of_volumes_learns_and_goes_on_with_the_same_bits() {
     let (folder, device, classes) = (tempfile::tempdir().unwrap(), Device::default(), Classes::binary());
+    const PATCH: [usize; 3] = [8, 16, 16];
     let patches = |numbers: std::ops::Range<u64>| {
-        let options = PatchOptions { patch: [8, 16, 16], per_case: 6, foreground: 0.5, ignore_index: None, seed: 1 };
-        Arc::new(PatchesDataset::new(numbers.map(ball).collect(), &classes, options).unwrap())
+        let options = PatchOptions { patch: PATCH, per_case: 6, foreground: 0.5, ignore_index: None, seed: 1 };
+        PatchesDataset::new(numbers.map(ball).collect(), &classes, options).unwrap()
     };
     let unet = UNet3dConfig::new(1, 1).with_base(8).with_depth(2).with_deep_supervision(true);
     let model = StackedUNet3dConfig::new(unet, 8);
-    let normalize = Normalize::of_dataset(&*patches(0..4)).unwrap();
+    let normalize = Normalize::of_dataset(&patches(0..4)).unwrap();
     let card = ModelCard { model, classes: classes.clone(), color: None, normalize: normalize.clone() };
-    for (epochs, resume) in [(2, false), (4, true)] {
+    // Two and two epochs are four at once.
+    for (run, epochs, resume) in [("run", 2, false), ("run", 4, true), ("at once", 4, false)] {
+        let training = patches(0..4).with_motion(PatchMotion::nnunet(PATCH)).unwrap();
+        let augment = Compose::new().then(normalize.clone()).then(PatchTransform::nnunet(PATCH));
         train(Run {
-            folder: folder.path().join("run"),
+            folder: folder.path().join(run),
             task: SegmentationTask::new(card.clone()),
             options: TrainingOptions {
                 epochs,
@@ -426,13 +462,16 @@ fn a_network_of_volumes_learns_and_goes_on() {
             },
             data: Default::default(),
             weights: None,
-            train: Loader::builder(patches(0..4)).transform(normalize.clone()),
-            valid: Loader::builder(patches(4..5)).transform(normalize.clone()),
+            train: Loader::drawn(Arc::new(training)).transform(augment),
+            valid: Loader::builder(Arc::new(patches(4..5))).transform(normalize.clone()),
             device: device.clone(),
             resume,
         })
         .unwrap();
     }
+
+    let weights = |run: &str| fs::read(folder.path().join(run).join("last.bpk")).unwrap();
+    assert!(weights("run") == weights("at once"), "a resumed run sees other patches");
 
     let segmenter = Segmenter::<StackedUNet3d>::load_network(folder.path().join("run"), &device).unwrap();
     let case = ball(9);
@@ -440,7 +479,7 @@ fn a_network_of_volumes_learns_and_goes_on() {
     let values: Vec<f32> = case.image.as_slice().iter().map(normalized).collect();
     let [depth, height, width] = case.image.geometry().size();
     let x = Tensor::from_data(TensorData::new(values, [1, 1, depth, height, width]), &device);
-    let options = WindowOptions { patch: [8, 16, 16], overlap: 0.5 };
+    let options = WindowOptions { patch: PATCH, overlap: 0.5 };
     let logits = segment_windows(x, &options, |x| segmenter.model().unet.forward(x)).unwrap();
     let found: Vec<bool> = logits.into_data().iter::<f32>().map(|logit| logit > 0.0).collect();
     let truth = case.labels.as_slice().iter().map(|label| *label == 1);
@@ -448,4 +487,66 @@ fn a_network_of_volumes_learns_and_goes_on() {
     let all = found.iter().filter(|found| **found).count() + truth.filter(|truth| *truth).count();
     let dice = 2.0 * both as f64 / all as f64;
     assert!(dice > 0.7, "Dice {dice}");
+}
+
+#[test]
+fn a_folder_of_volumes_is_learned_and_one_is_segmented_on_its_grid() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |path: &str| folder.path().join(path);
+    ["data/imagesTr", "data/labelsTr"].iter().for_each(|path| fs::create_dir_all(at(path)).unwrap());
+    for number in 0..5 {
+        let case = ball(number);
+        write_nifti(at(&format!("data/imagesTr/{number}_0000.nii.gz")), &case.image, None).unwrap();
+        write_nifti_labels(at(&format!("data/labelsTr/{number}.nii.gz")), &case.labels, None).unwrap();
+    }
+    let json = r#"{"channel_names": {"0": "MR"}, "labels": {"background": 0, "ball": 1}}"#;
+    fs::write(at("data/dataset.json"), json).unwrap();
+    let train = |flags: &[&str]| {
+        let mut command = example("volume_train");
+        command.arg("--data").arg(at("data")).arg("--out").arg(at("run"));
+        command.args([
+            "--patch",
+            "8,16,16",
+            "--per-case",
+            "6",
+            "--base",
+            "8",
+            "--depth",
+            "2",
+            "--lr",
+            "1e-2",
+            "--epochs",
+            "4",
+        ]);
+        command.args(flags);
+        command
+    };
+    let result = run_well(&mut train(&[]));
+    assert_eq!((&result["split"], &result["cases"], &result["epochs"]), (&"val".into(), &1.into(), &4.into()));
+    assert!(result["dice"].as_f64().unwrap() > 0.7, "{result}");
+    let table = fs::read_to_string(at("run/cases.csv")).unwrap();
+    assert_eq!(table.lines().count(), 2, "{table}");
+    assert!(table.starts_with("case,label,dice,hausdorff_95_mm"), "{table}");
+    // It had ended: nothing is trained, and all is measured again.
+    let again = run_well(&mut train(&["--resume"]));
+    assert_eq!((&again["dice"], &again["surface_dice"]), (&result["dice"], &result["surface_dice"]));
+    assert!(run_badly(&mut train(&["--resume", "--patch", "8,16,32"])).contains("data.volume.patch"));
+    assert!(run_badly(&mut train(&["--fold", "5"])).contains("--fold must be less than 5"));
+
+    // A volume on a slanted grid with the columns to the left.
+    let case = ball(9);
+    let affine = [[-1.0, 0.0, 0.1, 20.0], [0.0, 1.0, 0.0, 30.0], [0.05, 0.0, 2.0, -7.0], [0.0, 0.0, 0.0, 1.0]];
+    let geometry = Geometry::new(case.image.geometry().size(), affine).unwrap();
+    write_nifti(at("ct.nii.gz"), &Volume::new(geometry, 1, case.image.as_slice().to_vec()).unwrap(), None).unwrap();
+    let result = run_well(&mut unet_predict(&at("run"), &at("ct.nii.gz"), &at("out")));
+    assert_eq!(result["volumes"], 1);
+    let (labels, _) = read_nifti_labels(at("out/ct.nii.gz"), &Limits::default()).unwrap();
+    let written = read_nifti(at("ct.nii.gz"), &Limits::default()).unwrap().0;
+    assert_eq!(labels.geometry(), written.geometry());
+    let pairs = labels.as_slice().iter().zip(case.labels.as_slice());
+    let both = pairs.filter(|(found, truth)| **found == 1 && **truth == 1).count();
+    let all = labels.as_slice().iter().chain(case.labels.as_slice()).filter(|label| **label == 1).count();
+    assert!(2.0 * both as f64 / all as f64 > 0.7, "{both} of {all}");
+    fs::write(at("a.png"), "").unwrap();
+    assert!(run_badly(&mut unet_predict(&at("run"), &at("a.png"), &at("out"))).contains("network of volumes"));
 }

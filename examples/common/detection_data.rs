@@ -141,7 +141,10 @@ impl Sources {
         Ok(match (&self.voc, &self.train_json) {
             (Some(folder), _) => {
                 let options = VocOptions { decode, ..VocOptions::default() };
-                data::check(["train", "val"].map(|split| VocDetection::open(folder, split, options.clone())))
+                let splits = ["train", "val"].map(|split| VocDetection::open(folder, split, options.clone()));
+                let empty = [(&splits[0], "training"), (&splits[1], "validation")]
+                    .map(|(split, name)| split.as_ref().ok()?.check_targets(folder, name).err());
+                data::check(splits.into_iter().chain(empty.into_iter().flatten().map(Err)))
             }
             (None, Some(train_json)) => {
                 let images = self.train_images.as_deref().unwrap_or(Path::new(""));
@@ -152,7 +155,9 @@ impl Sources {
                 let options = CocoOptions { categories, names, ..options };
                 let valid = self.val_images.as_ref().zip(self.val_json.as_ref());
                 let valid = valid.map(|(images, json)| CocoDetection::open(images, json, options));
-                data::check([train].into_iter().chain(valid))
+                let empty = [(Some(&train), "training"), (valid.as_ref(), "validation")]
+                    .map(|(split, name)| split?.as_ref().ok()?.check_targets(name).err());
+                data::check([train].into_iter().chain(valid).chain(empty.into_iter().flatten().map(Err)))
             }
             (None, None) => {
                 let splits = ["train", "val", "test"].map(|split| sample(split, decode));

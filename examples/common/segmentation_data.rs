@@ -55,7 +55,11 @@ impl Sources {
     }
 
     fn split(&self, split: &str, color: ColorMode, decode: DecodeOptions) -> Result<FolderDataset, DataError> {
-        let options = FolderOptions { color, mask: MaskFormat::Binary, decode, ..Default::default() };
+        self.open_split(split, FolderOptions { color, decode, ..Default::default() })
+    }
+
+    fn open_split(&self, split: &str, options: FolderOptions) -> Result<FolderDataset, DataError> {
+        let options = FolderOptions { mask: MaskFormat::Binary, ..options };
         FolderDataset::open_split(self.folder(), split, &Classes::binary(), options)
     }
 
@@ -89,7 +93,13 @@ impl Sources {
     /// Faults of the data that the flag names.
     pub fn check(&self, decode: DecodeOptions) -> CheckReport {
         let splits = BTreeSet::from(["train", "val", self.measured()]);
-        data::check(splits.into_iter().map(|split| self.split(split, ColorMode::Rgb, decode)))
+        data::check(splits.into_iter().flat_map(|split| {
+            let opened = self.split(split, ColorMode::Rgb, decode);
+            // Samples that have all their files are looked at, though others lack one.
+            let options = FolderOptions { drop_unpaired: true, decode, ..Default::default() };
+            let rest = opened.is_err().then(|| self.open_split(split, options).ok()).flatten();
+            [Some(opened), rest.map(Ok)].into_iter().flatten()
+        }))
     }
 }
 

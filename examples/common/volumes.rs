@@ -1,13 +1,19 @@
-//! Medical volumes, segmented slice by slice.
+//! Medical volumes, segmented slice by slice, or window by window by a network of three dimensions.
 
-use std::{fs, path::Path, time::Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
+use burn::tensor::Device;
 use segkiln::{
     SegmentOptions, Segmenter, VolumeOptions,
     data::{
         DecodeOptions, refuse_replacing,
         volumes::{is_nifti, read_volume, write_nifti_labels},
     },
+    models::volumes::StackedUNet3d,
 };
 use serde_json::json;
 
@@ -16,10 +22,10 @@ use crate::common::{Failure, say};
 /// Flags of volumes.
 #[derive(clap::Args)]
 pub struct Volumes {
-    /// JSON file that says how a volume becomes slices: canonical, spacing, intensities, slicing [default: its own
-    /// slices, one by one]
+    /// JSON file that says how a volume is prepared: canonical, spacing, intensities, slicing, patch [default: what the training
+    /// kept, or its own slices, one by one]
     #[arg(long)]
-    volume_options: Option<std::path::PathBuf>,
+    volume_options: Option<PathBuf>,
 }
 
 impl Volumes {
@@ -32,10 +38,22 @@ impl Volumes {
         }
     }
 
+    /// Refuses to give pictures to a network of volumes.
+    pub fn refuse_pictures(model: &Path) -> Result<(), Failure> {
+        match VolumeOptions::of_run(model) {
+            Ok(Some(VolumeOptions { patch: Some(_), .. })) => {
+                Err("the model is a network of volumes; --input takes a .nii.gz, or a DICOM file or series".into())
+            }
+            // What is wrong with its config is told where the model is loaded.
+            _ => Ok(()),
+        }
+    }
+
     /// Segments a volume and writes its labels.
     pub fn segment(
         &self,
-        segmenter: &Segmenter,
+        model: &Path,
+        device: &Device,
         input: &Path,
         output: &Path,
         slices: &SegmentOptions,
@@ -43,7 +61,7 @@ impl Volumes {
     ) -> Result<(), Failure> {
         let start = Instant::now();
         let options = match &self.volume_options {
-            None => VolumeOptions::default(),
+            None => VolumeOptions::of_run(model)?.unwrap_or_default(),
             Some(path) => {
                 let unreadable = |error: &dyn std::fmt::Display| format!("cannot use {}: {error}", path.display());
                 let text = fs::read_to_string(path).map_err(|error| unreadable(&error))?;
@@ -60,7 +78,13 @@ impl Volumes {
         refuse_replacing([input], [&path])?;
         fs::create_dir_all(output).map_err(|error| format!("cannot create {}: {error}", output.display()))?;
         let (volume, header) = read_volume(input, &decode.limits)?;
-        let labels = segmenter.segment_volume(&volume, &options, slices)?;
+        let (labels, precision) = if options.patch.is_some() {
+            let segmenter = Segmenter::<StackedUNet3d>::load_network(model, device)?;
+            (segmenter.segment_volume_windows(&volume, &options, WINDOWS_OVERLAP)?, segmenter.precision())
+        } else {
+            let segmenter = Segmenter::load(model, device)?;
+            (segmenter.segment_volume(&volume, &options, slices)?, segmenter.precision())
+        };
         write_nifti_labels(&path, &labels, header.as_ref())?;
         let (size, spacing) = (labels.geometry().size(), labels.geometry().spacing());
         say(json!({
@@ -68,9 +92,12 @@ impl Volumes {
             "output": path.display().to_string(),
             "size": size,
             "spacing": spacing,
-            "precision": segmenter.precision().name(),
+            "precision": precision.name(),
             "seconds": start.elapsed().as_secs_f64(),
         }))?;
         Ok(())
     }
 }
+
+/// Share that windows of a volume have in common, as nnU-Net's.
+const WINDOWS_OVERLAP: f32 = 0.5;

@@ -9,7 +9,8 @@
 //! `--instances` numbers the objects, and `--geojson` writes their outlines and measures. An image of a folder that cannot be read
 //! does not stop the others; the exit code is then 2.
 //!
-//! A volume (`.nii`, `.nii.gz`, or a DICOM file or series) gives `STEM.nii.gz`, the labels on its own grid.
+//! A volume (`.nii`, `.nii.gz`, or a DICOM file or series) gives `STEM.nii.gz`, the labels on its own grid; by a network of images
+//! slice by slice, by one of `volume_train` window by window.
 
 use std::{collections::HashSet, path::PathBuf, process::ExitCode, time::Instant};
 
@@ -94,7 +95,6 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let device = args.machine.device()?;
-    let segmenter = Segmenter::load(&args.model, &device)?;
     let options = SegmentOptions {
         tile: args.tile,
         overlap: args.overlap,
@@ -108,8 +108,10 @@ fn run(args: &Args) -> Result<(), Failure> {
         if cleaning.is_some() {
             return Err("--clean is for images, not for volumes".into());
         }
-        return args.volumes.segment(&segmenter, &args.input, &args.output, &options, args.decode.options());
+        return args.volumes.segment(&args.model, &device, &args.input, &args.output, &options, args.decode.options());
     }
+    Volumes::refuse_pictures(&args.model)?;
+    let segmenter = Segmenter::load(&args.model, &device)?;
     let images = inputs(&args.input)?;
     let segmenter = args.numbers.choose(segmenter, Segmenter::with_precision, |segmenter| {
         let readable = images.values().filter_map(|file| read_dynamic(file, args.decode.options()).ok());

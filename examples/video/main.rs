@@ -45,7 +45,7 @@ struct Args {
     /// Film: a folder of images, a pattern such as frames/%06d.png, a file (Y4M, GIF, APNG, WebP, TIFF), or - for Y4M on stdin
     #[arg(long, allow_hyphen_values = true)]
     input: PathBuf,
-    /// Film to write: a folder, a pattern, a file (.y4m, .gif, .tif), or - for Y4M on stdout
+    /// Film to write: a folder, a pattern, a file (.y4m, .gif, .png, .webp, .tif), or - for Y4M on stdout
     #[arg(long, allow_hyphen_values = true)]
     output: PathBuf,
     /// Follow objects from frame to frame; of segmentation networks the connected parts of the classes

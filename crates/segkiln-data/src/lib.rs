@@ -96,7 +96,7 @@ pub use resize::{Filter, resize_image, resize_image_by, resize_labels};
 #[cfg(feature = "datasets")]
 pub use batch::{Batch, Collate, Collated, DetectionBatch};
 #[cfg(feature = "datasets")]
-pub use loader::{EpochHandle, Loader, LoaderBuilder};
+pub use loader::{DrawnDataset, EpochHandle, Loader, LoaderBuilder};
 #[cfg(feature = "datasets")]
 pub use rng::TransformRng;
 #[cfg(feature = "datasets")]

@@ -20,6 +20,15 @@ pub(crate) const CONSTANT_CHANNEL: &str = "segkiln::constant_channel";
 /// Integer images whose values reach very different shares of their ranges.
 #[cfg(feature = "datasets")]
 pub(crate) const MIXED_RANGES: &str = "segkiln::mixed_ranges";
+/// Images that two data sets have in common.
+#[cfg(feature = "datasets")]
+pub(crate) const SHARED_IMAGES: &str = "segkiln::shared_images";
+/// Data sets whose masks are all background.
+#[cfg(feature = "datasets")]
+pub(crate) const NO_FOREGROUND: &str = "segkiln::no_foreground";
+/// Samples without a partner that were left out.
+#[cfg(feature = "datasets")]
+pub(crate) const UNPAIRED: &str = "segkiln::unpaired";
 /// Categories that another file knows under another id.
 #[cfg(feature = "datasets")]
 pub(crate) const CATEGORIES: &str = "segkiln::categories";

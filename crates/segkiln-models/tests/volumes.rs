@@ -1,6 +1,7 @@
 //! The 3D U-Net against PyTorch on the same weights; `tests/parity/unet3d.py` writes the fixture.
 
 mod formula;
+mod platelets;
 
 use burn::{
     module::Module,

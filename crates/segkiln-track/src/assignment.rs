@@ -15,13 +15,23 @@ pub(crate) fn above(value: f64, least: f64) -> f64 {
 ///
 /// Rows and columns that no chain of gains connects are assigned apart from each other, so that what overlaps little costs little.
 pub(crate) fn assign(rows: usize, columns: usize, gain: impl Fn(usize, usize) -> f64) -> Vec<Option<usize>> {
-    let gains: Vec<Vec<(usize, i128)>> = (0..rows)
-        .map(|row| {
-            let whole =
-                (0..columns).map(|column| (column, (gain(row, column).clamp(0.0, 1e6) * PARTS).round() as i128));
-            whole.filter(|(_, gain)| *gain > 0).collect()
-        })
-        .collect();
+    let pairs = (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
+    assign_pairs(rows, columns, pairs.map(|(row, column)| (row, column, gain(row, column))))
+}
+
+/// [`assign`] where all pairs with a gain are known: rows, columns and gains, in the order of rows and then of columns.
+pub(crate) fn assign_pairs(
+    rows: usize,
+    columns: usize,
+    pairs: impl Iterator<Item = (usize, usize, f64)>,
+) -> Vec<Option<usize>> {
+    let mut gains: Vec<Vec<(usize, i128)>> = vec![Vec::new(); rows];
+    for (row, column, gain) in pairs {
+        let whole = (gain.clamp(0.0, 1e6) * PARTS).round() as i128;
+        if whole > 0 {
+            gains[row].push((column, whole));
+        }
+    }
     let mut rows_of: Vec<Vec<usize>> = vec![Vec::new(); columns];
     for (row, gains) in gains.iter().enumerate() {
         gains.iter().for_each(|(column, _)| rows_of[*column].push(row));

@@ -6,7 +6,7 @@ use segkiln_core::LabelMap;
 
 use crate::{
     Result, TrackError,
-    assignment::{above, assign},
+    assignment::{above, assign_pairs},
     counts::counts,
     ctc::CtcTrack,
 };
@@ -107,13 +107,14 @@ impl CellTracker {
         }
         let cells: Vec<u32> = areas_before.keys().copied().filter(|cell| !daughters.contains_key(cell)).collect();
         let free: Vec<u32> = labels.iter().copied().filter(|label| !track_of.contains_key(label)).collect();
-        let gain = |row: usize, column: usize| {
-            let both = common.get(&(cells[row], free[column])).copied().unwrap_or(0);
+        // Pairs that overlap are in the order of cells and then of labels, as both lists are.
+        let pairs = common.iter().filter_map(|(&(cell, label), &both)| {
+            let (row, column) = (cells.binary_search(&cell).ok()?, free.binary_search(&label).ok()?);
             // Two areas of 32 bits may be more than 32 bits together.
-            let union = f64::from(areas_before[&cells[row]]) + f64::from(areas[&free[column]]) - f64::from(both);
-            if both == 0 { 0.0 } else { above(f64::from(both) / union, self.options.min_overlap) }
-        };
-        for (row, column) in assign(cells.len(), free.len(), gain).into_iter().enumerate() {
+            let union = f64::from(areas_before[&cell]) + f64::from(areas[&label]) - f64::from(both);
+            Some((row, column, above(f64::from(both) / union, self.options.min_overlap)))
+        });
+        for (row, column) in assign_pairs(cells.len(), free.len(), pairs).into_iter().enumerate() {
             if let Some(column) = column {
                 track_of.insert(free[column], cells[row]);
                 self.tracks[cells[row] as usize - 1].end = frame;
@@ -168,6 +169,16 @@ impl CellTracker {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A map of 300 × 300 cells: all pairs would be eight billion.
+    #[test]
+    fn many_cells_take_as_long_as_their_overlaps() {
+        let map = LabelMap::new(600, 600, (0..360_000).map(|at| at / 1200 * 300 + at % 600 / 2 + 1).collect()).unwrap();
+        let mut tracker = CellTracker::new(CellTrackerOptions::default()).unwrap();
+        let first = tracker.update(&map).unwrap();
+        assert_eq!(tracker.update(&map).unwrap(), first);
+        assert_eq!(tracker.tracks().len(), 90_000);
+    }
 
     #[test]
     fn neighbors_that_shrink_are_no_daughters() {

@@ -36,18 +36,23 @@ pub(crate) fn open<C: DeserializeOwned>(
     path: &Path,
     check: impl Fn(&C) -> Result<(), ConfigError>,
 ) -> Result<(PathBuf, C), PredictError> {
-    let file = match std::fs::metadata(path) {
-        Ok(meta) if meta.is_dir() => path.join("best.bpk"),
-        Ok(_) => path.to_owned(),
-        Err(error) => {
-            let reason = error.to_string();
-            return Err(PredictError::Weights(WeightsError::Read { path: path.into(), reason }));
-        }
-    };
+    let file = weights_file(path)?;
     let path = file.with_file_name("config.json");
     let card: C = config_file::read(&path)?;
     check(&card).map_err(|error| refused(path, &error))?;
     Ok((file, card))
+}
+
+/// The file of weights that a run's folder or a `.bpk` file in one names; `config.json` is beside it.
+pub(crate) fn weights_file(path: &Path) -> Result<PathBuf, PredictError> {
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => Ok(path.join("best.bpk")),
+        Ok(_) => Ok(path.to_owned()),
+        Err(error) => {
+            let reason = error.to_string();
+            Err(PredictError::Weights(WeightsError::Read { path: path.into(), reason }))
+        }
+    }
 }
 
 /// The layers that a run's network computes in 8 bits, if it was quantized, by its file of weights.

@@ -1,12 +1,18 @@
-use std::borrow::Cow;
+use std::{borrow::Cow, path::Path};
 
-use segkiln_data::volumes::{AxisCodes, Intensities, Interpolation, LabelInterpolation, LabelVolume, Slicing, Volume};
-use segkiln_models::SegmentationNetwork;
+use burn::tensor::{Tensor, TensorData};
+#[cfg(feature = "train")]
+use segkiln_data::volumes::{Case, ForegroundStatistics};
+use segkiln_data::{
+    DataError,
+    volumes::{AxisCodes, Geometry, Intensities, Interpolation, LabelInterpolation, LabelVolume, Slicing, Volume},
+};
+use segkiln_models::{SegmentationNetwork, config_file, volumes::StackedUNet3d};
 use serde::{Deserialize, Serialize};
 
-use crate::{PredictError, SegmentOptions, Segmenter};
+use crate::{PredictError, SegmentOptions, Segmenter, WindowOptions, run, segment_windows, segmentation::most_likely};
 
-/// Preparation of a volume for a network of slices: the same as for its training volumes, to be kept beside the network.
+/// Preparation of a volume for a network: the same as for its training volumes, to be kept beside the network.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct VolumeOptions {
@@ -16,8 +22,155 @@ pub struct VolumeOptions {
     pub spacing: Option<[f64; 3]>,
     /// Normalization of the values before the network's own. Default: none.
     pub intensities: Option<Intensities>,
-    /// Direction of the slices, and how many neighbors are channels.
+    /// Direction of the slices, and how many neighbors are channels; for a network of slices.
     pub slicing: Slicing,
+    /// Depth, height and width of the windows that a network of three dimensions sees, in voxels after resampling. Default: the
+    /// network is one of slices.
+    pub patch: Option<[usize; 3]>,
+}
+
+impl VolumeOptions {
+    /// Reads the options that a training kept in its `config.json`, as `volume` of its `data`; none where it kept none. `path` is a
+    /// run's folder or a `.bpk` file in one.
+    ///
+    /// # Errors
+    /// [`PredictError::Weights`] if there is no such path, [`PredictError::Config`] if the file cannot be read or is damaged,
+    /// [`PredictError::NewerFormat`] if a later version wrote it.
+    pub fn of_run(path: impl AsRef<Path>) -> Result<Option<Self>, PredictError> {
+        #[derive(Deserialize)]
+        struct Config {
+            #[serde(default)]
+            data: Option<Data>,
+        }
+        #[derive(Deserialize)]
+        struct Data {
+            #[serde(default)]
+            volume: Option<VolumeOptions>,
+        }
+        let config: Config = config_file::read(&run::weights_file(path.as_ref())?.with_file_name("config.json"))?;
+        Ok(config.data.and_then(|data| data.volume))
+    }
+
+    /// Plans the preparation of a training set, as nnU-Net does: axes to RAS, the median spacing, and normalization as CT or by z-scores.
+    /// The cases are turned to RAS already.
+    ///
+    /// # Errors
+    /// [`DataError`] if there is no case, or, for CT, no foreground or images differ in channels.
+    #[cfg(feature = "train")]
+    pub fn planned(cases: &[&Case], is_ct: bool, ignore_index: Option<u32>) -> Result<Self, DataError> {
+        if cases.is_empty() {
+            return Err(DataError::Empty { what: "the list of cases".into() });
+        }
+        let spacing = [0, 1, 2].map(|axis| {
+            let mut along: Vec<f64> = cases.iter().map(|case| case.image.geometry().spacing()[axis]).collect();
+            along.sort_unstable_by(f64::total_cmp);
+            // Of an even number the lower of the two in the middle, which some case has.
+            along[(along.len() - 1) / 2]
+        });
+        let pairs = cases.iter().map(|case| (&case.image, &case.labels));
+        let intensities = match is_ct {
+            true => Intensities::Ct(ForegroundStatistics::of(pairs, ignore_index)?),
+            false => Intensities::ZScore { nonzero: false },
+        };
+        Ok(Self { canonical: true, spacing: Some(spacing), intensities: Some(intensities), ..Self::default() })
+    }
+
+    /// Prepares a volume: turned, resampled, and its values normalized.
+    ///
+    /// # Errors
+    /// [`DataError`] if a spacing or intensities do not fit it.
+    pub fn prepare(&self, volume: &Volume) -> Result<Volume, DataError> {
+        let turned = match self.canonical {
+            true => Cow::Owned(volume.reoriented(AxisCodes::CANONICAL)),
+            false => Cow::Borrowed(volume),
+        };
+        let mut seen = match self.spacing {
+            Some(spacing) => {
+                let by = Interpolation::for_spacing(turned.geometry().spacing());
+                turned.resampled(spacing, by)?
+            }
+            None => turned.into_owned(),
+        };
+        if let Some(intensities) = &self.intensities {
+            intensities.apply(&mut seen)?;
+        }
+        Ok(seen)
+    }
+
+    /// [`prepare`](Self::prepare) for a case to learn from, with its labels.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare).
+    #[cfg(feature = "train")]
+    pub fn prepare_case(&self, case: &Case) -> Result<Case, DataError> {
+        let image = self.prepare(&case.image)?;
+        let turned = match self.canonical {
+            true => Cow::Owned(case.labels.reoriented(AxisCodes::CANONICAL)),
+            false => Cow::Borrowed(&case.labels),
+        };
+        let labels = turned.resized_to(image.geometry(), LabelInterpolation::Linear)?;
+        Ok(Case { name: case.name.clone(), image, labels })
+    }
+
+    /// Brings labels of a prepared volume back to the grid that it had before.
+    fn back(&self, labels: LabelVolume, geometry: &Geometry) -> Result<LabelVolume, DataError> {
+        let labels = match self.canonical {
+            true => {
+                let blank = LabelVolume::new(geometry.clone(), vec![0; geometry.voxels()])?;
+                let turned = blank.reoriented(AxisCodes::CANONICAL);
+                labels.resized_to(turned.geometry(), LabelInterpolation::Linear)?.reoriented(geometry.axis_codes())
+            }
+            false => labels.resized_to(geometry, LabelInterpolation::Linear)?,
+        };
+        // Turned there and back, the affine would have lost its last bits.
+        LabelVolume::new(geometry.clone(), labels.as_slice().to_vec())
+    }
+}
+
+impl Segmenter<StackedUNet3d> {
+    /// Segments a volume window by window, as [`segment_windows`] does. The labels are on the volume's own grid, whatever it was
+    /// resampled to in between. In memory are the logits of all its voxels.
+    ///
+    /// # Errors
+    /// [`PredictError::Option`] if the options have no patch or an overlap out of range, or the volume other channels than the network
+    /// takes; [`PredictError::Data`] if the volume cannot be prepared; [`PredictError::Undefined`] if the network gives no
+    /// numbers.
+    pub fn segment_volume_windows(
+        &self,
+        volume: &Volume,
+        options: &VolumeOptions,
+        overlap: f32,
+    ) -> Result<LabelVolume, PredictError> {
+        let Some(patch) = options.patch else {
+            return Err(PredictError::option("patch", "is needed for a network of three dimensions"));
+        };
+        let normalize = &self.card().normalize;
+        let (needed, channels) = (normalize.mean().len(), volume.channels());
+        if needed != channels {
+            let reason = format!("has {channels} channels, and the network takes {needed}");
+            return Err(PredictError::option("volume", reason));
+        }
+        let seen = options.prepare(volume)?;
+        let [depth, height, width] = seen.geometry().size();
+        let voxels = seen.geometry().voxels();
+        let mut values = seen.as_slice().to_vec();
+        for ((values, mean), std) in values.chunks_exact_mut(voxels).zip(normalize.mean()).zip(normalize.std()) {
+            values.iter_mut().for_each(|value| *value = (*value - mean) / std);
+        }
+        let x = Tensor::from_data(TensorData::new(values, [1, channels, depth, height, width]), &self.device);
+        let logits = segment_windows(x, &WindowOptions { patch, overlap }, |x| self.model().unet.forward(x))?;
+        let logits = logits.into_data().convert::<f32>();
+        let logits = logits.as_slice::<f32>().expect("f32 values");
+        let mut labels = Vec::with_capacity(voxels);
+        for voxel in 0..voxels {
+            let of_voxel = logits[voxel..].iter().step_by(voxels).copied();
+            // A single logit is that of the foreground.
+            let background = (logits.len() == voxels).then_some(0.0);
+            let undefined = PredictError::Undefined { x: voxel % width, y: voxel / width % height };
+            labels.push(most_likely(background.into_iter().chain(of_voxel)).ok_or(undefined)?);
+        }
+        Ok(options.back(LabelVolume::new(seen.geometry().clone(), labels)?, volume.geometry())?)
+    }
 }
 
 impl<M: SegmentationNetwork> Segmenter<M> {
@@ -51,18 +204,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
             let reason = format!("give slices of {given} channels, and the network takes {needed}; set its neighbors");
             return Err(PredictError::option("slicing", reason));
         }
-        let turned = match options.canonical {
-            true => Cow::Owned(volume.reoriented(AxisCodes::CANONICAL)),
-            false => Cow::Borrowed(volume),
-        };
-        let grid = turned.geometry().clone();
-        let mut seen = match options.spacing {
-            Some(spacing) => Cow::Owned(turned.resampled(spacing, Interpolation::for_spacing(grid.spacing()))?),
-            None => turned,
-        };
-        if let Some(intensities) = &options.intensities {
-            intensities.apply(seen.to_mut())?;
-        }
+        let seen = options.prepare(volume)?;
         let slices = SegmentOptions { probabilities: false, logits: false, ..slices.clone() };
         let size = seen.geometry().size();
         let mut labels = vec![0; seen.geometry().voxels()];
@@ -70,11 +212,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
             let segmentation = self.segment_values(&slicing.image(&seen, slice)?, &slices)?;
             slicing.put(segmentation.map(), slice, &mut labels, size);
         }
-        let labels = LabelVolume::new(seen.geometry().clone(), labels)?;
-        let labels = labels.resized_to(&grid, LabelInterpolation::Linear)?;
-        let back = labels.reoriented(volume.geometry().axis_codes());
-        // Turned there and back, the affine would have lost its last bits.
-        Ok(LabelVolume::new(volume.geometry().clone(), back.as_slice().to_vec())?)
+        Ok(options.back(LabelVolume::new(seen.geometry().clone(), labels)?, volume.geometry())?)
     }
 }
 
@@ -124,6 +262,7 @@ mod tests {
             spacing: Some([2.0, 1.0, 1.0]),
             intensities: Some(Intensities::ZScore { nonzero: false }),
             slicing: Slicing { plane: Plane::Height, neighbors: 1 },
+            patch: None,
         };
         let there = segmenter.segment_volume(&volume, &all, &SegmentOptions::default()).unwrap();
         assert_eq!(there.geometry(), &geometry);

@@ -1,5 +1,5 @@
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     path::{Path, PathBuf},
 };
 
@@ -116,7 +116,14 @@ impl CocoFile {
                 faults.push(wrong(format!("image {id}"), "width", reason));
             }
         }
-        let categories: HashSet<i64> = self.categories.iter().map(|category| category.id).collect();
+        let mut categories: HashMap<i64, &str> = HashMap::with_capacity(self.categories.len());
+        for CocoCategory { id, name } in &self.categories {
+            let first = *categories.entry(*id).or_insert(name);
+            if first != name {
+                let reason = format!("{id} is that of {first:?} and of {name:?}; give each category an id of its own");
+                faults.push(wrong(format!("category {id}"), "id", reason));
+            }
+        }
         // Annotations of one image mostly stand together.
         let mut known = None;
         for annotation in &self.annotations {
@@ -126,7 +133,7 @@ impl CocoFile {
                 continue;
             }
             known = Some(&annotation.image_id);
-            if !categories.contains(&annotation.category_id) {
+            if !categories.contains_key(&annotation.category_id) {
                 let id = annotation.category_id;
                 let reason = format!("no category has the id {id}; add it or remove the annotation");
                 faults.push(wrong(format!("annotation {}", annotation.id), "category_id", reason));

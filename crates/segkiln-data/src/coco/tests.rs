@@ -143,6 +143,11 @@ fn wrong_fields() {
         ("\"width\": 6.0", "\"width\": 0", &["image 7", "`width`", "0"]),
         ("\"width\": 6.0", "\"width\": -6", &["image 7", "`width`", "-6"]),
         ("\"width\": 6.0", "\"width\": 4000000000", &["image 7", "`width`", "4000000000x4"]),
+        (
+            "{\"id\": 90}",
+            "{\"id\": 3, \"name\": \"dog\"}",
+            &["category 3", "`id`", "\"cat\" and of \"dog\"", "id of its own"],
+        ),
         ("\"id\": 90", "\"id\": \"dog\"", &["category \"dog\"", "`id`", "whole number"]),
         ("{\"id\": \"seven\"}", "{}", &["image number 0", "line 11", "missing field `id`"]),
         ("{\"id\": \"seven\"}", "\"seven\"", &["image number 0", "line 11", "expected struct CocoImage"]),

@@ -190,9 +190,8 @@ impl<'a> ImageFile<'a> {
         DataError::Decode { path: self.path.into(), format, reason: reason.to_string() }
     }
 
-    /// Runs a decoder; should it panic on what a file says, that is the file's error.
     fn guarded<T>(&self, decode: impl FnOnce() -> Result<T>) -> Result<T> {
-        catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| Err(self.damaged("the decoder panicked")))
+        guarded(decode, || self.damaged("the decoder panicked"))
     }
 
     /// Decodes all formats but TIFF, whose depths `image` does not all know. `bytes` is what a pixel takes afterwards.
@@ -246,6 +245,14 @@ impl<'a> ImageFile<'a> {
         let turn = decoder.orientation().unwrap_or(Turn::NoTransforms);
         Ok((DynamicImage::from_decoder(decoder).map_err(refused)?, turn))
     }
+}
+
+/// Runs a decoder or an encoder, which are other people's; should it panic on what a file says, that is the file's error.
+pub(crate) fn guarded<T, E>(
+    work: impl FnOnce() -> std::result::Result<T, E>,
+    panicked: impl FnOnce() -> E,
+) -> std::result::Result<T, E> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(panicked()))
 }
 
 fn format_name(format: ImageFormat) -> Option<&'static str> {

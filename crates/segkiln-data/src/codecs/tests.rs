@@ -325,6 +325,83 @@ fn with_tiff_size(mut bytes: Vec<u8>, side: u32) -> Vec<u8> {
 }
 
 #[test]
+fn a_tiff_tag_of_more_values_than_the_file_is_refused_before_memory_is_taken() {
+    let folder = Folder::new();
+    let sound = fs::read(folder.tiff::<colortype::Gray8>("sound.tif", 3, 5, &[9; 15])).unwrap();
+    let ifd = u32::from_le_bytes(sound[4..8].try_into().unwrap()) as usize;
+    let entries = u16::from_le_bytes(sound[ifd..ifd + 2].try_into().unwrap()) as usize;
+    // Offsets and bytes of strips, and bits of a sample.
+    for tag in [273u16, 279, 258] {
+        let mut bytes = sound.clone();
+        let entry = bytes[ifd + 2..][..12 * entries].chunks_exact_mut(12).find(|entry| entry[..2] == tag.to_le_bytes());
+        entry.unwrap()[4..8].copy_from_slice(&1_000_000u32.to_le_bytes());
+        let path = folder.file("long.tif", &bytes);
+        assert!(message(image(&path, ColorMode::Gray), &path).contains("truncated"), "{tag}");
+        let source = crate::regions::TiffSource::open(&path, DecodeOptions::default());
+        assert!(message(source, &path).contains("truncated"), "{tag}");
+    }
+}
+
+#[test]
+fn signed_integers_of_less_than_a_byte_are_refused() {
+    let folder = Folder::new();
+    let mut bytes = fs::read(folder.tiff::<colortype::GrayI8>("signed.tif", 3, 5, &[1; 15])).unwrap();
+    let ifd = u32::from_le_bytes(bytes[4..8].try_into().unwrap()) as usize;
+    let entries = u16::from_le_bytes(bytes[ifd..ifd + 2].try_into().unwrap()) as usize;
+    let mut entry = bytes[ifd + 2..][..12 * entries].chunks_exact_mut(12);
+    // Bits of a sample.
+    entry.find(|entry| entry[..2] == 258u16.to_le_bytes()).unwrap()[8..10].copy_from_slice(&1u16.to_le_bytes());
+    let path = folder.file("bits.tif", &bytes);
+    for error in [message(image(&path, ColorMode::Gray), &path), message(labels(&path, &MaskFormat::Index), &path)] {
+        assert!(error.contains("signed integers of 1 bits"), "{error}");
+    }
+}
+
+#[test]
+fn thousands_of_overlapping_tiff_pages_are_not_followed() {
+    let folder = Folder::new();
+    let path = folder.tiff::<colortype::Gray8>("one.tif", 3, 5, &[9; 15]);
+    let mut bytes = fs::read(path).unwrap();
+    let ifd = u32::from_le_bytes(bytes[4..8].try_into().unwrap()) as usize;
+    let directory = bytes[ifd..].to_vec();
+    let entries = u16::from_le_bytes(directory[..2].try_into().unwrap()) as usize;
+    assert_eq!(directory.len(), 2 + 12 * entries + 4, "the directory is the end of the file");
+    // Pages that share one table of 20,000 offsets: to follow them all reads it thousands of times.
+    let (strips, pages) = (20_000u32, 2_000u32);
+    let table = bytes.len() as u32;
+    for _ in 0..strips {
+        bytes.extend(8u32.to_le_bytes());
+    }
+    let mut page = directory.clone();
+    for entry in page[2..][..12 * entries].chunks_exact_mut(12) {
+        let (count, value) = match u16::from_le_bytes([entry[0], entry[1]]) {
+            257 => (1, strips),
+            278 => (1, 1),
+            273 | 279 => (strips, table),
+            _ => continue,
+        };
+        entry[2..4].copy_from_slice(&4u16.to_le_bytes());
+        entry[4..8].copy_from_slice(&count.to_le_bytes());
+        entry[8..12].copy_from_slice(&value.to_le_bytes());
+    }
+    let last = bytes.len() as u32;
+    let link = ifd + directory.len() - 4;
+    bytes[link..link + 4].copy_from_slice(&last.to_le_bytes());
+    for index in 1..=pages {
+        let next = if index == pages { 0 } else { last + index * page.len() as u32 };
+        let end = page.len() - 4;
+        page[end..].copy_from_slice(&next.to_le_bytes());
+        bytes.extend(&page);
+    }
+    let path = folder.file("many.tif", &bytes);
+    let page =
+        |page| read_image(&path, ColorMode::Gray, DecodeOptions { page: Some(page), ..DecodeOptions::default() });
+    assert_eq!(page(0).unwrap().into_vec(), [9.0 / 255.0; 15]);
+    assert_eq!(page(2).unwrap().height(), strips);
+    assert!(message(page(1_900), &path).contains("no page 1900"));
+}
+
+#[test]
 fn limits_can_be_set() {
     let folder = Folder::new();
     let path = folder.image("a.png", gradient());

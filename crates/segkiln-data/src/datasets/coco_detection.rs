@@ -174,7 +174,7 @@ fn classes(file: &CocoFile, categories: &[i64], known: &HashMap<i64, &str>) -> R
     for id in categories {
         let name = known.get(id).copied().unwrap_or_default();
         let name = match name.is_empty() || taken.contains(name) {
-            true => format!("{name} ({id})").trim().to_string(),
+            true => numbered(name, *id),
             false => name.to_string(),
         };
         taken.insert(name.clone());
@@ -188,6 +188,11 @@ fn classes(file: &CocoFile, categories: &[i64], known: &HashMap<i64, &str>) -> R
     })
 }
 
+/// Name of a category that cannot go by its name alone.
+fn numbered(name: &str, id: i64) -> String {
+    format!("{name} ({id})").trim().to_string()
+}
+
 /// Gives the categories of a file the ids that others have for their names.
 fn match_names(file: &mut CocoFile, categories: &[i64], names: &[String]) -> Result<()> {
     let id_of: HashMap<&str, i64> = names.iter().map(String::as_str).zip(categories.iter().copied()).collect();
@@ -197,7 +202,13 @@ fn match_names(file: &mut CocoFile, categories: &[i64], names: &[String]) -> Res
     let mut ids = HashMap::new();
     let mut faults = Faults::default();
     for category in file.categories() {
-        let expected = name_of.get(&category.id).copied().filter(|name| !made(category.id, name));
+        let known = name_of.get(&category.id).copied();
+        // Names that several categories have do not tell them apart; the id does.
+        let is_same = |name: &str| name == category.name || name == numbered(&category.name, category.id);
+        if known.is_some_and(is_same) {
+            continue;
+        }
+        let expected = known.filter(|name| !made(category.id, name));
         match (id_of.get(category.name.as_str()), expected) {
             (Some(id), _) if *id != category.id => drop(ids.insert(category.id, *id)),
             (Some(_), _) | (None, None) => {}
@@ -522,6 +533,19 @@ mod tests {
         assert!(other.contains("category 17") && other.contains("horse") && other.contains("cat"), "{other}");
         let nameless = FILE.replace(", \"name\": \"cat\"", "").replace(", \"name\": \"dog\"", "");
         assert_eq!(labels(given(&nameless).unwrap()), [2, 1]);
+    }
+
+    #[test]
+    fn categories_of_one_name_go_by_their_ids() {
+        let twins = FILE.replace("dog", "cat");
+        let (path, folder) = written(&twins, &["a.png", "b.png"]);
+        let options = CocoOptions { invalid_boxes: InvalidBoxes::Drop, ..CocoOptions::default() };
+        let train = CocoDetection::open(folder.path(), &path, options.clone()).unwrap();
+        let (categories, names) = (train.categories().to_vec(), train.classes().names()[1..].to_vec());
+        let options = CocoOptions { categories: Some(categories), names: Some(names), ..options };
+        let valid = CocoDetection::open(folder.path(), &path, options).unwrap();
+        assert_eq!(valid.entries()[0].instances, train.entries()[0].instances);
+        assert_eq!(valid.file().annotations()[0].category_id, train.file().annotations()[0].category_id);
     }
 
     #[test]

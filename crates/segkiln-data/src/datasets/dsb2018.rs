@@ -20,7 +20,7 @@ impl Dsb2018 {
     pub fn open(root: impl AsRef<Path>, split: &str, mask: MaskFormat) -> Result<Self> {
         let root = root.as_ref();
         let stems = read_list(root.join(format!("{split}.txt")))?;
-        let pairs = by_stem(&root.join("images"), &root.join("labels"), "", Some(&stems))?;
+        let pairs = by_stem(&root.join("images"), &root.join("labels"), "", Some(&stems), false)?;
         Ok(Self(Pairs {
             pairs,
             color: ColorMode::Gray,

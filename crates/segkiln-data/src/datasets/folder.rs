@@ -17,6 +17,8 @@ pub struct FolderOptions {
     pub label_suffix: String,
     /// The samples to take, in this order; see [`read_list`](crate::splits::read_list). Default: all, sorted.
     pub stems: Option<Vec<String>>,
+    /// Leaves out samples that lack their image or their mask, with a warning that counts them, in place of an error. Default: no.
+    pub drop_unpaired: bool,
     /// Channels that images are read into. Default: RGB.
     pub color: ColorMode,
     /// Format of the masks' values. Default: class indices.
@@ -32,6 +34,7 @@ impl Default for FolderOptions {
             labels: "labels".into(),
             label_suffix: String::new(),
             stems: None,
+            drop_unpaired: false,
             color: ColorMode::default(),
             mask: MaskFormat::default(),
             decode: DecodeOptions::default(),
@@ -67,11 +70,12 @@ impl FolderDataset {
     ///
     /// # Errors
     /// If a folder cannot be listed, there is nothing in it, a file has no partner, two files have one stem, or there is
-    /// an image in a format that is not supported.
+    /// an image in a format that is not supported: all of them, see [`DataError::Several`](crate::DataError::Several).
     pub fn open(root: impl AsRef<Path>, classes: &Classes, options: FolderOptions) -> Result<Self> {
         let root = root.as_ref();
-        let FolderOptions { images, labels, label_suffix, stems, color, mask, decode } = options;
-        let pairs = by_stem(&root.join(images), &root.join(labels), &label_suffix, stems.as_deref())?;
+        let FolderOptions { images, labels, label_suffix, stems, drop_unpaired, color, mask, decode } = options;
+        let (images, labels) = (root.join(images), root.join(labels));
+        let pairs = by_stem(&images, &labels, &label_suffix, stems.as_deref(), drop_unpaired)?;
         let classes = classes.clone();
         Ok(Self(Pairs { pairs, color, format: mask, relabel: |label| label, classes, decode }))
     }

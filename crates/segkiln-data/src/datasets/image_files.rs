@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use super::{
     Cityscapes, CocoDetection, DetectionDataset, Dsb2018, FolderDataset, VocDetection, VocSegmentation, pairs::Pairs,
 };
-use crate::{DataError, FileFacts, Image, Result};
+use crate::{DataError, FileFacts, Image, Result, Sample};
 
 /// Data set whose images are files, all of them known when it is opened.
 ///
@@ -39,6 +39,14 @@ pub trait ImageFiles: Sync {
     /// As the data set's `get`.
     fn read_image(&self, index: usize) -> Result<(Image, FileFacts)>;
 
+    /// [`read_image`](Self::read_image), and whether the target has anything but background; true where that cannot be said.
+    ///
+    /// # Errors
+    /// As [`read_image`](Self::read_image).
+    fn read_with_target(&self, index: usize) -> Result<(Image, FileFacts, bool)> {
+        self.read_image(index).map(|(image, facts)| (image, facts, true))
+    }
+
     /// SHA-256 of the names, the sizes of all files and the annotated objects, in hexadecimal digits: it tells whether a
     /// training goes on with the data that it began with.
     ///
@@ -47,12 +55,12 @@ pub trait ImageFiles: Sync {
     fn fingerprint(&self) -> Result<String>;
 }
 
-fn hexadecimal(hash: Sha256) -> String {
+pub(crate) fn hexadecimal(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Adds the size of a file.
-fn add_file(hash: &mut Sha256, path: &Path) -> Result<()> {
+pub(crate) fn add_file(hash: &mut Sha256, path: &Path) -> Result<()> {
     let meta = std::fs::metadata(path).map_err(|source| DataError::io("read", path, source))?;
     hash.update([0]);
     hash.update(meta.len().to_le_bytes());
@@ -82,6 +90,13 @@ impl ImageFiles for Pairs {
 
     fn read_image(&self, index: usize) -> Result<(Image, FileFacts)> {
         self.read(index).map(|(sample, facts)| (sample.image, facts))
+    }
+
+    fn read_with_target(&self, index: usize) -> Result<(Image, FileFacts, bool)> {
+        let (Sample { image, target, .. }, facts) = self.read(index)?;
+        let void = self.classes.ignore_index();
+        let has_target = target.as_slice().iter().any(|label| *label != 0 && Some(*label) != void);
+        Ok((image, facts, has_target))
     }
 
     fn fingerprint(&self) -> Result<String> {
@@ -136,6 +151,10 @@ macro_rules! image_files {
 
             fn read_image(&self, index: usize) -> Result<(Image, FileFacts)> {
                 self.$field.read_image(index)
+            }
+
+            fn read_with_target(&self, index: usize) -> Result<(Image, FileFacts, bool)> {
+                self.$field.read_with_target(index)
             }
 
             fn fingerprint(&self) -> Result<String> {

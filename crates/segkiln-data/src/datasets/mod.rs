@@ -32,7 +32,11 @@ pub use detection::{DetectionDataset, DetectionEntry};
 pub use dsb2018::Dsb2018;
 pub use folder::{FolderDataset, FolderOptions};
 pub use image_files::ImageFiles;
+#[cfg(feature = "nifti")]
+pub(crate) use image_files::{add_file, hexadecimal};
 pub use in_memory::InMemoryDataset;
+#[cfg(feature = "nifti")]
+pub(crate) use pairs::entries;
 pub use regions::RegionsDataset;
 pub use survey::Survey;
 pub use voc::VocSegmentation;

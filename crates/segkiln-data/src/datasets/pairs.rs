@@ -8,8 +8,8 @@ use std::{
 use segkiln_core::{Classes, LabelMap};
 
 use crate::{
-    ColorMode, DataError, DecodeOptions, EXTENSIONS, FileFacts, MaskFormat, Orientation, Result, Sample, read_labels,
-    read_with_facts,
+    ColorMode, DataError, DecodeOptions, EXTENSIONS, FileFacts, MaskFormat, Orientation, Result, Sample,
+    problem::Faults, read_labels, read_with_facts, warn,
 };
 
 /// Most names that an error lists.
@@ -101,20 +101,50 @@ fn check_labels(mask: &LabelMap, classes: &Classes, path: &Path) -> Result<()> {
 pub(super) type Files = BTreeMap<String, PathBuf>;
 
 /// Pairs the files of two folders by stem. With a list of stems, those, in its order; else all, sorted, and none may be
-/// without its partner. The stem of a mask is its name without `suffix`.
-pub(super) fn by_stem(images: &Path, labels: &Path, suffix: &str, stems: Option<&[String]>) -> Result<Vec<Pair>> {
+/// without its partner, or with `drop_unpaired` these are left out. The stem of a mask is its name without `suffix`.
+pub(super) fn by_stem(
+    images: &Path,
+    labels: &Path,
+    suffix: &str,
+    stems: Option<&[String]>,
+    drop_unpaired: bool,
+) -> Result<Vec<Pair>> {
     let listed = stems.map(|stems| stems.iter().map(String::as_str).collect());
-    let (image_files, mask_files) = (files(images, "", listed.as_ref())?, files(labels, suffix, listed.as_ref())?);
-    join((images, &image_files), "mask", (labels, &mask_files), stems)
+    let mut faults = Faults::default();
+    let image_files = faults.take(files(images, "", listed.as_ref())).unwrap_or_default();
+    let mask_files = faults.take(files(labels, suffix, listed.as_ref())).unwrap_or_default();
+    faults.finish()?;
+    match pair_up((images, &image_files), "mask", (labels, &mask_files), stems)? {
+        (pairs, None) => Ok(pairs),
+        (pairs, Some(reason)) if drop_unpaired && !pairs.is_empty() => {
+            warn::warn(warn::UNPAIRED, images, format_args!("{reason}: left out"));
+            Ok(pairs)
+        }
+        (_, Some(reason)) => Err(DataError::MissingPairs { images: images.into(), labels: labels.into(), reason }),
+    }
 }
 
-/// Pairs images and masks, or what else is said of images, each given with the folder that they are from.
+/// Pairs images and masks, or what else is said of images, each given with the folder that they are from. None may be without its
+/// partner.
 pub(super) fn join(
     images: (&Path, &Files),
     what: &str,
     masks: (&Path, &Files),
     stems: Option<&[String]>,
 ) -> Result<Vec<Pair>> {
+    match pair_up(images, what, masks, stems)? {
+        (pairs, None) => Ok(pairs),
+        (_, Some(reason)) => Err(DataError::MissingPairs { images: images.0.into(), labels: masks.0.into(), reason }),
+    }
+}
+
+/// The pairs, and what is said of those without a partner.
+fn pair_up(
+    images: (&Path, &Files),
+    what: &str,
+    masks: (&Path, &Files),
+    stems: Option<&[String]>,
+) -> Result<(Vec<Pair>, Option<String>)> {
     let stems: Vec<&str> = match stems {
         Some(stems) => stems.iter().map(String::as_str).collect(),
         None => {
@@ -139,10 +169,7 @@ pub(super) fn join(
     }
     let lacking = [lacking("image", &no_image), lacking(what, &no_mask)];
     let reason: Vec<String> = lacking.into_iter().flatten().collect();
-    if reason.is_empty() {
-        return Ok(pairs);
-    }
-    Err(DataError::MissingPairs { images: images.0.into(), labels: masks.0.into(), reason: reason.join("; ") })
+    Ok((pairs, (!reason.is_empty()).then(|| reason.join(" and "))))
 }
 
 /// `no mask for 3 (a, b, c)`, cut short where there are many.
@@ -160,9 +187,9 @@ pub(super) fn add(files: &mut Files, stem: String, path: PathBuf) -> Result<()> 
     }
 }
 
-/// The image files of a folder by their stems. Hidden files are left out, and with a list those that it does not name.
+/// The image files of a folder by their stems, or all files that cannot be told or read. Hidden files are left out, and with a list those that it does not name.
 pub(super) fn files(folder: &Path, suffix: &str, listed: Option<&HashSet<&str>>) -> Result<Files> {
-    let mut files = Files::new();
+    let (mut files, mut faults) = (Files::new(), Faults::default());
     for path in entries(folder)? {
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
         let readable = EXTENSIONS.contains(&extension.as_str());
@@ -175,19 +202,22 @@ pub(super) fn files(folder: &Path, suffix: &str, listed: Option<&HashSet<&str>>)
             continue;
         }
         if !readable {
-            return Err(DataError::UnknownFormat { path });
+            faults.push(DataError::UnknownFormat { path });
+            continue;
         }
         let Some(stem) = stem else {
             let invalid = std::io::Error::new(std::io::ErrorKind::InvalidData, "its name is not UTF-8; rename it");
-            return Err(DataError::io("use", &path, invalid));
+            faults.push(DataError::io("use", &path, invalid));
+            continue;
         };
-        add(&mut files, stem, path)?;
+        faults.take(add(&mut files, stem, path));
     }
+    faults.finish()?;
     Ok(files)
 }
 
 /// Lists a folder's entries except for hidden files, sorted.
-pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let io = |source| DataError::io("list the folder", folder, source);
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(io)? {

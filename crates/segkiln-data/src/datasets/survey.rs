@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use rayon::prelude::*;
 
@@ -43,12 +43,16 @@ struct Seen {
     gray: bool,
     size: Size,
     turned: bool,
-    /// Bits of an integer sample, and the largest value as a share of their range.
-    reach: Option<(u8, f32)>,
+    /// Bits of an integer sample; none of floats.
+    bits: Option<u8>,
+    /// The largest value: of integers as a share of their range.
+    most: f32,
+    has_target: bool,
 }
 
 impl Survey {
-    /// Reads every sample. Images with an orientation tag and integer images of very different ranges are warned of.
+    /// Reads every sample. Warned of are images with an orientation tag, images of very different ranges, images that two of the data
+    /// sets share, and data sets whose masks are all background.
     ///
     /// # Errors
     /// The error of a sample, or [`DataError::Several`](crate::DataError::Several).
@@ -68,13 +72,17 @@ impl Survey {
         for dataset in datasets {
             let indices: Vec<usize> = (0..dataset.image_count()).step_by(step).collect();
             let seen: Vec<Result<Seen>> = indices.par_iter().map(|index| seen(*dataset, *index)).collect();
+            let before = all.len();
             for (index, seen) in indices.into_iter().zip(seen) {
                 all.extend(faults.take(seen).map(|seen| (dataset.image_path(index), seen)));
             }
+            warn_of_background(&all[before..]);
         }
         faults.finish()?;
+        warn_of_shared(datasets);
         warn_of_tags(&all);
         warn_of_ranges(&all);
+        warn_of_floats(&all);
         let first = all.first().map(|(_, seen)| seen.size);
         Ok(Self {
             gray: all.iter().all(|(_, seen)| seen.gray),
@@ -85,15 +93,71 @@ impl Survey {
 }
 
 fn seen<D: ImageFiles + ?Sized>(dataset: &D, index: usize) -> Result<Seen> {
-    let (image, facts) = dataset.read_image(index)?;
+    let (image, facts, has_target) = dataset.read_with_target(index)?;
     let agree = |pixel: &[f32]| pixel.iter().all(|value| *value == pixel[0]);
     let most = image.as_slice().iter().copied().fold(0.0, f32::max);
     Ok(Seen {
         gray: image.as_slice().chunks_exact(image.channels()).all(|pixel| agree(&pixel[..pixel.len().min(3)])),
         size: image.size(),
         turned: facts.orientation_tag != 1,
-        reach: facts.bits.map(|bits| (bits, most)),
+        bits: facts.bits,
+        most,
+        has_target,
     })
+}
+
+fn warn_of_background(all: &[(&Path, Seen)]) {
+    if let Some((path, _)) = all.first().filter(|_| all.iter().all(|(_, seen)| !seen.has_target)) {
+        let count = all.len();
+        let cure =
+            "there is nothing to learn or to find; are the masks those of these images, and read in the right format?";
+        warn(
+            warn::NO_FOREGROUND,
+            path,
+            format_args!("its mask and those of all {count} images are background alone: {cure}"),
+        );
+    }
+}
+
+fn warn_of_shared<D: ImageFiles + ?Sized>(datasets: &[&D]) {
+    let mut known: HashMap<&Path, usize> = HashMap::new();
+    let mut shared: Vec<&Path> = Vec::new();
+    for (number, dataset) in datasets.iter().enumerate() {
+        for path in (0..dataset.image_count()).map(|index| dataset.image_path(index)) {
+            if *known.entry(path).or_insert(number) != number {
+                shared.push(path);
+            }
+        }
+    }
+    if let Some(path) = shared.first() {
+        let count = shared.len();
+        let cure = "figures of images that were learned from say little; list each image once";
+        warn(warn::SHARED_IMAGES, path, format_args!("it is in two splits, as {count} images are: {cure}"));
+    }
+}
+
+/// Warns where floats reach a multiple of what integers do, which are scaled to `[0, 1]`, or a part of it.
+fn warn_of_floats(all: &[(&Path, Seen)]) {
+    let brightest = |is_float: bool| {
+        let of_kind = all.iter().filter(|(_, seen)| seen.bits.is_none() == is_float && seen.most > 0.0);
+        of_kind.max_by(|a, b| a.1.most.total_cmp(&b.1.most))
+    };
+    let (Some((path, float)), Some((other, whole))) = (brightest(true), brightest(false)) else { return };
+    let ratio = float.most / whole.most;
+    if ratio < APART && ratio * APART > 1.0 {
+        return;
+    }
+    let text = "images of two ranges are mixed; save all in one format, or scale the floats to [0, 1]";
+    warn(
+        warn::MIXED_RANGES,
+        path,
+        format_args!(
+            "its floats reach {}, where the integers of {} are read as up to {}: {text}",
+            float.most,
+            other.display(),
+            whole.most
+        ),
+    );
 }
 
 fn warn_of_tags(all: &[(&Path, Seen)]) {
@@ -105,10 +169,12 @@ fn warn_of_tags(all: &[(&Path, Seen)]) {
     }
 }
 
+/// Ratio of brightness from which on images are of two ranges.
+const APART: f32 = 8.0;
+
 /// Warns where images of one kind reach an eighth of the brightness of others, as 12 bits in 16 do beside 8.
 fn warn_of_ranges(all: &[(&Path, Seen)]) {
-    const APART: f32 = 8.0;
-    let reach = |seen: &Seen| seen.reach.filter(|(_, share)| *share > 0.0);
+    let reach = |seen: &Seen| seen.bits.map(|bits| (bits, seen.most)).filter(|(_, share)| *share > 0.0);
     let shares = || all.iter().filter_map(|(path, seen)| Some((*path, reach(seen)?)));
     let wide = shares().filter(|(_, (bits, _))| *bits > 8);
     let Some((dark_path, (bits, dark))) = wide.max_by(|a, b| (-a.1.1).total_cmp(&-b.1.1)) else { return };
@@ -140,7 +206,7 @@ fn warn_of_ranges(all: &[(&Path, Seen)]) {
 mod tests {
     use std::sync::{Mutex, Once};
 
-    use image::{DynamicImage, GrayImage, ImageBuffer, Luma};
+    use image::{DynamicImage, GrayImage, ImageBuffer, Luma, Rgb};
     use segkiln_core::{Classes, Instances, LabelMap};
 
     use super::*;
@@ -161,7 +227,7 @@ mod tests {
         }
 
         fn log(&self, record: &log::Record<'_>) {
-            if record.target() == warn::MIXED_RANGES {
+            if [warn::MIXED_RANGES, warn::SHARED_IMAGES, warn::NO_FOREGROUND].contains(&record.target()) {
                 self.0.lock().unwrap().push(record.args().to_string());
             }
         }
@@ -169,32 +235,46 @@ mod tests {
         fn flush(&self) {}
     }
 
-    fn surveyed(images: &[DynamicImage]) -> Vec<String> {
+    /// One test at a time reads what was logged.
+    static TURN: Mutex<()> = Mutex::new(());
+
+    fn listen() -> std::sync::MutexGuard<'static, ()> {
         ONCE.call_once(|| {
             log::set_logger(&KEPT).unwrap();
             log::set_max_level(log::LevelFilter::Warn);
         });
+        TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn heard() -> Vec<String> {
+        std::mem::take(&mut *KEPT.0.lock().unwrap())
+    }
+
+    fn surveyed(images: &[DynamicImage]) -> Vec<String> {
+        let _turn = listen();
         let root = tempfile::tempdir().unwrap();
         for folder in ["images", "labels"] {
             std::fs::create_dir(root.path().join(folder)).unwrap();
         }
         for (index, image) in images.iter().enumerate() {
-            write_image(root.path().join(format!("images/{index}.png")), image).unwrap();
-            write_labels(root.path().join(format!("labels/{index}.png")), &LabelMap::filled(2, 2, 0)).unwrap();
+            // PNG has no floats.
+            let extension = if matches!(image, DynamicImage::ImageRgb32F(_)) { "tif" } else { "png" };
+            write_image(root.path().join(format!("images/{index}.{extension}")), image).unwrap();
+            write_labels(root.path().join(format!("labels/{index}.png")), &LabelMap::filled(2, 2, 1)).unwrap();
         }
         let dataset = FolderDataset::open(root.path(), &Classes::binary(), FolderOptions::default()).unwrap();
         Survey::of(&[&dataset]).unwrap();
-        let warned = std::mem::take(&mut *KEPT.0.lock().unwrap());
+        let warned = heard();
         // Objects in the same images.
         let entry = |index: usize| DetectionEntry {
             name: index.to_string(),
-            image: root.path().join(format!("images/{index}.png")),
+            image: dataset.image_path(index).into(),
             instances: Instances::new(2, 2, Vec::new()).unwrap(),
         };
         let objects = DetectionDataset::new((0..images.len()).map(entry).collect(), Classes::binary()).unwrap();
         let both: [&dyn ImageFiles; 1] = [&objects];
         Survey::of(&both).unwrap();
-        assert_eq!(std::mem::take(&mut *KEPT.0.lock().unwrap()), warned);
+        assert_eq!(heard(), warned);
         warned
     }
 
@@ -216,5 +296,46 @@ mod tests {
         for alike in [&[eight(255), eight(20)][..], &[wide(4095), wide(3000)], &[eight(255), wide(60_000)]] {
             assert_eq!(surveyed(alike), [""; 0]);
         }
+    }
+    #[test]
+    fn floats_of_another_range_than_integers_are_warned_of() {
+        let eight = || DynamicImage::from(GrayImage::from_raw(2, 2, vec![0, 1, 99, 200]).unwrap());
+        let floats = |most: f32| {
+            let values = [0.0, 0.1, most / 2.0, most].iter().flat_map(|value| [*value; 3]).collect();
+            DynamicImage::from(ImageBuffer::<Rgb<f32>, _>::from_raw(2, 2, values).unwrap())
+        };
+        let warned = surveyed(&[eight(), floats(255.0), floats(90.0)]);
+        let [text] = warned.as_slice() else { panic!("{warned:?}") };
+        for part in ["1.tif", "0.png", "floats reach 255", "[0, 1]"] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert_eq!(surveyed(&[eight(), floats(0.5)]), [""; 0]);
+        assert_eq!(surveyed(&[floats(255.0), floats(2.0)]), [""; 0]);
+    }
+
+    #[test]
+    fn shared_images_and_masks_of_background_are_warned_of() {
+        let _turn = listen();
+        let root = tempfile::tempdir().unwrap();
+        for folder in ["images", "labels"] {
+            std::fs::create_dir(root.path().join(folder)).unwrap();
+        }
+        for (name, label) in [("a", 0), ("b", 0), ("c", 1)] {
+            write_image(root.path().join(format!("images/{name}.png")), &DynamicImage::new_luma8(2, 2)).unwrap();
+            write_labels(root.path().join(format!("labels/{name}.png")), &LabelMap::filled(2, 2, label)).unwrap();
+        }
+        let open = |stems: &[&str]| {
+            let stems = Some(stems.iter().map(ToString::to_string).collect());
+            let options = FolderOptions { stems, ..FolderOptions::default() };
+            FolderDataset::open(root.path(), &Classes::binary(), options).unwrap()
+        };
+        Survey::of(&[&open(&["a", "c"]), &open(&["b", "c"])]).unwrap();
+        let warned = heard();
+        let [text] = warned.as_slice() else { panic!("{warned:?}") };
+        assert!(text.contains("c.png") && text.contains("in two splits") && text.contains("once"), "{text}");
+        Survey::of(&[&open(&["a", "b"]), &open(&["c"])]).unwrap();
+        let warned = heard();
+        let [text] = warned.as_slice() else { panic!("{warned:?}") };
+        assert!(text.contains("a.png") && text.contains("all 2 images are background alone"), "{text}");
     }
 }

@@ -105,7 +105,27 @@ fn missing_partners_are_listed_in_both_directions() {
 
     let stems = Some(vec!["both".to_owned(), "ghost".to_owned()]);
     let error = message(disk.folder(FolderOptions { stems, ..Default::default() }));
-    assert_contains(&error, &["no image for 1 (ghost)", "no mask for 1 (ghost)"]);
+    assert_contains(&error, &["no image for 1 (ghost) and no mask for 1 (ghost)"]);
+
+    let dropping = FolderOptions { drop_unpaired: true, ..Default::default() };
+    assert_eq!(disk.folder(dropping.clone()).unwrap().names(), ["both"]);
+    let nothing = FolderOptions { stems: Some(vec!["ghost".to_owned()]), ..dropping };
+    assert_contains(&message(disk.folder(nothing)), &["no image for 1 (ghost)"]);
+}
+
+#[test]
+fn all_doubtful_files_of_both_folders_are_listed() {
+    let disk = Disk::new();
+    disk.image("images/a.png", 1, 1).image("images/a.bmp", 1, 1).mask("labels/a.png", 1, &[0]);
+    disk.file("images/b.gif", "").file("labels/c.npy", "");
+    let Err(DataError::Several { errors, more: 0 }) = disk.folder(FolderOptions::default()) else {
+        panic!("three files are doubtful")
+    };
+    let problems: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    assert_eq!(problems.len(), 3, "{problems:?}");
+    for (problem, part) in problems.iter().zip(["same stem", "b.gif", "c.npy"]) {
+        assert!(problem.contains(part), "{problem}");
+    }
 }
 
 #[test]

@@ -28,7 +28,7 @@ impl VocSegmentation {
     pub fn with_classes(root: impl AsRef<Path>, split: &str, classes: &Classes) -> Result<Self> {
         let root = root.as_ref();
         let stems = read_list(root.join("ImageSets/CocoSegmentation").join(format!("{split}.txt")))?;
-        let pairs = by_stem(&root.join("JPEGImages"), &root.join("SegmentationClass"), "", Some(&stems))?;
+        let pairs = by_stem(&root.join("JPEGImages"), &root.join("SegmentationClass"), "", Some(&stems), false)?;
         Ok(Self(Pairs {
             pairs,
             color: ColorMode::Rgb,

@@ -5,7 +5,7 @@
 //! | folder of images, or a pattern such as `frames/%06d.png` | yes | PNG |
 //! | Y4M, in a file or (as `-`) on standard input and output | yes | yes |
 //! | GIF | yes | yes |
-//! | APNG, animated WebP | yes | no |
+//! | APNG, animated WebP | yes | yes |
 //! | TIFF with many pages | yes | BigTIFF |
 //!
 //! Films in other formats come through [ffmpeg](https://ffmpeg.org): `ffmpeg -i film.mp4 -f yuv4mpegpipe -` writes Y4M.
@@ -13,6 +13,7 @@
 //! [`Film`] reads, [`FilmWriter`] writes, and [`process`] does both on threads of their own while the caller computes. Formats
 //! of your own implement [`FrameSource`] and [`FrameSink`].
 
+mod animated;
 mod animation;
 mod color;
 mod folder;
@@ -24,7 +25,6 @@ mod y4m;
 use std::{
     fs::{self, File},
     io::{BufReader, Read},
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
@@ -36,7 +36,7 @@ pub use smooth::{Flicker, ProbabilitySmoother, most_likely};
 
 use segkiln_core::Size;
 
-use crate::{DataError, DecodeOptions, Result};
+use crate::{DataError, DecodeOptions, Result, codecs};
 
 /// Frames a second, as a fraction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,11 +169,11 @@ pub struct FilmWriter {
 }
 
 impl FilmWriter {
-    /// Creates a film in the format of the path's extension: `.y4m`, `.gif`, `.tif`; `-` is Y4M on standard output, and a path
+    /// Creates a film in the format of the path's extension: `.y4m`, `.gif`, `.png` or `.apng`, `.webp`, `.tif`; `-` is Y4M on standard output, and a path
     /// without an extension, or with a pattern such as `%06d.png`, is a folder of PNG files.
     ///
-    /// Frames of one channel are written as they are: a class map in Y4M is the plane of a mono film. Y4M and GIF hold 8 bits
-    /// a pixel, the others 16. The file has its name from the start, so that a film that is cut short has the frames before.
+    /// Frames of one channel are written as they are: a class map in Y4M is the plane of a mono film. Folders and TIFFs hold 16 bits
+    /// of gray, the others 8. The file has its name from the start, so that a film that is cut short has the frames before.
     ///
     /// # Errors
     /// If the format is none of these, or the system refuses.
@@ -228,9 +228,8 @@ fn at_frame(film: &Path, frame: u64, error: DataError) -> DataError {
     }
 }
 
-/// Runs a decoder or an encoder; should it panic on what a film says, that is the film's error.
 fn guarded<T>(film: &Path, frame: u64, run: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(frame_error(film, frame, "the codec panicked")))
+    codecs::guarded(run, || frame_error(film, frame, "the codec panicked"))
 }
 
 /// True for `-`: standard input or output.
@@ -296,9 +295,11 @@ fn create(path: &Path, rate: FrameRate, options: &FilmOptions) -> Result<Box<dyn
     match extension.as_deref() {
         Some("y4m") => Ok(Box::new(y4m::Writer::new(file()?, path, rate, options))),
         Some("gif") => Ok(Box::new(animation::GifSink::new(file()?, path, rate)?)),
+        Some("png" | "apng") => Ok(Box::new(animated::ApngSink::new(file()?, path, rate))),
+        Some("webp") => Ok(Box::new(animated::WebPSink::new(file()?, path, rate))),
         Some("tif" | "tiff") => Ok(Box::new(stack::Sink::new(file()?, path)?)),
         _ => {
-            let cure = "has the extension of no film that can be written: .y4m, .gif and .tif are, and folders; for others write `-` \
+            let cure = "has the extension of no film that can be written: .y4m, .gif, .png (APNG), .webp and .tif are, and folders; for others write `-` \
                         and pipe it to `ffmpeg -i - FILE`";
             Err(DataError::Film { film: path.into(), reason: cure.into() })
         }

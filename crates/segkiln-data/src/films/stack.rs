@@ -7,17 +7,14 @@ use std::{
 };
 
 use image::DynamicImage;
-use tiff::{
-    decoder::Decoder,
-    encoder::{Compression, DeflateLevel, TiffEncoder, TiffKindBig, colortype},
-};
+use tiff::encoder::{Compression, DeflateLevel, TiffEncoder, TiffKindBig, colortype};
 
 use super::{FrameRate, FrameSink, FrameSource, frame_error};
 use crate::{DataError, DecodeOptions, Result, codecs};
 
 /// A stack that is read; reduced copies among its pages are left out.
 pub(super) struct Source {
-    decoder: Decoder<BufReader<File>>,
+    decoder: codecs::tiff::Reader<BufReader<File>>,
     path: PathBuf,
     options: DecodeOptions,
     is_first: bool,
@@ -25,9 +22,8 @@ pub(super) struct Source {
 
 impl Source {
     pub fn new(file: BufReader<File>, path: &Path, options: DecodeOptions) -> Result<Self> {
-        let bytes = file.get_ref().metadata().map_or(u64::MAX, |meta| meta.len());
-        let refused = |error| DataError::Film { film: path.into(), reason: format!("is damaged: {error}") };
-        let decoder = Decoder::new(file).map_err(refused)?.with_limits(codecs::tiff::limits(&options.limits, bytes));
+        let len = file.get_ref().metadata().map_err(|error| DataError::io("read", path, error))?.len();
+        let decoder = codecs::tiff::open(file, len, path, &options.limits, None)?;
         Ok(Self { decoder, path: path.into(), options, is_first: true })
     }
 }
@@ -44,7 +40,7 @@ impl FrameSource for Source {
                 if !self.decoder.more_images() {
                     return Ok(None);
                 }
-                self.decoder.next_image().map_err(damaged)?;
+                codecs::tiff::next_page(&mut self.decoder).map_err(damaged)?;
             }
             if !codecs::tiff::is_reduced(&mut self.decoder) {
                 break;

@@ -107,14 +107,14 @@ fn what_is_written_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let options = FilmOptions::default();
     let rate = Some(FrameRate { numerator: 20, denominator: 1 });
-    for name in ["film.y4m", "film.gif", "film.tif", "frames", "numbered/f_%02d.png"] {
+    for name in ["film.y4m", "film.gif", "film.png", "film.webp", "film.tif", "frames", "numbered/f_%02d.png"] {
         let path = folder.path().join(name);
         let mut writer = FilmWriter::create(&path, rate, &options).unwrap();
         (0..4).for_each(|t| writer.write(&square(t).into()).unwrap());
         assert!(writer.write(&RgbImage::new(7, 6).into()).is_err());
         writer.finish().unwrap();
         let film = Film::open(&path, &options).unwrap();
-        if ["film.y4m", "film.gif"].contains(&name) {
+        if ["film.y4m", "film.gif", "film.png", "film.webp"].contains(&name) {
             assert_eq!(film.rate().map(|rate| rate.numerator / rate.denominator), Some(20), "{name}");
         }
         let frames: Vec<RgbImage> = film.map(|frame| frame.unwrap().to_rgb8()).collect();
@@ -129,7 +129,7 @@ fn what_is_written_is_read() {
     assert!(folder.path().join("numbered/f_03.png").exists());
 
     let labels = GrayImage::from_fn(5, 3, |x, y| Luma([(x * y * 30) as u8]));
-    for name in ["map.y4m", "map.tif", "maps", "map.gif"] {
+    for name in ["map.y4m", "map.tif", "maps", "map.gif", "map.png", "map.webp"] {
         let path = folder.path().join(name);
         let mut writer = FilmWriter::create(&path, rate, &options).unwrap();
         writer.write(&labels.clone().into()).unwrap();
@@ -138,11 +138,19 @@ fn what_is_written_is_read() {
     }
     // More labels than 8 bits have.
     let large = ImageBuffer::from_pixel(5, 3, Luma([300u16]));
-    for name in ["large.y4m", "large.gif"] {
+    for name in ["large.y4m", "large.gif", "large.png", "large.webp"] {
         let mut writer = FilmWriter::create(folder.path().join(name), rate, &options).unwrap();
         let error = writer.write(&DynamicImage::ImageLuma16(large.clone())).unwrap_err().to_string();
         assert!(error.contains("frame 0") && error.contains("8 bits"), "{error}");
     }
+    // An APNG has one kind of pixels; one that is not ended has the frames before.
+    let path = folder.path().join("cut.png");
+    let mut writer = FilmWriter::create(&path, rate, &options).unwrap();
+    (0..2).for_each(|_| writer.write(&labels.clone().into()).unwrap());
+    let error = writer.write(&RgbImage::new(5, 3).into()).unwrap_err().to_string();
+    assert!(error.contains("frame 2") && error.contains("L8"), "{error}");
+    drop(writer);
+    assert_eq!(read(&path).unwrap().len(), 2);
     let error = FilmWriter::create(folder.path().join("film.mp4"), rate, &options).err().unwrap().to_string();
     assert!(error.contains("ffmpeg -i -"), "{error}");
 }

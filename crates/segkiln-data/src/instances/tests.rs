@@ -402,6 +402,9 @@ fn objects_are_written() {
         let crs = read["crs"]["properties"]["name"].as_str();
         assert_eq!(crs, (name == "scene").then_some("urn:ogc:def:crs:EPSG::32632"));
     }
+    // Those that a detector found have scores.
+    let mut objects = objects;
+    objects[0].score = Some(0.25);
     let mut file = CsvWriter::create(path("csv"), &names, 3).unwrap();
     objects.iter().for_each(|object| file.write(object).unwrap());
     file.finish().unwrap();
@@ -412,10 +415,13 @@ fn objects_are_written() {
     let start = format!("1,{},", first.class);
     assert!(lines[1].starts_with(&start), "{}", lines[1]);
     assert!(text.contains(",\"one, \"\"1\"\"\","), "{text}");
-    assert!(lines[1].ends_with(&format!(",{},{},{}", first.means[0], first.means[1], first.means[2])));
+    assert!(lines[1].ends_with(&format!(",0.25,{},{},{}", first.means[0], first.means[1], first.means[2])));
+    assert!(lines[2].ends_with(&format!(",,{},{},{}", objects[1].means[0], objects[1].means[1], objects[1].means[2])));
     let mut file = CocoWriter::create(path("coco"), "noise.png", (53, 37).into(), &names).unwrap();
     objects.iter().for_each(|object| file.write(object).unwrap());
     file.finish().unwrap();
+    let text = fs::read_to_string(path("coco")).unwrap();
+    assert_eq!((text.matches("\"score\"").count(), text.matches("\"score\":0.25").count()), (1, 1));
     let read = CocoFile::read(path("coco")).unwrap();
     assert_eq!(read.annotations().len(), objects.len());
     for (annotation, object) in read.annotations().iter().zip(&objects) {

@@ -159,12 +159,12 @@ impl CsvWriter {
         let mut file = WholeFile::create(path.as_ref())?;
         let means: String = (0..bands).map(|band| format!(",mean_{band}")).collect();
         file.put(|file| {
-            writeln!(file, "number,class,name,area,centroid_x,centroid_y,perimeter,left,top,width,height{means}")
+            writeln!(file, "number,class,name,area,centroid_x,centroid_y,perimeter,left,top,width,height,score{means}")
         })?;
         Ok(Self { file, names: names.to_vec(), bands })
     }
 
-    /// Adds an object. Means that it does not have are left empty.
+    /// Adds an object. A score and means that it does not have are left empty.
     ///
     /// # Errors
     /// [`DataError::Io`].
@@ -177,7 +177,9 @@ impl CsvWriter {
         let Object { number, class, .. } = object;
         let (name, area, perimeter) = (quoted.as_deref().unwrap_or(name), object.area(), object.perimeter());
         let place = format!("{},{},{},{}", bbox.left, bbox.top, bbox.width, bbox.height);
-        self.file.put(|file| writeln!(file, "{number},{class},{name},{area},{x},{y},{perimeter},{place}{means}"))
+        let score = object.score.map(|score| score.to_string()).unwrap_or_default();
+        self.file
+            .put(|file| writeln!(file, "{number},{class},{name},{area},{x},{y},{perimeter},{place},{score}{means}"))
     }
 
     /// Ends the file and gives it its name.
@@ -189,7 +191,7 @@ impl CsvWriter {
     }
 }
 
-/// Writes objects as COCO's annotations of one picture, with masks as compressed runs.
+/// Writes objects as COCO's annotations of one picture, with masks as compressed runs, and `score` where they have one.
 #[derive(Debug)]
 pub struct CocoWriter {
     file: WholeFile,
@@ -232,7 +234,7 @@ impl CocoWriter {
             .to_rle(width, height)
             .map_err(|error| DataError::Encode { path: self.file.path().into(), reason: error.to_string() })?;
         let segmentation = CocoSegmentation::Compressed { size: [height, width], counts: mask.to_coco_string() };
-        let annotation = json!({
+        let mut annotation = json!({
             "id": object.number,
             "image_id": 1,
             "category_id": object.class,
@@ -241,6 +243,9 @@ impl CocoWriter {
             "segmentation": segmentation,
             "iscrowd": 0,
         });
+        if let Some(score) = object.score {
+            annotation["score"] = score.into();
+        }
         self.file.put(|file| write!(file, "{separator}{annotation}"))
     }
 

@@ -1,5 +1,6 @@
 //! A prefetching loader whose batches are a function of the seed, the epoch and the position alone.
 
+mod drawn;
 mod queue;
 
 use std::{
@@ -27,14 +28,16 @@ use crate::{
     transforms::{Compose, Transform},
 };
 
+pub use drawn::DrawnDataset;
+use drawn::Fixed;
 use queue::Prefetched;
 
 /// Loads, transforms and collates samples on threads of its own, and hands the batches over in order: a
 /// [`Batch`](crate::Batch) of samples with label maps, a [`DetectionBatch`](crate::DetectionBatch) of samples with
 /// [`Instances`](segkiln_core::Instances).
 ///
-/// An epoch is a list of *positions*. Which sample stands at a position is a function of (seed, epoch), what the
-/// transforms do to it of (seed, epoch, position); so the batches are the same to the bit whatever the number of
+/// An epoch is a list of *positions*. Which sample stands at a position is a function of (seed, epoch), how it is
+/// [drawn](DrawnDataset) and what the transforms do to it of (seed, epoch, position); so the batches are the same to the bit whatever the number of
 /// workers. [`iter`](DataLoader::iter) walks the epoch that [`epoch`](Self::epoch) says and does **not** advance it:
 /// whoever runs the training sets it, or every epoch has the same draws.
 ///
@@ -54,7 +57,7 @@ pub struct Loader<T: Collate = LabelMap> {
 
 /// State that the clones of a loader share.
 struct Core<T> {
-    dataset: Arc<dyn Dataset<Sample<T>>>,
+    dataset: Arc<dyn DrawnDataset<T>>,
     transform: Arc<dyn Transform<T>>,
     batch_size: usize,
     seed: u64,
@@ -84,7 +87,7 @@ impl EpochHandle {
 /// Options of a [`Loader`].
 #[derive(Clone)]
 pub struct LoaderBuilder<T: Collate = LabelMap> {
-    dataset: Arc<dyn Dataset<Sample<T>>>,
+    dataset: Arc<dyn DrawnDataset<T>>,
     transform: Arc<dyn Transform<T>>,
     batch_size: usize,
     seed: u64,
@@ -193,6 +196,11 @@ impl<T: Collate> LoaderBuilder<T> {
 impl<T: Collate> Loader<T> {
     /// A loader of `dataset`, with the defaults that are documented at each option.
     pub fn builder(dataset: Arc<dyn Dataset<Sample<T>>>) -> LoaderBuilder<T> {
+        Self::drawn(Arc::new(Fixed(dataset)))
+    }
+
+    /// A loader of samples that are drawn anew in each epoch, with the defaults that are documented at each option.
+    pub fn drawn(dataset: Arc<dyn DrawnDataset<T>>) -> LoaderBuilder<T> {
         LoaderBuilder {
             dataset,
             transform: Arc::new(Compose::new()),
@@ -311,9 +319,9 @@ impl<T: Collate> Plan<T> {
     fn sample(&self, position: usize) -> Result<Sample<T>> {
         let index = self.order[position];
         let load = || {
-            let sample = self.core.dataset.get(index)?;
-            sample.check()?;
             let mut rng = TransformRng::new(self.core.seed, self.epoch as u64, position as u64);
+            let sample = self.core.dataset.draw(index, &mut rng)?;
+            sample.check()?;
             self.core.transform.apply(sample, &mut rng)
         };
         catch_unwind(AssertUnwindSafe(load))

@@ -10,7 +10,6 @@
 mod area;
 mod geo;
 mod resampled;
-mod rewired;
 mod sink;
 mod tiff;
 

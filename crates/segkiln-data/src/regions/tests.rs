@@ -179,6 +179,63 @@ fn compare_all(path: &Path, expected: Option<(usize, &[f32], f32)>) -> std::resu
     Ok(())
 }
 
+/// A little-endian TIFF of one uncompressed strip of gray bytes, which are the end of the file.
+fn strip_at_the_end(width: u32, height: u32, planes: u16, rows: u32) -> Vec<u8> {
+    let entries: [(u16, u32); 10] = [
+        (256, width),
+        (257, height),
+        (258, 8),
+        (259, 1),
+        (262, 1),
+        (273, 134),
+        (277, planes.into()),
+        (278, rows),
+        (279, width * height),
+        (284, if planes > 1 { 2 } else { 1 }),
+    ];
+    let mut bytes = b"II*\0\x08\0\0\0\x0a\0".to_vec();
+    for (tag, value) in entries {
+        bytes.extend(tag.to_le_bytes());
+        bytes.extend(4u16.to_le_bytes());
+        bytes.extend(1u32.to_le_bytes());
+        bytes.extend(value.to_le_bytes());
+    }
+    bytes.extend([0; 4]);
+    assert_eq!(bytes.len(), 134);
+    bytes
+}
+
+#[test]
+fn a_file_that_was_cut_short_by_a_few_bytes_is_truncated() {
+    let folder = tempfile::tempdir().unwrap();
+    // The larger strip is read some rows at a time, without the decoder.
+    for (width, height) in [(40u32, 30u32), (1024, 1100)] {
+        let mut bytes = strip_at_the_end(width, height, 1, height);
+        bytes.resize(bytes.len() + (width * height) as usize, 200);
+        let last = Region { left: 0, top: height - 1, width, height: 1 };
+        let path = folder.path().join("strip.tif");
+        fs::write(&path, &bytes).unwrap();
+        let row = TiffSource::open(&path, DecodeOptions::default()).unwrap().read(0, last).unwrap();
+        assert!(row.image.as_slice().iter().all(|value| *value == 200.0 / 255.0));
+        for cut in [1, 2, 60] {
+            fs::write(&path, &bytes[..bytes.len() - cut]).unwrap();
+            let source = TiffSource::open(&path, DecodeOptions::default()).unwrap();
+            let error = source.read(0, last).unwrap_err().to_string();
+            assert!(error.contains("truncated"), "{width}x{height} without {cut}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_panic_of_the_decoder_is_an_error_of_the_file() {
+    // The decoder's number of strips overflows: 2^32 - 1 rows in 3 planes, one row a strip.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("planes.tif");
+    fs::write(&path, strip_at_the_end(1, u32::MAX, 3, 1)).unwrap();
+    let error = TiffSource::open(&path, DecodeOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("planes.tif"), "{error}");
+}
+
 #[test]
 fn regions_without_data_are_told() {
     let source = open("f32_nodata");

@@ -114,14 +114,18 @@ impl<T: Target> Transform<T> for Normalize {
 
 /// Bounds of a random number, checked.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Bounds {
+pub(crate) struct Bounds {
     low: f32,
     high: f32,
 }
 
 impl Bounds {
     /// `low..=high` within `allowed`.
-    fn new(option: &'static str, [low, high]: [f32; 2], allowed: std::ops::RangeInclusive<f32>) -> Result<Self> {
+    pub(crate) fn new(
+        option: &'static str,
+        [low, high]: [f32; 2],
+        allowed: std::ops::RangeInclusive<f32>,
+    ) -> Result<Self> {
         if low <= high && allowed.contains(&low) && allowed.contains(&high) {
             return Ok(Self { low, high });
         }

@@ -8,16 +8,23 @@
 //! file → [`read_volume`] → [`Volume::resampled`] → [`Intensities`] → [`Slicing`] → network → [`LabelVolume`] →
 //! [`LabelVolume::resized_to`] → [`write_nifti_labels`], with the header of the file that was read.
 //!
-//! Networks of three dimensions learn from [`PatchesDataset`]'s patches in place of slices.
+//! Networks of three dimensions learn from [`PatchesDataset`]'s patches in place of slices; [`PatchMotion`] turns, scales and mirrors
+//! these, and [`PatchTransform`] changes their values.
 //!
 //! NIfTI-1 and NIfTI-2 are read and written. The feature `dicom` reads DICOM series.
 
+#[cfg(feature = "datasets")]
+mod case_folder;
 #[cfg(feature = "dicom")]
 mod dicom;
 mod geometry;
 mod grid;
 mod intensity;
 mod nifti;
+#[cfg(feature = "datasets")]
+mod patch_motion;
+#[cfg(feature = "datasets")]
+mod patch_transform;
 #[cfg(feature = "datasets")]
 mod patches;
 mod resample;
@@ -28,11 +35,17 @@ mod volume;
 
 use std::path::Path;
 
+#[cfg(feature = "datasets")]
+pub use case_folder::CaseFolder;
 #[cfg(feature = "dicom")]
 pub use dicom::{DicomSeries, VoiWindow, WindowFunction, dicom_series, read_dicom};
 pub use geometry::{AxisCodes, Geometry};
 pub use intensity::{ForegroundStatistics, Intensities};
 pub use nifti::{NiftiHeader, is_nifti, read_nifti, read_nifti_labels, write_nifti, write_nifti_labels};
+#[cfg(feature = "datasets")]
+pub use patch_motion::PatchMotion;
+#[cfg(feature = "datasets")]
+pub use patch_transform::{PatchTransform, ValueChange};
 #[cfg(feature = "datasets")]
 pub use patches::{PatchOptions, PatchesDataset};
 pub use resample::{Interpolation, LabelInterpolation};

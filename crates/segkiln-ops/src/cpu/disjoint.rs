@@ -71,6 +71,18 @@ impl<'a, T: Copy> Disjoint<'a, T> {
 }
 
 impl<'a, T: Copy> Part<'a, T> {
+    /// Returns a part that is all of memory that is not initialized: the borrow shows that nobody else has it.
+    #[inline(always)]
+    pub fn new(memory: &'a mut [MaybeUninit<T>]) -> Self {
+        Self {
+            start: memory.as_mut_ptr().cast(),
+            len: memory.len(),
+            #[cfg(all(test, debug_assertions))]
+            claims: claims::Claims::new(&[]),
+            memory: PhantomData,
+        }
+    }
+
     /// Returns a part that is all of a slice: the borrow shows that nobody else has it.
     #[inline(always)]
     pub fn of(values: &'a mut [T]) -> Self {

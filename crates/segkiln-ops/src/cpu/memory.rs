@@ -9,25 +9,6 @@ use burn::{
 
 use super::pool::{self, Pooled};
 
-/// A pointer that the tasks of [`reduced`](crate::reduced) share; each writes places of its own. Operators on f32 share
-/// memory by [`Disjoint`](super::disjoint::Disjoint).
-#[derive(Clone, Copy)]
-pub(crate) struct Shared(pub *mut f32);
-
-// SAFETY: every task writes a range of the buffer that no other task reads or writes.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    /// # Safety
-    /// `offset` is within the buffer.
-    pub unsafe fn at(self, offset: usize) -> *mut f32 {
-        // SAFETY: the caller's promise.
-        unsafe { self.0.add(offset) }
-    }
-}
-
 /// Source of a tensor's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Memory {
@@ -83,13 +64,13 @@ pub(crate) unsafe fn written_vec(len: usize, write: impl FnOnce(&mut [MaybeUnini
 ///
 /// # Safety
 /// `write` initializes every byte.
-pub(crate) unsafe fn bytes(len: usize, memory: Memory, write: impl FnOnce(*mut u8)) -> Bytes {
+pub(crate) unsafe fn bytes(len: usize, memory: Memory, write: impl FnOnce(&mut [MaybeUninit<u8>])) -> Bytes {
     let count = len.div_ceil(size_of::<f32>());
     let mut values = match memory {
         Memory::Allocated => Vec::with_capacity(count),
         Memory::Pooled => pool::vector(count),
     };
-    write(values.as_mut_ptr().cast());
+    write(&mut view_mut(&mut values.spare_capacity_mut()[..count])[..len]);
     // SAFETY: the caller's promise.
     unsafe {
         if !len.is_multiple_of(size_of::<f32>()) {
@@ -166,6 +147,32 @@ pub(crate) fn as_maybe(values: &[f32]) -> &[MaybeUninit<f32>] {
     unsafe { &*(std::ptr::from_ref(values) as *const [MaybeUninit<f32>]) }
 }
 
+/// Views memory as memory for values of another type, which fill it.
+///
+/// # Panics
+/// If `T` has other than 1, 2 or 4 bytes, or is aligned otherwise.
+pub(crate) fn view_mut<T: Copy>(memory: &mut [MaybeUninit<f32>]) -> &mut [MaybeUninit<T>] {
+    let count = count_of::<T>(memory.len());
+    // SAFETY: the same bytes, aligned for f32 and therefore for `T`; neither type need be initialized.
+    unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast(), count) }
+}
+
+/// As [`view_mut`], for reading.
+///
+/// # Panics
+/// As there.
+pub(crate) fn view<T: Copy>(memory: &[MaybeUninit<f32>]) -> &[MaybeUninit<T>] {
+    let count = count_of::<T>(memory.len());
+    // SAFETY: as in `view_mut`.
+    unsafe { std::slice::from_raw_parts(memory.as_ptr().cast(), count) }
+}
+
+/// Values of `T` in so many of f32.
+fn count_of<T>(len: usize) -> usize {
+    assert!(matches!(size_of::<T>(), 1 | 2 | 4) && align_of::<T>() <= align_of::<f32>());
+    len * (size_of::<f32>() / size_of::<T>())
+}
+
 thread_local! {
     /// Memory that a thread computes in, kept for its next task.
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
@@ -222,10 +229,6 @@ impl Temporary {
 
     pub fn as_mut_slice(&mut self) -> &mut [MaybeUninit<f32>] {
         &mut self.memory.spare_capacity_mut()[..self.len]
-    }
-
-    pub fn as_mut_ptr(&mut self) -> *mut f32 {
-        self.memory.as_mut_ptr()
     }
 }
 

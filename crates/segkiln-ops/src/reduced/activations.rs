@@ -8,6 +8,8 @@
     reason = "a call, as iterators may become, puts registers into memory; loops over indices are none"
 )]
 
+use std::mem::MaybeUninit;
+
 use burn::{
     backend::flex::{FlexTensor, Layout},
     tensor::{DType, Shape, bf16, quantization::QuantScheme},
@@ -15,7 +17,8 @@ use burn::{
 
 use super::unit::{LANES, Task, Unit, UnitKind, transpose};
 use crate::cpu::{
-    memory::{Memory, Shared, bytes, contiguous, values_of},
+    disjoint::{Disjoint, Part},
+    memory::{Memory, bytes, contiguous, values_of},
     threads::for_each,
 };
 
@@ -124,7 +127,8 @@ pub(super) enum Format {
 
 impl Format {
     /// Bytes of a value.
-    fn size(self) -> usize {
+    #[inline(always)]
+    pub fn size(self) -> usize {
         match self {
             Self::F32 => size_of::<f32>(),
             Self::Bf16 => size_of::<bf16>(),
@@ -137,7 +141,7 @@ impl Format {
 ///
 /// # Safety
 /// `write` writes every value.
-pub(super) unsafe fn written(dims: Dims, format: Format, write: impl FnOnce(*mut u8)) -> FlexTensor {
+pub(super) unsafe fn written(dims: Dims, format: Format, write: impl FnOnce(&mut [MaybeUninit<u8>])) -> FlexTensor {
     // SAFETY: the caller's promise.
     unsafe { written_in(Memory::Pooled, dims, format, write) }
 }
@@ -146,7 +150,12 @@ pub(super) unsafe fn written(dims: Dims, format: Format, write: impl FnOnce(*mut
 ///
 /// # Safety
 /// `write` writes every value.
-unsafe fn written_in(memory: Memory, dims: Dims, format: Format, write: impl FnOnce(*mut u8)) -> FlexTensor {
+unsafe fn written_in(
+    memory: Memory,
+    dims: Dims,
+    format: Format,
+    write: impl FnOnce(&mut [MaybeUninit<u8>]),
+) -> FlexTensor {
     let Dims { batch, channels, size: [height, width] } = dims;
     let len = values_of(&[batch, channels, height, width]) * format.size();
     let (dtype, tail) = match format {
@@ -154,17 +163,17 @@ unsafe fn written_in(memory: Memory, dims: Dims, format: Format, write: impl FnO
         Format::Bf16 => (DType::BF16, None),
         Format::U8(quantization) => (bytes_type(), Some(quantization)),
     };
-    // SAFETY: the caller's promise, and there is room for the tail.
-    let values = unsafe {
-        bytes(len + tail.map_or(0, |_| TAIL), memory, |target| {
-            write(target);
-            if let Some(Quantization { scale, zero }) = tail {
-                let [a, b, c, d] = scale.to_ne_bytes();
-                let [x, y, z] = MARK;
-                target.add(len).cast::<[u8; TAIL]>().write([a, b, c, d, zero, x, y, z]);
-            }
-        })
+    let with_tail = |target: &mut [MaybeUninit<u8>]| {
+        let (values, end) = target.split_at_mut(len);
+        write(values);
+        if let Some(Quantization { scale, zero }) = tail {
+            let [a, b, c, d] = scale.to_ne_bytes();
+            let [x, y, z] = MARK;
+            end.write_copy_of_slice(&[a, b, c, d, zero, x, y, z]);
+        }
     };
+    // SAFETY: the caller's promise, and the tail is written here.
+    let values = unsafe { bytes(len + tail.map_or(0, |_| TAIL), memory, with_tail) };
     FlexTensor::new(values, dims.channels_last(), dtype)
 }
 
@@ -193,24 +202,24 @@ fn converted(kind: UnitKind, tensor: FlexTensor, format: Format, memory: Memory)
     };
     let source = source(&tensor);
     let (pixels, blocks) = (dims.pixels(), dims.pixels().div_ceil(BLOCK));
+    let write = |target: &mut [MaybeUninit<u8>]| {
+        let target = Disjoint::new(target);
+        for_each(dims.batch * blocks, |task| {
+            let (image, block) = (task / blocks, task % blocks);
+            let pixel = block * BLOCK..pixels.min((block + 1) * BLOCK);
+            let offset = image * dims.channels * pixels;
+            // SAFETY: each task has its pixels.
+            let target = Sink { format, values: unsafe { target.part() } };
+            if last {
+                let range = offset + pixel.start * dims.channels..offset + pixel.end * dims.channels;
+                kind.dispatch(InPlace { source, range, target });
+            } else {
+                kind.dispatch(ToChannelsLast { source, offset, pixels, channels: dims.channels, pixel, target });
+            }
+        });
+    };
     // SAFETY: every pixel of every image is written, by one task.
-    unsafe {
-        written_in(memory, dims, format, |target| {
-            let target = Shared(target.cast());
-            for_each(dims.batch * blocks, |task| {
-                let (image, block) = (task / blocks, task % blocks);
-                let pixel = block * BLOCK..pixels.min((block + 1) * BLOCK);
-                let offset = image * dims.channels * pixels;
-                let target = Sink { format, values: target };
-                if last {
-                    let range = offset + pixel.start * dims.channels..offset + pixel.end * dims.channels;
-                    kind.dispatch(InPlace { source, range, target });
-                } else {
-                    kind.dispatch(ToChannelsLast { source, offset, pixels, channels: dims.channels, pixel, target });
-                }
-            });
-        })
-    }
+    unsafe { written_in(memory, dims, format, write) }
 }
 
 /// Pixels of a task.
@@ -260,42 +269,53 @@ impl Source<'_> {
     }
 }
 
-/// Where values are written.
+/// Where a task writes values.
 #[derive(Clone, Copy)]
-pub(super) struct Sink {
+pub(super) struct Sink<'a> {
     pub format: Format,
-    pub values: Shared,
+    pub values: Part<'a, u8>,
 }
 
-impl Sink {
-    /// # Safety
-    /// The place is within the target and this task's.
-    pub unsafe fn set(self, value: f32, place: usize) {
-        // SAFETY: the caller's promise.
+impl Sink<'_> {
+    /// Writes a value.
+    ///
+    /// # Panics
+    /// If the place is not within the target.
+    pub fn set(self, value: f32, place: usize) {
+        let size = self.format.size();
+        let target = self.values.at(place * size, size);
+        // SAFETY: the part has the value's bytes.
         unsafe {
             match self.format {
-                Format::F32 => self.values.at(place).write(value),
-                Format::Bf16 => self.values.at(0).cast::<bf16>().add(place).write(bf16::from_f32(value)),
+                Format::F32 => target.cast::<f32>().write_unaligned(value),
+                Format::Bf16 => target.cast::<bf16>().write_unaligned(bf16::from_f32(value)),
                 Format::U8(Quantization { scale, zero }) => {
                     let value = value * scale.recip() + f32::from(zero);
-                    self.values.at(0).cast::<u8>().add(place).write(value.round_ties_even() as u8);
+                    target.write(value.round_ties_even() as u8);
                 }
             }
         }
     }
 
+    /// Writes 16 values.
+    ///
+    /// # Panics
+    /// If they are not within the target.
+    ///
     /// # Safety
-    /// As [`set`](Self::set), for 16 values. The instructions of the unit are there.
+    /// The instructions of the unit are there.
     #[inline(always)]
     pub unsafe fn store<U: Unit>(self, unit: U, value: U::Float, place: usize) {
-        // SAFETY: the caller's promise.
+        let size = self.format.size();
+        let target = self.values.at(place * size, LANES * size);
+        // SAFETY: the part has the values' bytes; the caller promises the instructions.
         unsafe {
             match self.format {
-                Format::F32 => unit.store(value, self.values.at(place)),
-                Format::Bf16 => unit.store_bf16(value, self.values.at(0).cast::<bf16>().add(place)),
+                Format::F32 => unit.store(value, target.cast()),
+                Format::Bf16 => unit.store_bf16(value, target.cast()),
                 Format::U8(Quantization { scale, zero }) => {
                     let value = unit.add(unit.mul(value, unit.splat(scale.recip())), unit.splat(f32::from(zero)));
-                    unit.store_u8(value, self.values.at(0).cast::<u8>().add(place));
+                    unit.store_u8(value, target);
                 }
             }
         }
@@ -306,7 +326,7 @@ impl Sink {
 struct InPlace<'a> {
     source: Source<'a>,
     range: std::ops::Range<usize>,
-    target: Sink,
+    target: Sink<'a>,
 }
 
 impl Task for InPlace<'_> {
@@ -314,14 +334,12 @@ impl Task for InPlace<'_> {
     unsafe fn run<U: Unit>(self, unit: U) {
         let Self { source, range, target } = self;
         let whole = range.start + range.len() / LANES * LANES;
-        // SAFETY: the range is within the target and this task's.
-        unsafe {
-            for place in (range.start..whole).step_by(LANES) {
-                target.store(unit, source.load(unit, place), place);
-            }
-            for place in whole..range.end {
-                target.set(source.value(place), place);
-            }
+        for place in (range.start..whole).step_by(LANES) {
+            // SAFETY: the caller's promise.
+            unsafe { target.store(unit, source.load(unit, place), place) };
+        }
+        for place in whole..range.end {
+            target.set(source.value(place), place);
         }
     }
 }
@@ -333,7 +351,7 @@ struct ToChannelsLast<'a> {
     pixels: usize,
     channels: usize,
     pixel: std::ops::Range<usize>,
-    target: Sink,
+    target: Sink<'a>,
 }
 
 impl Task for ToChannelsLast<'_> {
@@ -347,13 +365,12 @@ impl Task for ToChannelsLast<'_> {
                     for channel in channel..channels.min(channel + LANES) {
                         for pixel in first..pixel.end.min(first + LANES) {
                             let value = source.value(offset + channel * pixels + pixel);
-                            // SAFETY: within the image.
-                            unsafe { target.set(value, offset + pixel * channels + channel) };
+                            target.set(value, offset + pixel * channels + channel);
                         }
                     }
                     continue;
                 }
-                // SAFETY: 16 pixels of 16 planes are there, and 16 channels of as many pixels.
+                // SAFETY: the caller's promise.
                 unsafe {
                     let mut rows = [unit.splat(0.0); LANES];
                     for index in 0..LANES {
@@ -390,20 +407,19 @@ pub(super) fn full(kind: UnitKind, tensor: FlexTensor, memory: Memory) -> FlexTe
     let (pixels, blocks) = (dims.pixels(), dims.pixels().div_ceil(BLOCK));
     let source = source(&tensor);
     let shape = [dims.batch, dims.channels, dims.size[0], dims.size[1]];
+    let write = |target: &mut [MaybeUninit<f32>]| {
+        let target = Disjoint::new(target);
+        for_each(dims.batch * blocks, |task| {
+            let (image, block) = (task / blocks, task % blocks);
+            let pixel = block * BLOCK..pixels.min((block + 1) * BLOCK);
+            let offset = image * dims.channels * pixels;
+            // SAFETY: each task has its pixels of all planes of its image.
+            let target = unsafe { target.part() }.skip(offset);
+            kind.dispatch(ToChannelsFirst { source, offset, pixels, channels: dims.channels, pixel, target });
+        });
+    };
     // SAFETY: every pixel of every image is written, by one task.
-    unsafe {
-        crate::cpu::memory::written(shape, memory, |target| {
-            let target = Shared(target.as_mut_ptr().cast());
-            for_each(dims.batch * blocks, |task| {
-                let (image, block) = (task / blocks, task % blocks);
-                let pixel = block * BLOCK..pixels.min((block + 1) * BLOCK);
-                let offset = image * dims.channels * pixels;
-                // SAFETY: within the target.
-                let target = target.at(offset);
-                kind.dispatch(ToChannelsFirst { source, offset, pixels, channels: dims.channels, pixel, target });
-            });
-        })
-    }
+    unsafe { crate::cpu::memory::written(shape, memory, write) }
 }
 
 struct ToChannelsFirst<'a> {
@@ -413,7 +429,7 @@ struct ToChannelsFirst<'a> {
     pixels: usize,
     channels: usize,
     pixel: std::ops::Range<usize>,
-    target: *mut f32,
+    target: Part<'a>,
 }
 
 impl Task for ToChannelsFirst<'_> {
@@ -427,13 +443,13 @@ impl Task for ToChannelsFirst<'_> {
                     for channel in channel..channels.min(channel + LANES) {
                         for pixel in first..pixel.end.min(first + LANES) {
                             let value = source.value(offset + pixel * channels + channel);
-                            // SAFETY: within the image.
-                            unsafe { target.add(channel * pixels + pixel).write(value) };
+                            // SAFETY: the part has the value.
+                            unsafe { target.at(channel * pixels + pixel, 1).write(value) };
                         }
                     }
                     continue;
                 }
-                // SAFETY: 16 channels of 16 pixels are there, and 16 pixels of as many planes.
+                // SAFETY: the part has a register's values; the caller promises the instructions.
                 unsafe {
                     let mut rows = [unit.splat(0.0); LANES];
                     for index in 0..LANES {
@@ -441,7 +457,7 @@ impl Task for ToChannelsFirst<'_> {
                     }
                     transpose(unit, &mut rows);
                     for index in 0..LANES {
-                        unit.store(rows[index], target.add((channel + index) * pixels + first));
+                        unit.store(rows[index], target.at((channel + index) * pixels + first, LANES));
                     }
                 }
             }

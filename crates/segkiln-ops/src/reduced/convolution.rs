@@ -1,6 +1,6 @@
 //! Convolutions with bf16 factors: packing of the weight, and the parts that 8-bit convolutions share.
 
-use std::sync::OnceLock;
+use std::{mem::MaybeUninit, sync::OnceLock};
 
 use burn::{
     backend::{Flex, flex::FlexTensor},
@@ -16,7 +16,10 @@ use super::{
 };
 use crate::{
     conv2d::Joined,
-    cpu::memory::{Memory, Shared},
+    cpu::{
+        disjoint::{Disjoint, Part},
+        memory::{Memory, view_mut},
+    },
 };
 
 /// Input channels, of one tensor or of two concatenated ones.
@@ -136,26 +139,46 @@ impl<U: Unit> Finish<U> {
 
 /// Where outputs are written, channels last or, where the kernel can, a plane a channel.
 #[derive(Clone, Copy)]
-pub(super) struct Target {
+pub(super) struct Target<'a> {
     pub size: [usize; 2],
     pub channels: usize,
     /// Whether the values are f32 of `[batch, channels, height, width]`.
     pub planes: bool,
     format: Format,
-    values: Shared,
+    values: &'a Disjoint<'a, u8>,
 }
 
-impl Target {
-    /// Contiguous f32, a plane a channel.
-    pub fn planes(size: [usize; 2], channels: usize, values: *mut f32) -> Self {
-        Self { size, channels, planes: true, format: Format::F32, values: Shared(values) }
+impl Target<'_> {
+    /// The outputs of a task.
+    ///
+    /// # Safety
+    /// No other task writes them.
+    #[inline(always)]
+    pub unsafe fn outputs(&self) -> Outputs<'_> {
+        // SAFETY: the caller's promise.
+        let values = unsafe { self.values.part() };
+        Outputs { size: self.size, channels: self.channels, format: self.format, values }
     }
+}
 
+/// The outputs of a target that one task writes.
+#[derive(Clone, Copy)]
+pub(super) struct Outputs<'a> {
+    size: [usize; 2],
+    channels: usize,
+    format: Format,
+    values: Part<'a, u8>,
+}
+
+impl Outputs<'_> {
     /// Writes 16 channels of 4×4 pixels, `dilation` apart, from `first` on, one plane per channel; pixels and channels past the
     /// end are left out.
     ///
+    /// # Panics
+    /// If the target ends before them.
+    ///
     /// # Safety
-    /// The target has planes, and these pixels of these channels are this task's. The instructions of the unit are there.
+    /// The instructions of the unit are there.
     #[inline(always)]
     pub unsafe fn store_planes<U: Unit>(
         &self,
@@ -173,16 +196,18 @@ impl Target {
                 lines[4 * a + b] = outputs[a][b];
             }
         }
-        // SAFETY: the caller's promise.
+        const VALUE: usize = size_of::<f32>();
+        // SAFETY: the part has the bytes that are asked for; the caller promises the instructions.
         unsafe {
             // A register is then a channel, with four values of each row.
             transpose(unit, &mut lines);
             let count = LANES.min(self.channels - channel);
             let whole = dilation == [1, 1] && first[0] + 4 <= height && first[1] + 4 <= width;
             for (index, line) in lines.into_iter().enumerate().take(count) {
-                let plane = self.values.at((image * self.channels + channel + index) * height * width);
+                let plane = (image * self.channels + channel + index) * height * width;
                 if whole {
-                    let row = plane.add(first[0] * width + first[1]);
+                    let place = plane + first[0] * width + first[1];
+                    let row = self.values.rows(place * VALUE, width * VALUE, 4, 4 * VALUE).cast::<f32>();
                     unit.store_fours(line, [row, row.add(width), row.add(2 * width), row.add(3 * width)]);
                     continue;
                 }
@@ -192,7 +217,8 @@ impl Target {
                     for b in 0..4 {
                         let (row, column) = (first[0] + a * dilation[0], first[1] + b * dilation[1]);
                         if row < height && column < width {
-                            plane.add(row * width + column).write(values[4 * a + b]);
+                            let target = self.values.at((plane + row * width + column) * VALUE, VALUE);
+                            target.cast::<f32>().write_unaligned(values[4 * a + b]);
                         }
                     }
                 }
@@ -202,25 +228,30 @@ impl Target {
 
     /// Writes 16 channels of a pixel; channels past the end are left out.
     ///
+    /// # Panics
+    /// If the target ends before them.
+    ///
     /// # Safety
-    /// The pixel is within the target, and these channels of it are this task's. The instructions of the unit are there.
+    /// The instructions of the unit are there.
     #[inline(always)]
     pub unsafe fn store<U: Unit>(&self, unit: U, value: U::Float, pixel: usize, channel: usize) {
-        let place = pixel * self.channels + channel;
-        // SAFETY: the caller's promise.
+        let (place, size) = (pixel * self.channels + channel, self.format.size());
+        let count = LANES.min(self.channels - channel);
+        let target = self.values.at(place * size, count * size);
+        // SAFETY: the part has the bytes of as many values; the caller promises the instructions.
         unsafe {
-            // Channels are a multiple of 16 but for f32.
-            if self.format == Format::Bf16 {
-                unit.store_bf16(value, self.values.at(0).cast::<bf16>().add(place));
-            } else if let Format::U8(_) = self.format {
-                unit.store_u8(value, self.values.at(0).cast::<u8>().add(place));
-            } else if channel + LANES <= self.channels {
-                unit.store(value, self.values.at(place));
-            } else {
+            if count < LANES {
+                // Channels are a multiple of 16 but for f32.
+                assert!(self.format == Format::F32, "whole registers of reduced values");
                 let mut line = [0.0; LANES];
                 unit.store(value, line.as_mut_ptr());
-                let count = self.channels - channel;
-                std::ptr::copy_nonoverlapping(line.as_ptr(), self.values.at(place), count);
+                std::ptr::copy_nonoverlapping(line.as_ptr().cast(), target, count * size);
+            } else if self.format == Format::Bf16 {
+                unit.store_bf16(value, target.cast());
+            } else if let Format::U8(_) = self.format {
+                unit.store_u8(value, target);
+            } else {
+                unit.store(value, target.cast());
             }
         }
     }
@@ -355,21 +386,22 @@ impl Layer {
         format: Format,
         planes: bool,
         memory: Memory,
-        compute: impl FnOnce(Target),
+        compute: impl FnOnce(Target<'_>),
     ) -> FlexTensor {
         let channels_in = inputs.iter().map(|dims| dims.channels).sum::<usize>();
         assert_eq!(channels_in, self.channels[0], "input channels");
         let (batch, channels, size) = (inputs[0].batch, self.channels[1], self.output(inputs[0].size));
+        let planes = planes && format == Format::F32;
+        let write = |values: &mut [MaybeUninit<u8>]| {
+            compute(Target { size, channels, planes, format, values: &Disjoint::new(values) });
+        };
         // SAFETY: the caller's promise.
         unsafe {
-            if planes && format == Format::F32 {
-                return crate::cpu::memory::written([batch, channels, size[0], size[1]], memory, |values| {
-                    compute(Target::planes(size, channels, values.as_mut_ptr().cast()));
-                });
+            if planes {
+                let shape = [batch, channels, size[0], size[1]];
+                return crate::cpu::memory::written(shape, memory, |values| write(view_mut(values)));
             }
-            let output = written(Dims { batch, channels, size }, format, |values| {
-                compute(Target { size, channels, planes: false, format, values: Shared(values.cast()) });
-            });
+            let output = written(Dims { batch, channels, size }, format, write);
             if format == Format::F32 { super::activations::full(self.kind, output, memory) } else { output }
         }
     }

@@ -18,7 +18,8 @@ use super::{
     unit::{LANES, Task, Unit, UnitKind},
 };
 use crate::cpu::{
-    memory::{Shared, Temporary, with_scratch},
+    disjoint::{Disjoint, Part},
+    memory::{Temporary, with_scratch},
     threads::for_each,
 };
 
@@ -88,16 +89,17 @@ pub(super) trait Positions: Sync {
 
     /// Makes the gradient of the weight of some channels from the sums.
     ///
+    /// The target is `[output channel][input channel][tap]`, of all channels.
+    ///
     /// # Safety
-    /// The sums have these channels, and the target `[output channel][input channel][tap]`, where these channels are this task's.
-    /// The instructions of the unit are there.
-    unsafe fn finish<U: Unit>(&self, unit: U, sums: Sums, channels: [Range<usize>; 2], target: *mut f32);
+    /// The sums of these channels were written. The instructions of the unit are there.
+    unsafe fn finish<U: Unit>(&self, unit: U, sums: Sums<'_>, channels: [Range<usize>; 2], target: Part<'_>);
 }
 
 /// Sums of products: `[plane][input channel][output channel]`.
 #[derive(Clone, Copy)]
-pub(super) struct Sums {
-    values: *const f32,
+pub(super) struct Sums<'a> {
+    values: Part<'a>,
     /// First input and output channel of the sums.
     first: [usize; 2],
     /// Output channels that there are.
@@ -106,16 +108,15 @@ pub(super) struct Sums {
     stride: usize,
 }
 
-impl Sums {
-    /// The sums of a plane and an input channel from an output channel on.
+impl Sums<'_> {
+    /// The sums of a plane and an input channel, so many from an output channel on.
     ///
-    /// # Safety
-    /// There are such sums.
+    /// # Panics
+    /// If there are no such sums.
     #[inline(always)]
-    pub unsafe fn at(&self, plane: usize, input: usize, output: usize) -> *const f32 {
+    pub fn at(&self, plane: usize, input: usize, output: usize, count: usize) -> *const f32 {
         let place = (input - self.first[0]) * self.width + output - self.first[1];
-        // SAFETY: the caller's promise.
-        unsafe { self.values.add(plane * self.stride + place) }
+        self.values.at(plane * self.stride + place, count)
     }
 }
 
@@ -135,7 +136,7 @@ fn stride([inputs, outputs]: &[Range<usize>; 2]) -> usize {
 pub(super) fn weight_gradient<P: Positions>(kind: UnitKind, positions: &P, taps: usize) -> Vec<f32> {
     let channels = positions.channels();
     let mut gradient = vec![0.0; channels[0] * channels[1] * taps];
-    let target = Shared(gradient.as_mut_ptr());
+    let target = Disjoint::of(&mut gradient);
     let planes = positions.planes()[0];
     let pairs = channels[0].div_ceil(CHUNK) * channels[1].div_ceil(CHUNK);
     let blocks = positions.count().div_ceil(P::BLOCK);
@@ -143,7 +144,7 @@ pub(super) fn weight_gradient<P: Positions>(kind: UnitKind, positions: &P, taps:
     let per_part = blocks.div_ceil(parts) * P::BLOCK;
     let parts = positions.count().div_ceil(per_part).max(1);
     let most = planes * stride(&chunks(channels, 0));
-    let correlate = |pair: usize, part: usize, sums: *mut f32| {
+    let correlate = |pair: usize, part: usize, sums: Part<'_>| {
         let part = part * per_part..((part + 1) * per_part).min(positions.count());
         let channels = chunks(channels, pair);
         let sizes = [0, 1].map(|side| Pairs::len(positions.planes()[side], P::BLOCK / 2, channels[side].len()));
@@ -151,7 +152,7 @@ pub(super) fn weight_gradient<P: Positions>(kind: UnitKind, positions: &P, taps:
             kind.dispatch(Correlate { positions, part, channels, input, gradient, sums });
         });
     };
-    let finish = |pair: usize, inputs: Range<usize>, sums: *const f32| {
+    let finish = |pair: usize, inputs: Range<usize>, sums: Part<'_>| {
         let channels = chunks(channels, pair);
         let stride = stride(&channels);
         let sums = Sums {
@@ -161,21 +162,26 @@ pub(super) fn weight_gradient<P: Positions>(kind: UnitKind, positions: &P, taps:
             stride,
         };
         let [_, outputs] = channels;
+        // SAFETY: each call is of other channels.
+        let target = unsafe { target.part() };
         kind.dispatch(Finish { positions, sums, channels: [inputs, outputs], target });
     };
     if parts == 1 {
         for_each(pairs, |pair| {
-            let mut sums = Temporary::new(most);
-            correlate(pair, 0, sums.as_mut_ptr());
-            finish(pair, chunks(channels, pair)[0].clone(), sums.as_mut_ptr());
+            let mut memory = Temporary::new(most);
+            let sums = Part::new(memory.as_mut_slice());
+            correlate(pair, 0, sums);
+            finish(pair, chunks(channels, pair)[0].clone(), sums);
         });
         return gradient;
     }
     let mut memory = Temporary::new(pairs * parts * most);
-    let sums = Shared(memory.as_mut_ptr());
-    // SAFETY: within the memory.
-    let at = |pair: usize, part: usize| unsafe { sums.at((pair * parts + part) * most) };
-    for_each(pairs * parts, |task| correlate(task / parts, task % parts, at(task / parts, task % parts)));
+    let sums = Disjoint::new(memory.as_mut_slice());
+    for_each(pairs * parts, |task| {
+        // SAFETY: each task has the sums of a pair and a part.
+        correlate(task / parts, task % parts, unsafe { sums.part() }.skip(task * most));
+    });
+    let sums = Disjoint::new(memory.as_mut_slice());
     // Sixteen input channels of all planes, of the parts one after the other.
     let slices = CHUNK / LANES;
     for_each(pairs * slices, |task| {
@@ -186,23 +192,23 @@ pub(super) fn weight_gradient<P: Positions>(kind: UnitKind, positions: &P, taps:
             return;
         }
         let (width, stride) = (chunk[1].len(), stride(&chunk));
+        // SAFETY: each task has the sums of its input channels, of all parts.
+        let sums = unsafe { sums.part() }.skip(pair * parts * most);
         for part in 1..parts {
             for plane in 0..planes {
                 let place = plane * stride + first * width;
-                // SAFETY: the sums of these channels were written, and are this task's.
-                let (total, other) = unsafe {
-                    (
-                        std::slice::from_raw_parts_mut(at(pair, 0).add(place), LANES * width),
-                        std::slice::from_raw_parts(at(pair, part).add(place), LANES * width),
-                    )
-                };
+                let count = LANES * width;
+                let (total, other) = (sums.at(place, count), sums.at(part * most + place, count));
+                // SAFETY: the part has both, which lie apart, and they were written above.
+                let (total, other) =
+                    unsafe { (std::slice::from_raw_parts_mut(total, count), std::slice::from_raw_parts(other, count)) };
                 for (total, other) in total.iter_mut().zip(other) {
                     *total += other;
                 }
             }
         }
         let first = chunk[0].start + first;
-        finish(pair, first..first + LANES, at(pair, 0));
+        finish(pair, first..first + LANES, sums);
     });
     gradient
 }
@@ -216,7 +222,7 @@ struct Correlate<'a, P> {
     input: &'a mut [f32],
     /// Scratch.
     gradient: &'a mut [f32],
-    sums: *mut f32,
+    sums: Part<'a>,
 }
 
 impl<P: Positions> Task for Correlate<'_, P> {
@@ -233,13 +239,14 @@ impl<P: Positions> Task for Correlate<'_, P> {
         loop {
             let block = first..part.end.min(first + P::BLOCK);
             let pairs = block.len().div_ceil(2);
-            // SAFETY: there is room for a block's pairs of all planes, and for the sums of all planes.
+            // SAFETY: there is room for a block's pairs of all planes, and the part has the sums.
             unsafe {
                 positions.input(unit, block.clone(), channels[0].clone(), input);
                 positions.gradient(unit, block.clone(), channels[1].clone(), gradient);
                 for plane in 0..planes {
                     let gradient_plane = if gradient_planes == 1 { 0 } else { plane };
                     for channel in (0..outputs).step_by(PANEL) {
+                        let width = PANEL.min(outputs - channel);
                         let right = gradient.at(gradient_plane, 0, channel).cast::<u8>().cast_const();
                         for row in (0..inputs).step_by(ROWS) {
                             let left = input.at(plane, 0, row).cast::<u8>().cast_const();
@@ -249,10 +256,10 @@ impl<P: Positions> Task for Correlate<'_, P> {
                                 steps: [inputs * WORD, outputs * WORD],
                                 pairs,
                                 add: first > part.start,
-                                sums: sums.add(plane * stride + row * outputs + channel),
+                                sums: sums.rows(plane * stride + row * outputs + channel, outputs, ROWS, width),
                                 width: outputs,
                             };
-                            if outputs - channel >= PANEL {
+                            if width == PANEL {
                                 product.compute::<U, 2>(unit);
                             } else {
                                 product.compute::<U, 1>(unit);
@@ -313,16 +320,16 @@ impl Product {
 
 struct Finish<'a, P> {
     positions: &'a P,
-    sums: Sums,
+    sums: Sums<'a>,
     channels: [Range<usize>; 2],
-    target: Shared,
+    target: Part<'a>,
 }
 
 impl<P: Positions> Task for Finish<'_, P> {
     #[inline(always)]
     unsafe fn run<U: Unit>(self, unit: U) {
         let Self { positions, sums, channels, target } = self;
-        // SAFETY: the sums have these channels, and the target has all.
-        unsafe { positions.finish(unit, sums, channels, target.at(0)) }
+        // SAFETY: the sums of these channels were written; the caller promises the instructions.
+        unsafe { positions.finish(unit, sums, channels, target) }
     }
 }

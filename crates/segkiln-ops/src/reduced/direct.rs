@@ -106,7 +106,7 @@ pub(super) struct Convolution<'a, D: Dot> {
     pub begin: &'a [i32],
     pub options: &'a ConvOptions<2>,
     pub epilogue: Epilogue<'a>,
-    pub target: Target,
+    pub target: Target<'a>,
 }
 
 impl<D: Dot> Convolution<'_, D> {
@@ -222,6 +222,8 @@ impl<D: Dot> Group<'_, D> {
         let direct = convolution.direct;
         assert!(weights.len() >= direct.taps() * direct.channels[0] * N * LANES);
         let parts = places.len() / direct.taps();
+        // SAFETY: the group's pixels of a phase and a panel are those of no other.
+        let outputs = unsafe { convolution.target.outputs() };
         let mut weights = weights.as_ptr().cast::<u8>();
         // SAFETY: the caller's promise.
         unsafe {
@@ -255,7 +257,7 @@ impl<D: Dot> Group<'_, D> {
                     let row = (image * rows + row) * phase_rows + phase / phase_columns;
                     let pixel = row * target.size[1] + column * phase_columns + phase % phase_columns;
                     let sum = D::float(unit, sums[index][register]);
-                    target.store(unit, finish.apply(unit, sum), pixel, channel);
+                    outputs.store(unit, finish.apply(unit, sum), pixel, channel);
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! Operators between convolutions that keep activations reduced.
 
+use std::mem::MaybeUninit;
+
 use burn::{
     backend::{Flex, flex::FlexTensor},
     tensor::{DType, FloatDType, Tensor, bf16},
@@ -13,10 +15,7 @@ use super::{
     convolution::primitive,
     unit::{LANES, Task, Unit, UnitKind},
 };
-use crate::cpu::{
-    memory::{Memory, Shared},
-    threads::for_each,
-};
+use crate::cpu::{disjoint::Disjoint, memory::Memory, threads::for_each};
 
 /// Square windows of a pooling; what is outside of the map is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,22 +56,41 @@ fn rows<E: Copy + Send + Sync>(
     [source, target]: [Dims; 2],
     format: Format,
     values: &[E],
-    write: impl Fn(&[E], Dims, usize, usize, &mut [E]) + Sync,
+    write: impl Fn(&[E], Dims, usize, usize, &mut [MaybeUninit<E>]) + Sync,
 ) -> Tensor<4> {
-    let [rows, columns] = target.size;
-    // SAFETY: every row is written, by one task.
-    let output = unsafe {
-        written(target, format, |memory| {
-            let memory = Shared(memory.cast());
-            for_each(target.batch * rows, |row| {
-                let count = columns * target.channels;
-                // SAFETY: within the target; the row is this task's.
-                let target = std::slice::from_raw_parts_mut(memory.at(0).cast::<E>().add(row * count), count);
-                write(values, source, row / rows, row % rows, target);
-            });
-        })
+    let rows = target.size[0];
+    let write = |row: usize, target: &mut [MaybeUninit<E>]| write(values, source, row / rows, row % rows, target);
+    // SAFETY: a row of windows has a value for each of the map, and repeated pixels are as many as the map's.
+    Tensor::from_primitive::<Flex>(unsafe { by_rows(target, format, write) })
+}
+
+/// A map whose rows `write` writes, each a task, counted over all images.
+///
+/// # Safety
+/// `write` writes every value of a row.
+///
+/// # Panics
+/// If values of `E` are not those of the format.
+unsafe fn by_rows<E: Copy + Send>(
+    dims: Dims,
+    format: Format,
+    write: impl Fn(usize, &mut [MaybeUninit<E>]) + Sync,
+) -> FlexTensor {
+    let count = dims.size[1] * dims.channels;
+    let write_all = |bytes: &mut [MaybeUninit<u8>]| {
+        // SAFETY: the same bytes; `MaybeUninit` need not be initialized.
+        let (before, memory, after) = unsafe { bytes.align_to_mut::<MaybeUninit<E>>() };
+        assert!(before.is_empty() && after.is_empty() && memory.len() == dims.len(), "values of the format");
+        let memory = Disjoint::new(memory);
+        for_each(dims.batch * dims.size[0], |row| {
+            // SAFETY: each task has its row.
+            let target = unsafe { memory.part() }.at(row * count, count);
+            // SAFETY: the part has the row, which nobody else has.
+            write(row, unsafe { std::slice::from_raw_parts_mut(target.cast(), count) });
+        });
     };
-    Tensor::from_primitive::<Flex>(output)
+    // SAFETY: every row is written, all of it as the caller promises.
+    unsafe { written(dims, format, write_all) }
 }
 
 fn fastest() -> UnitKind {
@@ -86,7 +104,7 @@ struct MaxPoolRow<'a, E> {
     window: PoolWindow,
     image: usize,
     row: usize,
-    target: &'a mut [E],
+    target: &'a mut [MaybeUninit<E>],
 }
 
 impl<E: Ordered> Task for MaxPoolRow<'_, E> {
@@ -98,16 +116,15 @@ impl<E: Ordered> Task for MaxPoolRow<'_, E> {
             (position * stride).saturating_sub(padding)..(position * stride + kernel - padding).min(side)
         };
         for (column, pixel) in target.chunks_exact_mut(channels).enumerate() {
-            let mut first = true;
+            let (mut pixel, mut pixel_so_far): (_, &mut [E]) = (Some(pixel), &mut []);
             for y in covered(row, height) {
                 for x in covered(column, width) {
                     let source = &values[((image * height + y) * width + x) * channels..][..channels];
-                    if first {
-                        pixel.copy_from_slice(source);
-                        first = false;
+                    if let Some(pixel) = pixel.take() {
+                        pixel_so_far = pixel.write_copy_of_slice(source);
                         continue;
                     }
-                    for (largest, value) in pixel.iter_mut().zip(source) {
+                    for (largest, value) in pixel_so_far.iter_mut().zip(source) {
                         *largest = if value.order() > largest.order() { *value } else { *largest };
                     }
                 }
@@ -162,24 +179,24 @@ pub fn add_relu(x: &Tensor<4>, y: &Tensor<4>, output: Option<Quantization>) -> O
     let dims = Dims::of(&x);
     assert_eq!(dims, Dims::of(&y), "shapes of a sum");
     let (x, y) = (source(&x), source(&y));
-    // SAFETY: every block is written, by one task.
-    let output = unsafe {
-        written(dims, format, |target| {
-            let target = Sink { format, values: Shared(target.cast()) };
-            for_each(dims.len().div_ceil(BLOCK), |block| {
-                let range = block * BLOCK..dims.len().min((block + 1) * BLOCK);
-                fastest().dispatch(AddRelu { x, y, range, target });
-            });
-        })
+    let write = |target: &mut [MaybeUninit<u8>]| {
+        let target = Disjoint::new(target);
+        for_each(dims.len().div_ceil(BLOCK), |block| {
+            let range = block * BLOCK..dims.len().min((block + 1) * BLOCK);
+            // SAFETY: each task has its block.
+            let target = Sink { format, values: unsafe { target.part() } };
+            fastest().dispatch(AddRelu { x, y, range, target });
+        });
     };
-    Some(Tensor::from_primitive::<Flex>(output))
+    // SAFETY: every block is written, by one task.
+    Some(Tensor::from_primitive::<Flex>(unsafe { written(dims, format, write) }))
 }
 
 struct AddRelu<'a> {
     x: Source<'a>,
     y: Source<'a>,
     range: std::ops::Range<usize>,
-    target: Sink,
+    target: Sink<'a>,
 }
 
 impl Task for AddRelu<'_> {
@@ -187,16 +204,16 @@ impl Task for AddRelu<'_> {
     unsafe fn run<U: Unit>(self, unit: U) {
         let Self { x, y, range, target } = self;
         let whole = range.start + range.len() / LANES * LANES;
-        // SAFETY: the range is within the target and this task's.
-        unsafe {
-            for place in (range.start..whole).step_by(LANES) {
+        for place in (range.start..whole).step_by(LANES) {
+            // SAFETY: the caller's promise.
+            unsafe {
                 let sum = unit.add(x.load(unit, place), y.load(unit, place));
                 target.store(unit, unit.at_least(sum, unit.splat(0.0)), place);
             }
-            for place in whole..range.end {
-                let sum = x.value(place) + y.value(place);
-                target.set(if sum < 0.0 { 0.0 } else { sum }, place);
-            }
+        }
+        for place in whole..range.end {
+            let sum = x.value(place) + y.value(place);
+            target.set(if sum < 0.0 { 0.0 } else { sum }, place);
         }
     }
 }
@@ -213,11 +230,11 @@ pub fn upsample_nearest(x: &Tensor<4>, size: [usize; 2]) -> Option<Tensor<4>> {
     if times.contains(&0) || [0, 1].map(|axis| times[axis] * dims.size[axis]) != size {
         return None;
     }
-    fn repeat<E: Copy>([rows, columns]: [usize; 2]) -> impl Fn(&[E], Dims, usize, usize, &mut [E]) + Sync {
+    fn repeat<E: Copy>([rows, columns]: [usize; 2]) -> impl Fn(&[E], Dims, usize, usize, &mut [MaybeUninit<E>]) + Sync {
         move |values, Dims { channels, size, .. }, image, row, target| {
             let source = &values[(image * size[0] + row / rows) * size[1] * channels..][..size[1] * channels];
             for (pixels, source) in target.chunks_exact_mut(columns * channels).zip(source.chunks_exact(channels)) {
-                pixels.chunks_exact_mut(channels).for_each(|pixel| pixel.copy_from_slice(source));
+                pixels.chunks_exact_mut(channels).for_each(|pixel| _ = pixel.write_copy_of_slice(source));
             }
         }
     }
@@ -271,26 +288,19 @@ fn join<E: Copy + Send + Sync>(parts: &[(Dims, &[E])], format: Format) -> FlexTe
         let channels = dims.channels;
         assert_eq!(Dims { channels, ..*part }, dims, "batch and size of tensors that are joined");
     }
-    let (rows, width) = (dims.batch * dims.size[0], dims.size[1]);
-    // SAFETY: every row is written, by one task.
-    unsafe {
-        written(dims, format, |target| {
-            let target = Shared(target.cast());
-            for_each(rows, |row| {
-                let count = width * dims.channels;
-                // SAFETY: within the target; the row is this task's.
-                let target = std::slice::from_raw_parts_mut(target.at(0).cast::<E>().add(row * count), count);
-                let mut first = 0;
-                for (Dims { channels, .. }, values) in parts {
-                    let source = &values[row * width * channels..][..width * channels];
-                    for (pixel, source) in target.chunks_exact_mut(dims.channels).zip(source.chunks_exact(*channels)) {
-                        pixel[first..first + channels].copy_from_slice(source);
-                    }
-                    first += channels;
-                }
-            });
-        })
-    }
+    let width = dims.size[1];
+    let write = |row: usize, target: &mut [MaybeUninit<E>]| {
+        let mut first = 0;
+        for (Dims { channels, .. }, values) in parts {
+            let source = &values[row * width * channels..][..width * channels];
+            for (pixel, source) in target.chunks_exact_mut(dims.channels).zip(source.chunks_exact(*channels)) {
+                pixel[first..first + channels].write_copy_of_slice(source);
+            }
+            first += channels;
+        }
+    };
+    // SAFETY: the parts' channels are all channels of each pixel of a row.
+    unsafe { by_rows(dims, format, write) }
 }
 
 /// The tensor of the CPU backend and its format, where it is as layers pass it on.

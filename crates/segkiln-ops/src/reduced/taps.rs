@@ -14,6 +14,7 @@ use super::{
     correlation::{Pairs, Positions, Sums},
     unit::{LANES, Unit},
 };
+use crate::cpu::disjoint::Part;
 
 /// The pixels of a convolution's output, and for each tap those of the input.
 pub(super) struct Pixels<'a> {
@@ -108,14 +109,15 @@ impl Positions for Pixels<'_> {
     }
 
     #[inline(always)]
-    unsafe fn finish<U: Unit>(&self, _: U, sums: Sums, channels: [Range<usize>; 2], target: *mut f32) {
+    unsafe fn finish<U: Unit>(&self, _: U, sums: Sums<'_>, channels: [Range<usize>; 2], target: Part<'_>) {
         let (all, taps) = (self.x.channels(), self.taps());
         let [inputs, outputs] = channels;
         for output in outputs {
             for input in inputs.clone() {
                 for tap in 0..taps {
-                    // SAFETY: the sums and the target have these channels.
-                    unsafe { target.add((output * all + input) * taps + tap).write(*sums.at(tap, input, output)) };
+                    let place = (output * all + input) * taps + tap;
+                    // SAFETY: the part has the value, and the sum was written.
+                    unsafe { target.at(place, 1).write(*sums.at(tap, input, output, 1)) };
                 }
             }
         }

@@ -12,7 +12,6 @@ mod page;
 mod samples;
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -24,7 +23,10 @@ use self::{
     page::{Colors, Page, Reader, explain, geo_tags, open},
 };
 use super::{GeoTags, Level, Region, RegionPixels, RegionSource, check};
-use crate::{DataError, DecodeOptions, Image, Orientation, Result, codecs::nodata};
+use crate::{
+    DataError, DecodeOptions, Image, Orientation, Result,
+    codecs::{guarded, nodata, tiff::next_page},
+};
 
 /// Pages and reduced copies that are looked at.
 const MOST_PAGES: usize = 1000;
@@ -58,14 +60,18 @@ impl TiffSource {
     /// [`DataError::Io`], or [`DataError::Decode`] if it is no TIFF that can be read by region.
     pub fn open(path: impl AsRef<Path>, options: DecodeOptions) -> Result<Self> {
         let path = path.as_ref();
-        let damaged = |reason: String| DataError::Decode { path: path.into(), format: "TIFF", reason };
+        guarded(|| Self::open_unguarded(path, options), || damaged(path, "the decoder panicked".into()))
+    }
+
+    fn open_unguarded(path: &Path, options: DecodeOptions) -> Result<Self> {
+        let damaged = |reason: String| damaged(path, reason);
         let error = |error| damaged(explain(error, &options));
         let mut reader = open(path, &options, None)?;
         let mut pages = Vec::new();
         // The first page is the one that is asked for; behind it come what may be smaller copies.
         for _ in 0..options.page.unwrap_or(0) {
             let absent = |_| damaged(format!("it has no page {} (counted from 0)", options.page.unwrap_or(0)));
-            reader.next_image().map_err(absent)?;
+            next_page(&mut reader).map_err(absent)?;
         }
         let first = Page::of(&mut reader, &options).map_err(&damaged)?;
         let orientation = reader.find_tag_unsigned::<u16>(Tag::Orientation).map_err(error)?.unwrap_or(1);
@@ -77,7 +83,7 @@ impl TiffSource {
         let geo = geo_tags(&mut reader);
         let mut candidates: Vec<u64> = reader.find_tag_unsigned_vec(Tag::SubIfd).ok().flatten().unwrap_or_default();
         candidates.truncate(MOST_PAGES);
-        while candidates.len() < MOST_PAGES && reader.more_images() && reader.next_image().is_ok() {
+        while candidates.len() < MOST_PAGES && reader.more_images() && next_page(&mut reader).is_ok() {
             candidates.extend(reader.ifd_pointer().map(|pointer| pointer.0));
         }
         let [width, height] = first.size;
@@ -125,9 +131,8 @@ impl TiffSource {
             Some(reader) => reader,
             None => open(&self.path, &self.options, Some(page.ifd))?,
         };
-        // Should a decoder panic on what a file says, that is the file's error; the reader is not used again.
-        let read = catch_unwind(AssertUnwindSafe(|| page.read_chunk(&mut reader, index, &self.options)));
-        let chunk = Arc::new(read.unwrap_or_else(|_| Err("the decoder panicked".into())).map_err(failed)?);
+        let read = || page.read_chunk(&mut reader, index, &self.options).map_err(failed);
+        let chunk = Arc::new(guarded(read, || failed("the decoder panicked".into()))?);
         waiting().push((level, reader));
         kept().insert((level, index), chunk.clone());
         Ok(chunk)
@@ -188,6 +193,10 @@ impl TiffSource {
         }
         Ok(())
     }
+}
+
+fn damaged(path: &Path, reason: String) -> DataError {
+    DataError::Decode { path: path.into(), format: "TIFF", reason }
 }
 
 /// A row of pixels that a region and a chunk have in common.

@@ -1,10 +1,15 @@
 //! Directories of a TIFF: layout of a page, its place, and decoders that stand at it.
 
-use std::{io, path::Path, sync::Arc};
+use std::{
+    fs::File,
+    io::{self, BufReader},
+    path::Path,
+    sync::Arc,
+};
 
 use ::tiff::{
     TiffError,
-    decoder::{ChunkType, Decoder},
+    decoder::ChunkType,
     tags::{PlanarConfiguration, Tag},
 };
 use segkiln_core::Rgb;
@@ -15,14 +20,14 @@ use super::{
 };
 use crate::{
     DataError, DecodeOptions, Result,
-    codecs::palette,
-    regions::{GeoTags, TagValue, geo, rewired::Rewired},
+    codecs::{self, palette},
+    regions::{GeoTags, TagValue, geo},
 };
 
 /// Bytes of an uncompressed strip that are read at once.
 const PIECE: usize = 1 << 20;
 
-pub(super) type Reader = Decoder<Rewired>;
+pub(super) type Reader = codecs::tiff::Reader<BufReader<File>>;
 
 /// Layout of a level's page.
 #[derive(Debug, Clone)]
@@ -247,17 +252,11 @@ pub(super) fn geo_tags(reader: &mut Reader) -> GeoTags {
 
 /// A decoder that stands at a directory, or at the first.
 pub(super) fn open(path: &Path, options: &DecodeOptions, ifd: Option<u64>) -> Result<Reader> {
-    let damaged = |reason: String| DataError::Decode { path: path.into(), format: "TIFF", reason };
-    let file = Rewired::open(path, ifd)?;
-    let len = usize::try_from(file.len()).unwrap_or(usize::MAX);
-    let mut limits = ::tiff::decoder::Limits::default();
-    limits.decoding_buffer_size = options.limits.max_usize();
-    limits.intermediate_buffer_size = options.limits.max_usize();
-    // A table of tiles is no larger than the file; it takes three times as much in memory.
-    limits.ifd_value_size = len.min(options.limits.max_usize() / 4);
-    let error = |error| damaged(explain(error, options));
-    let mut decoder = Decoder::new(file).map_err(error)?.with_limits(limits);
-    // From the directory that stands before the file's own.
-    decoder.next_image().map_err(error)?;
-    Ok(decoder)
+    let file = File::open(path).map_err(|error| DataError::io("open", path, error))?;
+    let metadata = file.metadata().map_err(|error| DataError::io("read", path, error))?;
+    if !metadata.is_file() {
+        return Err(DataError::NotAFile { path: path.into() });
+    }
+    let file = BufReader::with_capacity(1 << 16, file);
+    codecs::tiff::open(file, metadata.len(), path, &options.limits, ifd)
 }

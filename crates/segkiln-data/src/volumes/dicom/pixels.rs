@@ -1,11 +1,10 @@
 //! Stored values of a frame, of native and of compressed pixel data.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use hayro_jpeg2000::{DecodeSettings, DecoderContext, Image as Jpeg2000};
 use jpeg_decoder::{Decoder, PixelFormat};
 
 use super::parse::{DicomFile, PixelBytes};
+use crate::codecs::guarded;
 
 /// Storage format of a frame's values (PS3.3, C.7.6.3).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -78,9 +77,7 @@ pub(super) fn frame(file: &DicomFile, layout: &Layout, frame: usize, take: impl 
         }
         PixelBytes::Encapsulated(table, fragments) => {
             let packed = of_frame(table, &fragments, layout.frames, frame)?;
-            // Decoders are other people's: should one panic on what a file says, that is the file's error.
-            catch_unwind(AssertUnwindSafe(|| decode(&file.syntax, &packed, layout, take)))
-                .unwrap_or_else(|_| Err("the decoder panicked".into()))
+            guarded(|| decode(&file.syntax, &packed, layout, take), || "the decoder panicked".into())
         }
     }
 }

@@ -14,7 +14,10 @@ use super::{
     },
     Form, POINTS, SIDE,
 };
-use crate::cpu::{memory::Shared, threads::for_each};
+use crate::cpu::{
+    disjoint::{Disjoint, Part},
+    threads::for_each,
+};
 
 /// Transformed kernels: `[panel of output channels][point][pair of input channels][output channel][2]`.
 #[derive(Debug)]
@@ -113,24 +116,26 @@ impl<F: Form> Kernels<F> {
         let padded = channels_out.next_multiple_of(LANES);
         let mut values = vec![F::Right::default(); padded * POINTS * channels_in];
         let mut factors = vec![0f32; padded * POINTS];
-        let [target, units] = [values.as_mut_ptr().cast(), factors.as_mut_ptr()].map(Shared);
+        let (target, units) = (Disjoint::of(&mut values), Disjoint::of(&mut factors));
         for_each(padded.div_ceil(PANEL), |panel| {
             let first = panel * PANEL;
             let width = panel_width(padded, first);
             let mut points = vec![[F::Right::default(); POINTS]; channels_in];
+            // SAFETY: each task has its panel of kernels.
+            let (target, units) = unsafe { (target.part(), units.part()) };
             for out in first..channels_out.min(first + width) {
                 let factors = transform(out, &mut points);
                 for (point, factor) in factors.into_iter().enumerate() {
-                    // SAFETY: within the factors; each task has its output channels.
-                    unsafe { units.at(point * padded + out).write(factor) };
+                    // SAFETY: the part has the value.
+                    unsafe { units.at(point * padded + out, 1).write(factor) };
                 }
                 for (channel, points) in points.iter().enumerate() {
                     for (point, value) in points.iter().enumerate() {
                         let panel = first * POINTS * channels_in;
                         let point = point * channels_in * width;
                         let place = panel + point + channel / 2 * 2 * width + 2 * (out - first) + channel % 2;
-                        // SAFETY: within the values; each task has its panel.
-                        unsafe { target.at(0).cast::<F::Right>().add(place).write(*value) };
+                        // SAFETY: the part has the value.
+                        unsafe { target.at(place, 1).write(*value) };
                     }
                 }
             }
@@ -185,8 +190,10 @@ impl Kernels<Bf16> {
         let [channels_in, channels_out] = channels;
         let padded = channels_out.next_multiple_of(LANES);
         let mut values = vec![bf16::ZERO; padded * POINTS * channels_in];
-        let target = Shared(values.as_mut_ptr().cast());
+        let target = Disjoint::of(&mut values);
         for_each(padded.div_ceil(PANEL), |panel| {
+            // SAFETY: each task has its panel.
+            let target = unsafe { target.part() };
             kind.dispatch(Transform { taps, channels, first: panel * PANEL, target });
         });
         Self { values, channels, factors: vec![1.0; padded * POINTS] }
@@ -199,7 +206,7 @@ struct Transform<'a> {
     channels: [usize; 2],
     /// The first output channel.
     first: usize,
-    target: Shared,
+    target: Part<'a, bf16>,
 }
 
 impl Task for Transform<'_> {
@@ -218,7 +225,7 @@ impl Task for Transform<'_> {
                         }
                     }
                 }
-                // SAFETY: the arrays have a register's values, and the target has all pairs of each point of the panel.
+                // SAFETY: the arrays have a register's values, and the part a register's pairs.
                 unsafe {
                     let mut halves = [[[unit.splat(0.0); 3]; SIDE]; 2];
                     for half in 0..2 {
@@ -238,7 +245,7 @@ impl Task for Transform<'_> {
                         for b in 0..SIDE {
                             let panel = (first * POINTS + (a * SIDE + b) * width) * channels_in;
                             let place = panel + 2 * (pair * width + register);
-                            unit.store_pairs(even[b], odd[b], target.at(0).cast::<bf16>().add(place));
+                            unit.store_pairs(even[b], odd[b], target.at(place, 2 * LANES));
                         }
                     }
                 }

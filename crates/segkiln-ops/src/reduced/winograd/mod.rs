@@ -18,6 +18,8 @@ mod form;
 mod kernels;
 mod weight_gradient;
 
+use std::mem::MaybeUninit;
+
 pub(super) use form::Form;
 use form::output_column;
 pub(super) use kernels::{Kernels, Taps};
@@ -30,7 +32,8 @@ use super::{
 };
 use crate::cpu::{
     cache,
-    memory::{Shared, Temporary, with_scratch},
+    disjoint::{Disjoint, Part},
+    memory::{Temporary, as_maybe, as_uninit, view, view_mut, with_scratch},
     threads::for_each,
 };
 
@@ -54,7 +57,7 @@ pub(super) struct Convolution<'a, F: Form> {
     /// Pixels from one tap to the next: the image is as many interleaved grids, with tiles of their own.
     pub dilation: [usize; 2],
     pub epilogue: Epilogue<'a>,
-    pub target: Target,
+    pub target: Target<'a>,
 }
 
 /// Split of the outputs of images into tiles. With a dilation they are as many interleaved grids, with tiles of their own.
@@ -164,14 +167,15 @@ impl<F: Form> Convolution<'_, F> {
                 let layout = Block { first: index * block, tiles: block.min(all - index * block), channels_in };
                 let places = &self.places(layout);
                 with_scratch([layout.input_len(), layout.product_len()], |[tiles, products]| {
-                    let tiles = Shared(tiles.as_mut_ptr());
                     self.kind.dispatch(TransformInput {
                         convolution: self,
                         layout,
                         places,
                         chunks: 0..channels_in.div_ceil(F::CHUNK),
-                        tiles,
+                        // SAFETY: values are written, of which any bits are a value of f32.
+                        tiles: Part::new(view_mut(unsafe { as_uninit(tiles) })),
                     });
+                    let tiles = view(as_maybe(tiles));
                     for panel in 0..panels {
                         self.kind.dispatch(Multiply { convolution: self, layout, places, panel, tiles, products });
                     }
@@ -186,22 +190,23 @@ impl<F: Form> Convolution<'_, F> {
             .collect();
         let places: Vec<Vec<Tile>> = blocks.iter().map(|block| self.places(*block)).collect();
         let len = blocks.iter().map(Block::input_len).max().unwrap_or(0);
-        let mut tiles = Temporary::new(len * blocks.len());
-        let tiles = Shared(tiles.as_mut_ptr());
+        let mut memory = Temporary::new(len * blocks.len());
+        let tiles = Disjoint::new(view_mut(memory.as_mut_slice()));
+        // Values of 16 bits of a block.
+        let len = 2 * len;
         let chunks = channels_in.div_ceil(F::CHUNK);
         for_each(blocks.len() * chunks, |task| {
             let (block, chunk) = (task / chunks, task % chunks);
-            // SAFETY: within the memory; each task has its channels of a block.
-            let tiles = Shared(unsafe { tiles.at(block * len) });
+            // SAFETY: each task has its channels of a block.
+            let tiles = unsafe { tiles.part() }.skip(block * len);
             let (layout, places, chunks) = (blocks[block], &places[block][..], chunk..chunk + 1);
             self.kind.dispatch(TransformInput { convolution: self, layout, places, chunks, tiles });
         });
+        let tiles = view(memory.as_slice());
         for_each(blocks.len() * panels, |task| {
             let (panel, block) = (task / blocks.len(), task % blocks.len());
             with_scratch([blocks[block].product_len()], |[products]| {
-                // SAFETY: within the memory.
-                let tiles = Shared(unsafe { tiles.at(block * len) });
-                let (layout, places) = (blocks[block], &places[block][..]);
+                let (layout, places, tiles) = (blocks[block], &places[block][..], &tiles[block * len..][..len]);
                 self.kind.dispatch(Multiply { convolution: self, layout, places, panel, tiles, products });
             });
         });
@@ -246,7 +251,7 @@ struct TransformInput<'a, F: Form> {
     layout: Block,
     places: &'a [Tile],
     chunks: std::ops::Range<usize>,
-    tiles: Shared,
+    tiles: Part<'a, F::Left>,
 }
 
 impl<F: Form> Task for TransformInput<'_, F> {
@@ -258,21 +263,18 @@ impl<F: Form> Task for TransformInput<'_, F> {
         let channels = chunks.start * F::CHUNK..layout.channels_in.min(chunks.end * F::CHUNK);
         for tile in layout.tiles..layout.rows() {
             for point in 0..POINTS {
-                // SAFETY: the block has as many rows of each point.
-                unsafe {
-                    let target = tiles.at(0).cast::<F::Left>().add(tile * layout.channels_in + channels.start);
-                    target.add(point * stride).write_bytes(0, channels.len());
-                }
+                let place = point * stride + tile * layout.channels_in + channels.start;
+                // SAFETY: the part has these channels.
+                unsafe { tiles.at(place, channels.len()).write_bytes(0, channels.len()) };
             }
         }
         for tile in 0..layout.tiles {
             let pixels = places[tile].pixels::<SIDE>(*padding, *dilation, inputs.size);
             for channel in channels.clone().step_by(F::CHUNK) {
-                // SAFETY: the pixels are of the image, and the block has all channels of each point.
-                unsafe {
-                    let target = tiles.at(0).cast::<F::Left>().add(tile * layout.channels_in + channel);
-                    F::transform(unit, inputs, &pixels, channel, target, stride);
-                }
+                let count = F::CHUNK.min(channels.end - channel);
+                let target = tiles.rows(tile * layout.channels_in + channel, stride, POINTS, count);
+                // SAFETY: the pixels are of the image, and the part has these channels of each point.
+                unsafe { F::transform(unit, inputs, &pixels, channel, target, stride) };
             }
         }
     }
@@ -284,7 +286,8 @@ struct Multiply<'a, 'b, F: Form> {
     layout: Block,
     places: &'a [Tile],
     panel: usize,
-    tiles: Shared,
+    /// The transformed tiles, all of which are written.
+    tiles: &'a [MaybeUninit<F::Left>],
     products: &'b mut [f32],
 }
 
@@ -316,10 +319,10 @@ impl<F: Form> Multiply<'_, '_, F> {
         for point in 0..POINTS {
             let weights = convolution.kernels.at(first, width, point);
             for row in (0..layout.rows()).step_by(ROWS) {
-                // SAFETY: the tiles have all rows of this point, and the products too.
+                let source = &tiles[point * input_stride + row * layout.channels_in..][..ROWS * layout.channels_in];
+                // SAFETY: the slice has all rows, and the products have them too.
                 unsafe {
-                    let source = tiles.at(0).cast::<F::Left>().add(point * input_stride + row * layout.channels_in);
-                    let mut rows = [source.cast::<u8>().cast_const(); ROWS];
+                    let mut rows = [source.as_ptr().cast::<u8>(); ROWS];
                     for index in 0..ROWS {
                         rows[index] = rows[index].add(index * bytes);
                     }
@@ -334,6 +337,8 @@ impl<F: Form> Multiply<'_, '_, F> {
                 }
             }
         }
+        // SAFETY: the pixels of these tiles and of this panel are the task's.
+        let task_outputs = unsafe { convolution.target.outputs() };
         let Convolution { target, dilation, kernels: Kernels { factors, channels, .. }, .. } = convolution;
         let [height, image_width] = target.size;
         let padded = channels[1].next_multiple_of(LANES);
@@ -368,7 +373,7 @@ impl<F: Form> Multiply<'_, '_, F> {
                         }
                     }
                     if target.planes {
-                        target.store_planes(unit, outputs, image, [top, left], *dilation, channel);
+                        task_outputs.store_planes(unit, outputs, image, [top, left], *dilation, channel);
                         continue;
                     }
                     for a in 0..OUTPUTS {
@@ -377,7 +382,7 @@ impl<F: Form> Multiply<'_, '_, F> {
                             let column = left + b * dilation[1];
                             if row < height && column < image_width {
                                 let pixel = (image * height + row) * image_width + column;
-                                target.store(unit, outputs[a][b], pixel, channel);
+                                task_outputs.store(unit, outputs[a][b], pixel, channel);
                             }
                         }
                     }

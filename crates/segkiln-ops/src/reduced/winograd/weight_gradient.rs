@@ -20,6 +20,7 @@ use super::{
     form::{gradient_column, input_column, input_columns},
     kernels::kernel_gradient_column,
 };
+use crate::cpu::disjoint::Part;
 
 /// The tiles of a convolution with stride 1.
 pub(in super::super) struct Tiles<'a> {
@@ -114,12 +115,12 @@ impl Positions for Tiles<'_> {
     }
 
     #[inline(always)]
-    unsafe fn finish<U: Unit>(&self, unit: U, sums: Sums, channels: [Range<usize>; 2], target: *mut f32) {
+    unsafe fn finish<U: Unit>(&self, unit: U, sums: Sums<'_>, channels: [Range<usize>; 2], target: Part<'_>) {
         let all = self.x.channels();
         let [inputs, outputs] = channels;
         for output in outputs.step_by(LANES) {
             for input in inputs.clone().step_by(LANES) {
-                // SAFETY: the sums and the target have these channels, 16 from each on.
+                // SAFETY: the sums and the target give a register's values; the caller promises the instructions.
                 unsafe {
                     // The taps of an input channel after those of the one before; a register is 16 output channels.
                     let mut taps = [unit.splat(0.0); 9 * LANES];
@@ -128,7 +129,7 @@ impl Positions for Tiles<'_> {
                         for b in 0..SIDE {
                             let mut points = [unit.splat(0.0); SIDE];
                             for a in 0..SIDE {
-                                points[a] = unit.load(sums.at(a * SIDE + b, input + index, output));
+                                points[a] = unit.load(sums.at(a * SIDE + b, input + index, output, LANES));
                             }
                             let column = kernel_gradient_column(unit, points);
                             for a in 0..3 {
@@ -150,7 +151,7 @@ impl Positions for Tiles<'_> {
                         transpose(unit, &mut rows);
                         for index in 0..LANES {
                             let place = ((output + index) * all + input) * 9 + part * LANES;
-                            unit.store(rows[index], target.add(place));
+                            unit.store(rows[index], target.at(place, LANES));
                         }
                     }
                 }

@@ -1,5 +1,7 @@
 //! TIFF: 1 to 32 bits, integers and floats, palettes, JPEG's colors, strips and tiles, interleaved and planar.
 
+mod directories;
+
 use std::{
     borrow::Cow,
     io::{Cursor, Read, Seek},
@@ -14,6 +16,7 @@ use ::tiff::{
 };
 use segkiln_core::Rgb;
 
+pub(crate) use self::directories::{Reader, next_page, open};
 use super::{DecodeOptions, ImageFile, Limits, Orientation, nodata, unpack};
 use crate::{
     DataError, Result,
@@ -28,8 +31,6 @@ pub(super) enum Use {
     Labels,
 }
 
-type Reader<'a> = Decoder<Cursor<&'a [u8]>>;
-
 /// A page of the file, and the turn that its orientation tag asks for. `bytes` is what a pixel takes afterwards.
 pub(super) fn decode(
     file: &ImageFile<'_>,
@@ -38,12 +39,12 @@ pub(super) fn decode(
     bytes: usize,
 ) -> Result<(Raster<'static>, Turn)> {
     let damaged = |error| damaged(file.path, &options.limits, error);
-    let bounds = limits(&options.limits, file.bytes.len() as u64);
-    let open = |bytes| -> Result<Reader<'_>> {
-        let mut decoder = Decoder::new(Cursor::new(bytes)).map_err(damaged)?.with_limits(bounds.clone());
-        if let Some(page) = options.page.filter(|page| *page > 0) {
-            let absent = |_| file.damaged(format!("it has no page {page} (counted from 0)"));
-            decoder.seek_to_image(page as usize).map_err(absent)?;
+    let open = |bytes| -> Result<Reader<Cursor<&[u8]>>> {
+        let bytes: &[u8] = bytes;
+        let mut decoder = open(Cursor::new(bytes), bytes.len() as u64, file.path, &options.limits, None)?;
+        for _ in 0..options.page.unwrap_or(0) {
+            let absent = |_| file.damaged(format!("it has no page {} (counted from 0)", options.page.unwrap_or(0)));
+            next_page(&mut decoder).map_err(absent)?;
         }
         Ok(decoder)
     };
@@ -81,7 +82,7 @@ pub(super) fn decode(
     })
 }
 
-/// Decodes the page of a stack that the decoder is at, for which [`limits`] were set.
+/// Decodes the page of a stack that the decoder is at, which was opened under these limits.
 pub(crate) fn decode_frame(
     decoder: &mut Decoder<impl Read + Seek>,
     path: &Path,
@@ -93,17 +94,6 @@ pub(crate) fn decode_frame(
         Orientation::Keep => raster,
     }
     .into_dynamic())
-}
-
-/// Bounds of a decoder of a file of `bytes`.
-pub(crate) fn limits(limits: &Limits, bytes: u64) -> ::tiff::decoder::Limits {
-    let mut bounds = ::tiff::decoder::Limits::default();
-    bounds.decoding_buffer_size = limits.max_usize();
-    bounds.intermediate_buffer_size = limits.max_usize();
-    // The decoder takes memory for all values of a tag, some 24 bytes each, before it reads them; the file has no more than its
-    // bytes. The first page's directory is read before limits can be set, under the decoder's own of 1 MiB of values.
-    bounds.ifd_value_size = bounds.ifd_value_size.min(usize::try_from(bytes).unwrap_or(usize::MAX));
-    bounds
 }
 
 fn damaged(path: &Path, limits: &Limits, error: TiffError) -> DataError {
@@ -150,6 +140,10 @@ fn samples(
     let layout = decoder.read_image_to_buffer(&mut result).map_err(damaged)?;
     if result.as_buffer(0).byte_len() < layout.complete_len {
         return Err(damaged(TiffError::LimitsExceeded));
+    }
+    // Several of these are in a byte, and only unsigned ones are taken apart.
+    if bits < 8 && !matches!(result, DecodingResult::U8(_)) {
+        return Err(refused(format!("signed integers of {bits} bits are not supported; save it in 8")));
     }
     let planes = layout.planes;
     let mut samples = match result {
@@ -200,11 +194,11 @@ fn has_alpha(decoder: &mut Decoder<impl Read + Seek>) -> bool {
 }
 
 /// Pages after the first that are no reduced copies of it.
-fn further_pages(decoder: &mut Reader<'_>) -> usize {
+fn further_pages(decoder: &mut Reader<impl Read + Seek>) -> usize {
     /// More pages are not counted.
     const MOST: usize = 10_000;
     let mut pages = 0;
-    while pages < MOST && decoder.more_images() && decoder.next_image().is_ok() {
+    while pages < MOST && decoder.more_images() && next_page(decoder).is_ok() {
         pages += usize::from(!is_reduced(decoder));
     }
     pages
