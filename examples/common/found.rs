@@ -14,7 +14,10 @@ use segkiln::{
     },
 };
 
-use crate::{images, large::Large};
+use crate::{
+    images,
+    large::{Large, Picture},
+};
 
 /// Objects of a picture.
 pub struct Found {
@@ -53,10 +56,10 @@ impl Found {
     fn by_region(
         detector: &Detector,
         large: &Large,
-        source: &TiffSource,
+        source: &Picture,
         tile: Option<u32>,
     ) -> Result<Self, PredictError> {
-        let options = large.options(source, tile, 0.25, false)?;
+        let options = large.options(source, tile, 0.25, false);
         let objects = detector.detect_large(source, &options, large.progress())?;
         let [full, level] = [source.levels()[0], source.levels()[options.level]];
         let masks = objects.iter().map(|object| object.in_picture(level.width, level.height));

@@ -1,7 +1,7 @@
 //! Large TIFFs, and the flags that say how they are read.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -9,9 +9,12 @@ use segkiln::{
     LargeOptions, Progress,
     data::{
         DataError, DecodeOptions,
-        regions::{RegionSource, TiffSource},
+        regions::{Area, RegionSource, ResampledSource, SelectedSource, TiffSource},
     },
 };
+
+/// A picture that is read by region, with the level that is asked for and the area that is looked at.
+pub type Picture = SelectedSource<Box<dyn RegionSource>>;
 
 /// Pixels above which a TIFF is read by region.
 const WHOLE: u64 = 1 << 26;
@@ -26,9 +29,15 @@ pub struct Large {
     /// Level of resolution of a TIFF with several, 0 for the finest
     #[arg(long, default_value_t = 0)]
     pub level: usize,
-    /// Micrometers a pixel: the level that is nearest, of a TIFF that says how large its pixels are
+    /// Micrometers a pixel, of a TIFF that says how large its pixels are: the level of that resolution, or the next finer one reduced
     #[arg(long, value_name = "MICROMETERS", conflicts_with = "level")]
     pub mpp: Option<f64>,
+    /// Mask of a whole TIFF, at any resolution: tiles whose pixels in it are all 0 are background, and no network sees them
+    #[arg(long, value_name = "FILE")]
+    pub skip_mask: Option<PathBuf>,
+    /// GeoJSON of polygons in the coordinates of a TIFF's scene, or its pixels: tiles that touch none are background
+    #[arg(long, value_name = "FILE")]
+    pub within: Option<PathBuf>,
     /// Share of a tile's pixels that must have data; tiles with less are background
     #[arg(long, value_name = "SHARE")]
     pub skip_below: Option<f32>,
@@ -36,47 +45,51 @@ pub struct Large {
 
 impl Large {
     /// The picture, if it is one to be read by region.
-    pub fn source(&self, path: &Path, decode: DecodeOptions) -> Result<Option<TiffSource>, DataError> {
+    pub fn source(&self, path: &Path, decode: DecodeOptions) -> Result<Option<Picture>, DataError> {
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        let areas = [("skip-mask", &self.skip_mask), ("within", &self.within)];
         if !["tif", "tiff", "svs", "btf"].contains(&&*extension.to_lowercase()) {
-            return match self.mpp {
-                Some(_) => Err(no_scale(path)),
-                None => Ok(None),
-            };
+            let area = areas.iter().find(|(_, file)| file.is_some()).map(|(option, _)| *option);
+            let Some(option) = area.or(self.mpp.is_some().then_some("mpp")) else { return Ok(None) };
+            return Err(DataError::Option { option, reason: format!("is for TIFFs, and {} is none", path.display()) });
         }
-        let asked = self.tiff || self.level > 0 || self.mpp.is_some();
-        match TiffSource::open(path, decode) {
-            Ok(source) => {
-                let level = source.levels()[0];
-                let pixels = u64::from(level.width) * u64::from(level.height);
-                Ok((asked || pixels > WHOLE).then_some(source))
+        let asked = self.tiff || self.level > 0 || self.mpp.is_some() || areas.iter().any(|(_, file)| file.is_some());
+        let source = match TiffSource::open(path, decode) {
+            Ok(source) => source,
+            // Such as can only be read whole.
+            Err(_) if !asked => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let level = source.levels()[0];
+        if !asked && u64::from(level.width) * u64::from(level.height) <= WHOLE {
+            return Ok(None);
+        }
+        let within = self.within.as_ref().map(|file| Area::read_geojson(file, &source)).transpose()?;
+        let mask = self.skip_mask.as_ref().map(|file| Area::read_mask(file, decode.limits)).transpose()?;
+        let source: Box<dyn RegionSource> = match self.mpp {
+            Some(mpp) if nearest(&source, mpp).1 > SAME => {
+                Box::new(ResampledSource::at_microns_per_pixel(source, mpp)?)
             }
-            // Such as can only be read whole, with a palette for one.
-            Err(_) if !asked => Ok(None),
-            Err(error) => Err(error),
-        }
+            _ => Box::new(source),
+        };
+        Ok(Some(SelectedSource::new(source, within.into_iter().chain(mask).collect())))
     }
 
     /// The options, with a tile's side and the share that tiles have in common.
-    pub fn options(
-        &self,
-        source: &TiffSource,
-        tile: Option<u32>,
-        overlap: f32,
-        flips: bool,
-    ) -> Result<LargeOptions, DataError> {
+    pub fn options(&self, source: &Picture, tile: Option<u32>, overlap: f32, flips: bool) -> LargeOptions {
         let default = LargeOptions::default();
-        let level = match self.mpp {
-            None => self.level,
-            Some(mpp) => level_of(source, mpp)?,
-        };
-        Ok(LargeOptions {
+        let level = self.mpp.map_or(self.level, |mpp| nearest(source, mpp).0);
+        if self.mpp.is_some() {
+            let size = source.levels()[level].size();
+            eprintln!("level {level}, {size} pixels");
+        }
+        LargeOptions {
             tile: tile.unwrap_or(default.tile),
             level,
             flips,
             skip_below: self.skip_below.unwrap_or(default.skip_below),
             overlap,
-        })
+        }
     }
 
     /// Says every ten seconds how far the work is.
@@ -90,34 +103,29 @@ impl Large {
         }
     }
 
-    /// Inputs of a map: the network's file and the picture's, by size and date.
+    /// Inputs of a map: the network's file, the picture's and those of the area, by size and date.
     #[allow(dead_code, reason = "detections are not written while they are made")]
-    pub fn identity(model: &Path, picture: &Path) -> Option<String> {
+    pub fn identity(&self, model: &Path, picture: &Path) -> Option<String> {
         let file = if model.is_dir() { model.join("best.bpk") } else { model.into() };
         let of = |path: &Path| {
             let metadata = path.metadata().ok()?;
             let date = metadata.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
             Some(format!("{} {} {}", path.display(), metadata.len(), date.as_nanos()))
         };
-        Some(format!("{} {}", of(&file)?, of(picture)?))
+        let areas = [&self.skip_mask, &self.within].into_iter().flatten().map(PathBuf::as_path);
+        let files: Option<Vec<String>> = [file.as_path(), picture].into_iter().chain(areas).map(of).collect();
+        Some(files?.join(" "))
     }
 }
 
-fn no_scale(path: &Path) -> DataError {
-    let reason = format!("{} does not say how large its pixels are; give --level", path.display());
-    DataError::Option { option: "mpp", reason }
-}
+/// Ratio of resolutions, as a logarithm, up to which a level is taken as it is.
+const SAME: f64 = 0.01;
 
-/// The level whose pixels are nearest to a size, by ratio.
-fn level_of(source: &TiffSource, mpp: f64) -> Result<usize, DataError> {
-    if !(mpp > 0.0 && mpp.is_finite()) {
-        return Err(DataError::Option { option: "mpp", reason: format!("must be more than 0, not {mpp}") });
-    }
-    let [across, down] = source.geo().microns_per_pixel().ok_or_else(|| no_scale(source.path()))?;
-    let finest = (across * down).sqrt();
-    let far = |scale: f64| (finest * scale / mpp).ln().abs();
-    let levels = source.levels().iter().map(|level| level.scale).enumerate();
-    let (level, scale) = levels.min_by(|a, b| far(a.1).total_cmp(&far(b.1))).unwrap_or((0, 1.0));
-    eprintln!("level {level}, {:.4} micrometers a pixel", finest * scale);
-    Ok(level)
+/// The level whose pixels are nearest to a size, and how far it is: the logarithm of their ratio. Far from all where the picture does not
+/// say how large its pixels are.
+fn nearest(source: &impl RegionSource, mpp: f64) -> (usize, f64) {
+    let finest = source.geo().microns_per_pixel().map_or(f64::NAN, |[across, down]| (across * down).sqrt());
+    let distances = source.levels().iter().map(|level| (finest * level.scale / mpp).ln().abs());
+    let known = distances.map(|distance| if distance.is_nan() { f64::INFINITY } else { distance });
+    known.enumerate().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((0, f64::INFINITY))
 }

@@ -18,7 +18,7 @@ use clap::Parser;
 use image::DynamicImage;
 use segkiln::{
     PartialFailure, PredictError, SegmentOptions, Segmenter,
-    data::{DenseCrf, read_dynamic, refuse_replacing, write_image, write_labels},
+    data::{Cleaning, DenseCrf, read_dynamic, refuse_replacing, write_image, write_labels},
 };
 use serde_json::json;
 
@@ -71,6 +71,9 @@ struct Args {
     /// Move the borders to the image's edges with a dense CRF
     #[arg(long)]
     crf: bool,
+    /// Steps that clean the maps of pictures that are read whole, as JSON: {"steps": [[CLASS, "largest"], [CLASS, {"min_area": 64}]]}
+    #[arg(long, value_name = "FILE")]
+    clean: Option<PathBuf>,
     #[command(flatten)]
     large: Large,
     #[command(flatten)]
@@ -100,7 +103,11 @@ fn run(args: &Args) -> Result<(), Failure> {
         probabilities: false,
         logits: false,
     };
+    let cleaning = args.clean.as_ref().map(Cleaning::read).transpose()?;
     if Volumes::are(&args.input) {
+        if cleaning.is_some() {
+            return Err("--clean is for images, not for volumes".into());
+        }
         return args.volumes.segment(&args.model, &device, &args.input, &args.output, &options, args.decode.options());
     }
     Volumes::refuse_pictures(&args.model)?;
@@ -137,8 +144,13 @@ fn run(args: &Args) -> Result<(), Failure> {
     for (stem, path) in &images {
         let [map, overlay, tiff] = outputs(stem);
         let segmented = match args.large.source(path, args.decode.options()).map_err(PredictError::from) {
+            Ok(Some(_)) if cleaning.is_some() => {
+                let reason =
+                    "is for pictures that are read whole, as a component may be as large as the picture".into();
+                Err(PredictError::Option { option: "clean", reason })
+            }
             Ok(Some(source)) => segment_large(args, &segmenter, &source, &tiff, &objects(stem)).map(|()| None),
-            Ok(None) => segment_whole(args, &segmenter, path, &options, &objects(stem)).map(Some),
+            Ok(None) => segment_whole(args, &segmenter, path, (&options, cleaning.as_ref()), &objects(stem)).map(Some),
             Err(error) => Err(error),
         };
         let whole = match segmented {

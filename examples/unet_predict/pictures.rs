@@ -9,26 +9,29 @@ use image::DynamicImage;
 use segkiln::{
     PredictError, Seams, SegmentOptions, Segmentation, Segmenter,
     data::{
-        ColorMode, DecodeOptions, Image, Limits,
+        Cleaning, ColorMode, DecodeOptions, Image, Limits,
         instances::IntensityImage,
         read_dynamic,
         regions::{MemorySource, RegionSource, TiffSource},
     },
 };
 
-use crate::{Args, common::Failure, images, large::Large, objects::ObjectFiles};
+use crate::{Args, common::Failure, images, large::Picture, objects::ObjectFiles};
 
 /// Segments an image in memory, and writes its objects.
 pub fn segment_whole(
     args: &Args,
     segmenter: &Segmenter,
     path: &Path,
-    options: &SegmentOptions,
+    (options, cleaning): (&SegmentOptions, Option<&Cleaning>),
     objects: &ObjectFiles,
 ) -> Result<(Segmentation, DynamicImage), PredictError> {
     let decode = args.decode.options();
     let image = read_dynamic(path, decode)?;
-    let result = segmenter.segment_with(&image, options)?;
+    let mut result = segmenter.segment_with(&image, options)?;
+    if let Some(cleaning) = cleaning {
+        result = result.cleaned(cleaning)?;
+    }
     if objects.paths().is_empty() {
         return Ok((result, image));
     }
@@ -45,16 +48,16 @@ pub fn segment_whole(
 pub fn segment_large(
     args: &Args,
     segmenter: &Segmenter,
-    source: &TiffSource,
+    source: &Picture,
     output: &Path,
     objects: &ObjectFiles,
 ) -> Result<(), PredictError> {
-    let options = args.large.options(source, args.tile, args.overlap, args.tta)?;
+    let options = args.large.options(source, args.tile, args.overlap, args.tta);
     match segmenter.seams(source, &options)? {
         Seams::Margin(margin) => eprintln!("tiles of {} pixels with margins of {margin}: no seams", options.tile),
         Seams::Blended => eprintln!("tiles of {} pixels, blended: outputs depend on more than a margin", options.tile),
     }
-    let sink = segmenter.map_sink(source, output, &options, Large::identity(&args.model, source.path()))?;
+    let sink = segmenter.map_sink(source, output, &options, args.large.identity(&args.model, source.path()))?;
     if sink.rows_written() > 0 {
         eprintln!("going on after row {}", sink.rows_written());
     }

@@ -1,9 +1,15 @@
 """Objects of class maps by scikit-image, SciPy and rasterio, for the tests of `segkiln_data::instances`.
 
-    pip install numpy rasterio scikit-image scipy
+    pip install imagecodecs numpy rasterio scikit-image scipy tifffile
     python tests/parity/instances.py
 
-writes crates/segkiln-data/tests/fixtures/instances.json. The maps are made by formulas that the tests repeat:
+writes crates/segkiln-data/tests/fixtures/instances.json, and instances/*.tif of a scene of 300 x 300 pixels. With `--scene FOLDER SIDE` it
+writes a scene of another size, which a test takes instead:
+
+    python tests/parity/instances.py --scene /tmp/scene 4096
+    SEGKILN_INSTANCES=/tmp/scene cargo test -p segkiln-data --lib objects_of_a_scene
+
+The maps are made by formulas that the tests repeat:
 
 - noise: 53 x 37, class (5 y + 3 x + x y // 3 + y y // 7) mod 3;
 - discs: 83 x 61, class 1 within 4 + k mod 5 of (37 k mod 83, 23 k mod 61) for k from 0 to 29;
@@ -12,10 +18,12 @@ writes crates/segkiln-data/tests/fixtures/instances.json. The maps are made by f
 """
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import rasterio.features
+import tifffile
 from scipy import ndimage
 from skimage import feature, measure, morphology, segmentation
 
@@ -38,6 +46,27 @@ def discs():
 def specks():
     y, x = np.mgrid[:61, :83]
     return (discs() > 0) != ((5 * y + 3 * x + x * y // 3 + y * y // 7) % 11 == 0)
+
+
+def scene(side):
+    """Blobs of two classes, many of which touch, by a filtered noise."""
+    noise = np.random.default_rng(5).standard_normal((2, side, side))
+    one, two = (ndimage.gaussian_filter(n, 4) for n in noise)
+    return np.where(one > 0.04, 1, np.where(two > 0.06, 2, 0)).astype(np.uint8)
+
+
+def write_scene(folder, side):
+    """A map and its objects, in tiles: connected pixels of one class, and these split by a watershed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    map = scene(side)
+    components = measure.label(map, connectivity=2)
+    # Classes are split each on their own, as pixels of another class are outside.
+    parts = [split(map == c, 2, 7) for c in (1, 2)]
+    splits = np.where(parts[1] > 0, parts[1] + parts[0].max(), parts[0])
+    files = {"map": map, "components": components.astype(np.uint32), "watershed": splits.astype(np.uint32)}
+    for name, values in files.items():
+        tifffile.imwrite(folder / f"{name}.tif", values, tile=(256, 256), compression="zlib", predictor=True, metadata=None, software=False)
+    print(side, int(components.max()), "components,", len(np.unique(splits)) - 1, "parts")
 
 
 def cleaned():
@@ -67,6 +96,10 @@ def split(map, connectivity, distance):
     seeds = np.zeros_like(labels)
     seeds[tuple(peaks.T)] = labels[tuple(peaks.T)]
     seeds = measure.label(seeds, connectivity=2)
+    # Of seeds as deep as others the first row's begins. scikit-image leaves that to its heap, so that objects would depend on others that
+    # they do not touch; depths differ by far more.
+    rank = np.cumsum(seeds.ravel() > 0).reshape(seeds.shape)
+    depth = np.where(seeds > 0, depth + 1e-6 * (1 - rank / (rank.max() + 1)), depth)
     return segmentation.watershed(-depth, seeds, mask=map > 0, connectivity=connectivity)
 
 
@@ -120,4 +153,8 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    if "--scene" in sys.argv:
+        write_scene(Path(sys.argv[2]), int(sys.argv[3]))
+    else:
+        main()
+        write_scene(FIXTURE.with_suffix(""), 300)

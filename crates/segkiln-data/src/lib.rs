@@ -56,6 +56,8 @@ mod problem;
 mod raster;
 pub mod regions;
 mod resize;
+#[cfg(any(feature = "datasets", feature = "nifti"))]
+mod statistics;
 mod text;
 #[cfg(feature = "nifti")]
 pub mod volumes;

@@ -1,11 +1,14 @@
 //! Cleaning of class maps: small components, holes, all but the largest component, opening and closing, class by class.
 
+use std::path::Path;
+
 use segkiln_core::LabelMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Limits, Result,
+    DataError, Limits, Result,
     instances::{Connectivity, InstanceOptions, Object, ObjectRun, distance_squared, find_objects},
+    text,
 };
 
 /// A change of one class's pixels. Pixels that it takes away become class 0; those that it adds were class 0.
@@ -59,10 +62,30 @@ pub struct Cleaning {
 }
 
 impl Cleaning {
+    /// Reads steps from a file of JSON, as `serde_json` writes them:
+    /// `{"steps": [[1, "fill_holes"], [1, {"min_area": 64}], [2, "largest"]]}`.
+    ///
+    /// # Errors
+    /// [`DataError::Io`], [`DataError::Json`] with the place in the file, [`DataError::Option`] if a step is for class 0.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        /// Bytes of more steps than anybody takes.
+        const MOST: u64 = 1 << 20;
+        let path = path.as_ref();
+        let bytes = text::read_bytes(path, MOST)?;
+        let cleaning: Self = serde_json::from_slice(&bytes).map_err(|error| DataError::Json {
+            path: path.into(),
+            line: error.line(),
+            column: error.column(),
+            reason: error.to_string(),
+        })?;
+        cleaning.steps.iter().try_for_each(|(class, _)| check_class(*class))?;
+        Ok(cleaning)
+    }
+
     /// Cleans a map.
     ///
     /// # Errors
-    /// [`DataError::Option`](crate::DataError::Option) if a step is for class 0, [`DataError::Held`](crate::DataError::Held) if the map has
+    /// [`DataError::Option`] if a step is for class 0, [`DataError::Held`] if the map has
     /// more components than fit 2 GiB.
     pub fn apply(&self, mut map: LabelMap) -> Result<LabelMap> {
         for (class, step) in &self.steps {
@@ -100,10 +123,15 @@ impl Cleaning {
     }
 }
 
-fn clean(mut map: LabelMap, class: u32, step: CleaningStep) -> Result<LabelMap> {
-    if class == 0 {
-        return Err(crate::DataError::option("steps", "class 0 is the background; give a class from 1 on"));
+fn check_class(class: u32) -> Result<()> {
+    match class {
+        0 => Err(DataError::option("steps", "class 0 is the background; give a class from 1 on")),
+        _ => Ok(()),
     }
+}
+
+fn clean(mut map: LabelMap, class: u32, step: CleaningStep) -> Result<LabelMap> {
+    check_class(class)?;
     let (width, height) = (map.width() as usize, map.height());
     if map.as_slice().is_empty() {
         return Ok(map);
@@ -215,6 +243,26 @@ mod tests {
             let found = clean(noise(), 1, step).unwrap();
             assert!(found.as_slice() == expected, "{name}");
             assert!(found != noise(), "{name} changes nothing");
+        }
+    }
+
+    #[test]
+    fn steps_are_read_from_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("clean.json");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            Cleaning::read(&path)
+        };
+        let steps = read(r#"{"steps": [[1, "fill_holes"], [2, {"min_area": 64}]]}"#).unwrap().steps;
+        assert_eq!(steps, [(1, CleaningStep::FillHoles), (2, CleaningStep::MinArea(64))]);
+        for (text, reason) in [
+            ("{\n\"steps\": [[1, \"grow\"]]}", "line 2"),
+            (r#"{"steps": [[1]]}"#, "clean.json"),
+            (r#"{"steps": [[0, "largest"]]}"#, "class 0"),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
         }
     }
 

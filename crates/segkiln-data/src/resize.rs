@@ -1,5 +1,7 @@
 //! Resizing with half-pixel centers: pixel `i` of `n` covers `[i, i + 1]`, and the edges of both images coincide.
 
+use std::ops::Range;
+
 use segkiln_core::LabelMap;
 
 use crate::{DataError, Image, Result};
@@ -58,35 +60,72 @@ impl Filter {
 /// If a side is 0.
 pub fn resize_image_by(image: &Image, width: u32, height: u32, filter: Filter) -> Result<Image> {
     check(width, height)?;
-    let (channels, old_width) = (image.channels(), image.width() as usize);
-    let rows = if width == image.width() {
-        image.as_slice().to_vec()
-    } else {
-        let taps = floats(taps(image.width(), width, filter));
-        let mut out = vec![0.0; width as usize * image.height() as usize * channels];
-        let rows = out.chunks_exact_mut(width as usize * channels);
-        for (to, from) in rows.zip(image.as_slice().chunks_exact(old_width * channels)) {
-            // With the number of channels known, the inner loop is unrolled.
-            match channels {
-                1 => resize_row::<1>(from, to, &taps),
-                3 => resize_row::<3>(from, to, &taps),
-                4 => resize_row::<4>(from, to, &taps),
-                _ => resize_any_row(from, to, &taps, channels),
-            }
-        }
-        out
-    };
-    if height == image.height() {
-        return Ok(Image::from_parts(width, height, channels, rows));
+    let axis = |from: u32, to: u32| PartAxis::by(filter, from, to, 0..to);
+    Ok(resize_part(image, &axis(image.width(), width), &axis(image.height(), height)))
+}
+
+/// Some of the columns or rows that an image is resized to.
+pub(crate) struct PartAxis {
+    /// What each is made of, counted from `first`; none where both images have the same side.
+    taps: Option<Vec<Taps<f32>>>,
+    /// Columns or rows of the image that they are made of.
+    source: Range<u32>,
+}
+
+impl PartAxis {
+    /// The range `to` of a side of `new` pixels that was one of `old`.
+    pub fn new(old: u32, new: u32, to: Range<u32>) -> Self {
+        Self::by(Filter::Bilinear, old, new, to)
     }
-    let stride = width as usize * channels;
-    let mut out = vec![0.0; stride * height as usize];
-    for (to, taps) in out.chunks_exact_mut(stride).zip(floats(taps(image.height(), height, filter))) {
-        for (weight, from) in taps.weights.iter().zip(rows[taps.first * stride..].chunks_exact(stride)) {
+
+    fn by(filter: Filter, old: u32, new: u32, to: Range<u32>) -> Self {
+        if old == new {
+            return Self { taps: None, source: to };
+        }
+        let mut taps = floats(taps(old, new, to, filter));
+        let first = taps.iter().map(|taps| taps.first).min().unwrap_or(0);
+        let last = taps.iter().map(|taps| taps.first + taps.weights.len()).max().unwrap_or(0);
+        taps.iter_mut().for_each(|taps| taps.first -= first);
+        Self { taps: Some(taps), source: first as u32..last as u32 }
+    }
+
+    /// Columns or rows of the old image that are needed.
+    pub fn source(&self) -> Range<u32> {
+        self.source.clone()
+    }
+}
+
+/// Resizes the part of an image that the axes need.
+pub(crate) fn resize_part(image: &Image, columns: &PartAxis, rows: &PartAxis) -> Image {
+    let (channels, old_width) = (image.channels(), image.width() as usize);
+    let (width, values) = match &columns.taps {
+        None => (old_width, image.as_slice().to_vec()),
+        Some(taps) => {
+            let mut out = vec![0.0; taps.len() * image.height() as usize * channels];
+            let rows = out.chunks_exact_mut(taps.len() * channels);
+            for (to, from) in rows.zip(image.as_slice().chunks_exact(old_width * channels)) {
+                // With the number of channels known, the inner loop is unrolled.
+                match channels {
+                    1 => resize_row::<1>(from, to, taps),
+                    3 => resize_row::<3>(from, to, taps),
+                    4 => resize_row::<4>(from, to, taps),
+                    _ => resize_any_row(from, to, taps, channels),
+                }
+            }
+            (taps.len(), out)
+        }
+    };
+    let Some(taps) = &rows.taps else {
+        return Image::from_parts(width as u32, image.height(), channels, values);
+    };
+    let stride = width * channels;
+    let mut out = vec![0.0; stride * taps.len()];
+    for (to, taps) in out.chunks_exact_mut(stride).zip(taps) {
+        for (weight, from) in taps.weights.iter().zip(values[taps.first * stride..].chunks_exact(stride)) {
             to.iter_mut().zip(from).for_each(|(to, from)| *to += weight * from);
         }
     }
-    Ok(Image::from_parts(width, height, channels, out))
+    Image::from_parts(width as u32, taps.len() as u32, channels, out)
 }
 
 fn resize_row<const C: usize>(from: &[f32], to: &mut [f32], taps: &[Taps<f32>]) {
@@ -143,7 +182,7 @@ pub(crate) fn resize_levels(image: &Image, width: u32, height: u32, filter: Filt
     let mut levels: Vec<u8> = image.as_slice().iter().map(|value| (value * 255.0).round_ties_even() as u8).collect();
     if width != image.width() {
         let mut rows = Vec::with_capacity(width as usize * old_height * channels);
-        let taps = fixed(taps(image.width(), width, filter));
+        let taps = fixed(taps(image.width(), width, 0..width, filter));
         for row in levels.chunks_exact(old_width * channels) {
             for (first, weights) in &taps {
                 rows.extend(
@@ -157,7 +196,7 @@ pub(crate) fn resize_levels(image: &Image, width: u32, height: u32, filter: Filt
     if height != image.height() {
         let stride = width as usize * channels;
         let mut rows = Vec::with_capacity(stride * height as usize);
-        for (first, weights) in &fixed(taps(image.height(), height, filter)) {
+        for (first, weights) in &fixed(taps(image.height(), height, 0..height, filter)) {
             rows.extend(
                 (0..stride).map(|column| level(weights, levels[first * stride + column..].iter().step_by(stride))),
             );
@@ -188,19 +227,19 @@ struct Taps<T> {
     weights: Vec<T>,
 }
 
-fn taps(from: u32, to: u32, filter: Filter) -> Vec<Taps<f64>> {
+/// The pixels of the range `part` of `to`.
+fn taps(from: u32, to: u32, part: Range<u32>, filter: Filter) -> Vec<Taps<f64>> {
     let scale = f64::from(from) / f64::from(to);
     let (support, inverse) = (filter.support() * scale.max(1.0), 1.0 / scale.max(1.0));
-    (0..to)
-        .map(|i| {
-            let center = scale * (f64::from(i) + 0.5);
-            let first = (center - support + 0.5).max(0.0) as usize;
-            let last = ((center + support + 0.5) as usize).min(from as usize);
-            let weight = |at: usize| filter.weight((at as f64 - center + 0.5) * inverse);
-            let total: f64 = (first..last).map(weight).sum();
-            Taps { first, weights: (first..last).map(|at| weight(at) / total).collect() }
-        })
-        .collect()
+    part.map(|i| {
+        let center = scale * (f64::from(i) + 0.5);
+        let first = (center - support + 0.5).max(0.0) as usize;
+        let last = ((center + support + 0.5) as usize).min(from as usize);
+        let weight = |at: usize| filter.weight((at as f64 - center + 0.5) * inverse);
+        let total: f64 = (first..last).map(weight).sum();
+        Taps { first, weights: (first..last).map(|at| weight(at) / total).collect() }
+    })
+    .collect()
 }
 
 fn floats(taps: Vec<Taps<f64>>) -> Vec<Taps<f32>> {

@@ -16,7 +16,7 @@ use segkiln_models::{SegmentationNetwork, SegmentationNetworkConfig, reach};
 
 use crate::{
     PredictError, Segmenter,
-    segmentation::{ResultRows, most_likely},
+    segmentation::ResultRows,
     tiles::{Band, bell, starts},
 };
 
@@ -95,6 +95,26 @@ struct Tile {
     kept: [Range<usize>; 2],
 }
 
+impl Tile {
+    /// The part of the picture that is kept of it.
+    fn kept_region(&self) -> Region {
+        let [rows, columns] = &self.kept;
+        Region {
+            left: self.region.left + columns.start as u32,
+            top: self.region.top + rows.start as u32,
+            width: columns.len() as u32,
+            height: rows.len() as u32,
+        }
+    }
+}
+
+/// Probabilities of a tile of so many pixels that is all class 0.
+fn background(classes: usize, pixels: usize) -> Vec<f32> {
+    let mut values = vec![0.0; classes * pixels];
+    values[..pixels].fill(1.0);
+    values
+}
+
 /// The tiles of a picture, row by row.
 struct Plan {
     seams: Seams,
@@ -151,7 +171,8 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     /// Where a tile's margin holds all that its inner part [depends on](segkiln_models::reach()), the map is that of the
     /// whole picture; only where two classes are within the rounding of sums it may differ, as kernels are chosen by an
     /// image's size. Else tiles are blended.
-    /// Pixels without data are seen as the mean of the training images, and become class 0.
+    /// Pixels without data are seen as the mean of the training images, and become class 0. Tiles whose inner part the source
+    /// [does not want](RegionSource::is_wanted) are class 0 too, and are not read.
     ///
     /// Memory: the network with a tile, two tiles that are read ahead, what the source keeps, and a band of the map as high as a tile,
     /// where tiles are blended with 4 bytes a pixel and class.
@@ -188,7 +209,8 @@ impl<M: SegmentationNetwork> Segmenter<M> {
             let todo = &plan.rows[skipped..];
             let reading = scope.spawn(move || {
                 for tile in todo.iter().flatten() {
-                    let pixels = self.pixels(source, options.level, tile.region);
+                    let is_wanted = source.is_wanted(options.level, tile.kept_region());
+                    let pixels = is_wanted.then(|| self.pixels(source, options.level, tile.region)).transpose();
                     // The other end is gone where something failed.
                     if send.send(pixels).is_err() {
                         return;
@@ -196,7 +218,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
                 }
             });
             let mut finished = 0;
-            let mut next = |received: &Receiver<Result<RegionPixels, PredictError>>| {
+            let mut next = |received: &Receiver<Result<Option<RegionPixels>, PredictError>>| {
                 finished += 1;
                 let left = start.elapsed().mul_f64((tiles - finished) as f64 / finished as f64);
                 progress(Progress { done: finished, tiles, left });
@@ -211,8 +233,9 @@ impl<M: SegmentationNetwork> Segmenter<M> {
                         let kept = row[0].kept[0].len();
                         let mut labels = vec![0; width * kept];
                         for tile in row {
-                            let pixels = next(&read)?;
-                            self.keep_inner(tile, pixels, options, &mut labels, width)?;
+                            if let Some(pixels) = next(&read)? {
+                                self.keep_inner(tile, pixels, options, &mut labels, width)?;
+                            }
                         }
                         labels
                     }
@@ -222,7 +245,10 @@ impl<M: SegmentationNetwork> Segmenter<M> {
                             let pixels = next(&read)?;
                             let [bell_x, bell_y] =
                                 [tile.region.width, tile.region.height].map(|length| bell(length as usize));
-                            let values = self.tile_probabilities(pixels, options)?;
+                            let values = match pixels {
+                                Some(pixels) => self.tile_probabilities(pixels, options)?,
+                                None => background(classes, tile.region.width as usize * tile.region.height as usize),
+                            };
                             band.add(&values, tile.region.left as usize, &bell_x, &bell_y);
                         }
                         let rows = todo.get(index + 1).map_or(height, |next| next[0].region.top as usize - top);
@@ -314,13 +340,8 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         let RegionPixels { mut image, missing } = pixels;
         let (count, classes) = (image.width() as usize * image.height() as usize, self.card().classes.count());
         let there = count - missing.iter().filter(|missing| **missing).count();
-        let background = |values: &mut [f32], pixel: usize| {
-            (0..classes).for_each(|class| values[class * count + pixel] = f32::from(class == 0));
-        };
         if (there as f32) < options.skip_below * count as f32 {
-            let mut values = vec![0.0; classes * count];
-            values[..count].fill(1.0);
-            return Ok(values);
+            return Ok(background(classes, count));
         }
         self.card().normalize.apply(&mut image)?;
         if !missing.is_empty() {
@@ -329,11 +350,9 @@ impl<M: SegmentationNetwork> Segmenter<M> {
             pixels.filter(|(_, missing)| **missing).for_each(|(pixel, _)| pixel.fill(0.0));
         }
         let mut values = self.normalized_probabilities(image, options.flips)?;
-        missing
-            .iter()
-            .enumerate()
-            .filter(|(_, missing)| **missing)
-            .for_each(|(pixel, _)| background(&mut values, pixel));
+        missing.iter().enumerate().filter(|(_, missing)| **missing).for_each(|(pixel, _)| {
+            (0..classes).for_each(|class| values[class * count + pixel] = f32::from(class == 0));
+        });
         Ok(values)
     }
 
@@ -351,12 +370,20 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         let (tile_width, count) = (tile_width as usize, tile_width as usize * height as usize);
         let [rows, columns] = tile.kept.clone();
         for (index, row) in rows.enumerate() {
-            let first = left as usize + columns.start;
-            let target = &mut labels[index * width + first..][..columns.len()];
-            for (label, column) in target.iter_mut().zip(columns.clone()) {
-                let pixel = row * tile_width + column;
-                let undefined = PredictError::Undefined { x: left as usize + column, y: top as usize + row };
-                *label = most_likely(values[pixel..].iter().step_by(count).copied()).ok_or(undefined)?;
+            let target = &mut labels[index * width + left as usize + columns.start..][..columns.len()];
+            // Class by class, as the values lie in memory.
+            let mut best = vec![f32::NEG_INFINITY; columns.len()];
+            for class in 0..self.card().classes.count() {
+                let values = &values[class * count + row * tile_width..][columns.clone()];
+                if let Some(column) = values.iter().position(|value| value.is_nan()) {
+                    let (x, y) = (left as usize + columns.start + column, top as usize + row);
+                    return Err(PredictError::Undefined { x, y });
+                }
+                for ((label, best), value) in target.iter_mut().zip(&mut best).zip(values) {
+                    if value > best {
+                        (*label, *best) = (class as u32, *value);
+                    }
+                }
             }
         }
         Ok(())
@@ -381,10 +408,10 @@ mod tests {
     };
 
     use burn::tensor::Device;
-    use segkiln_core::Classes;
+    use segkiln_core::{Classes, LabelMap};
     use segkiln_data::{
         ColorMode, DecodeOptions, Image, Normalize,
-        regions::{MemorySource, TiffSource},
+        regions::{Area, MemorySource, SelectedSource, TiffSource},
     };
     use segkiln_models::{ModelCard, ModelConfig, SegmentationNetworkConfig, unet::UNetConfig};
 
@@ -564,6 +591,42 @@ mod tests {
             }
         }
         assert!(seen > 0);
+    }
+
+    #[test]
+    fn tiles_outside_of_an_area_are_not_read() {
+        let segmenter = segmenter(1, 3);
+        let places = [(); 2].map(|()| Place(tempfile::tempdir().unwrap()));
+        for tile in [384, 96] {
+            let options = LargeOptions { tile, ..LargeOptions::default() };
+            let map = |source: &dyn Fn() -> Box<dyn RegionSource>, place: &Place| {
+                let source = source();
+                let sink = segmenter.map_sink(&source, place.path(), &options, None).unwrap();
+                let seams = segmenter.segment_large(&source, &options, sink, |_| ()).unwrap();
+                assert_eq!(seams == Seams::Blended, tile == 96);
+                place.map()
+            };
+            let all = map(&|| Box::new(Noise::new(500, 300)), &places[0]);
+            // Columns 250 and 251 of 500: tiles of columns 128 to 255 are read, of 96 those that have them.
+            let mask = LabelMap::new(250, 1, (0..250).map(|x| u32::from(x == 125)).collect()).unwrap();
+            let area = Area::of_mask(mask).unwrap();
+            let selected = map(&|| Box::new(SelectedSource::new(Noise::new(500, 300), vec![area.clone()])), &places[1]);
+            let mut seen = 0;
+            for (pixel, label) in selected.iter().enumerate() {
+                let x = pixel % 500;
+                match tile {
+                    384 if (128..256).contains(&x) => {
+                        assert_eq!(*label, all[pixel]);
+                        seen += usize::from(*label > 0);
+                    }
+                    384 => assert_eq!(*label, 0),
+                    // What no tile covers that has these columns.
+                    _ if !(154..348).contains(&x) => assert_eq!(*label, 0),
+                    _ => seen += usize::from(*label > 0),
+                }
+            }
+            assert!(seen > 0);
+        }
     }
 
     #[test]

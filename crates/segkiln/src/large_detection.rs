@@ -128,7 +128,8 @@ impl<M: DetectionNetwork> Detector<M> {
             let todo = &regions;
             scope.spawn(move || {
                 for region in todo {
-                    let pixels = source.read(options.level, *region);
+                    let is_wanted = source.is_wanted(options.level, *region);
+                    let pixels = is_wanted.then(|| source.read(options.level, *region)).transpose();
                     // The other end is gone where something failed.
                     if send.send(pixels).is_err() {
                         return;
@@ -138,8 +139,10 @@ impl<M: DetectionNetwork> Detector<M> {
             let mut found = Vec::new();
             for (index, region) in regions.iter().enumerate() {
                 let pixels = read.recv().map_err(|_| PredictError::Device("the reader ended".into()))??;
-                let pixels = pixels.to_color(self.card().color, source.path())?;
-                found.extend(self.detect_tile(pixels, *region, size, options)?);
+                if let Some(pixels) = pixels {
+                    let pixels = pixels.to_color(self.card().color, source.path())?;
+                    found.extend(self.detect_tile(pixels, *region, size, options)?);
+                }
                 let (done, tiles) = (index + 1, regions.len());
                 let left = start.elapsed().mul_f64((tiles - done) as f64 / done as f64);
                 progress(Progress { done, tiles, left });

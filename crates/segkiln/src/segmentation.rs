@@ -1,23 +1,9 @@
 use burn::tensor::TensorData;
 use image::{DynamicImage, RgbImage};
 use segkiln_core::{Classes, LabelMap};
-use segkiln_data::{DataError, DenseCrf, Image, draw};
+use segkiln_data::{Cleaning, DataError, DenseCrf, Image, draw};
 
 use crate::PredictError;
-
-/// The class with the highest value, the first of several; none if a value is NaN.
-pub(crate) fn most_likely(values: impl Iterator<Item = f32>) -> Option<u32> {
-    let (mut best, mut highest) = (0, f32::NEG_INFINITY);
-    for (class, value) in values.enumerate() {
-        if value.is_nan() {
-            return None;
-        }
-        if value > highest {
-            (best, highest) = (class as u32, value);
-        }
-    }
-    Some(best)
-}
 
 /// The result, filled pixel by pixel from the top.
 pub(crate) struct ResultRows {
@@ -107,6 +93,21 @@ impl Segmentation {
     /// `probabilities` are `[class][row][column]`.
     pub(crate) fn new(classes: Classes, map: LabelMap, probabilities: Option<Vec<f32>>) -> Self {
         Self { classes, map, probabilities, logits: None }
+    }
+
+    /// Cleans the map; probabilities and logits stay as they are.
+    ///
+    /// # Errors
+    /// [`PredictError::Option`] if a step is for a class that the network does not have, and those of [`Cleaning::apply`].
+    pub fn cleaned(self, cleaning: &Cleaning) -> Result<Self, PredictError> {
+        let count = self.classes.count() as u32;
+        if let Some((class, _)) = cleaning.steps.iter().find(|(class, _)| *class >= count) {
+            return Err(PredictError::option(
+                "steps",
+                format!("one is for class {class}, and there are {count} classes"),
+            ));
+        }
+        Ok(Self { map: cleaning.apply(self.map)?, ..self })
     }
 
     pub(crate) fn with_logits(self, logits: Option<TensorData>) -> Self {

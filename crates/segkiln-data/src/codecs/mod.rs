@@ -27,7 +27,7 @@ use segkiln_core::LabelMap;
 
 pub use labels::MaskFormat;
 pub use options::{DecodeOptions, Limits, Orientation};
-pub(crate) use tiff::rgb as rgb_of_ycbcr;
+pub(crate) use tiff::{colors as palette, rgb as rgb_of_ycbcr};
 pub(crate) use write::WholeFile;
 pub use write::{labels_to_image, refuse_replacing, write_image, write_labels, write_whole};
 

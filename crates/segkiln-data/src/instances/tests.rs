@@ -308,6 +308,35 @@ fn a_map_in_a_file_gives_the_same_objects() {
     assert!(numbers == whole);
 }
 
+/// Of 300 × 300 pixels, or the scene in the folder that the variable names.
+#[test]
+fn objects_of_a_scene_are_those_of_scikit_image() {
+    let fixtures = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/instances");
+    let folder = std::env::var_os("SEGKILN_INSTANCES").map_or_else(fixtures, PathBuf::from);
+    let open = |name: &str| TiffSource::open(folder.join(name).with_extension("tif"), Default::default()).unwrap();
+    let map = open("map");
+    for (name, min_distance) in [("components", None), ("watershed", Some(7))] {
+        let expected = open(name);
+        let expected = expected.rows(0, expected.size().height).unwrap();
+        let (mut numbers, mut count) = (Vec::new(), 0);
+        let row = |row: &[u32]| {
+            numbers.extend_from_slice(row);
+            Ok(())
+        };
+        let mut object = |_| {
+            count += 1;
+            Ok(())
+        };
+        find_objects(&map, None, &options(Connectivity::Eight, min_distance), row, Some(&mut object)).unwrap();
+        let (found, expected) = (renumbered(&numbers), renumbered(&expected));
+        let objects = *expected.iter().max().unwrap();
+        let wrong = found.iter().zip(&expected).filter(|(found, expected)| found != expected).count();
+        println!("{name}: {count} objects, scikit-image {objects}; {wrong} of {} pixels differ", found.len());
+        assert_eq!((wrong, count), (0, objects), "{name}");
+        assert!(objects > 20);
+    }
+}
+
 #[test]
 fn what_is_held_is_bounded() {
     let mut options = options(Connectivity::Four, None);

@@ -11,7 +11,7 @@ use super::{Connectivity, distance_squared};
 /// each pixel goes to the seed whose flood reaches it first (Meyer, 1991). Row-major; 0 outside of the mask, objects from 1 in the order
 /// of their seeds. A mask that is all inside is one object.
 ///
-/// The partition is that of scikit-image: `watershed(-distance, label(peaks), mask=mask)` with the peaks of
+/// The partition is that of scikit-image 0.26: `watershed(-distance, label(peaks), mask=mask)` with the peaks of
 /// `peak_local_max(distance, min_distance=min_distance, labels=mask, exclude_border=False)`, but that of seeds with equal distances the
 /// first row's begins; scikit-image leaves that to its heap.
 ///
@@ -141,11 +141,12 @@ fn flood(distances: &[u64], labels: &mut [u32], width: usize, connectivity: Conn
             age += 1;
         }
     }
-    while let Some((_, _, at)) = heap.pop() {
+    while let Some((level, _, at)) = heap.pop() {
         for other in neighbors(at, width, distances.len(), connectivity) {
             if distances[other] > 0 && labels[other] == 0 {
                 labels[other] = labels[at];
-                heap.push((distances[other], Reverse(age), other));
+                // The flood of a higher pixel behind a lower one waits until the lower one is reached.
+                heap.push((distances[other].min(level), Reverse(age), other));
                 age += 1;
             }
         }

@@ -3,16 +3,21 @@
 //!
 //! - [`RegionSource`]: what is read; [`TiffSource`] reads TIFF and BigTIFF, [`MemorySource`] an image in memory. Implement the
 //!   trait for a source of your own: a database, a tile server.
+//! - [`ResampledSource`]: a resolution more than the levels that are stored; [`SelectedSource`]: an [`Area`] of a picture.
 //! - [`TiffSink`]: a tiled, compressed (Big)TIFF with overviews, that a run that was killed can go on with.
 //! - [`GeoTags`]: where on the earth, or on a slide, a picture lies; carried over from source to result.
 
+mod area;
 mod geo;
+mod resampled;
 mod sink;
 mod tiff;
 
 use std::path::{Path, PathBuf};
 
+pub use area::{Area, SelectedSource};
 pub use geo::{GeoTags, TagValue};
+pub use resampled::ResampledSource;
 pub use sink::{SampleType, TiffSink, TiffSinkOptions};
 pub use tiff::TiffSource;
 
@@ -109,6 +114,38 @@ pub trait RegionSource: Send + Sync {
     /// # Errors
     /// [`DataError::Region`] if the region is not within the level, or cannot be read.
     fn read(&self, level: usize, region: Region) -> Result<RegionPixels>;
+
+    /// Whether a region is to be looked at. Others are neither read nor given to a network: they are class 0, and have no objects. All
+    /// are by default.
+    fn is_wanted(&self, _level: usize, _region: Region) -> bool {
+        true
+    }
+}
+
+impl<S: RegionSource + ?Sized> RegionSource for Box<S> {
+    fn path(&self) -> &Path {
+        (**self).path()
+    }
+
+    fn levels(&self) -> &[Level] {
+        (**self).levels()
+    }
+
+    fn bands(&self) -> usize {
+        (**self).bands()
+    }
+
+    fn geo(&self) -> GeoTags {
+        (**self).geo()
+    }
+
+    fn read(&self, level: usize, region: Region) -> Result<RegionPixels> {
+        (**self).read(level, region)
+    }
+
+    fn is_wanted(&self, level: usize, region: Region) -> bool {
+        (**self).is_wanted(level, region)
+    }
 }
 
 /// An image in memory as a source.

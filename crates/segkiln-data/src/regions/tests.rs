@@ -1,8 +1,14 @@
 //! Files of `tests/parity/regions.py`.
 
-use std::fs;
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    sync::Arc,
+};
 
 use ::tiff::encoder::{Rational, TiffEncoder, colortype};
+use flate2::read::ZlibDecoder;
+use segkiln_core::LabelMap;
 
 use super::*;
 use crate::{DecodeOptions, Limits};
@@ -63,6 +69,114 @@ fn files_are_read_by_region() {
         compare(&open("bits"), 0, region, |y, x, _| (value(y, x, 0) % 2) as f32, 0.0);
         compare(&open("jpeg"), 0, region, |y, x, band| (y + x + 40 * band as u32) as f32 / 255.0, 0.03);
     }
+}
+
+/// An entry of a file of `tests/parity/tiff_matrix.py`.
+struct Entry {
+    name: String,
+    tiff: Vec<u8>,
+    /// Bands, values and how far they may be; or a part of the message.
+    expected: std::result::Result<(usize, Arc<Vec<f32>>, f32), String>,
+}
+
+fn matrix(path: &Path) -> Vec<Entry> {
+    let mut file = BufReader::new(ZlibDecoder::new(fs::File::open(path).unwrap()));
+    let (mut line, mut entries, mut known) = (String::new(), Vec::new(), Vec::<Arc<Vec<f32>>>::new());
+    while file.read_line(&mut line).unwrap() > 0 {
+        let head: serde_json::Value = serde_json::from_str(&line).unwrap();
+        line.clear();
+        let mut tiff = vec![0; head["file"].as_u64().unwrap() as usize];
+        let mut values = vec![0; 4 * head["values"].as_u64().unwrap() as usize];
+        file.read_exact(&mut tiff).unwrap();
+        file.read_exact(&mut values).unwrap();
+        let place = head["same"].as_u64().map_or(known.len(), |place| place as usize);
+        if place == known.len() {
+            known.push(Arc::new(values.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()));
+        }
+        let within = head["within"].as_f64().unwrap() as f32;
+        let expected = match head["error"].as_str() {
+            Some(part) => Err(part.to_owned()),
+            None => Ok((head["bands"].as_u64().unwrap() as usize, known[place].clone(), within)),
+        };
+        entries.push(Entry { name: head["name"].as_str().unwrap().to_owned(), tiff, expected });
+    }
+    entries
+}
+
+/// All combinations where the variable names a file of them.
+#[test]
+fn the_matrix_of_formats_is_read_or_named() {
+    let path =
+        std::env::var_os("SEGKILN_TIFF_MATRIX").map_or_else(|| fixture("matrix").with_extension("bin"), PathBuf::from);
+    let folder = tempfile::tempdir().unwrap();
+    let (mut read, mut named, mut wrong) = (0, 0, Vec::new());
+    for Entry { name, tiff, expected } in matrix(&path) {
+        let path = folder.path().join("a.tif");
+        fs::write(&path, tiff).unwrap();
+        let values = expected.as_ref().ok().map(|(bands, values, within)| (*bands, values.as_slice(), *within));
+        match (compare_all(&path, values), expected) {
+            (Ok(()), Ok(_)) => read += 1,
+            (Err(error), Err(part)) if error.contains(&part) && error.contains("a.tif") => named += 1,
+            (found, _) => wrong.push(format!("{name}: {found:?}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}: {wrong:#?}", wrong.len(), wrong.len() + read + named);
+    assert!(read > 60 && named > 10, "{read} read, {named} named");
+    println!("{read} read, {named} named");
+}
+
+#[test]
+fn damaged_blocks_are_errors_of_their_place_or_other_pixels() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tif");
+    let mut errors = 0;
+    for Entry { name, tiff, .. } in matrix(&fixture("matrix").with_extension("bin")) {
+        if !["zstd", "webp", "jpeg", "lzw", "deflate", "packbits", "palette", "bits"]
+            .iter()
+            .any(|part| name.contains(part))
+        {
+            continue;
+        }
+        for at in (8..tiff.len()).step_by(61) {
+            let mut damaged = tiff.clone();
+            damaged[at] ^= 0x5a;
+            fs::write(&path, damaged).unwrap();
+            let limits = Limits { max_bytes: 1 << 22, ..Limits::default() };
+            let Ok(source) = TiffSource::open(&path, DecodeOptions::from(&limits)) else { continue };
+            let Level { width, height, .. } = source.levels()[0];
+            if let Err(error) = source.read(0, Region { left: 0, top: 0, width: width.min(29), height: height.min(37) })
+            {
+                assert!(!error.to_string().contains("panicked"), "{name}, byte {at}: {error}");
+                errors += 1;
+            }
+        }
+    }
+    assert!(errors > 100, "{errors}");
+}
+
+/// Compares regions of 37 rows and 29 columns with all values: bands, pixels, and how far they may be.
+fn compare_all(path: &Path, expected: Option<(usize, &[f32], f32)>) -> std::result::Result<(), String> {
+    let text = |error: DataError| error.to_string();
+    let source = TiffSource::open(path, DecodeOptions::default()).map_err(text)?;
+    for [left, top, width, height] in [[0, 0, 29, 37], [3, 7, 17, 13], [15, 15, 2, 22], [28, 36, 1, 1], [1, 8, 28, 1]] {
+        let RegionPixels { image, missing } = source.read(0, Region { left, top, width, height }).map_err(text)?;
+        let Some((bands, values, within)) = expected else { continue };
+        if source.bands() != bands || !missing.is_empty() {
+            return Err(format!("{} bands, not {bands}", source.bands()));
+        }
+        let row = width as usize * bands;
+        for (y, found) in image.as_slice().chunks_exact(row).enumerate() {
+            let first = ((top as usize + y) * 29 + left as usize) * bands;
+            let off = |(found, expected): (&f32, &f32)| (found - expected).abs() > within * expected.abs().max(1.0);
+            if let Some(at) = found.iter().zip(&values[first..first + row]).position(off) {
+                let (found, expected) = (found[at], values[first + at]);
+                return Err(format!(
+                    "row {y}, value {at} of {width}x{height} at {left}, {top}: {found}, not {expected}"
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A little-endian TIFF of one uncompressed strip of gray bytes, which are the end of the file.
@@ -443,4 +557,146 @@ fn rows_that_do_not_fit_are_refused() {
     let error = TiffSink::create(&path, options(10, 2)).unwrap_err().to_string();
     assert!(error.contains("map.tif.part is there"), "{error}");
     assert_eq!(fs::read(folder.path().join("map.tif.part")).unwrap(), b"other");
+}
+
+/// A gray scene of 64 rows and 96 columns with pixels of 10 m, the first corner at (500, 900).
+struct Scene(MemorySource);
+
+impl Scene {
+    fn new() -> Self {
+        let values = (0..96 * 64u32).map(|at| (at * at % 251) as f32 / 251.0).collect();
+        Self(MemorySource::new(Image::new(96, 64, 1, values).unwrap(), "scene"))
+    }
+}
+
+impl RegionSource for Scene {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn levels(&self) -> &[Level] {
+        self.0.levels()
+    }
+
+    fn bands(&self) -> usize {
+        1
+    }
+
+    fn geo(&self) -> GeoTags {
+        GeoTags {
+            tags: vec![
+                (33_550, TagValue::Doubles(vec![10.0, 10.0, 0.0])),
+                (33_922, TagValue::Doubles(vec![0.0, 0.0, 0.0, 500.0, 900.0, 0.0])),
+                (282, TagValue::Rationals(vec![[20_000, 1]])),
+                (283, TagValue::Rationals(vec![[20_000, 1]])),
+                (296, TagValue::Shorts(vec![3])),
+            ],
+        }
+    }
+
+    fn read(&self, level: usize, region: Region) -> Result<RegionPixels> {
+        let mut pixels = self.0.read(level, region)?;
+        // A column without data.
+        let columns = region.left..region.left + region.width;
+        if columns.contains(&90) {
+            pixels.missing = columns.map(|x| x == 90).collect::<Vec<_>>().repeat(region.height as usize);
+            let values = pixels.image.as_mut_slice().iter_mut().zip(&pixels.missing);
+            values.filter(|(_, missing)| **missing).for_each(|(value, _)| *value = f32::NAN);
+        }
+        Ok(pixels)
+    }
+}
+
+#[test]
+fn areas_are_touched_from_within() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("area.geojson");
+    // In pixels: a ring of columns 20 to 60 and rows 10 to 50 around a hole of 30 to 50 and 20 to 40, and a speck at (80.5, 5.5).
+    let text = r#"{"type": "FeatureCollection", "features": [
+        {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [
+            [[700, 800], [1100, 800, 7], [1100, 400], [700, 400], [700, 800]],
+            [[800, 700], [1000, 700], [1000, 500], [800, 500], [800, 700]]]}},
+        {"type": "Feature", "properties": {}, "geometry": {"type": "GeometryCollection", "geometries": [
+            {"type": "Point", "coordinates": [505, 895]},
+            {"type": "MultiPolygon", "coordinates": [[[[1304, 846], [1306, 846], [1306, 844], [1304, 844]]]]}]}},
+        {"type": "Feature", "properties": {}, "geometry": null}]}"#;
+    fs::write(&path, text).unwrap();
+    let polygons = Area::read_geojson(&path, &Scene::new()).unwrap();
+    let labels = (0..24 * 16u32).map(|at| (at % 24, at / 24)).map(|(x, y)| {
+        let within = |x: u32, y: u32, x0, x1, y0, y1| (x0..x1).contains(&(4 * x)) && (y0..y1).contains(&(4 * y));
+        u32::from(within(x, y, 20, 60, 12, 48) && !within(x, y, 32, 48, 20, 40) || (x, y) == (20, 1))
+    });
+    // A quarter of the resolution.
+    let mask = Area::of_mask(LabelMap::new(24, 16, labels.collect()).unwrap()).unwrap();
+    for (area, name) in [(polygons, "polygons"), (mask, "mask")] {
+        let source = SelectedSource::new(
+            ResampledSource::new(Scene::new(), Size { width: 48, height: 32 }).unwrap(),
+            vec![area],
+        );
+        for ([left, top, width, height], wanted) in [
+            ([0, 0, 96, 64], true),
+            ([0, 0, 20, 64], false),
+            ([0, 0, 21, 64], true),
+            ([61, 12, 35, 52], false),
+            // Within the ring, within the hole, and around the speck.
+            ([24, 24, 4, 4], true),
+            ([34, 22, 12, 16], false),
+            ([80, 4, 4, 4], true),
+            ([72, 8, 8, 8], false),
+        ] {
+            assert_eq!(source.is_wanted(0, Region { left, top, width, height }), wanted, "{name} {left} {top}");
+            let region = Region { left: left / 2, top: top / 2, width: width / 2, height: height / 2 };
+            if left % 2 == 0 && width % 2 == 0 {
+                assert_eq!(source.is_wanted(1, region), wanted, "{name} {left} {top} of the second level");
+            }
+        }
+    }
+    for (text, reason) in [
+        (r#"{"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1]]]}"#, "none of its 1 polygons meets"),
+        (r#"{"type": "FeatureCollection", "features": []}"#, "none of its 0 polygons"),
+        (r#"{"type": "Polygon", "coordinates": [[["a", 0]]]}"#, "polygon 1 of it"),
+        (r#"{"type": "Polygon", "coordinates": [[[600]]]}"#, "less than two coordinates"),
+        (r#"{"type": "Polygon"}"#, "polygon 1 of it"),
+        (r#"{"features": []}"#, "line 1, column 16"),
+        ("{", "line 1"),
+    ] {
+        fs::write(&path, text).unwrap();
+        let error = Area::read_geojson(&path, &Scene::new()).unwrap_err().to_string();
+        assert!(error.contains(reason) && error.contains("area.geojson"), "{error}");
+    }
+    assert!(Area::of_mask(LabelMap::filled(0, 3, 0)).is_err());
+}
+
+#[test]
+fn resampled_regions_are_those_of_the_whole_level() {
+    for size in [Size { width: 37, height: 29 }, Size { width: 7, height: 64 }, Size { width: 150, height: 81 }] {
+        let plain = ResampledSource::new(Scene::new().0, size).unwrap();
+        let Size { width, height } = size;
+        assert_eq!((plain.level(), plain.levels().len(), plain.levels()[1].size()), (1, 2, size));
+        let all = plain.read(0, Region { left: 0, top: 0, width: 96, height: 64 }).unwrap().image;
+        let expected = crate::resize_image(&all, width, height).unwrap();
+        for [left, top, w, h] in [[0, 0, width, height], [3, 5, 2, 11], [width - 1, height - 1, 1, 1]] {
+            let found = plain.read(1, Region { left, top, width: w, height: h }).unwrap();
+            assert_eq!(found.image, expected.crop(left, top, w, h), "{size}");
+            assert!(found.missing.is_empty());
+        }
+        assert!(plain.read(1, Region { left: 0, top: 0, width: width + 1, height: 1 }).is_err());
+    }
+    // 0.5 micrometers a pixel; column 90 has no data, which is a third of a pixel.
+    let source = ResampledSource::at_microns_per_pixel(Scene::new(), 1.5).unwrap();
+    assert_eq!(source.levels()[1], Level { width: 32, height: 21, scale: (3.0f64 * 64.0 / 21.0).sqrt() });
+    let found = source.read(1, Region { left: 28, top: 4, width: 4, height: 3 }).unwrap();
+    assert!(found.missing.is_empty() && found.image.as_slice().iter().all(|value| value.is_finite()));
+    // Enlarged it is some pixels.
+    let source = ResampledSource::at_microns_per_pixel(Scene::new(), 0.125).unwrap();
+    let found = source.read(1, Region { left: 356, top: 40, width: 12, height: 5 }).unwrap();
+    let row: Vec<bool> = (356..368).map(|x| (360..364).contains(&x)).collect();
+    assert_eq!(found.missing, row.repeat(5));
+    assert!(found.image.as_slice().iter().all(|value| (0.0..=1.0).contains(value)));
+    for microns in [0.0, f64::NAN, 1e9, 1e-9] {
+        assert!(ResampledSource::at_microns_per_pixel(Scene::new(), microns).is_err());
+    }
+    let error = ResampledSource::at_microns_per_pixel(Scene::new().0, 1.0).unwrap_err().to_string();
+    assert!(error.contains("scene does not say how large"), "{error}");
+    assert!(ResampledSource::new(Scene::new(), Size { width: 0, height: 4 }).is_err());
 }

@@ -1,5 +1,5 @@
 use super::{Bounds, Target, Transform, color_channels};
-use crate::{Image, Result, Sample, TransformRng};
+use crate::{Image, Result, Sample, TransformRng, statistics::quantile};
 
 /// Optical density below which a pixel has no stain.
 const CLEAR: f64 = 0.15;
@@ -119,14 +119,6 @@ fn concentrations(stains: &[[f64; 3]; 2], density: [f64; 3]) -> [f64; 2] {
     let (both, own) = (dot(&stains[0], &stains[1]), stains.map(|stain| dot(&stain, &density)));
     let determinant = 1.0 - both * both;
     [(own[0] - both * own[1]) / determinant, (own[1] - both * own[0]) / determinant]
-}
-
-/// A quantile of sorted values, between two of them by their distance.
-fn quantile(sorted: &[f64], share: f64) -> f64 {
-    let place = share * (sorted.len() - 1) as f64;
-    let below = place.floor() as usize;
-    let above = (below + 1).min(sorted.len() - 1);
-    sorted[below] + (sorted[above] - sorted[below]) * (place - below as f64)
 }
 
 /// Eigenvectors of a symmetric matrix with the largest two eigenvalues, the largest first (Jacobi).

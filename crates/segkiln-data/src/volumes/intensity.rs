@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{LabelVolume, Volume};
-use crate::{DataError, Result};
+use crate::{DataError, Result, statistics::quantile};
 
 /// Normalization of a volume's values to the range that networks learn in, as in nnU-Net (Isensee et al. 2021).
 ///
@@ -92,7 +92,7 @@ impl ForegroundStatistics {
     fn of_values(mut values: Vec<f32>) -> Self {
         values.sort_unstable_by(f32::total_cmp);
         let (mean, std) = moments(values.iter());
-        Self { lower: percentile(&values, 0.5), upper: percentile(&values, 99.5), mean, std }
+        Self { lower: quantile(&values, 0.005) as f32, upper: quantile(&values, 0.995) as f32, mean, std }
     }
 }
 
@@ -145,11 +145,4 @@ fn moments<'a>(values: impl Iterator<Item = &'a f32> + Clone) -> (f32, f32) {
     let mean = values.clone().map(|value| f64::from(*value)).sum::<f64>() / count;
     let squares = values.map(|value| (f64::from(*value) - mean).powi(2)).sum::<f64>();
     (mean as f32, (squares / count).sqrt() as f32)
-}
-
-/// Percentile of ascending values.
-fn percentile(values: &[f32], percent: f64) -> f32 {
-    let place = percent / 100.0 * (values.len() - 1) as f64;
-    let (below, above) = (f64::from(values[place.floor() as usize]), f64::from(values[place.ceil() as usize]));
-    (below + (above - below) * place.fract()) as f32
 }

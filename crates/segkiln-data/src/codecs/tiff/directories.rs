@@ -124,6 +124,13 @@ pub(crate) struct Rewired<R> {
     followed: u64,
 }
 
+impl<R> Rewired<R> {
+    /// Bytes of the file.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+}
+
 impl<R: Read + Seek> Rewired<R> {
     /// Prepares a file of `len` bytes, whose reader is at its start. The directory behind ours is the one at `ifd`, or the file's first.
     fn new(mut file: R, len: u64, path: &Path, ifd: Option<u64>) -> Result<Self> {

@@ -211,7 +211,7 @@ pub(crate) fn rgb([y, cb, cr]: [u8; 3]) -> Rgb {
 }
 
 /// The colors of a map that has all red values, then the green and the blue ones, in 16 bits.
-fn colors(map: &[u16], bits: u8) -> Option<Vec<Rgb>> {
+pub(crate) fn colors(map: &[u16], bits: u8) -> Option<Vec<Rgb>> {
     let count = 1 << bits;
     // Some programs write 8 bits, which libtiff tells by the same rule.
     let shift = if map.iter().all(|value| *value < 256) { 0 } else { 8 };

@@ -6,13 +6,14 @@ use std::{
     sync::Arc,
 };
 
-use ::tiff::{TiffError, decoder::DecodingResult, tags::ByteOrder};
+use ::tiff::{TiffError, decoder::DecodingResult};
 
-use super::page::{Kind, Page, Raw, Reader, explain};
-use crate::{
-    DecodeOptions,
-    codecs::{rgb_of_ycbcr, unpack},
+use super::{
+    codec::{Block, Codec},
+    page::{Colors, Page, Reader, explain},
+    samples::Samples,
 };
+use crate::{DecodeOptions, codecs::rgb_of_ycbcr};
 
 /// Bytes of decoded tiles and strips that are kept: a row of tiles of a picture of 50,000 pixels in RGB.
 const KEPT: usize = 160 << 20;
@@ -29,85 +30,6 @@ pub(super) struct Chunk {
     pub samples: Samples,
     /// Set if the file has no data for it; the samples are 0.
     pub absent: bool,
-}
-
-/// Samples row by row, in the nearest type that holds the file's.
-#[derive(Debug)]
-pub(super) enum Samples {
-    U8(Vec<u8>),
-    U16(Vec<u16>),
-    U32(Vec<u32>),
-    F32(Vec<f32>),
-}
-
-impl Samples {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::U8(values) => values.len(),
-            Self::U16(values) => 2 * values.len(),
-            Self::U32(values) => 4 * values.len(),
-            Self::F32(values) => 4 * values.len(),
-        }
-    }
-
-    pub fn len(&self) -> usize {
-        match self {
-            Self::U8(values) => values.len(),
-            Self::U16(values) => values.len(),
-            Self::U32(values) => values.len(),
-            Self::F32(values) => values.len(),
-        }
-    }
-
-    /// A value as the file has it.
-    pub fn raw(&self, index: usize) -> f64 {
-        match self {
-            Self::U8(values) => values[index].into(),
-            Self::U16(values) => values[index].into(),
-            Self::U32(values) => values[index].into(),
-            Self::F32(values) => values[index].into(),
-        }
-    }
-
-    /// Copies unsigned integers as they are. Returns false, and copies nothing, if the samples are others.
-    pub fn copy_labels(&self, first: usize, target: &mut [u32]) -> bool {
-        let last = first + target.len();
-        match self {
-            Self::U8(values) => target.iter_mut().zip(&values[first..last]).for_each(|(to, from)| *to = (*from).into()),
-            Self::U16(values) => {
-                target.iter_mut().zip(&values[first..last]).for_each(|(to, from)| *to = (*from).into());
-            }
-            Self::U32(values) => target.copy_from_slice(&values[first..last]),
-            Self::F32(_) => return false,
-        }
-        true
-    }
-
-    /// Copies values to every `step`th place of a row: unsigned integers scaled to `[0, 1]`, others as they are.
-    pub fn copy(&self, first: usize, count: usize, target: &mut [f32], step: usize, bits: u8) {
-        let target = target.iter_mut().step_by(step);
-        let most = (1u32.checked_shl(bits.into()).unwrap_or(0)).wrapping_sub(1);
-        match self {
-            Self::U8(values) => {
-                let values = &values[first..first + count];
-                let most = most.min(255) as f32;
-                target.zip(values).for_each(|(target, value)| *target = f32::from(*value) / most);
-            }
-            Self::U16(values) => {
-                let values = &values[first..first + count];
-                target.zip(values).for_each(|(target, value)| *target = f32::from(*value) / 65_535.0);
-            }
-            Self::U32(values) => {
-                let values = &values[first..first + count];
-                let scale = f64::from(u32::MAX);
-                target.zip(values).for_each(|(target, value)| *target = (f64::from(*value) / scale) as f32);
-            }
-            Self::F32(values) => {
-                let values = &values[first..first + count];
-                target.zip(values).for_each(|(target, value)| *target = *value);
-            }
-        }
-    }
 }
 
 /// Chunks that were used last, by level and index.
@@ -159,95 +81,120 @@ impl Kept {
 impl Page {
     /// Reads a tile, a strip or a piece of one.
     pub fn read_chunk(&self, reader: &mut Reader, index: u32, options: &DecodeOptions) -> Result<Chunk, String> {
-        match &self.raw {
-            _ if self.absent.contains(&index) => self.without_data(index, options),
-            Some(raw) => self.read_raw(raw, reader, index, options),
-            None => self.decode(reader, index, options),
+        let place = self.place(index);
+        let channels = self.channels();
+        let pixels = u64::from(place.width) * u64::from(place.rows);
+        let most = pixels.saturating_mul(channels as u64).saturating_mul(self.encoding.sample_bytes());
+        let bytes = self.encoding.row_bytes(u64::from(place.width) * channels as u64);
+        let bytes = bytes.and_then(|bytes| bytes.checked_mul(place.rows.into())).unwrap_or(u64::MAX);
+        if most.max(bytes) > options.limits.max_bytes {
+            let limit = options.limits.max_bytes;
+            return Err(format!(
+                "its pixels need more than the limit of {limit} bytes; rewrite it in tiles, or raise `Limits`"
+            ));
         }
+        let size = [place.width, place.rows];
+        if self.blocks.bytes.get(place.block) == Some(&0) {
+            let samples = Samples::U8(vec![0; pixels as usize * channels]);
+            return Ok(Chunk { size, channels, samples, absent: true });
+        }
+        if matches!(self.codec, Codec::Jpeg | Codec::Group4) {
+            return self.decode_by_crate(reader, index, options);
+        }
+        let row = place.width as usize * channels;
+        let block = Block {
+            width: place.width,
+            rows: place.rows,
+            channels,
+            bytes: bytes as usize,
+            limit: options.limits.max_usize(),
+        };
+        let mut data = self.read_block(reader, &place, bytes, options)?;
+        if self.encoding.reversed {
+            data.iter_mut().for_each(|byte| *byte = byte.reverse_bits());
+        }
+        let bytes = self.codec.decode(data, block)?;
+        Ok(self.chunk_of(size, Samples::of(bytes, row, channels, &self.encoding)))
     }
 
-    /// Values of a pixel in a chunk.
-    fn channels(&self) -> usize {
-        if self.planar { 1 } else { self.bands }
-    }
-
-    /// Width and height of a tile, strip or piece.
-    fn chunk_size(&self, index: u32) -> [u32; 2] {
+    /// Where a chunk is.
+    fn place(&self, index: u32) -> Place {
         let across = self.size[0].div_ceil(self.chunk[0]);
-        let index = index % (across * self.size[1].div_ceil(self.chunk[1]));
-        let [column, row] = [index % across, index / across];
-        [
-            self.chunk[0].min(self.size[0] - column * self.chunk[0]),
-            self.chunk[1].min(self.size[1] - row * self.chunk[1]),
-        ]
+        let down = self.size[1].div_ceil(self.chunk[1]);
+        let (plane, row) = (index / (across * down), index % (across * down) / across);
+        let top = row * self.chunk[1];
+        let blocks_down = self.size[1].div_ceil(self.strip_rows);
+        let block = (plane * blocks_down + top / self.strip_rows) * across + index % across;
+        // Tiles are as wide at the right edge as elsewhere.
+        let rows = self.chunk[1].min(self.size[1] - top);
+        Place { block: block as usize, first_row: top % self.strip_rows, width: self.chunk[0], rows }
     }
 
-    /// A chunk that the file leaves out.
-    fn without_data(&self, index: u32, options: &DecodeOptions) -> Result<Chunk, String> {
-        let size = self.chunk_size(index);
-        let count = size[0] as usize * size[1] as usize * self.channels();
-        if count > options.limits.max_usize() {
-            return Err(format!("its pixels need more than the limit of {} bytes", options.limits.max_bytes));
+    /// The bytes of a tile or strip, of an uncompressed one those of its rows.
+    fn read_block(
+        &self,
+        reader: &mut Reader,
+        place: &Place,
+        decoded: u64,
+        options: &DecodeOptions,
+    ) -> Result<Vec<u8>, String> {
+        let missing = "its table of tiles or strips is too short";
+        let offset = *self.blocks.offsets.get(place.block).ok_or(missing)?;
+        let there = *self.blocks.bytes.get(place.block).ok_or(missing)?;
+        let (first, bytes) = match self.codec {
+            Codec::None => {
+                let row = decoded / u64::from(place.rows);
+                (row * u64::from(place.first_row), decoded)
+            }
+            _ => (0, there),
+        };
+        if first + bytes > there {
+            return Err(format!("it has {there} bytes, and its pixels need {}", first + bytes));
         }
-        Ok(Chunk { size, channels: self.channels(), samples: Samples::U8(vec![0; count]), absent: true })
+        if bytes > options.limits.max_bytes {
+            return Err(format!("its {bytes} bytes are more than the limit of {}", options.limits.max_bytes));
+        }
+        let file = reader.inner();
+        let start = offset.checked_add(first).filter(|start| start.saturating_add(bytes) <= file.len());
+        let start = start.ok_or_else(|| {
+            format!("the file is truncated: {bytes} bytes from {offset} on are behind its end at {}", file.len())
+        })?;
+        let mut data = vec![0; bytes as usize];
+        let read = file.seek(SeekFrom::Start(start)).and_then(|_| file.read_exact(&mut data));
+        read.map_err(|error| explain(TiffError::IoError(error), options))?;
+        Ok(data)
     }
 
-    /// A tile or a strip.
-    fn decode(&self, reader: &mut Reader, index: u32, options: &DecodeOptions) -> Result<Chunk, String> {
+    /// A tile or a strip of JPEG or CCITT group 4.
+    fn decode_by_crate(&self, reader: &mut Reader, index: u32, options: &DecodeOptions) -> Result<Chunk, String> {
         let (width, height) = reader.chunk_data_dimensions(index);
-        let size = [width, height];
         let decoded = reader.read_chunk(index).map_err(|error| explain(error, options))?;
         let channels = self.channels();
-        let mut samples = match decoded {
-            DecodingResult::U8(v) if self.bits < 8 => Samples::U8(unpack(&v, self.bits, width, height, channels)),
-            DecodingResult::U8(v) => Samples::U8(v),
-            DecodingResult::U16(v) => Samples::U16(v),
-            DecodingResult::U32(v) => Samples::U32(v),
-            DecodingResult::F32(v) => Samples::F32(v),
-            DecodingResult::U64(v) => Samples::F32(v.into_iter().map(|v| v as f32).collect()),
-            DecodingResult::F16(v) => Samples::F32(v.into_iter().map(|v| v.to_f32()).collect()),
-            DecodingResult::F64(v) => Samples::F32(v.into_iter().map(|v| v as f32).collect()),
-            DecodingResult::I8(v) => Samples::F32(v.into_iter().map(f32::from).collect()),
-            DecodingResult::I16(v) => Samples::F32(v.into_iter().map(f32::from).collect()),
-            DecodingResult::I32(v) => Samples::F32(v.into_iter().map(|v| v as f32).collect()),
-            DecodingResult::I64(v) => Samples::F32(v.into_iter().map(|v| v as f32).collect()),
+        let samples = match (decoded, self.codec) {
+            (DecodingResult::U8(bits), Codec::Group4) => Samples::of(bits, width as usize, channels, &self.encoding),
+            (DecodingResult::U8(values), _) => Samples::U8(values),
+            _ => return Err("its compression is not for such numbers".into()),
         };
-        if let (true, false, Samples::U8(values)) = (self.ycbcr, self.planar, &mut samples) {
-            values.as_chunks_mut::<3>().0.iter_mut().for_each(|pixel| *pixel = rgb_of_ycbcr(*pixel));
-        }
-        Ok(Chunk { size, channels, samples, absent: false })
+        Ok(self.chunk_of([width, height], samples))
     }
 
-    /// Rows of an uncompressed strip, which may be as large as the picture.
-    fn read_raw(&self, raw: &Raw, reader: &mut Reader, index: u32, options: &DecodeOptions) -> Result<Chunk, String> {
-        let size = self.chunk_size(index);
-        let first = index * raw.rows;
-        let row = self.size[0] as usize * self.bands;
-        let count = row * size[1] as usize;
-        let bytes = usize::from(self.bits / 8);
-        let strip = raw.offsets.get((first / raw.strip_rows) as usize).ok_or("its table of strips is too short")?;
-        let within = u64::from(first % raw.strip_rows).checked_mul((row * bytes) as u64);
-        let offset = within.and_then(|within| strip.checked_add(within));
-        let offset = offset.ok_or("the offset of a strip is beyond any file")?;
-        if count * bytes > options.limits.max_usize() {
-            return Err(format!("its rows need more than the limit of {} bytes", options.limits.max_bytes));
+    /// The chunk, YCbCr as RGB.
+    fn chunk_of(&self, size: [u32; 2], mut samples: Samples) -> Chunk {
+        if let (Colors::YCbCr, Samples::U8(values)) = (&self.colors, &mut samples) {
+            values.as_chunks_mut::<3>().0.iter_mut().for_each(|pixel| *pixel = rgb_of_ycbcr(*pixel));
         }
-        let mut read = vec![0u8; count * bytes];
-        let file = reader.inner();
-        let result = file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(&mut read));
-        result.map_err(|error| explain(TiffError::IoError(error), options))?;
-        let little = raw.order == ByteOrder::LittleEndian;
-        let samples = match raw.kind {
-            Kind::U8 => Samples::U8(read),
-            Kind::U16 => {
-                let value = |b: &[u8; 2]| if little { u16::from_le_bytes(*b) } else { u16::from_be_bytes(*b) };
-                Samples::U16(read.as_chunks().0.iter().map(value).collect())
-            }
-            Kind::F32 => {
-                let value = |b: &[u8; 4]| if little { f32::from_le_bytes(*b) } else { f32::from_be_bytes(*b) };
-                Samples::F32(read.as_chunks().0.iter().map(value).collect())
-            }
-        };
-        Ok(Chunk { size, channels: self.bands, samples, absent: false })
+        Chunk { size, channels: self.channels(), samples, absent: false }
     }
+}
+
+/// Where a chunk's bytes are.
+struct Place {
+    /// Index of its tile or strip.
+    block: usize,
+    /// Its first row in the strip.
+    first_row: u32,
+    /// Width of the tile or strip.
+    width: u32,
+    /// Rows of it that are of the picture.
+    rows: u32,
 }

@@ -1,10 +1,15 @@
-//! TIFF and BigTIFF by region: strips and tiles, interleaved and planar, every compression that the `tiff` crate decodes.
+//! TIFF and BigTIFF by region: strips and tiles, interleaved and planar. The `tiff` crate reads directories and decodes JPEG; the rest of
+//! the way from bytes to numbers is here, as the crate goes it for some depths and compressions only.
 //!
 //! - `page`: directories, of which those of the picture and of its reduced copies are levels.
 //! - `chunk`: tiles, strips and rows of strips, as they are decoded and kept.
+//! - `codec`: compressions.
+//! - `samples`: bits, order of bytes, predictors.
 
 mod chunk;
+mod codec;
 mod page;
+mod samples;
 
 use std::{
     path::{Path, PathBuf},
@@ -15,7 +20,7 @@ use ::tiff::tags::Tag;
 
 use self::{
     chunk::{Chunk, Kept},
-    page::{Page, Reader, explain, geo_tags, open},
+    page::{Colors, Page, Reader, explain, geo_tags, open},
 };
 use super::{GeoTags, Level, Region, RegionPixels, RegionSource, check};
 use crate::{
@@ -29,9 +34,9 @@ const MOST_PAGES: usize = 1000;
 /// A TIFF or BigTIFF that is read by region; its levels are the first page and the reduced copies of it, in sub-IFDs and on further
 /// pages.
 ///
-/// Strips and tiles, interleaved or planar, 1 to 64 bits, integers and floats, any number of bands; no compression, deflate, LZW,
-/// PackBits, JPEG (also in YCbCr) and CCITT group 4. Decoded tiles are kept, up to 160 MiB, so that neighboring regions do not decode
-/// them again.
+/// Strips and tiles, interleaved or planar, integers of 1 to 32 and of 64 bits, floats of 16, 24, 32 and 64, any number of bands,
+/// palettes (as RGB); no compression, deflate, LZW, PackBits, zstd, WebP, JPEG (also in YCbCr) and CCITT group 4. Decoded tiles are
+/// kept, up to 160 MiB, so that neighboring regions do not decode them again.
 #[derive(Debug)]
 pub struct TiffSource {
     path: PathBuf,
@@ -133,14 +138,15 @@ impl TiffSource {
         Ok(chunk)
     }
 
-    /// Reads the labels of a region of a file of one band of unsigned integers: the numbers as the file has them, up to 32 bits.
+    /// Reads the labels of a region of a file of one band of unsigned integers: the numbers as the file has them, up to 32 bits, with a
+    /// palette the indices.
     ///
     /// # Errors
     /// [`DataError::Region`] if the region is not within the level, cannot be read, or is not of such numbers.
     pub fn read_labels(&self, level: usize, region: Region) -> Result<Vec<u32>> {
         check(self, level, region)?;
         let mut labels = vec![0; region.width as usize * region.height as usize];
-        let mut are_labels = self.bands() == 1;
+        let mut are_labels = self.pages[level].samples == 1;
         self.visit(level, region, |chunk, Piece { first, pixel, count, .. }| {
             let target = &mut labels[pixel..pixel + count];
             are_labels &= chunk.samples.copy_labels(first, target);
@@ -158,7 +164,7 @@ impl TiffSource {
         let [chunk_width, chunk_height] = page.chunk;
         let across = page.size[0].div_ceil(chunk_width);
         let per_plane = across * page.size[1].div_ceil(chunk_height);
-        let planes = if page.planar { page.bands } else { 1 };
+        let planes = if page.planar { page.samples } else { 1 };
         for plane in 0..planes {
             for row in region.top / chunk_height..=(region.top + region.height - 1) / chunk_height {
                 for column in region.left / chunk_width..=(region.left + region.width - 1) / chunk_width {
@@ -167,7 +173,7 @@ impl TiffSource {
                     let size = [chunk_width.min(page.size[0] - left), chunk_height.min(page.size[1] - top)];
                     let place = Region { left, top, width: size[0], height: size[1] };
                     let chunk = self.chunk(level, index, place)?;
-                    // The decoder gives the last tiles of further planes with their padding.
+                    // Tiles at the edges may have their padding.
                     let [stored, rows] = chunk.size;
                     let len = stored as usize * rows as usize * chunk.channels;
                     if stored < size[0] || rows < size[1] || chunk.samples.len() < len {
@@ -214,7 +220,7 @@ impl RegionSource for TiffSource {
     }
 
     fn bands(&self) -> usize {
-        self.pages[0].bands
+        self.pages[0].bands()
     }
 
     fn geo(&self) -> GeoTags {
@@ -224,7 +230,7 @@ impl RegionSource for TiffSource {
     fn read(&self, level: usize, region: Region) -> Result<RegionPixels> {
         check(self, level, region)?;
         let page = &self.pages[level];
-        let bands = page.bands;
+        let bands = page.bands();
         let (width, height) = (region.width as usize, region.height as usize);
         let bytes = (u64::from(region.width) * u64::from(region.height)).saturating_mul(4 * bands as u64);
         if bytes > self.options.limits.max_bytes {
@@ -233,15 +239,15 @@ impl RegionSource for TiffSource {
             return Err(DataError::Region { path: self.path.clone(), level, region, reason });
         }
         let mut values = vec![0.0f32; width * height * bands];
-        let marked = self.missing.is_some() || !page.absent.is_empty();
+        let marked = self.missing.is_some() || page.blocks.has_absent;
         let mut missing = if marked { vec![true; width * height] } else { Vec::new() };
         self.visit(level, region, |chunk, Piece { plane, first, pixel, count }| {
             let target = &mut values[pixel * bands + plane..];
-            let (values, step) = match page.planar {
-                true => (count, bands),
-                false => (count * bands, 1),
-            };
-            chunk.samples.copy(first, values, target, step, page.bits);
+            match (&page.colors, page.planar) {
+                (Colors::Palette(colors), _) => chunk.samples.copy_colors(first, count, target, colors),
+                (_, true) => chunk.samples.copy(first, count, target, bands, page.encoding.bits),
+                (_, false) => chunk.samples.copy(first, count * bands, target, 1, page.encoding.bits),
+            }
             if marked && !chunk.absent {
                 let is_mark = |at: usize| self.missing.is_some_and(|mark| nodata::is_mark(chunk.samples.raw(at), mark));
                 for (at, missing) in missing[pixel..pixel + count].iter_mut().enumerate() {

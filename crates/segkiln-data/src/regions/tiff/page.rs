@@ -1,7 +1,6 @@
 //! Directories of a TIFF: layout of a page, its place, and decoders that stand at it.
 
 use std::{
-    collections::HashSet,
     fs::File,
     io::{self, BufReader},
     path::Path,
@@ -9,13 +8,19 @@ use std::{
 };
 
 use ::tiff::{
-    ColorType, TiffError,
+    TiffError,
     decoder::ChunkType,
-    tags::{ByteOrder, CompressionMethod, PlanarConfiguration, Predictor, Tag},
+    tags::{PlanarConfiguration, Tag},
 };
+use segkiln_core::Rgb;
 
+use super::{
+    codec::Codec,
+    samples::{Encoding, Number, Prediction},
+};
 use crate::{
-    DataError, DecodeOptions, Result, codecs,
+    DataError, DecodeOptions, Result,
+    codecs::{self, palette},
     regions::{GeoTags, TagValue, geo},
 };
 
@@ -31,38 +36,38 @@ pub(super) struct Page {
     pub ifd: u64,
     /// Width and height in pixels.
     pub size: [u32; 2],
-    pub bands: usize,
-    /// Bits of a sample.
-    pub bits: u8,
-    pub ycbcr: bool,
+    /// Values of a pixel, as they are stored.
+    pub samples: usize,
+    pub encoding: Encoding,
+    pub codec: Codec,
     pub planar: bool,
+    pub colors: Colors,
     /// Width and height of a tile, a strip, or a piece of a strip.
     pub chunk: [u32; 2],
-    /// Set if uncompressed strips are read in pieces.
-    pub raw: Option<Raw>,
-    /// Tiles or strips without bytes, which GDAL leaves out where there is no data.
-    pub absent: Arc<HashSet<u32>>,
-}
-
-/// Uncompressed strips that are read some rows at a time.
-#[derive(Debug, Clone)]
-pub(super) struct Raw {
-    /// Rows that are read at once.
-    pub rows: u32,
-    /// Rows of a strip, a multiple of `rows`.
+    /// Rows of a strip that is read in pieces, a multiple of the piece's; else those of the chunk.
     pub strip_rows: u32,
-    /// Offset of each strip.
-    pub offsets: Arc<Vec<u64>>,
-    pub order: ByteOrder,
-    pub kind: Kind,
+    pub blocks: Arc<Blocks>,
 }
 
-/// Type of the samples of an uncompressed strip.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    U8,
-    U16,
-    F32,
+/// Meaning of a pixel's values.
+#[derive(Debug, Clone)]
+pub(super) enum Colors {
+    /// Bands, gray and RGB among them.
+    Bands,
+    /// Full-range YCbCr of JPEG.
+    YCbCr,
+    /// Colors by their index.
+    Palette(Arc<Vec<Rgb>>),
+}
+
+/// Where the tiles or strips of a page are.
+#[derive(Debug)]
+pub(super) struct Blocks {
+    pub offsets: Vec<u64>,
+    /// Bytes of each; none where GDAL leaves blocks out that have no data.
+    pub bytes: Vec<u64>,
+    /// Whether there are some without bytes.
+    pub has_absent: bool,
 }
 
 impl Page {
@@ -70,70 +75,129 @@ impl Page {
     pub fn of(reader: &mut Reader, options: &DecodeOptions) -> std::result::Result<Self, String> {
         let error = |error| explain(error, options);
         let (width, height) = reader.dimensions().map_err(error)?;
-        let color = reader.colortype().map_err(|error| match error {
-            TiffError::UnsupportedError(_) => format!("{error}; save it as gray, RGB or bands"),
-            error => explain(error, options),
-        })?;
-        let bits = color.bit_depth();
-        if !matches!(bits, 1 | 2 | 4 | 8 | 16 | 32 | 64) {
-            return Err(format!("{bits} bits a sample are not supported; save it in 8 or 16"));
-        }
-        let ycbcr = matches!(color, ColorType::YCbCr(_));
-        if ycbcr && bits != 8 || matches!(color, ColorType::CMYK(_) | ColorType::CMYKA(_) | ColorType::Lab(_)) {
-            return Err(format!("colors of type {color:?} are not supported; save it as gray or RGB"));
-        }
         let number = |reader: &mut Reader, tag, absent: u16| -> std::result::Result<u16, String> {
             // One for each band in some files, which then are alike.
             let values = reader.find_tag_unsigned_vec(tag).map_err(error)?.unwrap_or_default();
             Ok(values.first().copied().unwrap_or(absent))
         };
         // Extra samples are bands like the others.
-        let bands = usize::from(number(reader, Tag::SamplesPerPixel, 1)?);
-        if bands != usize::from(color.num_samples()) {
-            return Err(format!("it has {bands} samples a pixel, of which {color:?} are the colors; save it as bands"));
-        }
+        let samples = usize::from(number(reader, Tag::SamplesPerPixel, 1)?);
         let planar = number(reader, Tag::PlanarConfiguration, 1)? == PlanarConfiguration::Planar.to_u16();
-        let (chunk_width, chunk_height) = reader.chunk_dimensions();
-        let is_strips = reader.get_chunk_type() == ChunkType::Strip;
-        let chunk = if is_strips { [width, chunk_height.min(height)] } else { [chunk_width, chunk_height] };
-        let format = number(reader, Tag::SampleFormat, 1)?;
-        let plain = number(reader, Tag::Compression, 1)? == CompressionMethod::None.to_u16()
-            && number(reader, Tag::Predictor, 1)? == Predictor::None.to_u16()
-            && number(reader, Tag::PhotometricInterpretation, 1)? != 0;
-        let kind = match (format, bits) {
-            (1, 8) => Some(Kind::U8),
-            (1, 16) => Some(Kind::U16),
-            (3, 32) => Some(Kind::F32),
-            _ => None,
+        let codec = Codec::of(number(reader, Tag::Compression, 1)?)?;
+        let photometric = number(reader, Tag::PhotometricInterpretation, 1)?;
+        let mut encoding = Encoding {
+            bits: u8::try_from(number(reader, Tag::BitsPerSample, 1)?).unwrap_or(u8::MAX),
+            number: match number(reader, Tag::SampleFormat, 1)? {
+                1 | 4 => Number::Unsigned,
+                2 => Number::Signed,
+                3 => Number::Float,
+                _ => return Err("complex numbers are not supported; save real ones".into()),
+            },
+            order: reader.byte_order(),
+            prediction: match number(reader, Tag::Predictor, 1)? {
+                2 => Prediction::Horizontal,
+                3 => Prediction::Float,
+                _ => Prediction::None,
+            },
+            reversed: number(reader, Tag::FillOrder, 1)? == 2,
+            inverted: photometric == 0,
         };
+        let bits = encoding.bits;
+        let unsigned = encoding.number == Number::Unsigned;
+        let colors = match photometric {
+            0 if samples > 1 => {
+                return Err("several bands of which the greatest number is black; save it as bands".into());
+            }
+            0..=2 => Colors::Bands,
+            3 if samples == 1 && unsigned && bits <= 16 => {
+                let map = reader.get_tag_u16_vec(Tag::ColorMap).map_err(error)?;
+                Colors::Palette(Arc::new(palette(&map, bits).ok_or("its palette is too short")?))
+            }
+            6 if samples == 3 && unsigned && bits == 8 && !planar => Colors::YCbCr,
+            _ => {
+                let name = match photometric {
+                    3 => "an index among other bands",
+                    5 => "CMYK",
+                    6 => "YCbCr in planes or other than 8 bits",
+                    8..=10 => "Lab",
+                    32_803 | 34_892 => "a camera's raw data",
+                    _ => "of an unknown number",
+                };
+                let cure = "save it as gray, RGB or bands";
+                return Err(format!("its photometric interpretation is not supported: {photometric}, {name}; {cure}"));
+            }
+        };
+        if matches!(colors, Colors::YCbCr) && codec != Codec::Jpeg {
+            let subsampling: Vec<u16> =
+                reader.find_tag_unsigned_vec(Tag::ChromaSubsampling).map_err(error)?.unwrap_or_default();
+            if subsampling != [1, 1] {
+                return Err("subsampled YCbCr is supported within JPEG only; save it as RGB".into());
+            }
+        }
+        match codec {
+            Codec::Jpeg if bits != 8 || !unsigned => {
+                return Err(format!(
+                    "JPEG of {bits} bits is not supported; save it without compression, or by deflate"
+                ));
+            }
+            // The decoder leaves extra samples out.
+            Codec::Jpeg if !planar && reader.colortype().map_or(0, |color| color.num_samples().into()) != samples => {
+                return Err(format!("JPEG of {samples} samples a pixel; save it as bands by deflate"));
+            }
+            Codec::Group4 if bits != 1 || samples != 1 || encoding.reversed => {
+                return Err(
+                    "CCITT group 4 is for one bit a pixel, the highest of a byte first; save it by deflate".into()
+                );
+            }
+            Codec::WebP if bits != 8 || !unsigned || planar => {
+                return Err("WebP is for bands of 8 bits side by side; save it by deflate".into());
+            }
+            // These have been made colors or numbers when they are given to us.
+            Codec::Jpeg | Codec::Group4 => {
+                encoding = Encoding { prediction: Prediction::None, reversed: false, inverted: false, ..encoding };
+            }
+            _ => {}
+        }
+        encoding.check()?;
+        let is_strips = reader.get_chunk_type() == ChunkType::Strip;
+        let (chunk_width, chunk_height) = reader.chunk_dimensions();
+        let chunk = if is_strips { [width, chunk_height.min(height)] } else { [chunk_width, chunk_height] };
+        let [offsets, bytes] = match is_strips {
+            true => [Tag::StripOffsets, Tag::StripByteCounts],
+            false => [Tag::TileOffsets, Tag::TileByteCounts],
+        };
+        let offsets = reader.get_tag_u64_vec(offsets).map_err(error)?;
+        let bytes = reader.get_tag_u64_vec(bytes).map_err(error)?;
+        let has_absent = bytes.contains(&0);
         let mut page = Self {
             ifd: reader.ifd_pointer().map_or(0, |pointer| pointer.0),
             size: [width, height],
-            bands,
-            bits,
-            ycbcr,
+            samples,
+            encoding,
+            codec,
             planar,
+            colors,
             chunk,
-            raw: None,
-            absent: Arc::default(),
+            strip_rows: chunk[1],
+            blocks: Arc::new(Blocks { offsets, bytes, has_absent }),
         };
-        let counts = if is_strips { Tag::StripByteCounts } else { Tag::TileByteCounts };
-        let counts = reader.get_tag_u64_vec(counts).map_err(error)?;
-        page.absent = Arc::new((0..).zip(&counts).filter(|(_, bytes)| **bytes == 0).map(|(index, _)| index).collect());
-        let row = u64::from(width) * bands as u64 * u64::from(bits).div_ceil(8);
-        if let (true, true, false, false, Some(kind)) =
-            (is_strips, plain && page.absent.is_empty(), planar, ycbcr, kind)
-            && row.saturating_mul(page.chunk[1].into()) > PIECE as u64
-        {
-            let offsets = reader.get_tag_u64_vec(Tag::StripOffsets).map_err(error)?;
-            let most = (PIECE as u64 / row.max(1)).clamp(1, u64::from(page.chunk[1])) as u32;
+        let row = encoding.row_bytes(u64::from(width) * page.channels() as u64).unwrap_or(u64::MAX);
+        if is_strips && codec == Codec::None && !has_absent && row.saturating_mul(chunk[1].into()) > PIECE as u64 {
+            let most = (PIECE as u64 / row.max(1)).clamp(1, u64::from(chunk[1])) as u32;
             // Pieces that strips are whole numbers of.
-            let rows = (1..=most).rev().find(|rows| page.chunk[1].is_multiple_of(*rows)).unwrap_or(1);
-            let (order, strip_rows) = (reader.byte_order(), page.chunk[1]);
-            page.chunk[1] = rows;
-            page.raw = Some(Raw { rows, strip_rows, offsets: Arc::new(offsets), order, kind });
+            page.chunk[1] = (1..=most).rev().find(|rows| chunk[1].is_multiple_of(*rows)).unwrap_or(1);
         }
         Ok(page)
+    }
+
+    /// Values of a pixel, as they are read.
+    pub fn bands(&self) -> usize {
+        if matches!(self.colors, Colors::Palette(_)) { 3 } else { self.samples }
+    }
+
+    /// Values of a pixel in a chunk.
+    pub fn channels(&self) -> usize {
+        if self.planar { 1 } else { self.samples }
     }
 
     /// Returns true for a smaller copy of `full`: the same bands and shape, up to the rounding of halved sides.
@@ -141,7 +205,11 @@ impl Page {
         let ratio = [0, 1].map(|axis| f64::from(full.size[axis]) / f64::from(self.size[axis].max(1)));
         let rounding = [0, 1].map(|axis| ratio[axis] / f64::from(self.size[axis].max(1)));
         let alike = (ratio[0] - ratio[1]).abs() <= rounding[0] + rounding[1] + 0.01 * ratio[0];
-        self.bands == full.bands && self.bits == full.bits && ratio[0] > 1.5 && ratio[1] > 1.5 && alike
+        self.bands() == full.bands()
+            && self.encoding.bits == full.encoding.bits
+            && ratio[0] > 1.5
+            && ratio[1] > 1.5
+            && alike
     }
 }
 
