@@ -28,6 +28,8 @@ use crate::common::{Failure, say};
 const CACHE: usize = 2 << 30;
 /// Images that are looked at before the first step.
 const LOOKED_AT: usize = 500;
+/// Classes of the sample in the repository.
+const SAMPLE_CLASSES: [&str; 2] = ["background", "nucleus"];
 
 /// A split of a data set.
 pub type Split = Arc<dyn Dataset<Sample<Instances>>>;
@@ -87,8 +89,8 @@ impl Data {
         Survey::of_some(&splits, LOOKED_AT)?;
         let record = DataRecord::of(&splits, decode)?;
         let [train, valid]: [Split; 2] = [train, valid].map(|split| Arc::new(Cached::new(split, CACHE)) as Split);
-        let (test, categories) = (valid.clone(), Vec::new());
-        Ok(Self { train, valid, test, classes, categories, truth: None, is_sample: false, record })
+        let test = valid.clone();
+        Ok(Self { train, valid, test, classes, categories: vec![], truth: None, is_sample: false, record })
     }
 }
 
@@ -132,7 +134,7 @@ impl Sources {
         }
         let test: Split = Arc::new(Cached::new(sample("test", decode)?, CACHE));
         let splits = [sample("train", decode)?, sample("val", decode)?];
-        Ok(Data { test, is_sample: true, ..Data::of(splits, sample_classes()?, decode)? })
+        Ok(Data { test, is_sample: true, ..Data::of(splits, Classes::new(SAMPLE_CLASSES)?, decode)? })
     }
 
     /// Faults of the data that the flags name.
@@ -140,8 +142,8 @@ impl Sources {
         let options = CocoOptions { masks, decode, ..CocoOptions::default() };
         Ok(match (&self.voc, &self.train_json) {
             (Some(folder), _) => {
-                let options = VocOptions { decode, ..VocOptions::default() };
-                let splits = ["train", "val"].map(|split| VocDetection::open(folder, split, options.clone()));
+                let open = |split| VocDetection::open(folder, split, VocOptions { decode, ..VocOptions::default() });
+                let splits = ["train", "val"].map(open);
                 let empty = [(&splits[0], "training"), (&splits[1], "validation")]
                     .map(|(split, name)| split.as_ref().ok()?.check_targets(folder, name).err());
                 data::check(splits.into_iter().chain(empty.into_iter().flatten().map(Err)))
@@ -176,19 +178,13 @@ fn left_out(what: &Path, objects: usize) -> Result<(), Failure> {
 
 /// The file, if COCO's figures can be computed with it; else they will be computed with the objects that were read.
 fn evaluable(file: &CocoFile, masks: bool) -> Result<Option<CocoFile>, Failure> {
-    let nothing = CocoResultFile::new("results", Vec::new());
-    let kinds = [IouType::Bbox, IouType::Segm];
-    for iou in kinds.into_iter().take(if masks { 2 } else { 1 }) {
-        if let Err(error) = coco_evaluate(file, &nothing, iou, CocoParams::default()) {
+    for iou in [IouType::Bbox, IouType::Segm].into_iter().take(if masks { 2 } else { 1 }) {
+        if let Err(error) = coco_evaluate(file, &CocoResultFile::new("results", vec![]), iou, CocoParams::default()) {
             say(format_args!("{error}; objects are evaluated by the areas of their masks or boxes"))?;
             return Ok(None);
         }
     }
     Ok(Some(file.clone()))
-}
-
-fn sample_classes() -> Result<Classes, Failure> {
-    Ok(Classes::new(["background", "nucleus"])?)
 }
 
 /// A split of the sample in the repository, whose labels are the numbers of objects.
@@ -200,5 +196,5 @@ fn sample(split: &str, decode: DecodeOptions) -> Result<DetectionDataset, Failur
         let image = folder.join(format!("images/{stem}.png"));
         entries.push(DetectionEntry { name: stem, image, instances: Instances::from_labels(&labels, |_| 1)? });
     }
-    Ok(DetectionDataset::new(entries, sample_classes()?)?.decode(decode))
+    Ok(DetectionDataset::new(entries, Classes::new(SAMPLE_CLASSES)?)?.decode(decode))
 }

@@ -10,7 +10,7 @@ use segkiln_data::{
 use segkiln_models::{SegmentationNetwork, config_file, volumes::StackedUNet3d};
 use serde::{Deserialize, Serialize};
 
-use crate::{PredictError, SegmentOptions, Segmenter, WindowOptions, run, segment_windows, segmentation::most_likely};
+use crate::{PredictError, SegmentOptions, Segmenter, WindowOptions, run, segment_windows};
 
 /// Preparation of a volume for a network: the same as for its training volumes, to be kept beside the network.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -214,6 +214,20 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         }
         Ok(options.back(LabelVolume::new(seen.geometry().clone(), labels)?, volume.geometry())?)
     }
+}
+
+/// The class with the highest value, the first of several; none if a value is NaN.
+fn most_likely(values: impl Iterator<Item = f32>) -> Option<u32> {
+    let (mut best, mut highest) = (0, f32::NEG_INFINITY);
+    for (class, value) in values.enumerate() {
+        if value.is_nan() {
+            return None;
+        }
+        if value > highest {
+            (best, highest) = (class as u32, value);
+        }
+    }
+    Some(best)
 }
 
 #[cfg(test)]
