@@ -195,7 +195,7 @@ fn swapped_folders_are_noticed() {
 #[test]
 fn voc_reads_palette_indices_and_void() {
     let disk = Disk::new();
-    disk.file("ImageSets/CocoSegmentation/train.txt", "2007_000032\n2007_000039\n");
+    disk.file("ImageSets/Segmentation/train.txt", "2007_000032\n2007_000039\n");
     for stem in ["2007_000032", "2007_000039"] {
         disk.image(&format!("JPEGImages/{stem}.jpg"), 3, 1);
         let mut bytes = Vec::new();
@@ -209,9 +209,9 @@ fn voc_reads_palette_indices_and_void() {
     assert_eq!(set.names(), ["2007_000032", "2007_000039"]);
     assert_eq!(set.get(1).unwrap().target.as_slice(), [0, 15, 255]);
     assert_contains(&message(VocSegmentation::open(disk.0.path(), "val")), &["val.txt"]);
-    disk.file("ImageSets/CocoSegmentation/val.txt", "2007_000032\nother\n");
+    disk.file("ImageSets/Segmentation/val.txt", "2007_000032\nother\n");
     assert_contains(&message(VocSegmentation::open(disk.0.path(), "val")), &["JPEGImages", "no image for 1 (other)"]);
-    disk.file("ImageSets/CocoSegmentation/val.txt", "\n");
+    disk.file("ImageSets/Segmentation/val.txt", "\n");
     assert_contains(&message(VocSegmentation::open(disk.0.path(), "val")), &["val.txt has no samples"]);
 }
 

@@ -7,7 +7,7 @@ use super::pairs::{Pairs, by_stem};
 use crate::{ColorMode, DecodeOptions, MaskFormat, Result, Sample, splits::read_list};
 
 /// The semantic segmentation part of Pascal VOC (Everingham et al. 2010), and other sets in its layout:
-/// `JPEGImages/*.jpg`, `SegmentationClass/*.png` (palette indices; 255 is void), `ImageSets/CocoSegmentation/<split>.txt`.
+/// `JPEGImages/*.jpg`, `SegmentationClass/*.png` (palette indices; 255 is void), `ImageSets/Segmentation/<split>.txt`.
 #[derive(Debug, Clone)]
 pub struct VocSegmentation(pub(super) Pairs);
 
@@ -27,7 +27,7 @@ impl VocSegmentation {
     /// As [`open`](Self::open).
     pub fn with_classes(root: impl AsRef<Path>, split: &str, classes: &Classes) -> Result<Self> {
         let root = root.as_ref();
-        let stems = read_list(root.join("ImageSets/CocoSegmentation").join(format!("{split}.txt")))?;
+        let stems = read_list(root.join("ImageSets/Segmentation").join(format!("{split}.txt")))?;
         let pairs = by_stem(&root.join("JPEGImages"), &root.join("SegmentationClass"), "", Some(&stems), false)?;
         Ok(Self(Pairs {
             pairs,
