@@ -221,7 +221,8 @@ pub fn attention_of(attention: &Tensor<4>, position: usize, grid: [usize; 2], si
 /// positions, divided by its largest value, enlarged to `size` (`[height, width]`).
 ///
 /// Where a block reduces its keys, as SegFormer's first three stages do, what goes to a key is shared by the square of positions that
-/// it was made of. The blocks of one stage have one grid; stages are followed one by one.
+/// it was made of. The blocks of one stage have one grid; stages are followed one by one. Of several sides of squares that give as
+/// many keys, the power of 2 is taken, as transformers reduce by such, else one that divides the grid.
 ///
 /// # Shapes
 /// Each `[1, heads, positions, keys]`, of a grid of `[height, width]` positions, with as many keys, or those of squares of the grid
@@ -236,8 +237,7 @@ pub fn rollout(attention: &[Tensor<4>], grid: [usize; 2], size: [usize; 2]) -> R
     let mut row = Tensor::<2>::full([1, positions], 1.0 / positions.max(1) as f64, &last.device());
     for block in attention.iter().rev() {
         let [_, heads, queries, keys] = block.dims();
-        let side = (1..=grid[0].min(grid[1])).find(|side| (grid[0] / side) * (grid[1] / side) == keys);
-        let Some(side) = side.filter(|_| queries == positions) else {
+        let Some(side) = reduction(grid, keys).filter(|_| queries == positions) else {
             return refuse(format!(
                 "needs blocks of {positions} positions, of one stage, and a key for each or for squares of them; one has {queries} and {keys}"
             ));
@@ -246,6 +246,13 @@ pub fn rollout(attention: &[Tensor<4>], grid: [usize; 2], size: [usize; 2]) -> R
         row = (row.clone() + shared(row.matmul(mean), grid, side)).mul_scalar(0.5);
     }
     enlarged(row.reshape([1, 1, 1, positions]), grid, size)
+}
+
+/// Side of the squares of a grid that have a key each; none if squares cannot give so many keys.
+fn reduction([height, width]: [usize; 2], keys: usize) -> Option<usize> {
+    let sides = || (1..=height.min(width)).filter(|side| (height / side) * (width / side) == keys);
+    let divides = |side: &usize| height.is_multiple_of(*side) && width.is_multiple_of(*side);
+    sides().find(|side| side.is_power_of_two()).or_else(|| sides().find(divides)).or_else(|| sides().next())
 }
 
 /// Weights of keys, each shared by the positions of a square of the grid; those beyond the last square have none.
@@ -287,6 +294,14 @@ mod tests {
         for (index, found) in map.as_slice().iter().enumerate() {
             let is_second = index < 10 && (2..4).contains(&(index % 5));
             let expected = if is_second { 1.0 } else { others / second };
+            assert!((found - expected).abs() < 1e-6, "{index}: {found}");
+        }
+        // Four keys of 16 by 16 positions are of squares of 8, though squares of 6 would give as many.
+        assert_eq!([16, 12, 9].map(|side| reduction([side, side], 4)), [Some(8), Some(6), Some(4)]);
+        let last = Tensor::<1>::from_floats([0.0, 0.0, 0.0, 1.0], &device).reshape([1, 1, 1, 4]).repeat_dim(2, 256);
+        let map = rollout(&[last], [16, 16], [16, 16]).unwrap();
+        for (index, found) in map.as_slice().iter().enumerate() {
+            let expected = if index / 16 >= 8 && index % 16 >= 8 { 1.0 } else { 0.2 };
             assert!((found - expected).abs() < 1e-6, "{index}: {found}");
         }
         let own = attention_of(&block([0.25, 0.75, 0.5, 0.5]), 0, [1, 2], [1, 2]).unwrap();
