@@ -96,7 +96,8 @@ fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let data = args.sources.open(None, args.decode.options())?;
     let all = data.train.len();
-    if args.begin == 0 || args.rounds == 0 || args.begin + (args.rounds - 1) * args.add > all {
+    let most = args.rounds.saturating_sub(1).saturating_mul(args.add).saturating_add(args.begin);
+    if [args.begin, args.add, args.rounds].contains(&0) || most > all {
         return Err(
             format!("--begin, --add and --rounds ask for more than the {all} images there are, or for none").into()
         );
@@ -126,7 +127,8 @@ fn run(args: &Args) -> Result<(), Failure> {
             }
         }
     }
-    fs::write(args.out.join("active_learning.csv"), table)?;
+    let path = args.out.join("active_learning.csv");
+    fs::write(&path, table).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     say(json!({ "rounds": found, "images": all, "seconds": start.elapsed().as_secs_f64() }))?;
     Ok(())
 }
