@@ -42,7 +42,7 @@ pub trait Subject: Quantizable<Error = PredictError> {
     fn measure(&self, samples: &[Sample<Self::Target>]) -> Result<f64, PredictError>;
 }
 
-/// Dice, the mean of the classes that are there but for the first, the background.
+/// Dice, the mean of the classes that are there but for the first, the background; 1 where nothing else is there or found.
 impl Subject for Segmenter {
     const MEASURE: &'static str = "dice";
 
@@ -84,7 +84,10 @@ impl Subject for Segmenter {
             matrix.update_maps(found.map(), target).expect("a map has its classes' labels and its mask's size");
         }
         let found: Vec<f64> = (1..matrix.classes()).filter_map(|class| matrix.dice(class)).collect();
-        Ok(found.iter().sum::<f64>() / found.len().max(1) as f64)
+        if found.is_empty() {
+            return Ok(1.0);
+        }
+        Ok(found.iter().sum::<f64>() / found.len() as f64)
     }
 }
 
