@@ -54,7 +54,7 @@ fn with_budget(kind: AttackKind, args: &Args) -> Attack {
     Attack { norm, seed: args.machine.seed, ..Attack::new(kind, args.epsilon) }.with_steps(args.steps)
 }
 
-/// ObjectPart of an object, by the flag's word.
+/// Part of an object, by the flag's word.
 pub fn part(name: &str) -> Result<ObjectPart, Failure> {
     match name {
         "score" => Ok(ObjectPart::Score),

@@ -63,7 +63,7 @@ struct Args {
     /// Object of a detector, best score first, from 0
     #[arg(long, conflicts_with = "class")]
     object: Option<usize>,
-    /// ObjectPart of the object that is asked about: score, box (its score and place) or mask
+    /// Part of the object that is asked about: score, box (its score and place) or mask
     #[arg(long, default_value = "score", conflicts_with = "class")]
     part: String,
     /// Pixels that are asked about: predicted (those that the network gives the class), image, or X,Y

@@ -1,6 +1,6 @@
 //! Explanations, adversarial robustness and uncertainty of segmentation networks and detectors.
 //!
-//! - [`Question`]: a network, an image and a [`ExplanationTarget`]; [`methods()`]: ways to answer it, from gradients to class activation maps;
+//! - [`Question`]: a network, an image and an [`ExplanationTarget`]; [`methods()`]: ways to answer it, from gradients to class activation maps;
 //! - [`faithfulness()`], [`points_at`], [`randomized_weights`]: measures of an explanation;
 //! - [`feature_maps`], [`attention_of`], [`ActivationMaximization`]: looks into the network;
 //! - [`Attack`], [`SmallestChange`], [`Patch`]: changes of an image that fool the network; [`robustness()`]: figures against the size of

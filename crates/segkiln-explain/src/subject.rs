@@ -5,7 +5,7 @@ use segkiln_models::LayerMaps;
 
 use crate::{ExplainError, ExplanationTarget, Result};
 
-/// A network that can be asked for reasons: it computes the number that a [`ExplanationTarget`] is, with gradients where the image has them.
+/// A network that can be asked for reasons: it computes the number that an [`ExplanationTarget`] is, with gradients where the image has them.
 ///
 /// [`SegmentationSubject`](crate::SegmentationSubject) is one of any segmentation network.
 pub trait Subject {
