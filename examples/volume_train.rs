@@ -104,10 +104,11 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
-    let (device, decode) = (args.machine.device()?, args.decode.options());
-    let (seed, patch) = (args.machine.seed, args.patch);
+    let (device, decode, seed, patch) = (args.machine.device()?, args.decode.options(), args.machine.seed, args.patch);
     let folder = CaseFolder::open(&args.data, &decode.limits)?;
     let (classes, ignore_index) = (folder.classes().clone(), folder.classes().ignore_index());
+    // A tolerance out of range is refused before the training, not after it.
+    let table = CaseTable::new((1..classes.count() as u32).collect(), args.tolerance)?;
     let turned = VolumeOptions { canonical: true, ..VolumeOptions::default() };
     let load = |index| turned.prepare_case(&folder.load(index, &decode.limits)?.0);
     let cases = (0..folder.len()).map(load).collect::<Result<Vec<Case>, _>>()?;
@@ -156,7 +157,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     })?;
 
     let segmenter = Segmenter::<StackedUNet3d>::new(outcome.model, card, &device)?;
-    let table = measure(args, &folder, &fold.val, &segmenter, &volume)?;
+    let table = measure(args, &folder, &fold.val, &segmenter, &volume, table)?;
     let mean = |values: Vec<f64>| (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64);
     say(json!({
         "split": "val",
@@ -176,10 +177,9 @@ fn measure(
     cases: &[usize],
     segmenter: &Segmenter<StackedUNet3d>,
     options: &VolumeOptions,
+    mut table: CaseTable,
 ) -> Result<CaseTable, Failure> {
-    let (labels, ignored) = (1..folder.classes().count() as u32, folder.classes().ignore_index());
-    let mut table = CaseTable::new(labels.collect(), args.tolerance)?;
-    let written = args.out.join("validation");
+    let (ignored, written) = (folder.classes().ignore_index(), args.out.join("validation"));
     std::fs::create_dir_all(&written).map_err(|error| format!("cannot create {}: {error}", written.display()))?;
     for index in cases {
         let (case, header) = folder.load(*index, &args.decode.options().limits)?;

@@ -532,6 +532,10 @@ fn a_folder_of_volumes_is_learned_and_one_is_segmented_on_its_grid() {
     assert_eq!((&again["dice"], &again["surface_dice"]), (&result["dice"], &result["surface_dice"]));
     assert!(run_badly(&mut train(&["--resume", "--patch", "8,16,32"])).contains("data.volume.patch"));
     assert!(run_badly(&mut train(&["--fold", "5"])).contains("--fold must be less than 5"));
+    // Refused before anything is trained.
+    let mut refused = train(&["--tolerance=-1"]);
+    assert!(run_badly(refused.arg("--out").arg(at("refused"))).contains("tolerance"));
+    assert!(!at("refused").exists());
 
     // A volume on a slanted grid with the columns to the left.
     let case = ball(9);
