@@ -13,6 +13,7 @@ use crate::{
     DataError, Limits, Result,
     datasets::{add_file, entries, hexadecimal},
     text::read_bytes,
+    warn::{self, warn},
 };
 
 /// A folder of NIfTI images with labels, as nnU-Net and the Medical Segmentation Decathlon have them: `imagesTr`, `labelsTr` and
@@ -100,7 +101,8 @@ impl CaseFolder {
         self.cases.len()
     }
 
-    /// Reads a case, and the header of its first image.
+    /// Reads a case, and the header of its first image. Voxels of all files are paired by their numbers; where axes run in other
+    /// directions than the first image's, it is warned of.
     ///
     /// # Errors
     /// If a file cannot be read, images and labels of the case are not on one grid, there are other channels than `dataset.json`
@@ -116,6 +118,13 @@ impl CaseFolder {
             let (size, spacing) = (geometry.size(), geometry.spacing());
             let same = found.spacing().iter().zip(spacing).all(|(a, b)| (a - b).abs() <= 1e-3 * b);
             if found.size() == size && same {
+                let (codes, expected) = (found.axis_codes(), geometry.axis_codes());
+                // Headers of labels are often empty, so this may mean nothing.
+                if codes != expected {
+                    let text = "voxels are paired by their numbers; if labels look mirrored, reorient one of the files";
+                    let first = images[0].display();
+                    warn(warn::DIRECTIONS, path, format_args!("axes run {codes}, those of {first} {expected}: {text}"));
+                }
                 return Ok(());
             }
             let reason = format!(
