@@ -115,6 +115,12 @@ fn write_quantized<S: Subject>(args: &Args, trained: &S, device: &Device) -> Res
     };
     let settings = QuantizeOptions { method: args.method, max_loss: args.max_loss };
     let quantized = quantize(trained, &pictures, settings, S::predict, |subject: &S| subject.measure(&samples))?;
+    // COCO's average precision is -1 where there is no object.
+    if args.max_loss.is_some() && quantized.before < 0.0 {
+        return Err(
+            "--max-loss needs objects to measure, and there are none in these images; give others, or --data".into()
+        );
+    }
     for layer in &quantized.kept {
         say(format_args!("kept in bf16: {layer}"))?;
     }
