@@ -551,6 +551,8 @@ fn a_folder_of_volumes_is_learned_and_one_is_segmented_on_its_grid() {
     let both = pairs.filter(|(found, truth)| **found == 1 && **truth == 1).count();
     let all = labels.as_slice().iter().chain(case.labels.as_slice()).filter(|label| **label == 1).count();
     assert!(2.0 * both as f64 / all as f64 > 0.7, "{both} of {all}");
+    let mut reduced = unet_predict(&at("run"), &at("ct.nii.gz"), &at("out"));
+    assert!(run_badly(reduced.args(["--precision", "bf16"])).contains("not for volumes"));
     fs::write(at("a.png"), "").unwrap();
     assert!(run_badly(&mut unet_predict(&at("run"), &at("a.png"), &at("out"))).contains("network of volumes"));
 }

@@ -17,6 +17,12 @@ pub struct Numbers {
 }
 
 impl Numbers {
+    /// Whether fewer bits than those of f32 were asked for.
+    #[allow(dead_code, reason = "only unet_predict takes what has no other precision: volumes")]
+    pub fn is_reduced(&self) -> bool {
+        matches!(self.precision, Some(PrecisionChoice::Fixed(Precision::Bf16 | Precision::Int8)))
+    }
+
     /// The predictor in the precision that was asked for: `fixed` brings it to one, `fastest` looks for the fastest.
     pub fn choose<P, E: Into<Failure>, F: Into<Failure>>(
         &self,

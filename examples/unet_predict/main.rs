@@ -108,6 +108,9 @@ fn run(args: &Args) -> Result<(), Failure> {
         if cleaning.is_some() {
             return Err("--clean is for images, not for volumes".into());
         }
+        if args.numbers.is_reduced() {
+            return Err("--precision bf16 and int8 are for images, not for volumes".into());
+        }
         return args.volumes.segment(&args.model, &device, &args.input, &args.output, &options, args.decode.options());
     }
     Volumes::refuse_pictures(&args.model)?;

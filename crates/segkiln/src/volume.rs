@@ -129,7 +129,8 @@ impl VolumeOptions {
 
 impl Segmenter<StackedUNet3d> {
     /// Segments a volume window by window, as [`segment_windows`] does. The labels are on the volume's own grid, whatever it was
-    /// resampled to in between. In memory are the logits of all its voxels.
+    /// resampled to in between. In memory are the logits of all its voxels. Networks of three dimensions compute in f32, whatever
+    /// [`precision`](Self::precision) says.
     ///
     /// # Errors
     /// [`PredictError::Option`] if the options have no patch or an overlap out of range, or the volume other channels than the network
