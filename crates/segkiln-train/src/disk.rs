@@ -10,9 +10,19 @@ use burn::store::burn_pack::AtomicFile;
 
 use crate::{Result, TrainError};
 
-/// Everything that a training writes into its folder, `config.json` last: what has it is a run.
-pub(crate) const OWN: [&str; 7] =
-    ["checkpoint", "overlays", "best.bpk", "last.bpk", "metrics.csv", "curves.svg", "config.json"];
+/// Everything that a training, or a program after it, writes into its folder, `config.json` last: what has it is a run.
+pub(crate) const OWN: [&str; 10] = [
+    "checkpoint",
+    "overlays",
+    "validation",
+    "cases.csv",
+    "cases_summary.csv",
+    "best.bpk",
+    "last.bpk",
+    "metrics.csv",
+    "curves.svg",
+    "config.json",
+];
 
 /// Writes a text file under a temporary name and renames it.
 ///

@@ -398,7 +398,8 @@ mod tests {
     fn only_a_run_s_own_files_are_moved() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("out");
-        let (own, others) = (["config.json", "best.bpk", "overlays/a.png"], ["images/a.png", "train.txt", "notes.csv"]);
+        let own = ["config.json", "best.bpk", "overlays/a.png", "validation/a.nii.gz", "cases.csv"];
+        let others = ["images/a.png", "train.txt", "notes.csv"];
         for name in own.iter().chain(&others) {
             let path = folder.join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
