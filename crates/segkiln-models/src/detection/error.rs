@@ -120,7 +120,8 @@ pub fn check_targets(
         }
     }
     if targets.len() > images.len() {
-        return Err(DetectionError::Target { image: images.len(), size: Size { width: 0, height: 0 }, target: None });
+        let (size, target) = (Size { width: 0, height: 0 }, targets.get(images.len()).map(Instances::size));
+        return Err(DetectionError::Target { image: images.len(), size, target });
     }
     Ok(())
 }
