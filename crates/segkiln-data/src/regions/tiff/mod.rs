@@ -30,6 +30,9 @@ use crate::{
 
 /// Pages and reduced copies that are looked at.
 const MOST_PAGES: usize = 1000;
+/// Sub-IFDs that are looked at. All of them may name the same tables, so more would take the time and memory of many such files;
+/// of levels in half the width and height there are 32 at most.
+const MOST_SUB_IFDS: usize = 64;
 
 /// A TIFF or BigTIFF that is read by region; its levels are the first page and the reduced copies of it, in sub-IFDs and on further
 /// pages.
@@ -82,7 +85,7 @@ impl TiffSource {
         let missing = options.nodata.or_else(|| nodata::of_tag(&reader.get_tag_ascii_string(Tag::GdalNodata).ok()?));
         let geo = geo_tags(&mut reader);
         let mut candidates: Vec<u64> = reader.find_tag_unsigned_vec(Tag::SubIfd).ok().flatten().unwrap_or_default();
-        candidates.truncate(MOST_PAGES);
+        candidates.truncate(MOST_SUB_IFDS);
         while candidates.len() < MOST_PAGES && reader.more_images() && next_page(&mut reader).is_ok() {
             candidates.extend(reader.ifd_pointer().map(|pointer| pointer.0));
         }
