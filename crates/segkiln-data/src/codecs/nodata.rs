@@ -49,7 +49,9 @@ pub(crate) fn of_tag(text: &str) -> Option<f64> {
 pub(crate) fn is_mark(value: f64, mark: f64) -> bool {
     let near = if mark.is_finite() && mark.abs() > 1e30 { mark.abs() * 1e-4 } else { 0.0 };
     let infinite = value.is_infinite() && mark.abs() > f64::from(f32::MAX) && value.signum() == mark.signum();
-    (value.is_nan() && mark.is_nan()) || infinite || (value - mark).abs() <= near
+    // Of floats and signed integers the mark is that of 32 bits.
+    let rounded = (mark < 0.0 || mark.fract() != 0.0) && value == f64::from(mark as f32);
+    (value.is_nan() && mark.is_nan()) || infinite || rounded || (value - mark).abs() <= near
 }
 
 /// Puts the mean of a channel's other pixels where all channels of a pixel are `missing`.

@@ -318,6 +318,19 @@ fn depths_of_no_whole_byte_are_refused() {
 }
 
 #[test]
+fn bytes_that_begin_with_their_lowest_bit_are_refused() {
+    let folder = Folder::new();
+    for order in [1, 2] {
+        let tiff = with(entries([8, 1], &[1], 1, 1), 266, 3, vec![order, 0]);
+        let path = folder.file("order.tif", tiff_bytes(&[(tiff, vec![0b1000_0000])]));
+        match order {
+            1 => assert_eq!(image(&path, ColorMode::Gray).unwrap().as_slice()[..2], [1.0, 0.0]),
+            _ => assert!(message(image(&path, ColorMode::Gray), &path).contains("FillOrder 2")),
+        }
+    }
+}
+
+#[test]
 fn missing_data_are_filled_or_refused() {
     let folder = Folder::new();
     let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
@@ -344,6 +357,9 @@ fn missing_data_are_filled_or_refused() {
             assert!(error.contains("(x 1, y 0)"), "{error}");
         }
     }
+    // A tag of more digits than a float has.
+    let path = float(&[1.0, -9999.9, 3.0, -9999.9], Some("-9999.9"));
+    assert_eq!(image(&path, ColorMode::Gray).unwrap().as_slice(), [1.0, 2.0, 3.0, 2.0]);
     let path = float(&[-9999.0; 3], Some("-9999"));
     assert!(message(image(&path, ColorMode::Gray), &path).contains("all its pixels"));
     // A deep sea, and no marks.
