@@ -150,6 +150,21 @@ impl<S: RegionSource> RegionSource for ResampledSource<S> {
     }
 
     fn is_wanted(&self, level: usize, region: Region) -> bool {
-        level == self.level() || self.source.is_wanted(level, region)
+        if level != self.level() {
+            return self.source.is_wanted(level, region);
+        }
+        let (old, new) = (self.levels[self.from], self.levels[level]);
+        if !region.is_within(new.size()) {
+            return true;
+        }
+        // The pixels of the finer level that the region lies on.
+        let span = |first: u32, length: u32, old: u32, new: u32| {
+            let place = |at: u32| u64::from(at) * u64::from(old);
+            let start = (place(first) / u64::from(new)) as u32;
+            (start, place(first + length).div_ceil(new.into()) as u32 - start)
+        };
+        let (left, width) = span(region.left, region.width, old.width, new.width);
+        let (top, height) = span(region.top, region.height, old.height, new.height);
+        self.source.is_wanted(self.from, Region { left, top, width, height })
     }
 }

@@ -629,6 +629,10 @@ fn areas_are_touched_from_within() {
     // A quarter of the resolution.
     let mask = Area::of_mask(LabelMap::new(24, 16, labels.collect()).unwrap()).unwrap();
     for (area, name) in [(polygons, "polygons"), (mask, "mask")] {
+        assert!(!area.touches([200.0, 0.0, 210.0, 64.0], Size { width: 96, height: 64 }), "{name} beyond the picture");
+        // A level that is made of a selected picture is selected too.
+        let selected = SelectedSource::new(Scene::new(), vec![area.clone()]);
+        let resampled = ResampledSource::new(selected, Size { width: 48, height: 32 }).unwrap();
         let source = SelectedSource::new(
             ResampledSource::new(Scene::new(), Size { width: 48, height: 32 }).unwrap(),
             vec![area],
@@ -648,6 +652,7 @@ fn areas_are_touched_from_within() {
             let region = Region { left: left / 2, top: top / 2, width: width / 2, height: height / 2 };
             if left % 2 == 0 && width % 2 == 0 {
                 assert_eq!(source.is_wanted(1, region), wanted, "{name} {left} {top} of the second level");
+                assert_eq!(resampled.is_wanted(1, region), wanted, "{name} {left} {top} of the second level");
             }
         }
     }
