@@ -134,7 +134,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     if let Some(twice) = written.iter().find(|path| !known.insert(*path)) {
         return Err(format!("{} would be written twice; rename an image", twice.display()).into());
     }
-    refuse_replacing(images.values(), &written)?;
+    refuse_replacing(images.values().chain(args.large.areas()).chain(&args.clean), &written)?;
     std::fs::create_dir_all(&args.output)
         .map_err(|error| format!("cannot create {}: {error}", args.output.display()))?;
     for path in images.keys().flat_map(|stem| objects(stem).paths()) {
