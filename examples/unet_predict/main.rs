@@ -18,7 +18,7 @@ use clap::Parser;
 use image::DynamicImage;
 use segkiln::{
     PartialFailure, PredictError, SegmentOptions, Segmenter,
-    data::{Cleaning, DenseCrf, read_dynamic, refuse_replacing, write_image, write_labels},
+    data::{Cleaning, DataError, DenseCrf, read_dynamic, refuse_replacing, write_image, write_labels},
 };
 use serde_json::json;
 
@@ -145,9 +145,9 @@ fn run(args: &Args) -> Result<(), Failure> {
         let [map, overlay, tiff] = outputs(stem);
         let segmented = match args.large.source(path, args.decode.options()).map_err(PredictError::from) {
             Ok(Some(_)) if cleaning.is_some() => {
-                let reason =
-                    "is for pictures that are read whole, as a component may be as large as the picture".into();
-                Err(PredictError::Option { option: "clean", reason })
+                let why = "is for pictures that are read whole, as a component may be as large as the picture";
+                let reason = format!("{why}; {} is read by region", path.display());
+                Err(PredictError::from(DataError::Option { option: "clean", reason }))
             }
             Ok(Some(source)) => segment_large(args, &segmenter, &source, &tiff, &objects(stem)).map(|()| None),
             Ok(None) => segment_whole(args, &segmenter, path, (&options, cleaning.as_ref()), &objects(stem)).map(Some),
