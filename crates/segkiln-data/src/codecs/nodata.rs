@@ -13,6 +13,11 @@ const ABSURD: f32 = 1e15;
 pub(super) trait Sample: Copy + PartialEq {
     fn value(self) -> f64;
     fn of(mean: f64) -> Self;
+
+    /// The mark as such samples have it.
+    fn mark(mark: f64) -> f64 {
+        mark
+    }
 }
 
 macro_rules! sample {
@@ -38,6 +43,10 @@ impl Sample for f32 {
     fn of(mean: f64) -> Self {
         mean as Self
     }
+
+    fn mark(mark: f64) -> f64 {
+        of_floats(mark)
+    }
 }
 
 /// The number that GDAL's tag holds as text.
@@ -45,19 +54,23 @@ pub(crate) fn of_tag(text: &str) -> Option<f64> {
     text.trim_matches(|c: char| c.is_whitespace() || c == '\0').parse().ok()
 }
 
+/// The mark as floats of 32 bits have it, which round -9999.9 as well as 2147483647.
+pub(crate) fn of_floats(mark: f64) -> f64 {
+    f64::from(mark as f32)
+}
+
 /// Returns true if a value marks missing data. Tags round such numbers as -3.4028235e38 in their own way.
 pub(crate) fn is_mark(value: f64, mark: f64) -> bool {
     let near = if mark.is_finite() && mark.abs() > 1e30 { mark.abs() * 1e-4 } else { 0.0 };
     let infinite = value.is_infinite() && mark.abs() > f64::from(f32::MAX) && value.signum() == mark.signum();
-    // Of floats and signed integers the mark is that of 32 bits.
-    let rounded = (mark < 0.0 || mark.fract() != 0.0) && value == f64::from(mark as f32);
-    (value.is_nan() && mark.is_nan()) || infinite || rounded || (value - mark).abs() <= near
+    (value.is_nan() && mark.is_nan()) || infinite || (value - mark).abs() <= near
 }
 
 /// Puts the mean of a channel's other pixels where all channels of a pixel are `missing`.
 pub(super) fn fill<T: Sample>(values: &mut [T], channels: usize, missing: Option<f64>, path: &Path) -> Result<()> {
     let Some(missing) = missing else { return Ok(()) };
-    let is_missing = |value: &T| is_mark(value.value(), missing);
+    let mark = T::mark(missing);
+    let is_missing = |value: &T| is_mark(value.value(), mark);
     let gone: Vec<bool> = values.chunks_exact(channels).map(|pixel| pixel.iter().all(is_missing)).collect();
     let pixels = gone.iter().filter(|gone| !**gone).count();
     if pixels == gone.len() {

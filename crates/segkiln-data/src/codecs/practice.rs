@@ -10,6 +10,7 @@ use super::{
     tests::{Folder, image, labels, message, png_bytes},
     *,
 };
+use crate::regions::{Region, RegionSource, TiffSource};
 
 /// Tag, type, and values as they are stored.
 type Entry = (u16, u16, Vec<u8>);
@@ -357,9 +358,14 @@ fn missing_data_are_filled_or_refused() {
             assert!(error.contains("(x 1, y 0)"), "{error}");
         }
     }
-    // A tag of more digits than a float has.
-    let path = float(&[1.0, -9999.9, 3.0, -9999.9], Some("-9999.9"));
-    assert_eq!(image(&path, ColorMode::Gray).unwrap().as_slice(), [1.0, 2.0, 3.0, 2.0]);
+    // Tags of more digits than a float has.
+    for (mark, tag) in [(-9999.9, "-9999.9"), (2_147_483_648.0, "2147483647")] {
+        let path = float(&[1.0, mark, 3.0, mark], Some(tag));
+        assert_eq!(image(&path, ColorMode::Gray).unwrap().as_slice(), [1.0, 2.0, 3.0, 2.0], "{tag}");
+        let source = TiffSource::open(&path, DecodeOptions::default()).unwrap();
+        let pixels = source.read(0, Region { left: 0, top: 0, width: 4, height: 1 }).unwrap();
+        assert_eq!(pixels.missing, [false, true, false, true], "{tag}");
+    }
     let path = float(&[-9999.0; 3], Some("-9999"));
     assert!(message(image(&path, ColorMode::Gray), &path).contains("all its pixels"));
     // A deep sea, and no marks.

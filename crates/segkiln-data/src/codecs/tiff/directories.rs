@@ -53,9 +53,11 @@ pub(crate) fn next_page<R: Read + Seek>(decoder: &mut Reader<R>) -> TiffResult<(
 }
 
 /// Tags that are read at each directory, by the decoder or by us.
-const READ: [Tag; 22] = [
+const READ: [Tag; 24] = [
     Tag::NewSubfileType,
     Tag::FillOrder,
+    Tag::Orientation,
+    Tag::GdalNodata,
     Tag::ImageWidth,
     Tag::ImageLength,
     Tag::BitsPerSample,
@@ -79,9 +81,8 @@ const READ: [Tag; 22] = [
 ];
 
 /// Tags that are read of one directory of a file.
-const READ_ONCE: [Tag; 13] = [
+const READ_ONCE: [Tag; 11] = [
     Tag::ImageDescription,
-    Tag::Orientation,
     Tag::XResolution,
     Tag::YResolution,
     Tag::ResolutionUnit,
@@ -92,7 +93,6 @@ const READ_ONCE: [Tag; 13] = [
     Tag::GeoKeyDirectoryTag,
     Tag::GeoDoubleParamsTag,
     Tag::GeoAsciiParamsTag,
-    Tag::GdalNodata,
 ];
 
 fn check<R: Read + Seek>(decoder: &mut Reader<R>, directory: IfdPointer) -> TiffResult<()> {

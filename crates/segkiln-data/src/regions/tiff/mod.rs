@@ -252,7 +252,7 @@ impl RegionSource for TiffSource {
                 (_, false) => chunk.samples.copy(first, count * bands, target, 1, page.encoding.bits),
             }
             if marked && !chunk.absent {
-                let is_mark = |at: usize| self.missing.is_some_and(|mark| nodata::is_mark(chunk.samples.raw(at), mark));
+                let is_mark = |at: usize| self.missing.is_some_and(|mark| chunk.samples.is_mark(at, mark));
                 for (at, missing) in missing[pixel..pixel + count].iter_mut().enumerate() {
                     let first = first + at * chunk.channels;
                     *missing = *missing && (first..first + chunk.channels).all(is_mark);
