@@ -692,6 +692,10 @@ fn resampled_regions_are_those_of_the_whole_level() {
     assert_eq!(source.levels()[1], Level { width: 32, height: 21, scale: (3.0f64 * 64.0 / 21.0).sqrt() });
     let found = source.read(1, Region { left: 28, top: 4, width: 4, height: 3 }).unwrap();
     assert!(found.missing.is_empty() && found.image.as_slice().iter().all(|value| value.is_finite()));
+    // Regions with that column and without have the same other pixels.
+    let all = source.read(1, Region { left: 0, top: 0, width: 32, height: 21 }).unwrap().image;
+    let part = source.read(1, Region { left: 4, top: 3, width: 12, height: 9 }).unwrap().image;
+    assert_eq!(part, all.crop(4, 3, 12, 9));
     // Enlarged it is some pixels.
     let source = ResampledSource::at_microns_per_pixel(Scene::new(), 0.125).unwrap();
     let found = source.read(1, Region { left: 356, top: 40, width: 12, height: 5 }).unwrap();
