@@ -405,6 +405,18 @@ fn what_cannot_be_read_is_named() {
 }
 
 #[test]
+fn regions_over_the_limit_are_refused() {
+    // 4 bytes a pixel.
+    for (max_bytes, fits) in [(25_200, true), (25_199, false)] {
+        let limits = Limits { max_bytes, ..Limits::default() };
+        let source = TiffSource::open(fixture("strips_lzw"), DecodeOptions::from(&limits)).unwrap();
+        let all = Region { left: 0, top: 0, width: 90, height: 70 };
+        assert_eq!(source.read(0, all).is_ok(), fits);
+        assert_eq!(source.read_labels(0, all).is_ok(), fits);
+    }
+}
+
+#[test]
 fn bands_become_colors() {
     let region = Region { left: 5, top: 6, width: 2, height: 1 };
     let pixels = open("tiles_deflate").read(0, region).unwrap();

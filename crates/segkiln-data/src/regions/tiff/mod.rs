@@ -148,6 +148,7 @@ impl TiffSource {
     /// [`DataError::Region`] if the region is not within the level, cannot be read, or is not of such numbers.
     pub fn read_labels(&self, level: usize, region: Region) -> Result<Vec<u32>> {
         check(self, level, region)?;
+        self.check_bytes(level, region, 1)?;
         let mut labels = vec![0; region.width as usize * region.height as usize];
         let mut are_labels = self.pages[level].samples == 1;
         self.visit(level, region, |chunk, Piece { first, pixel, count, .. }| {
@@ -159,6 +160,17 @@ impl TiffSource {
             return Err(DataError::Region { path: self.path.clone(), level, region, reason });
         }
         Ok(labels)
+    }
+
+    /// Refuses a region whose values, of 4 bytes each, are over the limit.
+    fn check_bytes(&self, level: usize, region: Region, values: usize) -> Result<()> {
+        let bytes = (u64::from(region.width) * u64::from(region.height)).saturating_mul(4 * values as u64);
+        let limit = self.options.limits.max_bytes;
+        if bytes <= limit {
+            return Ok(());
+        }
+        let reason = format!("it needs more than the limit of {limit} bytes; read less at once, or raise `Limits`");
+        Err(DataError::Region { path: self.path.clone(), level, region, reason })
     }
 
     /// Calls `f` with each row of each chunk that a region has pixels of.
@@ -235,12 +247,7 @@ impl RegionSource for TiffSource {
         let page = &self.pages[level];
         let bands = page.bands();
         let (width, height) = (region.width as usize, region.height as usize);
-        let bytes = (u64::from(region.width) * u64::from(region.height)).saturating_mul(4 * bands as u64);
-        if bytes > self.options.limits.max_bytes {
-            let limit = self.options.limits.max_bytes;
-            let reason = format!("it needs more than the limit of {limit} bytes; read less at once, or raise `Limits`");
-            return Err(DataError::Region { path: self.path.clone(), level, region, reason });
-        }
+        self.check_bytes(level, region, bands)?;
         let mut values = vec![0.0f32; width * height * bands];
         let marked = self.missing.is_some() || page.blocks.has_absent;
         let mut missing = if marked { vec![true; width * height] } else { Vec::new() };
