@@ -13,8 +13,8 @@ use crate::{
 /// Values that are read of the finer level at once.
 const MOST_VALUES: u64 = 16 << 20;
 
-/// Share of data from which on a pixel is made of pixels with data alone, up to the rounding of weights: it must be the same as in a region
-/// in which nothing is missing.
+/// Share of data from which on a pixel is made of pixels with data alone, but for the rounding of weights. It is then left as
+/// it would be in a region in which nothing is missing.
 const ALL: f32 = 1.0 - 1e-4;
 
 /// A picture with one more level, behind its own: it is made of the next finer one by [`resize_image`](crate::resize_image), region by
