@@ -147,12 +147,12 @@ fn run(args: &Args) -> Result<(), Failure> {
             }
         }
     }
-    refuse_replacing(paths.iter().chain([&args.weights]), outputs.keys().chain(&args.output))?;
+    let inputs = paths.iter().chain([&args.weights]).chain(args.large.areas());
+    refuse_replacing(inputs, outputs.keys().chain(&args.output))?;
     let mut results = Vec::new();
     let mut failed = 0;
     for path in &paths {
-        let found = Found::of(path, &detector, &args.large, args.tile, args.decode.options());
-        let found = match found {
+        let found = match Found::of(path, &detector, &args.large, args.tile, args.decode.options()) {
             Ok(found) => found,
             // What is wrong with one of a folder is not with the others.
             Err(PredictError::Data(error)) if many => {

@@ -261,6 +261,13 @@ fn tiffs_are_predicted_by_region_with_the_same_result() {
     assert!(error.contains("scene.tif is an input and would be replaced"), "{error}");
     let error = run_badly(&mut predict("levels", &["--level", "2"]));
     assert!(error.contains("level") && error.contains("0 to 0"), "{error}");
+    // A mask is an input too, and an image that is no TIFF has no levels.
+    let mask = trained.at("tiles/scene.tif");
+    let error = run_badly(&mut predict("tiles", &["--tiff", "--skip-mask", mask.to_str().unwrap()]));
+    assert!(error.contains("scene.tif is an input and would be replaced"), "{error}");
+    let mut command = unet_predict(&trained.at("run"), &trained.at("whole/scene.png"), &trained.at("levels"));
+    let error = run_badly(command.args(["--level", "1"]));
+    assert!(error.contains("level: is for TIFFs"), "{error}");
 }
 
 #[test]

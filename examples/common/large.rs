@@ -50,7 +50,8 @@ impl Large {
         let areas = [("skip-mask", &self.skip_mask), ("within", &self.within)];
         if !["tif", "tiff", "svs", "btf"].contains(&&*extension.to_lowercase()) {
             let area = areas.iter().find(|(_, file)| file.is_some()).map(|(option, _)| *option);
-            let Some(option) = area.or(self.mpp.is_some().then_some("mpp")) else { return Ok(None) };
+            let asked = area.or(self.mpp.is_some().then_some("mpp")).or((self.level > 0).then_some("level"));
+            let Some(option) = asked else { return Ok(None) };
             return Err(DataError::Option { option, reason: format!("is for TIFFs, and {} is none", path.display()) });
         }
         let asked = self.tiff || self.level > 0 || self.mpp.is_some() || areas.iter().any(|(_, file)| file.is_some());
@@ -103,18 +104,23 @@ impl Large {
         }
     }
 
-    /// Inputs of a map: the network's file, the picture's and those of the area, by size and date.
+    /// Files of the area, which are inputs as the pictures are.
+    pub fn areas(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.skip_mask, &self.within].into_iter().flatten()
+    }
+
+    /// Inputs of a map: the network's file, the picture's and those of the area, by size and date, and how the picture is read.
     #[allow(dead_code, reason = "detections are not written while they are made")]
-    pub fn identity(&self, model: &Path, picture: &Path) -> Option<String> {
+    pub fn identity(&self, model: &Path, picture: &Path, decode: DecodeOptions) -> Option<String> {
         let file = if model.is_dir() { model.join("best.bpk") } else { model.into() };
         let of = |path: &Path| {
             let metadata = path.metadata().ok()?;
             let date = metadata.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
             Some(format!("{} {} {}", path.display(), metadata.len(), date.as_nanos()))
         };
-        let areas = [&self.skip_mask, &self.within].into_iter().flatten().map(PathBuf::as_path);
+        let areas = self.areas().map(PathBuf::as_path);
         let files: Option<Vec<String>> = [file.as_path(), picture].into_iter().chain(areas).map(of).collect();
-        Some(files?.join(" "))
+        Some(format!("{} page {:?} nodata {:?}", files?.join(" "), decode.page, decode.nodata))
     }
 }
 

@@ -18,7 +18,7 @@ use clap::Parser;
 use image::DynamicImage;
 use segkiln::{
     PartialFailure, PredictError, SegmentOptions, Segmenter,
-    data::{Cleaning, DenseCrf, read_dynamic, refuse_replacing, write_image, write_labels},
+    data::{Cleaning, DataError, DenseCrf, read_dynamic, refuse_replacing, write_image, write_labels},
 };
 use serde_json::json;
 
@@ -137,7 +137,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     if let Some(twice) = written.iter().find(|path| !known.insert(*path)) {
         return Err(format!("{} would be written twice; rename an image", twice.display()).into());
     }
-    refuse_replacing(images.values(), &written)?;
+    refuse_replacing(images.values().chain(args.large.areas()).chain(&args.clean), &written)?;
     std::fs::create_dir_all(&args.output)
         .map_err(|error| format!("cannot create {}: {error}", args.output.display()))?;
     for path in images.keys().flat_map(|stem| objects(stem).paths()) {
@@ -148,9 +148,9 @@ fn run(args: &Args) -> Result<(), Failure> {
         let [map, overlay, tiff] = outputs(stem);
         let segmented = match args.large.source(path, args.decode.options()).map_err(PredictError::from) {
             Ok(Some(_)) if cleaning.is_some() => {
-                let reason =
-                    "is for pictures that are read whole, as a component may be as large as the picture".into();
-                Err(PredictError::Option { option: "clean", reason })
+                let why = "is for pictures that are read whole, as a component may be as large as the picture";
+                let reason = format!("{why}; {} is read by region", path.display());
+                Err(PredictError::from(DataError::Option { option: "clean", reason }))
             }
             Ok(Some(source)) => segment_large(args, &segmenter, &source, &tiff, &objects(stem)).map(|()| None),
             Ok(None) => segment_whole(args, &segmenter, path, (&options, cleaning.as_ref()), &objects(stem)).map(Some),

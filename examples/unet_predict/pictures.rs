@@ -57,7 +57,8 @@ pub fn segment_large(
         Seams::Margin(margin) => eprintln!("tiles of {} pixels with margins of {margin}: no seams", options.tile),
         Seams::Blended => eprintln!("tiles of {} pixels, blended: outputs depend on more than a margin", options.tile),
     }
-    let sink = segmenter.map_sink(source, output, &options, args.large.identity(&args.model, source.path()))?;
+    let identity = args.large.identity(&args.model, source.path(), args.decode.options());
+    let sink = segmenter.map_sink(source, output, &options, identity)?;
     if sink.rows_written() > 0 {
         eprintln!("going on after row {}", sink.rows_written());
     }

@@ -72,13 +72,17 @@ impl Cleaning {
         const MOST: u64 = 1 << 20;
         let path = path.as_ref();
         let bytes = text::read_bytes(path, MOST)?;
+        // Of damaged UTF-16, which is no JSON, the place is named too.
+        let bytes = text::without_mark(&bytes).unwrap_or(bytes.as_slice().into());
         let cleaning: Self = serde_json::from_slice(&bytes).map_err(|error| DataError::Json {
             path: path.into(),
             line: error.line(),
             column: error.column(),
             reason: error.to_string(),
         })?;
-        cleaning.steps.iter().try_for_each(|(class, _)| check_class(*class))?;
+        if cleaning.steps.iter().any(|(class, _)| *class == 0) {
+            return Err(DataError::option("steps", format!("{}: {BACKGROUND}", path.display())));
+        }
         Ok(cleaning)
     }
 
@@ -123,15 +127,13 @@ impl Cleaning {
     }
 }
 
-fn check_class(class: u32) -> Result<()> {
-    match class {
-        0 => Err(DataError::option("steps", "class 0 is the background; give a class from 1 on")),
-        _ => Ok(()),
-    }
-}
+/// Why a step is not for class 0.
+const BACKGROUND: &str = "class 0 is the background; give a class from 1 on";
 
 fn clean(mut map: LabelMap, class: u32, step: CleaningStep) -> Result<LabelMap> {
-    check_class(class)?;
+    if class == 0 {
+        return Err(DataError::option("steps", BACKGROUND));
+    }
     let (width, height) = (map.width() as usize, map.height());
     if map.as_slice().is_empty() {
         return Ok(map);
@@ -254,12 +256,16 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             Cleaning::read(&path)
         };
-        let steps = read(r#"{"steps": [[1, "fill_holes"], [2, {"min_area": 64}]]}"#).unwrap().steps;
-        assert_eq!(steps, [(1, CleaningStep::FillHoles), (2, CleaningStep::MinArea(64))]);
+        // Some editors put a byte-order mark before it.
+        for mark in ["", "\u{feff}"] {
+            let text = r#"{"steps": [[1, "fill_holes"], [2, {"min_area": 64}]]}"#;
+            let steps = read(&format!("{mark}{text}")).unwrap().steps;
+            assert_eq!(steps, [(1, CleaningStep::FillHoles), (2, CleaningStep::MinArea(64))]);
+        }
         for (text, reason) in [
             ("{\n\"steps\": [[1, \"grow\"]]}", "line 2"),
             (r#"{"steps": [[1]]}"#, "clean.json"),
-            (r#"{"steps": [[0, "largest"]]}"#, "class 0"),
+            (r#"{"steps": [[0, "largest"]]}"#, "clean.json: class 0"),
         ] {
             let error = read(text).unwrap_err().to_string();
             assert!(error.contains(reason), "{error}");

@@ -13,6 +13,11 @@ const ABSURD: f32 = 1e15;
 pub(super) trait Sample: Copy + PartialEq {
     fn value(self) -> f64;
     fn of(mean: f64) -> Self;
+
+    /// The mark as such samples have it.
+    fn mark(mark: f64) -> f64 {
+        mark
+    }
 }
 
 macro_rules! sample {
@@ -38,11 +43,20 @@ impl Sample for f32 {
     fn of(mean: f64) -> Self {
         mean as Self
     }
+
+    fn mark(mark: f64) -> f64 {
+        of_floats(mark)
+    }
 }
 
 /// The number that GDAL's tag holds as text.
 pub(crate) fn of_tag(text: &str) -> Option<f64> {
     text.trim_matches(|c: char| c.is_whitespace() || c == '\0').parse().ok()
+}
+
+/// The mark as floats of 32 bits have it, which round -9999.9 as well as 2147483647.
+pub(crate) fn of_floats(mark: f64) -> f64 {
+    f64::from(mark as f32)
 }
 
 /// Returns true if a value marks missing data. Tags round such numbers as -3.4028235e38 in their own way.
@@ -55,7 +69,8 @@ pub(crate) fn is_mark(value: f64, mark: f64) -> bool {
 /// Puts the mean of a channel's other pixels where all channels of a pixel are `missing`.
 pub(super) fn fill<T: Sample>(values: &mut [T], channels: usize, missing: Option<f64>, path: &Path) -> Result<()> {
     let Some(missing) = missing else { return Ok(()) };
-    let is_missing = |value: &T| is_mark(value.value(), missing);
+    let mark = T::mark(missing);
+    let is_missing = |value: &T| is_mark(value.value(), mark);
     let gone: Vec<bool> = values.chunks_exact(channels).map(|pixel| pixel.iter().all(is_missing)).collect();
     let pixels = gone.iter().filter(|gone| !**gone).count();
     if pixels == gone.len() {

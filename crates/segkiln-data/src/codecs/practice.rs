@@ -10,6 +10,7 @@ use super::{
     tests::{Folder, image, labels, message, png_bytes},
     *,
 };
+use crate::regions::{Region, RegionSource, TiffSource};
 
 /// Tag, type, and values as they are stored.
 type Entry = (u16, u16, Vec<u8>);
@@ -318,6 +319,19 @@ fn depths_of_no_whole_byte_are_refused() {
 }
 
 #[test]
+fn bytes_that_begin_with_their_lowest_bit_are_refused() {
+    let folder = Folder::new();
+    for order in [1, 2] {
+        let tiff = with(entries([8, 1], &[1], 1, 1), 266, 3, vec![order, 0]);
+        let path = folder.file("order.tif", tiff_bytes(&[(tiff, vec![0b1000_0000])]));
+        match order {
+            1 => assert_eq!(image(&path, ColorMode::Gray).unwrap().as_slice()[..2], [1.0, 0.0]),
+            _ => assert!(message(image(&path, ColorMode::Gray), &path).contains("FillOrder 2")),
+        }
+    }
+}
+
+#[test]
 fn missing_data_are_filled_or_refused() {
     let folder = Folder::new();
     let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
@@ -343,6 +357,14 @@ fn missing_data_are_filled_or_refused() {
             let error = message(image(&path, ColorMode::Gray), &path);
             assert!(error.contains("(x 1, y 0)"), "{error}");
         }
+    }
+    // Tags of more digits than a float has.
+    for (mark, tag) in [(-9999.9, "-9999.9"), (2_147_483_648.0, "2147483647")] {
+        let path = float(&[1.0, mark, 3.0, mark], Some(tag));
+        assert_eq!(image(&path, ColorMode::Gray).unwrap().as_slice(), [1.0, 2.0, 3.0, 2.0], "{tag}");
+        let source = TiffSource::open(&path, DecodeOptions::default()).unwrap();
+        let pixels = source.read(0, Region { left: 0, top: 0, width: 4, height: 1 }).unwrap();
+        assert_eq!(pixels.missing, [false, true, false, true], "{tag}");
     }
     let path = float(&[-9999.0; 3], Some("-9999"));
     assert!(message(image(&path, ColorMode::Gray), &path).contains("all its pixels"));

@@ -330,8 +330,8 @@ fn a_tiff_tag_of_more_values_than_the_file_is_refused_before_memory_is_taken() {
     let sound = fs::read(folder.tiff::<colortype::Gray8>("sound.tif", 3, 5, &[9; 15])).unwrap();
     let ifd = u32::from_le_bytes(sound[4..8].try_into().unwrap()) as usize;
     let entries = u16::from_le_bytes(sound[ifd..ifd + 2].try_into().unwrap()) as usize;
-    // Offsets and bytes of strips, and bits of a sample.
-    for tag in [273u16, 279, 258] {
+    // Offsets and bytes of strips, bits of a sample, and the resolution, which is read where a picture's place is asked for.
+    for tag in [273u16, 279, 258, 282] {
         let mut bytes = sound.clone();
         let entry = bytes[ifd + 2..][..12 * entries].chunks_exact_mut(12).find(|entry| entry[..2] == tag.to_le_bytes());
         entry.unwrap()[4..8].copy_from_slice(&1_000_000u32.to_le_bytes());

@@ -98,7 +98,9 @@ impl Area {
                 const ROUNDING: f64 = 1e-6;
                 let span = |from: f64, to: f64, pixels: u32, mask: u32| {
                     let scale = f64::from(mask) / f64::from(pixels.max(1));
-                    (from * scale + ROUNDING) as usize..((to * scale - ROUNDING).ceil() as usize).min(mask as usize)
+                    let end = ((to * scale - ROUNDING).ceil() as usize).min(mask as usize);
+                    // Beyond the picture, and of less than the rounding, there is nothing.
+                    ((from * scale + ROUNDING) as usize).min(end)..end
                 };
                 let [left, top, right, bottom] = rectangle;
                 let columns = span(left, right, picture.width, mask.width());

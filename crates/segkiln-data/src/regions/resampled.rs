@@ -13,6 +13,10 @@ use crate::{
 /// Values that are read of the finer level at once.
 const MOST_VALUES: u64 = 16 << 20;
 
+/// Share of data from which on a pixel is made of pixels with data alone, but for the rounding of weights. It is then left as
+/// it would be in a region in which nothing is missing.
+const ALL: f32 = 1.0 - 1e-4;
+
 /// A picture with one more level, behind its own: it is made of the next finer one by [`resize_image`](crate::resize_image), region by
 /// region, so that every pixel is that of the whole level resized. Where all levels are coarser the finest is enlarged.
 #[derive(Debug)]
@@ -95,7 +99,11 @@ impl<S: RegionSource> ResampledSource<S> {
         let mut image = resize_part(&image, &columns, &rows);
         let missing: Vec<bool> = there.as_slice().iter().map(|share| *share < 0.5).collect();
         for (pixel, share) in image.as_mut_slice().chunks_exact_mut(bands).zip(there.as_slice()) {
-            pixel.iter_mut().for_each(|value| if *share >= 0.5 { *value /= share } else { *value = 0.0 });
+            if *share < 0.5 {
+                pixel.fill(0.0);
+            } else if *share < ALL {
+                pixel.iter_mut().for_each(|value| *value /= share);
+            }
         }
         Ok(RegionPixels { image, missing })
     }
@@ -150,6 +158,21 @@ impl<S: RegionSource> RegionSource for ResampledSource<S> {
     }
 
     fn is_wanted(&self, level: usize, region: Region) -> bool {
-        level == self.level() || self.source.is_wanted(level, region)
+        if level != self.level() {
+            return self.source.is_wanted(level, region);
+        }
+        let (old, new) = (self.levels[self.from], self.levels[level]);
+        if !region.is_within(new.size()) {
+            return true;
+        }
+        // The pixels of the finer level that the region lies on.
+        let span = |first: u32, length: u32, old: u32, new: u32| {
+            let place = |at: u32| u64::from(at) * u64::from(old);
+            let start = (place(first) / u64::from(new)) as u32;
+            (start, place(first + length).div_ceil(new.into()) as u32 - start)
+        };
+        let (left, width) = span(region.left, region.width, old.width, new.width);
+        let (top, height) = span(region.top, region.height, old.height, new.height);
+        self.source.is_wanted(self.from, Region { left, top, width, height })
     }
 }

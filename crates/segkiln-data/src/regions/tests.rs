@@ -405,6 +405,18 @@ fn what_cannot_be_read_is_named() {
 }
 
 #[test]
+fn regions_over_the_limit_are_refused() {
+    // 4 bytes a pixel.
+    for (max_bytes, fits) in [(25_200, true), (25_199, false)] {
+        let limits = Limits { max_bytes, ..Limits::default() };
+        let source = TiffSource::open(fixture("strips_lzw"), DecodeOptions::from(&limits)).unwrap();
+        let all = Region { left: 0, top: 0, width: 90, height: 70 };
+        assert_eq!(source.read(0, all).is_ok(), fits);
+        assert_eq!(source.read_labels(0, all).is_ok(), fits);
+    }
+}
+
+#[test]
 fn bands_become_colors() {
     let region = Region { left: 5, top: 6, width: 2, height: 1 };
     let pixels = open("tiles_deflate").read(0, region).unwrap();
@@ -629,6 +641,10 @@ fn areas_are_touched_from_within() {
     // A quarter of the resolution.
     let mask = Area::of_mask(LabelMap::new(24, 16, labels.collect()).unwrap()).unwrap();
     for (area, name) in [(polygons, "polygons"), (mask, "mask")] {
+        assert!(!area.touches([200.0, 0.0, 210.0, 64.0], Size { width: 96, height: 64 }), "{name} beyond the picture");
+        // A level that is made of a selected picture is selected too.
+        let selected = SelectedSource::new(Scene::new(), vec![area.clone()]);
+        let resampled = ResampledSource::new(selected, Size { width: 48, height: 32 }).unwrap();
         let source = SelectedSource::new(
             ResampledSource::new(Scene::new(), Size { width: 48, height: 32 }).unwrap(),
             vec![area],
@@ -648,6 +664,7 @@ fn areas_are_touched_from_within() {
             let region = Region { left: left / 2, top: top / 2, width: width / 2, height: height / 2 };
             if left % 2 == 0 && width % 2 == 0 {
                 assert_eq!(source.is_wanted(1, region), wanted, "{name} {left} {top} of the second level");
+                assert_eq!(resampled.is_wanted(1, region), wanted, "{name} {left} {top} of the second level");
             }
         }
     }
@@ -687,6 +704,10 @@ fn resampled_regions_are_those_of_the_whole_level() {
     assert_eq!(source.levels()[1], Level { width: 32, height: 21, scale: (3.0f64 * 64.0 / 21.0).sqrt() });
     let found = source.read(1, Region { left: 28, top: 4, width: 4, height: 3 }).unwrap();
     assert!(found.missing.is_empty() && found.image.as_slice().iter().all(|value| value.is_finite()));
+    // Regions with that column and without have the same other pixels.
+    let all = source.read(1, Region { left: 0, top: 0, width: 32, height: 21 }).unwrap().image;
+    let part = source.read(1, Region { left: 4, top: 3, width: 12, height: 9 }).unwrap().image;
+    assert_eq!(part, all.crop(4, 3, 12, 9));
     // Enlarged it is some pixels.
     let source = ResampledSource::at_microns_per_pixel(Scene::new(), 0.125).unwrap();
     let found = source.read(1, Region { left: 356, top: 40, width: 12, height: 5 }).unwrap();

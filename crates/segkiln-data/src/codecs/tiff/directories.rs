@@ -52,8 +52,12 @@ pub(crate) fn next_page<R: Read + Seek>(decoder: &mut Reader<R>) -> TiffResult<(
     decoder.next_image()
 }
 
-/// Tags that the decoder reads at each directory.
-const READ: [Tag; 20] = [
+/// Tags that are read at each directory, by the decoder or by us.
+const READ: [Tag; 24] = [
+    Tag::NewSubfileType,
+    Tag::FillOrder,
+    Tag::Orientation,
+    Tag::GdalNodata,
     Tag::ImageWidth,
     Tag::ImageLength,
     Tag::BitsPerSample,
@@ -76,18 +80,36 @@ const READ: [Tag; 20] = [
     Tag::ColorMap,
 ];
 
+/// Tags that are read of one directory of a file.
+const READ_ONCE: [Tag; 11] = [
+    Tag::ImageDescription,
+    Tag::XResolution,
+    Tag::YResolution,
+    Tag::ResolutionUnit,
+    Tag::SubIfd,
+    Tag::ModelPixelScaleTag,
+    Tag::ModelTiepointTag,
+    Tag::ModelTransformationTag,
+    Tag::GeoKeyDirectoryTag,
+    Tag::GeoDoubleParamsTag,
+    Tag::GeoAsciiParamsTag,
+];
+
 fn check<R: Read + Seek>(decoder: &mut Reader<R>, directory: IfdPointer) -> TiffResult<()> {
     let entries = decoder.read_directory(directory)?;
     let file = decoder.inner();
     // The decoder has just read it to its end.
     let mut bytes = file.position.saturating_sub(directory.0);
-    for entry in READ.into_iter().filter_map(|tag| entries.get(tag)) {
+    for tag in READ.into_iter().chain(READ_ONCE) {
+        let Some(entry) = entries.get(tag) else { continue };
         let values = entry.count().saturating_mul(bytes_of(entry.field_type()));
         if values > file.len {
             let error = io::Error::new(io::ErrorKind::UnexpectedEof, "a tag has more values than the file has bytes");
             return Err(TiffError::IoError(error));
         }
-        bytes = bytes.saturating_add(values);
+        if READ.contains(&tag) {
+            bytes = bytes.saturating_add(values);
+        }
     }
     // Directories and tables of a sound file lie side by side. Where thousands of them overlap, to follow all takes the square of the
     // file's bytes.

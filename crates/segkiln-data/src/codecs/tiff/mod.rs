@@ -125,6 +125,13 @@ fn samples(
     if !matches!(bits, 1 | 2 | 4 | 8 | 16 | 32 | 64) {
         return Err(refused(format!("{bits} bits a sample are not supported; save it in 8 or 16")));
     }
+    // The decoder does not turn the bytes; in JPEG the order does not count.
+    let mut number = |tag| decoder.find_tag_unsigned::<u16>(tag).ok().flatten();
+    if number(Tag::FillOrder) == Some(2) && number(Tag::Compression) != Some(7) {
+        return Err(refused(
+            "bytes that begin with their lowest bit (FillOrder 2) are not supported; save it anew".into(),
+        ));
+    }
     let channels = match color {
         ColorType::Gray(_) => 1,
         ColorType::GrayA(_) => 2,
@@ -146,6 +153,9 @@ fn samples(
         return Err(refused(format!("signed integers of {bits} bits are not supported; save it in 8")));
     }
     let planes = layout.planes;
+    if bits < 8 && planes > 1 {
+        return Err(refused(format!("planes of {bits} bits are not supported; save it in 8")));
+    }
     let mut samples = match result {
         DecodingResult::U8(v) if bits < 8 => Samples::U8(unpack(&v, bits, width, height, channels).into()),
         DecodingResult::U8(v) => Samples::U8(interleave(v, planes)),

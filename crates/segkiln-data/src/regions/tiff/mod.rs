@@ -30,6 +30,9 @@ use crate::{
 
 /// Pages and reduced copies that are looked at.
 const MOST_PAGES: usize = 1000;
+/// Sub-IFDs that are looked at. All of them may name the same tables, so more would take the time and memory of many such files;
+/// of levels in half the width and height there are 32 at most.
+const MOST_SUB_IFDS: usize = 64;
 
 /// A TIFF or BigTIFF that is read by region; its levels are the first page and the reduced copies of it, in sub-IFDs and on further
 /// pages.
@@ -82,7 +85,7 @@ impl TiffSource {
         let missing = options.nodata.or_else(|| nodata::of_tag(&reader.get_tag_ascii_string(Tag::GdalNodata).ok()?));
         let geo = geo_tags(&mut reader);
         let mut candidates: Vec<u64> = reader.find_tag_unsigned_vec(Tag::SubIfd).ok().flatten().unwrap_or_default();
-        candidates.truncate(MOST_PAGES);
+        candidates.truncate(MOST_SUB_IFDS);
         while candidates.len() < MOST_PAGES && reader.more_images() && next_page(&mut reader).is_ok() {
             candidates.extend(reader.ifd_pointer().map(|pointer| pointer.0));
         }
@@ -145,6 +148,7 @@ impl TiffSource {
     /// [`DataError::Region`] if the region is not within the level, cannot be read, or is not of such numbers.
     pub fn read_labels(&self, level: usize, region: Region) -> Result<Vec<u32>> {
         check(self, level, region)?;
+        self.check_bytes(level, region, 1)?;
         let mut labels = vec![0; region.width as usize * region.height as usize];
         let mut are_labels = self.pages[level].samples == 1;
         self.visit(level, region, |chunk, Piece { first, pixel, count, .. }| {
@@ -156,6 +160,17 @@ impl TiffSource {
             return Err(DataError::Region { path: self.path.clone(), level, region, reason });
         }
         Ok(labels)
+    }
+
+    /// Refuses a region whose values, of 4 bytes each, are over the limit.
+    fn check_bytes(&self, level: usize, region: Region, values: usize) -> Result<()> {
+        let bytes = (u64::from(region.width) * u64::from(region.height)).saturating_mul(4 * values as u64);
+        let limit = self.options.limits.max_bytes;
+        if bytes <= limit {
+            return Ok(());
+        }
+        let reason = format!("it needs more than the limit of {limit} bytes; read less at once, or raise `Limits`");
+        Err(DataError::Region { path: self.path.clone(), level, region, reason })
     }
 
     /// Calls `f` with each row of each chunk that a region has pixels of.
@@ -232,12 +247,7 @@ impl RegionSource for TiffSource {
         let page = &self.pages[level];
         let bands = page.bands();
         let (width, height) = (region.width as usize, region.height as usize);
-        let bytes = (u64::from(region.width) * u64::from(region.height)).saturating_mul(4 * bands as u64);
-        if bytes > self.options.limits.max_bytes {
-            let limit = self.options.limits.max_bytes;
-            let reason = format!("it needs more than the limit of {limit} bytes; read less at once, or raise `Limits`");
-            return Err(DataError::Region { path: self.path.clone(), level, region, reason });
-        }
+        self.check_bytes(level, region, bands)?;
         let mut values = vec![0.0f32; width * height * bands];
         let marked = self.missing.is_some() || page.blocks.has_absent;
         let mut missing = if marked { vec![true; width * height] } else { Vec::new() };
@@ -249,7 +259,7 @@ impl RegionSource for TiffSource {
                 (_, false) => chunk.samples.copy(first, count * bands, target, 1, page.encoding.bits),
             }
             if marked && !chunk.absent {
-                let is_mark = |at: usize| self.missing.is_some_and(|mark| nodata::is_mark(chunk.samples.raw(at), mark));
+                let is_mark = |at: usize| self.missing.is_some_and(|mark| chunk.samples.is_mark(at, mark));
                 for (at, missing) in missing[pixel..pixel + count].iter_mut().enumerate() {
                     let first = first + at * chunk.channels;
                     *missing = *missing && (first..first + chunk.channels).all(is_mark);

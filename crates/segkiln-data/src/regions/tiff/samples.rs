@@ -3,6 +3,8 @@
 use ::tiff::tags::ByteOrder;
 use segkiln_core::Rgb;
 
+use crate::codecs::nodata;
+
 /// Kind of the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Number {
@@ -130,6 +132,12 @@ impl Samples {
     /// A value as the file has it.
     pub fn raw(&self, index: usize) -> f64 {
         each!(self, values => values[index].into())
+    }
+
+    /// Returns true if a value marks missing data.
+    pub fn is_mark(&self, index: usize, mark: f64) -> bool {
+        let mark = if let Self::F32(_) = self { nodata::of_floats(mark) } else { mark };
+        nodata::is_mark(self.raw(index), mark)
     }
 
     /// Copies unsigned integers as they are. Returns false, and copies nothing, if the samples are others.
