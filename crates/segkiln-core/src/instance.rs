@@ -177,10 +177,7 @@ mod tests {
         assert!(Instances::new(2, 3, vec![]).unwrap().is_empty());
         let other = instance().with_mask(Rle::new(3, 2, &[6]).unwrap());
         let error = Instances::new(2, 3, vec![instance(), other]).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "the mask of object 1 has [3, 2] pixels (width, height), its image [2, 3]; they must be equal"
-        );
+        assert_eq!(error, "the mask of object 1 has 3x2 pixels, its image 2x3; they must be equal");
     }
 
     #[test]
