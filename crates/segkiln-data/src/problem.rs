@@ -147,7 +147,8 @@ impl CheckReport {
 ///
 /// let opened = FolderDataset::open("no/such/folder", &Classes::binary(), FolderOptions::default());
 /// let report = check([opened]);
-/// assert_eq!((report.count, report.images), (1, 0));
+/// // Neither its images nor its labels.
+/// assert_eq!((report.count, report.images), (2, 0));
 /// assert!(report.problems[0].file.contains("no/such/folder"));
 /// ```
 #[cfg(feature = "datasets")]

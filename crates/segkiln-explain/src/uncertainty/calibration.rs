@@ -7,7 +7,7 @@ use crate::{ExplainError, Result};
 ///
 /// ```
 /// use segkiln_core::LabelMap;
-/// use segkiln_explain::uncertainty::Calibration;
+/// use segkiln_explain::uncertainty::ReliabilityDiagram;
 ///
 /// // Two pixels of class 1 with probabilities of 0.8, one of which is class 0: right half of the time.
 /// let mut calibration = ReliabilityDiagram::new(10);

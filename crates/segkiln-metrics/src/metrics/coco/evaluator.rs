@@ -446,7 +446,7 @@ mod tests {
         wrong(&[], &[found(BOX, 0.5), found(BOX, f64::NAN)], IouType::Bbox, "detection 1");
         wrong(&[CocoTruth { area: f64::INFINITY, ..truth(1, BOX, false) }], &[], IouType::Bbox, "area inf");
         wrong(std::slice::from_ref(&with_mask), &[found(BOX, 0.5)], IouType::Segm, "no mask");
-        wrong(&[with_mask], &[CocoPrediction { mask: mask(5), ..found(BOX, 0.5) }], IouType::Segm, "[5, 5]");
+        wrong(&[with_mask], &[CocoPrediction { mask: mask(5), ..found(BOX, 0.5) }], IouType::Segm, "5x5");
 
         let refused = |params: CocoParams| assert!(CocoEvaluator::new(IouType::Bbox, params).is_err());
         let default = CocoParams::default;
