@@ -84,11 +84,10 @@ fn run(args: &Args) -> Result<(), Failure> {
         return Err("--max-loss must be from 0 to 1".into());
     }
     let device = args.machine.device()?;
-    match (Segmenter::load(&args.model, &device), Detector::load(&args.model, &device)) {
-        (Ok(segmenter), _) => write_quantized(args, &segmenter, &device),
-        (_, Ok(detector)) => write_quantized(args, &detector, &device),
-        // A segmenter refuses a detector's config; then the detector's error is the one to show.
-        (Err(PredictError::Config { .. }), Err(error)) | (Err(error), _) => Err(error.into()),
+    match Segmenter::load(&args.model, &device) {
+        // The config is a detector's, or damaged, which the detector's error says.
+        Err(PredictError::Config { .. }) => write_quantized(args, &Detector::load(&args.model, &device)?, &device),
+        segmenter => write_quantized(args, &segmenter?, &device),
     }
 }
 

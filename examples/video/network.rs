@@ -43,11 +43,10 @@ pub enum Network {
 impl Network {
     pub fn load(args: &NetworkArgs, track: bool, device: &Device) -> Result<Self, Failure> {
         let network = match (&args.model, &args.arch) {
-            (Some(model), _) => match (Segmenter::load(model, device), Detector::load(model, device)) {
-                (Ok(segmenter), _) => Self::Segmenter(segmenter.into()),
-                (_, Ok(detector)) => Self::Detector(detector.into()),
-                // A segmenter refuses a detector's config; then the detector's error is the one to show.
-                (Err(PredictError::Config { .. }), Err(error)) | (Err(error), _) => return Err(error.into()),
+            (Some(model), _) => match Segmenter::load(model, device) {
+                // The config is a detector's, or damaged, which the detector's error says.
+                Err(PredictError::Config { .. }) => Self::Detector(Detector::load(model, device)?.into()),
+                segmenter => Self::Segmenter(segmenter?.into()),
             },
             (_, Some(arch)) => {
                 let is_detector = DetectorConfig::names().contains(&arch.as_str());

@@ -1,6 +1,7 @@
 use std::{borrow::Cow, path::Path};
 
 use burn::tensor::{Tensor, TensorData};
+use segkiln_core::Precision;
 #[cfg(feature = "train")]
 use segkiln_data::volumes::{Case, ForegroundStatistics};
 use segkiln_data::{
@@ -129,12 +130,11 @@ impl VolumeOptions {
 
 impl Segmenter<StackedUNet3d> {
     /// Segments a volume window by window, as [`segment_windows`] does. The labels are on the volume's own grid, whatever it was
-    /// resampled to in between. In memory are the logits of all its voxels. Networks of three dimensions compute in f32, whatever
-    /// [`precision`](Self::precision) says.
+    /// resampled to in between. In memory are the logits of all its voxels.
     ///
     /// # Errors
-    /// [`PredictError::Option`] if the options have no patch or an overlap out of range, or the volume other channels than the network
-    /// takes; [`PredictError::Data`] if the volume cannot be prepared; [`PredictError::Undefined`] if the network gives no
+    /// [`PredictError::Option`] if the options have no patch or an overlap out of range, the volume other channels than the network
+    /// takes, or the precision is not f32, as networks of three dimensions compute in no other; [`PredictError::Data`] if the volume cannot be prepared; [`PredictError::Undefined`] if the network gives no
     /// numbers.
     pub fn segment_volume_windows(
         &self,
@@ -145,6 +145,10 @@ impl Segmenter<StackedUNet3d> {
         let Some(patch) = options.patch else {
             return Err(PredictError::option("patch", "is needed for a network of three dimensions"));
         };
+        if self.precision() != Precision::F32 {
+            let reason = format!("is {}, and networks of three dimensions compute in f32", self.precision());
+            return Err(PredictError::option("precision", reason));
+        }
         let normalize = &self.card().normalize;
         let (needed, channels) = (normalize.mean().len(), volume.channels());
         if needed != channels {

@@ -256,7 +256,8 @@ fn found_classes(root: &Path, cases: &[CaseFiles], limits: &Limits) -> Result<Cl
         largest = labels.as_slice().iter().copied().fold(largest, u32::max);
         if largest >= MOST {
             let reason = format!(
-                "{largest} is the label of a class? Name the classes in {}",
+                "{largest} is no likely number of a class; number them 0 for the background, 1, 2 and so on (a mask of 0 and 255: 0 and 1), \
+                 and name them in {}",
                 root.join("dataset.json").display()
             );
             return Err(DataError::volume(&case.labels, "labels", reason));
@@ -341,7 +342,7 @@ mod tests {
             (&["images/b.nii"][..], &labels[..], "", "a.nii, image: there is no image a.nii.gz"),
             (&["images/a.nii", "images/b.nii"], &labels, "", "b.nii, labels: there are none"),
             (&["images/a.nii"], &[("labels/b.txt.nii", 1)], "", "there is no image b.txt.nii.gz"),
-            (&["images/a.nii"], &[("labels/a.nii", 99)], "", "99 is the label of a class? Name the classes in"),
+            (&["images/a.nii"], &[("labels/a.nii", 99)], "", "99 is no likely number of a class; number them 0"),
             (&["images/a.nii"], &labels, "{", "dataset.json, line 1"),
             (&["images/a.nii"], &labels, r#"{"labels": {"a": [1, 2]}}"#, "regions of several labels"),
             (&["images/a.nii"], &labels, r#"{"labels": {"a": 0, "b": 2}}"#, "no name for 1"),

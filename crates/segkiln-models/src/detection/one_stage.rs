@@ -93,6 +93,22 @@ macro_rules! one_stage {
             $($($more)*)?
         }
 
+        impl $config {
+            pub(super) fn sizes(&self) -> crate::detection::one_stage::Sizes<'_> {
+                crate::detection::one_stage::Sizes {
+                    backbone: &self.backbone,
+                    stages: &self.stages,
+                    last_level: self.last_level,
+                    channels: self.channels,
+                    convolutions: self.convolutions,
+                    classes: self.classes,
+                    anchors: self.anchor_config().per_location(),
+                    min_size: self.min_size,
+                    max_size: self.max_size,
+                }
+            }
+        }
+
         impl crate::detection::DetectionNetwork for $network {
             type Config = $config;
 

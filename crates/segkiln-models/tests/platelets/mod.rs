@@ -123,7 +123,7 @@ impl PlateletUNet {
 }
 
 #[test]
-#[ignore = "needs the 40 MB of weights of platelet-unet-watershed: see tests/parity/platelets.py"]
+#[ignore = "needs a published network's weights (40 MB), which are not in the repository; `.ci/platelets` fetches them and runs it"]
 fn published_weights_give_what_pytorch_gives() {
     let folder =
         PathBuf::from(std::env::var("SEGKILN_PLATELETS").expect("the folder that tests/parity/platelets.py wrote"));

@@ -3,7 +3,6 @@ use burn::config::Config;
 use super::super::{
     AnchorConfig, DetectionNetworkConfig, check_stages,
     network::{share, within},
-    one_stage::Sizes,
 };
 use crate::{
     ConfigError,
@@ -133,20 +132,6 @@ impl FcosConfig {
         share("score_threshold", self.score_threshold.into())?;
         share("nms_iou", self.nms_iou)?;
         self.sizes().check_products()
-    }
-
-    fn sizes(&self) -> Sizes<'_> {
-        Sizes {
-            backbone: &self.backbone,
-            stages: &self.stages,
-            last_level: self.last_level,
-            channels: self.channels,
-            convolutions: self.convolutions,
-            classes: self.classes,
-            anchors: 1,
-            min_size: self.min_size,
-            max_size: self.max_size,
-        }
     }
 }
 

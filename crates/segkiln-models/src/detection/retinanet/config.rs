@@ -3,7 +3,6 @@ use burn::config::Config;
 use super::super::{
     AnchorConfig, DetectionNetworkConfig, check_stages,
     network::{share, within},
-    one_stage::Sizes,
 };
 use crate::{
     ConfigError,
@@ -153,20 +152,6 @@ impl RetinaNetConfig {
             return Err(ConfigError::new("background_iou", "must not be above foreground_iou"));
         }
         self.sizes().check_products()
-    }
-
-    fn sizes(&self) -> Sizes<'_> {
-        Sizes {
-            backbone: &self.backbone,
-            stages: &self.stages,
-            last_level: self.last_level,
-            channels: self.channels,
-            convolutions: self.convolutions,
-            classes: self.classes,
-            anchors: self.anchors.per_location(),
-            min_size: self.min_size,
-            max_size: self.max_size,
-        }
     }
 }
 
