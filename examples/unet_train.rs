@@ -32,6 +32,8 @@ use serde_json::json;
 mod adversarial;
 #[path = "common/check.rs"]
 mod check;
+#[path = "common/cleaning.rs"]
+mod cleaning;
 mod common;
 #[path = "common/segmentation_data.rs"]
 mod data;
@@ -43,6 +45,7 @@ mod training_precision;
 mod weights;
 
 use adversarial::Adversarial;
+use cleaning::Postprocessing;
 use common::{Failure, Machine, say};
 use data::{Data, Sources, is_ours};
 use decoding::Decoding;
@@ -89,6 +92,8 @@ struct Args {
     #[command(flatten)]
     adversarial: Adversarial,
     #[command(flatten)]
+    postprocessing: Postprocessing,
+    #[command(flatten)]
     decode: Decoding,
     #[command(flatten)]
     numbers: TrainingNumbers,
@@ -134,8 +139,11 @@ fn run(args: &Args) -> Result<(), Failure> {
     let training = Loader::builder(train_split.clone())
         .transform(augment)
         .epoch_length(Some(train_split.len().max(SHORTEST_EPOCH)));
-    let validation =
-        Loader::builder(valid).transform(normalize.clone()).batch_size(if seen.one_size { args.batch_size } else { 1 });
+    let validation = Loader::builder(valid.clone()).transform(normalize.clone()).batch_size(if seen.one_size {
+        args.batch_size
+    } else {
+        1
+    });
 
     let card = ModelCard {
         model: match &args.encoder {
@@ -172,6 +180,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     })?;
 
     let segmenter = Segmenter::new(outcome.model, card, &device)?;
+    args.postprocessing.choose(&segmenter, &*valid, &args.out)?;
     let matrix = segmenter.draw_split(&test, &args.out.join("overlays"), OVERLAYS)?;
     say(json!({
         "split": measured,

@@ -18,6 +18,7 @@ use segkiln::{
     data::{
         Loader,
         datasets::{CocoDetection, CocoOptions},
+        regions::{GeoTags, SampleType, TiffSink, TiffSinkOptions},
         write_image,
     },
     models::{
@@ -128,6 +129,49 @@ fn a_detector_is_trained_used_and_evaluated() {
         assert_eq!(result["segmentation"]["size"], json!([48, 64]));
     }
     assert!(place.at("seen/train_0.png").exists());
+
+    // What is found at a level is said in the picture's pixels.
+    let small = image::open(place.at("images/val_1.png")).unwrap().into_rgb8();
+    let level = image::imageops::resize(&small, 256, 192, image::imageops::FilterType::Nearest);
+    level.save(place.at("level.png")).unwrap();
+    let picture = image::imageops::resize(&level, 512, 384, image::imageops::FilterType::Nearest);
+    let options = TiffSinkOptions {
+        width: 512,
+        height: 384,
+        bands: 3,
+        samples: SampleType::U8,
+        geo: GeoTags::default(),
+        identity: None,
+    };
+    let mut file = TiffSink::create(place.at("picture.tif"), options).unwrap();
+    file.push_labels(&picture.as_raw().iter().map(|value| u32::from(*value)).collect::<Vec<u32>>()).unwrap();
+    file.finish().unwrap();
+    let found = |image: &str, flags: &[&str]| -> Vec<Value> {
+        let mut detect = example("detect");
+        detect.arg("--model").arg(place.at("run")).arg("--image").arg(place.at(image)).args(["--score-threshold", "0"]);
+        detect.arg("--output").arg(place.at("level.json")).arg("--geojson").arg(place.at("level.geojson")).args(flags);
+        run_well(&mut detect);
+        serde_json::from_str(&fs::read_to_string(place.at("level.json")).unwrap()).unwrap()
+    };
+    let areas = || -> Vec<u64> {
+        let file: Value = serde_json::from_str(&fs::read_to_string(place.at("level.geojson")).unwrap()).unwrap();
+        file["features"].as_array().unwrap().iter().map(|it| it["properties"]["area"].as_u64().unwrap()).collect()
+    };
+    let expected = found("level.png", &[]);
+    let expected_areas = areas();
+    let overlay = place.at("level_seen.png");
+    let of_level = found("picture.tif", &["--level", "1", "--overlay", overlay.to_str().unwrap()]);
+    assert!(!expected.is_empty() && of_level.len() == expected.len());
+    for (found, expected) in of_level.iter().zip(&expected) {
+        assert_eq!(found["score"], expected["score"]);
+        let sides = |value: &Value| serde_json::from_value::<[f64; 4]>(value["bbox"].clone()).unwrap();
+        let off =
+            sides(found).iter().zip(sides(expected)).any(|(found, expected)| (found - 2.0 * expected).abs() > 0.01);
+        assert!(!off, "{found} {expected}");
+        assert_eq!(found["segmentation"]["size"], json!([384, 512]));
+    }
+    assert_eq!(areas(), expected_areas.iter().map(|area| 4 * area).collect::<Vec<u64>>());
+    assert_eq!(image::open(overlay).unwrap().width(), 512);
 
     let mut video = example("video");
     video.arg("--model").arg(place.at("run")).arg("--input").arg(place.at("images"));

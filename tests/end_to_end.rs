@@ -16,9 +16,9 @@ use segkiln::{
     SegmentOptions, Segmenter, WindowOptions,
     core::{Classes, LabelMap},
     data::{
-        DecodeOptions, Limits, Loader, Normalize,
+        Cleaning, CleaningStep, DecodeOptions, Limits, Loader, Normalize,
         films::{Film, FilmOptions, FilmWriter, Flicker, ProbabilitySmoother, most_likely},
-        regions::{Region, RegionSource, TiffSource},
+        regions::{GeoTags, Region, RegionSource, SampleType, TiffSink, TiffSinkOptions, TiffSource},
         transforms::Compose,
         volumes::{
             Case, Geometry, LabelVolume, PatchMotion, PatchOptions, PatchTransform, PatchesDataset, Volume, read_nifti,
@@ -254,6 +254,57 @@ fn tiffs_are_predicted_by_region_with_the_same_result() {
     assert!(numbers.iter().zip(&expected).all(|(number, class)| (*number > 0) == (*class > 0)));
     assert_eq!(features.matches("\"Feature\"").count(), *numbers.iter().max().unwrap() as usize);
     assert!(objects(&["--tiff", "--tile", "512"]) == (numbers, features), "tiles give other objects");
+
+    // So do steps that clean the map, by rows or in memory, here such as the program chooses and two that change the map.
+    let mut train = unet_train(&trained.at("data"), &trained.at("chosen"));
+    run_well(train.args(["--epochs", "2", "--base", "4", "--lr", "2e-2", "--choose-cleaning"]));
+    let chosen = Cleaning::read(trained.at("chosen/cleaning.json")).unwrap();
+    assert!(chosen.steps.iter().all(|(class, _)| *class == 1), "{chosen:?}");
+    let steps = Cleaning { steps: vec![(1, CleaningStep::Opening(2)), (1, CleaningStep::MinArea(60))] };
+    for (name, steps) in [("chosen", chosen), ("steps", steps)] {
+        let file = trained.at(&format!("{name}.json"));
+        fs::write(&file, serde_json::to_string(&steps).unwrap()).unwrap();
+        let clean = ["--clean", file.to_str().unwrap()];
+        run_well(&mut predict("clean", &clean));
+        run_well(&mut predict("clean", &[&clean[..], &["--tiff", "--tile", "512"]].concat()));
+        let whole = class_map(&trained.at("clean/scene.png"), [width, height]);
+        let source = TiffSource::open(trained.at("clean/scene.tif"), DecodeOptions::default()).unwrap();
+        let labels = source.read_labels(0, Region { left: 0, top: 0, width, height }).unwrap();
+        assert!(labels.iter().zip(&whole).all(|(label, expected)| *label == u32::from(*expected)), "{name}");
+        assert!(name == "chosen" || whole != expected, "the steps change nothing");
+        assert_eq!(files(&trained.at("clean")).len(), 3);
+    }
+
+    // Results of the picture's size from a level of half the width and height.
+    let pyramid = trained.at("pyramid.tif");
+    let options =
+        TiffSinkOptions { width, height, bands: 1, samples: SampleType::U8, geo: GeoTags::default(), identity: None };
+    let mut file = TiffSink::create(&pyramid, options).unwrap();
+    let pixels = discs(78, width, height).0;
+    file.push_labels(&pixels.as_raw().iter().map(|value| u32::from(*value)).collect::<Vec<u32>>()).unwrap();
+    file.finish().unwrap();
+    let at_level = |out: &str, flags: &[&str]| {
+        run_well(unet_predict(&trained.at("run"), &pyramid, &trained.at(out)).args(["--level", "1"]).args(flags));
+        TiffSource::open(trained.at(out).join("pyramid.tif"), DecodeOptions::default()).unwrap()
+    };
+    let (half, full) = (at_level("half", &[]), at_level("full", &["--result-level", "0", "--probabilities"]));
+    let small = half.read_labels(0, Region { left: 0, top: 0, width: 350, height: 265 }).unwrap();
+    let large = full.read_labels(0, Region { left: 0, top: 0, width, height }).unwrap();
+    assert!(
+        small.contains(&1)
+            && (0..height)
+                .all(|y| (0..width).all(|x| large[(y * width + x) as usize] == small[(y / 2 * 350 + x / 2) as usize]))
+    );
+    let probabilities = trained.at("full/pyramid_probabilities.tif");
+    let probabilities = TiffSource::open(probabilities, DecodeOptions::default()).unwrap();
+    assert_eq!((probabilities.bands(), probabilities.levels()[0].width), (2, width));
+
+    // A share of data is asked of small TIFFs too.
+    run_well(&mut predict("share", &["--skip-below", "0.5"]));
+    assert_eq!(files(&trained.at("share")), [PathBuf::from("scene.tif")]);
+    let mut command = unet_predict(&trained.at("run"), &trained.at("whole/scene.png"), &trained.at("levels"));
+    let error = run_badly(command.args(["--skip-below", "0.5"]));
+    assert!(error.contains("skip-below: is for TIFFs"), "{error}");
 
     let error = run_badly(&mut predict("levels", &["--mpp", "0.5"]));
     assert!(error.contains("scene.tif does not say how large its pixels are"), "{error}");

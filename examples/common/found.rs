@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use image::DynamicImage;
 use segkiln::{
     Detector, LargeDetection, PredictError,
-    core::Detection,
+    core::{CoreError, Detection, Size},
     data::{
-        DataError, DecodeOptions,
+        DecodeOptions,
         instances::{GeoJsonOptions, GeoJsonWriter, Placement},
         read_dynamic,
         regions::{RegionSource, TiffSource},
@@ -16,16 +16,19 @@ use segkiln::{
 
 use crate::{
     images,
-    large::{Large, Picture},
+    large::{Large, Picture, WHOLE},
 };
 
 /// Objects of a picture.
 pub struct Found {
-    pub objects: Vec<LargeDetection>,
-    /// The objects with masks of the picture's size.
+    /// The objects in pixels of the level that was looked at.
+    objects: Vec<LargeDetection>,
+    /// The objects in the picture's pixels, with masks of its size.
     pub detections: Vec<Detection>,
-    /// The picture, if it was read whole.
+    /// The picture, if it is not too large to be drawn.
     pub image: Option<DynamicImage>,
+    /// Sizes of the level and of the picture.
+    sizes: [Size; 2],
     placement: Placement,
 }
 
@@ -38,8 +41,8 @@ impl Found {
         tile: Option<u32>,
         decode: DecodeOptions,
     ) -> Result<Self, PredictError> {
-        match large.source(path, decode)? {
-            Some(source) => Self::by_region(detector, large, &source, tile),
+        match large.source(path, decode, &[])? {
+            Some(source) => Self::by_region(detector, large, &source, tile, decode),
             None => Self::whole(detector, path, decode),
         }
     }
@@ -50,7 +53,9 @@ impl Found {
         let objects = detections.iter().cloned().map(LargeDetection::from).collect();
         // A small scene has its place too.
         let geo = TiffSource::open(path, decode).map(|source| source.geo()).unwrap_or_default();
-        Ok(Self { objects, detections, image: Some(image), placement: Placement::of(&geo, [1.0; 2]) })
+        let placement = Placement::of(&geo, [1.0; 2]);
+        let sizes = [Size::from((image.width(), image.height())); 2];
+        Ok(Self { objects, detections, image: Some(image), sizes, placement })
     }
 
     fn by_region(
@@ -58,28 +63,38 @@ impl Found {
         large: &Large,
         source: &Picture,
         tile: Option<u32>,
+        decode: DecodeOptions,
     ) -> Result<Self, PredictError> {
         let options = large.options(source, tile, 0.25, false);
         let objects = detector.detect_large(source, &options, large.progress())?;
-        let [full, level] = [source.levels()[0], source.levels()[options.level]];
-        let masks = objects.iter().map(|object| object.in_picture(level.width, level.height));
-        let detections = masks.collect::<Result<_, _>>().unwrap_or_else(|error| {
+        let [level, full] = [options.level, 0].map(|level| source.levels()[level].size());
+        let resized = |object: &LargeDetection| object.resized(level, full);
+        let masks = objects.iter().map(|object| resized(object)?.in_picture(full.width, full.height));
+        let detections = masks.collect::<Result<_, _>>().or_else(|error| {
             eprintln!("{}: results without masks, as {error}", source.path().display());
-            objects.iter().map(|object| object.detection.clone()).collect()
+            objects.iter().map(|object| Ok(resized(object)?.detection)).collect::<Result<_, _>>()
         });
-        let scale = [f64::from(full.width) / f64::from(level.width), f64::from(full.height) / f64::from(level.height)];
-        let placement = Placement::of(&source.geo().scaled(scale), scale);
-        Ok(Self { objects, detections, image: None, placement })
+        let detections = detections.map_err(|error: CoreError| PredictError::Detection(error.into()))?;
+        let is_small = u64::from(full.width) * u64::from(full.height) <= WHOLE;
+        // What can only be read by region is not drawn.
+        let image = is_small.then(|| read_dynamic(source.path(), decode).ok()).flatten();
+        let placement = Placement::of(&source.geo(), [1.0; 2]);
+        Ok(Self { objects, detections, image, sizes: [level, full], placement })
     }
 
-    /// Writes the objects' outlines and measures.
-    pub fn write_geojson(&self, path: &Path, names: &[String]) -> Result<(), DataError> {
+    /// Writes the objects' outlines and measures, in the picture's pixels.
+    pub fn write_geojson(&self, path: &Path, names: &[String]) -> Result<(), PredictError> {
         let options = GeoJsonOptions { placement: self.placement, names: names.to_vec(), simplify: 0.0 };
         let mut file = GeoJsonWriter::create(path, options)?;
-        for object in (1..).zip(&self.objects).filter_map(|(number, object)| object.object(number)) {
-            file.write(&object)?;
+        let [level, full] = self.sizes;
+        for (number, object) in (1..).zip(&self.objects) {
+            // One at a time, as masks of fine levels are large.
+            let object = object.resized(level, full).map_err(|error| PredictError::Detection(error.into()))?;
+            if let Some(object) = object.object(number) {
+                file.write(&object)?;
+            }
         }
-        file.finish()
+        Ok(file.finish()?)
     }
 
     /// Returns how many objects of each class there are, in words.

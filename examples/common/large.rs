@@ -17,7 +17,7 @@ use segkiln::{
 pub type Picture = SelectedSource<Box<dyn RegionSource>>;
 
 /// Pixels above which a TIFF is read by region.
-const WHOLE: u64 = 1 << 26;
+pub const WHOLE: u64 = 1 << 26;
 
 /// Flags of how large pictures are read.
 #[derive(clap::Args)]
@@ -44,17 +44,28 @@ pub struct Large {
 }
 
 impl Large {
-    /// The picture, if it is one to be read by region.
-    pub fn source(&self, path: &Path, decode: DecodeOptions) -> Result<Option<Picture>, DataError> {
+    /// The picture, if it is one to be read by region: a large one, or where one of the flags is given that are for such, the program's
+    /// `own` among them.
+    pub fn source(
+        &self,
+        path: &Path,
+        decode: DecodeOptions,
+        own: &[(&'static str, bool)],
+    ) -> Result<Option<Picture>, DataError> {
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        let areas = [("skip-mask", &self.skip_mask), ("within", &self.within)];
+        let flags = [
+            ("skip-mask", self.skip_mask.is_some()),
+            ("within", self.within.is_some()),
+            ("mpp", self.mpp.is_some()),
+            ("level", self.level > 0),
+            ("skip-below", self.skip_below.is_some()),
+        ];
+        let asked = flags.iter().chain(own).find(|(_, is_given)| *is_given).map(|(flag, _)| *flag);
         if !["tif", "tiff", "svs", "btf"].contains(&&*extension.to_lowercase()) {
-            let area = areas.iter().find(|(_, file)| file.is_some()).map(|(option, _)| *option);
-            let asked = area.or(self.mpp.is_some().then_some("mpp")).or((self.level > 0).then_some("level"));
             let Some(option) = asked else { return Ok(None) };
             return Err(DataError::Option { option, reason: format!("is for TIFFs, and {} is none", path.display()) });
         }
-        let asked = self.tiff || self.level > 0 || self.mpp.is_some() || areas.iter().any(|(_, file)| file.is_some());
+        let asked = self.tiff || asked.is_some();
         let source = match TiffSource::open(path, decode) {
             Ok(source) => source,
             // Such as can only be read whole.
@@ -87,6 +98,7 @@ impl Large {
         LargeOptions {
             tile: tile.unwrap_or(default.tile),
             level,
+            result_level: None,
             flips,
             skip_below: self.skip_below.unwrap_or(default.skip_below),
             overlap,

@@ -18,7 +18,7 @@ use clap::Parser;
 use image::DynamicImage;
 use segkiln::{
     PartialFailure, PredictError, SegmentOptions, Segmenter,
-    data::{Cleaning, DataError, DenseCrf, read_dynamic, refuse_replacing, write_image, write_labels},
+    data::{Cleaning, DenseCrf, read_dynamic, refuse_replacing, write_image, write_labels},
 };
 use serde_json::json;
 
@@ -42,7 +42,7 @@ use common::{Failure, Machine, create_parent, say};
 use decoding::Decoding;
 use large::Large;
 use objects::Objects;
-use pictures::{inputs, segment_large, segment_whole};
+use pictures::{Results, inputs, segment_large, segment_whole};
 use precision::Numbers;
 use volumes::Volumes;
 
@@ -71,11 +71,13 @@ struct Args {
     /// Move the borders to the image's edges with a dense CRF
     #[arg(long)]
     crf: bool,
-    /// Steps that clean the maps of pictures that are read whole, as JSON: {"steps": [[CLASS, "largest"], [CLASS, {"min_area": 64}]]}
+    /// Steps that clean the maps, as JSON: {"steps": [[CLASS, "largest"], [CLASS, {"min_area": 64}]]}; unet_train chooses some
     #[arg(long, value_name = "FILE")]
     clean: Option<PathBuf>,
     #[command(flatten)]
     large: Large,
+    #[command(flatten)]
+    results: Results,
     #[command(flatten)]
     volumes: Volumes,
     #[command(flatten)]
@@ -121,14 +123,13 @@ fn run(args: &Args) -> Result<(), Failure> {
         let first: Vec<DynamicImage> = readable.take(precision::IMAGES).collect();
         segmenter.with_fastest_precision(&first, &options, precision::MAX_LOSS)
     })?;
-    let outputs = |stem: &str| [".png", "_overlay.png", ".tif"].map(|end| args.output.join(format!("{stem}{end}")));
+    let outputs = |stem: &str| [".png", "_overlay.png"].map(|end| args.output.join(format!("{stem}{end}")));
     let many = args.input.is_dir();
     let objects = |stem: &str| args.objects.files(stem, &args.output, many);
     let written = images.iter().flat_map(|(stem, path)| {
-        let [map, overlay, tiff] = outputs(stem);
-        let own = match args.large.source(path, args.decode.options()) {
-            Ok(Some(_)) => vec![tiff],
-            _ => vec![map, overlay],
+        let own = match args.results.source(&args.large, path, args.decode.options()) {
+            Ok(Some(_)) => args.results.files(stem, &args.output),
+            _ => outputs(stem).into(),
         };
         own.into_iter().chain(objects(stem).paths())
     });
@@ -145,14 +146,13 @@ fn run(args: &Args) -> Result<(), Failure> {
     }
     let mut failed = 0;
     for (stem, path) in &images {
-        let [map, overlay, tiff] = outputs(stem);
-        let segmented = match args.large.source(path, args.decode.options()).map_err(PredictError::from) {
-            Ok(Some(_)) if cleaning.is_some() => {
-                let why = "is for pictures that are read whole, as a component may be as large as the picture";
-                let reason = format!("{why}; {} is read by region", path.display());
-                Err(PredictError::from(DataError::Option { option: "clean", reason }))
+        let [map, overlay] = outputs(stem);
+        let source = args.results.source(&args.large, path, args.decode.options()).map_err(PredictError::from);
+        let segmented = match source {
+            Ok(Some(source)) => {
+                let files = args.results.files(stem, &args.output);
+                segment_large(args, &segmenter, &source, &files, cleaning.as_ref(), &objects(stem)).map(|()| None)
             }
-            Ok(Some(source)) => segment_large(args, &segmenter, &source, &tiff, &objects(stem)).map(|()| None),
             Ok(None) => segment_whole(args, &segmenter, path, (&options, cleaning.as_ref()), &objects(stem)).map(Some),
             Err(error) => Err(error),
         };

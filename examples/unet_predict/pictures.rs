@@ -2,21 +2,28 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
 };
 
 use image::DynamicImage;
 use segkiln::{
-    PredictError, Seams, SegmentOptions, Segmentation, Segmenter,
+    LargeOptions, PredictError, Seams, SegmentOptions, Segmentation, Segmenter,
     data::{
-        Cleaning, ColorMode, DecodeOptions, Image, Limits,
+        Cleaning, ColorMode, DataError, DecodeOptions, Image, Limits,
         instances::IntensityImage,
         read_dynamic,
-        regions::{MemorySource, RegionSource, TiffSource},
+        regions::{MemorySource, RegionSource, RowSink, TiffSource},
     },
 };
 
-use crate::{Args, common::Failure, images, large::Picture, objects::ObjectFiles};
+use crate::{
+    Args,
+    common::Failure,
+    images,
+    large::{Large, Picture},
+    objects::ObjectFiles,
+};
 
 /// Segments an image in memory, and writes its objects.
 pub fn segment_whole(
@@ -44,29 +51,74 @@ pub fn segment_whole(
     Ok((result, image))
 }
 
-/// Segments a TIFF by region, and writes the map and its objects.
+/// Flags of what is written of pictures that are read by region.
+#[derive(clap::Args)]
+pub struct Results {
+    /// Level of a TIFF that the results have the size of, whatever is read [default: what is read]
+    #[arg(long, value_name = "N")]
+    result_level: Option<usize>,
+    /// Write the probabilities of a TIFF, a band a class, as STEM_probabilities.tif
+    #[arg(long)]
+    probabilities: bool,
+}
+
+impl Results {
+    /// The picture, if it is one to be read by region.
+    pub fn source(&self, large: &Large, path: &Path, decode: DecodeOptions) -> Result<Option<Picture>, DataError> {
+        large.source(
+            path,
+            decode,
+            &[("result-level", self.result_level.is_some()), ("probabilities", self.probabilities)],
+        )
+    }
+
+    /// The files of a picture's map and of its probabilities.
+    pub fn files(&self, stem: &str, folder: &Path) -> Vec<PathBuf> {
+        let ends = [".tif", "_probabilities.tif"];
+        ends[..1 + usize::from(self.probabilities)].iter().map(|end| folder.join(format!("{stem}{end}"))).collect()
+    }
+}
+
+/// Segments a TIFF by region, and writes the map, the probabilities and the objects.
 pub fn segment_large(
     args: &Args,
     segmenter: &Segmenter,
     source: &Picture,
-    output: &Path,
+    outputs: &[PathBuf],
+    cleaning: Option<&Cleaning>,
     objects: &ObjectFiles,
 ) -> Result<(), PredictError> {
     let options = args.large.options(source, args.tile, args.overlap, args.tta);
-    match segmenter.seams(source, &options)? {
+    let result = LargeOptions { result_level: args.results.result_level, ..options.clone() };
+    match segmenter.seams(source, &result)? {
         Seams::Margin(margin) => eprintln!("tiles of {} pixels with margins of {margin}: no seams", options.tile),
         Seams::Blended => eprintln!("tiles of {} pixels, blended: outputs depend on more than a margin", options.tile),
     }
+    let output = &outputs[0];
     let identity = args.large.identity(&args.model, source.path(), args.decode.options());
-    let sink = segmenter.map_sink(source, output, &options, identity)?;
-    if sink.rows_written() > 0 {
-        eprintln!("going on after row {}", sink.rows_written());
+    // A map that is cleaned is written as it is before, with the pixels that were looked at.
+    let uncleaned = output.with_extension("uncleaned.tif");
+    let sink = match cleaning {
+        Some(_) => segmenter.map_sink(source, &uncleaned, &options, identity.clone())?,
+        None => segmenter.map_sink(source, output, &result, identity.clone())?,
+    };
+    let probabilities = outputs.get(1).map(|path| segmenter.probability_sink(source, path, &result, identity));
+    let sinks = (sink, probabilities.transpose()?);
+    if sinks.rows_written() > 0 {
+        eprintln!("going on after row {}", sinks.rows_written());
     }
-    segmenter.segment_large(source, &options, sink, args.large.progress())?;
+    segmenter.segment_large(source, &result, sinks, args.large.progress())?;
     let limits: Limits = args.decode.options().limits;
-    let map = TiffSource::open(output, DecodeOptions { limits, ..DecodeOptions::default() })?;
-    let picture = IntensityImage { source, level: options.level };
-    let [full, level] = [source.levels()[0], source.levels()[options.level]];
+    let open = |path: &Path| TiffSource::open(path, DecodeOptions { limits, ..DecodeOptions::default() });
+    if let Some(cleaning) = cleaning {
+        let sink = segmenter.map_sink(source, output, &result, None)?;
+        segmenter.clean_large(cleaning, &open(&uncleaned)?, output, &limits, sink)?;
+        // Nothing reads it any more.
+        let _ = fs::remove_file(&uncleaned);
+    }
+    let (map, level) = (open(output)?, result.result_level.unwrap_or(result.level));
+    let picture = IntensityImage { source, level };
+    let [full, level] = [source.levels()[0], source.levels()[level]];
     let scale = [f64::from(full.width) / f64::from(level.width), f64::from(full.height) / f64::from(level.height)];
     Ok(args.objects.write(&map, picture, (map.geo(), scale), segmenter.classes().names(), limits, objects)?)
 }

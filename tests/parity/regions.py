@@ -39,6 +39,7 @@ def fixtures():
     five = (picture(5) * 257).astype(np.uint16)
     write("planar_u16", np.moveaxis(five, -1, 0), photometric="minisblack", planarconfig="separate", tile=(32, 32), compression="zlib")
     write("bands_u16", five, photometric="minisblack", planarconfig="contig", byteorder=">", rowsperstrip=70)
+    write("zstd_u16", (picture(1)[..., 0] * 257).astype(np.uint16), tile=(32, 48), compression="zstd", predictor=True)
     # Values minus 100, and a hole of -9999 that GDAL's tag names.
     numbers = picture(1)[..., 0].astype(np.float32) - 100
     numbers[20:60, 30:80] = -9999

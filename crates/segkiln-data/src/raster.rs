@@ -15,6 +15,18 @@ pub(crate) enum Samples<'a> {
     F32(Cow<'a, [f32]>),
 }
 
+impl Samples<'_> {
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::U8(values) => values.len(),
+            Self::U16(values) => values.len(),
+            Self::U32(values) => values.len(),
+            Self::F32(values) => values.len(),
+        }
+    }
+}
+
 /// Interleaved samples, 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGBA) a pixel; `width` and `height` are at least 1.
 pub(crate) struct Raster<'a> {
     pub width: u32,

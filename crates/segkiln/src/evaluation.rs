@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, path::Path};
 
 use rayon::prelude::*;
-use segkiln_core::{Detection, Instances};
+use segkiln_core::{Detection, Instances, LabelMap};
 use segkiln_data::{
-    Image, Sample,
+    Cleaning, Image, Sample,
     coco::{CocoFile, CocoResult, CocoResultFile, ImageId},
     draw, write_image,
 };
@@ -44,6 +44,34 @@ impl<M: SegmentationNetwork> Segmenter<M> {
             each(index, &sample, &result)?;
         }
         Ok(matrix)
+    }
+
+    /// Chooses steps that clean the network's maps on a split that it was not trained on, as nnU-Net chooses its postprocessing: those
+    /// that [raise](Cleaning::choose) the mean over the images of the mean Dice coefficient of the classes but the background.
+    ///
+    /// All maps of the split are held, 8 bytes a pixel.
+    ///
+    /// # Errors
+    /// As [`segment_split`](Self::segment_split), and [`PredictError::Data`] as [`Cleaning::choose`].
+    pub fn choose_cleaning<E: From<PredictError> + From<MetricsError>>(
+        &self,
+        split: impl IntoIterator<Item = Result<Sample, E>>,
+    ) -> Result<Cleaning, E> {
+        let mut maps = Vec::new();
+        self.segment_split(split, |_, sample, result| {
+            maps.push((result.map().clone(), sample.target.clone()));
+            Ok::<(), E>(())
+        })?;
+        let (classes, ignored) = (self.classes().count(), self.classes().ignore_index());
+        let dice = |predicted: &LabelMap, truth: &LabelMap| {
+            let mut matrix = ConfusionMatrix::new(classes, ignored)?;
+            matrix.update_maps(predicted, truth)?;
+            let there: Vec<f64> = (1..classes).filter_map(|class| matrix.dice(class)).collect();
+            Ok::<f64, MetricsError>(there.iter().sum::<f64>() / there.len().max(1) as f64)
+        };
+        // The maps were counted before, so they can be again.
+        let score = |predicted: &LabelMap, truth: &LabelMap| dice(predicted, truth).unwrap_or(0.0);
+        Ok(Cleaning::choose(&maps, classes as u32, score).map_err(PredictError::from)?)
     }
 
     /// [`segment_split`](Self::segment_split) with pictures of the first `most` images in `folder`, each beside its mask and its

@@ -40,6 +40,31 @@ impl LargeDetection {
         }
     }
 
+    /// The detection of a picture of size `from` in the same picture of another size: of a level in the picture's own pixels. A pixel is
+    /// of its mask if its middle lies in one that was.
+    ///
+    /// # Errors
+    /// [`CoreError::InvalidBox`] if the box is not finite.
+    pub fn resized(&self, from: Size, to: Size) -> Result<Self, CoreError> {
+        if from == to {
+            return Ok(self.clone());
+        }
+        let ratio = [f64::from(to.width) / f64::from(from.width), f64::from(to.height) / f64::from(from.height)];
+        let [x1, y1, x2, y2] = self.detection.bbox.xyxy();
+        let bbox = BBox::new(x1 * ratio[0], y1 * ratio[1], x2 * ratio[0], y2 * ratio[1])?;
+        let detection = Detection::new(bbox, self.detection.label(), self.detection.score)?;
+        let mut runs = Vec::new();
+        for row in self.runs.chunk_by(|a, b| a.row == b.row) {
+            let columns = row.iter().map(|run| [run.start, run.end].map(|x| first_behind(x, from.width, to.width)));
+            let columns: Vec<[u32; 2]> = columns.filter(|[start, end]| start < end).collect();
+            let [top, bottom] = [row[0].row, row[0].row + 1].map(|y| first_behind(y, from.height, to.height));
+            for row in top..bottom {
+                runs.extend(columns.iter().map(|[start, end]| ObjectRun { row, start: *start, end: *end }));
+            }
+        }
+        Ok(Self { detection, runs })
+    }
+
     /// Converts to an object, to measure and to write; without a mask the pixels whose middles are in its box. None if there are no such
     /// pixels.
     pub fn object(&self, number: u32) -> Option<Object> {
@@ -50,6 +75,13 @@ impl LargeDetection {
         };
         Some(Object::new(number, self.detection.label(), runs)?.with_score(self.detection.score))
     }
+}
+
+/// The first pixel of a side of `to` whose middle lies behind the first `at` pixels of the side of `from`.
+fn first_behind(at: u32, from: u32, to: u32) -> u32 {
+    let [at, from, to] = [at, from, to].map(i128::from);
+    // (2 · pixel + 1) · from >= 2 · at · to
+    (2 * at * to + from - 1).div_euclid(2 * from).clamp(0, to) as u32
 }
 
 /// A detection of a picture that was seen whole.
@@ -443,6 +475,30 @@ mod tests {
             boxes.sort_by(|a, b| a.xyxy().partial_cmp(&b.xyxy()).unwrap());
         }
         assert_eq!(boxes, expected);
+    }
+
+    #[test]
+    fn detections_of_a_level_are_moved_to_the_picture() {
+        // A ring with a hole, and a pixel beside it.
+        let map = LabelMap::new(5, 4, vec![1, 1, 1, 0, 1, 1, 0, 1, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+        let mask = Rle::of_labels(&map).unwrap()[&1].clone();
+        let detection = Detection::new(BBox::new(0.0, 0.5, 5.0, 3.0).unwrap(), 2, 0.75).unwrap().with_mask(mask);
+        let found = LargeDetection::from(detection);
+        for (width, height) in [(5, 4), (10, 8), (13, 9), (3, 2), (2, 30)] {
+            let resized = found.resized(map.size(), Size { width, height }).unwrap();
+            assert_eq!((resized.detection.label(), resized.detection.score), (2, 0.75));
+            let [x, y] = [f64::from(width) / 5.0, f64::from(height) / 4.0];
+            assert_eq!(resized.detection.bbox.xyxy(), [0.0, 0.5 * y, 5.0 * x, 3.0 * y]);
+            let source = |at: u32, from: f64, to: u32| ((f64::from(at) + 0.5) * from / f64::from(to)) as u32;
+            let expected =
+                Rle::from_fn(width, height, |u, v| map.get(source(u, 5.0, width), source(v, 4.0, height)) == Some(1));
+            assert_eq!(resized.in_picture(width, height).unwrap().mask, Some(expected.unwrap()), "{width}x{height}");
+        }
+        // Boxes alone stay boxes.
+        let plain = LargeDetection { runs: Vec::new(), ..found };
+        let twice = plain.resized((5, 4).into(), (10, 8).into()).unwrap();
+        assert_eq!((twice.detection.bbox.xyxy(), twice.runs.len()), ([0.0, 1.0, 10.0, 6.0], 0));
+        assert_eq!(twice.object(1).unwrap().area(), 50);
     }
 
     #[test]

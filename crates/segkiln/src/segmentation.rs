@@ -67,10 +67,10 @@ impl ResultRows {
         self.undefined.map_or(Ok(()), |pixel| Err(undefined(pixel)))
     }
 
-    /// The most likely class of each pixel.
-    pub(crate) fn into_labels(self) -> Result<Vec<u32>, PredictError> {
+    /// The most likely class of each pixel, and the probabilities, none if they were not kept.
+    pub(crate) fn into_parts(self) -> Result<(Vec<u32>, Vec<f32>), PredictError> {
         self.check()?;
-        Ok(self.labels)
+        Ok((self.labels, self.probabilities.unwrap_or_default()))
     }
 
     pub(crate) fn into_segmentation(self) -> Result<Segmentation, PredictError> {
@@ -89,6 +89,18 @@ pub struct Segmentation {
     logits: Option<TensorData>,
 }
 
+/// Refuses steps for classes that a network does not have.
+pub(crate) fn check_steps(cleaning: &Cleaning, classes: &Classes) -> Result<(), PredictError> {
+    let count = classes.count() as u32;
+    match cleaning.steps.iter().find(|(class, _)| *class >= count) {
+        Some((class, _)) => {
+            let reason = format!("one is for class {class}, and there are {count} classes");
+            Err(PredictError::option("steps", reason))
+        }
+        None => Ok(()),
+    }
+}
+
 impl Segmentation {
     /// `probabilities` are `[class][row][column]`.
     pub(crate) fn new(classes: Classes, map: LabelMap, probabilities: Option<Vec<f32>>) -> Self {
@@ -100,13 +112,7 @@ impl Segmentation {
     /// # Errors
     /// [`PredictError::Option`] if a step is for a class that the network does not have, and those of [`Cleaning::apply`].
     pub fn cleaned(self, cleaning: &Cleaning) -> Result<Self, PredictError> {
-        let count = self.classes.count() as u32;
-        if let Some((class, _)) = cleaning.steps.iter().find(|(class, _)| *class >= count) {
-            return Err(PredictError::option(
-                "steps",
-                format!("one is for class {class}, and there are {count} classes"),
-            ));
-        }
+        check_steps(cleaning, &self.classes)?;
         Ok(Self { map: cleaning.apply(self.map)?, ..self })
     }
 

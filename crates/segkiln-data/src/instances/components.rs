@@ -5,7 +5,7 @@ use crate::{Limits, Result};
 
 /// Pixels of one class beside each other in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Run {
+pub(crate) struct Run {
     /// First column.
     pub start: u32,
     /// Column after the last.
@@ -83,7 +83,7 @@ impl Components {
     }
 
     /// Calls `f` with the runs of each row of the map that the components are of.
-    pub(super) fn each_row<M: LabelRows + ?Sized>(
+    pub(crate) fn each_row<M: LabelRows + ?Sized>(
         &self,
         map: &M,
         mut f: impl FnMut(u32, &[Run]) -> Result<()>,

@@ -1,9 +1,11 @@
 //! Numbers the objects of a map, row by row.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, ops::Range, path::Path};
+
+use segkiln_core::Size;
 
 use super::{
-    Components, InstanceOptions, LabelRows, Object, ObjectRun, held,
+    Components, InstanceOptions, LabelRows, Object, ObjectRun, ROWS, held,
     splitter::{Part, Splitter, whole},
 };
 use crate::{
@@ -20,8 +22,10 @@ pub struct IntensityImage<'a> {
     pub level: usize,
 }
 
-/// Values of a picture that are read at once.
+/// Values of a picture that are held.
 const VALUES: usize = 1 << 23;
+/// Columns that are read at once: tiles without pixels of an object are not read.
+const COLUMNS: u32 = 512;
 
 /// Numbers the objects of a class map from 1, in the order of their first pixels, and returns how many there are, and how many
 /// components were to be split and are too large for that.
@@ -61,7 +65,7 @@ pub fn find_objects<M: LabelRows + ?Sized>(
         active: Vec::new(),
         count: 0,
         held: 0,
-        values: picture.map(|picture| Values { picture, height: size.height, top: 0, rows: 0, pixels: None }),
+        values: picture.map(|picture| Values { picture, size, top: 0, rows: 0, blocks: Vec::new() }),
         row,
         object,
     };
@@ -180,36 +184,46 @@ impl<R: FnMut(&[u32]) -> Result<()>> Numbering<'_, '_, R> {
     }
 }
 
-/// Some rows of a picture.
+/// Some rows of a picture, of which those columns are read that objects have pixels in.
 struct Values<'a> {
     picture: IntensityImage<'a>,
-    height: u32,
+    size: Size,
     top: u32,
     rows: u32,
-    pixels: Option<RegionPixels>,
+    blocks: Vec<Option<RegionPixels>>,
 }
 
 impl Values<'_> {
     /// Adds the values of pixels of row `y` that have data.
-    fn add(&mut self, y: u32, columns: std::ops::Range<u32>, sums: &mut Vec<f64>, there: &mut u64) -> Result<()> {
+    fn add(&mut self, y: u32, columns: Range<u32>, sums: &mut Vec<f64>, there: &mut u64) -> Result<()> {
         let IntensityImage { source, level } = self.picture;
-        let (bands, width) = (source.bands(), source.levels()[level].width);
-        if self.pixels.is_none() || y >= self.top + self.rows {
-            self.pixels = None;
-            let rows = (VALUES / (bands * width as usize).max(1)).max(1) as u32;
-            (self.top, self.rows) = (y, rows.min(self.height - y));
-            let region = Region { left: 0, top: y, width, height: self.rows };
-            self.pixels = Some(source.read(level, region)?);
+        let (bands, Size { width, height }) = (source.bands(), self.size);
+        if y >= self.top + self.rows {
+            let rows = (VALUES / (bands * width as usize).max(1)).clamp(1, ROWS as usize) as u32;
+            (self.top, self.rows) = (y, rows.min(ROWS - y % ROWS).min(height - y));
+            self.blocks.clear();
+            self.blocks.resize_with(width.div_ceil(COLUMNS) as usize, || None);
         }
-        let Some(RegionPixels { image, missing }) = &self.pixels else { return Ok(()) };
         sums.resize(bands, 0.0);
-        let first = (y - self.top) as usize * width as usize;
-        for pixel in columns.map(|x| first + x as usize) {
-            if !missing.get(pixel).copied().unwrap_or(false) {
-                *there += 1;
-                let values = &image.as_slice()[pixel * bands..(pixel + 1) * bands];
-                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += f64::from(*value));
+        let mut start = columns.start;
+        while start < columns.end {
+            let left = start / COLUMNS * COLUMNS;
+            let block = Region { left, top: self.top, width: COLUMNS.min(width - left), height: self.rows };
+            let pixels = &mut self.blocks[(left / COLUMNS) as usize];
+            let RegionPixels { image, missing } = match pixels {
+                Some(pixels) => pixels,
+                None => pixels.insert(source.read(level, block)?),
+            };
+            let end = columns.end.min(left + block.width);
+            let first = (y - self.top) as usize * block.width as usize;
+            for pixel in (start..end).map(|x| first + (x - left) as usize) {
+                if !missing.get(pixel).copied().unwrap_or(false) {
+                    *there += 1;
+                    let values = &image.as_slice()[pixel * bands..(pixel + 1) * bands];
+                    sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += f64::from(*value));
+                }
             }
+            start = end;
         }
         Ok(())
     }

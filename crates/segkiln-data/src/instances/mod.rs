@@ -163,7 +163,7 @@ const ROWS: u32 = 256;
 const MOST_PIXELS: u32 = 1 << 22;
 
 /// Calls `f` with each row of a map.
-fn each_row<M: LabelRows + ?Sized>(map: &M, mut f: impl FnMut(u32, &[u32]) -> Result<()>) -> Result<()> {
+pub(crate) fn each_row<M: LabelRows + ?Sized>(map: &M, mut f: impl FnMut(u32, &[u32]) -> Result<()>) -> Result<()> {
     let Size { width, height } = map.size();
     let band = ROWS.min(MOST_PIXELS / width.max(1)).max(1);
     let mut top = 0;

@@ -1,6 +1,10 @@
 //! Against scikit-image, SciPy and rasterio: `tests/parity/instances.py`.
 
-use std::{fs, path::PathBuf, sync::LazyLock};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{LazyLock, Mutex},
+};
 
 use segkiln_core::{Rle, Size};
 use serde_json::Value;
@@ -9,7 +13,7 @@ use super::*;
 use crate::{
     Image,
     coco::CocoFile,
-    regions::{GeoTags, MemorySource, SampleType, TiffSink, TiffSinkOptions},
+    regions::{GeoTags, Level, MemorySource, RegionPixels, SampleType, TiffSink, TiffSinkOptions},
 };
 
 static FIXTURE: LazyLock<Value> = LazyLock::new(|| {
@@ -437,4 +441,56 @@ fn objects_are_written() {
     let negative = GeoJsonOptions { placement: pixels, names, simplify: -1.0 };
     assert!(GeoJsonWriter::create(path("none"), negative).is_err());
     assert!(!path("none").exists());
+}
+
+#[test]
+fn only_tiles_with_objects_are_read_for_their_means() {
+    /// A picture without pixels, and the regions of it that were read.
+    struct Asked([Level; 1], Mutex<Vec<Region>>);
+
+    impl RegionSource for Asked {
+        fn path(&self) -> &Path {
+            Path::new("asked")
+        }
+
+        fn levels(&self) -> &[Level] {
+            &self.0
+        }
+
+        fn bands(&self) -> usize {
+            1
+        }
+
+        fn read(&self, _: usize, region: Region) -> Result<RegionPixels> {
+            self.1.lock().unwrap().push(region);
+            let rows = region.top..region.top + region.height;
+            let values = rows.flat_map(|y| (region.left..region.left + region.width).map(move |x| (x + y) as f32));
+            let image = Image::new(region.width, region.height, 1, values.collect()).unwrap();
+            Ok(RegionPixels { image, missing: Vec::new() })
+        }
+    }
+
+    let (width, height) = (1600, 900);
+    // One object in the second block of columns, one over the border of blocks and of bands, one in the last row.
+    let is_object = |x: u32, y: u32| {
+        (600..610).contains(&x) && (10..20).contains(&y)
+            || (1020..1030).contains(&x) && (250..262).contains(&y)
+            || x == 1599 && y == 899
+    };
+    let map = map(width, height, |x, y| u32::from(is_object(x, y)));
+    let picture = Asked([Level { width, height, scale: 1.0 }], Mutex::default());
+    let mut means = Vec::new();
+    let mut object = |object: Object| {
+        means.push((object.centroid(), object.means[0]));
+        Ok(())
+    };
+    let options = options(Connectivity::Eight, None);
+    find_objects(&map, Some(IntensityImage { source: &picture, level: 0 }), &options, |_| Ok(()), Some(&mut object))
+        .unwrap();
+    assert_eq!(means.len(), 3);
+    assert!(means.iter().all(|([x, y], mean)| (x + y - mean).abs() < 1e-9), "{means:?}");
+    let regions = picture.1.into_inner().unwrap();
+    let pixels: u32 = regions.iter().map(|region| region.width * region.height).sum();
+    assert_eq!(regions.len(), 5, "{regions:?}");
+    assert!(pixels < 5 * 512 * 256 && regions.iter().all(|region| region.height <= 256), "{regions:?}");
 }

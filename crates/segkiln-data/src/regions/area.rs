@@ -6,7 +6,7 @@ use segkiln_core::{LabelMap, Size};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{GeoTags, Level, Region, RegionPixels, RegionSource};
+use super::{GeoTags, Level, Region, RegionPixels, RegionSource, edges::Edges};
 use crate::{DataError, Limits, MaskFormat, Result, read_labels, text};
 
 /// A part of a picture, of any shape.
@@ -17,16 +17,8 @@ pub struct Area(Shape);
 enum Shape {
     /// Of the whole picture, at any resolution; labels other than 0 are of the area.
     Mask(LabelMap),
-    Polygons(Vec<AreaPolygon>),
-}
-
-/// A polygon in pixels of level 0, counted from the corner of the first.
-#[derive(Debug, Clone, PartialEq)]
-struct AreaPolygon {
-    /// `[left, top, right, bottom]`.
-    bounds: [f64; 4],
-    /// The outline and holes.
-    rings: Vec<Vec<[f64; 2]>>,
+    /// In pixels of level 0, counted from the corner of the first.
+    Polygons(Edges),
 }
 
 impl Area {
@@ -71,12 +63,12 @@ impl Area {
         let mut rings = Vec::new();
         file.collect(&mut rings).map_err(&refused)?;
         let count = rings.len();
-        let polygons: Option<Vec<AreaPolygon>> = rings.into_iter().map(|rings| polygon(rings, to_pixels)).collect();
+        let polygons: Option<Vec<_>> = rings.into_iter().map(|rings| polygon(rings, to_pixels)).collect();
         let polygons =
             polygons.ok_or_else(|| refused("a point of its polygons has less than two coordinates".into()))?;
         let Level { width, height, .. } = source.levels()[0];
         let picture = [0.0, 0.0, width.into(), height.into()];
-        let area = Self(Shape::Polygons(polygons));
+        let area = Self(Shape::Polygons(Edges::of(polygons)));
         if !area.touches(picture, Size { width, height }) {
             let system = match (geo.transform(), geo.epsg()) {
                 (None, _) => "pixels of level 0".into(),
@@ -108,51 +100,9 @@ impl Area {
                 span(top, bottom, picture.height, mask.height())
                     .any(|y| mask.as_slice()[y * width..][columns.clone()].iter().any(|label| *label > 0))
             }
-            Shape::Polygons(polygons) => polygons.iter().any(|polygon| polygon.touches(rectangle)),
+            Shape::Polygons(edges) => edges.touch(rectangle),
         }
     }
-}
-
-impl AreaPolygon {
-    fn touches(&self, rectangle: [f64; 4]) -> bool {
-        let [left, top, right, bottom] = rectangle;
-        let bounds = self.bounds;
-        if bounds[0] >= right || bounds[1] >= bottom || bounds[2] <= left || bounds[3] <= top {
-            return false;
-        }
-        // No edge within it: it is all inside or all outside.
-        self.edges().any(|[a, b]| crosses(a, b, rectangle))
-            || self.contains([f64::midpoint(left, right), f64::midpoint(top, bottom)])
-    }
-
-    fn edges(&self) -> impl Iterator<Item = [[f64; 2]; 2]> {
-        self.rings.iter().flat_map(|ring| ring.iter().zip(ring.iter().cycle().skip(1)).map(|(a, b)| [*a, *b]))
-    }
-
-    /// Whether a ray from the point to the right meets the edges an odd number of times.
-    fn contains(&self, [x, y]: [f64; 2]) -> bool {
-        let meets =
-            |[[ax, ay], [bx, by]]: [[f64; 2]; 2]| (ay > y) != (by > y) && x < ax + (y - ay) / (by - ay) * (bx - ax);
-        self.edges().filter(|edge| meets(*edge)).count() % 2 == 1
-    }
-}
-
-/// Whether a line between two points has points within a rectangle (Liang and Barsky, 1984).
-fn crosses(a: [f64; 2], b: [f64; 2], rectangle: [f64; 4]) -> bool {
-    let (mut enter, mut leave) = (0.0f64, 1.0f64);
-    for axis in 0..2 {
-        let (start, step) = (a[axis], b[axis] - a[axis]);
-        let (low, high) = (rectangle[axis], rectangle[axis + 2]);
-        if step == 0.0 {
-            if start <= low || start >= high {
-                return false;
-            }
-            continue;
-        }
-        let [one, two] = [(low - start) / step, (high - start) / step];
-        (enter, leave) = (enter.max(one.min(two)), leave.min(one.max(two)));
-    }
-    enter < leave
 }
 
 /// Largest file of polygons.
@@ -200,18 +150,13 @@ fn inverse(geo: &GeoTags) -> Option<[f64; 6]> {
     inverse.iter().all(|value| value.is_finite()).then_some(inverse)
 }
 
-/// A polygon in pixels; none if a point has less than two coordinates.
-fn polygon(rings: Rings, [a, b, c, d, e, f]: [f64; 6]) -> Option<AreaPolygon> {
+/// The rings of a polygon in pixels; none if a point has less than two coordinates.
+fn polygon(rings: Rings, [a, b, c, d, e, f]: [f64; 6]) -> Option<Vec<Vec<[f64; 2]>>> {
     let point = |point: &Vec<f64>| match point[..] {
         [x, y, ..] => Some([a * x + b * y + c, d * x + e * y + f]),
         _ => None,
     };
-    let rings: Option<Vec<Vec<[f64; 2]>>> = rings.iter().map(|ring| ring.iter().map(point).collect()).collect();
-    let rings = rings?;
-    let points = || rings.iter().flatten();
-    let [left, top] = [0, 1].map(|axis| points().map(|point| point[axis]).fold(f64::INFINITY, f64::min));
-    let [right, bottom] = [0, 1].map(|axis| points().map(|point| point[axis]).fold(f64::NEG_INFINITY, f64::max));
-    Some(AreaPolygon { bounds: [left, top, right, bottom], rings })
+    rings.iter().map(|ring| ring.iter().map(point).collect()).collect()
 }
 
 /// A picture of which only an area is looked at: [`RegionSource::is_wanted`] says no where a region does not touch it. Of several

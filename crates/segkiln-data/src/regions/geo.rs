@@ -37,10 +37,18 @@ const RESOLUTION: [u16; 2] = [282, 283];
 /// 1: none, 2: inch, 3: centimeter.
 const RESOLUTION_UNIT: u16 = 296;
 
+/// Pixels an inch of screens.
+const SCREENS: [f64; 2] = [72.0, 96.0];
+
 impl GeoTags {
     /// The tags that are carried over: pixel scale, tie points, transformation, the coordinate system's keys, and the resolution.
     pub(super) const KNOWN: [u16; 9] =
         [RESOLUTION[0], RESOLUTION[1], RESOLUTION_UNIT, PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, KEYS, 34_736, 34_737];
+
+    /// Tags by their numbers.
+    pub fn of(tags: Vec<(u16, TagValue)>) -> Self {
+        Self { tags }
+    }
 
     /// Value of a tag by its number.
     pub fn get(&self, tag: u16) -> Option<&TagValue> {
@@ -86,7 +94,7 @@ impl GeoTags {
     }
 
     /// Micrometers a pixel, across and down: from the description of a slide ([OME-XML](https://docs.openmicroscopy.org), Aperio), or
-    /// where the resolution has a unit.
+    /// where the resolution has a unit. 72 and 96 pixels an inch are a screen's, which programs write where they know of none: none.
     pub fn microns_per_pixel(&self) -> Option<[f64; 2]> {
         let unit = match self.get(RESOLUTION_UNIT) {
             Some(TagValue::Shorts(unit)) if unit.first() == Some(&3) => 10_000.0,
@@ -101,7 +109,9 @@ impl GeoTags {
             }
             _ => None,
         };
-        Some([axis(RESOLUTION[0])?, axis(RESOLUTION[1])?])
+        let microns = [axis(RESOLUTION[0])?, axis(RESOLUTION[1])?];
+        let is_screen = |pixels: f64| microns.iter().all(|microns| (microns * pixels / 25_400.0 - 1.0).abs() < 1e-3);
+        (!SCREENS.into_iter().any(is_screen)).then_some(microns)
     }
 
     /// Puts the size of a slide's pixels into the tags of the resolution: what the description says is more exact, and often the only

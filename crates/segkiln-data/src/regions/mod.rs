@@ -4,12 +4,15 @@
 //! - [`RegionSource`]: what is read; [`TiffSource`] reads TIFF and BigTIFF, [`MemorySource`] an image in memory. Implement the
 //!   trait for a source of your own: a database, a tile server.
 //! - [`ResampledSource`]: a resolution more than the levels that are stored; [`SelectedSource`]: an [`Area`] of a picture.
+//! - [`RowSink`]: what rows of a result are given to; [`ResizedSink`] makes them those of another resolution.
 //! - [`TiffSink`]: a tiled, compressed (Big)TIFF with overviews, that a run that was killed can go on with.
 //! - [`GeoTags`]: where on the earth, or on a slide, a picture lies; carried over from source to result.
 
 mod area;
+mod edges;
 mod geo;
 mod resampled;
+mod rows;
 mod sink;
 mod tiff;
 
@@ -18,6 +21,7 @@ use std::path::{Path, PathBuf};
 pub use area::{Area, SelectedSource};
 pub use geo::{GeoTags, TagValue};
 pub use resampled::ResampledSource;
+pub use rows::{MapRows, ResizedSink, RowSink};
 pub use sink::{SampleType, TiffSink, TiffSinkOptions};
 pub use tiff::TiffSource;
 

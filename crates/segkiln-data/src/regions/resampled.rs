@@ -58,7 +58,10 @@ impl<S: RegionSource> ResampledSource<S> {
         }
         let Some(pixel) = source.geo().microns_per_pixel() else {
             let path = source.path().display();
-            return Err(refused(format!("{path} does not say how large its pixels are; choose a level by its number")));
+            let none = "(72 and 96 pixels an inch are what programs write that do not know)";
+            return Err(refused(format!(
+                "{path} does not say how large its pixels are {none}; choose a level by its number"
+            )));
         };
         let full = source.levels()[0];
         let side = |pixels: u32, pixel: f64| (f64::from(pixels) * pixel / microns).round();

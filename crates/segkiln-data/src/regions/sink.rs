@@ -155,6 +155,20 @@ impl TiffSink {
         self.written
     }
 
+    /// The row that is to be given next.
+    pub(super) fn next_row(&self) -> u32 {
+        self.written + (self.rows.len() / self.row_bytes()) as u32
+    }
+
+    /// Values of a row.
+    pub(super) fn row_values(&self) -> usize {
+        self.options.width as usize * usize::from(self.options.bands)
+    }
+
+    pub(super) fn has_floats(&self) -> bool {
+        self.options.samples == SampleType::F32
+    }
+
     /// First line of the journal.
     fn header(&self) -> String {
         let TiffSinkOptions { width, height, bands, samples, geo, identity } = &self.options;
@@ -263,7 +277,7 @@ impl TiffSink {
         self.push(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())
     }
 
-    fn refused(&self, reason: impl Into<String>) -> DataError {
+    pub(super) fn refused(&self, reason: impl Into<String>) -> DataError {
         DataError::Encode { path: self.path.clone(), reason: reason.into() }
     }
 

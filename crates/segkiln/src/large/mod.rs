@@ -1,11 +1,11 @@
 //! Pictures that do not fit memory, segmented tile by tile.
 
 mod plan;
+mod sinks;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    path::Path,
     sync::mpsc::{Receiver, sync_channel},
     thread,
     time::{Duration, Instant},
@@ -13,11 +13,14 @@ use std::{
 
 use segkiln_data::{
     DataError,
-    regions::{Level, Region, RegionPixels, RegionSource, SampleType, TiffSink, TiffSinkOptions},
+    regions::{Level, Region, RegionPixels, RegionSource, RowSink},
 };
 use segkiln_models::{SegmentationNetwork, SegmentationNetworkConfig, reach};
 
-use self::plan::{Plan, Tile};
+use self::{
+    plan::{Plan, Tile},
+    sinks::{Rows, write_rows},
+};
 use crate::{
     PredictError, Segmenter,
     segmentation::ResultRows,
@@ -31,6 +34,9 @@ pub struct LargeOptions {
     pub tile: u32,
     /// Level of resolution that is read.
     pub level: usize,
+    /// Level that the sinks of results are made for, the one that is read by default: classes are those of the nearest pixel,
+    /// probabilities are interpolated.
+    pub result_level: Option<usize>,
     /// Whether the four mirror images are segmented too and the probabilities averaged.
     pub flips: bool,
     /// Share of a tile's pixels that must have data; tiles with less are class 0, and no network sees them.
@@ -42,7 +48,7 @@ pub struct LargeOptions {
 
 impl Default for LargeOptions {
     fn default() -> Self {
-        Self { tile: 768, level: 0, flips: false, skip_below: f32::MIN_POSITIVE, overlap: 0.25 }
+        Self { tile: 768, level: 0, result_level: None, flips: false, skip_below: f32::MIN_POSITIVE, overlap: 0.25 }
     }
 }
 
@@ -50,10 +56,12 @@ impl LargeOptions {
     /// The level that is read, if the options are in range.
     pub(crate) fn check<S: RegionSource>(&self, source: &S) -> Result<Level, PredictError> {
         let levels = source.levels();
-        let Some(level) = levels.get(self.level) else {
-            let reason = format!("{} has levels 0 to {}", source.path().display(), levels.len() - 1);
-            return Err(PredictError::option("level", reason));
+        let level = |option, level: usize| {
+            let reason = || format!("{} has levels 0 to {}", source.path().display(), levels.len() - 1);
+            levels.get(level).ok_or_else(|| PredictError::option(option, reason()))
         };
+        level("result_level", self.result_level.unwrap_or(self.level))?;
+        let level = level("level", self.level)?;
         if self.tile < 16 {
             return Err(PredictError::option("tile", "must be at least 16 pixels"));
         }
@@ -87,6 +95,9 @@ pub struct Progress {
     pub left: Duration,
 }
 
+/// Labels are held in 16 bits.
+const MOST_CLASSES: usize = 1 << 16;
+
 /// Probabilities of a tile of so many pixels that is all class 0.
 fn background(classes: usize, pixels: usize) -> Vec<f32> {
     let mut values = vec![0.0; classes * pixels];
@@ -95,8 +106,8 @@ fn background(classes: usize, pixels: usize) -> Vec<f32> {
 }
 
 impl<M: SegmentationNetwork> Segmenter<M> {
-    /// Segments a picture of any size by tiles, and writes the class of each pixel to `sink`, which must have the size of the level;
-    /// rows that it has already are not computed again. Returns how the tiles were joined.
+    /// Segments a picture of any size by tiles, and gives the class of each pixel to `sink`, which takes rows of the level's size, with
+    /// the probabilities if it wants them; rows that it has already are not computed again. Returns how the tiles were joined.
     ///
     /// Where a tile's margin holds all that its inner part [depends on](segkiln_models::reach()), the map is that of the
     /// whole picture; only where two classes are within the rounding of sums it may differ, as kernels are chosen by an
@@ -104,8 +115,9 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     /// Pixels without data are seen as the mean of the training images, and become class 0. Tiles whose inner part the source
     /// [does not want](RegionSource::is_wanted) are class 0 too, and are not read.
     ///
-    /// Memory: the network with a tile, two tiles that are read ahead, what the source keeps, and a band of the map as high as a tile,
-    /// where tiles are blended with 4 bytes a pixel and class.
+    /// Memory: the network with a tile, two tiles that are read ahead, what the source keeps, and two bands of the map as high as a tile,
+    /// one of which is written while the other is made: 2 bytes a pixel each, with probabilities 4 more a pixel and class. Where tiles
+    /// are blended, 4 bytes a pixel and class.
     ///
     /// ```no_run
     /// use segkiln::{LargeOptions, data::regions::{RegionSource, TiffSink, TiffSource}, prelude::*};
@@ -124,7 +136,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         &self,
         source: &S,
         options: &LargeOptions,
-        mut sink: TiffSink,
+        mut sink: impl RowSink,
         mut progress: impl FnMut(Progress),
     ) -> Result<Seams, PredictError> {
         let plan = self.plan(source, options)?;
@@ -133,11 +145,14 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         let skipped = plan.rows.iter().take_while(|row| self.next_row(&plan, row) <= done).count();
         let width = source.levels()[options.level].width as usize;
         let classes = self.card().classes.count();
+        let bands = if sink.wants_probabilities() { classes } else { 0 };
         let (tiles, start) = (plan.tiles() - plan.rows[..skipped].iter().map(Vec::len).sum::<usize>(), Instant::now());
         thread::scope(|scope| {
             let (send, read) = sync_channel(2);
+            // What is complete is written while the next rows are made.
+            let (give, complete) = sync_channel(0);
             let todo = &plan.rows[skipped..];
-            let reading = scope.spawn(move || {
+            scope.spawn(move || {
                 for tile in todo.iter().flatten() {
                     let is_wanted = source.is_wanted(options.level, tile.kept_region());
                     let pixels = is_wanted.then(|| self.pixels(source, options.level, tile.region)).transpose();
@@ -147,6 +162,9 @@ impl<M: SegmentationNetwork> Segmenter<M> {
                     }
                 }
             });
+            let sink = &mut sink;
+            let writing =
+                scope.spawn(move || complete.iter().try_for_each(|rows: Rows| write_rows(&rows, width, sink)));
             let mut finished = 0;
             let mut next = |received: &Receiver<Result<Option<RegionPixels>, PredictError>>| {
                 finished += 1;
@@ -158,16 +176,16 @@ impl<M: SegmentationNetwork> Segmenter<M> {
             for (index, row) in todo.iter().enumerate() {
                 let top = row[0].region.top as usize;
                 let height = row[0].region.height as usize;
-                let labels = match plan.seams {
+                let rows = match plan.seams {
                     Seams::Margin(_) => {
-                        let kept = row[0].kept[0].len();
-                        let mut labels = vec![0; width * kept];
+                        let kept = row[0].kept[0].clone();
+                        let mut rows = Rows::background(top + kept.start, width, kept.len(), bands);
                         for tile in row {
                             if let Some(pixels) = next(&read)? {
-                                self.keep_inner(tile, pixels, options, &mut labels, width)?;
+                                self.keep_inner(tile, pixels, options, &mut rows, width)?;
                             }
                         }
-                        labels
+                        rows
                     }
                     Seams::Blended => {
                         let band = band.get_or_insert_with(|| Band::new(classes, width, height));
@@ -182,22 +200,19 @@ impl<M: SegmentationNetwork> Segmenter<M> {
                             band.add(&values, tile.region.left as usize, &bell_x, &bell_y);
                         }
                         let rows = todo.get(index + 1).map_or(height, |next| next[0].region.top as usize - top);
-                        let mut result = ResultRows::new(self.card().classes.clone(), width, rows, false);
+                        let mut result = ResultRows::new(self.card().classes.clone(), width, rows, bands > 0);
                         band.finish(rows, &mut result);
-                        result.into_labels().map_err(|error| error.below(top))?
+                        Rows::of_result(top, result.into_parts().map_err(|error| error.below(top))?, bands)
                     }
                 };
-                // The sink may have some of these rows.
-                let first = match plan.seams {
-                    Seams::Margin(_) => top + row[0].kept[0].start,
-                    Seams::Blended => top,
-                };
-                let known = done.saturating_sub(first).min(labels.len() / width);
-                sink.push_labels(&labels[known * width..])?;
+                if give.send(rows).is_err() {
+                    // Why says the writer.
+                    break;
+                }
             }
-            drop(read);
-            let _ = reading.join();
-            Ok::<(), PredictError>(())
+            drop((give, read));
+            let written = writing.join().map_err(|_| PredictError::Device("the writer ended".into()))?;
+            Ok::<(), PredictError>(written?)
         })?;
         sink.finish()?;
         Ok(plan.seams)
@@ -211,32 +226,18 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         Ok(self.plan(source, options)?.seams)
     }
 
-    /// A file for the map of a picture, tiled and compressed, with the place of the picture on the earth or a slide. With an identity
-    /// that says what the map is made of (the files and their dates, say) it goes on with what a process that was killed left.
-    ///
-    /// # Errors
-    /// [`PredictError::Option`] if there is no such level, [`PredictError::Data`] if the file cannot be written.
-    pub fn map_sink<S: RegionSource>(
-        &self,
-        source: &S,
-        path: impl AsRef<Path>,
-        options: &LargeOptions,
-        identity: Option<String>,
-    ) -> Result<TiffSink, PredictError> {
-        let level = options.check(source)?;
-        let full = source.levels()[0];
-        let scale = [full.width as f64 / level.width as f64, full.height as f64 / level.height as f64];
-        let samples = if self.card().classes.count() <= 256 { SampleType::U8 } else { SampleType::U16 };
-        let identity = identity.map(|identity| format!("{identity} {options:?} {:?}", self.precision()));
-        let (width, height, geo) = (level.width, level.height, source.geo().scaled(scale));
-        Ok(TiffSink::create(path, TiffSinkOptions { width, height, bands: 1, samples, geo, identity })?)
-    }
-
     fn plan<S: RegionSource>(&self, source: &S, options: &LargeOptions) -> Result<Plan, PredictError> {
         let level = options.check(source)?;
         if self.preset().is_some() {
             let reason = "is not for tiles, as the network sees images whole; take it away by `with_preset`";
             return Err(PredictError::option("preset", reason));
+        }
+        let classes = self.card().classes.count();
+        if classes > MOST_CLASSES {
+            return Err(PredictError::option(
+                "model",
+                format!("maps have at most {MOST_CLASSES} classes, not {classes}"),
+            ));
         }
         let (bands, wanted) = (source.bands(), self.card().model.in_channels());
         if self.card().color.is_none() && bands != wanted {
@@ -286,13 +287,13 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         Ok(values)
     }
 
-    /// Segments a tile and puts the classes of its inner part into rows of the whole width.
+    /// Segments a tile and puts the classes of its inner part, and the probabilities if they are wanted, into rows of the whole width.
     fn keep_inner(
         &self,
         tile: &Tile,
         pixels: RegionPixels,
         options: &LargeOptions,
-        labels: &mut [u32],
+        kept: &mut Rows,
         width: usize,
     ) -> Result<(), PredictError> {
         let values = self.tile_probabilities(pixels, options)?;
@@ -300,7 +301,8 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         let (tile_width, count) = (tile_width as usize, tile_width as usize * height as usize);
         let [rows, columns] = tile.kept.clone();
         for (index, row) in rows.enumerate() {
-            let target = &mut labels[index * width + left as usize + columns.start..][..columns.len()];
+            let first = index * width + left as usize + columns.start;
+            let target = &mut kept.labels[first..first + columns.len()];
             // Class by class, as the values lie in memory.
             let mut best = vec![f32::NEG_INFINITY; columns.len()];
             for class in 0..self.card().classes.count() {
@@ -311,8 +313,12 @@ impl<M: SegmentationNetwork> Segmenter<M> {
                 }
                 for ((label, best), value) in target.iter_mut().zip(&mut best).zip(values) {
                     if value > best {
-                        (*label, *best) = (class as u32, *value);
+                        (*label, *best) = (class as u16, *value);
                     }
+                }
+                if kept.bands > 0 {
+                    let target = kept.probabilities[first * kept.bands + class..].iter_mut().step_by(kept.bands);
+                    target.zip(values).for_each(|(target, value)| *target = *value);
                 }
             }
         }

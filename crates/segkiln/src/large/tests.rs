@@ -1,13 +1,13 @@
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 use burn::tensor::Device;
-use segkiln_core::{Classes, LabelMap};
+use segkiln_core::{Classes, LabelMap, Size};
 use segkiln_data::{
     ColorMode, DecodeOptions, Image, Normalize,
-    regions::{Area, MemorySource, SelectedSource, TiffSource},
+    regions::{Area, GeoTags, MapRows, MemorySource, ResampledSource, SelectedSource, TagValue, TiffSource},
 };
 use segkiln_models::{ModelCard, ModelConfig, SegmentationNetworkConfig, unet::UNetConfig};
 
@@ -131,12 +131,116 @@ fn a_map_goes_on_where_it_was_interrupted() {
     // A process that ends after 600 rows.
     let mut begun = sink(&place);
     let rows: Vec<u32> = other.map()[..300 * 600].iter().map(|label| u32::from(*label)).collect();
-    begun.push_labels(&rows).unwrap();
+    begun.push_rows(MapRows { top: 0, labels: &rows, probabilities: &[] }).unwrap();
     drop(begun);
     segmenter.segment_large(&source, &options, sink(&place), |_| ()).unwrap();
     assert_eq!(place.map(), other.map());
     let again = source.1.load(Ordering::Relaxed);
     assert_eq!(again, all / 2, "of 8 rows of tiles the 4 that hold 512 rows are there");
+}
+
+#[test]
+fn results_are_written_at_another_level_than_the_one_that_is_read() {
+    /// The picture on the earth, with pixels of 2 m.
+    struct Scene(Noise);
+
+    impl RegionSource for Scene {
+        fn path(&self) -> &Path {
+            self.0.path()
+        }
+
+        fn levels(&self) -> &[Level] {
+            self.0.levels()
+        }
+
+        fn bands(&self) -> usize {
+            3
+        }
+
+        fn geo(&self) -> GeoTags {
+            GeoTags::of(vec![
+                (33_550, TagValue::Doubles(vec![2.0, 2.0, 0.0])),
+                (33_922, TagValue::Doubles(vec![0.0, 0.0, 0.0, 500.0, 900.0, 0.0])),
+            ])
+        }
+
+        fn read(&self, level: usize, region: Region) -> Result<RegionPixels, DataError> {
+            self.0.read(level, region)
+        }
+    }
+
+    let segmenter = segmenter(1, 3);
+    let (full, half) = (Size { width: 701, height: 530 }, Size { width: 280, height: 212 });
+    for tile in [384, 96] {
+        let source = ResampledSource::new(Scene(Noise::new(full.width, full.height)), half).unwrap();
+        let options = LargeOptions { tile, level: 1, ..LargeOptions::default() };
+        let [plain, large, both] = [(); 3].map(|()| Place(tempfile::tempdir().unwrap()));
+        let sink = segmenter.map_sink(&source, plain.path(), &options, None).unwrap();
+        segmenter.segment_large(&source, &options, sink, |_| ()).unwrap();
+        let options = LargeOptions { result_level: Some(0), ..options };
+        let sink = segmenter.map_sink(&source, large.path(), &options, None).unwrap();
+        segmenter.segment_large(&source, &options, sink, |_| ()).unwrap();
+        let (plain_map, large_map) = (plain.map(), large.map());
+        assert_eq!(large_map.len(), (full.width * full.height) as usize);
+        let nearest = |at: u32, from: u32, to: u32| ((f64::from(at) + 0.5) * f64::from(from) / f64::from(to)) as usize;
+        for (at, label) in (0..).zip(&large_map) {
+            let x = nearest(at % full.width, half.width, full.width);
+            let y = nearest(at / full.width, half.height, full.height);
+            assert_eq!(*label, plain_map[y * half.width as usize + x], "pixel {at}");
+        }
+        let transform = |place: &Place| {
+            TiffSource::open(place.path(), DecodeOptions::default()).unwrap().geo().transform().unwrap()
+        };
+        let across = 2.0 * 701.0 / 280.0;
+        assert_eq!(transform(&plain), [across, 0.0, 500.0, 0.0, -5.0, 900.0]);
+        assert_eq!(transform(&large), [2.0, 0.0, 500.0, 0.0, -2.0, 900.0]);
+
+        // The map and the probabilities in one go: these are of the level that is read.
+        let map = segmenter.map_sink(&source, both.path(), &options, None).unwrap();
+        let path = both.0.path().join("probabilities.tif");
+        let at_level = LargeOptions { result_level: None, ..options.clone() };
+        let probabilities = segmenter.probability_sink(&source, &path, &at_level, None).unwrap();
+        segmenter.segment_large(&source, &options, (map, Some(probabilities)), |_| ()).unwrap();
+        assert_eq!(both.map(), large_map);
+        let probabilities = TiffSource::open(&path, DecodeOptions::default()).unwrap();
+        assert_eq!((probabilities.bands(), probabilities.levels()[0].size()), (3, half));
+        let all = Region { left: 0, top: 0, width: half.width, height: half.height };
+        let values = probabilities.read(0, all).unwrap().image;
+        for (pixel, label) in values.as_slice().chunks_exact(3).zip(&plain_map) {
+            assert!((pixel.iter().sum::<f32>() - 1.0).abs() < 1e-4, "{pixel:?}");
+            assert!(pixel.iter().all(|value| *value <= pixel[usize::from(*label)]), "{pixel:?} {label}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_written_ends_the_work() {
+    struct Full;
+
+    impl RowSink for Full {
+        fn rows_written(&self) -> u32 {
+            0
+        }
+
+        fn wants_probabilities(&self) -> bool {
+            false
+        }
+
+        fn push_rows(&mut self, _: MapRows<'_>) -> Result<(), DataError> {
+            Err(DataError::Encode { path: "full.tif".into(), reason: "the disk is full".into() })
+        }
+
+        fn finish(self) -> Result<(), DataError> {
+            Ok(())
+        }
+    }
+
+    let source = Noise::new(300, 2000);
+    let options = LargeOptions { tile: 384, ..LargeOptions::default() };
+    let error = segmenter(1, 2).segment_large(&source, &options, Full, |_| ()).unwrap_err().to_string();
+    assert!(error.contains("full.tif") && error.contains("the disk is full"), "{error}");
+    // Not after all tiles, of which there are 48.
+    assert!(source.1.load(Ordering::Relaxed) < 20);
 }
 
 #[test]
@@ -232,6 +336,7 @@ fn options_out_of_range_are_refused() {
     for (options, name) in [
         (LargeOptions { tile: 8, ..Default::default() }, "tile"),
         (LargeOptions { level: 1, ..Default::default() }, "level"),
+        (LargeOptions { result_level: Some(1), ..Default::default() }, "result_level"),
         (LargeOptions { overlap: 1.0, ..Default::default() }, "overlap"),
         (LargeOptions { skip_below: f32::NAN, ..Default::default() }, "skip_below"),
     ] {

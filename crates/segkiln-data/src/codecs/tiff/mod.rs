@@ -21,8 +21,15 @@ use super::{DecodeOptions, ImageFile, Limits, Orientation, nodata, unpack};
 use crate::{
     DataError, Result,
     raster::{Raster, Samples},
+    regions::TiffSource,
     warn::{self, warn},
 };
+
+/// Numbers of the tag `Compression`: one whose bits are in an order of its own, and two that the decoder does not know and the reader of
+/// regions does.
+const JPEG: u16 = 7;
+const ZSTD: u16 = 50_000;
+const WEBP: u16 = 50_001;
 
 /// Purpose of the samples: signed and 64-bit integers may be labels, but not brightness.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -127,7 +134,8 @@ fn samples(
     }
     // The decoder does not turn the bytes; in JPEG the order does not count.
     let mut number = |tag| decoder.find_tag_unsigned::<u16>(tag).ok().flatten();
-    if number(Tag::FillOrder) == Some(2) && number(Tag::Compression) != Some(7) {
+    let compression = number(Tag::Compression);
+    if number(Tag::FillOrder) == Some(2) && compression != Some(JPEG) {
         return Err(refused(
             "bytes that begin with their lowest bit (FillOrder 2) are not supported; save it anew".into(),
         ));
@@ -143,6 +151,47 @@ fn samples(
         }
     };
 
+    let by_region = decoder.ifd_pointer().filter(|_| matches!(compression, Some(ZSTD | WEBP)));
+    let mut samples = match by_region {
+        Some(ifd) => {
+            let samples = TiffSource::read_page(path, *options, ifd.0)?;
+            if samples.len() != width as usize * height as usize * channels {
+                return Err(refused(format!("its pixels have other than {channels} values")));
+            }
+            samples
+        }
+        None => decoded_samples(decoder, path, limits, purpose)?,
+    };
+    let tagged = || nodata::of_tag(&decoder.get_tag_ascii_string(Tag::GdalNodata).ok()?);
+    match &mut samples {
+        Samples::F32(values) => {
+            let missing = options.nodata.or_else(tagged);
+            nodata::fill(values.to_mut(), channels, missing, path)?;
+            nodata::check(values, channels, width, purpose == Use::Image, path)?;
+        }
+        Samples::U8(values) => nodata::fill(values.to_mut(), channels, options.nodata, path)?,
+        Samples::U16(values) => nodata::fill(values.to_mut(), channels, options.nodata, path)?,
+        Samples::U32(values) => nodata::fill(values.to_mut(), channels, options.nodata, path)?,
+    }
+    if let (Use::Image, None, Samples::U8(values), 1..8) = (purpose, &palette, &mut samples, bits) {
+        let scale = 255 / ((1 << bits) - 1);
+        values.to_mut().iter_mut().for_each(|value| *value *= scale);
+    }
+    Ok(Raster { width, height, channels, samples, bits, palette })
+}
+
+/// Samples of the page that the decoder is at, of a compression that the decoder knows.
+fn decoded_samples(
+    decoder: &mut Decoder<impl Read + Seek>,
+    path: &Path,
+    limits: &Limits,
+    purpose: Use,
+) -> Result<Samples<'static>> {
+    let damaged = |error| damaged(path, limits, error);
+    let refused = |reason: String| DataError::Decode { path: path.into(), format: "TIFF", reason };
+    let (width, height) = decoder.dimensions().map_err(damaged)?;
+    let color = decoder.colortype().map_err(damaged)?;
+    let (bits, channels) = (color.bit_depth(), usize::from(color.num_samples()));
     let mut result = DecodingResult::U8(Vec::new());
     let layout = decoder.read_image_to_buffer(&mut result).map_err(damaged)?;
     if result.as_buffer(0).byte_len() < layout.complete_len {
@@ -170,22 +219,7 @@ fn samples(
     if let (ColorType::YCbCr(_), Samples::U8(values)) = (color, &mut samples) {
         values.to_mut().as_chunks_mut::<3>().0.iter_mut().for_each(|pixel| *pixel = rgb(*pixel));
     }
-    let tagged = || nodata::of_tag(&decoder.get_tag_ascii_string(Tag::GdalNodata).ok()?);
-    match &mut samples {
-        Samples::F32(values) => {
-            let missing = options.nodata.or_else(tagged);
-            nodata::fill(values.to_mut(), channels, missing, path)?;
-            nodata::check(values, channels, width, purpose == Use::Image, path)?;
-        }
-        Samples::U8(values) => nodata::fill(values.to_mut(), channels, options.nodata, path)?,
-        Samples::U16(values) => nodata::fill(values.to_mut(), channels, options.nodata, path)?,
-        Samples::U32(values) => nodata::fill(values.to_mut(), channels, options.nodata, path)?,
-    }
-    if let (Use::Image, None, Samples::U8(values), 1..8) = (purpose, &palette, &mut samples, bits) {
-        let scale = 255 / ((1 << bits) - 1);
-        values.to_mut().iter_mut().for_each(|value| *value *= scale);
-    }
-    Ok(Raster { width, height, channels, samples, bits, palette })
+    Ok(samples)
 }
 
 /// Returns true for a page that is a reduced copy of another.

@@ -90,6 +90,53 @@ fn the_matrix_of_formats_is_read_or_named() {
     println!("{read} read, {named} named");
 }
 
+/// What only the reader of regions decodes is read into memory by it.
+#[test]
+fn images_in_zstd_and_webp_are_read_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tif");
+    let (mut read, mut refused) = (0, 0);
+    for Entry { name, tiff, expected } in matrix(&fixture("matrix").with_extension("bin")) {
+        let (true, Ok((bands, values, within))) = (name.contains("zstd") || name.contains("webp"), expected) else {
+            continue;
+        };
+        fs::write(&path, tiff).unwrap();
+        let mode = match bands {
+            1 => ColorMode::Gray,
+            4 => ColorMode::Rgba,
+            _ => ColorMode::Rgb,
+        };
+        match crate::read_image(&path, mode, DecodeOptions::default()) {
+            Ok(image) => {
+                read += 1;
+                let same =
+                    |(found, expected): (&f32, &f32)| (found - expected).abs() <= within * expected.abs().max(1.0);
+                assert_eq!(image.as_slice().len(), values.len(), "{name}");
+                assert!(image.as_slice().iter().zip(values.iter()).all(same), "{name}");
+            }
+            Err(error) => {
+                refused += 1;
+                let error = error.to_string();
+                let named = ["signed and 64-bit", "bits a sample", "colors of type", "FillOrder 2"];
+                assert!(error.contains("a.tif") && named.iter().any(|part| error.contains(part)), "{name}: {error}");
+            }
+        }
+    }
+    assert!(read > 5, "{read} read, {refused} refused");
+    println!("{read} read, {refused} refused");
+    // The depth of the file stays, and limits hold.
+    let path = fixture("zstd_u16");
+    let ::image::DynamicImage::ImageLuma16(found) = crate::read_dynamic(&path, DecodeOptions::default()).unwrap()
+    else {
+        panic!("it is not gray of 16 bits");
+    };
+    let numbers = (0..70).flat_map(|y| (0..90).map(move |x| 257 * value(y, x, 0) as u16));
+    assert!(found.into_raw().into_iter().eq(numbers));
+    let limits = Limits { max_bytes: 4 * 90 * 70 - 1, ..Limits::default() };
+    let error = crate::read_image(&path, ColorMode::Gray, &limits).unwrap_err().to_string();
+    assert!(error.contains("zstd_u16.tif") && error.contains("limit"), "{error}");
+}
+
 #[test]
 fn damaged_blocks_are_errors_of_their_place_or_other_pixels() {
     let folder = tempfile::tempdir().unwrap();
@@ -238,6 +285,64 @@ fn levels_are_sub_ifds_and_pages() {
             let region = Region { left: 3, top: 2, width: 19, height: 15 };
             compare(&source, level, region, |y, x, band| value(step * y, step * x, band) as f32 / 255.0, 1e-6);
         }
+    }
+}
+
+/// Pages of gray pixels of these sizes, with the numbers that their tag NewSubfileType has.
+fn paged(path: &Path, pages: &[([u32; 2], u32)]) -> TiffSource {
+    let mut file = TiffEncoder::new(fs::File::create(path).unwrap()).unwrap();
+    for ([width, height], kind) in pages {
+        let mut image = file.new_image::<colortype::Gray8>(*width, *height).unwrap();
+        image.encoder().write_tag(::tiff::tags::Tag::NewSubfileType, *kind).unwrap();
+        image.write_data(&vec![7; (width * height) as usize]).unwrap();
+    }
+    TiffSource::open(path, DecodeOptions::default()).unwrap()
+}
+
+#[test]
+fn pages_of_a_stack_are_no_levels() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pages.tif");
+    let full = ([100, 61], 0);
+    for (pages, levels) in [
+        // Pages that do not say what they are: halves, in whatever way they are rounded, and each smaller than the last.
+        (vec![full, ([50, 31], 0), ([25, 15], 0)], vec![50, 25]),
+        (vec![full, ([25, 16], 0)], vec![25]),
+        (vec![full, ([25, 15], 0), ([50, 30], 0)], vec![25]),
+        // The shape alone is not enough: a thumbnail, a third.
+        (vec![full, ([41, 25], 0), ([50, 31], 0)], vec![50]),
+        (vec![full, ([33, 20], 0)], vec![]),
+        // Those that say so may be of any size.
+        (vec![full, ([33, 20], 1), ([60, 37], 1), ([33, 40], 1)], vec![60, 33]),
+        // A stack, of one size or with reduced copies behind each.
+        (vec![full, full, ([50, 31], 0)], vec![]),
+        (vec![full, ([50, 31], 1), full, ([25, 15], 1)], vec![50]),
+        // A larger picture is another one.
+        (vec![full, ([50, 31], 0), ([120, 90], 0), ([25, 15], 0)], vec![50]),
+    ] {
+        let source = paged(&path, &pages);
+        let found: Vec<u32> = source.levels()[1..].iter().map(|level| level.width).collect();
+        assert_eq!(found, levels, "{pages:?}");
+    }
+}
+
+#[test]
+fn a_screens_resolution_is_none() {
+    let resolution = |unit: u16, pixels: [u32; 2]| GeoTags {
+        tags: vec![
+            (282, TagValue::Rationals(vec![pixels])),
+            (283, TagValue::Rationals(vec![pixels])),
+            (296, TagValue::Shorts(vec![unit])),
+        ],
+    };
+    for (unit, pixels) in [(2, [72, 1]), (2, [960_000, 10_000]), (3, [28_346, 1000]), (1, [400, 1])] {
+        assert_eq!(resolution(unit, pixels).microns_per_pixel(), None, "{pixels:?} in unit {unit}");
+    }
+    for (unit, pixels, microns) in
+        [(2, [300, 1], 25_400.0 / 300.0), (3, [40_000, 1], 0.25), (3, [72, 1], 10_000.0 / 72.0)]
+    {
+        let found = resolution(unit, pixels).microns_per_pixel().unwrap();
+        assert!(found.iter().all(|found| (found - microns).abs() < 1e-9), "{found:?}");
     }
 }
 

@@ -21,11 +21,13 @@ use ::tiff::tags::Tag;
 use self::{
     chunk::{Chunk, Kept},
     page::{Colors, Page, Reader, explain, geo_tags, open},
+    samples::{Number, Samples},
 };
 use super::{GeoTags, Level, Region, RegionPixels, RegionSource, check};
 use crate::{
     DataError, DecodeOptions, Image, Orientation, Result,
     codecs::{guarded, nodata, tiff::next_page},
+    raster,
 };
 
 /// Pages and reduced copies that are looked at.
@@ -84,18 +86,35 @@ impl TiffSource {
         }
         let missing = options.nodata.or_else(|| nodata::of_tag(&reader.get_tag_ascii_string(Tag::GdalNodata).ok()?));
         let geo = geo_tags(&mut reader);
-        let mut candidates: Vec<u64> = reader.find_tag_unsigned_vec(Tag::SubIfd).ok().flatten().unwrap_or_default();
-        candidates.truncate(MOST_SUB_IFDS);
-        while candidates.len() < MOST_PAGES && reader.more_images() && next_page(&mut reader).is_ok() {
-            candidates.extend(reader.ifd_pointer().map(|pointer| pointer.0));
+        let mut sub_ifds: Vec<u64> = reader.find_tag_unsigned_vec(Tag::SubIfd).ok().flatten().unwrap_or_default();
+        sub_ifds.truncate(MOST_SUB_IFDS);
+        let mut further = Vec::new();
+        while sub_ifds.len() + further.len() < MOST_PAGES && reader.more_images() && next_page(&mut reader).is_ok() {
+            further.extend(reader.ifd_pointer().map(|pointer| pointer.0));
         }
         let [width, height] = first.size;
         pages.push(first);
-        for ifd in candidates {
-            // A page that cannot be read is no level.
-            let page = open(path, &options, Some(ifd)).ok().and_then(|mut reader| Page::of(&mut reader, &options).ok());
-            let is_new = |page: &Page| page.reduces(&pages[0]) && pages.iter().all(|other| other.size != page.size);
-            if let Some(page) = page.filter(is_new) {
+        // A page that cannot be read is no level.
+        let page_at =
+            |ifd| open(path, &options, Some(ifd)).ok().and_then(|mut reader| Page::of(&mut reader, &options).ok());
+        let is_new =
+            |page: &Page, pages: &[Page]| page.reduces(&pages[0]) && pages.iter().all(|other| other.size != page.size);
+        for page in sub_ifds.into_iter().filter_map(page_at) {
+            if is_new(&page, &pages) {
+                pages.push(page);
+            }
+        }
+        // Some programs (Aperio's) do not say which pages are copies: such are ever smaller, by halves.
+        let mut smallest = pages[0].size;
+        for page in further.into_iter().filter_map(page_at) {
+            // The next picture of a stack, and what is behind it is not of the first.
+            let is_large = page.size[0] >= width && page.size[1] >= height;
+            if is_large && !page.is_reduced && page.has_numbers_of(&pages[0]) {
+                break;
+            }
+            let is_smaller = page.size[0] < smallest[0] && page.size[1] < smallest[1];
+            if is_new(&page, &pages) && (page.is_reduced || is_smaller && page.halves(&pages[0])) {
+                smallest = if page.is_reduced { smallest } else { page.size };
                 pages.push(page);
             }
         }
@@ -105,15 +124,47 @@ impl TiffSource {
             let scale = (f64::from(width) / f64::from(w) * f64::from(height) / f64::from(h)).sqrt();
             Level { width: w, height: h, scale }
         });
-        Ok(Self {
+        let levels = levels.collect();
+        Ok(Self { levels, missing, geo, ..Self::of_pages(path, options, pages) })
+    }
+
+    fn of_pages(path: &Path, options: DecodeOptions, pages: Vec<Page>) -> Self {
+        Self {
             path: path.into(),
             options,
-            levels: levels.collect(),
+            levels: Vec::new(),
             pages,
-            missing,
-            geo,
+            missing: None,
+            geo: GeoTags::default(),
             decoders: Mutex::default(),
             kept: Mutex::default(),
+        }
+    }
+
+    /// All samples of the page whose directory is at `ifd`, pixel by pixel as the file has them, of a palette the indices; the size was
+    /// held against the limits.
+    pub(crate) fn read_page(path: &Path, options: DecodeOptions, ifd: u64) -> Result<raster::Samples<'static>> {
+        let refused = |reason: String| damaged(path, reason);
+        let page = Page::of(&mut open(path, &options, Some(ifd))?, &options).map_err(refused)?;
+        if page.encoding.number == Number::Signed || page.encoding.bits > 32 && page.encoding.number == Number::Unsigned
+        {
+            let cure = "save it in 8, 16 or 32 bits without a sign, or by deflate";
+            return Err(refused(format!("signed and 64-bit integers are not supported in its compression; {cure}")));
+        }
+        let [width, height] = page.size;
+        let (step, len) = (page.samples, width as usize * height as usize * page.samples);
+        let mut samples = Samples::zeros(&page.encoding, len);
+        let step_in_chunk = page.channels();
+        let source = Self::of_pages(path, options, vec![page]);
+        source.visit(0, Region { left: 0, top: 0, width, height }, |chunk, Piece { plane, first, pixel, count }| {
+            let spread = step / step_in_chunk;
+            chunk.samples.copy_to(first..first + count * step_in_chunk, &mut samples, pixel * step + plane, spread);
+        })?;
+        Ok(match samples {
+            Samples::U8(values) => raster::Samples::U8(values.into()),
+            Samples::U16(values) => raster::Samples::U16(values.into()),
+            Samples::U32(values) => raster::Samples::U32(values.into()),
+            Samples::F32(values) => raster::Samples::F32(values.into()),
         })
     }
 

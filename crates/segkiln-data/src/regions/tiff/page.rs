@@ -36,6 +36,8 @@ pub(super) struct Page {
     pub ifd: u64,
     /// Width and height in pixels.
     pub size: [u32; 2],
+    /// Whether it says that it is a reduced copy of another page (NewSubfileType).
+    pub is_reduced: bool,
     /// Values of a pixel, as they are stored.
     pub samples: usize,
     pub encoding: Encoding,
@@ -75,6 +77,7 @@ impl Page {
     pub fn of(reader: &mut Reader, options: &DecodeOptions) -> std::result::Result<Self, String> {
         let error = |error| explain(error, options);
         let (width, height) = reader.dimensions().map_err(error)?;
+        let is_reduced = codecs::tiff::is_reduced(reader);
         let number = |reader: &mut Reader, tag, absent: u16| -> std::result::Result<u16, String> {
             // One for each band in some files, which then are alike.
             let values = reader.find_tag_unsigned_vec(tag).map_err(error)?.unwrap_or_default();
@@ -172,6 +175,7 @@ impl Page {
         let mut page = Self {
             ifd: reader.ifd_pointer().map_or(0, |pointer| pointer.0),
             size: [width, height],
+            is_reduced,
             samples,
             encoding,
             codec,
@@ -200,16 +204,35 @@ impl Page {
         if self.planar { 1 } else { self.samples }
     }
 
-    /// Returns true for a smaller copy of `full`: the same bands and shape, up to the rounding of halved sides.
+    /// Returns true for what may be a smaller copy of `full`: the same bands and numbers, and the same shape up to the rounding of
+    /// halved sides.
     pub fn reduces(&self, full: &Self) -> bool {
-        let ratio = [0, 1].map(|axis| f64::from(full.size[axis]) / f64::from(self.size[axis].max(1)));
+        let ratio = self.ratio(full);
         let rounding = [0, 1].map(|axis| ratio[axis] / f64::from(self.size[axis].max(1)));
         let alike = (ratio[0] - ratio[1]).abs() <= rounding[0] + rounding[1] + 0.01 * ratio[0];
+        self.has_numbers_of(full) && ratio[0] > 1.5 && ratio[1] > 1.5 && alike
+    }
+
+    /// Returns true if the sides are those of `full` halved once or several times, each time rounded up or down.
+    pub fn halves(&self, full: &Self) -> bool {
+        let times = self.ratio(full)[0].max(1.0).log2().round() as u32;
+        let is_half = |axis: usize| {
+            let side = u64::from(full.size[axis]);
+            (side >> times..=side.div_ceil(1 << times)).contains(&u64::from(self.size[axis]))
+        };
+        times > 0 && is_half(0) && is_half(1)
+    }
+
+    /// Returns true if its pixels may be those of `full`: bands, bits, kind of numbers and meaning are the same.
+    pub fn has_numbers_of(&self, full: &Self) -> bool {
         self.bands() == full.bands()
             && self.encoding.bits == full.encoding.bits
-            && ratio[0] > 1.5
-            && ratio[1] > 1.5
-            && alike
+            && self.encoding.number == full.encoding.number
+            && matches!(self.colors, Colors::Palette(_)) == matches!(full.colors, Colors::Palette(_))
+    }
+
+    fn ratio(&self, full: &Self) -> [f64; 2] {
+        [0, 1].map(|axis| f64::from(full.size[axis]) / f64::from(self.size[axis].max(1)))
     }
 }
 

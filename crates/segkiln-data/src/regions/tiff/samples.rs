@@ -1,5 +1,7 @@
 //! Samples of a tile or strip: from bytes to numbers.
 
+use std::ops::Range;
+
 use ::tiff::tags::ByteOrder;
 use segkiln_core::Rgb;
 
@@ -119,6 +121,33 @@ impl Samples {
             values.iter_mut().for_each(|value| *value = 1.0 - *value);
         }
         samples
+    }
+
+    /// Zeros of the type that unsigned integers or floats of an encoding have.
+    pub fn zeros(encoding: &Encoding, len: usize) -> Self {
+        match (encoding.number, encoding.sample_bytes()) {
+            (Number::Unsigned, 1) => Self::U8(vec![0; len]),
+            (Number::Unsigned, 2) => Self::U16(vec![0; len]),
+            (Number::Unsigned, _) => Self::U32(vec![0; len]),
+            _ => Self::F32(vec![0.0; len]),
+        }
+    }
+
+    /// Copies samples of the same type to every `step`th place from `place` on.
+    pub fn copy_to(&self, range: Range<usize>, target: &mut Self, place: usize, step: usize) {
+        macro_rules! copy {
+            ($values:expr, $target:expr) => {
+                $target[place..].iter_mut().step_by(step).zip(&$values[range]).for_each(|(to, from)| *to = *from)
+            };
+        }
+        match (self, target) {
+            (Self::U8(values), Self::U8(target)) => copy!(values, target),
+            (Self::U16(values), Self::U16(target)) => copy!(values, target),
+            (Self::U32(values), Self::U32(target)) => copy!(values, target),
+            (Self::F32(values), Self::F32(target)) => copy!(values, target),
+            // Of blocks that have no data, which are zeros.
+            _ => {}
+        }
     }
 
     pub fn bytes(&self) -> usize {

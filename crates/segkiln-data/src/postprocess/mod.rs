@@ -1,13 +1,19 @@
 //! Cleaning of class maps: small components, holes, all but the largest component, opening and closing, class by class.
 
-use std::path::Path;
+mod rows;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use segkiln_core::LabelMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DataError, Limits, Result,
-    instances::{Connectivity, InstanceOptions, Object, ObjectRun, distance_squared, find_objects},
+    DataError, DecodeOptions, Limits, Result,
+    instances::{LabelRows, each_row},
+    regions::{GeoTags, MapRows, RowSink, SampleType, TiffSink, TiffSinkOptions, TiffSource},
     text,
 };
 
@@ -93,9 +99,70 @@ impl Cleaning {
     /// more components than fit 2 GiB.
     pub fn apply(&self, mut map: LabelMap) -> Result<LabelMap> {
         for (class, step) in &self.steps {
-            map = clean(map, *class, *step)?;
+            map = clean(&map, *class, *step)?;
         }
         Ok(map)
+    }
+
+    /// Cleans a map of any size by rows, and gives them to a sink: the result is that of [`apply`](Self::apply).
+    ///
+    /// What is between two steps is written to files, compressed, whose names are `scratch` with an end of their own; they are removed
+    /// when they are no longer needed. Labels are at most `most`.
+    ///
+    /// Memory: for steps by components 12 bytes for each, and 4 for each run of pixels without a neighbor above; for discs the rows
+    /// around one, 4 bytes a pixel; both up to the limits.
+    ///
+    /// # Errors
+    /// Those of [`apply`](Self::apply) and of [`LabelRows::rows`], [`DataError::Held`] with what is over the limits,
+    /// [`DataError::Io`] if a file cannot be written.
+    pub fn apply_to_rows<M: LabelRows>(
+        &self,
+        map: &M,
+        most: u32,
+        scratch: &Path,
+        limits: &Limits,
+        mut sink: impl RowSink,
+    ) -> Result<()> {
+        let size = map.size();
+        let samples = match most {
+            ..=0xff => SampleType::U8,
+            ..=0xffff => SampleType::U16,
+            _ => SampleType::U32,
+        };
+        let create = |path: &Path| {
+            let (geo, identity) = (GeoTags::default(), None);
+            let options = TiffSinkOptions { width: size.width, height: size.height, bands: 1, samples, geo, identity };
+            TiffSink::create(path, options)
+        };
+        let mut before: Option<(Between, TiffSource)> = None;
+        let (last, steps) = match self.steps.split_last() {
+            Some((last, steps)) => (Some(last), steps),
+            None => (None, &self.steps[..]),
+        };
+        for (index, (class, step)) in steps.iter().enumerate() {
+            let between = Between::new(scratch, index);
+            let mut file = create(&between.0)?;
+            let row = |row: &[u32]| file.push_labels(row);
+            match &before {
+                Some((_, map)) => rows::clean(map, *class, *step, limits, row)?,
+                None => rows::clean(map, *class, *step, limits, row)?,
+            }
+            file.finish()?;
+            let source = TiffSource::open(&between.0, DecodeOptions::from(limits))?;
+            before = Some((between, source));
+        }
+        let mut top = 0;
+        let mut row = |labels: &[u32]| {
+            sink.push_rows(MapRows { top, labels, probabilities: &[] })?;
+            top += 1;
+            Ok(())
+        };
+        match (last, &before) {
+            (Some((class, step)), Some((_, map))) => rows::clean(map, *class, *step, limits, row)?,
+            (Some((class, step)), None) => rows::clean(map, *class, *step, limits, row)?,
+            (None, _) => each_row(map, |_, labels| row(labels))?,
+        }
+        sink.finish()
     }
 
     /// Chooses steps on validation data: of each class from 1 to `classes` - 1 each of [`CleaningStep::TRIED`] is kept with which the
@@ -115,8 +182,7 @@ impl Cleaning {
         };
         let (mut best, mut steps) = (mean(&predicted), Vec::new());
         for (class, step) in (1..classes).flat_map(|class| CleaningStep::TRIED.map(|step| (class, step))) {
-            let cleaned: Vec<LabelMap> =
-                predicted.iter().map(|map| clean(map.clone(), class, step)).collect::<Result<_>>()?;
+            let cleaned: Vec<LabelMap> = predicted.iter().map(|map| clean(map, class, step)).collect::<Result<_>>()?;
             let found = mean(&cleaned);
             if found > best {
                 (best, predicted) = (found, cleaned);
@@ -130,85 +196,31 @@ impl Cleaning {
 /// Why a step is not for class 0.
 const BACKGROUND: &str = "class 0 is the background; give a class from 1 on";
 
-fn clean(mut map: LabelMap, class: u32, step: CleaningStep) -> Result<LabelMap> {
-    if class == 0 {
-        return Err(DataError::option("steps", BACKGROUND));
-    }
-    let (width, height) = (map.width() as usize, map.height());
-    if map.as_slice().is_empty() {
-        return Ok(map);
-    }
-    let mask: Vec<bool> = map.as_slice().iter().map(|label| *label == class).collect();
-    let kept = match step {
-        CleaningStep::Opening(radius) => dilated(&eroded(&mask, width, radius), width, radius),
-        CleaningStep::Closing(radius) => eroded(&dilated(&mask, width, radius), width, radius),
-        CleaningStep::MinArea(area) => {
-            let objects = components(&mask, width as u32, Connectivity::Eight)?;
-            filled(&objects, width, mask.len(), |object| object.area() >= area)
-        }
-        CleaningStep::Largest => {
-            let objects = components(&mask, width as u32, Connectivity::Eight)?;
-            let largest = objects.iter().max_by_key(|object| (object.area(), std::cmp::Reverse(object.number)));
-            let number = largest.map(|object| object.number);
-            filled(&objects, width, mask.len(), |object| Some(object.number) == number)
-        }
-        CleaningStep::FillHoles => {
-            let outside: Vec<bool> = mask.iter().map(|inside| !inside).collect();
-            let parts = components(&outside, width as u32, Connectivity::Four)?;
-            let is_hole = |part: &Object| {
-                let bbox = part.bbox();
-                bbox.left > 0
-                    && bbox.top > 0
-                    && ((bbox.left + bbox.width) as usize) < width
-                    && bbox.top + bbox.height < height
-            };
-            let holes = filled(&parts, width, mask.len(), is_hole);
-            mask.iter().zip(holes).map(|(inside, hole)| *inside || hole).collect()
-        }
-    };
-    for ((label, was), is) in map.as_mut_slice().iter_mut().zip(mask).zip(kept) {
-        match (was, is) {
-            (true, false) => *label = 0,
-            (false, true) if *label == 0 => *label = class,
-            _ => {}
-        }
-    }
-    Ok(map)
-}
-
-/// Pixels around which a disc fits into the mask, which goes on beyond the picture.
-fn eroded(mask: &[bool], width: usize, radius: u32) -> Vec<bool> {
-    distance_squared(mask, width).into_iter().map(|distance| distance > u64::from(radius).pow(2)).collect()
-}
-
-/// Pixels of discs around those of the mask.
-fn dilated(mask: &[bool], width: usize, radius: u32) -> Vec<bool> {
-    let outside: Vec<bool> = mask.iter().map(|inside| !inside).collect();
-    distance_squared(&outside, width).into_iter().map(|distance| distance <= u64::from(radius).pow(2)).collect()
-}
-
-fn components(mask: &[bool], width: u32, connectivity: Connectivity) -> Result<Vec<Object>> {
-    let height = (mask.len() / width as usize) as u32;
-    let map = LabelMap::new(width, height, mask.iter().map(|inside| u32::from(*inside)).collect());
-    let map = map.expect("a mask has whole rows");
-    let options = InstanceOptions { connectivity, watershed: None, limits: Limits::default() };
-    let mut objects = Vec::new();
-    let mut object = |object| {
-        objects.push(object);
+fn clean(map: &LabelMap, class: u32, step: CleaningStep) -> Result<LabelMap> {
+    let mut labels = Vec::with_capacity(map.as_slice().len());
+    rows::clean(map, class, step, &Limits::default(), |row| {
+        labels.extend_from_slice(row);
         Ok(())
-    };
-    find_objects(&map, None, &options, |_| Ok(()), Some(&mut object))?;
-    Ok(objects)
+    })?;
+    Ok(LabelMap::new(map.width(), map.height(), labels).expect("each row was handed over"))
 }
 
-/// The pixels of some objects.
-fn filled(objects: &[Object], width: usize, count: usize, keep: impl Fn(&Object) -> bool) -> Vec<bool> {
-    let mut mask = vec![false; count];
-    for ObjectRun { row, start, end } in objects.iter().filter(|object| keep(object)).flat_map(Object::runs) {
-        let first = *row as usize * width;
-        mask[first + *start as usize..first + *end as usize].fill(true);
+/// A map between two steps: it is removed when it is no longer needed.
+struct Between(PathBuf);
+
+impl Between {
+    fn new(path: &Path, index: usize) -> Self {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".step{index}"));
+        Self(name.into())
     }
-    mask
+}
+
+impl Drop for Between {
+    fn drop(&mut self) {
+        // One that was not written is not there.
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 #[cfg(test)]
@@ -229,7 +241,7 @@ mod tests {
     #[test]
     fn steps_are_those_of_scikit_image_and_scipy() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/instances.json");
-        let fixture: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let fixture: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
         for (name, step) in [
             ("opening_1", CleaningStep::Opening(1)),
             ("opening_3", CleaningStep::Opening(3)),
@@ -242,7 +254,7 @@ mod tests {
             let runs: Vec<u32> = serde_json::from_value(fixture["cleaned"][name].clone()).unwrap();
             let runs = runs.as_chunks::<2>().0.iter();
             let expected: Vec<u32> = runs.flat_map(|[value, count]| vec![*value; *count as usize]).collect();
-            let found = clean(noise(), 1, step).unwrap();
+            let found = clean(&noise(), 1, step).unwrap();
             assert!(found.as_slice() == expected, "{name}");
             assert!(found != noise(), "{name} changes nothing");
         }
@@ -253,7 +265,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("clean.json");
         let read = |text: &str| {
-            std::fs::write(&path, text).unwrap();
+            fs::write(&path, text).unwrap();
             Cleaning::read(&path)
         };
         // Some editors put a byte-order mark before it.
@@ -276,11 +288,35 @@ mod tests {
     fn other_classes_stay() {
         // A ring of 1 around a 2 and a 0.
         let map = LabelMap::new(4, 3, vec![1, 1, 1, 1, 1, 2, 0, 1, 1, 1, 1, 1]).unwrap();
-        let found = clean(map.clone(), 1, CleaningStep::FillHoles).unwrap();
+        let found = clean(&map, 1, CleaningStep::FillHoles).unwrap();
         assert_eq!(found.as_slice(), [1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1]);
-        assert_eq!(clean(map.clone(), 3, CleaningStep::Largest).unwrap(), map);
-        assert!(clean(map, 0, CleaningStep::Largest).is_err());
-        assert!(clean(LabelMap::filled(0, 3, 0), 1, CleaningStep::Opening(1)).is_ok());
+        assert_eq!(clean(&map, 3, CleaningStep::Largest).unwrap(), map);
+        assert!(clean(&map, 0, CleaningStep::Largest).is_err());
+        assert!(clean(&LabelMap::filled(0, 3, 0), 1, CleaningStep::Opening(1)).is_ok());
+    }
+
+    #[test]
+    fn maps_in_files_are_cleaned_as_those_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("clean.tif");
+        let steps = [(1, CleaningStep::FillHoles), (1, CleaningStep::Opening(1)), (1, CleaningStep::MinArea(20))];
+        for count in 0..=3 {
+            let cleaning = Cleaning { steps: steps[..count].to_vec() };
+            let options = TiffSinkOptions {
+                width: 83,
+                height: 61,
+                bands: 1,
+                samples: SampleType::U8,
+                geo: GeoTags::default(),
+                identity: None,
+            };
+            let sink = TiffSink::create(&path, options).unwrap();
+            cleaning.apply_to_rows(&noise(), 1, &path, &Limits::default(), sink).unwrap();
+            let found = TiffSource::open(&path, DecodeOptions::default()).unwrap().rows(0, 61).unwrap();
+            assert!(found == cleaning.apply(noise()).unwrap().as_slice(), "{count} steps");
+            let files = fs::read_dir(folder.path()).unwrap().count();
+            assert_eq!(files, 1, "what was between the steps is removed");
+        }
     }
 
     #[test]
