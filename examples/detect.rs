@@ -169,7 +169,7 @@ fn run(args: &Args) -> Result<(), Failure> {
                 create_parent(&target)?;
                 write_image(target, &detector.overlay(image, &found.detections)?.into())?;
             }
-            (Some(_), None) => eprintln!("{}: too large to be drawn", path.display()),
+            (Some(_), None) => eprintln!("{}: too large to be drawn, or read by region alone", path.display()),
             (None, _) => {}
         }
         if let Some(target) = geojson(path) {

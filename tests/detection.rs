@@ -131,14 +131,14 @@ fn a_detector_is_trained_used_and_evaluated() {
     assert!(place.at("seen/train_0.png").exists());
 
     // What is found at a level is said in the picture's pixels.
-    let small = image::open(place.at("images/val_1.png")).unwrap().into_rgb8();
+    let small = image::open(place.at("images/val_1.png")).unwrap().into_luma8();
     let level = image::imageops::resize(&small, 256, 192, image::imageops::FilterType::Nearest);
     level.save(place.at("level.png")).unwrap();
     let picture = image::imageops::resize(&level, 512, 384, image::imageops::FilterType::Nearest);
     let options = TiffSinkOptions {
         width: 512,
         height: 384,
-        bands: 3,
+        bands: 1,
         samples: SampleType::U8,
         geo: GeoTags::default(),
         identity: None,
