@@ -42,6 +42,10 @@ struct Args {
     /// Channels of its logits
     #[arg(long, default_value_t = 21)]
     num_classes: usize,
+    #[command(flatten)]
+    class_names: ClassNames,
+    #[command(flatten)]
+    numbers: Numbers,
     /// The image
     #[arg(long)]
     image: PathBuf,
@@ -54,10 +58,6 @@ struct Args {
     /// Picture of the class of each pixel of the image, as a gray value
     #[arg(long)]
     output: Option<PathBuf>,
-    #[command(flatten)]
-    class_names: ClassNames,
-    #[command(flatten)]
-    numbers: Numbers,
     #[command(flatten)]
     decode: Decoding,
     #[command(flatten)]
