@@ -107,8 +107,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
-    let device = args.machine.device()?;
-    let decode = args.decode.options();
+    let (device, decode) = (args.machine.device()?, args.decode.options());
     if args.check_data {
         return check::tell(&args.sources.check(decode));
     }
@@ -182,7 +181,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let segmenter = Segmenter::new(outcome.model, card, &device)?;
     args.postprocessing.choose(&segmenter, &*valid, &args.out)?;
     let matrix = segmenter.draw_split(&test, &args.out.join("overlays"), OVERLAYS)?;
-    say(json!({
+    Ok(say(json!({
         "split": measured,
         "dice": matrix.dice(1),
         "iou": matrix.iou(1),
@@ -190,8 +189,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         "images": test.len(),
         "epochs": outcome.history.epochs().len(),
         "seconds": start.elapsed().as_secs_f64(),
-    }))?;
-    Ok(())
+    }))?)
 }
 
 /// Small sets are gone through several times an epoch, so that an epoch is worth validating and saving.

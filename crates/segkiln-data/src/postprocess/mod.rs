@@ -125,8 +125,8 @@ impl Cleaning {
     ) -> Result<()> {
         let size = map.size();
         let samples = match most {
-            ..=0xff => SampleType::U8,
-            ..=0xffff => SampleType::U16,
+            0..=0xff => SampleType::U8,
+            0x100..=0xffff => SampleType::U16,
             _ => SampleType::U32,
         };
         let create = |path: &Path| {

@@ -124,7 +124,7 @@ mod tests {
         let star = |index: u32, radius: f64| -> Vec<[f64; 2]> {
             let center = [index * 7919 % 1000, index * 104_729 % 1000].map(f64::from);
             let corner = |corner: u32| {
-                let radius = if corner % 2 == 0 { radius } else { radius / 2.0 };
+                let radius = if corner.is_multiple_of(2) { radius } else { radius / 2.0 };
                 let angle = f64::from(corner) * std::f64::consts::PI / 20.0;
                 [center[0] + radius * angle.cos(), center[1] + radius * angle.sin()]
             };
