@@ -56,6 +56,7 @@ impl CleaningStep {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Cleaning {
     /// The class, at least 1, and what is done to it.
     pub steps: Vec<(u32, CleaningStep)>,

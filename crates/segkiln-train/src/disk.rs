@@ -1,9 +1,10 @@
 //! Files of a run: written whole, synced with their folders, locked, and told from what else lies there.
 
 use std::{
+    collections::{BTreeMap, HashSet},
     fs::{self, File, TryLockError},
     io::{ErrorKind, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use burn::store::burn_pack::AtomicFile;
@@ -131,6 +132,24 @@ pub fn sweep(folder: &Path) -> Result<()> {
 pub fn create_and_sweep(folder: &Path) -> Result<()> {
     create_folder(folder)?;
     sweep(folder)
+}
+
+/// Creates the folders of files that are to be written, and removes what a killed process left of these files, as [`sweep`] does.
+///
+/// # Errors
+/// [`TrainError::Write`].
+pub fn prepare_for<P: AsRef<Path>>(files: impl IntoIterator<Item = P>) -> Result<()> {
+    let mut names: BTreeMap<PathBuf, HashSet<String>> = BTreeMap::new();
+    for file in files {
+        let file = file.as_ref();
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        names.entry(folder.into()).or_default().insert(name);
+    }
+    names.iter().try_for_each(|(folder, names)| {
+        create_folder(folder)?;
+        sweep_names(folder, |name| names.contains(name))
+    })
 }
 
 /// [`sweep`] of a run's own files alone.

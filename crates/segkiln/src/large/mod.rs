@@ -6,8 +6,6 @@ mod tests;
 
 use std::{
     path::Path,
-    sync::mpsc::{Receiver, sync_channel},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -20,6 +18,7 @@ use segkiln_models::{SegmentationNetwork, SegmentationNetworkConfig, reach};
 use self::plan::{Plan, Tile};
 use crate::{
     PredictError, Segmenter,
+    read_ahead::read_ahead,
     segmentation::ResultRows,
     tiles::{Band, bell},
 };
@@ -120,6 +119,9 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     /// # Errors
     /// [`PredictError::Option`], [`PredictError::Data`] with the place of a tile that cannot be read,
     /// [`PredictError::Undefined`] if the network gives NaN; what was written stays, and a sink with an identity goes on there.
+    ///
+    /// # Panics
+    /// If the source does.
     pub fn segment_large<S: RegionSource>(
         &self,
         source: &S,
@@ -134,25 +136,18 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         let width = source.levels()[options.level].width as usize;
         let classes = self.card().classes.count();
         let (tiles, start) = (plan.tiles() - plan.rows[..skipped].iter().map(Vec::len).sum::<usize>(), Instant::now());
-        thread::scope(|scope| {
-            let (send, read) = sync_channel(2);
-            let todo = &plan.rows[skipped..];
-            let reading = scope.spawn(move || {
-                for tile in todo.iter().flatten() {
-                    let is_wanted = source.is_wanted(options.level, tile.kept_region());
-                    let pixels = is_wanted.then(|| self.pixels(source, options.level, tile.region)).transpose();
-                    // The other end is gone where something failed.
-                    if send.send(pixels).is_err() {
-                        return;
-                    }
-                }
-            });
+        let todo = &plan.rows[skipped..];
+        let read = |tile: &Tile| {
+            let is_wanted = source.is_wanted(options.level, tile.kept_region());
+            is_wanted.then(|| self.pixels(source, options.level, tile.region)).transpose()
+        };
+        read_ahead(todo.iter().flatten(), read, |read| {
             let mut finished = 0;
-            let mut next = |received: &Receiver<Result<Option<RegionPixels>, PredictError>>| {
+            let mut next = || {
                 finished += 1;
                 let left = start.elapsed().mul_f64((tiles - finished) as f64 / finished as f64);
                 progress(Progress { done: finished, tiles, left });
-                received.recv().unwrap_or_else(|_| Err(PredictError::Device("the reader ended".into())))
+                read()
             };
             let mut band = None;
             for (index, row) in todo.iter().enumerate() {
@@ -163,7 +158,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
                         let kept = row[0].kept[0].len();
                         let mut labels = vec![0; width * kept];
                         for tile in row {
-                            if let Some(pixels) = next(&read)? {
+                            if let Some(pixels) = next()? {
                                 self.keep_inner(tile, pixels, options, &mut labels, width)?;
                             }
                         }
@@ -172,7 +167,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
                     Seams::Blended => {
                         let band = band.get_or_insert_with(|| Band::new(classes, width, height));
                         for tile in row {
-                            let pixels = next(&read)?;
+                            let pixels = next()?;
                             let [bell_x, bell_y] =
                                 [tile.region.width, tile.region.height].map(|length| bell(length as usize));
                             let values = match pixels {
@@ -195,8 +190,6 @@ impl<M: SegmentationNetwork> Segmenter<M> {
                 let known = done.saturating_sub(first).min(labels.len() / width);
                 sink.push_labels(&labels[known * width..])?;
             }
-            drop(read);
-            let _ = reading.join();
             Ok::<(), PredictError>(())
         })?;
         sink.finish()?;

@@ -24,11 +24,14 @@ use crate::{
     warn::{self, warn},
 };
 
-/// Purpose of the samples: signed and 64-bit integers may be labels, but not brightness.
+/// Purpose of the samples: signed and 64-bit integers may be labels, but not brightness. Where the greatest number is black, numbers that
+/// stand for classes are those of the file all the same.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
     Image,
     Labels,
+    /// Labels that go by brightness.
+    Levels,
 }
 
 /// A page of the file, and the turn that its orientation tag asks for. `bytes` is what a pixel takes afterwards.
@@ -164,16 +167,21 @@ fn samples(
         DecodingResult::F16(v) => Samples::F32(interleave(v.iter().map(|v| v.to_f32()).collect(), planes)),
         DecodingResult::F32(v) => Samples::F32(interleave(v, planes)),
         DecodingResult::F64(v) => Samples::F32(interleave(v.iter().map(|v| *v as f32).collect(), planes)),
-        wide if purpose == Use::Labels => Samples::U32(interleave(integers(path, wide)?, planes)),
+        wide if purpose != Use::Image => Samples::U32(interleave(integers(path, wide)?, planes)),
         _ => return Err(refused("signed and 64-bit integers are not supported; save it in 8, 16 or 32 bits".into())),
     };
     if let (ColorType::YCbCr(_), Samples::U8(values)) = (color, &mut samples) {
         values.to_mut().as_chunks_mut::<3>().0.iter_mut().for_each(|pixel| *pixel = rgb(*pixel));
     }
+    // What marks missing data, and what is a class, are numbers of the file.
+    let is_inverted = decoder.find_tag_unsigned::<u16>(Tag::PhotometricInterpretation).ok().flatten() == Some(0);
+    if is_inverted {
+        invert(&mut samples, bits);
+    }
     let tagged = || nodata::of_tag(&decoder.get_tag_ascii_string(Tag::GdalNodata).ok()?);
     match &mut samples {
         Samples::F32(values) => {
-            let missing = options.nodata.or_else(tagged);
+            let missing = options.nodata.or_else(tagged).map(|mark| if is_inverted { 1.0 - mark } else { mark });
             nodata::fill(values.to_mut(), channels, missing, path)?;
             nodata::check(values, channels, width, purpose == Use::Image, path)?;
         }
@@ -181,11 +189,25 @@ fn samples(
         Samples::U16(values) => nodata::fill(values.to_mut(), channels, options.nodata, path)?,
         Samples::U32(values) => nodata::fill(values.to_mut(), channels, options.nodata, path)?,
     }
+    if is_inverted && purpose != Use::Labels {
+        invert(&mut samples, bits);
+    }
     if let (Use::Image, None, Samples::U8(values), 1..8) = (purpose, &palette, &mut samples, bits) {
         let scale = 255 / ((1 << bits) - 1);
         values.to_mut().iter_mut().for_each(|value| *value *= scale);
     }
     Ok(Raster { width, height, channels, samples, bits, palette })
+}
+
+/// Makes the greatest integers the least; floats stay as they are.
+fn invert(samples: &mut Samples<'_>, bits: u8) {
+    let most = u32::MAX >> 32u8.saturating_sub(bits);
+    match samples {
+        Samples::U8(values) => values.to_mut().iter_mut().for_each(|value| *value ^= most as u8),
+        Samples::U16(values) => values.to_mut().iter_mut().for_each(|value| *value ^= most as u16),
+        Samples::U32(values) => values.to_mut().iter_mut().for_each(|value| *value ^= most),
+        Samples::F32(_) => {}
+    }
 }
 
 /// Returns true for a page that is a reduced copy of another.
