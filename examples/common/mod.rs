@@ -4,7 +4,6 @@
 use std::{
     fmt::Display,
     io::{self, Write},
-    path::Path,
     process::ExitCode,
 };
 

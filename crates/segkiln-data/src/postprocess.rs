@@ -266,6 +266,7 @@ mod tests {
         for (text, reason) in [
             ("{\n\"steps\": [[1, \"grow\"]]}", "line 2"),
             (r#"{"steps": [[1]]}"#, "clean.json"),
+            (r#"{"steps": [], "step": [[1, "largest"]]}"#, "`step`"),
             (r#"{"steps": [[0, "largest"]]}"#, "clean.json: class 0"),
         ] {
             let error = read(text).unwrap_err().to_string();

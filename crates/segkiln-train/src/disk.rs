@@ -259,6 +259,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_was_left_of_files_is_removed_before_they_are_written() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("out");
+        fs::create_dir(&folder).unwrap();
+        let [left, others] = [["x.bpk.12-0.tmp", ".m.txt.7.0.part"], ["y.bpk.12-0.tmp", ".m.txt.part"]];
+        left.iter().chain(&others).for_each(|name| fs::write(folder.join(name), "").unwrap());
+        prepare_for(["out/x.bpk", "out/m.txt", "new/z.png"].map(|file| root.path().join(file))).unwrap();
+        assert!(left.iter().all(|name| !folder.join(name).exists()));
+        assert!(others.iter().all(|name| folder.join(name).exists()));
+        assert!(root.path().join("new").is_dir());
+        let error = prepare_for([folder.join(others[0]).join("a")]).unwrap_err().to_string();
+        assert!(error.contains(others[0]), "{error}");
+    }
+
+    #[test]
     fn leftovers_are_swept_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let keep = ["best.bpk", "notes.tmp", "a.12-x.tmp", ".a.png.part", "a.12.3.part"];

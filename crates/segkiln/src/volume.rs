@@ -48,7 +48,8 @@ impl VolumeOptions {
         // A program may describe its data in words of its own, which need not be an object.
         let Config { mut data } = config_file::read(&path)?;
         let volume = data.get_mut("volume").map(Value::take).unwrap_or_default();
-        Option::deserialize(volume).map_err(|error| PredictError::Config { path, reason: format!("data.volume: {error}") })
+        Option::deserialize(volume)
+            .map_err(|error| PredictError::Config { path, reason: format!("data.volume: {error}") })
     }
 
     /// Plans the preparation of a training set, as nnU-Net does: axes to RAS, the median spacing, and normalization as CT or by z-scores.
@@ -256,6 +257,22 @@ mod tests {
             model: model.clone(),
         };
         Segmenter::new(model.init(&device), card, &device).unwrap()
+    }
+
+    #[test]
+    fn data_that_are_described_in_other_words_have_no_volume() {
+        let folder = tempfile::tempdir().unwrap();
+        let of_run = |data: &str| {
+            std::fs::write(folder.path().join("config.json"), format!("{{\"data\": {data}}}")).unwrap();
+            VolumeOptions::of_run(folder.path())
+        };
+        for data in ["null", "\"nuclei\"", "[1, 2]", "7", "{}", "{\"volume\": null}"] {
+            assert_eq!(of_run(data).unwrap(), None, "{data}");
+        }
+        let kept = of_run("{\"volume\": {\"canonical\": true}}").unwrap();
+        assert_eq!(kept, Some(VolumeOptions { canonical: true, ..VolumeOptions::default() }));
+        let error = of_run("{\"volume\": {\"cannonical\": true}}").unwrap_err().to_string();
+        assert!(error.contains("config.json: data.volume") && error.contains("cannonical"), "{error}");
     }
 
     #[test]

@@ -189,3 +189,50 @@ fn web_p(data: Vec<u8>, block: Block) -> Result<Vec<u8>, String> {
         _ => image,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+    use weezl::encode::Encoder;
+
+    use super::*;
+
+    fn noise() -> Vec<u8> {
+        (0..40_000u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 27) as u8).collect()
+    }
+
+    #[test]
+    fn frames_of_zstd_follow_each_other() {
+        let all = noise();
+        let frame = |part: &[u8]| compress_to_vec(part, CompressionLevel::Fastest);
+        // Between them is one that is for others.
+        let others = [&0x184D_2A53u32.to_le_bytes()[..], &3u32.to_le_bytes(), b"abc"].concat();
+        let data = [frame(&all[..5000]), others, frame(&[]), frame(&all[5000..])].concat();
+        for wanted in [0, 1, 5000, 5001, all.len()] {
+            assert!(zstd(&data, wanted).unwrap() == all[..wanted], "{wanted}");
+        }
+        assert_eq!(zstd(&data, all.len() + 1).unwrap().len(), all.len());
+        // Cut short, lying and endless ones end.
+        for length in 0..200 {
+            let _ = zstd(&data[..length], all.len());
+        }
+        assert!(zstd(&[&data[..], b"nothing"].concat(), all.len() + 1).is_err());
+        let lying = [&0x184D_2A53u32.to_le_bytes()[..], &u32::MAX.to_le_bytes()].concat();
+        assert!(zstd(&lying, 10).unwrap().is_empty());
+    }
+
+    #[test]
+    fn lzw_of_either_kind_is_read() {
+        let all = noise();
+        let old = Encoder::new(BitOrder::Lsb, 8).encode(&all).unwrap();
+        let new = Encoder::with_tiff_size_switch(BitOrder::Msb, 8).encode(&all).unwrap();
+        assert_ne!(old[..2], new[..2]);
+        for data in [old, new] {
+            assert!(lzw(&data, all.len()).unwrap() == all);
+            assert!(lzw(&data, 777).unwrap() == all[..777]);
+            for length in 0..200 {
+                let _ = lzw(&data[..length], all.len());
+            }
+        }
+    }
+}

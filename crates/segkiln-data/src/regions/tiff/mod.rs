@@ -21,6 +21,7 @@ use ::tiff::tags::Tag;
 use self::{
     chunk::{Chunk, Kept},
     page::{Colors, Page, Reader, explain, geo_tags, open},
+    samples::Number,
 };
 use super::{GeoTags, Level, Region, RegionPixels, RegionSource, check};
 use crate::{
@@ -267,8 +268,9 @@ impl RegionSource for TiffSource {
             }
         })?;
         let unknown = |pixel: usize| missing.get(pixel).copied().unwrap_or(false);
-        // What is not finite is absurd too, but for NaN.
-        let is_wrong = |value: f32| value.is_nan() || nodata::is_absurd(value);
+        // Integers of 64 bits may be as large.
+        let is_float = page.encoding.number == Number::Float;
+        let is_wrong = |value: f32| !value.is_finite() || (is_float && nodata::is_absurd(value));
         if let Some(at) = values.iter().enumerate().position(|(at, value)| is_wrong(*value) && !unknown(at / bands)) {
             let (pixel, value, path) = (at / bands, values[at], self.path.clone());
             let (x, y) = (region.left + (pixel % width) as u32, region.top + (pixel / width) as u32);

@@ -492,12 +492,7 @@ fn layout(file: &DicomFile, limits: &Limits) -> std::result::Result<Layout, Faul
 }
 
 /// The place and scaling of a frame. `offsets` are those of `GridFrameOffsetVector`, or empty.
-fn slice(
-    file: &DicomFile,
-    layout: &Layout,
-    offsets: &[f64],
-    frame: usize,
-) -> std::result::Result<Slice, Fault> {
+fn slice(file: &DicomFile, layout: &Layout, offsets: &[f64], frame: usize) -> std::result::Result<Slice, Fault> {
     let (shared, own) = (file.data.items(parse::SHARED_GROUPS), file.data.items(parse::FRAME_GROUPS));
     if !own.is_empty() && own.len() != layout.frames {
         return Err((parse::FRAME_GROUPS, format!("{} items for {} frames", own.len(), layout.frames)));
@@ -570,4 +565,31 @@ fn slice(
     let slope = number(values, parse::SLOPE)?.unwrap_or(1.0);
     let intercept = number(values, parse::INTERCEPT)?.unwrap_or(0.0);
     Ok(Slice { file: 0, frame, place, slope, intercept })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_a_series_are_bounded_together() {
+        let layout = Layout {
+            rows: 10,
+            columns: 5,
+            frames: 2,
+            allocated: 16,
+            stored: 16,
+            high: 15,
+            signed: false,
+            inverted: false,
+        };
+        let budget = Budget::new(&Limits { max_bytes: 1000, ..Limits::default() });
+        // Values are floats: 400 bytes.
+        assert!(budget.take(&layout, Path::new("a.dcm")).is_ok() && budget.take(&layout, Path::new("b.dcm")).is_ok());
+        let error = budget.take(&layout, Path::new("c.dcm")).unwrap_err().to_string();
+        assert!(
+            error.contains("c.dcm") && error.contains("2 frames of 5x10") && error.contains("1000 bytes"),
+            "{error}"
+        );
+    }
 }
