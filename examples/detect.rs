@@ -68,6 +68,10 @@ struct Args {
     /// Classes of --arch, with the background [default: 91]
     #[arg(long, requires = "arch")]
     num_classes: Option<usize>,
+    #[command(flatten)]
+    class_names: ClassNames,
+    #[command(flatten)]
+    numbers: Numbers,
     /// An image, or a folder of images
     #[arg(long)]
     image: PathBuf,
@@ -94,10 +98,6 @@ struct Args {
     tile: Option<u32>,
     #[command(flatten)]
     large: Large,
-    #[command(flatten)]
-    class_names: ClassNames,
-    #[command(flatten)]
-    numbers: Numbers,
     #[command(flatten)]
     decode: Decoding,
     #[command(flatten)]

@@ -43,6 +43,10 @@ struct Args {
     /// Channels of its logits
     #[arg(long, default_value_t = 21)]
     num_classes: usize,
+    #[command(flatten)]
+    class_names: ClassNames,
+    #[command(flatten)]
+    numbers: Numbers,
     /// The image
     #[arg(long)]
     image: PathBuf,
@@ -55,10 +59,6 @@ struct Args {
     /// Picture of the class of each pixel of the image, as a gray value
     #[arg(long)]
     output: Option<PathBuf>,
-    #[command(flatten)]
-    class_names: ClassNames,
-    #[command(flatten)]
-    numbers: Numbers,
     #[command(flatten)]
     decode: Decoding,
     #[command(flatten)]

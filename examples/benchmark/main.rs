@@ -23,7 +23,9 @@ mod operators;
 
 use common::{Failure, Machine, say};
 use evaluation::evaluation;
-use networks::{detector, detector_train, segmenter, unet_infer, unet_train, unet3d_infer, unet3d_train};
+use networks::{
+    detector, detector_train, named_infer, named_train, unet_infer, unet_train, unet3d_infer, unet3d_train,
+};
 use operators::{Convolution, regions, suppression};
 
 /// Times benchmark cases.
@@ -61,8 +63,6 @@ fn case(name: &str, precision: Precision, device: &Device) -> Result<Case, Failu
         "unet3d16_infer_96" => unet3d_infer(16, 96, device),
         "unet3d16_train_64" => unet3d_train(16, 64, device),
         "unet32_train_256" => unet_train(32, 256, 2, precision, device)?,
-        "deeplabv3_resnet50_infer_520" => segmenter("deeplabv3_resnet50", 520, precision, device)?,
-        "lraspp_mobilenet_v3_large_infer_520" => segmenter("lraspp_mobilenet_v3_large", 520, precision, device)?,
         "fasterrcnn_resnet50_fpn_infer_800" => detector("fasterrcnn_resnet50_fpn", [800, 1088], precision, device)?,
         "maskrcnn_resnet50_fpn_infer_800" => detector("maskrcnn_resnet50_fpn", [800, 1088], precision, device)?,
         "maskrcnn_resnet50_fpn_train_512" => detector_train("maskrcnn_resnet50_fpn", [512, 512], precision, device)?,
@@ -71,16 +71,29 @@ fn case(name: &str, precision: Precision, device: &Device) -> Result<Case, Failu
         "nms_10000" => suppression(10_000, device),
         "coco_eval_1000" => evaluation(1000, device)?,
         _ => {
+            if let Some((network, side)) = named_case(name, "_infer_") {
+                return named_infer(network, side, precision, device);
+            }
+            if let Some((network, side)) = named_case(name, "_train_") {
+                return named_train(network, side, 2, precision, device);
+            }
             let convolution = Convolution::parse(name);
             convolution.ok_or_else(|| format!("no case {name:?}; known are {KNOWN}"))?.case(device)
         }
     })
 }
 
-const KNOWN: &str = "unet32_infer_256, unet64_infer_512, deeplabv3_resnet50_infer_520 (each also with _bf16 and _int8), unet32_train_256, unet3d16_infer_96, unet3d16_train_64, gradcam_unet32_256, pgd10_unet32_256, \
-                     lraspp_mobilenet_v3_large_infer_520, fasterrcnn_resnet50_fpn_infer_800, maskrcnn_resnet50_fpn_infer_800, maskrcnn_resnet50_fpn_train_512, roi_align_forward, \
-                     roi_align_backward, nms_10000, coco_eval_1000, conv_iCI_oCO_kK_sS_dD_gG_nN and the same with \
-                     _backward";
+/// The name and the side of a case such as `deeplabv3_resnet50_infer_520`.
+fn named_case<'a>(name: &'a str, between: &str) -> Option<(&'a str, usize)> {
+    let (network, side) = name.split_once(between)?;
+    Some((network, side.parse().ok().filter(|side| (1..=4096).contains(side))?))
+}
+
+const KNOWN: &str = "unet32_infer_256, unet64_infer_512, NAME_infer_SIDE with the name of a segmentation network or a classifier \
+                     (each also with _bf16 and _int8), unet32_train_256, NAME_train_SIDE of segmentation networks, unet3d16_infer_96, unet3d16_train_64, \
+                     gradcam_unet32_256, pgd10_unet32_256, fasterrcnn_resnet50_fpn_infer_800, \
+                     maskrcnn_resnet50_fpn_infer_800, maskrcnn_resnet50_fpn_train_512, roi_align_forward, roi_align_backward, \
+                     nms_10000, coco_eval_1000, conv_iCI_oCO_kK_sS_dD_gG_nN and the same with _backward";
 
 fn main() -> ExitCode {
     common::main(run)

@@ -11,6 +11,7 @@ use segkiln::{
     models::{
         Calibration, InferenceSession, ModelConfig, RangeMethod, SegmentationModel, SegmentationNetwork,
         SegmentationNetworkConfig, TrainingPrecision,
+        backbones::{BackboneConfig, Classifier, ClassifierConfig},
         detection::{
             DetectionNetwork, Sampling,
             rcnn::{Rcnn, RcnnConfig},
@@ -65,12 +66,37 @@ pub fn unet_train(
     precision: Precision,
     device: &Device,
 ) -> Result<Case, Failure> {
+    segmenter_train(UNetConfig::new(3, 2).with_base(base), side, batch, precision, device)
+}
+
+/// Training steps of a segmentation network of 21 classes.
+pub fn named_train(
+    name: &str,
+    side: usize,
+    batch: usize,
+    precision: Precision,
+    device: &Device,
+) -> Result<Case, Failure> {
+    segmenter_train(ModelConfig::by_name(name, 21)?, side, batch, precision, device)
+}
+
+fn segmenter_train<C: SegmentationNetworkConfig>(
+    config: C,
+    side: usize,
+    batch: usize,
+    precision: Precision,
+    device: &Device,
+) -> Result<Case, Failure>
+where
+    C::Network: 'static,
+{
     let precision = TrainingPrecision::new(precision, device)?;
     let device = device.clone().autodiff();
-    let unet = UNetConfig::new(3, 2).with_base(base).init(&device).materialize();
+    let network = config.init(&device).materialize();
     let x = Tensor::<4>::random([batch, 3, side, side], Distribution::Normal(0.0, 1.0), &device);
-    let y = Tensor::<3>::random([batch, side, side], Distribution::Uniform(0.0, 2.0), &device);
-    Ok(train(unet, y.int(), device, move |unet: &UNet| precision.run(|| unet.forward(x.clone()))))
+    let classes = Distribution::Uniform(0.0, config.classes() as f64);
+    let y = Tensor::<3>::random([batch, side, side], classes, &device);
+    Ok(train(network, y.int(), device, move |network: &C::Network| precision.run(|| network.forward(x.clone()))))
 }
 
 /// Steps of cross-entropy with Adam.
@@ -111,7 +137,13 @@ pub fn unet3d_train(base: usize, side: usize, device: &Device) -> Case {
     train(unet, y.int(), device, move |unet: &UNet3d| slices(unet.forward(x.clone())))
 }
 
-pub fn segmenter(name: &str, side: usize, precision: Precision, device: &Device) -> Result<Case, Failure> {
+/// A segmentation network of 21 classes, or a classifier of 1000.
+pub fn named_infer(name: &str, side: usize, precision: Precision, device: &Device) -> Result<Case, Failure> {
+    if BackboneConfig::NAMES.contains(&name) {
+        let model = ClassifierConfig::by_name(name)?.init(device).materialize();
+        let forward = |model: &Classifier, x: &Tensor<4>| drop(model.forward(x.clone()).into_data());
+        return inference(model, || noise(side, device), forward, precision, device);
+    }
     let model = ModelConfig::by_name(name, 21)?.init(device).materialize();
     let forward = |model: &SegmentationModel, x: &Tensor<4>| drop(model.forward(x.clone()).into_data());
     inference(model, || noise(side, device), forward, precision, device)

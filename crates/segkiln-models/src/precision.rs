@@ -413,6 +413,13 @@ pub(crate) fn convolve(
     None
 }
 
+/// Whether layers may be computed otherwise than one by one: no session has ranges for them or watches them.
+pub(crate) fn may_reorder() -> bool {
+    CURRENT.with_borrow(|current| {
+        current.session.as_ref().is_none_or(|session| matches!(session.mode, Mode::F32 | Mode::Bf16))
+    })
+}
+
 /// Whether layers say what their outputs depend on.
 fn reaches() -> bool {
     CURRENT.with_borrow(|current| current.session.as_ref().is_some_and(|session| matches!(session.mode, Mode::Reach)))

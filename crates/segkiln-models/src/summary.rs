@@ -148,6 +148,11 @@ thread_local! {
     static CALLS: RefCell<Option<Vec<Call>>> = const { RefCell::new(None) };
 }
 
+/// Whether somebody counts this thread's layers.
+pub(crate) fn is_counting() -> bool {
+    CALLS.with_borrow(Option::is_some)
+}
+
 /// Counts a layer's use, if somebody does: each of `places` is multiplied with each of the weights that it meets.
 pub(crate) fn count<const D: usize, const W: usize>(weight: &Param<Tensor<W>>, places: usize, output: &Tensor<D>) {
     CALLS.with_borrow_mut(|calls| {

@@ -14,6 +14,7 @@
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
 
 pub mod add_relu;
+pub mod attention;
 pub mod batch_norm;
 pub mod conv2d;
 pub mod conv3d;
@@ -21,6 +22,7 @@ pub mod conv_transpose2d;
 #[cfg(feature = "flex")]
 mod cpu;
 pub mod gated;
+pub mod layer_norm2d;
 pub mod max_pool2d;
 mod nms;
 #[cfg(feature = "flex")]
@@ -30,6 +32,7 @@ pub mod roi_align;
 mod volumes;
 
 pub use add_relu::add_relu;
+pub use attention::attention;
 pub use batch_norm::{BatchNormOutput, batch_norm_train};
 pub use conv_transpose2d::conv_transpose2d;
 pub use conv2d::{Joined, conv2d, conv2d_affine, conv2d_bf16};
@@ -37,6 +40,7 @@ pub use conv3d::{conv3d, conv3d_affine};
 #[cfg(feature = "flex")]
 pub use cpu::{release_memory, set_helper_threads};
 pub use gated::{gelu, hard_swish, silu};
+pub use layer_norm2d::layer_norm2d;
 pub use max_pool2d::max_pool2d;
 pub use nms::{batched_nms, nms};
 pub use resize::{ResizeMode, resize};

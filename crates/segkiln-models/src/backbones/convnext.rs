@@ -4,7 +4,7 @@ use burn::{
     config::Config,
     module::{Module, Param},
     nn::{
-        Dropout, DropoutConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig, PaddingConfig2d,
+        Dropout, DropoutConfig, Initializer, LayerNormConfig, Linear, LinearConfig, PaddingConfig2d,
         conv::{Conv2d, Conv2dConfig},
     },
     tensor::{Device, Tensor},
@@ -14,7 +14,9 @@ use super::{BackboneFamily, BackboneNetwork, ClassifierHead, ConvNeXtHead, Stage
 use crate::{
     ConfigError,
     bounds::product,
-    layers::{self, Activation, NormConfig, conv2d, image_dropout, layer_norm2d, pad_to_least, zero_bias},
+    layers::{
+        Activation, LayerNorm2d, NormConfig, conv2d, image_dropout, linear2d, pad_to_least, scaled_linear2d, zero_bias,
+    },
     trace,
     weights::{TorchName, TorchNames, each_name},
 };
@@ -154,7 +156,7 @@ impl BackboneFamily for ConvNeXtConfig {
     fn classifier_head(&self, classes: usize, device: &Device) -> ClassifierHead {
         let [.., channels] = self.widths;
         ClassifierHead::ConvNeXt(ConvNeXtHead {
-            norm: norm(channels, device),
+            norm: LayerNormConfig::new(channels).with_epsilon(EPSILON).init(device),
             linear: linear(channels, classes, device),
         })
     }
@@ -170,8 +172,8 @@ fn conv(channels: [usize; 2], kernel: usize, stride: usize, device: &Device) -> 
     zero_bias(conv.init(device), device)
 }
 
-fn norm(channels: usize, device: &Device) -> LayerNorm {
-    LayerNormConfig::new(channels).with_epsilon(EPSILON).init(device)
+fn norm(channels: usize, device: &Device) -> LayerNorm2d {
+    LayerNorm2d::new(channels, EPSILON, device)
 }
 
 fn linear(from: usize, to: usize, device: &Device) -> Linear {
@@ -279,13 +281,13 @@ pub struct ConvNeXtStem {
     /// 4×4 convolution with stride 4.
     pub conv: Conv2d,
     /// Layer norm over the channels.
-    pub norm: LayerNorm,
+    pub norm: LayerNorm2d,
 }
 
 impl ConvNeXtStem {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         // Where PyTorch refuses: a side of less than a patch is one patch.
-        layer_norm2d(&self.norm, conv2d(&self.conv, pad_to_least(x, PATCH)))
+        self.norm.forward(conv2d(&self.conv, pad_to_least(x, PATCH)))
     }
 }
 
@@ -293,7 +295,7 @@ impl ConvNeXtStem {
 #[derive(Module, Debug)]
 pub struct ConvNeXtDownsample {
     /// Layer norm over the channels.
-    pub norm: LayerNorm,
+    pub norm: LayerNorm2d,
     /// 2×2 convolution with stride 2, or 1 where the blocks that follow dilate.
     pub conv: Conv2d,
 }
@@ -314,7 +316,7 @@ impl ConvNeXtDownsample {
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         // Where PyTorch refuses: a side of one pixel stays one.
-        conv2d(&self.conv, pad_to_least(layer_norm2d(&self.norm, x), self.conv.stride[0]))
+        conv2d(&self.conv, pad_to_least(self.norm.forward(x), self.conv.stride[0]))
     }
 }
 
@@ -326,7 +328,7 @@ pub struct ConvNeXtBlock {
     /// 7×7 depthwise convolution.
     pub depthwise: Conv2d,
     /// Layer norm over the channels.
-    pub norm: LayerNorm,
+    pub norm: LayerNorm2d,
     /// Pointwise layer to more channels.
     pub expand: Linear,
     /// Pointwise layer back to the block's channels.
@@ -355,13 +357,11 @@ impl ConvNeXtBlock {
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let y = conv2d(&self.depthwise, x.clone()).permute([0, 2, 3, 1]);
-        let [n, height, width, channels] = y.dims();
-        // As rows of one matrix, whose product is faster than those of many.
-        let y = self.norm.forward(y.reshape([n * height * width, channels]));
-        let y = layers::linear(&self.project, Activation::Gelu.forward(layers::linear(&self.expand, y)));
-        let y = y * self.layer_scale.val().reshape([1, channels]);
-        let y = y.reshape([n, height, width, channels]).permute([0, 3, 1, 2]);
+        let y = self.norm.forward(conv2d(&self.depthwise, x.clone()));
+        let y = linear2d(&self.expand, Activation::Gelu, y);
+        let scale = self.layer_scale.val();
+        let channels = scale.dims()[0];
+        let y = scaled_linear2d(&self.project, scale.reshape([channels]), y);
         trace::module(self, x + image_dropout(&self.dropped, y))
     }
 }

@@ -142,16 +142,8 @@ fn fused(conv: &Conv2d, norm: Option<&Norm>, activation: Activation, x: Joined) 
             _ => None,
         };
         if let Some([scale, shift]) = affine {
-            let options = options(conv, &x);
             let bounded = range.is_some() || activation == Activation::Identity;
-            let affine = || [scale.clone(), shift.clone()];
-            if let Some(y) = precision::convolve(conv, &x, &options, range, bounded, affine) {
-                count_conv(conv, &y);
-                return if bounded { y } else { activation.forward(y) };
-            }
-            let (x, weight) = factors(conv, x);
-            let y = conv2d_affine(x, weight, scale, shift, range, options);
-            count_conv(conv, &y);
+            let y = convolve_affine(conv, x, range, bounded, || [scale.clone(), shift.clone()]);
             return if range.is_some() { y } else { activation.forward(y) };
         }
     }
@@ -165,6 +157,50 @@ fn fused(conv: &Conv2d, norm: Option<&Norm>, activation: Activation, x: Joined) 
         Some(norm) => activation.forward(norm.forward(y)),
         None => activation.forward(y),
     }
+}
+
+/// The convolution without its bias, times the scale plus the shift that `affine` returns, clamped to `range`. A session keeps the
+/// output reduced only if `keep`.
+fn convolve_affine(
+    conv: &Conv2d,
+    x: Joined,
+    range: Option<[f32; 2]>,
+    keep: bool,
+    affine: impl Fn() -> [Tensor<1>; 2],
+) -> Tensor<4> {
+    let options = options(conv, &x);
+    let y = match precision::convolve(conv, &x, &options, range, keep, &affine) {
+        Some(y) => y,
+        None => {
+            let [scale, shift] = affine();
+            let (x, weight) = factors(conv, x);
+            conv2d_affine(x, weight, scale, shift, range, options)
+        }
+    };
+    count_conv(conv, &y);
+    y
+}
+
+/// A convolution and its activation; the convolution's map is visible by itself.
+pub(super) fn convolve_activated(conv: &Conv2d, activation: Activation, x: Tensor<4>) -> Tensor<4> {
+    match trace::is_active() {
+        true => activation.forward(conv2d(conv, x)),
+        false => fused(conv, None, activation, x.into()),
+    }
+}
+
+/// A convolution whose output channels are multiplied by `scale`.
+pub(super) fn convolve_scaled(conv: &Conv2d, scale: Tensor<1>, x: Tensor<4>) -> Tensor<4> {
+    let learns = x.is_autodiff() && !(is_constant(conv, None, &x.device()) && !scale.is_autodiff());
+    if let Some(bias) = &conv.bias
+        && !learns
+        && !trace::is_active()
+    {
+        let shift = bias.val() * scale.clone();
+        return convolve_affine(conv, x.into(), None, false, || [scale.clone(), shift.clone()]);
+    }
+    let channels = scale.dims()[0];
+    conv2d(conv, x) * scale.reshape([1, channels, 1, 1])
 }
 
 /// Whether neither learns, also where other layers do.

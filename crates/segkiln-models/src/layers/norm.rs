@@ -1,15 +1,13 @@
 use burn::{
     config::Config,
-    module::{Module, ParamId, RunningState},
-    nn::{BatchNorm, BatchNormConfig, GroupNorm, GroupNormConfig, InstanceNorm, InstanceNormConfig, LayerNorm},
+    module::{Module, Param, ParamId, RunningState},
+    nn::{BatchNorm, BatchNormConfig, GroupNorm, GroupNormConfig, Initializer, InstanceNorm, InstanceNormConfig},
     tensor::{Device, Tensor},
 };
 use segkiln_ops::batch_norm_train;
 
 use super::Activation;
-use crate::trace::tap;
-
-use crate::ConfigError;
+use crate::{ConfigError, precision, trace::tap};
 
 /// Normalization after a convolution.
 #[derive(Config, Debug, PartialEq)]
@@ -121,7 +119,7 @@ impl Norm {
     }
 
     /// Returns the scale and the shift of each channel, where they do not depend on the image.
-    pub(super) fn affine(&self, device: &Device) -> Option<[Tensor<1>; 2]> {
+    pub(crate) fn affine(&self, device: &Device) -> Option<[Tensor<1>; 2]> {
         match self {
             Self::Batch(norm) => {
                 let running = [&norm.running_mean, &norm.running_var];
@@ -134,11 +132,30 @@ impl Norm {
 }
 
 /// Layer normalization of each pixel's channels (Ba et al. 2016).
-///
-/// # Shapes
-/// `[n, c, h, w]` → the same
-pub fn layer_norm2d(norm: &LayerNorm, x: Tensor<4>) -> Tensor<4> {
-    tap(&norm.gamma, norm.forward(x.permute([0, 2, 3, 1])).permute([0, 3, 1, 2]))
+#[derive(Module, Debug)]
+pub struct LayerNorm2d {
+    /// Scale, `[channels]`.
+    pub gamma: Param<Tensor<1>>,
+    /// Shift, `[channels]`.
+    pub beta: Param<Tensor<1>>,
+    /// Added to the variance.
+    #[module(skip)]
+    pub epsilon: f64,
+}
+
+impl LayerNorm2d {
+    /// Creates a norm with scales of 1 and shifts of 0.
+    pub fn new(channels: usize, epsilon: f64, device: &Device) -> Self {
+        let filled = |initializer: Initializer| initializer.init([channels], device);
+        Self { gamma: filled(Initializer::Ones), beta: filled(Initializer::Zeros), epsilon }
+    }
+
+    /// # Shapes
+    /// `[n, c, h, w]` → the same
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let y = segkiln_ops::layer_norm2d(precision::full(x), self.gamma.val(), self.beta.val(), self.epsilon);
+        tap(&self.gamma, y)
+    }
 }
 
 /// Batch normalization whose statistics, scale and shift do not change in training. Its values are no parameters.

@@ -48,6 +48,8 @@ pub(crate) enum Left {
     Panel(*const f32),
     /// `[row][depth]`, and the distance of two rows.
     Rows(*const f32, usize),
+    /// `[depth][row]`, and the distance of two values of a row.
+    Columns(*const f32, usize),
 }
 
 /// The right matrix of a [`Product`].
@@ -138,6 +140,7 @@ impl<R: Right> Product<R> {
         let (left, step, stride, last) = match left {
             Left::Panel(left) => (left, kernel_rows::<S>(), 1, ROWS - 1),
             Left::Rows(left, stride) => (left, 1, stride, rows - 1),
+            Left::Columns(left, step) => (left, step, 1, rows - 1),
         };
         let mut offsets = [0; ROWS];
         for (i, offset) in offsets.iter_mut().enumerate() {

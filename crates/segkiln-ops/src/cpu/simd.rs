@@ -160,6 +160,28 @@ impl<S: Simd> Lanes<S> {
         unsafe { self.0.mask_store_ptr_f32s(mask, pointer, self.1) };
     }
 
+    /// Loads the values of the register with this index that are among the first `count`, and zeros after them.
+    ///
+    /// # Safety
+    /// The first `count` values from `pointer` on must be readable.
+    #[inline(always)]
+    pub unsafe fn load_part(simd: S, pointer: *const f32, register: usize, count: usize) -> Self {
+        let start = register * S::F32_LANES;
+        // SAFETY: the caller's promise; no value is read where none is left.
+        unsafe { Self::load_first(simd, pointer.wrapping_add(start), count.saturating_sub(start).min(S::F32_LANES)) }
+    }
+
+    /// Stores the values of the register with this index that are among the first `count`.
+    ///
+    /// # Safety
+    /// The first `count` values from `pointer` on can be written.
+    #[inline(always)]
+    pub unsafe fn store_part(self, pointer: *mut f32, register: usize, count: usize) {
+        let start = register * S::F32_LANES;
+        // SAFETY: the caller's promise; no value is written where none is left.
+        unsafe { self.store_first(pointer.wrapping_add(start), count.saturating_sub(start).min(S::F32_LANES)) }
+    }
+
     #[inline(always)]
     pub fn splat(simd: S, value: f32) -> Self {
         Self(simd, simd.splat_f32s(value))

@@ -4,18 +4,16 @@
 use burn::{
     module::Module,
     nn::{
-        Dropout, DropoutConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig, PaddingConfig2d,
+        Dropout, DropoutConfig, Initializer, Linear, LinearConfig, PaddingConfig2d,
         conv::{Conv2d, Conv2dConfig},
     },
-    tensor::{
-        Device, Tensor,
-        activation::{gelu, softmax},
-    },
+    tensor::{Device, Tensor, activation::softmax},
 };
+use segkiln_ops::attention;
 
 use super::SegFormerConfig;
 use crate::{
-    layers::{self, conv2d, image_dropout, pad_to_least, zero_bias},
+    layers::{Activation, LayerNorm2d, conv2d, image_dropout, linear2d, pad_to_least, zero_bias},
     trace,
 };
 
@@ -38,28 +36,8 @@ fn conv(channels: [usize; 2], kernel: usize, stride: usize, padding: usize, grou
     zero_bias(conv.init(device), device)
 }
 
-fn norm(channels: usize, device: &Device) -> LayerNorm {
-    LayerNormConfig::new(channels).init(device)
-}
-
-/// `[n, c, h, w]` → `[n, h · w, c]`
-pub(super) fn map_to_tokens(map: Tensor<4>) -> Tensor<3> {
-    let [n, channels, height, width] = map.dims();
-    map.reshape([n, channels, height * width]).swap_dims(1, 2)
-}
-
-/// `[n, h · w, c]` → `[n, c, h, w]`
-pub(super) fn tokens_to_map(tokens: Tensor<3>, [height, width]: [usize; 2]) -> Tensor<4> {
-    let [n, _, channels] = tokens.dims();
-    tokens.swap_dims(1, 2).reshape([n, channels, height, width])
-}
-
-/// Fully connected layer of each token.
-pub(super) fn linear(layer: &Linear, tokens: Tensor<3>) -> Tensor<3> {
-    let [n, length, channels] = tokens.dims();
-    let y = layers::linear(layer, tokens.reshape([n * length, channels]));
-    let channels = y.dims()[1];
-    y.reshape([n, length, channels])
+fn norm(channels: usize, device: &Device) -> LayerNorm2d {
+    LayerNorm2d::new(channels, 1e-5, device)
 }
 
 /// The encoder.
@@ -77,7 +55,7 @@ pub struct SegFormerStages {
     /// Transformer blocks.
     pub block: Vec<Vec<SegFormerBlock>>,
     /// Norms at the ends of the stages.
-    pub layer_norm: Vec<LayerNorm>,
+    pub layer_norm: Vec<LayerNorm2d>,
 }
 
 impl MixTransformer {
@@ -110,17 +88,11 @@ impl MixTransformer {
         let mut map = x;
         let mut maps = Vec::with_capacity(4);
         for ((embedding, blocks), norm) in patch_embeddings.iter().zip(block).zip(layer_norm) {
-            map = conv2d(&embedding.proj, map);
-            let [_, _, height, width] = map.dims();
-            let mut tokens = embedding.layer_norm.forward(map_to_tokens(map));
+            map = embedding.layer_norm.forward(conv2d(&embedding.proj, map));
             for block in blocks {
-                let (next, weights) = block.forward(tokens, [height, width]);
-                tokens = next;
-                if let Some(attention) = &mut attention {
-                    attention.push(weights);
-                }
+                map = block.forward(map, attention.as_deref_mut());
             }
-            map = tokens_to_map(norm.forward(tokens), [height, width]);
+            map = norm.forward(map);
             maps.push(map.clone());
         }
         maps
@@ -149,18 +121,18 @@ pub struct PatchEmbedding {
     /// 7×7 of stride 4, or 3×3 of stride 2.
     pub proj: Conv2d,
     /// Norm of each position's channels.
-    pub layer_norm: LayerNorm,
+    pub layer_norm: LayerNorm2d,
 }
 
 /// Transformer block.
 #[derive(Module, Debug)]
 pub struct SegFormerBlock {
     /// Norm before the attention.
-    pub layer_norm_1: LayerNorm,
+    pub layer_norm_1: LayerNorm2d,
     /// Self-attention.
     pub attention: SegFormerAttention,
     /// Norm before the feed-forward layer.
-    pub layer_norm_2: LayerNorm,
+    pub layer_norm_2: LayerNorm2d,
     /// Feed-forward layer.
     pub mlp: MixFfn,
     /// Leaves a branch out for an image, in training.
@@ -196,16 +168,11 @@ impl SegFormerBlock {
         }
     }
 
-    fn forward(&self, tokens: Tensor<3>, size: [usize; 2]) -> (Tensor<3>, Tensor<4>) {
-        let drop = |branch: Tensor<3>| image_dropout(&self.drop_path, branch.unsqueeze_dim(1)).squeeze_dim(1);
-        let (branch, weights) = self.attention.forward(self.layer_norm_1.forward(tokens.clone()), size);
-        let tokens = drop(branch) + tokens;
-        let branch = self.mlp.forward(self.layer_norm_2.forward(tokens.clone()), size);
-        let tokens = drop(branch) + tokens;
-        if !trace::is_active() {
-            return (tokens, weights);
-        }
-        (map_to_tokens(trace::module(self, tokens_to_map(tokens, size))), weights)
+    fn forward(&self, x: Tensor<4>, attention: Option<&mut Vec<Tensor<4>>>) -> Tensor<4> {
+        let branch = self.attention.forward(self.layer_norm_1.forward(x.clone()), attention);
+        let x = image_dropout(&self.drop_path, branch) + x;
+        let branch = self.mlp.forward(self.layer_norm_2.forward(x.clone()));
+        trace::module(self, image_dropout(&self.drop_path, branch) + x)
     }
 }
 
@@ -232,31 +199,37 @@ pub struct SequenceReduction {
     /// The convolution.
     pub conv: Conv2d,
     /// Norm of each position's channels.
-    pub layer_norm: LayerNorm,
+    pub layer_norm: LayerNorm2d,
 }
 
 impl SegFormerAttention {
-    fn forward(&self, tokens: Tensor<3>, size: [usize; 2]) -> (Tensor<3>, Tensor<4>) {
-        let [n, length, channels] = tokens.dims();
+    /// Pushes the weights, `[n, heads, positions, reduced positions]`, where they are asked for.
+    fn forward(&self, x: Tensor<4>, weights: Option<&mut Vec<Tensor<4>>>) -> Tensor<4> {
+        let shape = x.dims();
         let reduced = match &self.reduction {
+            // Maps smaller than the kernel have one position too.
             Some(SequenceReduction { conv, layer_norm }) => {
-                // Maps smaller than the kernel have one position too.
-                let map = pad_to_least(tokens_to_map(tokens.clone(), size), conv.kernel_size[0]);
-                layer_norm.forward(map_to_tokens(conv2d(conv, map)))
+                layer_norm.forward(conv2d(conv, pad_to_least(x.clone(), conv.kernel_size[0])))
             }
-            None => tokens.clone(),
+            None => x.clone(),
         };
+        let project = |layer: &Linear, x| linear2d(layer, Activation::Identity, x).flatten::<3>(2, 3);
+        let (query, key) = (project(&self.query, x), project(&self.key, reduced.clone()));
+        let value = project(&self.value, reduced);
+        if let Some(weights) = weights {
+            weights.push(self.weights(&query, &key));
+        }
+        let seen = attention(query, key, value, self.heads);
+        linear2d(&self.output, Activation::Identity, seen.reshape(shape))
+    }
+
+    /// The weights with which [`attention`] adds up values.
+    fn weights(&self, query: &Tensor<3>, key: &Tensor<3>) -> Tensor<4> {
+        let [n, channels, _] = query.dims();
         let width = channels / self.heads;
-        let split = |tokens: Tensor<3>| {
-            let length = tokens.dims()[1];
-            tokens.reshape([n, length, self.heads, width]).swap_dims(1, 2)
-        };
-        let query = split(linear(&self.query, tokens)).mul_scalar((width as f64).powf(-0.5));
-        let key = split(linear(&self.key, reduced.clone()));
-        let value = split(linear(&self.value, reduced));
-        let weights = softmax(query.matmul(key.swap_dims(2, 3)), 3);
-        let seen = weights.clone().matmul(value).swap_dims(1, 2).reshape([n, length, channels]);
-        (linear(&self.output, seen), weights)
+        let split = |x: &Tensor<3>| x.clone().reshape([n, self.heads, width, x.dims()[2]]);
+        let query = split(query).mul_scalar((width as f64).powf(-0.5));
+        softmax(query.swap_dims(2, 3).matmul(split(key)), 3)
     }
 }
 
@@ -272,8 +245,8 @@ pub struct MixFfn {
 }
 
 impl MixFfn {
-    fn forward(&self, tokens: Tensor<3>, size: [usize; 2]) -> Tensor<3> {
-        let map = conv2d(&self.depthwise, tokens_to_map(linear(&self.dense1, tokens), size));
-        linear(&self.dense2, gelu(map_to_tokens(map)))
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = conv2d(&self.depthwise, linear2d(&self.dense1, Activation::Identity, x));
+        linear2d(&self.dense2, Activation::Identity, Activation::Gelu.forward(x))
     }
 }

@@ -3,7 +3,6 @@
 //! common PyTorch implementations do.
 
 use burn::{
-    config::Config,
     module::Module,
     nn::conv::Conv2d,
     tensor::{
@@ -12,52 +11,18 @@ use burn::{
     },
 };
 
-use super::{Blocks, Encoder};
+use super::Encoder;
 use crate::layers::{
-    Activation, ConvBlock, ConvBlockConfig, DoubleConv, NormConfig, Upsample, UpsampleConfig, conv2d, pad_to_multiple,
+    Activation, ConvBlock, ConvBlockConfig, DoubleConv, NormConfig, Upsample, conv2d, pad_to_multiple,
 };
 use crate::segmentation::{SegmentationNetwork, owned};
 
-/// Configuration of an [`AttentionUNet`].
-#[derive(Config, Debug)]
-pub struct AttentionUNetConfig {
-    /// Channels of the image.
-    pub in_channels: usize,
-    /// Channels of the logits: 1 for a binary task, else the number of classes.
-    pub classes: usize,
-    /// Channels at the input's size; they double at each level.
-    #[config(default = 64)]
-    pub base: usize,
-    /// Number of times that height and width are halved.
-    #[config(default = 4)]
-    pub depth: usize,
-    /// Normalization after each convolution, the gates' included.
-    #[config(default = "NormConfig::default()")]
-    pub norm: NormConfig,
-    /// Activation after each normalization.
-    #[config(default = "Activation::Relu")]
-    pub activation: Activation,
-    /// Layer with which the decoder doubles height and width.
-    #[config(default = "UpsampleConfig::Transposed")]
-    pub upsample: UpsampleConfig,
-    /// Probability with which a value after the deepest level is dropped in training.
-    #[config(default = 0.0)]
-    pub dropout: f64,
+super::plain_config! {
+    /// Configuration of an [`AttentionUNet`].
+    AttentionUNetConfig of AttentionUNet, base 64, padding |_config| 1;
 }
 
 impl AttentionUNetConfig {
-    fn blocks(&self) -> Blocks {
-        Blocks {
-            in_channels: self.in_channels,
-            base: self.base,
-            depth: self.depth,
-            padding: 1,
-            norm: self.norm.clone(),
-            activation: self.activation,
-            dropout: self.dropout,
-        }
-    }
-
     /// The network with random weights.
     pub fn init(&self, device: &Device) -> AttentionUNet {
         let blocks = self.blocks();
@@ -141,8 +106,6 @@ impl AttentionUNet {
         logits.slice([0..n, 0..classes, 0..height, 0..width])
     }
 }
-
-super::plain_config!(AttentionUNetConfig => AttentionUNet);
 
 impl SegmentationNetwork for AttentionUNet {
     type Config = AttentionUNetConfig;

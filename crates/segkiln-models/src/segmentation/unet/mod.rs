@@ -75,9 +75,57 @@ impl Encoder {
     }
 }
 
-/// Implements [`SegmentationNetworkConfig`](crate::SegmentationNetworkConfig) for the config of a network of [`Blocks`].
+/// Defines the config of a network of [`Blocks`]: the fields that these networks have in common, with the channels of the first
+/// level, and then its own.
 macro_rules! plain_config {
-    ($config:ident => $network:ident) => {
+    (
+        $(#[$doc:meta])*
+        $config:ident of $network:ident, base $base:tt, padding |$this:ident| $padding:expr;
+        $($(#[$field_doc:meta])* $field:ident: $type:ty,)*
+    ) => {
+        $(#[$doc])*
+        #[derive(burn::config::Config, Debug)]
+        pub struct $config {
+            /// Channels of the image.
+            pub in_channels: usize,
+            /// Channels of the logits: 1 for a binary task, else the number of classes.
+            pub classes: usize,
+            /// Channels at the input's size; they double at each level.
+            #[config(default = $base)]
+            pub base: usize,
+            /// Number of times that height and width are halved.
+            #[config(default = 4)]
+            pub depth: usize,
+            /// Normalization after each convolution but the head's.
+            #[config(default = "crate::layers::NormConfig::default()")]
+            pub norm: crate::layers::NormConfig,
+            /// Activation after each normalization.
+            #[config(default = "crate::layers::Activation::Relu")]
+            pub activation: crate::layers::Activation,
+            /// Layer with which the decoder doubles height and width.
+            #[config(default = "crate::layers::UpsampleConfig::Transposed")]
+            pub upsample: crate::layers::UpsampleConfig,
+            $($(#[$field_doc])* pub $field: $type,)*
+            /// Probability with which a value after the deepest level is dropped in training.
+            #[config(default = 0.0)]
+            pub dropout: f64,
+        }
+
+        impl $config {
+            fn blocks(&self) -> super::Blocks {
+                let $this = self;
+                super::Blocks {
+                    in_channels: self.in_channels,
+                    base: self.base,
+                    depth: self.depth,
+                    padding: $padding,
+                    norm: self.norm.clone(),
+                    activation: self.activation,
+                    dropout: self.dropout,
+                }
+            }
+        }
+
         impl crate::SegmentationNetworkConfig for $config {
             type Network = $network;
 

@@ -8,10 +8,8 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use super::{Blocks, Encoder};
-use crate::layers::{
-    Activation, DoubleConv, NormConfig, Upsample, UpsampleConfig, center_crop, conv2d, mirror_pad, pad_to_multiple,
-};
+use super::Encoder;
+use crate::layers::{DoubleConv, NormConfig, Upsample, center_crop, conv2d, mirror_pad, pad_to_multiple};
 use crate::precision::keep_reduced;
 use crate::segmentation::{SegmentationNetwork, owned};
 
@@ -24,34 +22,12 @@ pub enum ConvPadding {
     Valid,
 }
 
-/// Configuration of a [`UNet`].
-#[derive(Config, Debug)]
-pub struct UNetConfig {
-    /// Channels of the image.
-    pub in_channels: usize,
-    /// Channels of the logits: 1 for a binary task, else the number of classes.
-    pub classes: usize,
-    /// Channels at the input's size; they double at each level.
-    #[config(default = 64)]
-    pub base: usize,
-    /// Number of times that height and width are halved.
-    #[config(default = 4)]
-    pub depth: usize,
-    /// Normalization after each 3×3 convolution.
-    #[config(default = "NormConfig::default()")]
-    pub norm: NormConfig,
-    /// Activation after each normalization.
-    #[config(default = "Activation::Relu")]
-    pub activation: Activation,
-    /// Layer with which the decoder doubles height and width.
-    #[config(default = "UpsampleConfig::Transposed")]
-    pub upsample: UpsampleConfig,
+super::plain_config! {
+    /// Configuration of a [`UNet`].
+    UNetConfig of UNet, base 64, padding |config| usize::from(config.padding == ConvPadding::Same);
     /// Whether convolutions keep height and width.
     #[config(default = "ConvPadding::Same")]
-    pub padding: ConvPadding,
-    /// Probability with which a value after the deepest level is dropped in training.
-    #[config(default = 0.0)]
-    pub dropout: f64,
+    padding: ConvPadding,
 }
 
 impl UNetConfig {
@@ -59,18 +35,6 @@ impl UNetConfig {
     /// classes out; 572×572 pixels give logits of 388×388.
     pub fn paper() -> Self {
         Self::new(1, 2).with_norm(NormConfig::None).with_padding(ConvPadding::Valid).with_dropout(0.5)
-    }
-
-    fn blocks(&self) -> Blocks {
-        Blocks {
-            in_channels: self.in_channels,
-            base: self.base,
-            depth: self.depth,
-            padding: usize::from(self.padding == ConvPadding::Same),
-            norm: self.norm.clone(),
-            activation: self.activation,
-            dropout: self.dropout,
-        }
     }
 
     /// The network with random weights.
@@ -167,8 +131,6 @@ fn valid_sides(side: usize, depth: usize) -> (usize, usize) {
     let input = (0..depth).fold(bottleneck + 4, |s, _| 2 * s + 4);
     (input, output(bottleneck).expect("found above"))
 }
-
-super::plain_config!(UNetConfig => UNet);
 
 impl SegmentationNetwork for UNet {
     type Config = UNetConfig;

@@ -2,60 +2,25 @@
 //! <https://arxiv.org/abs/1807.10165>.
 
 use burn::{
-    config::Config,
     module::Module,
     nn::conv::Conv2d,
     tensor::{Device, Tensor},
 };
 
-use super::{Blocks, Encoder};
-use crate::layers::{Activation, DoubleConv, NormConfig, Upsample, UpsampleConfig, conv2d, pad_to_multiple};
+use super::Encoder;
+use crate::layers::{DoubleConv, Upsample, conv2d, pad_to_multiple};
 use crate::segmentation::{HeadLogits, SegmentationNetwork, owned};
 
-/// Configuration of a [`UNetPlusPlus`].
-#[derive(Config, Debug)]
-pub struct UNetPlusPlusConfig {
-    /// Channels of the image.
-    pub in_channels: usize,
-    /// Channels of the logits: 1 for a binary task, else the number of classes.
-    pub classes: usize,
-    /// Channels at the input's size; they double at each level.
-    #[config(default = 32)]
-    pub base: usize,
-    /// Number of times that height and width are halved.
-    #[config(default = 4)]
-    pub depth: usize,
-    /// Normalization after each 3×3 convolution.
-    #[config(default = "NormConfig::default()")]
-    pub norm: NormConfig,
-    /// Activation after each normalization.
-    #[config(default = "Activation::Relu")]
-    pub activation: Activation,
-    /// Layer with which nodes are brought to the size above.
-    #[config(default = "UpsampleConfig::Transposed")]
-    pub upsample: UpsampleConfig,
-    /// Probability with which a value after the deepest level is dropped in training.
-    #[config(default = 0.0)]
-    pub dropout: f64,
+super::plain_config! {
+    /// Configuration of a [`UNetPlusPlus`].
+    UNetPlusPlusConfig of UNetPlusPlus, base 32, padding |_config| 1;
     /// One head for each node of the top row, trained together, averaged in prediction (the paper's accurate mode);
     /// false: a head on the last node alone.
     #[config(default = false)]
-    pub deep_supervision: bool,
+    deep_supervision: bool,
 }
 
 impl UNetPlusPlusConfig {
-    fn blocks(&self) -> Blocks {
-        Blocks {
-            in_channels: self.in_channels,
-            base: self.base,
-            depth: self.depth,
-            padding: 1,
-            norm: self.norm.clone(),
-            activation: self.activation,
-            dropout: self.dropout,
-        }
-    }
-
     /// The network with random weights.
     pub fn init(&self, device: &Device) -> UNetPlusPlus {
         let blocks = self.blocks();
@@ -139,8 +104,6 @@ impl UNetPlusPlus {
             .collect()
     }
 }
-
-super::plain_config!(UNetPlusPlusConfig => UNetPlusPlus);
 
 impl SegmentationNetwork for UNetPlusPlus {
     type Config = UNetPlusPlusConfig;

@@ -4,7 +4,7 @@
 use burn::{
     config::Config,
     module::Module,
-    nn::{LayerNorm, LayerNormConfig, conv::Conv2d},
+    nn::conv::Conv2d,
     tensor::{Device, Tensor},
 };
 
@@ -12,7 +12,7 @@ use crate::{
     ConfigError, SegmentationNetwork,
     backbones::{Backbone, BackboneConfig},
     layers::{
-        ConvBlock, ConvBlockConfig, adaptive_avg_pool2d, conv2d, decoder_initializer, layer_norm2d, resize_to,
+        ConvBlock, ConvBlockConfig, LayerNorm2d, adaptive_avg_pool2d, conv2d, decoder_initializer, resize_to,
         segmentation_head,
     },
     segmentation::{on_backbone, owned, unused_stages},
@@ -63,9 +63,7 @@ impl UPerNetConfig {
         UPerNet {
             encoder: self.backbone.init(device),
             decoder: UPerNetDecoder {
-                feature_norms: [c2, c3, c4, c5]
-                    .map(|channels| LayerNormConfig::new(channels).with_epsilon(1e-6).init(device))
-                    .into(),
+                feature_norms: [c2, c3, c4, c5].map(|channels| LayerNorm2d::new(channels, 1e-6, device)).into(),
                 psp: UPerNetPyramid {
                     blocks: SIZES.map(|size| UPerNetPooling { conv: conv(c5, 1), size }).into(),
                     out_conv: conv(c5 + SIZES.len() * to, 3),
@@ -142,7 +140,7 @@ impl SegmentationNetwork for UPerNet {
 #[derive(Module, Debug)]
 pub struct UPerNetDecoder {
     /// Norms of the maps' channels, the largest map's first.
-    pub feature_norms: Vec<LayerNorm>,
+    pub feature_norms: Vec<LayerNorm2d>,
     /// Pyramid pooling.
     pub psp: UPerNetPyramid,
     /// 1×1 of the other maps, the smallest first.
@@ -182,7 +180,7 @@ impl UPerNetDecoder {
     /// `maps`: the largest first.
     fn forward(&self, maps: Vec<Tensor<4>>) -> Tensor<4> {
         let mut maps: Vec<Tensor<4>> =
-            maps.into_iter().zip(&self.feature_norms).map(|(map, norm)| layer_norm2d(norm, map)).collect();
+            maps.into_iter().zip(&self.feature_norms).map(|(map, norm)| norm.forward(map)).collect();
         let smallest = maps.pop().expect("there are four maps");
         let mut levels = vec![self.psp.forward(smallest)];
         for (map, lateral) in maps.into_iter().rev().zip(&self.fpn_lateral_blocks) {

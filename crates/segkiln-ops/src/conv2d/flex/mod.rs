@@ -93,6 +93,7 @@ pub(super) mod plan;
 mod winograd;
 
 pub(crate) use geometry::{Geometry, output_side, reach};
+use implicit::Layout;
 use plan::{Method, Pass, Plan};
 use winograd::Kernels;
 
@@ -247,15 +248,36 @@ pub(crate) fn forward(
     weight: FlexTensor,
     epilogue: Option<Epilogue>,
 ) -> FlexTensor {
-    let (x, weight) = (contiguous(x), weight.to_contiguous());
-    let (x, weight) = (of_shape(&x, geometry.input_shape()), of_shape(&weight, geometry.weight_shape()));
-    let x = Images::apart(x, geometry.channels.input);
+    let x = contiguous(x);
+    let x = of_shape(&x, geometry.input_shape());
+    if let Some(weight) = linear_layout(&weight, geometry)
+        && Plan::new(geometry, Pass::Forward).method == Method::ImplicitGemm
+    {
+        // SAFETY: every value is written.
+        return unsafe {
+            written(geometry.output_shape(), memory(epilogue), |output| {
+                implicit::forward(geometry, x, weight, Layout::Linear, epilogue, output);
+            })
+        };
+    }
+    let weight = weight.to_contiguous();
+    let (x, weight) = (Images::apart(x, geometry.channels.input), of_shape(&weight, geometry.weight_shape()));
     // SAFETY: every value is written.
     unsafe {
         written(geometry.output_shape(), memory(epilogue), |output| {
             write_forward(geometry, x, weight, epilogue, output);
         })
     }
+}
+
+/// Returns the values of a weight of a 1×1 kernel that lies as a fully connected layer's, `[channels read][channels written]`.
+fn linear_layout<'a>(weight: &'a FlexTensor, geometry: &Geometry) -> Option<&'a [f32]> {
+    let [channels_out, channels_in, rows, columns] = geometry.weight_shape();
+    let layout = weight.layout();
+    let lies_so =
+        layout.shape().dims::<4>() == geometry.weight_shape() && layout.strides()[..2] == [1, channels_out as isize];
+    let fits = lies_so && geometry.groups == 1 && [rows, columns] == [1, 1] && layout.start_offset() == 0;
+    fits.then(|| &weight.storage::<f32>()[..values_of(&[channels_in, channels_out])])
 }
 
 /// Writes a convolution to `output`, every value of it.
@@ -285,7 +307,7 @@ pub(crate) fn write_forward(
         Method::Depthwise => depthwise::forward(geometry, x, weight, epilogue, output),
         Method::InPlace => in_place::forward(geometry, x, weight, epilogue, output),
         Method::PaddedCopy => padded_copy::forward(geometry, x, weight, epilogue, output),
-        Method::ImplicitGemm => implicit::forward(geometry, x, weight, epilogue, output),
+        Method::ImplicitGemm => implicit::forward(geometry, x, weight, Layout::Convolution, epilogue, output),
     }
 }
 
@@ -338,9 +360,24 @@ pub(crate) fn input_gradient(
     grad: FlexTensor,
     epilogue: Option<Epilogue>,
 ) -> FlexTensor {
-    let (weight, grad) = (weight.to_contiguous(), contiguous(grad));
-    let (weight, grad) = (of_shape(&weight, geometry.weight_shape()), of_shape(&grad, geometry.output_shape()));
-    let grad = Images::apart(grad, geometry.channels.output);
+    let grad = contiguous(grad);
+    let grad = of_shape(&grad, geometry.output_shape());
+    let is_plain = geometry.stride == [1, 1] && geometry.padding == [0, 0] && geometry.input == geometry.output;
+    if let Some(weight) = linear_layout(&weight, geometry)
+        && is_plain
+        && let Some(adjoint) = geometry.adjoint()
+    {
+        // The layer's memory is the gradient's weight, `[channels written][channels read]`.
+        let grad = Images::apart(grad, geometry.channels.output);
+        // SAFETY: every value is written.
+        return unsafe {
+            written(geometry.input_shape(), memory(epilogue), |output| {
+                write_forward(&adjoint, grad, weight, epilogue, output);
+            })
+        };
+    }
+    let weight = weight.to_contiguous();
+    let (grad, weight) = (Images::apart(grad, geometry.channels.output), of_shape(&weight, geometry.weight_shape()));
     // SAFETY: every value is written.
     unsafe {
         written(geometry.input_shape(), memory(epilogue), |output| {

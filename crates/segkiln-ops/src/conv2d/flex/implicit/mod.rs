@@ -18,7 +18,7 @@ use crate::cpu::{
     disjoint::{Disjoint, Part},
     matrix::{Finish, Left, Product, RegisterSizes, Strided, kernel_rows},
     memory::with_scratch,
-    simd,
+    simd::{self, prefetch},
     threads::for_each,
 };
 
@@ -35,12 +35,24 @@ const BLOCK: usize = 256;
 /// Smaller ones for the 512 KiB of Zen 3 gained nothing, and cost 2048 → 256 channels, 1×1, a quarter.
 const MATRIX: usize = 1 << 17;
 
+/// Panels of a fully connected layer's weight that are copied together: a cache line of the widest ones' rows.
+const PANELS: usize = 2;
+
 /// The target's pixels that have the same taps; a convolution has one phase.
 struct Phase<'a> {
     /// Index in [`Convolution::taps`].
     taps: usize,
     /// `[group][channel written][channel read][tap]`
     weight: Cow<'a, [f32]>,
+}
+
+/// A weight of a convolution as it lies in memory.
+#[derive(Clone, Copy)]
+pub(super) enum Layout {
+    /// `[group][channel written][channel read][tap]`
+    Convolution,
+    /// `[channel read][channel written]`, of a 1×1 kernel without groups: a fully connected layer's.
+    Linear,
 }
 
 /// A convolution, or the gradient of its input, as products of weights and matrices of what pixels read.
@@ -56,6 +68,8 @@ struct Convolution<'a> {
     target: [usize; 2],
     step: [usize; 2],
     phases: Vec<Phase<'a>>,
+    /// That of the phases' weights.
+    layout: Layout,
     epilogue: Option<Epilogue<'a>>,
 }
 
@@ -64,6 +78,7 @@ pub(super) fn forward(
     geometry: &Geometry,
     x: &[f32],
     weight: &[f32],
+    layout: Layout,
     epilogue: Option<Epilogue>,
     output: &mut [MaybeUninit<f32>],
 ) {
@@ -76,6 +91,7 @@ pub(super) fn forward(
         target: geometry.output,
         step: [1, 1],
         phases: vec![Phase { taps: 0, weight: weight.into() }],
+        layout,
         epilogue,
     };
     convolution.run(x, output);
@@ -117,6 +133,7 @@ pub(super) fn input_gradient(
         target: geometry.input,
         step: geometry.stride,
         phases,
+        layout: Layout::Convolution,
         epilogue,
     };
     convolution.run(grad, output);
@@ -133,6 +150,10 @@ impl Convolution<'_> {
         let many = self.batch * self.groups * pixels >= 2 * BLOCK * TASKS;
         let size = size(MATRIX, BLOCK).max(if many { size(MATRIX / 2, 2 * BLOCK) } else { 0 });
         let blocks = pixels.div_ceil(size);
+        let panel_size = match self.layout {
+            Layout::Convolution => 0,
+            Layout::Linear => PANELS * rows * step,
+        };
         // Where there are few pixels, tasks share the output channels too.
         let panels = self.channels.output.div_ceil(step);
         let parts = TASKS.div_ceil(self.batch * self.groups * blocks).min(panels.div_ceil(8)).max(1);
@@ -146,7 +167,7 @@ impl Convolution<'_> {
             let first = block % blocks * size;
             let groups = set * per_task..((set + 1) * per_task).min(self.groups);
             let channels = part * per_part..((part + 1) * per_part).min(self.channels.output);
-            with_scratch([rows * size], |[matrix]| {
+            with_scratch([rows * size, panel_size], |[matrix, panels]| {
                 // SAFETY: each task has its pixels of its channels of its groups.
                 let output = unsafe { output.part() };
                 arch.dispatch(Block {
@@ -157,10 +178,33 @@ impl Convolution<'_> {
                     pixels: first..(first + size).min(pixels),
                     channels,
                     matrix,
+                    panels,
                     output,
                 });
             });
         });
+    }
+}
+
+/// Copies columns of a matrix of `all` columns to [`PANELS`] panels `[row][column]` of `STEP` columns each; what lies beyond the last
+/// column is filled with zeros.
+#[inline(always)]
+fn pack<const STEP: usize>(matrix: &[f32], all: usize, columns: Range<usize>, panels: &mut [f32]) {
+    /// Rows that are fetched ahead: they are too far apart for the processor to guess.
+    const AHEAD: usize = 24;
+    let (first, second) = panels.split_at_mut(panels.len() / PANELS);
+    let targets = first.as_chunks_mut::<STEP>().0.iter_mut().zip(second.as_chunks_mut::<STEP>().0);
+    for (row, (first, second)) in matrix.chunks_exact(all).zip(targets) {
+        prefetch(row.as_ptr().wrapping_add(AHEAD * all + columns.start));
+        let values = &row[columns.clone()];
+        match values.as_chunks::<STEP>() {
+            ([a, b], []) => (*first, *second) = (*a, *b),
+            _ => {
+                for (index, place) in first.iter_mut().chain(second).enumerate() {
+                    *place = values.get(index).copied().unwrap_or(0.0);
+                }
+            }
+        }
     }
 }
 
@@ -175,6 +219,8 @@ struct Block<'a> {
     channels: Range<usize>,
     /// Scratch, `[taps][pair of registers][channel, tap][pixel]`.
     matrix: &'a mut [f32],
+    /// Scratch for [`PANELS`] panels of a weight that lies as a fully connected layer's.
+    panels: &'a mut [f32],
     output: Part<'a>,
 }
 
@@ -182,7 +228,8 @@ impl WithSimd for Block<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let panels = std::mem::take(&mut self.panels);
         let (convolution, lanes) = (self.convolution, S::F32_LANES);
         let (read, pairs, plane) =
             (convolution.channels.input, self.pixels.len().div_ceil(2 * lanes), convolution.reader.plane());
@@ -203,7 +250,7 @@ impl WithSimd for Block<'_> {
                 unsafe { filling.fill(simd, &convolution.reader, x, this, taps.len() * 2 * lanes) };
             }
             if convolution.step == [1, 1] {
-                self.multiply(simd, group);
+                self.multiply(simd, group, panels);
             } else {
                 for row in 0..convolution.step[0] {
                     self.multiply_phases(simd, group, row);
@@ -234,26 +281,42 @@ impl Block<'_> {
 
     /// Computes the outputs of a convolution of one phase, whose pixels are the target's in the same order.
     #[inline(always)]
-    fn multiply<S: Simd>(&self, simd: S, group: usize) {
+    fn multiply<S: Simd>(&self, simd: S, group: usize, panels: &mut [f32]) {
         let (convolution, width) = (self.convolution, 2 * S::F32_LANES);
         let (phase, plane) = (&convolution.phases[0], convolution.target[0] * convolution.target[1]);
         let (depth, matrix) = self.matrix::<S>(phase);
         let weight = &phase.weight[group * convolution.channels.output * depth..];
         let first_plane = (self.image * convolution.groups + group) * convolution.channels.output;
-        for first in self.channels.clone().step_by(kernel_rows::<S>()) {
+        for (panel, first) in self.channels.clone().step_by(kernel_rows::<S>()).enumerate() {
             let rows = kernel_rows::<S>().min(self.channels.end - first);
+            let left = match convolution.layout {
+                Layout::Convolution => Left::Rows(weight[first * depth..].as_ptr(), depth),
+                Layout::Linear => {
+                    let size = depth * kernel_rows::<S>();
+                    if panel.is_multiple_of(PANELS) {
+                        let columns = first..self.channels.end.min(first + PANELS * kernel_rows::<S>());
+                        let panels = &mut panels[..PANELS * size];
+                        match kernel_rows::<S>() {
+                            8 => pack::<8>(weight, convolution.channels.output, columns, panels),
+                            _ => pack::<6>(weight, convolution.channels.output, columns, panels),
+                        }
+                    }
+                    Left::Panel(panels[panel % PANELS * size..].as_ptr())
+                }
+            };
             for (pair, pixel) in self.pixels.clone().step_by(width).enumerate() {
                 let columns = width.min(self.pixels.end - pixel);
                 let product = Product {
                     depth,
-                    left: Left::Rows(weight[first * depth..].as_ptr(), depth),
+                    left,
                     right: Strided(matrix[pair * depth * width..].as_ptr(), width),
                     output: self.output.rows((first_plane + first) * plane + pixel, plane, rows, columns),
                     output_stride: plane,
                     rows,
                     columns,
                 };
-                // SAFETY: the weight has `depth` values a row, the matrix as many rows, and the output these pixels of the planes.
+                // SAFETY: the weight has `depth` values for each of these channels, the matrix as many rows, and the output these pixels
+                // of the planes.
                 unsafe { product.compute(simd, self.finish(group, first)) };
             }
         }

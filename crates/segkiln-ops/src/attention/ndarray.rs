@@ -1,0 +1,5 @@
+use burn::backend::NdArray;
+
+use super::AttentionOps;
+
+impl AttentionOps for NdArray {}
