@@ -51,6 +51,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     ///
     /// # Errors
     /// Errors of the split and the network, and of a picture or folder that cannot be written.
+    #[cfg(feature = "train")]
     pub fn draw_split(
         &self,
         split: &dyn burn::data::dataset::Dataset<Sample>,
@@ -103,6 +104,7 @@ impl<M: DetectionNetwork> Detector<M> {
     ///
     /// # Errors
     /// Errors of the split and the network, and of a picture or folder that cannot be written.
+    #[cfg(feature = "train")]
     pub fn draw_split(
         &self,
         split: &dyn burn::data::dataset::Dataset<Sample<Instances>>,

@@ -36,7 +36,7 @@ mod coco;
 mod detector;
 mod device;
 mod error;
-#[cfg(feature = "train")]
+#[cfg(feature = "metrics")]
 mod evaluation;
 mod large;
 mod large_detection;
@@ -58,7 +58,7 @@ pub use coco::{CocoError, coco_evaluate};
 pub use detector::Detector;
 pub use device::{UnknownDevice, device_by_name, select_device};
 pub use error::PredictError;
-#[cfg(feature = "train")]
+#[cfg(feature = "metrics")]
 pub use evaluation::SplitDetections;
 /// The crate whose pictures predictors take, with the formats BMP, GIF, JPEG, PNG, TIFF and WebP.
 pub use image;

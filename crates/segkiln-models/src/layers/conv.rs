@@ -191,7 +191,7 @@ pub(super) fn convolve_activated(conv: &Conv2d, activation: Activation, x: Tenso
 
 /// A convolution whose output channels are multiplied by `scale`.
 pub(super) fn convolve_scaled(conv: &Conv2d, scale: Tensor<1>, x: Tensor<4>) -> Tensor<4> {
-    let learns = x.is_autodiff() && !(is_constant(conv, None, &x.device()) && !scale.is_autodiff());
+    let learns = x.is_autodiff() && (scale.is_autodiff() || !is_constant(conv, None, &x.device()));
     if let Some(bias) = &conv.bias
         && !learns
         && !trace::is_active()
