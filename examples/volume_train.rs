@@ -26,11 +26,7 @@ use segkiln::{
         layers::NormConfig,
         volumes::{StackedUNet3d, StackedUNet3dConfig, UNet3dConfig},
     },
-    train::{
-        Run, SegmentationTask, TrainingOptions,
-        checkpoint::{create_and_sweep, write_text},
-        train,
-    },
+    train::{Run, SegmentationTask, TrainingOptions, checkpoint, train},
 };
 use serde_json::json;
 
@@ -184,7 +180,7 @@ fn measure(
     mut table: CaseTable,
 ) -> Result<CaseTable, Failure> {
     let (ignored, written) = (folder.classes().ignore_index(), args.out.join("validation"));
-    create_and_sweep(&written)?;
+    checkpoint::create_and_sweep(&written)?;
     for index in cases {
         let (case, header) = folder.load(*index, &args.decode.options().limits)?;
         let found = segmenter.segment_volume_windows(&case.image, options, 0.5)?;
@@ -197,7 +193,7 @@ fn measure(
         table.add(case.name, &counted, case.labels.as_slice(), size, spacing)?;
     }
     for (name, text) in [("cases.csv", table.to_csv()), ("cases_summary.csv", table.summary_csv())] {
-        write_text(&args.out.join(name), &text)?;
+        checkpoint::write_text(&args.out.join(name), &text)?;
     }
     Ok(table)
 }
