@@ -319,7 +319,7 @@ fn one_bad_file_does_not_stop_the_others_and_hidden_ones_are_left_out() {
     // Nor does one of which the network makes no numbers; here it makes none of any.
     let config = place.at("run/config.json");
     let mut text: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
-    text["normalize"]["std"] = json!([1e-37]);
+    text["normalize"]["std"] = json!([1e-38]);
     fs::write(&config, text.to_string()).unwrap();
     let ended = run(&mut place.predict("data/images"));
     assert_eq!(ended.code, Some(2), "{}", ended.stderr);
