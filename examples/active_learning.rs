@@ -7,7 +7,7 @@
 //!
 //! DIR is as for `unet_train`. Every criterion begins with the same images, and every network learns for the same number of steps.
 
-use std::{fs, path::PathBuf, process::ExitCode, sync::Arc, time::Instant};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Instant};
 
 use burn::data::dataset::{Dataset, transform::SelectionDataset};
 use clap::{Parser, ValueEnum};
@@ -24,7 +24,7 @@ use segkiln::{
         uncertainty::{Criterion, core_set, features, mirrored, ranked},
     },
     models::{ModelCard, ModelConfig, unet::UNetConfig},
-    train::{Run, SegmentationTask, TrainingOptions, train},
+    train::{Run, SegmentationTask, TrainingOptions, checkpoint::write_text, train},
 };
 use serde_json::json;
 
@@ -128,7 +128,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         }
     }
     let path = args.out.join("active_learning.csv");
-    fs::write(&path, table).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    write_text(&path, &table)?;
     say(json!({ "rounds": found, "images": all, "seconds": start.elapsed().as_secs_f64() }))?;
     Ok(())
 }

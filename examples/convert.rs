@@ -20,6 +20,7 @@ use segkiln::{
         detection::{DetectionNetworkConfig, DetectorConfig},
         weights::{Exceptions, WeightsError, load, parameters, save, save_quantized, save_torch, torch_network},
     },
+    train::checkpoint::prepare_for,
 };
 use serde_json::json;
 
@@ -27,7 +28,7 @@ mod common;
 #[path = "common/weights.rs"]
 mod weights;
 
-use common::{Failure, Machine, create_parent, say};
+use common::{Failure, Machine, say};
 
 /// Brings weights into another format.
 #[derive(Parser)]
@@ -124,6 +125,7 @@ fn is_ours(file: &Path) -> bool {
 fn keep_config(model: &Path, output: &Path) -> Result<(), Failure> {
     let folder = if model.is_dir() { model } else { model.parent().unwrap_or(Path::new("")) };
     let [from, to] = [folder.join("config.json"), output.with_file_name("config.json")];
+    prepare_for([&to])?;
     if !to.exists() {
         let written = std::fs::read(&from).and_then(|config| write_whole(&to, &config));
         written.map_err(|error| format!("cannot copy {} to {}: {error}", from.display(), to.display()))?;
@@ -152,7 +154,7 @@ impl Form {
 
     /// The number of parameters.
     fn write(self, module: &impl Module, output: &Path) -> Result<usize, Failure> {
-        create_parent(output)?;
+        prepare_for([output])?;
         match self {
             Self::Ours => save(module, output),
             Self::Quantized => save_quantized(module, output),

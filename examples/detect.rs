@@ -19,12 +19,13 @@ use std::{
 use clap::Parser;
 use image::DynamicImage;
 use segkiln::{
-    Detector, PartialFailure, PredictError,
+    Detector, PartialFailure,
     data::{
         coco::{ImageId, write_results},
         read_dynamic, refuse_replacing, write_image,
     },
     models::detection::DetectionOptions,
+    train::checkpoint::prepare_for,
 };
 use serde_json::json;
 
@@ -45,7 +46,7 @@ mod precision;
 mod weights;
 
 use class_names::ClassNames;
-use common::{Failure, Machine, create_parent, say};
+use common::{Failure, Machine, say};
 use decoding::Decoding;
 use found::{Found, file_of};
 use large::Large;
@@ -149,31 +150,29 @@ fn run(args: &Args) -> Result<(), Failure> {
     }
     let inputs = paths.iter().chain([&args.weights]).chain(args.large.areas());
     refuse_replacing(inputs, outputs.keys().chain(&args.output))?;
+    prepare_for(outputs.keys().chain(&args.output))?;
     let mut results = Vec::new();
     let mut failed = 0;
     for path in &paths {
         let found = match Found::of(path, &detector, &args.large, args.tile, args.decode.options()) {
             Ok(found) => found,
             // What is wrong with one of a folder is not with the others.
-            Err(PredictError::Data(error)) if many => {
-                eprintln!("error: {error}");
+            Err(error) if many && error.is_of_image() => {
+                eprintln!("error: {}", images::named(path, error));
                 failed += 1;
                 continue;
             }
-            Err(PredictError::Data(error)) => return Err(error.into()),
-            Err(error) => return Err(format!("{}: {error}", path.display()).into()),
+            Err(error) => return Err(images::named(path, error).into()),
         };
         say(format_args!("{}: {}", path.display(), found.summary(&detector)))?;
         match (picture(path), &found.image) {
             (Some(target), Some(image)) => {
-                create_parent(&target)?;
                 write_image(target, &detector.overlay(image, &found.detections)?.into())?;
             }
             (Some(_), None) => eprintln!("{}: too large to be drawn, or read by region alone", path.display()),
             (None, _) => {}
         }
         if let Some(target) = geojson(path) {
-            create_parent(&target)?;
             found.write_geojson(&target, detector.classes().names())?;
         }
         let stem = images::stem(path);
@@ -182,7 +181,6 @@ fn run(args: &Args) -> Result<(), Failure> {
     }
     results.sort_by(|a, b| b.score.total_cmp(&a.score));
     if let Some(output) = &args.output {
-        create_parent(output)?;
         write_results(output, &results)?;
     }
     let (seconds, output) =

@@ -29,6 +29,7 @@ use segkiln::{
         robustness_of_objects,
     },
     models::detection::DetectionNetworkConfig,
+    train::checkpoint::create_and_sweep,
 };
 use serde_json::json;
 
@@ -83,8 +84,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Failure> {
     let device = args.machine.device()?;
-    std::fs::create_dir_all(&args.output)
-        .map_err(|error| format!("cannot create {}: {error}", args.output.display()))?;
+    create_and_sweep(&args.output)?;
     let curve = match &args.coco {
         Some(json) => of_objects(args, json, &device)?,
         None => of_pixels(args, &device)?,

@@ -11,6 +11,7 @@ use segkiln::{
     PredictError, SegmentOptions, Segmenter,
     data::{DataError, Filter, Preset, read_dynamic, refuse_replacing, write_labels},
     models::{ModelConfig, weights::save_safetensors},
+    train::checkpoint::prepare_for,
 };
 use serde_json::{Map, json};
 
@@ -25,7 +26,7 @@ mod precision;
 mod weights;
 
 use class_names::ClassNames;
-use common::{Failure, Machine, create_parent, say};
+use common::{Failure, Machine, say};
 use decoding::Decoding;
 use precision::Numbers;
 
@@ -93,12 +94,11 @@ fn run(args: &Args) -> Result<(), Failure> {
         }
         error => Failure::from(error),
     })?;
+    prepare_for(args.output.iter().chain(&args.logits))?;
     if let (Some(path), Some(logits)) = (&args.logits, result.logits()) {
-        create_parent(path)?;
         save_safetensors(vec![("out".into(), logits.clone())], path)?;
     }
     if let Some(path) = &args.output {
-        create_parent(path)?;
         write_labels(path, result.map())?;
     }
     let shares = segmenter.classes().names().iter().zip(result.shares()).filter(|(_, share)| *share > 0.0);

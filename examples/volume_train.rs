@@ -26,7 +26,7 @@ use segkiln::{
         layers::NormConfig,
         volumes::{StackedUNet3d, StackedUNet3dConfig, UNet3dConfig},
     },
-    train::{Run, SegmentationTask, TrainingOptions, train},
+    train::{Run, SegmentationTask, TrainingOptions, checkpoint, train},
 };
 use serde_json::json;
 
@@ -180,7 +180,7 @@ fn measure(
     mut table: CaseTable,
 ) -> Result<CaseTable, Failure> {
     let (ignored, written) = (folder.classes().ignore_index(), args.out.join("validation"));
-    std::fs::create_dir_all(&written).map_err(|error| format!("cannot create {}: {error}", written.display()))?;
+    checkpoint::create_and_sweep(&written)?;
     for index in cases {
         let (case, header) = folder.load(*index, &args.decode.options().limits)?;
         let found = segmenter.segment_volume_windows(&case.image, options, 0.5)?;
@@ -193,8 +193,7 @@ fn measure(
         table.add(case.name, &counted, case.labels.as_slice(), size, spacing)?;
     }
     for (name, text) in [("cases.csv", table.to_csv()), ("cases_summary.csv", table.summary_csv())] {
-        let path = args.out.join(name);
-        std::fs::write(&path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        checkpoint::write_text(&args.out.join(name), &text)?;
     }
     Ok(table)
 }

@@ -316,6 +316,15 @@ fn one_bad_file_does_not_stop_the_others_and_hidden_ones_are_left_out() {
     assert_eq!((&ended.result()["images"], &ended.result()["failed"]), (&json!(4), &json!(1)));
     assert!(ended.stderr.lines().count() == 1 && ended.stderr.contains("images/train_1.png"), "{}", ended.stderr);
     assert_eq!(files(&place.at("out")).len(), 2 * 4);
+    // Nor does one of which the network makes no numbers; here it makes none of any.
+    let config = place.at("run/config.json");
+    let mut text: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+    text["normalize"]["std"] = json!([1e-38]);
+    fs::write(&config, text.to_string()).unwrap();
+    let ended = run(&mut place.predict("data/images"));
+    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    assert_eq!((&ended.result()["images"], &ended.result()["failed"]), (&json!(0), &json!(5)));
+    assert!(ended.stderr.contains("images/train_0.png: the network gives NaN"), "{}", ended.stderr);
 }
 
 #[test]

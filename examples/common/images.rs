@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use segkiln::data::EXTENSIONS;
+use segkiln::{PredictError, data::EXTENSIONS};
 
 use crate::common::Failure;
 
@@ -32,6 +32,15 @@ pub fn images(input: &Path) -> Result<Vec<PathBuf>, Failure> {
     match files.is_empty() {
         true => Err(format!("no images in {}; known are {}", input.display(), EXTENSIONS.join(", ")).into()),
         false => Ok(files),
+    }
+}
+
+/// The error of a picture, with its name where it has none.
+#[allow(dead_code, reason = "not every example predicts the images of a folder")]
+pub fn named(path: &Path, error: PredictError) -> String {
+    match error {
+        PredictError::Data(error) => error.to_string(),
+        error => format!("{}: {error}", path.display()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Large TIFFs, and the flags that say how they are read.
 
 use std::{
+    cell::OnceCell,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -9,12 +10,15 @@ use segkiln::{
     LargeOptions, Progress,
     data::{
         DataError, DecodeOptions,
-        regions::{Area, RegionSource, ResampledSource, SelectedSource, TiffSource},
+        regions::{Area, RegionSource, ResampledSource, ScenePolygons, SelectedSource, TiffSource},
     },
 };
 
 /// A picture that is read by region, with the level that is asked for and the area that is looked at.
 pub type Picture = SelectedSource<Box<dyn RegionSource>>;
+
+/// The name of a flag, and whether it is given.
+pub type Flag = (&'static str, bool);
 
 /// Pixels above which a TIFF is read by region.
 pub const WHOLE: u64 = 1 << 26;
@@ -41,18 +45,54 @@ pub struct Large {
     /// Share of a tile's pixels that must have data; tiles with less are background
     #[arg(long, value_name = "SHARE")]
     pub skip_below: Option<f32>,
+    /// The files, when they have been read for the first picture.
+    #[arg(skip)]
+    polygons: OnceCell<ScenePolygons>,
+    #[arg(skip)]
+    mask: OnceCell<Area>,
+}
+
+/// Recognizes TIFFs by name.
+fn is_tiff(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    ["tif", "tiff", "svs", "btf"].contains(&&*extension.to_lowercase())
+}
+
+/// What is in a cell, read if there is nothing yet.
+fn read_once<T>(cell: &OnceCell<T>, read: impl FnOnce() -> Result<T, DataError>) -> Result<&T, DataError> {
+    match cell.get() {
+        Some(known) => Ok(known),
+        None => read().map(|value| cell.get_or_init(|| value)),
+    }
 }
 
 impl Large {
     /// The picture, if it is one to be read by region: a large one, or where one of the flags is given that are for such, the program's
     /// `own` among them.
-    pub fn source(
-        &self,
-        path: &Path,
-        decode: DecodeOptions,
-        own: &[(&'static str, bool)],
-    ) -> Result<Option<Picture>, DataError> {
-        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    pub fn source(&self, path: &Path, decode: DecodeOptions, own: &[Flag]) -> Result<Option<Picture>, DataError> {
+        let Some(source) = self.open(path, decode, own)? else { return Ok(None) };
+        let within = self.within.as_ref().map(|file| read_once(&self.polygons, || ScenePolygons::read(file)));
+        let within = within.transpose()?.map(|polygons| polygons.area(&source)).transpose()?;
+        let mask = self.skip_mask.as_ref().map(|file| read_once(&self.mask, || Area::read_mask(file, decode.limits)));
+        let areas = within.into_iter().chain(mask.transpose()?.cloned());
+        let source: Box<dyn RegionSource> = match self.mpp {
+            Some(mpp) if nearest(&source, mpp).1 > SAME => {
+                Box::new(ResampledSource::at_microns_per_pixel(source, mpp)?)
+            }
+            _ => Box::new(source),
+        };
+        Ok(Some(SelectedSource::new(source, areas.collect())))
+    }
+
+    /// Whether the picture is none to be read by region, and nothing that is asked for needs that.
+    #[allow(dead_code, reason = "detections have the same files in any case")]
+    pub fn is_read_whole(&self, path: &Path, decode: DecodeOptions, own: &[Flag]) -> bool {
+        let is_asked = self.needs_regions(own).is_some() || (self.tiff && is_tiff(path));
+        !is_asked && matches!(self.open(path, decode, own), Ok(None))
+    }
+
+    /// The flag that needs pictures that are read by region.
+    fn needs_regions(&self, own: &[Flag]) -> Option<&'static str> {
         let flags = [
             ("skip-mask", self.skip_mask.is_some()),
             ("within", self.within.is_some()),
@@ -60,31 +100,24 @@ impl Large {
             ("level", self.level > 0),
             ("skip-below", self.skip_below.is_some()),
         ];
-        let asked = flags.iter().chain(own).find(|(_, is_given)| *is_given).map(|(flag, _)| *flag);
-        if !["tif", "tiff", "svs", "btf"].contains(&&*extension.to_lowercase()) {
-            let Some(option) = asked else { return Ok(None) };
+        flags.iter().chain(own).find(|(_, is_given)| *is_given).map(|(option, _)| *option)
+    }
+
+    /// The file, if it is one to be read by region.
+    fn open(&self, path: &Path, decode: DecodeOptions, own: &[Flag]) -> Result<Option<TiffSource>, DataError> {
+        let needed = self.needs_regions(own);
+        if !is_tiff(path) {
+            let Some(option) = needed else { return Ok(None) };
             return Err(DataError::Option { option, reason: format!("is for TIFFs, and {} is none", path.display()) });
         }
-        let asked = self.tiff || asked.is_some();
+        let asked = self.tiff || needed.is_some();
         let source = match TiffSource::open(path, decode) {
             Ok(source) => source,
             // Such as can only be read whole.
             Err(_) if !asked => return Ok(None),
             Err(error) => return Err(error),
         };
-        let level = source.levels()[0];
-        if !asked && u64::from(level.width) * u64::from(level.height) <= WHOLE {
-            return Ok(None);
-        }
-        let within = self.within.as_ref().map(|file| Area::read_geojson(file, &source)).transpose()?;
-        let mask = self.skip_mask.as_ref().map(|file| Area::read_mask(file, decode.limits)).transpose()?;
-        let source: Box<dyn RegionSource> = match self.mpp {
-            Some(mpp) if nearest(&source, mpp).1 > SAME => {
-                Box::new(ResampledSource::at_microns_per_pixel(source, mpp)?)
-            }
-            _ => Box::new(source),
-        };
-        Ok(Some(SelectedSource::new(source, within.into_iter().chain(mask).collect())))
+        Ok((asked || source.levels()[0].size().pixels() > WHOLE).then_some(source))
     }
 
     /// The options, with a tile's side and the share that tiles have in common.
@@ -121,7 +154,7 @@ impl Large {
         [&self.skip_mask, &self.within].into_iter().flatten()
     }
 
-    /// Inputs of a map: the network's file, the picture's and those of the area, by size and date, and how the picture is read.
+    /// Inputs of a map: the network's files, the picture's and those of the area, by size and date, and how the picture is read.
     #[allow(dead_code, reason = "detections are not written while they are made")]
     pub fn identity(&self, model: &Path, picture: &Path, decode: DecodeOptions) -> Option<String> {
         let file = if model.is_dir() { model.join("best.bpk") } else { model.into() };
@@ -130,8 +163,10 @@ impl Large {
             let date = metadata.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
             Some(format!("{} {} {}", path.display(), metadata.len(), date.as_nanos()))
         };
+        // Classes, normalization and precision are in the network's config.
+        let config = file.with_file_name("config.json");
         let areas = self.areas().map(PathBuf::as_path);
-        let files: Option<Vec<String>> = [file.as_path(), picture].into_iter().chain(areas).map(of).collect();
+        let files: Option<Vec<String>> = [file.as_path(), &config, picture].into_iter().chain(areas).map(of).collect();
         Some(format!("{} page {:?} nodata {:?}", files?.join(" "), decode.page, decode.nodata))
     }
 }

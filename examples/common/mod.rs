@@ -4,7 +4,6 @@
 use std::{
     fmt::Display,
     io::{self, Write},
-    path::Path,
     process::ExitCode,
 };
 
@@ -68,14 +67,4 @@ pub fn main<A: Parser>(run: impl Fn(&A) -> Result<(), Failure>) -> ExitCode {
 /// Writes a line to stdout. That nobody reads it is an error, where `println!` would panic.
 pub fn say(line: impl Display) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
-}
-
-/// Creates the folder that a file is to be written to.
-#[allow(dead_code, reason = "not every example writes files by name")]
-pub fn create_parent(path: &Path) -> Result<(), Failure> {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => std::fs::create_dir_all(parent)
-            .map_err(|error| format!("cannot create {}: {error}", parent.display()).into()),
-        _ => Ok(()),
-    }
 }

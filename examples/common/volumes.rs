@@ -14,6 +14,7 @@ use segkiln::{
         volumes::{is_nifti, read_volume, write_nifti_labels},
     },
     models::volumes::StackedUNet3d,
+    train::checkpoint::prepare_for,
 };
 use serde_json::json;
 
@@ -76,7 +77,7 @@ impl Volumes {
         let stem = if stem.is_empty() { "labels" } else { stem };
         let path = output.join(format!("{stem}.nii.gz"));
         refuse_replacing([input], [&path])?;
-        fs::create_dir_all(output).map_err(|error| format!("cannot create {}: {error}", output.display()))?;
+        prepare_for([&path])?;
         let (volume, header) = read_volume(input, &decode.limits)?;
         let (labels, precision) = if options.patch.is_some() {
             let segmenter = Segmenter::<StackedUNet3d>::load_network(model, device)?;

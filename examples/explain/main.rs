@@ -18,6 +18,7 @@ use segkiln::{
         ExplanationTarget, Goal, PixelReduction, Pixels, Question, SegmentationSubject, Subject, report::Report,
     },
     models::detection::DetectorConfig,
+    train::checkpoint::create_and_sweep,
 };
 use serde_json::{Value, json};
 
@@ -175,8 +176,7 @@ fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn create_output(args: &Args) -> Result<(), Failure> {
-    std::fs::create_dir_all(&args.output)
-        .map_err(|error| format!("cannot create {}: {error}", args.output.display()).into())
+    Ok(create_and_sweep(&args.output)?)
 }
 
 /// Writes `explain.json` and the page, and says the last line.

@@ -25,6 +25,7 @@ use segkiln::{
         weights::save_quantized_layers,
     },
     quantize,
+    train::checkpoint::create_and_sweep,
 };
 use serde_json::json;
 
@@ -129,8 +130,7 @@ fn write_quantized<S: Subject>(args: &Args, trained: &S, device: &Device) -> Res
     card["precision"] = json!("int8");
     card["quantization"] = serde_json::to_value(quantization)?;
     let card = ConfigFile::new(card).to_text()?;
-    std::fs::create_dir_all(&args.output)
-        .map_err(|error| format!("cannot create {}: {error}", args.output.display()))?;
+    create_and_sweep(&args.output)?;
     // Without its ranges the file is a network all the same; so they come last.
     save_quantized_layers(trained.network(), quantization, &weights)?;
     write_whole(&config, card.as_bytes()).map_err(|error| format!("cannot write {}: {error}", config.display()))?;

@@ -19,6 +19,7 @@ use image::DynamicImage;
 use segkiln::{
     PartialFailure, PredictError, SegmentOptions, Segmenter,
     data::{Cleaning, DenseCrf, read_dynamic, refuse_replacing, write_image, write_labels},
+    train::checkpoint::prepare_for,
 };
 use serde_json::json;
 
@@ -38,7 +39,7 @@ mod precision;
 #[path = "../common/volumes.rs"]
 mod volumes;
 
-use common::{Failure, Machine, create_parent, say};
+use common::{Failure, Machine, say};
 use decoding::Decoding;
 use large::Large;
 use objects::Objects;
@@ -117,20 +118,21 @@ fn run(args: &Args) -> Result<(), Failure> {
     }
     Volumes::refuse_pictures(&args.model)?;
     let segmenter = Segmenter::load(&args.model, &device)?;
-    let images = inputs(&args.input)?;
+    let pictures = inputs(&args.input)?;
     let segmenter = args.numbers.choose(segmenter, Segmenter::with_precision, |segmenter| {
-        let readable = images.values().filter_map(|file| read_dynamic(file, args.decode.options()).ok());
+        let readable = pictures.values().filter_map(|file| read_dynamic(file, args.decode.options()).ok());
         let first: Vec<DynamicImage> = readable.take(precision::IMAGES).collect();
         segmenter.with_fastest_precision(&first, &options, precision::MAX_LOSS)
     })?;
     let outputs = |stem: &str| [".png", "_overlay.png"].map(|end| args.output.join(format!("{stem}{end}")));
     let many = args.input.is_dir();
     let objects = |stem: &str| args.objects.files(stem, &args.output, many);
-    let written = images.iter().flat_map(|(stem, path)| {
-        let own = match args.results.source(&args.large, path, args.decode.options()) {
-            Ok(Some(_)) => args.results.files(stem, &args.output),
-            _ => outputs(stem).into(),
-        };
+    // Asked once of each: it opens the file.
+    let decode = args.decode.options();
+    let is_whole = |path| args.results.is_read_whole(&args.large, path, decode);
+    let whole: Vec<bool> = pictures.values().map(|path| is_whole(path)).collect();
+    let written = pictures.keys().zip(&whole).flat_map(|(stem, whole)| {
+        let own = if *whole { outputs(stem).into() } else { args.results.files(stem, &args.output) };
         own.into_iter().chain(objects(stem).paths())
     });
     let written: Vec<PathBuf> = written.collect();
@@ -138,17 +140,13 @@ fn run(args: &Args) -> Result<(), Failure> {
     if let Some(twice) = written.iter().find(|path| !known.insert(*path)) {
         return Err(format!("{} would be written twice; rename an image", twice.display()).into());
     }
-    refuse_replacing(images.values().chain(args.large.areas()).chain(&args.clean), &written)?;
-    std::fs::create_dir_all(&args.output)
-        .map_err(|error| format!("cannot create {}: {error}", args.output.display()))?;
-    for path in images.keys().flat_map(|stem| objects(stem).paths()) {
-        create_parent(&path)?;
-    }
+    refuse_replacing(pictures.values().chain(args.large.areas()).chain(&args.clean), &written)?;
+    prepare_for(&written)?;
     let mut failed = 0;
-    for (stem, path) in &images {
+    for ((stem, path), whole) in pictures.iter().zip(whole) {
         let [map, overlay] = outputs(stem);
-        let source = args.results.source(&args.large, path, args.decode.options()).map_err(PredictError::from);
-        let segmented = match source {
+        let source = if whole { Ok(None) } else { args.results.source(&args.large, path, decode) };
+        let segmented = match source.map_err(PredictError::from) {
             Ok(Some(source)) => {
                 let files = args.results.files(stem, &args.output);
                 segment_large(args, &segmenter, &source, &files, cleaning.as_ref(), &objects(stem)).map(|()| None)
@@ -159,13 +157,12 @@ fn run(args: &Args) -> Result<(), Failure> {
         let whole = match segmented {
             Ok(whole) => whole,
             // What is wrong with one of a folder is not with the others.
-            Err(PredictError::Data(error)) if many => {
-                eprintln!("error: {error}");
+            Err(error) if many && error.is_of_image() => {
+                eprintln!("error: {}", images::named(path, error));
                 failed += 1;
                 continue;
             }
-            Err(PredictError::Data(error)) => return Err(error.into()),
-            Err(error) => return Err(format!("{}: {error}", path.display()).into()),
+            Err(error) => return Err(images::named(path, error).into()),
         };
         if let Some((result, image)) = whole {
             write_labels(map, result.map())?;
@@ -176,13 +173,13 @@ fn run(args: &Args) -> Result<(), Failure> {
     let (seconds, output) = (start.elapsed().as_secs_f64(), args.output.display().to_string());
     let numbers = segmenter.precision().name();
     let mut line =
-        json!({ "images": images.len() - failed, "output": output, "precision": numbers, "seconds": seconds });
+        json!({ "images": pictures.len() - failed, "output": output, "precision": numbers, "seconds": seconds });
     if failed > 0 {
         line["failed"] = failed.into();
     }
     say(line)?;
     match failed {
         0 => Ok(()),
-        failed => Err(PartialFailure { failed, files: images.len() }.into()),
+        failed => Err(PartialFailure { failed, files: pictures.len() }.into()),
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     Args,
     common::Failure,
     images,
-    large::{Large, Picture},
+    large::{Flag, Large, Picture},
     objects::ObjectFiles,
 };
 
@@ -65,11 +65,16 @@ pub struct Results {
 impl Results {
     /// The picture, if it is one to be read by region.
     pub fn source(&self, large: &Large, path: &Path, decode: DecodeOptions) -> Result<Option<Picture>, DataError> {
-        large.source(
-            path,
-            decode,
-            &[("result-level", self.result_level.is_some()), ("probabilities", self.probabilities)],
-        )
+        large.source(path, decode, &self.flags())
+    }
+
+    /// Whether the picture is none to be read by region, and nothing that is asked for needs that.
+    pub fn is_read_whole(&self, large: &Large, path: &Path, decode: DecodeOptions) -> bool {
+        large.is_read_whole(path, decode, &self.flags())
+    }
+
+    fn flags(&self) -> [Flag; 2] {
+        [("result-level", self.result_level.is_some()), ("probabilities", self.probabilities)]
     }
 
     /// The files of a picture's map and of its probabilities.

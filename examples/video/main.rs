@@ -16,9 +16,12 @@ use std::{
 };
 
 use clap::Parser;
-use segkiln::data::{
-    films::{Film, FilmOptions, FilmWriter, Matrix, StageTimes, process},
-    refuse_replacing,
+use segkiln::{
+    data::{
+        films::{Film, FilmOptions, FilmWriter, Matrix, StageTimes, process},
+        refuse_replacing,
+    },
+    train::checkpoint::{prepare_for, sweep},
 };
 use serde_json::json;
 
@@ -31,7 +34,7 @@ mod predict;
 #[path = "../common/weights.rs"]
 mod weights;
 
-use common::{Failure, Machine, create_parent, say};
+use common::{Failure, Machine, say};
 use decoding::Decoding;
 use network::{Network, NetworkArgs};
 use predict::Predictor;
@@ -82,8 +85,10 @@ fn run(args: &Args) -> Result<(), Failure> {
     let inputs = [place(&args.input), args.network.weights.clone()];
     refuse_replacing(&inputs, [place(&args.output)].iter().chain(&args.mot))?;
     let network = Network::load(&args.network, args.track, &args.machine.device()?)?;
-    if let Some(mot) = &args.mot {
-        create_parent(mot)?;
+    prepare_for(args.mot.iter().chain(Some(&args.output).filter(|_| !to_stream)))?;
+    let frames = place(&args.output);
+    if !to_stream && frames.is_dir() {
+        sweep(&frames)?;
     }
     let mut predictor = Predictor::new(network, args)?;
     let options = FilmOptions { decode: args.decode.options(), matrix: args.matrix };

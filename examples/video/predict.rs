@@ -1,16 +1,13 @@
 //! Prediction for a frame, and the frame that is written for it.
 
-use std::{
-    fs::File,
-    io::{BufWriter, Write},
-};
+use std::io::Write;
 
 use image::DynamicImage;
 use segkiln::{
     SegmentOptions,
     core::{Classes, Detection, LabelMap, Palette, Rle},
     data::{
-        draw,
+        WholeFile, draw,
         films::{Flicker, ProbabilitySmoother, most_likely},
         instances::{InstanceOptions, find_objects},
         labels_to_image,
@@ -39,7 +36,7 @@ pub struct Predictor<'a> {
     smoother: Option<(ProbabilitySmoother, [Flicker; 2])>,
     tracker: Tracker,
     cells: CellTracker,
-    mot: Option<BufWriter<File>>,
+    mot: Option<WholeFile>,
     last: Option<Found>,
 }
 
@@ -66,8 +63,7 @@ impl<'a> Predictor<'a> {
             let found = self.find(&frame).map_err(|error| format!("frame {number} (counted from 0): {error}"))?;
             // Not before the film is known to have a frame: the file may hold an earlier result.
             if let (None, Some(path)) = (&self.mot, &self.args.mot) {
-                let file = File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-                self.mot = Some(BufWriter::new(file));
+                self.mot = Some(WholeFile::create(path)?);
             }
             if let Some(writer) = &mut self.mot {
                 write_boxes(writer, number as usize, &found)?;
@@ -120,9 +116,7 @@ impl<'a> Predictor<'a> {
 
     /// Completes the file of boxes. Returns the number of tracks.
     pub fn finish(&mut self) -> Result<u64, Failure> {
-        if let Some(writer) = &mut self.mot {
-            writer.flush().map_err(|error| format!("cannot write the file of --mot: {error}"))?;
-        }
+        self.mot.take().map_or(Ok(()), WholeFile::finish)?;
         Ok(self.tracker.count() + self.cells.tracks().len() as u64)
     }
 

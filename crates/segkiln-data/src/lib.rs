@@ -79,8 +79,8 @@ pub mod splits;
 pub mod transforms;
 
 pub use codecs::{
-    DecodeOptions, EXTENSIONS, FileFacts, Limits, MaskFormat, Orientation, labels_to_image, read_dynamic, read_image,
-    read_labels, read_with_facts, refuse_replacing, write_image, write_labels, write_whole,
+    DecodeOptions, EXTENSIONS, FileFacts, Limits, MaskFormat, Orientation, WholeFile, labels_to_image, read_dynamic,
+    read_image, read_labels, read_with_facts, refuse_replacing, write_image, write_labels, write_whole,
 };
 pub use crf::DenseCrf;
 pub use error::{DataError, Result};

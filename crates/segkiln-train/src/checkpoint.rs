@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-pub use crate::disk::{create_and_sweep, sweep, write_text};
+pub use crate::disk::{create_and_sweep, prepare_for, sweep, write_text};
 use crate::{
     Result, TrainError,
     disk::{create_folder, remove_folder, rename, sync, unwritable, write_bytes},

@@ -1,9 +1,10 @@
 //! Files of a run: written whole, synced with their folders, locked, and told from what else lies there.
 
 use std::{
+    collections::{BTreeMap, HashSet},
     fs::{self, File, TryLockError},
     io::{ErrorKind, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use burn::store::burn_pack::AtomicFile;
@@ -133,6 +134,24 @@ pub fn create_and_sweep(folder: &Path) -> Result<()> {
     sweep(folder)
 }
 
+/// Creates the folders of files that are to be written, and removes what a killed process left of these files, as [`sweep`] does.
+///
+/// # Errors
+/// [`TrainError::Write`].
+pub fn prepare_for<P: AsRef<Path>>(files: impl IntoIterator<Item = P>) -> Result<()> {
+    let mut names: BTreeMap<PathBuf, HashSet<String>> = BTreeMap::new();
+    for file in files {
+        let file = file.as_ref();
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        names.entry(folder.into()).or_default().insert(name);
+    }
+    names.iter().try_for_each(|(folder, names)| {
+        create_folder(folder)?;
+        sweep_names(folder, |name| names.contains(name))
+    })
+}
+
 /// [`sweep`] of a run's own files alone.
 pub(crate) fn sweep_own(folder: &Path) -> Result<()> {
     sweep_names(folder, |name| OWN.contains(&name))
@@ -238,6 +257,21 @@ pub(crate) mod stop {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_left_of_files_is_removed_before_they_are_written() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("out");
+        fs::create_dir(&folder).unwrap();
+        let [left, others] = [["x.bpk.12-0.tmp", ".m.txt.7.0.part"], ["y.bpk.12-0.tmp", ".m.txt.part"]];
+        left.iter().chain(&others).for_each(|name| fs::write(folder.join(name), "").unwrap());
+        prepare_for(["out/x.bpk", "out/m.txt", "new/z.png"].map(|file| root.path().join(file))).unwrap();
+        assert!(left.iter().all(|name| !folder.join(name).exists()));
+        assert!(others.iter().all(|name| folder.join(name).exists()));
+        assert!(root.path().join("new").is_dir());
+        let error = prepare_for([folder.join(others[0]).join("a")]).unwrap_err().to_string();
+        assert!(error.contains(others[0]), "{error}");
+    }
 
     #[test]
     fn leftovers_are_swept_and_nothing_else() {

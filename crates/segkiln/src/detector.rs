@@ -17,7 +17,7 @@ use segkiln_models::{
     weights::{self, Published, TrainingData, Weights},
 };
 
-use crate::{Computation, PredictError, quantize::choose_precision, run};
+use crate::{Computation, PredictError, quantize::choose_precision, run, segmenter::refuse_not_finite};
 
 /// A trained network that finds objects in images of any size: their boxes and classes, and with Mask R-CNN their masks.
 ///
@@ -197,8 +197,10 @@ impl<M: DetectionNetwork> Detector<M> {
     /// Finds the objects of an image of any number of channels, with values from 0 to 1.
     ///
     /// # Errors
-    /// [`PredictError::Detection`] if the channels are not those that the network takes.
+    /// [`PredictError::Detection`] if the channels are not those that the network takes, [`PredictError::Option`] if a value is not
+    /// finite, as the network would find nothing then.
     pub fn detect_values(&self, image: &Image) -> Result<Vec<Detection>, PredictError> {
+        refuse_not_finite(image)?;
         let shape = [image.height() as usize, image.width() as usize, image.channels()];
         let values = TensorData::new(image.as_slice().to_vec(), shape);
         let x = Tensor::<3>::from_data(values, &self.device).permute([2, 0, 1]);

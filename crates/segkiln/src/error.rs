@@ -63,6 +63,17 @@ pub enum PredictError {
 }
 
 impl PredictError {
+    /// Whether the image is what is wrong, so that others may be predicted all the same.
+    pub fn is_of_image(&self) -> bool {
+        match self {
+            Self::Data(_) | Self::Undefined { .. } | Self::Option { option: "image", .. } => true,
+            Self::Detection(error) => {
+                matches!(error, DetectionError::NoImages | DetectionError::Image { .. } | DetectionError::Core(_))
+            }
+            _ => false,
+        }
+    }
+
     /// Error of an option.
     pub(crate) fn option(option: &'static str, reason: impl Into<String>) -> Self {
         Self::Option { option, reason: reason.into() }

@@ -1,6 +1,6 @@
 //! Objects of pictures that do not fit memory, found tile by tile.
 
-use std::{sync::mpsc::sync_channel, thread, time::Instant};
+use std::time::Instant;
 
 use segkiln_core::{BBox, CoreError, Detection, Rle, Size};
 use segkiln_data::{
@@ -9,7 +9,7 @@ use segkiln_data::{
 };
 use segkiln_models::detection::{DetectionError, DetectionNetwork};
 
-use crate::{Detector, LargeOptions, PredictError, Progress, tiles::starts};
+use crate::{Detector, LargeOptions, PredictError, Progress, read_ahead::read_ahead, tiles::starts};
 
 /// Pixels from a tile's inner edge within which an object is cut by it.
 const CUT: f64 = 2.0;
@@ -134,6 +134,9 @@ impl<M: DetectionNetwork> Detector<M> {
     /// # Errors
     /// [`PredictError::Option`], [`PredictError::Data`] with the place of a tile that cannot be read, and those of
     /// [`detect`](Self::detect).
+    ///
+    /// # Panics
+    /// If the source does.
     pub fn detect_large<S: RegionSource>(
         &self,
         source: &S,
@@ -155,23 +158,14 @@ impl<M: DetectionNetwork> Detector<M> {
             .map(|[left, top]| Region { left, top, width: tile(size.width), height: tile(size.height) })
             .collect();
         let start = Instant::now();
-        let found = thread::scope(|scope| {
-            let (send, read) = sync_channel(2);
-            let todo = &regions;
-            scope.spawn(move || {
-                for region in todo {
-                    let is_wanted = source.is_wanted(options.level, *region);
-                    let pixels = is_wanted.then(|| source.read(options.level, *region)).transpose();
-                    // The other end is gone where something failed.
-                    if send.send(pixels).is_err() {
-                        return;
-                    }
-                }
-            });
+        let read = |region: &Region| {
+            let is_wanted = source.is_wanted(options.level, *region);
+            is_wanted.then(|| source.read(options.level, *region)).transpose()
+        };
+        let found = read_ahead(regions.iter(), read, |next| {
             let mut found = Vec::new();
             for (index, region) in regions.iter().enumerate() {
-                let pixels = read.recv().map_err(|_| PredictError::Device("the reader ended".into()))??;
-                if let Some(pixels) = pixels {
+                if let Some(pixels) = next()? {
                     let pixels = pixels.to_color(self.card().color, source.path())?;
                     found.extend(self.detect_tile(pixels, *region, size, options)?);
                 }

@@ -41,6 +41,7 @@ mod evaluation;
 mod large;
 mod large_detection;
 mod quantize;
+mod read_ahead;
 #[cfg(feature = "train")]
 mod record;
 mod run;

@@ -10,6 +10,7 @@ use segkiln_data::{
 };
 use segkiln_models::{SegmentationNetwork, config_file, volumes::StackedUNet3d};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{PredictError, SegmentOptions, Segmenter, WindowOptions, run, segment_windows};
 
@@ -41,15 +42,14 @@ impl VolumeOptions {
         #[derive(Deserialize)]
         struct Config {
             #[serde(default)]
-            data: Option<Data>,
+            data: Value,
         }
-        #[derive(Deserialize)]
-        struct Data {
-            #[serde(default)]
-            volume: Option<VolumeOptions>,
-        }
-        let config: Config = config_file::read(&run::weights_file(path.as_ref())?.with_file_name("config.json"))?;
-        Ok(config.data.and_then(|data| data.volume))
+        let path = run::weights_file(path.as_ref())?.with_file_name("config.json");
+        // A program may describe its data in words of its own, which need not be an object.
+        let Config { mut data } = config_file::read(&path)?;
+        let volume = data.get_mut("volume").map(Value::take).unwrap_or_default();
+        Option::deserialize(volume)
+            .map_err(|error| PredictError::Config { path, reason: format!("data.volume: {error}") })
     }
 
     /// Plans the preparation of a training set, as nnU-Net does: axes to RAS, the median spacing, and normalization as CT or by z-scores.
@@ -257,6 +257,22 @@ mod tests {
             model: model.clone(),
         };
         Segmenter::new(model.init(&device), card, &device).unwrap()
+    }
+
+    #[test]
+    fn data_that_are_described_in_other_words_have_no_volume() {
+        let folder = tempfile::tempdir().unwrap();
+        let of_run = |data: &str| {
+            std::fs::write(folder.path().join("config.json"), format!("{{\"data\": {data}}}")).unwrap();
+            VolumeOptions::of_run(folder.path())
+        };
+        for data in ["null", "\"nuclei\"", "[1, 2]", "7", "{}", "{\"volume\": null}"] {
+            assert_eq!(of_run(data).unwrap(), None, "{data}");
+        }
+        let kept = of_run("{\"volume\": {\"canonical\": true}}").unwrap();
+        assert_eq!(kept, Some(VolumeOptions { canonical: true, ..VolumeOptions::default() }));
+        let error = of_run("{\"volume\": {\"cannonical\": true}}").unwrap_err().to_string();
+        assert!(error.contains("config.json: data.volume") && error.contains("cannonical"), "{error}");
     }
 
     #[test]

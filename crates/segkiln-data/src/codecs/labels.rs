@@ -17,7 +17,8 @@ use crate::{
 ///
 /// The *value* of a pixel is its palette index in an indexed PNG (1 to 8 bits), its gray value as it is stored in a gray
 /// file (1 to 32 bits, never scaled), and the common value of its channels in an RGB file whose channels
-/// agree. An alpha channel is ignored if it is the same everywhere.
+/// agree. An alpha channel is ignored if it is the same everywhere. Of a TIFF whose greatest number is black (WhiteIsZero), `Binary` and
+/// `Threshold` go by brightness, the others by the numbers in the file.
 ///
 /// Files that cannot be masks are refused: JPEG, lossy WebP, and gray photographs, which are known by their noise. A
 /// photograph has many values, neighbors rarely agree, and many pixels agree with none of their four neighbors; label

@@ -28,8 +28,7 @@ use segkiln_core::LabelMap;
 pub use labels::MaskFormat;
 pub use options::{DecodeOptions, Limits, Orientation};
 pub(crate) use tiff::{colors as palette, rgb as rgb_of_ycbcr};
-pub(crate) use write::WholeFile;
-pub use write::{labels_to_image, refuse_replacing, write_image, write_labels, write_whole};
+pub use write::{WholeFile, labels_to_image, refuse_replacing, write_image, write_labels, write_whole};
 
 use crate::{
     ColorMode, DataError, Image, Result,
@@ -136,7 +135,13 @@ pub fn read_labels(path: impl AsRef<Path>, format: &MaskFormat, options: impl In
     labels::check_lossless(&file, format)?;
     let raster = match file.format {
         ImageFormat::Png => file.guarded(|| png::decode(&file, options, LABEL))?,
-        ImageFormat::Tiff => file.guarded(|| tiff::decode(&file, options, tiff::Use::Labels, LABEL))?.0,
+        ImageFormat::Tiff => {
+            let purpose = match format {
+                MaskFormat::Binary | MaskFormat::Threshold => tiff::Use::Levels,
+                _ => tiff::Use::Labels,
+            };
+            file.guarded(|| tiff::decode(&file, options, purpose, LABEL))?.0
+        }
         _ => {
             let (image, _) = file.dynamic(options, LABEL)?;
             return labels::from_raster(&Raster::from(&image), format, file.path);

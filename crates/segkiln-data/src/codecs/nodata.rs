@@ -89,6 +89,11 @@ pub(super) fn fill<T: Sample>(values: &mut [T], channels: usize, missing: Option
     Ok(())
 }
 
+/// Returns true for a value that no image has.
+pub(crate) fn is_absurd(value: f32) -> bool {
+    value.abs() > ABSURD
+}
+
 /// Refuses floats that are not finite, and in images such as can only mark missing data.
 pub(super) fn check(values: &[f32], channels: usize, width: u32, is_image: bool, path: &Path) -> Result<()> {
     let place = |at: usize| {
@@ -104,7 +109,7 @@ pub(super) fn check(values: &[f32], channels: usize, width: u32, is_image: bool,
     }
     let least = values.iter().copied().fold(f32::INFINITY, f32::min);
     let mark = MARKS.contains(&least) && values.iter().all(|value| *value == least || *value > 0.1 * least);
-    match values.iter().position(|value| value.abs() > ABSURD || (mark && *value == least)) {
+    match values.iter().position(|value| is_absurd(*value) || (mark && *value == least)) {
         None => Ok(()),
         Some(at) => {
             let (x, y) = place(at);

@@ -410,3 +410,39 @@ fn what_is_produced_is_bounded_and_not_what_is_stored() {
     assert!(read_image(&picture, ColorMode::Rgb, &small).is_ok());
     assert!(message(read_image(&picture, ColorMode::Rgba, &small), &picture).contains("bytes decoded"));
 }
+
+#[test]
+fn where_zero_is_white_classes_and_marks_are_the_file_s_numbers() {
+    let folder = Folder::new();
+    let region = Region { left: 0, top: 0, width: 4, height: 1 };
+    let bytes = |values: [u16; 4]| values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let of = |values: [f32; 4], most: f32| values.map(|value| value / most);
+    for (bits, strip, numbers, shown) in [
+        (8, vec![0, 1, 2, 200], [0, 1, 2, 200], of([255.0, 254.0, 253.0, 55.0], 255.0)),
+        (1, vec![0b0110_0000], [0, 1, 1, 0], [1.0, 0.0, 0.0, 1.0]),
+        (4, vec![0x01, 0x2f], [0, 1, 2, 15], of([15.0, 14.0, 13.0, 0.0], 15.0)),
+        (16, bytes([0, 1, 700, 65_535]), [0, 1, 700, 65_535], of([65_535.0, 65_534.0, 64_835.0, 0.0], 65_535.0)),
+    ] {
+        let path = folder.file("white.tif", tiff_bytes(&[(entries([4, 1], &[bits], 1, 0), strip)]));
+        assert_eq!(labels(&path, &MaskFormat::Index).unwrap().as_slice(), numbers);
+        let source = TiffSource::open(&path, DecodeOptions::default()).unwrap();
+        assert_eq!(source.read_labels(0, region).unwrap(), numbers);
+        for found in [image(&path, ColorMode::Gray).unwrap(), source.read(0, region).unwrap().image] {
+            let pairs = found.as_slice().iter().zip(shown);
+            assert!(pairs.clone().all(|(a, b)| (a - b).abs() < 1e-6), "{bits} bits: {:?}", pairs.collect::<Vec<_>>());
+        }
+        // The mean of the others is in place of what is missing.
+        let last = f64::from(numbers[3]);
+        if bits == 8 {
+            let options = DecodeOptions { nodata: Some(last), ..DecodeOptions::default() };
+            let source = TiffSource::open(&path, options).unwrap();
+            assert_eq!(source.read(0, region).unwrap().missing, [false, false, false, true]);
+            let found = read_image(&path, ColorMode::Gray, options).unwrap();
+            assert!((found.as_slice()[3] - 254.0 / 255.0).abs() < 1e-6, "{:?}", found.as_slice());
+        }
+        // Two classes go by brightness, as those of palettes do.
+        if bits == 1 {
+            assert_eq!(labels(&path, &MaskFormat::Binary).unwrap().as_slice(), [1, 0, 0, 1]);
+        }
+    }
+}

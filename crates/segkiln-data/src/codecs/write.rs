@@ -103,8 +103,23 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// A file that is written under another name, and has its own when it is complete; one that is dropped before is removed.
+///
+/// ```
+/// use std::io::Write;
+///
+/// use segkiln_data::WholeFile;
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("table.csv");
+///
+/// let mut file = WholeFile::create(&path)?;
+/// file.write_all(b"name,area\n")?;
+/// assert!(!path.exists());
+/// file.finish()?;
+/// assert!(path.exists());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
-pub(crate) struct WholeFile {
+pub struct WholeFile {
     path: PathBuf,
     partial: PathBuf,
     /// None when it is complete.
@@ -112,6 +127,10 @@ pub(crate) struct WholeFile {
 }
 
 impl WholeFile {
+    /// Begins a file.
+    ///
+    /// # Errors
+    /// [`DataError::Io`].
     pub fn create(path: &Path) -> Result<Self> {
         Self::begin(path).map_err(|error| DataError::io("write", path, error))
     }
@@ -130,9 +149,19 @@ impl WholeFile {
         &self.path
     }
 
+    /// Completes the file, which replaces what had its name.
+    ///
+    /// # Errors
+    /// [`DataError::Io`]; what was there before is untouched.
     pub fn finish(self) -> Result<()> {
         let path = self.path.clone();
         self.end().map_err(|error| DataError::io("write", &path, error))
+    }
+
+    /// Another handle of the file, to write to; all that is written through it comes before [`finish`](Self::finish).
+    pub(crate) fn handle(&self) -> Result<fs::File> {
+        let file = self.file.as_ref().map(|file| file.get_ref().try_clone());
+        file.unwrap_or(Err(io::ErrorKind::NotFound.into())).map_err(|error| DataError::io("write", &self.path, error))
     }
 
     fn end(mut self) -> io::Result<()> {

@@ -36,7 +36,7 @@ pub use smooth::{Flicker, ProbabilitySmoother, most_likely};
 
 use segkiln_core::Size;
 
-use crate::{DataError, DecodeOptions, Result, codecs};
+use crate::{DataError, DecodeOptions, Result, WholeFile, codecs};
 
 /// Frames a second, as a fraction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,7 +173,8 @@ impl FilmWriter {
     /// without an extension, or with a pattern such as `%06d.png`, is a folder of PNG files.
     ///
     /// Frames of one channel are written as they are: a class map in Y4M is the plane of a mono film. Folders and TIFFs hold 16 bits
-    /// of gray, the others 8. The file has its name from the start, so that a film that is cut short has the frames before.
+    /// of gray, the others 8. The file has its name from the start, so that a film that is cut short has the frames before; but where
+    /// there is a file of that name, that stays until the new one is complete.
     ///
     /// # Errors
     /// If the format is none of these, or the system refuses.
@@ -285,24 +286,53 @@ fn create(path: &Path, rate: FrameRate, options: &FilmOptions) -> Result<Box<dyn
     if is_folder {
         return Ok(Box::new(folder::Sink::new(path)?));
     }
-    let file = || -> Result<File> {
-        let io = |source| DataError::io("write", path, source);
+    let io = |source| DataError::io("write", path, source);
+    let mut replacement = None;
+    let mut file = || -> Result<File> {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(io)?;
         }
-        File::create(path).map_err(io)
+        match path.is_file() {
+            true => replacement.insert(WholeFile::create(path)?).handle(),
+            false => File::create(path).map_err(io),
+        }
     };
-    match extension.as_deref() {
-        Some("y4m") => Ok(Box::new(y4m::Writer::new(file()?, path, rate, options))),
-        Some("gif") => Ok(Box::new(animation::GifSink::new(file()?, path, rate)?)),
-        Some("png" | "apng") => Ok(Box::new(animated::ApngSink::new(file()?, path, rate))),
-        Some("webp") => Ok(Box::new(animated::WebPSink::new(file()?, path, rate))),
-        Some("tif" | "tiff") => Ok(Box::new(stack::Sink::new(file()?, path)?)),
+    let sink: Box<dyn FrameSink> = match extension.as_deref() {
+        Some("y4m") => Box::new(y4m::Writer::new(file()?, path, rate, options)),
+        Some("gif") => Box::new(animation::GifSink::new(file()?, path, rate)?),
+        Some("png" | "apng") => Box::new(animated::ApngSink::new(file()?, path, rate)),
+        Some("webp") => Box::new(animated::WebPSink::new(file()?, path, rate)),
+        Some("tif" | "tiff") => Box::new(stack::Sink::new(file()?, path)?),
         _ => {
             let cure = "has the extension of no film that can be written: .y4m, .gif, .png (APNG), .webp and .tif are, and folders; for others write `-` \
                         and pipe it to `ffmpeg -i - FILE`";
-            Err(DataError::Film { film: path.into(), reason: cure.into() })
+            return Err(DataError::Film { film: path.into(), reason: cure.into() });
         }
+    };
+    Ok(match replacement {
+        Some(file) => Box::new(Replacing { sink, file, is_empty: true }),
+        None => sink,
+    })
+}
+
+/// A film that replaces another when it is complete.
+struct Replacing {
+    sink: Box<dyn FrameSink>,
+    file: WholeFile,
+    is_empty: bool,
+}
+
+impl FrameSink for Replacing {
+    fn write_frame(&mut self, frame: &DynamicImage) -> Result<()> {
+        self.sink.write_frame(frame)?;
+        self.is_empty = false;
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        self.sink.finish()?;
+        // A film that failed at its first frame is no reason to lose the one before.
+        if self.is_empty { Ok(()) } else { self.file.finish() }
     }
 }
 

@@ -289,3 +289,27 @@ fn stages_wait_for_each_other_and_end_at_errors() {
     let absent = || Film::open("absent.gif", &FilmOptions::default());
     assert!(process(absent, create, |_, frame| Ok::<_, DataError>(Some(frame)), |_| {}).is_err());
 }
+
+#[test]
+fn a_film_stays_until_the_one_that_replaces_it_is_complete() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["film.y4m", "film.gif", "film.png", "film.webp", "film.tif"] {
+        let path = folder.path().join(name);
+        let begin = |frames: u32| {
+            let mut writer = FilmWriter::create(&path, None, &FilmOptions::default()).unwrap();
+            (0..frames).for_each(|t| writer.write(&square(t).into()).unwrap());
+            writer
+        };
+        begin(3).finish().unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let writer = begin(2);
+        assert!(std::fs::read(&path).unwrap() == before, "{name}");
+        // One that fails, or has no frame, replaces nothing.
+        drop(writer);
+        begin(0).finish().unwrap();
+        assert!(std::fs::read(&path).unwrap() == before, "{name}");
+        begin(2).finish().unwrap();
+        assert_eq!(read(&path).unwrap().len(), 2, "{name}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 5);
+}

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use segkiln_core::Size;
 
 use super::Object;
-use crate::{DataError, Result, coco::CocoSegmentation, codecs::WholeFile, regions::GeoTags};
+use crate::{DataError, Result, WholeFile, coco::CocoSegmentation, regions::GeoTags};
 
 /// Transformation from columns and rows of a map to the coordinates that outlines are written in.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -62,6 +62,7 @@ impl CleaningStep {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Cleaning {
     /// The class, at least 1, and what is done to it.
     pub steps: Vec<(u32, CleaningStep)>,
@@ -277,6 +278,7 @@ mod tests {
         for (text, reason) in [
             ("{\n\"steps\": [[1, \"grow\"]]}", "line 2"),
             (r#"{"steps": [[1]]}"#, "clean.json"),
+            (r#"{"steps": [], "step": [[1, "largest"]]}"#, "`step`"),
             (r#"{"steps": [[0, "largest"]]}"#, "clean.json: class 0"),
         ] {
             let error = read(text).unwrap_err().to_string();

@@ -1,6 +1,9 @@
 //! The part of a picture that is looked at: tissue of a slide, the parcels of a scene.
 
-use std::path::Path;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use segkiln_core::{LabelMap, Size};
 use serde::Deserialize;
@@ -9,9 +12,9 @@ use serde_json::value::RawValue;
 use super::{GeoTags, Level, Region, RegionPixels, RegionSource, edges::Edges};
 use crate::{DataError, Limits, MaskFormat, Result, read_labels, text};
 
-/// A part of a picture, of any shape.
+/// A part of a picture, of any shape. Copies share it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Area(Shape);
+pub struct Area(Arc<Shape>);
 
 #[derive(Debug, Clone, PartialEq)]
 enum Shape {
@@ -30,7 +33,7 @@ impl Area {
         if mask.as_slice().is_empty() {
             return Err(DataError::option("mask", "it has no pixels"));
         }
-        Ok(Self(Shape::Mask(mask)))
+        Ok(Self(Arc::new(Shape::Mask(mask))))
     }
 
     /// Reads the mask of a whole picture, at any resolution: an image whose pixels other than 0 are of the area.
@@ -48,43 +51,12 @@ impl Area {
     /// [`DataError::Io`], [`DataError::Json`] with the place in the file, [`DataError::Decode`] if a polygon is none, or none meets the
     /// picture.
     pub fn read_geojson(path: impl AsRef<Path>, source: &impl RegionSource) -> Result<Self> {
-        let path = path.as_ref();
-        let refused = |reason: String| DataError::Decode { path: path.into(), format: "GeoJSON", reason };
-        let bytes = text::read_bytes(path, MOST_BYTES)?;
-        let bytes = text::without_mark(&bytes).ok_or_else(|| refused("it is damaged UTF-16".into()))?;
-        let file: GeoJson = serde_json::from_slice(&bytes).map_err(|error| DataError::Json {
-            path: path.into(),
-            line: error.line(),
-            column: error.column(),
-            reason: error.to_string(),
-        })?;
-        let geo = source.geo();
-        let to_pixels = inverse(&geo).ok_or_else(|| refused("the picture's transformation has no inverse".into()))?;
-        let mut rings = Vec::new();
-        file.collect(&mut rings).map_err(&refused)?;
-        let count = rings.len();
-        let polygons: Option<Vec<_>> = rings.into_iter().map(|rings| polygon(rings, to_pixels)).collect();
-        let polygons =
-            polygons.ok_or_else(|| refused("a point of its polygons has less than two coordinates".into()))?;
-        let Level { width, height, .. } = source.levels()[0];
-        let picture = [0.0, 0.0, width.into(), height.into()];
-        let area = Self(Shape::Polygons(Edges::of(polygons)));
-        if !area.touches(picture, Size { width, height }) {
-            let system = match (geo.transform(), geo.epsg()) {
-                (None, _) => "pixels of level 0".into(),
-                (_, None) => "the scene's system".into(),
-                (_, Some(epsg)) => format!("EPSG:{epsg}"),
-            };
-            return Err(refused(format!(
-                "none of its {count} polygons meets the picture; coordinates are in {system}"
-            )));
-        }
-        Ok(area)
+        ScenePolygons::read(path)?.area(source)
     }
 
     /// Whether a rectangle, `[left, top, right, bottom]` in pixels of level 0, has points of the area in it.
     pub fn touches(&self, rectangle: [f64; 4], picture: Size) -> bool {
-        match &self.0 {
+        match &*self.0 {
             Shape::Mask(mask) => {
                 // Products of fractions may be a little more than the whole numbers that they are.
                 const ROUNDING: f64 = 1e-6;
@@ -103,6 +75,66 @@ impl Area {
             Shape::Polygons(edges) => edges.touch(rectangle),
         }
     }
+}
+
+/// Polygons of a file, in the coordinates of a scene: one file may be of many pictures.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScenePolygons {
+    path: PathBuf,
+    polygons: Vec<Rings>,
+}
+
+impl ScenePolygons {
+    /// Reads a GeoJSON file (RFC 7946).
+    ///
+    /// # Errors
+    /// [`DataError::Io`], [`DataError::Json`] with the place in the file, [`DataError::Decode`] if a polygon is none.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = text::read_bytes(path, MOST_BYTES)?;
+        let bytes = text::without_mark(&bytes).ok_or_else(|| refused(path, "it is damaged UTF-16".into()))?;
+        let file: GeoJson = serde_json::from_slice(&bytes).map_err(|error| DataError::Json {
+            path: path.into(),
+            line: error.line(),
+            column: error.column(),
+            reason: error.to_string(),
+        })?;
+        let mut polygons = Vec::new();
+        file.collect(&mut polygons).map_err(|reason| refused(path, reason))?;
+        Ok(Self { path: path.into(), polygons })
+    }
+
+    /// The area of a picture by its place, or in pixels of level 0 if it has none.
+    ///
+    /// # Errors
+    /// [`DataError::Decode`] if a point has less than two coordinates, or no polygon meets the picture.
+    pub fn area(&self, source: &impl RegionSource) -> Result<Area> {
+        let refused = |reason: String| refused(&self.path, reason);
+        let geo = source.geo();
+        let to_pixels = inverse(&geo).ok_or_else(|| refused("the picture's transformation has no inverse".into()))?;
+        let polygons: Option<Vec<_>> = self.polygons.iter().map(|rings| polygon(rings, to_pixels)).collect();
+        let polygons =
+            polygons.ok_or_else(|| refused("a point of its polygons has less than two coordinates".into()))?;
+        let Level { width, height, .. } = source.levels()[0];
+        let picture = [0.0, 0.0, width.into(), height.into()];
+        let area = Area(Arc::new(Shape::Polygons(Edges::of(polygons))));
+        if !area.touches(picture, Size { width, height }) {
+            let system = match (geo.transform(), geo.epsg()) {
+                (None, _) => "pixels of level 0".into(),
+                (_, None) => "the scene's system".into(),
+                (_, Some(epsg)) => format!("EPSG:{epsg}"),
+            };
+            let count = self.polygons.len();
+            return Err(refused(format!(
+                "none of its {count} polygons meets the picture; coordinates are in {system}"
+            )));
+        }
+        Ok(area)
+    }
+}
+
+fn refused(path: &Path, reason: String) -> DataError {
+    DataError::Decode { path: path.into(), format: "GeoJSON", reason }
 }
 
 /// Largest file of polygons.
@@ -151,7 +183,7 @@ fn inverse(geo: &GeoTags) -> Option<[f64; 6]> {
 }
 
 /// The rings of a polygon in pixels; none if a point has less than two coordinates.
-fn polygon(rings: Rings, [a, b, c, d, e, f]: [f64; 6]) -> Option<Vec<Vec<[f64; 2]>>> {
+fn polygon(rings: &Rings, [a, b, c, d, e, f]: [f64; 6]) -> Option<Vec<Vec<[f64; 2]>>> {
     let point = |point: &Vec<f64>| match point[..] {
         [x, y, ..] => Some([a * x + b * y + c, d * x + e * y + f]),
         _ => None,

@@ -18,7 +18,7 @@ mod tiff;
 
 use std::path::{Path, PathBuf};
 
-pub use area::{Area, SelectedSource};
+pub use area::{Area, ScenePolygons, SelectedSource};
 pub use geo::{GeoTags, TagValue};
 pub use resampled::ResampledSource;
 pub use rows::{MapRows, ResizedSink, RowSink};

@@ -89,10 +89,11 @@ impl ConfusionMatrix {
     /// An empty matrix for `classes` classes (background included); target pixels labeled `ignore_index` are left out.
     ///
     /// # Errors
-    /// Fewer than two classes.
+    /// Fewer than 2 classes, or more than 16,384, whose counts would take over 2 GiB.
     pub fn new(classes: usize, ignore_index: Option<u32>) -> Result<Self> {
-        if classes < 2 {
-            return Err(MetricsError::OutOfRange { name: "classes", expected: "at least 2", value: classes as f64 });
+        if !(2..=1 << 14).contains(&classes) {
+            let expected = "from 2 to 16,384, as there is a count for each pair of classes";
+            return Err(MetricsError::OutOfRange { name: "classes", expected, value: classes as f64 });
         }
         Ok(Self { classes, ignore_index, counts: vec![0; classes * classes] })
     }
@@ -292,7 +293,9 @@ mod tests {
         assert_eq!(error.to_string(), "target label 9 at position 1 is not one of 2 classes");
         assert!(matrix.update(&[0], &[0, 1]).is_err());
         assert_eq!(matrix.total(), 0);
-        assert!(ConfusionMatrix::new(1, None).is_err());
+        for classes in [0, 1, (1 << 14) + 1, 1 << 33, usize::MAX] {
+            assert!(ConfusionMatrix::new(classes, None).unwrap_err().to_string().contains("16,384"));
+        }
     }
 
     #[test]

@@ -6,7 +6,8 @@ mod sinks;
 mod tests;
 
 use std::{
-    sync::mpsc::{Receiver, sync_channel},
+    panic::resume_unwind,
+    sync::mpsc::sync_channel,
     thread,
     time::{Duration, Instant},
 };
@@ -23,6 +24,7 @@ use self::{
 };
 use crate::{
     PredictError, Segmenter,
+    read_ahead::read_ahead,
     segmentation::ResultRows,
     tiles::{Band, bell},
 };
@@ -132,6 +134,9 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     /// # Errors
     /// [`PredictError::Option`], [`PredictError::Data`] with the place of a tile that cannot be read,
     /// [`PredictError::Undefined`] if the network gives NaN; what was written stays, and a sink with an identity goes on there.
+    ///
+    /// # Panics
+    /// If the source does.
     pub fn segment_large<S: RegionSource>(
         &self,
         source: &S,
@@ -147,73 +152,70 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         let classes = self.card().classes.count();
         let bands = if sink.wants_probabilities() { classes } else { 0 };
         let (tiles, start) = (plan.tiles() - plan.rows[..skipped].iter().map(Vec::len).sum::<usize>(), Instant::now());
-        thread::scope(|scope| {
-            let (send, read) = sync_channel(2);
-            // What is complete is written while the next rows are made.
-            let (give, complete) = sync_channel(0);
-            let todo = &plan.rows[skipped..];
-            scope.spawn(move || {
-                for tile in todo.iter().flatten() {
-                    let is_wanted = source.is_wanted(options.level, tile.kept_region());
-                    let pixels = is_wanted.then(|| self.pixels(source, options.level, tile.region)).transpose();
-                    // The other end is gone where something failed.
-                    if send.send(pixels).is_err() {
-                        return;
-                    }
-                }
-            });
-            let sink = &mut sink;
-            let writing =
-                scope.spawn(move || complete.iter().try_for_each(|rows: Rows| write_rows(&rows, width, sink)));
-            let mut finished = 0;
-            let mut next = |received: &Receiver<Result<Option<RegionPixels>, PredictError>>| {
-                finished += 1;
-                let left = start.elapsed().mul_f64((tiles - finished) as f64 / finished as f64);
-                progress(Progress { done: finished, tiles, left });
-                received.recv().unwrap_or_else(|_| Err(PredictError::Device("the reader ended".into())))
-            };
-            let mut band = None;
-            for (index, row) in todo.iter().enumerate() {
-                let top = row[0].region.top as usize;
-                let height = row[0].region.height as usize;
-                let rows = match plan.seams {
-                    Seams::Margin(_) => {
-                        let kept = row[0].kept[0].clone();
-                        let mut rows = Rows::background(top + kept.start, width, kept.len(), bands);
-                        for tile in row {
-                            if let Some(pixels) = next(&read)? {
-                                self.keep_inner(tile, pixels, options, &mut rows, width)?;
-                            }
-                        }
-                        rows
-                    }
-                    Seams::Blended => {
-                        let band = band.get_or_insert_with(|| Band::new(classes, width, height));
-                        for tile in row {
-                            let pixels = next(&read)?;
-                            let [bell_x, bell_y] =
-                                [tile.region.width, tile.region.height].map(|length| bell(length as usize));
-                            let values = match pixels {
-                                Some(pixels) => self.tile_probabilities(pixels, options)?,
-                                None => background(classes, tile.region.width as usize * tile.region.height as usize),
-                            };
-                            band.add(&values, tile.region.left as usize, &bell_x, &bell_y);
-                        }
-                        let rows = todo.get(index + 1).map_or(height, |next| next[0].region.top as usize - top);
-                        let mut result = ResultRows::new(self.card().classes.clone(), width, rows, bands > 0);
-                        band.finish(rows, &mut result);
-                        Rows::of_result(top, result.into_parts().map_err(|error| error.below(top))?, bands)
-                    }
+        let todo = &plan.rows[skipped..];
+        let read = |tile: &Tile| {
+            let is_wanted = source.is_wanted(options.level, tile.kept_region());
+            is_wanted.then(|| self.pixels(source, options.level, tile.region)).transpose()
+        };
+        let work = |read: &mut dyn FnMut() -> _| {
+            thread::scope(|scope| {
+                // What is complete is written while the next rows are made.
+                let (give, complete) = sync_channel(0);
+                let sink = &mut sink;
+                let writing =
+                    scope.spawn(move || complete.iter().try_for_each(|rows: Rows| write_rows(&rows, width, sink)));
+                let mut finished = 0;
+                let mut next = || {
+                    finished += 1;
+                    let left = start.elapsed().mul_f64((tiles - finished) as f64 / finished as f64);
+                    progress(Progress { done: finished, tiles, left });
+                    read()
                 };
-                if give.send(rows).is_err() {
-                    // Why says the writer.
-                    break;
+                let mut band = None;
+                for (index, row) in todo.iter().enumerate() {
+                    let top = row[0].region.top as usize;
+                    let height = row[0].region.height as usize;
+                    let rows = match plan.seams {
+                        Seams::Margin(_) => {
+                            let kept = row[0].kept[0].clone();
+                            let mut rows = Rows::background(top + kept.start, width, kept.len(), bands);
+                            for tile in row {
+                                if let Some(pixels) = next()? {
+                                    self.keep_inner(tile, pixels, options, &mut rows, width)?;
+                                }
+                            }
+                            rows
+                        }
+                        Seams::Blended => {
+                            let band = band.get_or_insert_with(|| Band::new(classes, width, height));
+                            for tile in row {
+                                let pixels = next()?;
+                                let [bell_x, bell_y] =
+                                    [tile.region.width, tile.region.height].map(|length| bell(length as usize));
+                                let values = match pixels {
+                                    Some(pixels) => self.tile_probabilities(pixels, options)?,
+                                    None => {
+                                        background(classes, tile.region.width as usize * tile.region.height as usize)
+                                    }
+                                };
+                                band.add(&values, tile.region.left as usize, &bell_x, &bell_y);
+                            }
+                            let rows = todo.get(index + 1).map_or(height, |next| next[0].region.top as usize - top);
+                            let mut result = ResultRows::new(self.card().classes.clone(), width, rows, bands > 0);
+                            band.finish(rows, &mut result);
+                            Rows::of_result(top, result.into_parts().map_err(|error| error.below(top))?, bands)
+                        }
+                    };
+                    if give.send(rows).is_err() {
+                        // Why says the writer.
+                        break;
+                    }
                 }
-            }
-            drop((give, read));
-            let written = writing.join().map_err(|_| PredictError::Device("the writer ended".into()))?;
-            Ok::<(), PredictError>(written?)
-        })?;
+                drop(give);
+                Ok::<(), PredictError>(writing.join().unwrap_or_else(|panic| resume_unwind(panic))?)
+            })
+        };
+        read_ahead(todo.iter().flatten(), read, work)?;
         sink.finish()?;
         Ok(plan.seams)
     }

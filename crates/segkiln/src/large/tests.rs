@@ -86,7 +86,10 @@ fn whole(segmenter: &Segmenter, source: &impl RegionSource) -> Vec<u8> {
 
 #[test]
 fn tiles_with_margins_are_the_whole_picture() {
-    let segmenter = segmenter(2, 4);
+    let classes = |map: &[u8]| (0..4).filter(|class| map.contains(class)).count();
+    // Other tests draw from the device's random numbers at the same time, so the weights may be such that say little.
+    let tells_apart = |segmenter: &Segmenter| classes(&whole(segmenter, &Noise::new(129, 128))) > 1;
+    let segmenter = (0..50).map(|_| segmenter(2, 4)).find(tells_apart).expect("networks of several classes");
     for (width, height) in [(700, 530), (129, 1000), (384, 385)] {
         let place = Place(tempfile::tempdir().unwrap());
         let source = Noise::new(width, height);
@@ -100,7 +103,7 @@ fn tiles_with_margins_are_the_whole_picture() {
         let expected = whole(&segmenter, &source);
         let wrong = place.map().iter().zip(&expected).filter(|(a, b)| a != b).count();
         assert_eq!(wrong, 0, "{width}x{height}");
-        assert!((0..4).filter(|class| expected.contains(class)).count() > 1, "the map is of one class");
+        assert!(classes(&expected) > 1, "the map is of one class");
     }
 }
 

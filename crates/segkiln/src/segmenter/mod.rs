@@ -417,9 +417,8 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     /// An image that is normalized, as a tensor.
     fn normalized(&self, image: Image) -> Result<Tensor<4>, PredictError> {
         // In floats such values reach the probabilities, where they are found; 8 bits have none for them.
-        if self.precision() == Precision::Int8 && image.as_slice().iter().any(|value| !value.is_finite()) {
-            let reason = "has values that are not finite; say what pixels without data have (nodata)";
-            return Err(PredictError::option("image", reason));
+        if self.precision() == Precision::Int8 {
+            refuse_not_finite(&image)?;
         }
         let shape = [1, image.height() as usize, image.width() as usize, image.channels()];
         Ok(Tensor::<4>::from_data(TensorData::new(image.into_vec(), shape), &self.device).permute([0, 3, 1, 2]))
@@ -462,6 +461,16 @@ fn class_probabilities(logits: Tensor<4>) -> Tensor<4> {
             Tensor::cat(vec![foreground.clone().neg().add_scalar(1.0), foreground], 1)
         }
         _ => softmax(logits, 1),
+    }
+}
+
+pub(crate) fn refuse_not_finite(image: &Image) -> Result<(), PredictError> {
+    match image.as_slice().iter().any(|value| !value.is_finite()) {
+        true => {
+            let reason = "has values that are not finite; say what pixels without data have (nodata)";
+            Err(PredictError::option("image", reason))
+        }
+        false => Ok(()),
     }
 }
 

@@ -31,11 +31,14 @@ const JPEG: u16 = 7;
 const ZSTD: u16 = 50_000;
 const WEBP: u16 = 50_001;
 
-/// Purpose of the samples: signed and 64-bit integers may be labels, but not brightness.
+/// Purpose of the samples: signed and 64-bit integers may be labels, but not brightness. Where the greatest number is black, numbers that
+/// stand for classes are those of the file all the same.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
     Image,
     Labels,
+    /// Labels that go by brightness.
+    Levels,
 }
 
 /// A page of the file, and the turn that its orientation tag asks for. `bytes` is what a pixel takes afterwards.
@@ -151,6 +154,7 @@ fn samples(
         }
     };
 
+    let is_inverted = decoder.find_tag_unsigned::<u16>(Tag::PhotometricInterpretation).ok().flatten() == Some(0);
     let by_region = decoder.ifd_pointer().filter(|_| matches!(compression, Some(ZSTD | WEBP)));
     let mut samples = match by_region {
         Some(ifd) => {
@@ -158,20 +162,27 @@ fn samples(
             if samples.len() != width as usize * height as usize * channels {
                 return Err(refused(format!("its pixels have other than {channels} values")));
             }
-            samples
+            if is_inverted { brightness(samples, bits) } else { samples }
         }
         None => decoded_samples(decoder, path, limits, purpose)?,
     };
+    // What marks missing data, and what is a class, are numbers of the file.
+    if is_inverted {
+        invert(&mut samples, bits);
+    }
     let tagged = || nodata::of_tag(&decoder.get_tag_ascii_string(Tag::GdalNodata).ok()?);
     match &mut samples {
         Samples::F32(values) => {
-            let missing = options.nodata.or_else(tagged);
+            let missing = options.nodata.or_else(tagged).map(|mark| if is_inverted { 1.0 - mark } else { mark });
             nodata::fill(values.to_mut(), channels, missing, path)?;
             nodata::check(values, channels, width, purpose == Use::Image, path)?;
         }
         Samples::U8(values) => nodata::fill(values.to_mut(), channels, options.nodata, path)?,
         Samples::U16(values) => nodata::fill(values.to_mut(), channels, options.nodata, path)?,
         Samples::U32(values) => nodata::fill(values.to_mut(), channels, options.nodata, path)?,
+    }
+    if is_inverted && purpose != Use::Labels {
+        invert(&mut samples, bits);
     }
     if let (Use::Image, None, Samples::U8(values), 1..8) = (purpose, &palette, &mut samples, bits) {
         let scale = 255 / ((1 << bits) - 1);
@@ -213,13 +224,33 @@ fn decoded_samples(
         DecodingResult::F16(v) => Samples::F32(interleave(v.iter().map(|v| v.to_f32()).collect(), planes)),
         DecodingResult::F32(v) => Samples::F32(interleave(v, planes)),
         DecodingResult::F64(v) => Samples::F32(interleave(v.iter().map(|v| *v as f32).collect(), planes)),
-        wide if purpose == Use::Labels => Samples::U32(interleave(integers(path, wide)?, planes)),
+        wide if purpose != Use::Image => Samples::U32(interleave(integers(path, wide)?, planes)),
         _ => return Err(refused("signed and 64-bit integers are not supported; save it in 8, 16 or 32 bits".into())),
     };
     if let (ColorType::YCbCr(_), Samples::U8(values)) = (color, &mut samples) {
         values.to_mut().as_chunks_mut::<3>().0.iter_mut().for_each(|pixel| *pixel = rgb(*pixel));
     }
     Ok(samples)
+}
+
+/// Numbers of a file whose greatest is black, as the decoder would give them.
+fn brightness(mut samples: Samples<'static>, bits: u8) -> Samples<'static> {
+    match &mut samples {
+        Samples::F32(values) => values.to_mut().iter_mut().for_each(|value| *value = 1.0 - *value),
+        integers => invert(integers, bits),
+    }
+    samples
+}
+
+/// Makes the greatest integers the least; floats stay as they are.
+fn invert(samples: &mut Samples<'_>, bits: u8) {
+    let most = u32::MAX >> 32u8.saturating_sub(bits);
+    match samples {
+        Samples::U8(values) => values.to_mut().iter_mut().for_each(|value| *value ^= most as u8),
+        Samples::U16(values) => values.to_mut().iter_mut().for_each(|value| *value ^= most as u16),
+        Samples::U32(values) => values.to_mut().iter_mut().for_each(|value| *value ^= most),
+        Samples::F32(_) => {}
+    }
 }
 
 /// Returns true for a page that is a reduced copy of another.

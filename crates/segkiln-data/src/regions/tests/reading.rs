@@ -497,3 +497,21 @@ fn bands_become_colors() {
     let error = open("planar_u16").read(0, region).unwrap().to_color(ColorMode::Rgb, Path::new("a.tif")).unwrap_err();
     assert!(error.to_string().contains("a.tif has 5 bands"), "{error}");
 }
+
+#[test]
+fn floats_that_can_only_mark_missing_data_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scene.tif");
+    let mut values = [0.5f32; 32];
+    values[9] = -3.4e38;
+    TiffEncoder::new(fs::File::create(&path).unwrap())
+        .unwrap()
+        .write_image::<colortype::Gray32Float>(8, 4, &values)
+        .unwrap();
+    let all = Region { left: 0, top: 0, width: 8, height: 4 };
+    let error = TiffSource::open(&path, DecodeOptions::default()).unwrap().read(0, all).unwrap_err().to_string();
+    assert!(error.contains("scene.tif: pixel (x 1, y 1)") && error.contains("nodata"), "{error}");
+    let options = DecodeOptions { nodata: Some(-3.4e38), ..DecodeOptions::default() };
+    let read = TiffSource::open(&path, options).unwrap().read(0, all).unwrap();
+    assert_eq!(read.missing.iter().position(|missing| *missing), Some(9));
+}

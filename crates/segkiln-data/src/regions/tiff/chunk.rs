@@ -171,7 +171,13 @@ impl Page {
         let decoded = reader.read_chunk(index).map_err(|error| explain(error, options))?;
         let channels = self.channels();
         let samples = match (decoded, self.codec) {
-            (DecodingResult::U8(bits), Codec::Group4) => Samples::of(bits, width as usize, channels, &self.encoding),
+            (DecodingResult::U8(mut bits), Codec::Group4) => {
+                // Made brightness, where numbers of the file are wanted.
+                if self.encoding.inverted {
+                    bits.iter_mut().for_each(|bits| *bits = !*bits);
+                }
+                Samples::of(bits, width as usize, channels, &self.encoding)
+            }
             (DecodingResult::U8(values), _) => Samples::U8(values),
             _ => return Err("its compression is not for such numbers".into()),
         };

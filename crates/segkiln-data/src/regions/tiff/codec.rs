@@ -4,7 +4,10 @@ use std::io::{Cursor, Read};
 
 use flate2::bufread::ZlibDecoder;
 use image_webp::WebPDecoder;
-use ruzstd::decoding::StreamingDecoder;
+use ruzstd::decoding::{
+    StreamingDecoder,
+    errors::{FrameDecoderError, ReadFrameHeaderError},
+};
 use weezl::{BitOrder, LzwStatus, decode::Configuration};
 
 /// Method by which a tile or strip is compressed.
@@ -73,10 +76,7 @@ impl Codec {
                 data
             }
             Self::Deflate => first_bytes(ZlibDecoder::new(&*data), wanted)?,
-            Self::Zstd => {
-                let decoder = StreamingDecoder::new(&*data).map_err(|error| damaged(&error))?;
-                first_bytes(decoder, wanted)?
-            }
+            Self::Zstd => zstd(&data, wanted)?,
             Self::Lzw => lzw(&data, wanted)?,
             Self::PackBits => pack_bits(&data, wanted),
             Self::WebP => web_p(data, block)?,
@@ -102,9 +102,32 @@ fn first_bytes(stream: impl Read, wanted: usize) -> Result<Vec<u8>, String> {
     }
 }
 
+/// Frames of zstd (RFC 8878), one after the other, of which some may be for others to read.
+fn zstd(mut data: &[u8], wanted: usize) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::with_capacity(wanted);
+    while bytes.len() < wanted && !data.is_empty() {
+        let decoder = match StreamingDecoder::new(&mut data) {
+            Ok(decoder) => decoder,
+            Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
+                data = data.get(length as usize..).unwrap_or_default();
+                continue;
+            }
+            Err(error) => return Err(damaged(&error)),
+        };
+        bytes.extend_from_slice(&first_bytes(decoder, wanted - bytes.len())?);
+    }
+    Ok(bytes)
+}
+
+/// LZW of TIFF 6.0, or of libtiff before it, which began its codes with the lowest bit and made them longer one code later. Both
+/// begin with the code that clears the table, by which they are told apart.
 fn lzw(data: &[u8], wanted: usize) -> Result<Vec<u8>, String> {
-    let configuration = Configuration::with_tiff_size_switch(BitOrder::Msb, 8).with_yield_on_full_buffer(true);
-    let mut decoder = configuration.build();
+    let is_old = matches!(data, [0, second, ..] if second & 1 == 1);
+    let configuration = match is_old {
+        true => Configuration::new(BitOrder::Lsb, 8),
+        false => Configuration::with_tiff_size_switch(BitOrder::Msb, 8),
+    };
+    let mut decoder = configuration.with_yield_on_full_buffer(true).build();
     let (mut bytes, mut read, mut written) = (vec![0; wanted], 0, 0);
     while written < wanted {
         let result = decoder.decode_bytes(&data[read..], &mut bytes[written..]);
@@ -165,4 +188,51 @@ fn web_p(data: Vec<u8>, block: Block) -> Result<Vec<u8>, String> {
         (4, 3) => image.as_chunks::<4>().0.iter().flat_map(|[r, g, b, _]| [*r, *g, *b]).collect(),
         _ => image,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+    use weezl::encode::Encoder;
+
+    use super::*;
+
+    fn noise() -> Vec<u8> {
+        (0..40_000u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 27) as u8).collect()
+    }
+
+    #[test]
+    fn frames_of_zstd_follow_each_other() {
+        let all = noise();
+        let frame = |part: &[u8]| compress_to_vec(part, CompressionLevel::Fastest);
+        // Between them is one that is for others.
+        let others = [&0x184D_2A53u32.to_le_bytes()[..], &3u32.to_le_bytes(), b"abc"].concat();
+        let data = [frame(&all[..5000]), others, frame(&[]), frame(&all[5000..])].concat();
+        for wanted in [0, 1, 5000, 5001, all.len()] {
+            assert!(zstd(&data, wanted).unwrap() == all[..wanted], "{wanted}");
+        }
+        assert_eq!(zstd(&data, all.len() + 1).unwrap().len(), all.len());
+        // Cut short, lying and endless ones end.
+        for length in 0..200 {
+            let _ = zstd(&data[..length], all.len());
+        }
+        assert!(zstd(&[&data[..], b"nothing"].concat(), all.len() + 1).is_err());
+        let lying = [&0x184D_2A53u32.to_le_bytes()[..], &u32::MAX.to_le_bytes()].concat();
+        assert!(zstd(&lying, 10).unwrap().is_empty());
+    }
+
+    #[test]
+    fn lzw_of_either_kind_is_read() {
+        let all = noise();
+        let old = Encoder::new(BitOrder::Lsb, 8).encode(&all).unwrap();
+        let new = Encoder::with_tiff_size_switch(BitOrder::Msb, 8).encode(&all).unwrap();
+        assert_ne!(old[..2], new[..2]);
+        for data in [old, new] {
+            assert!(lzw(&data, all.len()).unwrap() == all);
+            assert!(lzw(&data, 777).unwrap() == all[..777]);
+            for length in 0..200 {
+                let _ = lzw(&data[..length], all.len());
+            }
+        }
+    }
 }

@@ -306,8 +306,8 @@ impl RegionSource for TiffSource {
             let target = &mut values[pixel * bands + plane..];
             match (&page.colors, page.planar) {
                 (Colors::Palette(colors), _) => chunk.samples.copy_colors(first, count, target, colors),
-                (_, true) => chunk.samples.copy(first, count, target, bands, page.encoding.bits),
-                (_, false) => chunk.samples.copy(first, count * bands, target, 1, page.encoding.bits),
+                (_, true) => chunk.samples.copy(first, count, target, bands, &page.encoding),
+                (_, false) => chunk.samples.copy(first, count * bands, target, 1, &page.encoding),
             }
             if marked && !chunk.absent {
                 let is_mark = |at: usize| self.missing.is_some_and(|mark| chunk.samples.is_mark(at, mark));
@@ -318,10 +318,16 @@ impl RegionSource for TiffSource {
             }
         })?;
         let unknown = |pixel: usize| missing.get(pixel).copied().unwrap_or(false);
-        if let Some(at) = values.iter().enumerate().position(|(at, value)| !value.is_finite() && !unknown(at / bands)) {
-            let pixel = at / bands;
+        // Integers of 64 bits may be as large.
+        let is_float = page.encoding.number == Number::Float;
+        let is_wrong = |value: f32| !value.is_finite() || (is_float && nodata::is_absurd(value));
+        if let Some(at) = values.iter().enumerate().position(|(at, value)| is_wrong(*value) && !unknown(at / bands)) {
+            let (pixel, value, path) = (at / bands, values[at], self.path.clone());
             let (x, y) = (region.left + (pixel % width) as u32, region.top + (pixel / width) as u32);
-            return Err(DataError::NotFinite { path: self.path.clone(), x, y, value: values[at] });
+            return Err(match value.is_finite() {
+                true => DataError::MissingData { path, x, y, value },
+                false => DataError::NotFinite { path, x, y, value },
+            });
         }
         if !missing.contains(&true) {
             missing.clear();

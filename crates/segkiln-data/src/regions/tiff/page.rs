@@ -156,9 +156,10 @@ impl Page {
                 return Err("WebP is for bands of 8 bits side by side; save it by deflate".into());
             }
             // These have been made colors or numbers when they are given to us.
-            Codec::Jpeg | Codec::Group4 => {
+            Codec::Jpeg => {
                 encoding = Encoding { prediction: Prediction::None, reversed: false, inverted: false, ..encoding };
             }
+            Codec::Group4 => encoding = Encoding { prediction: Prediction::None, ..encoding },
             _ => {}
         }
         encoding.check()?;

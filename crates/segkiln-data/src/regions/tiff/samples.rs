@@ -113,14 +113,7 @@ impl Samples {
         if encoding.prediction == Prediction::Horizontal {
             words.add_up(row, channels);
         }
-        if encoding.inverted && encoding.number == Number::Unsigned {
-            words.invert(encoding.bits);
-        }
-        let mut samples = words.into_samples(encoding.number, encoding.bits);
-        if let (true, Number::Float, Self::F32(values)) = (encoding.inverted, encoding.number, &mut samples) {
-            values.iter_mut().for_each(|value| *value = 1.0 - *value);
-        }
-        samples
+        words.into_samples(encoding.number, encoding.bits)
     }
 
     /// Zeros of the type that unsigned integers or floats of an encoding have.
@@ -191,27 +184,23 @@ impl Samples {
         }
     }
 
-    /// Copies values to every `step`th place of a row: unsigned integers scaled to `[0, 1]`, others as they are.
-    pub fn copy(&self, first: usize, count: usize, target: &mut [f32], step: usize, bits: u8) {
+    /// Copies brightness to every `step`th place of a row: unsigned integers scaled to `[0, 1]`, others as they are; of an encoding whose
+    /// greatest number is black, what is left to 1.
+    pub fn copy(&self, first: usize, count: usize, target: &mut [f32], step: usize, encoding: &Encoding) {
+        let last = first + count;
         let target = target.iter_mut().step_by(step);
-        let most = ((1u64 << bits.min(32)) - 1) as f64;
+        let most = ((1u64 << encoding.bits.min(32)) - 1) as f64;
+        let small = |value: f32| if encoding.inverted { most as f32 - value } else { value } / most as f32;
         match self {
-            Self::U8(values) => {
-                let (values, most) = (&values[first..first + count], most as f32);
-                target.zip(values).for_each(|(target, value)| *target = f32::from(*value) / most);
-            }
-            Self::U16(values) => {
-                let (values, most) = (&values[first..first + count], most as f32);
-                target.zip(values).for_each(|(target, value)| *target = f32::from(*value) / most);
-            }
+            Self::U8(values) => target.zip(&values[first..last]).for_each(|(to, from)| *to = small((*from).into())),
+            Self::U16(values) => target.zip(&values[first..last]).for_each(|(to, from)| *to = small((*from).into())),
             Self::U32(values) => {
-                let values = &values[first..first + count];
-                target.zip(values).for_each(|(target, value)| *target = (f64::from(*value) / most) as f32);
+                let scaled = |value: f64| if encoding.inverted { most - value } else { value } / most;
+                target.zip(&values[first..last]).for_each(|(to, from)| *to = scaled((*from).into()) as f32);
             }
-            Self::F32(values) => {
-                let values = &values[first..first + count];
-                target.zip(values).for_each(|(target, value)| *target = *value);
-            }
+            Self::F32(values) => target
+                .zip(&values[first..last])
+                .for_each(|(to, from)| *to = if encoding.inverted { 1.0 - *from } else { *from }),
         }
     }
 }
@@ -281,16 +270,6 @@ impl Words {
             Self::U16(values) => add_up!(values),
             Self::U32(values) => add_up!(values),
             Self::U64(values) => add_up!(values),
-        }
-    }
-
-    fn invert(&mut self, bits: u8) {
-        let all = u64::MAX >> (64 - bits);
-        match self {
-            Self::U8(values) => values.iter_mut().for_each(|value| *value ^= all as u8),
-            Self::U16(values) => values.iter_mut().for_each(|value| *value ^= all as u16),
-            Self::U32(values) => values.iter_mut().for_each(|value| *value ^= all as u32),
-            Self::U64(values) => values.iter_mut().for_each(|value| *value ^= all),
         }
     }
 

@@ -5,7 +5,9 @@ mod pixels;
 
 use std::{
     collections::BTreeMap,
+    mem::take,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use rayon::prelude::*;
@@ -86,6 +88,7 @@ impl VoiWindow {
 /// One image of a series: a file, or a frame of one.
 #[derive(Debug, Clone)]
 struct Slice {
+    /// Index of its file in the series.
     file: usize,
     frame: usize,
     place: Place,
@@ -119,10 +122,38 @@ impl Place {
     }
 }
 
-/// A file of images, with its slices.
+/// A file of images, with its slices and the values of each.
 struct Images {
     layout: Layout,
     slices: Vec<Slice>,
+    values: Vec<Vec<f32>>,
+}
+
+/// Bytes of values that the files of a series may take together.
+struct Budget {
+    most: u64,
+    taken: AtomicU64,
+}
+
+impl Budget {
+    fn new(limits: &Limits) -> Self {
+        Self { most: limits.max_bytes, taken: AtomicU64::new(0) }
+    }
+
+    /// Takes the bytes of a file's values before there are any.
+    fn take(&self, layout: &Layout, path: &Path) -> Result<()> {
+        // The layout is within the limits by itself.
+        let bytes = (layout.pixels() * layout.frames * size_of::<f32>()) as u64;
+        let before = self.taken.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) <= self.most {
+            return Ok(());
+        }
+        let reason = format!(
+            "with its {} frames of {}x{} pixels the series is over the limit of {} bytes; raise `Limits` if that is true",
+            layout.frames, layout.columns, layout.rows, self.most
+        );
+        Err(DataError::volume(path, "frames", reason))
+    }
 }
 
 /// Lists the series of a folder, by their UIDs. Files without pictures (reports, `DICOMDIR`) are left out, and so are files that
@@ -131,7 +162,13 @@ struct Images {
 /// # Errors
 /// If the folder or a file cannot be read, or a file of DICOM is damaged.
 pub fn dicom_series(folder: impl AsRef<Path>, limits: &Limits) -> Result<Vec<DicomSeries>> {
-    let folder = folder.as_ref();
+    let series_of = |path: &PathBuf| Ok(open_pictures(path, limits)?.map(|(_, series)| series));
+    let found: Vec<Option<DicomSeries>> = files(folder.as_ref())?.par_iter().map(series_of).collect::<Result<_>>()?;
+    Ok(joined(found.into_iter().flatten()))
+}
+
+/// The files of a folder that are not hidden, by their names.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let io = |source| DataError::io("list the folder", folder, source);
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(io)? {
@@ -142,16 +179,19 @@ pub fn dicom_series(folder: impl AsRef<Path>, limits: &Limits) -> Result<Vec<Dic
         }
     }
     paths.sort();
-    let found: Vec<Option<DicomSeries>> =
-        paths.par_iter().map(|path| series_of(path, limits)).collect::<Result<_>>()?;
+    Ok(paths)
+}
+
+/// Puts the files of each series together, in the order in which they are given.
+fn joined(found: impl IntoIterator<Item = DicomSeries>) -> Vec<DicomSeries> {
     let mut series: BTreeMap<String, DicomSeries> = BTreeMap::new();
-    for one in found.into_iter().flatten() {
+    for one in found {
         match series.get_mut(&one.uid) {
             Some(known) => known.files.extend(one.files),
             None => drop(series.insert(one.uid.clone(), one)),
         }
     }
-    Ok(series.into_values().collect())
+    series.into_values().collect()
 }
 
 /// Reads a DICOM file, or the one series of a folder, as a volume.
@@ -167,14 +207,20 @@ pub fn dicom_series(folder: impl AsRef<Path>, limits: &Limits) -> Result<Vec<Dic
 /// direction, share a place, or one is missing. Each names the file and the tag.
 pub fn read_dicom(path: impl AsRef<Path>, limits: &Limits) -> Result<Volume> {
     let path = path.as_ref();
-    if !path.is_dir() {
-        let series = series_of(path, limits)?.ok_or_else(|| no_pictures(path))?;
-        return series.read(limits);
-    }
-    let mut all = dicom_series(path, limits)?;
+    let budget = Budget::new(limits);
+    // Each file is read once. What is wrong with its pixels counts only where there is one series.
+    let read = |path: &PathBuf| {
+        let Some((file, series)) = open_pictures(path, limits)? else { return Ok(None) };
+        Ok(Some((series, images(&file, path, limits, &budget))))
+    };
+    let paths = if path.is_dir() { files(path)? } else { vec![path.into()] };
+    let found: Vec<Option<(DicomSeries, Result<Images>)>> = paths.par_iter().map(read).collect::<Result<_>>()?;
+    let (found, images): (Vec<DicomSeries>, Vec<Result<Images>>) = found.into_iter().flatten().unzip();
+    let mut all = joined(found);
     match (all.pop(), all.len()) {
+        (None, _) if !path.is_dir() => Err(no_pictures(path)),
         (None, _) => Err(DataError::Empty { what: format!("{} (DICOM images)", path.display()) }),
-        (Some(series), 0) => series.read(limits),
+        (Some(series), 0) => series.volume(images.into_iter().collect::<Result<_>>()?),
         (Some(last), _) => {
             let uids: Vec<&str> = all.iter().chain([&last]).map(|series| series.uid.as_str()).take(10).collect();
             let reason =
@@ -203,8 +249,8 @@ fn open(path: &Path, limits: &Limits) -> Result<Option<DicomFile>> {
     DicomFile::parse(bytes, limits.max_bytes).map(Some).map_err(damaged)
 }
 
-/// A series of one file; none where it has no pictures.
-fn series_of(path: &Path, limits: &Limits) -> Result<Option<DicomSeries>> {
+/// A file and the series of it alone; none where it has no pictures.
+fn open_pictures(path: &Path, limits: &Limits) -> Result<Option<(DicomFile, DicomSeries)>> {
     let Some(file) = open(path, limits)? else {
         warn::warn(warn::NO_DICOM, path, "is not DICOM, and left out");
         return Ok(None);
@@ -223,13 +269,14 @@ fn series_of(path: &Path, limits: &Limits) -> Result<Option<DicomSeries>> {
     let least = if function == WindowFunction::Linear { 1.0 } else { f64::MIN_POSITIVE };
     let pairs = numbers(parse::WINDOW_CENTER)?.into_iter().zip(numbers(parse::WINDOW_WIDTH)?);
     let windows = pairs.filter(|(_, width)| *width >= least);
-    Ok(Some(DicomSeries {
+    let series = DicomSeries {
         uid: text(parse::SERIES),
         description: text(parse::DESCRIPTION),
         modality: text(parse::MODALITY),
         files: vec![path.into()],
         windows: windows.map(|(center, width)| VoiWindow { center, width, function }).collect(),
-    }))
+    };
+    Ok(Some((file, series)))
 }
 
 impl DicomSeries {
@@ -238,18 +285,24 @@ impl DicomSeries {
     /// # Errors
     /// The errors of [`read_dicom`].
     pub fn read(&self, limits: &Limits) -> Result<Volume> {
-        let reopen = |path: &Path| open(path, limits)?.ok_or_else(|| no_pictures(path));
-        let headers: Vec<Images> = self
-            .files
-            .par_iter()
-            .enumerate()
-            .map(|(index, path)| images(&reopen(path)?, index, path, limits))
-            .collect::<Result<_>>()?;
-        let Some(first) = headers.first() else {
+        let budget = Budget::new(limits);
+        let read = |path: &PathBuf| {
+            let file = open(path, limits)?.ok_or_else(|| no_pictures(path))?;
+            images(&file, path, limits, &budget)
+        };
+        self.volume(self.files.par_iter().map(read).collect::<Result<_>>()?)
+    }
+
+    /// Makes a volume of the images of its files.
+    fn volume(&self, mut files: Vec<Images>) -> Result<Volume> {
+        for (index, images) in files.iter_mut().enumerate() {
+            images.slices.iter_mut().for_each(|slice| slice.file = index);
+        }
+        let Some(first) = files.first() else {
             return Err(DataError::Empty { what: format!("the series {}", self.uid) });
         };
         let (rows, columns) = (first.layout.rows, first.layout.columns);
-        for (images, path) in headers.iter().zip(&self.files) {
+        for (images, path) in files.iter().zip(&self.files) {
             if (images.layout.rows, images.layout.columns) != (rows, columns) {
                 let reason = format!(
                     "{}x{} pixels, where {} of the same series has {columns}x{rows}; keep files of one size",
@@ -260,50 +313,18 @@ impl DicomSeries {
                 return Err(DataError::volume(path, "rows and columns (0028,0010)", reason));
             }
         }
-        let mut slices: Vec<&Slice> = headers.iter().flat_map(|images| &images.slices).collect();
-        let bytes = (slices.len() * rows) as u128 * columns as u128 * 4;
-        if bytes > u128::from(limits.max_bytes) {
-            let reason = format!(
-                "{} slices of {columns}x{rows} pixels are over the limit of {} bytes; raise `Limits` if that is true",
-                slices.len(),
-                limits.max_bytes
-            );
-            return Err(DataError::volume(&self.files[0], "frames", reason));
-        }
+        let mut slices: Vec<Slice> = files.iter_mut().flat_map(|images| take(&mut images.slices)).collect();
         let geometry = self.arrange(&mut slices, [rows, columns])?;
-        let pixels = rows * columns;
-        let mut values = vec![0f32; slices.len() * pixels];
-        // The frames of a file are decoded together, so that this pass reads each file once.
-        let mut of_file: Vec<Vec<(&Slice, &mut [f32])>> = self.files.iter().map(|_| Vec::new()).collect();
-        for (slice, values) in slices.iter().zip(values.chunks_exact_mut(pixels)) {
-            of_file[slice.file].push((slice, values));
+        let mut values = Vec::with_capacity(slices.len() * rows * columns);
+        for slice in &slices {
+            // Each is given back when it has been copied, so that the volume is not in memory twice.
+            values.extend_from_slice(&take(&mut files[slice.file].values[slice.frame]));
         }
-        of_file.into_par_iter().enumerate().try_for_each(|(index, slices)| {
-            let path = &self.files[index];
-            let file = reopen(path)?;
-            let layout = &headers[index].layout;
-            for (slice, values) in slices {
-                let mut places = values.iter_mut();
-                let put = |stored: f64| {
-                    if let Some(value) = places.next() {
-                        *value = (stored * slice.slope + slice.intercept) as f32;
-                    }
-                };
-                pixels::frame(&file, layout, slice.frame, put).map_err(|reason| {
-                    DataError::volume(path, format!("pixel data of frame {}", slice.frame), reason)
-                })?;
-                if values.iter().any(|value| !value.is_finite()) {
-                    let reason = format!("{} takes values out of range", slice.slope);
-                    return Err(DataError::volume(path, shown(parse::SLOPE), reason));
-                }
-            }
-            Ok(())
-        })?;
         Volume::new(geometry, 1, values)
     }
 
     /// Puts slices in the order of their places, and checks that these are those of a volume.
-    fn arrange(&self, slices: &mut [&Slice], [rows, columns]: [usize; 2]) -> Result<Geometry> {
+    fn arrange(&self, slices: &mut [Slice], [rows, columns]: [usize; 2]) -> Result<Geometry> {
         /// Directions are written with some six digits.
         const DIRECTION: f64 = 1e-3;
         /// Share of the usual distance by which one may differ.
@@ -342,17 +363,17 @@ impl DicomSeries {
         };
         if let Some(usual) = usual {
             for (pair, distance) in slices.windows(2).zip(&distances) {
-                let (one, two) = (shown_slice(pair[0]), shown_slice(pair[1]));
+                let (one, two) = (shown_slice(&pair[0]), shown_slice(&pair[1]));
                 if *distance < 1e-4 || *distance < UNEVEN * usual {
                     let reason =
                         format!("{one} and {two} are at the same place; keep one of them, or one point of time");
-                    return Err(DataError::volume(path(pair[1]), shown(parse::POSITION), reason));
+                    return Err(DataError::volume(path(&pair[1]), shown(parse::POSITION), reason));
                 }
                 if (distance - usual).abs() > UNEVEN * usual {
                     let reason = format!(
                         "a slice is missing between {one} and {two}: they are {distance:.3} mm apart, others {usual:.3} mm"
                     );
-                    return Err(DataError::volume(path(pair[1]), shown(parse::POSITION), reason));
+                    return Err(DataError::volume(path(&pair[1]), shown(parse::POSITION), reason));
                 }
             }
         }
@@ -368,7 +389,7 @@ impl DicomSeries {
         };
         let affine = [row(0, -1.0), row(1, -1.0), row(2, 1.0), [0.0, 0.0, 0.0, 1.0]];
         Geometry::new([slices.len(), rows, columns], affine).map_err(|error| match error {
-            DataError::Option { reason, .. } => DataError::volume(path(slices[0]), shown(parse::ORIENTATION), reason),
+            DataError::Option { reason, .. } => DataError::volume(path(&slices[0]), shown(parse::ORIENTATION), reason),
             other => other,
         })
     }
@@ -379,8 +400,8 @@ fn is_one_of_frames(series: &DicomSeries, slice: &Slice) -> bool {
     slice.frame > 0 || series.files.len() == 1
 }
 
-/// The layout and the slices of a file.
-fn images(file: &DicomFile, index: usize, path: &Path, limits: &Limits) -> Result<Images> {
+/// The layout, the slices and the values of a file.
+fn images(file: &DicomFile, path: &Path, limits: &Limits, budget: &Budget) -> Result<Images> {
     let refused = |tag: Tag, reason: String| DataError::volume(path, shown(tag), reason);
     let layout = layout(file, limits).map_err(|(tag, reason)| refused(tag, reason))?;
     // Read once, not once a frame.
@@ -389,10 +410,29 @@ fn images(file: &DicomFile, index: usize, path: &Path, limits: &Limits) -> Resul
         false => Ok(None),
     };
     let offsets = offsets.map_err(|reason| refused(parse::FRAME_OFFSETS, reason))?.unwrap_or_default();
-    let slices = (0..layout.frames)
-        .map(|frame| slice(file, &layout, &offsets, index, frame).map_err(|(tag, reason)| refused(tag, reason)))
+    let slices: Vec<Slice> = (0..layout.frames)
+        .map(|frame| slice(file, &layout, &offsets, frame).map_err(|(tag, reason)| refused(tag, reason)))
         .collect::<Result<_>>()?;
-    Ok(Images { layout, slices })
+    budget.take(&layout, path)?;
+    let values = slices.iter().map(|slice| values(file, &layout, slice, path)).collect::<Result<_>>()?;
+    Ok(Images { layout, slices, values })
+}
+
+/// The values of a frame, scaled.
+fn values(file: &DicomFile, layout: &Layout, slice: &Slice, path: &Path) -> Result<Vec<f32>> {
+    let mut values = vec![0f32; layout.pixels()];
+    let mut places = values.iter_mut();
+    let put = |stored: f64| {
+        if let Some(value) = places.next() {
+            *value = (stored * slice.slope + slice.intercept) as f32;
+        }
+    };
+    pixels::frame(file, layout, slice.frame, put)
+        .map_err(|reason| DataError::volume(path, format!("pixel data of frame {}", slice.frame), reason))?;
+    if values.iter().any(|value| !value.is_finite()) {
+        return Err(DataError::volume(path, shown(parse::SLOPE), format!("{} takes values out of range", slice.slope)));
+    }
+    Ok(values)
 }
 
 /// Tag and reason of an error.
@@ -451,14 +491,8 @@ fn layout(file: &DicomFile, limits: &Limits) -> std::result::Result<Layout, Faul
     Ok(layout)
 }
 
-/// The place and scaling of a frame of the file `index`. `offsets` are those of `GridFrameOffsetVector`, or empty.
-fn slice(
-    file: &DicomFile,
-    layout: &Layout,
-    offsets: &[f64],
-    index: usize,
-    frame: usize,
-) -> std::result::Result<Slice, Fault> {
+/// The place and scaling of a frame. `offsets` are those of `GridFrameOffsetVector`, or empty.
+fn slice(file: &DicomFile, layout: &Layout, offsets: &[f64], frame: usize) -> std::result::Result<Slice, Fault> {
     let (shared, own) = (file.data.items(parse::SHARED_GROUPS), file.data.items(parse::FRAME_GROUPS));
     if !own.is_empty() && own.len() != layout.frames {
         return Err((parse::FRAME_GROUPS, format!("{} items for {} frames", own.len(), layout.frames)));
@@ -530,5 +564,32 @@ fn slice(
     let values = group(parse::VALUE_TRANSFORMATION);
     let slope = number(values, parse::SLOPE)?.unwrap_or(1.0);
     let intercept = number(values, parse::INTERCEPT)?.unwrap_or(0.0);
-    Ok(Slice { file: index, frame, place, slope, intercept })
+    Ok(Slice { file: 0, frame, place, slope, intercept })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_a_series_are_bounded_together() {
+        let layout = Layout {
+            rows: 10,
+            columns: 5,
+            frames: 2,
+            allocated: 16,
+            stored: 16,
+            high: 15,
+            signed: false,
+            inverted: false,
+        };
+        let budget = Budget::new(&Limits { max_bytes: 1000, ..Limits::default() });
+        // Values are floats: 400 bytes.
+        assert!(budget.take(&layout, Path::new("a.dcm")).is_ok() && budget.take(&layout, Path::new("b.dcm")).is_ok());
+        let error = budget.take(&layout, Path::new("c.dcm")).unwrap_err().to_string();
+        assert!(
+            error.contains("c.dcm") && error.contains("2 frames of 5x10") && error.contains("1000 bytes"),
+            "{error}"
+        );
+    }
 }

@@ -23,7 +23,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    fn pixels(&self) -> usize {
+    pub fn pixels(&self) -> usize {
         self.rows * self.columns
     }
 
