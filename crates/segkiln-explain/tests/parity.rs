@@ -8,19 +8,20 @@ use burn::{
     tensor::{Device, Tensor, TensorData},
 };
 use safetensors::{SafeTensors, tensor::TensorView};
-use segkiln_core::{BBox, Classes, LabelMap};
+use segkiln_core::{BBox, Classes, Instances, LabelMap};
 use segkiln_data::{ColorMode, Image, Normalize};
 use segkiln_explain::{
     Attack, AttackKind, AttackedObjects, DetectionSubject, ExplanationTarget, Goal, IntegratedGradients, Method,
-    ObjectAttack, ObjectPart, Occlusion, PerturbationNorm, Pixels, Question, Rise, SegmentationSubject, Select,
+    ObjectAttack, ObjectPart, Occlusion, Patch, PerturbationNorm, Pixels, Question, Rise, SegmentationSubject, Select,
     SmoothGrad, Subject, method, robustness_of_objects,
-    uncertainty::{ReliabilityDiagram, RiskControl, missed_risk},
+    uncertainty::{self, ReliabilityDiagram, RiskControl, missed_risk},
+    with_patch,
 };
 use segkiln_models::{
     DetectorCard, ModelCard, ModelConfig, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig,
     detection::{
-        DetectionNetwork, DetectionNetworkConfig, DetectionOptions, DetectorConfig, fcos::FcosConfig, rcnn::RcnnConfig,
-        retinanet::RetinaNetConfig, unnamed_classes,
+        DetectionModel, DetectionNetwork, DetectionNetworkConfig, DetectionOptions, DetectorConfig, fcos::FcosConfig,
+        rcnn::RcnnConfig, retinanet::RetinaNetConfig, unnamed_classes,
     },
     unet::UNetConfig,
     weights::{load_torch, torch_shapes},
@@ -486,11 +487,59 @@ fn detectors_are_attacked() {
         let segpgd = Attack::new(AttackKind::SegPgd, 8.0).run_on_objects(&subject, &image, &one).unwrap_err();
         assert!(segpgd.to_string().contains("segpgd"), "{segpgd}");
         let samples = [Ok::<_, std::io::Error>((image.clone(), found.clone()))];
+        patches_fool(&subject, &image, &found);
+        answers_differ(&subject, &image);
         let curve = robustness_of_objects(&subject, samples, &attack, ObjectAttack::Untargeted, &[0.0, 16.0]).unwrap();
         let ap: Vec<f64> = curve.points.iter().map(|point| point.figure("AP").unwrap()).collect();
         assert!(ap[0] > 0.5 && ap[1] < ap[0], "{name}: {ap:?}");
         assert!(curve.csv().starts_with("epsilon,AP,AP50\n0,") && curve.svg().unwrap().contains("AP50"));
     }
+}
+
+/// A patch lowers, or raises, the scores of objects around it at places that it was not made at.
+fn patches_fool(subject: &DetectionSubject<DetectionModel>, image: &Image, found: &Instances) {
+    let search = Patch { step_size: 16.0, ..Patch::new(24, 12) };
+    let gray = Image::new(24, 24, 3, vec![0.5; 24 * 24 * 3]).unwrap();
+    let score = |patch: &Image| {
+        let at = |left: u32, top: u32| {
+            let shown = with_patch(image, patch, left, top).unwrap();
+            subject.detect(&shown).unwrap().iter().map(|found| found.score).sum::<f32>()
+        };
+        [(3, 5), (60, 2), (31, 22), (7, 40), (62, 44)].map(|(left, top)| at(left, top)).iter().sum::<f32>()
+    };
+    for kind in [ObjectAttack::Vanish, ObjectAttack::Fabricate] {
+        let goal = kind.goal(found, None, subject.classes()).unwrap();
+        let samples = [(image.clone(), goal)];
+        let patch = search.find_on_objects(subject, &samples).unwrap();
+        let (with, without) = (score(&patch), score(&gray));
+        assert_eq!(with < without, kind == ObjectAttack::Vanish, "{kind:?}: {with} of {without}");
+        assert_eq!(search.find_on_objects(subject, &samples).unwrap(), patch, "the same seed");
+    }
+    let small = Instances::new(20, 20, Vec::new()).unwrap();
+    assert!(search.find_on_objects(subject, &[(image.clone(), Goal::Away(small))]).is_err());
+    assert!(Patch::new(70, 1).find_on_objects(subject, &[(image.clone(), Goal::Away(found.clone()))]).is_err());
+}
+
+/// Answers of mirror images and scales, and of an ensemble; dropout there is none.
+fn answers_differ(subject: &DetectionSubject<DetectionModel>, image: &Image) {
+    let mirrored = uncertainty::mirrored_objects(subject, image, &[1.0, 1.25]).unwrap();
+    assert_eq!(mirrored.answers, 4);
+    assert!(mirrored.objects.iter().any(|object| object.share < 1.0));
+    assert!(mirrored.objects.iter().any(|object| object.share > 0.25 && object.box_variance[0] > 0.0));
+    // An ensemble of one network agrees with itself.
+    let same = uncertainty::ensemble_of_objects(&[subject.clone(), subject.clone()], image).unwrap();
+    let found = subject.detect(image).unwrap();
+    assert_eq!((same.answers, same.objects.len()), (2, found.len()));
+    assert!(same.objects.iter().all(|object| object.share == 1.0 && object.score_variance == 0.0));
+    assert_eq!(
+        same.objects.iter().map(|object| object.detection.bbox).collect::<Vec<_>>(),
+        found.iter().map(|found| found.bbox).collect::<Vec<_>>()
+    );
+    let error = uncertainty::dropout_of_objects(subject, image, 4, 1).unwrap_err().to_string();
+    assert!(error.contains("drops nothing") && error.contains("tta"), "{error}");
+    assert!(uncertainty::mirrored_objects(subject, image, &[0.0]).is_err());
+    assert!(uncertainty::mirrored_objects(subject, image, &[1e6]).is_err());
+    assert!(uncertainty::mirrored_objects(subject, image, &[]).is_err());
 }
 
 /// `detect_tensors` and `detect` give the same detections.
