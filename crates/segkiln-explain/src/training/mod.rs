@@ -25,3 +25,7 @@ fn check(attack: &Attack, share: f64) -> Result<()> {
 fn attacked(images: usize, share: f64) -> usize {
     ((images as f64 * share).round() as usize).clamp(1, images.max(1))
 }
+
+/// Held by tests that draw the device's random numbers: the stream is the process's.
+#[cfg(test)]
+static RANDOM: std::sync::Mutex<()> = std::sync::Mutex::new(());

@@ -169,6 +169,7 @@ mod tests {
 
     #[test]
     fn attacked_training_is_resumed_to_the_bit() {
+        let _lock = crate::training::RANDOM.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let figures = |epochs: Vec<Epoch>| -> Vec<(f64, f64)> {
@@ -185,6 +186,7 @@ mod tests {
 
     #[test]
     fn a_share_of_a_batch_is_attacked_within_the_budget() {
+        let _lock = crate::training::RANDOM.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let device = Device::flex();
         device.seed(1);
         let network = card().model.init(&device.clone().autodiff());
