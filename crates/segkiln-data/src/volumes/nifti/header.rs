@@ -327,7 +327,8 @@ impl NiftiHeader {
     /// Whether the file says which way its axes run: by an sform or a qform, whose code is above 0. Without one the geometry is the
     /// spacing alone, as nibabel fills it up.
     pub fn has_directions(&self) -> bool {
-        self.code(self.fields.sform_code) > 0 || self.code(self.fields.qform_code) > 0
+        let raw = Raw { bytes: &self.bytes, fields: self.fields, order: self.order };
+        raw.code(self.fields.sform_code) > 0 || raw.code(self.fields.qform_code) > 0
     }
 
     /// All bytes of the header, as they are in the file: 348 of version 1, 540 of version 2.
