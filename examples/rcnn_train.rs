@@ -16,10 +16,13 @@ use segkiln::{
         Loader,
         transforms::{Compose, HorizontalFlip, Probability, RandomCrop, RandomTurn90},
     },
+    explain::AdversarialDetectionTraining,
     models::DetectorCard,
     train::{Run, detection, train},
 };
 
+#[path = "common/adversarial.rs"]
+mod adversarial;
 #[path = "common/check.rs"]
 mod check;
 mod common;
@@ -34,6 +37,7 @@ mod training_precision;
 #[path = "common/weights.rs"]
 mod weights;
 
+use adversarial::Adversarial;
 use common::{Failure, Machine, say};
 use data::{Data, Sources};
 use decoding::Decoding;
@@ -73,6 +77,8 @@ struct Args {
     /// List what is wrong with the data, and train nothing
     #[arg(long)]
     check_data: bool,
+    #[command(flatten)]
+    adversarial: Adversarial,
     #[command(flatten)]
     decode: Decoding,
     #[command(flatten)]
@@ -129,9 +135,13 @@ fn run(args: &Args) -> Result<(), Failure> {
     options.learning_rate = args.lr.unwrap_or(options.learning_rate);
     // As torchvision: early layers of trained backbones stay as they are.
     options.trainable = args.weights.is_some().then_some(3);
+    let mut task = detection::DetectionTask::new(card.clone());
+    if let Some(attack) = args.adversarial.attack()? {
+        task = task.with_hook(AdversarialDetectionTraining::new(attack, args.adversarial.share)?);
+    }
     let outcome = train(Run {
         folder: args.out.clone(),
-        task: detection::DetectionTask::new(card.clone()),
+        task,
         options,
         data: record.to_json(),
         weights: begin,

@@ -19,12 +19,13 @@ use segkiln::{
         Loader,
         transforms::{Affine, Compose, Gamma, HorizontalFlip, Probability, RandomCrop, RandomTurn90},
     },
+    explain::AdversarialTraining,
     models::{
         ModelCard, ModelConfig,
         backbones::BackboneConfig,
         unet::{EncodedUNetConfig, UNetConfig},
     },
-    train::{Run, TrainingOptions, train},
+    train::{Run, SegmentationTask, TrainingOptions, train},
 };
 use serde_json::json;
 
@@ -166,9 +167,14 @@ fn run(args: &Args) -> Result<(), Failure> {
     };
     let mut data = record.to_json();
     data["crop"] = crop.into();
+    let mut task = SegmentationTask::new(card.clone());
+    if let Some(attack) = args.adversarial.attack()? {
+        let (share, normalize) = (args.adversarial.share, &card.normalize);
+        task = task.with_hook(AdversarialTraining::new(attack, share, normalize, &card.classes)?);
+    }
     let outcome = train(Run {
         folder: args.out.clone(),
-        task: args.adversarial.task(&card)?,
+        task,
         options,
         data,
         weights: begin,

@@ -210,6 +210,20 @@ fn detectors_of_one_stage_are_trained_and_used() {
     }
 }
 
+#[test]
+fn detectors_learn_from_attacked_images() {
+    let place = Place::new();
+    let adversarial = |attack: &str| {
+        let mut command = place.train("attacked");
+        command.args(["--arch", "faster", "--adversarial", attack, "--epsilon", "6", "--share", "0.5"]);
+        command
+    };
+    run_well(&mut adversarial("fgsm"));
+    let config = fs::read_to_string(place.at("attacked/config.json")).unwrap();
+    assert!(config.contains("AdversarialDetectionTraining") && config.contains("epsilon: 6.0"), "{config}");
+    refused(&mut adversarial("segpgd"), &["segpgd", "take fgsm or pgd"]);
+}
+
 /// Objects of classes that the network does not have, and objects without masks that it is to learn.
 #[test]
 fn data_of_another_task_end_a_training_with_an_error() {

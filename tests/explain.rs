@@ -180,6 +180,15 @@ fn objects_are_explained() {
     let [linf, before, after] = ["linf", "score_before", "score_after"].map(|name| attack[name].as_f64().unwrap());
     assert!(linf > 0.0 && linf <= 8.01 && before > 0.0 && after != before, "{attack}");
     assert!(place.at("objects/attacked.png").is_file());
+    let line = run_well(explain("0").args(["--uncertainty", "tta"]));
+    let found = &line["uncertainty"];
+    assert_eq!(found["answers"], 6);
+    let objects = found["objects"].as_array().unwrap();
+    assert!(objects.iter().all(|object| object["share"].as_f64().unwrap() > 0.1), "{found}");
+    assert!(objects.iter().any(|object| object["score_deviation"].as_f64().unwrap() > 0.0), "{found}");
+    let page = fs::read_to_string(line["report"].as_str().unwrap()).unwrap();
+    assert!(page.contains("How sure the detector is") && page.contains("of 6; "));
+    assert!(run_badly(explain("0").args(["--uncertainty", "mc"])).contains("drops nothing"));
     assert!(run_badly(explain("0").args(["--part", "mask"])).contains("no masks"));
     assert!(run_badly(explain("0").args(["--attack", "segpgd"])).contains("on objects"));
 }

@@ -13,13 +13,10 @@ use segkiln::{
 };
 use serde_json::json;
 
-use crate::{Args, ask, common::Failure, create_output, finish, show, weights};
+use crate::{Args, ask, common::Failure, create_output, finish, show, uncertain, weights};
 
 /// Explains an object that a detector finds.
 pub fn run(args: &Args, chosen: &[Box<dyn Method>], device: &Device) -> Result<(), Failure> {
-    if args.uncertainty.is_some() {
-        return Err("--uncertainty is for segmentation networks; ask about an object by --method or --attack".into());
-    }
     let attack = args.attack.as_deref().map(|name| ask::object_attack(name, args)).transpose()?;
     let part = ask::part(&args.part)?;
     let detector = match (&args.model, &args.arch) {
@@ -30,8 +27,7 @@ pub fn run(args: &Args, chosen: &[Box<dyn Method>], device: &Device) -> Result<(
         }
         _ => return Err("either --model or --arch must be given".into()),
     };
-    let size = args.size.map(|size| size as usize);
-    let detector = detector.with_options(DetectionOptions { min_size: size, ..Default::default() })?;
+    let detector = sized(detector, args)?;
     let image = ask::image(args, None, detector.card().color)?;
     let shown = image.to_dynamic().to_rgb8();
     let subject = DetectionSubject::new(detector.model(), detector.card(), device)?;
@@ -85,7 +81,18 @@ pub fn run(args: &Args, chosen: &[Box<dyn Method>], device: &Device) -> Result<(
             "linf": attacked.linf, "l2": attacked.l2, "score_before": question.score()?, "score_after": score_after,
             "objects_before": attacked.before.len(), "objects_after": attacked.after.len(), "picture": path.display().to_string() });
     }
+    if let Some(how) = &args.uncertainty {
+        let (found, section) = uncertain::of_objects(how, &subject, &image, asked_for, args)?;
+        line["uncertainty"] = found;
+        report.push(section);
+    }
     let facts = json!({ "image": args.image.display().to_string(), "object": object, "name": name, "asked": asked,
         "bbox": asked_for.bbox.xywh(), "score": question.score()? });
     finish(args, facts, line, &report)
+}
+
+/// The detector with the flags' size of images.
+pub fn sized(detector: Detector, args: &Args) -> Result<Detector, Failure> {
+    let min_size = args.size.map(|size| size as usize);
+    Ok(detector.with_options(DetectionOptions { min_size, ..Default::default() })?)
 }

@@ -105,7 +105,8 @@ class Gate(nn.Module):
         self.psi = Block(inner, 1, kind, **kw)
 
     def forward(self, g, x):
-        return x * torch.sigmoid(self.psi(F.relu(self.signal(g) + self.skip(x))))
+        self.weights = torch.sigmoid(self.psi(F.relu(self.signal(g) + self.skip(x))))
+        return x * self.weights
 
 
 class AttentionUNet(UNet):
@@ -166,13 +167,14 @@ def main():
         before = {f"state.{k}": v.clone() for k, v in model.state_dict().items() if v.dtype.is_floating_point}
         x = torch.randn(shape)
         evaluated = model.eval()(x).detach()
+        gates = {f"gates.{k}.psi": gate.weights.detach().clone() for k, gate in enumerate(getattr(model, "gates", []))}
         model.train()
         trained = model(x)
         weight = torch.randn_like(trained)
         (trained * weight).sum().backward()
         after = {f"after.{k}": v.clone() for k, v in model.state_dict().items() if "running" in k}
         first = model.encoder.levels[0].first.conv.weight.grad
-        save_file({**before, **after, "x": x, "evaluated": evaluated, "trained": trained.detach(), "weight": weight,
+        save_file({**before, **after, **gates, "x": x, "evaluated": evaluated, "trained": trained.detach(), "weight": weight,
                    "grad.first": first, "grad.last": (model.heads[-1] if hasattr(model, "heads") else model.head).weight.grad},
                   os.path.join(OUT, f"{name}.safetensors"))
 

@@ -29,9 +29,6 @@ pub(crate) const NO_FOREGROUND: &str = "segkiln::no_foreground";
 /// Samples without a partner that were left out.
 #[cfg(feature = "datasets")]
 pub(crate) const UNPAIRED: &str = "segkiln::unpaired";
-/// Files of one case whose axes run in other directions.
-#[cfg(all(feature = "datasets", feature = "nifti"))]
-pub(crate) const DIRECTIONS: &str = "segkiln::directions";
 /// Categories that another file knows under another id.
 #[cfg(feature = "datasets")]
 pub(crate) const CATEGORIES: &str = "segkiln::categories";

@@ -78,6 +78,11 @@ impl<M: DetectionNetwork> DetectionSubject<M> {
         Ok(Instances::new(image.width(), image.height(), found).expect("masks are of the image's size"))
     }
 
+    /// The detector, whose weights are constants.
+    pub fn network(&self) -> &M {
+        &self.network
+    }
+
     /// The training loss of an image, `[1, channels, height, width]` with values from 0 to 1, and its objects, `[1]`.
     pub(crate) fn loss(&self, x: Tensor<4>, objects: &Instances, sampling: Sampling) -> Result<Tensor<1>> {
         let losses = self.network.losses(&single(x), std::slice::from_ref(objects), sampling)?;
@@ -86,7 +91,7 @@ impl<M: DetectionNetwork> DetectionSubject<M> {
 }
 
 /// An image of `[1, channels, height, width]` as detectors take it.
-fn single(x: Tensor<4>) -> [Tensor<3>; 1] {
+pub(crate) fn single(x: Tensor<4>) -> [Tensor<3>; 1] {
     let [_, channels, height, width] = x.dims();
     [x.reshape([channels, height, width])]
 }

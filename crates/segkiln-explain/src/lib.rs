@@ -5,7 +5,7 @@
 //! - [`feature_maps`], [`attention_of`], [`ActivationMaximization`]: looks into the network;
 //! - [`Attack`], [`SmallestChange`], [`Patch`]: changes of an image that fool the network; [`robustness()`]: figures against the size of
 //!   the changes; [`wrong_regions`]: errors, and how small a change mends them;
-//! - `AdversarialTraining` (feature `train`): training on attacked images;
+//! - `AdversarialTraining`, `AdversarialDetectionTraining` (feature `train`): training on attacked images;
 //! - [`uncertainty`]: uncertainty by dropout, mirror images or an ensemble; calibration, conformal sets;
 //! - [`report`]: all of it on one page.
 //!
@@ -55,5 +55,5 @@ pub use segmentation::SegmentationSubject;
 pub use subject::Subject;
 pub use target::{ExplanationTarget, ObjectPart, PixelReduction, Pixels, Select};
 #[cfg(feature = "train")]
-pub use training::AdversarialTraining;
+pub use training::{AdversarialDetectionTraining, AdversarialTraining};
 pub use wrong_regions::{Mended, WrongRegion, wrong_regions};

@@ -8,19 +8,20 @@ use burn::{
     tensor::{Device, Tensor, TensorData},
 };
 use safetensors::{SafeTensors, tensor::TensorView};
-use segkiln_core::{BBox, Classes, LabelMap};
+use segkiln_core::{BBox, Classes, Instances, LabelMap};
 use segkiln_data::{ColorMode, Image, Normalize};
 use segkiln_explain::{
     Attack, AttackKind, AttackedObjects, DetectionSubject, ExplanationTarget, Goal, IntegratedGradients, Method,
-    ObjectAttack, ObjectPart, Occlusion, PerturbationNorm, Pixels, Question, Rise, SegmentationSubject, Select,
+    ObjectAttack, ObjectPart, Occlusion, Patch, PerturbationNorm, Pixels, Question, Rise, SegmentationSubject, Select,
     SmoothGrad, Subject, method, robustness_of_objects,
-    uncertainty::{ReliabilityDiagram, RiskControl, missed_risk},
+    uncertainty::{self, ReliabilityDiagram, RiskControl, missed_risk},
+    with_patch,
 };
 use segkiln_models::{
     DetectorCard, ModelCard, ModelConfig, SegmentationModel, SegmentationNetwork, SegmentationNetworkConfig,
     detection::{
-        DetectionNetwork, DetectionNetworkConfig, DetectionOptions, DetectorConfig, fcos::FcosConfig, rcnn::RcnnConfig,
-        retinanet::RetinaNetConfig, unnamed_classes,
+        DetectionModel, DetectionNetwork, DetectionNetworkConfig, DetectionOptions, DetectorConfig, Sampling,
+        fcos::FcosConfig, rcnn::RcnnConfig, retinanet::RetinaNetConfig, unnamed_classes,
     },
     unet::UNetConfig,
     weights::{load_torch, torch_shapes},
@@ -486,11 +487,63 @@ fn detectors_are_attacked() {
         let segpgd = Attack::new(AttackKind::SegPgd, 8.0).run_on_objects(&subject, &image, &one).unwrap_err();
         assert!(segpgd.to_string().contains("segpgd"), "{segpgd}");
         let samples = [Ok::<_, std::io::Error>((image.clone(), found.clone()))];
+        patches_fool(&subject, &image, &found);
+        answers_differ(&subject, &image);
         let curve = robustness_of_objects(&subject, samples, &attack, ObjectAttack::Untargeted, &[0.0, 16.0]).unwrap();
         let ap: Vec<f64> = curve.points.iter().map(|point| point.figure("AP").unwrap()).collect();
         assert!(ap[0] > 0.5 && ap[1] < ap[0], "{name}: {ap:?}");
         assert!(curve.csv().starts_with("epsilon,AP,AP50\n0,") && curve.svg().unwrap().contains("AP50"));
     }
+}
+
+/// A patch lowers, or raises, the training loss that it is aimed at, at places that it was not made at. (With these weights scores hardly
+/// move.)
+fn patches_fool(subject: &DetectionSubject<DetectionModel>, image: &Image, found: &Instances) {
+    let search = Patch { step_size: 16.0, ..Patch::new(24, 8) };
+    let gray = Image::new(24, 24, 3, vec![0.5; 24 * 24 * 3]).unwrap();
+    let loss = |patch: &Image, goal: &Goal<Instances>| {
+        let at = |(left, top): (u32, u32)| {
+            let shown = with_patch(image, patch, left, top).unwrap().into_vec();
+            let x = Tensor::<3>::from_data(TensorData::new(shown, [70, 90, 3]), subject.device()).permute([2, 0, 1]);
+            let goal = std::slice::from_ref(goal.annotations());
+            subject.network().losses(&[x], goal, Sampling::Random { seed: 5 }).unwrap().total().into_scalar::<f32>()
+        };
+        [(3, 5), (60, 2), (31, 22), (7, 40), (62, 44)].map(at).iter().sum::<f32>()
+    };
+    for kind in [ObjectAttack::Vanish, ObjectAttack::Fabricate] {
+        let samples = [(image.clone(), kind.goal(found, None, subject.classes()).unwrap())];
+        let patch = search.find_on_objects(subject, &samples).unwrap();
+        let (with, without) = (loss(&patch, &samples[0].1), loss(&gray, &samples[0].1));
+        assert_eq!(with < without, kind == ObjectAttack::Vanish, "{kind:?}: {with} of {without}");
+        let short = Patch { steps: 1, ..search };
+        let [first, second] = [0, 1].map(|_| short.find_on_objects(subject, &samples).unwrap());
+        assert_eq!(first, second, "the same seed");
+    }
+    let small = Instances::new(20, 20, Vec::new()).unwrap();
+    assert!(search.find_on_objects(subject, &[(image.clone(), Goal::Away(small))]).is_err());
+    assert!(Patch::new(70, 1).find_on_objects(subject, &[(image.clone(), Goal::Away(found.clone()))]).is_err());
+}
+
+/// Answers of mirror images and scales, and of an ensemble; dropout there is none.
+fn answers_differ(subject: &DetectionSubject<DetectionModel>, image: &Image) {
+    let mirrored = uncertainty::mirrored_objects(subject, image, &[1.0, 1.25]).unwrap();
+    assert_eq!(mirrored.answers, 4);
+    assert!(mirrored.objects.iter().any(|object| object.share < 1.0));
+    assert!(mirrored.objects.iter().any(|object| object.share > 0.25 && object.box_variance[0] > 0.0));
+    // An ensemble of one network agrees with itself.
+    let same = uncertainty::ensemble_of_objects(&[subject.clone(), subject.clone()], image).unwrap();
+    let found = subject.detect(image).unwrap();
+    assert_eq!((same.answers, same.objects.len()), (2, found.len()));
+    assert!(same.objects.iter().all(|object| object.share == 1.0 && object.score_variance == 0.0));
+    assert_eq!(
+        same.objects.iter().map(|object| object.detection.bbox).collect::<Vec<_>>(),
+        found.iter().map(|found| found.bbox).collect::<Vec<_>>()
+    );
+    let error = uncertainty::dropout_of_objects(subject, image, 4, 1).unwrap_err().to_string();
+    assert!(error.contains("drops nothing") && error.contains("tta"), "{error}");
+    assert!(uncertainty::mirrored_objects(subject, image, &[0.0]).is_err());
+    assert!(uncertainty::mirrored_objects(subject, image, &[1e6]).is_err());
+    assert!(uncertainty::mirrored_objects(subject, image, &[]).is_err());
 }
 
 /// `detect_tensors` and `detect` give the same detections.

@@ -1,6 +1,6 @@
 //! The networks against PyTorch on the same weights; `tests/parity/unet.py` writes the fixtures.
 
-use std::path::Path;
+use std::{cell::RefCell, path::Path, rc::Rc};
 
 use burn::{
     module::Module,
@@ -9,6 +9,7 @@ use burn::{
 };
 use safetensors::SafeTensors;
 use segkiln_models::{
+    LayerMaps,
     layers::{Activation, NormConfig, UpsampleConfig},
     unet::*,
 };
@@ -125,6 +126,39 @@ fn unet() {
             .with_activation(Activation::Gelu),
     );
     check("unet_paper", UNetConfig::paper().with_base(4).with_depth(2).with_dropout(0.0));
+}
+
+/// The weights of the gates, which are seen as the maps of `psi`, and the gates' own outputs.
+#[test]
+fn gates_of_attention_unet() {
+    let (fixture, device) = (Fixture::open("attention"), Device::default());
+    let mut model = AttentionUNetConfig::new(1, 2).with_base(4).with_depth(2).init(&device);
+    fixture.load(&mut model, "state.", true);
+    let x = fixture.tensor("x", &device);
+    let (maps, logits) = LayerMaps::of(&model, || model.forward(x.clone()));
+    for name in ["gates.0.psi", "gates.1.psi"] {
+        let found: Rc<RefCell<Option<Tensor<4>>>> = Rc::default();
+        let seen = found.clone();
+        let look = Box::new(move |map: Tensor<4>| {
+            *seen.borrow_mut() = Some(map.clone());
+            map
+        });
+        let looked = maps.edit(vec![(maps.find(name).unwrap(), look)], || model.forward(x.clone()));
+        assert_eq!(looked.into_data(), logits.clone().into_data(), "{name}");
+        let weights = found.take().unwrap().into_data();
+        assert!(weights.iter::<f32>().all(|weight| (0.0..=1.0).contains(&weight)), "{name}");
+        let difference = difference(weights, fixture.data(name));
+        assert!(difference < 1e-4, "{name} differs by {difference} of its range");
+    }
+    // A gate as a whole puts out the weighed skip.
+    assert_eq!(maps.find("gates.0").unwrap().shape(), [2, 8, 8, 8]);
+    assert_eq!(maps.find("gates.0.psi").unwrap().shape(), [2, 1, 8, 8]);
+    // Closed gates let nothing of the skips through.
+    let closed = |name: &str| (maps.find(name).unwrap(), Box::new(|map: Tensor<4>| map.zeros_like()) as _);
+    let [by_weights, by_skips] = [["gates.0.psi", "gates.1.psi"], ["gates.0", "gates.1"]]
+        .map(|names| maps.edit(names.map(closed).into(), || model.forward(x.clone())).into_data());
+    assert_eq!(by_weights, by_skips);
+    assert_ne!(by_weights, logits.into_data());
 }
 
 #[test]

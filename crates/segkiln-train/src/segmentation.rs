@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     BatchHook, Result, TrainError,
     hook::Hook,
-    task::{StepOptions, Task, TrainingOutput, ValidationMetric, seed_from_device_rng},
+    task::{StepOptions, Task, TrainingOutput, ValidationMetric},
 };
 
 /// Loss of a segmentation network.
@@ -242,9 +242,8 @@ impl<M: SegmentationNetwork> SegmentationLearner<M> {
     /// The batch to learn from, changed by the hook.
     fn changed(&self, batch: Batch) -> Result<Batch> {
         let Some(hook) = &self.hook else { return Ok(batch) };
-        let (device, images) = (batch.images.device(), batch.names.join(", "));
-        let changed = hook.change(&self.model, batch, seed_from_device_rng(&device));
-        changed.map_err(|source| TrainError::Hook { images, source })
+        let (device, names) = (batch.images.device(), batch.names.clone());
+        hook.change(&self.model, batch, &device, &names)
     }
 }
 

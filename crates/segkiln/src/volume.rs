@@ -53,7 +53,8 @@ impl VolumeOptions {
     }
 
     /// Plans the preparation of a training set, as nnU-Net does: axes to RAS, the median spacing, and normalization as CT or by z-scores.
-    /// The cases are turned to RAS already.
+    /// Where slices are thick, with a median spacing above three times the others' and less than a third of their voxels, the spacing
+    /// between them is the tenth percentile, but no finer than the others. The cases are turned to RAS already.
     ///
     /// # Errors
     /// [`DataError`] if there is no case, or, for CT, no foreground or images differ in channels.
@@ -62,12 +63,7 @@ impl VolumeOptions {
         if cases.is_empty() {
             return Err(DataError::Empty { what: "the list of cases".into() });
         }
-        let spacing = [0, 1, 2].map(|axis| {
-            let mut along: Vec<f64> = cases.iter().map(|case| case.image.geometry().spacing()[axis]).collect();
-            along.sort_unstable_by(f64::total_cmp);
-            // Of an even number the lower of the two in the middle, which some case has.
-            along[(along.len() - 1) / 2]
-        });
+        let spacing = planned_spacing(cases);
         let pairs = cases.iter().map(|case| (&case.image, &case.labels));
         let intensities = match is_ct {
             true => Intensities::Ct(ForegroundStatistics::of(pairs, ignore_index)?),
@@ -221,6 +217,34 @@ impl<M: SegmentationNetwork> Segmenter<M> {
     }
 }
 
+/// Spacing that the cases of a training set are resampled to; nnU-Net's `determine_fullres_target_spacing`.
+#[cfg(feature = "train")]
+fn planned_spacing(cases: &[&Case]) -> [f64; 3] {
+    const ANISOTROPIC: f64 = 3.0;
+    let sorted = |of_case: &dyn Fn(&Case) -> f64| {
+        let mut values: Vec<f64> = cases.iter().map(|case| of_case(case)).collect();
+        values.sort_unstable_by(f64::total_cmp);
+        values
+    };
+    // Of an even number the lower of the two in the middle, which some case has.
+    let median = |values: &[f64]| values[(values.len() - 1) / 2];
+    let spacings = [0, 1, 2].map(|axis| sorted(&|case| case.image.geometry().spacing()[axis]));
+    let mut spacing = [0, 1, 2].map(|axis| median(&spacings[axis]));
+    let size = [0, 1, 2].map(|axis| median(&sorted(&|case| case.image.geometry().size()[axis] as f64)));
+    let worst = (1..3).fold(0, |worst, axis| if spacing[axis] > spacing[worst] { axis } else { worst });
+    let others = || (0..3).filter(|axis| *axis != worst);
+    let coarsest = others().map(|axis| spacing[axis]).fold(0.0, f64::max);
+    let fewest = others().map(|axis| size[axis]).fold(f64::INFINITY, f64::min);
+    if spacing[worst] > ANISOTROPIC * coarsest && size[worst] * ANISOTROPIC < fewest {
+        let place = 0.1 * (cases.len() - 1) as f64;
+        let (low, share) = (place as usize, place.fract());
+        let next = spacings[worst][(low + 1).min(cases.len() - 1)];
+        let tenth = spacings[worst][low] * (1.0 - share) + next * share;
+        spacing[worst] = if tenth < coarsest { coarsest + 1e-5 } else { tenth };
+    }
+    spacing
+}
+
 /// The class with the highest value, the first of several; none if a value is NaN.
 fn most_likely(values: impl Iterator<Item = f32>) -> Option<u32> {
     let (mut best, mut highest) = (0, f32::NEG_INFINITY);
@@ -316,5 +340,36 @@ mod tests {
         // One slice alone has one channel.
         let refused = segmenter.segment_volume(&volume, &VolumeOptions::default(), &SegmentOptions::default());
         assert!(refused.unwrap_err().to_string().contains("1 channels, and the network takes 3"));
+    }
+
+    /// By the formulas of nnU-Net 2.5, whose median interpolates only where the number of cases is even.
+    #[cfg(feature = "train")]
+    #[test]
+    fn thick_slices_get_the_spacing_of_the_finer_cases() {
+        let spacing = |cases: &[([usize; 3], f64)]| {
+            let case = |(size, depth): &([usize; 3], f64)| {
+                let geometry = Geometry::with_spacing(*size, [*depth, 0.8, 0.7]).unwrap();
+                let voxels = geometry.voxels();
+                Case {
+                    name: depth.to_string(),
+                    image: Volume::new(geometry.clone(), 1, vec![0.0; voxels]).unwrap(),
+                    labels: LabelVolume::new(geometry, vec![0; voxels]).unwrap(),
+                }
+            };
+            let cases: Vec<Case> = cases.iter().map(case).collect();
+            let planned = VolumeOptions::planned(&cases.iter().collect::<Vec<_>>(), false, None).unwrap();
+            planned.spacing.unwrap()
+        };
+        let flat = [4, 20, 24];
+        let near = |found: [f64; 3], depth: f64| {
+            let expected = [depth, 0.8, 0.7];
+            assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-9), "{found:?}, not {expected:?}");
+        };
+        near(spacing(&[(flat, 5.0), (flat, 2.0), (flat, 3.0), (flat, 4.0), (flat, 3.5)]), 2.4);
+        // No finer than the other axes.
+        near(spacing(&[(flat, 5.0), (flat, 0.1), (flat, 3.0)]), 0.80001);
+        // Not thick enough, and not few enough.
+        near(spacing(&[(flat, 2.0), (flat, 1.0), (flat, 3.0)]), 2.0);
+        near(spacing(&[([9, 20, 24], 5.0), ([9, 20, 24], 2.0), ([9, 20, 24], 3.0)]), 3.0);
     }
 }

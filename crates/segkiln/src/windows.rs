@@ -10,7 +10,8 @@ use crate::{
 /// Windows that a volume is cut into for a network.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WindowOptions {
-    /// Depth, height and width of what the network sees at once. A volume that is smaller along an axis is seen as it is there.
+    /// Depth, height and width of what the network sees at once. A volume that is smaller along an axis is filled up with zeros at its end, as
+    /// the patches of a training are.
     pub patch: [usize; 3],
     /// Least share of a window that its neighbor along each axis sees too, in `[0, 0.95]`.
     pub overlap: f32,
@@ -22,6 +23,9 @@ impl Default for WindowOptions {
         Self { patch: [96; 3], overlap: 0.5 }
     }
 }
+
+/// Most voxels of a window, as of a patch in training.
+const MOST: usize = 1 << 28;
 
 /// Computes a network's logits of a volume window by window. Where windows overlap, logits are averaged, each weighed by a Gaussian
 /// around its window's middle with a standard deviation of an eighth of the window, as nnU-Net and MONAI do (Isensee et al. 2021,
@@ -57,6 +61,9 @@ pub fn segment_windows(
     if patch.contains(&0) {
         return Err(PredictError::option("patch", format!("{patch:?} has no voxels; all sides must be at least 1")));
     }
+    if patch.iter().try_fold(1usize, |voxels, side| voxels.checked_mul(*side)).is_none_or(|voxels| voxels > MOST) {
+        return Err(PredictError::option("patch", format!("{patch:?} has more than 2^28 voxels")));
+    }
     if !(0.0..=0.95).contains(overlap) {
         return Err(PredictError::option("overlap", format!("must be from 0 to 0.95, is {overlap}")));
     }
@@ -64,8 +71,16 @@ pub fn segment_windows(
     if x.dims().contains(&0) {
         return Err(PredictError::option("x", format!("{:?} has no voxels", x.dims())));
     }
-    let size = [depth, height, width];
-    let sides = [0, 1, 2].map(|axis| patch[axis].min(size[axis]));
+    let (size, sides) = ([depth, height, width], *patch);
+    if (0..3).any(|axis| size[axis] < sides[axis]) {
+        let [d, h, w] = [0, 1, 2].map(|axis| size[axis].max(sides[axis]));
+        let filled = Tensor::zeros([batch, channels, d, h, w], &x.device());
+        let part = [0..batch, 0..channels, 0..depth, 0..height, 0..width];
+        let logits = segment_windows(filled.slice_assign(part.clone(), x), options, forward)?;
+        let classes = logits.dims()[1];
+        let [_, _, depth, height, width] = part;
+        return Ok(logits.slice([0..batch, 0..classes, depth, height, width]));
+    }
     let places = [0, 1, 2].map(|axis| starts(size[axis], sides[axis], *overlap));
     let bells = sides.map(bell);
     let mut sums: Vec<f32> = Vec::new();
@@ -168,6 +183,21 @@ mod tests {
         joined.unwrap().into_data().assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
     }
 
+    /// The network sees the window that it learned from, of zeros behind the volume.
+    #[test]
+    fn small_volumes_are_filled_up() {
+        let device = Device::default();
+        let x = Tensor::<5>::random([1, 2, 3, 9, 5], Distribution::Default, &device);
+        let options = WindowOptions { patch: [4, 6, 8], overlap: 0.5 };
+        let joined = segment_windows(x.clone(), &options, |x| {
+            assert_eq!(x.dims(), [1, 2, 4, 6, 8]);
+            let behind = x.clone().narrow(2, 3, 1).abs().sum() + x.clone().narrow(4, 5, 3).abs().sum();
+            assert_eq!(behind.into_scalar::<f32>(), 0.0);
+            x
+        });
+        joined.unwrap().into_data().assert_approx_eq::<f32>(&x.into_data(), Tolerance::absolute(1e-5));
+    }
+
     #[test]
     fn names_what_is_out_of_range() {
         let x = || Tensor::<5>::zeros([1, 1, 4, 4, 4], &Device::default());
@@ -176,6 +206,9 @@ mod tests {
             segment_windows(x(), &WindowOptions { patch, overlap }, forward).unwrap_err().to_string()
         };
         assert!(error([4, 0, 4], 0.5, 4).contains("patch"));
+        assert!(
+            error([usize::MAX, 2, 2], 0.5, 4).contains("2^28") && error([1 << 20, 1 << 20, 1], 0.5, 4).contains("2^28")
+        );
         assert!(error([4; 3], 1.0, 4).contains("overlap"));
         let empty =
             segment_windows(Tensor::zeros([1, 1, 0, 4, 4], &Device::default()), &WindowOptions::default(), |x| x);

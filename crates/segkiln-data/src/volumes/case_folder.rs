@@ -8,12 +8,11 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{Case, LabelVolume, NiftiHeader, Volume, read_nifti, read_nifti_labels};
+use super::{Case, Geometry, LabelVolume, NiftiHeader, Volume, read_nifti, read_nifti_labels};
 use crate::{
     DataError, Limits, Result,
     datasets::{add_file, entries, hexadecimal},
     text::read_bytes,
-    warn::{self, warn},
 };
 
 /// A folder of NIfTI images with labels, as nnU-Net and the Medical Segmentation Decathlon have them: `imagesTr`, `labelsTr` and
@@ -101,12 +100,11 @@ impl CaseFolder {
         self.cases.len()
     }
 
-    /// Reads a case, and the header of its first image. Voxels of all files are paired by their numbers; where axes run in other
-    /// directions than the first image's, it is warned of.
+    /// Reads a case, and the header of its first image. Voxels of all files are paired by their numbers.
     ///
     /// # Errors
-    /// If a file cannot be read, images and labels of the case are not on one grid, there are other channels than `dataset.json`
-    /// names, or a label is no class.
+    /// If a file cannot be read, images and labels of the case are not on one grid (size, spacing, and directions of the axes to a
+    /// thousandth of a radian, where a header has them), there are other channels than `dataset.json` names, or a label is no class.
     ///
     /// # Panics
     /// If `index` is past the end.
@@ -114,31 +112,14 @@ impl CaseFolder {
         let CaseFiles { name, images, labels: label_file } = &self.cases[index];
         let (first, header) = read_nifti(&images[0], limits)?;
         let geometry = first.geometry().clone();
-        let on_grid = |path: &Path, found: &super::Geometry| {
-            let (size, spacing) = (geometry.size(), geometry.spacing());
-            let same = found.spacing().iter().zip(spacing).all(|(a, b)| (a - b).abs() <= 1e-3 * b);
-            if found.size() == size && same {
-                let (codes, expected) = (found.axis_codes(), geometry.axis_codes());
-                // Headers of labels are often empty, so this may mean nothing.
-                if codes != expected {
-                    let text = "voxels are paired by their numbers; if labels look mirrored, reorient one of the files";
-                    let first = images[0].display();
-                    warn(warn::DIRECTIONS, path, format_args!("axes run {codes}, those of {first} {expected}: {text}"));
-                }
-                return Ok(());
-            }
-            let reason = format!(
-                "{:?} voxels of {:?} mm, where {} has {size:?} of {spacing:?}; all files of a case must be on one grid",
-                found.size(),
-                found.spacing(),
-                images[0].display()
-            );
-            Err(DataError::volume(path, "size and spacing", reason))
+        let on_grid = |path: &Path, found: &NiftiHeader| {
+            let has_directions = header.has_directions() && found.has_directions();
+            check_grid(path, found.geometry(), &images[0], &geometry, has_directions)
         };
         let (mut channels, mut values) = (first.channels(), first.as_slice().to_vec());
         for path in &images[1..] {
-            let (more, _) = read_nifti(path, limits)?;
-            on_grid(path, more.geometry())?;
+            let (more, found) = read_nifti(path, limits)?;
+            on_grid(path, &found)?;
             channels += more.channels();
             values.extend_from_slice(more.as_slice());
         }
@@ -146,8 +127,8 @@ impl CaseFolder {
             let reason = format!("{channels}, and dataset.json names {}", self.channels.len());
             return Err(DataError::volume(&images[0], "channels", reason));
         }
-        let (labels, _) = read_nifti_labels(label_file, limits)?;
-        on_grid(label_file, labels.geometry())?;
+        let (labels, found) = read_nifti_labels(label_file, limits)?;
+        on_grid(label_file, &found)?;
         if let Some(label) = labels.as_slice().iter().find(|label| !self.classes.allows(**label)) {
             let reason = format!("{label} is none of the {} classes", self.classes.count());
             return Err(DataError::volume(label_file, "labels", reason));
@@ -170,6 +151,36 @@ impl CaseFolder {
         }
         Ok(hexadecimal(hash))
     }
+}
+
+/// Checks that a file of a case is on the grid of its first image.
+fn check_grid(path: &Path, found: &Geometry, first: &Path, expected: &Geometry, has_directions: bool) -> Result<()> {
+    /// In radians; rounding in headers is far below it.
+    const LARGEST_ANGLE: f64 = 1e-3;
+    let first = first.display();
+    let same = found.spacing().iter().zip(expected.spacing()).all(|(a, b)| (a - b).abs() <= 1e-3 * b);
+    if found.size() != expected.size() || !same {
+        let reason = format!(
+            "{:?} voxels of {:?} mm, where {first} has {:?} of {:?}; all files of a case must be on one grid",
+            found.size(),
+            found.spacing(),
+            expected.size(),
+            expected.spacing()
+        );
+        return Err(DataError::volume(path, "size and spacing", reason));
+    }
+    let angle = found.angle_to(expected);
+    if has_directions && angle > LARGEST_ANGLE {
+        let reason = format!(
+            "axes run {}, {:.2} degrees off those of {first} ({}); bring one of the files to the other's grid, or, if their voxels lie on each \
+             other as they are, copy the affine of one to the other",
+            found.axis_codes(),
+            angle.to_degrees(),
+            expected.axis_codes()
+        );
+        return Err(DataError::volume(path, "directions", reason));
+    }
+    Ok(())
 }
 
 /// The NIfTI files of a folder by their names without `.nii` or `.nii.gz`.
@@ -277,7 +288,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::volumes::{Geometry, write_nifti, write_nifti_labels};
+    use crate::volumes::{write_nifti, write_nifti_labels};
 
     /// Volumes of 1 × 2 × 2 voxels with these labels.
     fn write(folder: &TempDir, images: &[&str], labels: &[(&str, u32)]) {
@@ -370,5 +381,41 @@ mod tests {
             let found = message(images, labels, json);
             assert!(found.contains(expected), "{found}\nwithout {expected}");
         }
+    }
+
+    #[test]
+    fn axes_in_other_directions_are_refused() {
+        let load = |turned: [[f64; 4]; 4], has_directions: bool| {
+            let folder = tempfile::tempdir().unwrap();
+            write(&folder, &["images/a.nii"], &[]);
+            let path = folder.path().join("labels/a.nii");
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let labels = LabelVolume::new(Geometry::new([1, 2, 2], turned).unwrap(), vec![0, 1, 1, 0]).unwrap();
+            write_nifti_labels(&path, &labels, None).unwrap();
+            if !has_directions {
+                // The codes of qform and sform.
+                let mut bytes = fs::read(&path).unwrap();
+                bytes[252..256].fill(0);
+                fs::write(&path, bytes).unwrap();
+            }
+            open(&folder).unwrap().load(0, &Limits::default()).map(drop).map_err(|error| error.to_string())
+        };
+        let turned = |angle: f64| {
+            let (sin, cos) = angle.sin_cos();
+            [[cos, -sin, 0.0, 0.0], [sin, cos, 0.0, 0.0], [0.0, 0.0, 3.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+        };
+        assert_eq!(load(turned(0.0), true), Ok(()));
+        assert_eq!(load(turned(5e-4), true), Ok(()));
+        let error = load(turned(5e-3), true).unwrap_err();
+        assert!(
+            error.contains("a.nii, directions: axes run RAS, 0.29 degrees off") && error.contains("copy"),
+            "{error}"
+        );
+        let mut mirrored = turned(0.0);
+        (mirrored[0][0], mirrored[0][3]) = (-1.0, 1.0);
+        let error = load(mirrored, true).unwrap_err();
+        assert!(error.contains("axes run LAS, 180.00 degrees off"), "{error}");
+        // A header that says nothing of directions contradicts none.
+        assert_eq!(load(mirrored, false), Ok(()));
     }
 }

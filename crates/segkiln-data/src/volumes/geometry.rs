@@ -89,18 +89,35 @@ impl Geometry {
         [2, 1, 0].map(|axis| self.column(axis).iter().map(|value| value * value).sum::<f64>().sqrt())
     }
 
-    /// Direction of the patient that each axis is closest to, as nibabel's `aff2axcodes`.
+    /// Direction of the patient that each axis is closest to, as nibabel's `aff2axcodes` from version 5.4 on.
     pub fn axis_codes(&self) -> AxisCodes {
         let mut rotation = closest_rotation(self.matrix(), self.spacing());
+        let strongest = |axis: usize| rotation.iter().map(|row| row[axis] * row[axis]).fold(0.0, f64::max);
+        let strengths = [0, 1, 2].map(strongest);
+        // The axis that is closest to a direction takes it first, so that the codes do not depend on the order of the axes.
+        let mut order = [0, 1, 2];
+        order.sort_by(|a, b| strengths[*b].total_cmp(&strengths[*a]));
         let mut axes = [Direction::default(); 3];
-        for (axis, found) in axes.iter_mut().enumerate() {
+        for axis in order {
             let world =
                 (0..3).max_by(|a, b| rotation[*a][axis].abs().total_cmp(&rotation[*b][axis].abs()).then(b.cmp(a)));
             let world = world.unwrap_or_default();
-            *found = Direction { world, positive: rotation[world][axis] >= 0.0 };
+            axes[axis] = Direction { world, positive: rotation[world][axis] >= 0.0 };
             rotation[world] = [0.0; 3];
         }
         AxisCodes(axes)
+    }
+
+    /// Largest angle between an axis and the same one of another geometry, in radians.
+    pub(super) fn angle_to(&self, other: &Self) -> f64 {
+        let angle = |axis: usize| {
+            let (a, b) = (self.column(axis), other.column(axis));
+            let dot: f64 = a.iter().zip(b).map(|(a, b)| a * b).sum();
+            let cross = [0, 1, 2].map(|i| a[(i + 1) % 3] * b[(i + 2) % 3] - a[(i + 2) % 3] * b[(i + 1) % 3]);
+            // Of small angles the arc cosine would lose half of the digits.
+            cross.iter().map(|value| value * value).sum::<f64>().sqrt().atan2(dot)
+        };
+        (0..3).map(angle).fold(0.0, f64::max)
     }
 
     fn column(&self, axis: usize) -> [f64; 3] {
@@ -301,5 +318,22 @@ mod tests {
         let corner =
             |g: &Geometry| [0, 1, 2].map(|row| g.affine[row][3] - g.affine[row][..3].iter().sum::<f64>() / 2.0);
         assert_eq!(corner(&resized), corner(&geometry));
+    }
+
+    /// By nibabel 5.4.2; oblique, so that the first axis is not the one that chooses first.
+    #[test]
+    fn codes_of_oblique_axes_are_those_of_nibabel() {
+        let affine = [
+            [-0.390646, 0.718375, 1.063655, 23.1],
+            [-0.403898, -0.287565, -1.902293, -16.9],
+            [-0.210385, -0.781821, 1.677027, -17.2],
+            [0.0, 0.0, 0.0, 1.0],
+        ];
+        let geometry = Geometry::new([5, 6, 8], affine).unwrap();
+        assert_eq!(geometry.axis_codes().to_string(), "LIP");
+        // The columns in another order have the same letters in that order.
+        let turned = affine.map(|row| [row[2], row[0], row[1], row[3]]);
+        let turned = Geometry::new([6, 8, 5], turned).unwrap();
+        assert_eq!(turned.axis_codes().to_string(), "PLI");
     }
 }

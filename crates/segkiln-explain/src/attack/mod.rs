@@ -107,6 +107,14 @@ impl<T> Goal<T> {
         }
     }
 
+    /// The same aim with other annotations.
+    pub(crate) fn map(&self, change: impl FnOnce(&T) -> T) -> Self {
+        match self {
+            Self::Away(annotations) => Self::Away(change(annotations)),
+            Self::Toward(annotations) => Self::Toward(change(annotations)),
+        }
+    }
+
     pub(crate) fn is_targeted(&self) -> bool {
         matches!(self, Self::Toward(_))
     }

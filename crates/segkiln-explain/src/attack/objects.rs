@@ -117,12 +117,7 @@ impl Attack {
         picture: &Image,
         goal: &Goal<Instances>,
     ) -> Result<AttackedObjects> {
-        if !matches!(self.kind, AttackKind::Fgsm | AttackKind::Pgd) {
-            return Err(ExplainError::Option {
-                option: "attack",
-                reason: format!("{} weighs pixels by their classes; take fgsm or pgd for a detector", self.name()),
-            });
-        }
+        self.check_objects()?;
         let objects = goal.annotations();
         let loss_of = |x: Tensor<4>, seed: u64| subject.loss(x, objects, Sampling::Random { seed });
         let loss = |x: Tensor<4>, Place { attempt, step }: Place| {
@@ -144,5 +139,16 @@ impl Attack {
             loss_after: measured(&changed)?,
             image: changed,
         })
+    }
+
+    /// Checks that the kind of attack is one that knows objects.
+    pub(crate) fn check_objects(&self) -> Result<()> {
+        match self.kind {
+            AttackKind::Fgsm | AttackKind::Pgd => Ok(()),
+            AttackKind::SegPgd | AttackKind::CosPgd => Err(ExplainError::Option {
+                option: "attack",
+                reason: format!("{} weighs pixels by their classes; take fgsm or pgd for a detector", self.name()),
+            }),
+        }
     }
 }

@@ -1,6 +1,7 @@
-//! Uncertainty of segmentation networks, its calibration, and guarantees for new images; margins of detectors' boxes.
+//! Uncertainty of networks, its calibration, and guarantees for new images; margins of detectors' boxes.
 //!
 //! - [`dropout()`], [`mirrored()`], [`ensemble()`]: several answers about one image, and the [`Uncertainty`] in them;
+//! - [`mirrored_objects`], [`ensemble_of_objects`], [`dropout_of_objects`]: several answers of a detector, and the [`ObjectUncertainty`] in them;
 //! - [`ReliabilityDiagram`]: errors of probabilities; [`temperature()`]: the divisor of logits that mends them best;
 //! - [`RiskControl`]: thresholds with a guarantee for new images: pixel sets that hold the true class, objects that are not missed;
 //!   [`BoxMargin`]: boxes that hold the true ones;
@@ -10,9 +11,10 @@ mod boxes;
 mod calibration;
 mod conformal;
 mod learning;
+mod objects;
 
 use burn::{
-    module::{Flag, ModuleMapper, Param},
+    module::{Flag, Module, ModuleMapper, Param},
     tensor::Tensor,
 };
 use segkiln_data::Image;
@@ -22,6 +24,7 @@ pub use boxes::{BoxMargin, matched_boxes};
 pub use calibration::{Bin, ReliabilityDiagram, temperature};
 pub use conformal::{RiskControl, missed_risk, pixel_set, pixel_set_risk};
 pub use learning::{Criterion, core_set, features, ranked};
+pub use objects::{ObjectUncertainty, UncertainObject, dropout_of_objects, ensemble_of_objects, mirrored_objects};
 
 use crate::{
     ExplainError, Map, Result, SegmentationSubject, Subject,
@@ -114,24 +117,32 @@ pub fn dropout<M: SegmentationNetwork>(
     passes: usize,
     seed: u64,
 ) -> Result<Uncertainty> {
-    let mut enabled = EnableDropout { containers: Vec::new(), found: 0 };
-    let network = subject.network().clone().map(&mut enabled);
+    let (network, found) = with_dropout(subject.network().clone());
     let x = subject.input(image)?.autodiff();
-    let drops = enabled.found > 0 && {
+    let drops = found > 0 && {
         // A dropout of 0 is there, and does nothing.
         subject.device().seed(seed);
         let [first, second] = [0, 1].map(|_| values(network.forward(x.clone()).without_autodiff()));
         first? != second?
     };
     if !drops {
-        let reason =
-            "the network drops nothing; train it with dropout, or take mirror images (tta) or an ensemble".into();
-        return Err(ExplainError::Option { option: "uncertainty", reason });
+        return Err(no_dropout());
     }
     Uncertainty::of((0..passes).map(|pass| {
         subject.device().seed(seed.wrapping_add(1 + pass as u64));
         Ok(probabilities(network.forward(x.clone()).without_autodiff()))
     }))
+}
+
+fn no_dropout() -> ExplainError {
+    let reason = "the network drops nothing; train it with dropout, or take mirror images (tta) or an ensemble".into();
+    ExplainError::Option { option: "uncertainty", reason }
+}
+
+/// The network with its dropout layers on, and their number.
+fn with_dropout<M: Module>(network: M) -> (M, usize) {
+    let mut enabled = EnableDropout { containers: Vec::new(), found: 0 };
+    (network.map(&mut enabled), enabled.found)
 }
 
 /// Switches dropout layers on.

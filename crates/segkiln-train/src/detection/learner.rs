@@ -13,6 +13,7 @@ use segkiln_models::detection::{DetectionError, DetectionNetwork, Sampling};
 
 use crate::{
     TrainError,
+    hook::Hook,
     task::{StepOptions, TrainingOutput, seed_from_device_rng},
 };
 
@@ -22,14 +23,28 @@ pub struct DetectionLearner<M: Module + DetectionNetwork> {
     /// The network.
     pub model: M,
     #[module(skip)]
+    pub(super) hook: Option<Hook<DetectionBatch>>,
+    #[module(skip)]
     pub(super) step: StepOptions,
 }
 
 impl<M: DetectionNetwork> DetectionLearner<M> {
-    /// Ends the training: a batch does not fit the network.
-    fn fail(&self, images: &[String], source: DetectionError, device: &Device) -> Tensor<1> {
-        self.step.fail(TrainError::Batch { images: images.join(", "), source }, device)
+    /// The loss of a batch, after the hook's changes.
+    fn loss(&self, batch: DetectionBatch, device: &Device) -> Result<Tensor<1>, TrainError> {
+        let names = batch.names.clone();
+        let batch = match &self.hook {
+            Some(hook) => hook.change(&self.model, batch, device, &names)?,
+            None => batch,
+        };
+        let sampling = Sampling::Random { seed: seed_from_device_rng(device) };
+        let losses = self.step.forward(|| self.model.losses(&batch.images, &batch.targets, sampling));
+        Ok(losses.map_err(|source| refused(&names, source))?.total())
     }
+}
+
+/// A batch does not fit the network.
+fn refused(images: &[String], source: DetectionError) -> TrainError {
+    TrainError::Batch { images: images.join(", "), source }
 }
 
 impl<M: DetectionNetwork> TrainStep for DetectionLearner<M> {
@@ -38,12 +53,7 @@ impl<M: DetectionNetwork> TrainStep for DetectionLearner<M> {
 
     fn step(&self, batch: DetectionBatch) -> TrainOutput<TrainingOutput> {
         let device = batch.images[0].device();
-        let sampling = Sampling::Random { seed: seed_from_device_rng(&device) };
-        let losses = self.step.forward(|| self.model.losses(&batch.images, &batch.targets, sampling));
-        let loss = match losses {
-            Ok(losses) => losses.total(),
-            Err(error) => self.fail(&batch.names, error, &device).require_grad(),
-        };
+        let loss = self.loss(batch, &device).unwrap_or_else(|error| self.step.fail(error, &device).require_grad());
         self.step.backward(self, loss)
     }
 }
@@ -59,7 +69,7 @@ impl<M: DetectionNetwork> InferenceStep for DetectionLearner<M> {
             Ok((losses, found)) => DetectionOutput { loss: losses.total(), objects: DetectionInput { found, targets } },
             Err(error) => {
                 let objects = DetectionInput { found: Vec::new(), targets: Vec::new() };
-                DetectionOutput { loss: self.fail(&names, error, &images[0].device()), objects }
+                DetectionOutput { loss: self.step.fail(refused(&names, error), &images[0].device()), objects }
             }
         }
     }

@@ -2,6 +2,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use segkiln_core::Instances;
+use segkiln_data::DetectionBatch;
 use segkiln_metrics::metrics::{DetectionMetric, coco::IouType};
 use segkiln_models::{
     DetectorCard,
@@ -12,8 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::learner::{DetectionLearner, DetectionOutput};
 use crate::{
-    Result, TrainError, TrainingOptions,
+    BatchHook, Result, TrainError, TrainingOptions,
     history::Monitor,
+    hook::Hook,
     optimizer::OptimizerConfig,
     schedule::ScheduleConfig,
     task::{StepOptions, Task, ValidationMetric},
@@ -36,9 +38,12 @@ pub fn reference_options(images: usize, epochs: usize, batch_size: usize) -> Tra
     }
 }
 
-/// Settings of a detection task in `config.json`: none beside the options.
+/// Settings of a detection task in `config.json`, beside the options.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct DetectionSettings {}
+pub struct DetectionSettings {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hook: Option<String>,
+}
 
 /// Detection of objects by any [`DetectionNetwork`].
 ///
@@ -47,6 +52,7 @@ pub struct DetectionSettings {}
 /// it learns masks.
 pub struct DetectionTask<C: DetectionNetworkConfig = DetectorConfig> {
     card: DetectorCard<C>,
+    hook: Option<Hook<DetectionBatch>>,
     metrics: Vec<MakeMetric<C::Network>>,
 }
 
@@ -55,7 +61,12 @@ type MakeMetric<M> = Box<dyn Fn() -> ValidationMetric<DetectionLearner<M>>>;
 impl<C: DetectionNetworkConfig> DetectionTask<C> {
     /// Takes the detector's card.
     pub fn new(card: DetectorCard<C>) -> Self {
-        Self { card, metrics: Vec::new() }
+        Self { card, hook: None, metrics: Vec::new() }
+    }
+
+    /// Changes each batch before its training step; validation is of the images as they are.
+    pub fn with_hook(self, hook: impl BatchHook<C::Network, DetectionBatch> + 'static) -> Self {
+        Self { hook: Some(Hook::new(hook)), ..self }
     }
 
     /// Adds a validation metric of burn-train, which takes a
@@ -82,7 +93,7 @@ impl<C: DetectionNetworkConfig> Task for DetectionTask<C> {
     }
 
     fn settings(&self) -> DetectionSettings {
-        DetectionSettings {}
+        DetectionSettings { hook: self.hook.as_ref().map(|hook| hook.text().into()) }
     }
 
     fn check(&self) -> Result<()> {
@@ -106,7 +117,7 @@ impl<C: DetectionNetworkConfig> Task for DetectionTask<C> {
     }
 
     fn learner(&self, network: C::Network, step: StepOptions) -> Result<DetectionLearner<C::Network>> {
-        Ok(DetectionLearner { model: network, step })
+        Ok(DetectionLearner { model: network, hook: self.hook.clone(), step })
     }
 
     fn network(learner: &DetectionLearner<C::Network>) -> &C::Network {
@@ -117,8 +128,8 @@ impl<C: DetectionNetworkConfig> Task for DetectionTask<C> {
         learner: DetectionLearner<C::Network>,
         change: impl FnOnce(C::Network) -> C::Network,
     ) -> DetectionLearner<C::Network> {
-        let DetectionLearner { model, step } = learner;
-        DetectionLearner { model: change(model), step }
+        let DetectionLearner { model, hook, step } = learner;
+        DetectionLearner { model: change(model), hook, step }
     }
 
     fn metrics(&self) -> Result<Vec<ValidationMetric<DetectionLearner<C::Network>>>> {

@@ -324,6 +324,13 @@ impl NiftiHeader {
         &self.geometry
     }
 
+    /// Whether the file says which way its axes run: by an sform or a qform, whose code is above 0. Without one the geometry is the
+    /// spacing alone, as nibabel fills it up.
+    pub fn has_directions(&self) -> bool {
+        let raw = Raw { bytes: &self.bytes, fields: self.fields, order: self.order };
+        raw.code(self.fields.sform_code) > 0 || raw.code(self.fields.qform_code) > 0
+    }
+
     /// All bytes of the header, as they are in the file: 348 of version 1, 540 of version 2.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes

@@ -16,6 +16,7 @@ use crate::layers::{
     Activation, ConvBlock, ConvBlockConfig, DoubleConv, NormConfig, Upsample, conv2d, pad_to_multiple,
 };
 use crate::segmentation::{SegmentationNetwork, owned};
+use crate::trace;
 
 super::plain_config! {
     /// Configuration of an [`AttentionUNet`].
@@ -69,9 +70,12 @@ impl AttentionGate {
     /// # Shapes
     /// - `signal`, `skip`: `[n, channels, h, w]`
     /// - output: the weighed skip, of the same shape
+    ///
+    /// [`LayerMaps`](crate::LayerMaps) has the weights, from 0 to 1, as the map of `psi`.
     pub fn forward(&self, signal: Tensor<4>, skip: Tensor<4>) -> Tensor<4> {
         let joined = relu(self.signal.forward(signal) + self.skip.forward(skip.clone()));
-        skip * sigmoid(self.psi.forward(joined))
+        let weights = trace::module(&self.psi, sigmoid(self.psi.forward(joined)));
+        trace::module(self, skip * weights)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Training on attacked images.
+//! Training of segmentation networks on attacked images.
 
 use burn::tensor::{Tensor, TensorData};
 use segkiln_core::Classes;
@@ -6,6 +6,7 @@ use segkiln_data::{Batch, Normalize};
 use segkiln_models::SegmentationNetwork;
 use segkiln_train::{BatchHook, HookError};
 
+use super::{attacked, check};
 use crate::{
     Attack, ExplainError, Result,
     attack::{Affine, PixelLoss, Place},
@@ -45,15 +46,7 @@ impl AdversarialTraining {
     /// # Errors
     /// If the attack or the share is out of range.
     pub fn new(attack: Attack, share: f64, normalize: &Normalize, classes: &Classes) -> Result<Self> {
-        let refuse = |option, reason: &str| Err(ExplainError::Option { option, reason: reason.into() });
-        if !(share > 0.0 && share <= 1.0) {
-            return refuse("share", "must be above 0 and at most 1");
-        }
-        if attack.restarts != 1 {
-            return refuse("restarts", "must be 1 in training: each step is an attempt of its own");
-        }
-        // The length of all changes is bounded by the image's size, which is not known yet.
-        attack.check_options(1 << 20)?;
+        check(&attack, share)?;
         let (normalize, ignore_index) = (normalize.clone(), classes.ignore_index());
         Ok(Self { attack, share, normalize, classes: classes.count(), ignore_index })
     }
@@ -91,7 +84,7 @@ impl<M: SegmentationNetwork> BatchHook<M> for AdversarialTraining {
             let reason = format!("is for {expected} channels, and the images have {channels}");
             return Err(ExplainError::Option { option: "normalize", reason }.into());
         }
-        let images = ((count as f64 * self.share).round() as usize).clamp(1, count);
+        let images = attacked(count, self.share);
         let Some(loss) = self.loss(&batch, images)? else { return Ok(batch) };
         let network = network.valid();
         let is_autodiff = batch.images.is_autodiff();
@@ -176,6 +169,7 @@ mod tests {
 
     #[test]
     fn attacked_training_is_resumed_to_the_bit() {
+        let _lock = crate::training::RANDOM.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let figures = |epochs: Vec<Epoch>| -> Vec<(f64, f64)> {
@@ -192,6 +186,7 @@ mod tests {
 
     #[test]
     fn a_share_of_a_batch_is_attacked_within_the_budget() {
+        let _lock = crate::training::RANDOM.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let device = Device::flex();
         device.seed(1);
         let network = card().model.init(&device.clone().autodiff());
