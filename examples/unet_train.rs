@@ -77,8 +77,7 @@ struct Args {
     #[arg(long)]
     encoder: Option<String>,
     /// Weights to begin with: a .bpk of the same network, to go on from an earlier run; or the --encoder's, torchvision's .pth
-    /// or .safetensors, or DEFAULT for those that it has published;
-    /// images are then RGB and normalized as its
+    /// or .safetensors, or DEFAULT for those that it has published; images are then RGB and normalized as its
     #[arg(long)]
     weights: Option<PathBuf>,
     /// Folder for the run's files
@@ -120,8 +119,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         (Some(_), None) => return Err("--weights other than a .bpk are those of an --encoder; give one".into()),
         (None, _) => args.weights.clone(),
     };
-    let most = if is_sample { 128 } else { 256 };
-    let crop = args.crop.unwrap_or(most.min(seen.longest_side.next_multiple_of(16)));
+    let crop = args.crop.unwrap_or((if is_sample { 128 } else { 256 }).min(seen.longest_side.next_multiple_of(16)));
     if crop > LARGEST_CROP {
         return Err(format!("--crop must be at most {LARGEST_CROP}, is {crop}").into());
     }
@@ -139,12 +137,8 @@ fn run(args: &Args) -> Result<(), Failure> {
     let training = Loader::builder(train_split.clone())
         .transform(augment)
         .epoch_length(Some(train_split.len().max(SHORTEST_EPOCH)));
-    let validation = Loader::builder(valid.clone()).transform(normalize.clone()).batch_size(if seen.one_size {
-        args.batch_size
-    } else {
-        1
-    });
-
+    let batch_size = if seen.one_size { args.batch_size } else { 1 };
+    let validation = Loader::builder(valid.clone()).transform(normalize.clone()).batch_size(batch_size);
     let card = ModelCard {
         model: match &args.encoder {
             None => ModelConfig::UNet(UNetConfig::new(color.channels(), 1).with_base(args.base)),

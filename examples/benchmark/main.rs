@@ -75,7 +75,7 @@ fn case(name: &str, precision: Precision, device: &Device) -> Result<Case, Failu
                 return named_infer(network, side, precision, device);
             }
             if let Some((network, side)) = named_case(name, "_train_") {
-                return named_train(network, side, 2, precision, device);
+                return named_train(network, side, precision, device);
             }
             let convolution = Convolution::parse(name);
             convolution.ok_or_else(|| format!("no case {name:?}; known are {KNOWN}"))?.case(device)

@@ -69,15 +69,9 @@ pub fn unet_train(
     segmenter_train(UNetConfig::new(3, 2).with_base(base), side, batch, precision, device)
 }
 
-/// Training steps of a segmentation network of 21 classes.
-pub fn named_train(
-    name: &str,
-    side: usize,
-    batch: usize,
-    precision: Precision,
-    device: &Device,
-) -> Result<Case, Failure> {
-    segmenter_train(ModelConfig::by_name(name, 21)?, side, batch, precision, device)
+/// Training steps of a segmentation network of 21 classes, two images each.
+pub fn named_train(name: &str, side: usize, precision: Precision, device: &Device) -> Result<Case, Failure> {
+    segmenter_train(ModelConfig::by_name(name, 21)?, side, 2, precision, device)
 }
 
 fn segmenter_train<C: SegmentationNetworkConfig>(
