@@ -1,14 +1,17 @@
 //! Evaluation of predictors on a split of a data set.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
+#[cfg(feature = "train")]
+use std::path::Path;
 
 use rayon::prelude::*;
 use segkiln_core::{Detection, Instances, LabelMap};
 use segkiln_data::{
-    Cleaning, Image, Sample,
+    Cleaning, Sample,
     coco::{CocoFile, CocoResult, CocoResultFile, ImageId},
-    draw, write_image,
 };
+#[cfg(feature = "train")]
+use segkiln_data::{Image, draw, write_image};
 use segkiln_metrics::{
     MetricsError,
     metrics::{
