@@ -101,12 +101,16 @@ impl Packed {
     }
 }
 
+/// A layer's weight, and whether what follows the layer is packed with it: who looks at a network's layers sees them one by one.
+#[cfg(feature = "flex")]
+type LayerKey = (ParamId, bool);
+
 /// Layers packed for a precision, for one network whose weights do not change.
 #[derive(Debug)]
 pub struct InferenceSession {
     mode: Mode,
     #[cfg(feature = "flex")]
-    layers: Mutex<HashMap<ParamId, Option<Arc<Packed>>>>,
+    layers: Mutex<HashMap<LayerKey, Option<Arc<Packed>>>>,
 }
 
 /// Session of this thread, and whether maps may stay reduced.
@@ -237,7 +241,7 @@ impl InferenceSession {
     #[cfg(feature = "flex")]
     fn layer(
         &self,
-        id: ParamId,
+        (id, is_fused): LayerKey,
         reduced: impl FnOnce() -> Option<ReducedConv2d>,
         quantized: impl FnOnce() -> Option<QuantizedConv2d>,
     ) -> Option<Arc<Packed>> {
@@ -252,7 +256,7 @@ impl InferenceSession {
             }
             reduced().map(Packed::Reduced)
         };
-        layers.entry(id).or_insert_with(|| pack().map(Arc::new)).clone()
+        layers.entry((id, is_fused)).or_insert_with(|| pack().map(Arc::new)).clone()
     }
 }
 
@@ -277,7 +281,7 @@ fn has_kernels(precision: Precision, device: &Device) -> Result<(), PrecisionErr
 /// [quantized](crate::Calibration). A batch's activations have the range of their own values.
 ///
 /// In bf16, layers that [`segkiln_ops::conv2d_bf16`] has no kernels for compute in f32, and all of them on processors without dot
-/// products of bf16. Transposed convolutions, linear layers, norms and losses are f32.
+/// products of bf16. Transposed convolutions, linear layers after a pooling, norms and losses are f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TrainingPrecision(Precision);
 
@@ -371,14 +375,14 @@ pub(crate) fn full_joined(x: Joined) -> Joined {
     x.map(full)
 }
 
-/// A convolution and what follows it, `affine` (scale and shift) and `range`, where a session computes it. The output stays
-/// reduced only if `keep`.
+/// A convolution and what follows it, `affine` (scale and shift) and `range`, where a session computes it; `is_fused` if that is more
+/// than its bias. The output stays reduced only if `keep`.
 pub(crate) fn convolve(
     conv: &Conv2d,
     x: &Joined,
     options: &ConvOptions<2>,
     range: Option<[f32; 2]>,
-    keep: bool,
+    [is_fused, keep]: [bool; 2],
     affine: impl Fn() -> [Tensor<1>; 2],
 ) -> Option<Tensor<4>> {
     if reaches() {
@@ -403,7 +407,7 @@ pub(crate) fn convolve(
         }
         let affine = Affine { scale, shift, range };
         let layer = session.layer(
-            id,
+            (id, is_fused),
             || ReducedConv2d::pack(&conv.weight.val(), &affine, options.clone()),
             || QuantizedConv2d::pack(&conv.weight.val(), &affine, options.clone()),
         )?;
@@ -421,7 +425,7 @@ pub(crate) fn may_reorder() -> bool {
 }
 
 /// Whether layers say what their outputs depend on.
-fn reaches() -> bool {
+pub(crate) fn reaches() -> bool {
     CURRENT.with_borrow(|current| current.session.as_ref().is_some_and(|session| matches!(session.mode, Mode::Reach)))
 }
 
@@ -446,7 +450,7 @@ pub(crate) fn convolve_transposed(conv: &ConvTranspose2d, x: &Tensor<4>) -> Opti
                 return Some(y);
             }
             let layer = session.layer(
-                id,
+                (id, false),
                 || ReducedConv2d::pack_transposed(&conv.weight.val(), bias.as_ref()),
                 || QuantizedConv2d::pack_transposed(&conv.weight.val(), bias.as_ref()),
             )?;

@@ -76,7 +76,10 @@ mod tests {
         backbones::BackboneConfig,
         detection::{DetectionNetworkConfig, DetectorConfig, rcnn::RcnnConfig},
     };
-    use segkiln_train::{Run, detection::DetectionTask, detection::reference_options, history::Epoch, train};
+    use segkiln_train::{
+        Run, TrainingOptions, detection::DetectionTask, detection::reference_options, history::Epoch,
+        schedule::ScheduleConfig, train,
+    };
 
     use super::*;
     use crate::AttackKind;
@@ -117,7 +120,8 @@ mod tests {
         let run = Run {
             folder: folder.into(),
             task: if let Some(hook) = hook { task.with_hook(hook) } else { task },
-            options: reference_options(4, epochs, 2),
+            // The reference's rate depends on the number of epochs.
+            options: TrainingOptions { schedule: ScheduleConfig::Constant, ..reference_options(4, epochs, 2) },
             data: ().into(),
             weights: None,
             train: Loader::builder(Arc::new(samples(4))),

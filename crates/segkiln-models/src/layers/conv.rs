@@ -169,7 +169,7 @@ fn convolve_affine(
     affine: impl Fn() -> [Tensor<1>; 2],
 ) -> Tensor<4> {
     let options = options(conv, &x);
-    let y = match precision::convolve(conv, &x, &options, range, keep, &affine) {
+    let y = match precision::convolve(conv, &x, &options, range, [true, keep], &affine) {
         Some(y) => y,
         None => {
             let [scale, shift] = affine();
@@ -228,7 +228,7 @@ fn convolve(conv: &Conv2d, x: Joined) -> Tensor<4> {
         [bias.ones_like(), bias]
     };
     // What takes it may be no layer, so it is f32.
-    if let Some(y) = precision::convolve(conv, &x, &options, None, false, affine) {
+    if let Some(y) = precision::convolve(conv, &x, &options, None, [false, false], affine) {
         count_conv(conv, &y);
         return y;
     }

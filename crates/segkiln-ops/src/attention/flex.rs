@@ -13,9 +13,7 @@ use crate::cpu::{
     threads::for_each,
 };
 
-/// Values of a block's weights, above which a block is one pair of registers: a quarter of a second-level cache of 512 KiB.
-const WEIGHTS: usize = 1 << 15;
-/// Pairs of registers of other blocks.
+/// Pairs of registers of a block, one after the other: the weights of one are in the cache at a time.
 const PAIRS: usize = 2;
 
 impl AttentionOps for Flex {
@@ -37,7 +35,7 @@ impl AttentionOps for Flex {
         assert!(width * heads == channels && key.len() == batch * channels * keys && value.len() == key.len());
         let arch = simd::arch();
         let pair = 2 * RegisterSizes::of(arch).lanes;
-        let block = if keys * PAIRS * pair > WEIGHTS { pair } else { PAIRS * pair };
+        let block = PAIRS * pair;
         let blocks = positions.div_ceil(block);
         // SAFETY: the blocks are all positions of all heads, and each writes all channels of its head.
         unsafe {

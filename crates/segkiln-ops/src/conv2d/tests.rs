@@ -558,3 +558,28 @@ fn channels_that_are_no_whole_groups_are_refused() {
 fn sizes_beyond_any_memory_are_refused() {
     convolve([1, 2, 1, 16], [2, 1, 1, 1], options([1, 1], [1 << 59, 0], [1, 1], 2));
 }
+
+/// A 1×1 kernel that lies as a fully connected layer's weight, forward and both gradients: single channels, parts of panels,
+/// several tasks, several images.
+#[test]
+fn linear_layouts_equal_kernels() {
+    for (batch, from, to, side) in
+        [(1, 1, 1, 3), (2, 1, 9, 4), (1, 9, 1, 5), (2, 40, 37, 7), (1, 70, 300, 2), (3, 64, 16, 33), (1, 33, 130, 20)]
+    {
+        let run = |is_linear: bool| {
+            let device = Device::flex().autodiff();
+            let x = values([batch, from, side, side], 1, &device).require_grad();
+            let layer = values([1, 1, from, to], 2, &device).require_grad();
+            let kernel = layer.clone().permute([3, 2, 0, 1]);
+            // Adding a value makes new memory, in the kernel's own order.
+            let kernel = if is_linear { kernel } else { kernel.zeros_like() + kernel };
+            let options = ConvOptions::new([1, 1], [0, 0], [1, 1], 1);
+            let y = conv2d(x.clone(), kernel, None, options);
+            let gradients = (y.clone() * values(y.dims(), 3, &device)).sum().backward();
+            [y.inner(), x.grad(&gradients).unwrap(), layer.grad(&gradients).unwrap()].map(Tensor::into_data)
+        };
+        for (linear, kernel) in run(true).iter().zip(&run(false)) {
+            linear.assert_approx_eq::<f32>(kernel, Tolerance::absolute(1e-4));
+        }
+    }
+}

@@ -311,7 +311,7 @@ impl<M: SegmentationNetwork> Segmenter<M> {
         self.card.color.ok_or_else(|| {
             let reason = "the network does not take pictures, as its config.json has no color; give it channels by \
                           `segment_values`";
-            PredictError::option("image", reason)
+            PredictError::option("color", reason)
         })
     }
 

@@ -315,10 +315,15 @@ impl SegFormerHead {
 
     /// The map after the fusion, where nobody asks for what is between. Projection, enlargement and fusion are linear, and the
     /// enlargement's weights add up to 1, so that each map may be projected and fused by one matrix before it is enlarged: a
-    /// twentieth of the multiplications.
+    /// twentieth of the multiplications, in f32 whatever the precision.
     fn fused_by_map(&self, maps: &[Tensor<4>]) -> Option<Tensor<4>> {
         let device = maps[0].device();
         if maps[0].is_autodiff() || trace::is_active() || summary::is_counting() || !precision::may_reorder() {
+            return None;
+        }
+        let [batch, _, height, width] = maps[0].dims();
+        // Making the matrices takes as many products as some pixels would spare.
+        if batch * height * width < maps.iter().map(|map| map.dims()[1]).sum() {
             return None;
         }
         let [scale, shift] = self.norm.affine(&device)?;
@@ -327,7 +332,6 @@ impl SegFormerHead {
         // `[channels between, channels]` of each map, the smallest one's first.
         let weights = self.fuse.weight.val().reshape([channels, all]) * scale.reshape([channels, 1]);
         let weights = weights.transpose();
-        let [_, _, height, width] = maps[0].dims();
         let mut sum: Option<Tensor<4>> = None;
         for (index, (map, layer)) in maps.iter().zip(&self.projections).enumerate().rev() {
             let weight = weights.clone().narrow(0, (last - index) * between, between);

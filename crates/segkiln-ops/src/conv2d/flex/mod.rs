@@ -39,6 +39,8 @@
 //!   output [batch, channels out, height', width'], each value written once, by one task
 //! ```
 //!
+//! A 1×1 kernel may lie as a fully connected layer's weight, `[channels in, channels out]`: the implicit GEMM then packs its columns.
+//!
 //! A depthwise convolution has no product: it multiplies registers of a band by single weights.
 //!
 //! # Words
