@@ -82,7 +82,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::AttackKind;
+    use crate::{
+        AttackKind,
+        training::tests::{random_numbers, resumes_to_the_bit},
+    };
 
     fn card() -> DetectorCard {
         let config = RcnnConfig::with_backbone(BackboneConfig::by_name("mobilenet_v3_small").unwrap(), 2);
@@ -134,23 +137,14 @@ mod tests {
 
     #[test]
     fn attacked_training_is_resumed_to_the_bit() {
-        let _lock = crate::training::RANDOM.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        let figures = |epochs: Vec<Epoch>| -> Vec<(f64, f64)> {
-            epochs.into_iter().map(|epoch| (epoch.train_loss, epoch.valid[0].1)).collect()
-        };
-        let whole = figures(epochs(&at("whole"), 2, Some(hook(8.0))).unwrap());
-        epochs(&at("parts"), 1, Some(hook(8.0))).unwrap();
-        assert_eq!(figures(epochs(&at("parts"), 2, Some(hook(8.0))).unwrap()), whole);
-        assert!(epochs(&at("parts"), 2, Some(hook(4.0))).unwrap_err().contains("recipe.hook"));
-        let plain = figures(epochs(&at("plain"), 1, None).unwrap());
-        assert_ne!(plain[0].0, whole[0].0);
+        let [plain, attacked] = resumes_to_the_bit(|folder, count, epsilon| epochs(folder, count, epsilon.map(hook)));
+        // Not which is the larger: the sampled boxes are others.
+        assert_ne!(plain, attacked);
     }
 
     #[test]
     fn a_share_of_a_batch_is_attacked_within_the_budget() {
-        let _lock = crate::training::RANDOM.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _held = random_numbers();
         let device = Device::flex();
         device.seed(1);
         let network = card().model.init(&device.clone().autodiff()).unwrap();

@@ -365,3 +365,37 @@ impl ConvNeXtBlock {
         trace::module(self, x + image_dropout(&self.dropped, y))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Distribution, Tolerance};
+    use segkiln_core::Precision;
+
+    use super::*;
+    use crate::{InferenceSession, trace::LayerMaps};
+
+    /// Who looks at the layers sees the linear layer without the scale that is otherwise packed with it.
+    #[test]
+    fn looking_at_the_layers_of_a_session_changes_nothing() {
+        let device = Device::default();
+        let config = ConvNeXtConfig::new().with_layers([1; 4]).with_widths([16, 32, 32, 32]);
+        let mut network = config.init(&device);
+        for stage in &mut network.features {
+            if let ConvNeXtStage::Blocks(blocks) = stage {
+                for block in blocks {
+                    block.layer_scale = Param::from_tensor(block.layer_scale.val().full_like(0.5));
+                }
+            }
+        }
+        let x = Tensor::random([1, 3, 64, 64], Distribution::Normal(0.0, 1.0), &device);
+        let forward = || BackboneNetwork::forward(&network, x.clone(), &[1]).remove(0);
+        for looks in [[false, true, false], [true, false, true]] {
+            let session = InferenceSession::new(Precision::Bf16, &device).unwrap();
+            let [first, second, third] = looks.map(|looks| {
+                session.run(|| if looks { LayerMaps::of(&network, forward).1 } else { forward() }).into_data()
+            });
+            second.assert_approx_eq::<f32>(&first, Tolerance::absolute(1e-4));
+            third.assert_eq(&first, true);
+        }
+    }
+}
